@@ -1,0 +1,111 @@
+"""What surrounds the model: the `training`, `data`, `tokenizer`, `checkpoint`, `logging` and `cluster` groups."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length, batch and seed of a run."""
+
+    train_iters: int = 1000
+    """Optimizer steps of the whole run; schedules end here."""
+    global_batch_size: int = 16
+    """Sequences per optimizer step over all ranks."""
+    micro_batch_size: int = 1
+    """Sequences per data-parallel rank per forward pass."""
+    seed: int = 1234
+    """Seeds initial weights, sample order and dropout."""
+    eval_interval: int = 100
+    """Steps between validations; 0 switches validation off."""
+    eval_iters: int = 10
+    """Global batches per validation."""
+    stop_after_step: int | None = None
+    """Save and leave cleanly after this step; schedules still end at train_iters, so the run can be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """One data set of a blend."""
+
+    paths: list[str]
+    """Shard prefixes (PREFIX.bin and PREFIX.idx); the data set is their concatenation."""
+    weight: float = 1.0
+    """Share of samples drawn from this data set, relative to the other weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Token shards to train and validate on."""
+
+    train: list[DatasetConfig] = field(default_factory=list)
+    """Data sets blended for training."""
+    validation: list[DatasetConfig] = field(default_factory=list)
+    """Data sets blended for validation; none switches validation off."""
+    verify: Literal["none", "size", "checksum"] = "size"
+    """Checks before start: file sizes against the index, or also sha256 against the manifest (reads every byte)."""
+    prefetch_steps: int = 2
+    """Optimizer steps whose batches a background thread reads ahead; 0 reads in the step itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The tokenizer that made the shards."""
+
+    path: str | None = None
+    """SentencePiece model file; null trains on token ids alone and needs model.vocab_size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is saved, and when."""
+
+    save_interval: int = 500
+    """Steps between checkpoints; 0 saves only at the end of the run."""
+    keep_last: int = 3
+    """Newest checkpoints that are kept; older ones are deleted after a new one is committed. 0 keeps all."""
+    save_at_end: bool = True
+    """Save after the last step and when the run is stopped."""
+    verify: bool = True
+    """Compare every file's sha256 with the checkpoint's manifest before loading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases. A failure of it never stops a run; metrics.jsonl holds the same numbers."""
+
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    """online uploads while running, offline writes to the run directory for `wandb sync`."""
+    project: str = "trireme"
+    """Project the run appears in."""
+    entity: str | None = None
+    """Team or user; null takes the account's default."""
+    tags: list[str] = field(default_factory=list)
+    """Tags of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What a run tells, and where."""
+
+    log_interval: int = 1
+    """Steps between metric records."""
+    progress: Literal["auto", "on", "off"] = "auto"
+    """Progress bar on the console; auto shows it on a terminal and plain lines elsewhere."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The machines of a run."""
+
+    num_nodes: int = 1
+    """Hosts of the job."""
+    gpus_per_node: int | None = None
+    """Accelerators of one host; null where the launcher counts processes from the layout (CPU)."""
+    device_peak_tflops: float | None = None
+    """Dense peak of one device in bf16 TFLOP/s, for MFU; null looks the device up by name, and leaves MFU out
+    when it is unknown."""
+    timeout_seconds: int = 1800
+    """Longest wait in one collective operation."""

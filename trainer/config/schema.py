@@ -1,0 +1,53 @@
+"""The root of the training configuration: one field per Hydra group."""
+
+from dataclasses import dataclass, field
+
+from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trainer.config.model import ModelConfig
+from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.config.run import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    LoggingConfig,
+    TokenizerConfig,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that one training run is told. Immutable after loading."""
+
+    model: ModelConfig
+    """What is trained."""
+    run_name: str = "default"
+    """Name of the run and of its directory."""
+    output_dir: str = "outputs"
+    """Directory that holds run directories."""
+    resume: str = "auto"
+    """auto continues the run's newest good checkpoint when there is one, never refuses a run directory that has one,
+    anything else is the path of a checkpoint, or of a run directory, to start from."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Length, batch and seed."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Layout over processes."""
+    engine: EngineConfig = field(default_factory=DeepSpeedEngineConfig)
+    """Back end of the optimizer step."""
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """Number formats."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    lr_schedule: LrScheduleConfig = field(default_factory=LrScheduleConfig)
+    """Learning rate over steps."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Token shards."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Tokenizer of the shards."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Saving."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """Metrics."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Machines."""

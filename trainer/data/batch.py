@@ -1,0 +1,24 @@
+"""One forward pass of data, and the samples it came from."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Sequences of one data-parallel rank for one forward pass (b sequences of s tokens), on the CPU.
+
+    Every rank of a model-parallel group gets the same micro batch.
+    """
+
+    tokens: torch.Tensor
+    """[b, s] int64."""
+    labels: torch.Tensor
+    """[b, s] int64: the next token of each position."""
+    loss_mask: torch.Tensor
+    """[b, s] float32: 1 where the label counts."""
+    position_ids: torch.Tensor
+    """[b, s] int64."""
+    sample_ids: tuple[int, ...]
+    """Global sample numbers, counted from the start of the run: one per sequence."""

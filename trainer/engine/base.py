@@ -1,0 +1,67 @@
+"""What an engine is: one optimizer step on one back end, and the state behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from trainer.data.batch import MicroBatch
+from trainer.model.sharding import ShardedParameter
+
+OPTIMIZER_STATES = ("param", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One optimizer step, the same values on every rank."""
+
+    loss: float
+    """Mean over the global batch's target tokens, in nats."""
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    is_skipped: bool
+    """True when a non-finite gradient kept the update from the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFragment:
+    """The part of one parameter whose fp32 master weights and moments this rank owns."""
+
+    sharded: ShardedParameter
+    flat_start: int
+    """First element of the fragment in the flattened local parameter."""
+    num_elements: int
+    states: dict[str, torch.Tensor]
+    """`OPTIMIZER_STATES` -> 1-D fp32 views of num_elements; writing into them changes the engine's state."""
+    is_owner: bool
+    """False where another data-parallel rank holds the same fragment and is the one that saves it (ZeRO-0)."""
+
+
+class Engine(Protocol):
+    """One back end. Both run Megatron-Core's schedule through `trainer.engine.forward`."""
+
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
+        """Forward and backward over this rank's micro batches, then one update."""
+        ...
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
+        """Sum of losses and number of target tokens over the global batch, the same on every rank."""
+        ...
+
+    def optimizer_fragments(self) -> list[OptimizerFragment]:
+        """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
+        ...
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that reached the weights: Adam's step count."""
+        ...
+
+    def restore(self, *, num_updates: int) -> None:
+        """Make the fragments' contents, written in place by a loader, the weights of the model."""
+        ...
+
+    def close(self) -> None:
+        """Release what the back end holds."""
+        ...
