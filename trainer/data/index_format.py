@@ -1,0 +1,209 @@
+"""Megatron's token shards on disk: PREFIX.bin holds tokens, PREFIX.idx says where each document lies in it.
+
+Numpy and the standard library only: data_tools and trainer share this file. docs/data_format.md describes the bytes.
+"""
+
+import hashlib
+import os
+from array import array
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.data.shard_header import CODE_OF_DTYPE, HEADER, INDEX_VERSION, MAGIC, read_header, shard_file
+
+WRITE_CHUNK_BYTES = 4 << 20
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Choose the integer type that Megatron chooses for a vocabulary (`DType.optimal_dtype`)."""
+    return np.dtype("<u2") if vocab_size < 65500 else np.dtype("<i4")
+
+
+class ShardReader:
+    """One shard, memory-mapped on first use; opening it reads 46 bytes whatever its size.
+
+    A mapping holds a file descriptor, so a data set of many shards drops mappings it has not used with `release`.
+
+    Args:
+        prefix: path without .bin and .idx.
+    Raises:
+        ConfigError: the shard cannot be used; names the file, what is wrong, and the fix.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        self.prefix = Path(prefix)
+        self.header = read_header(prefix)
+        self.dtype = self.header.dtype
+        self.num_documents = self.header.num_documents
+        self.num_tokens = self.header.num_tokens
+
+    @cached_property
+    def tokens(self) -> np.memmap[Any, np.dtype[Any]]:
+        """All tokens of the .bin: [num_tokens]."""
+        return np.memmap(shard_file(self.prefix, ".bin"), dtype=self.dtype, mode="r")
+
+    @cached_property
+    def _index(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        return np.memmap(shard_file(self.prefix, ".idx"), dtype=np.uint8, mode="r")
+
+    def _index_part(self, start: int, count: int, dtype: str) -> np.ndarray:
+        return self._index[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+
+    @property
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of each sequence: [num_sequences] int32, mapped."""
+        return self._index_part(HEADER.size, self.header.num_sequences, "<i4")
+
+    @property
+    def sequence_pointers(self) -> np.ndarray:
+        """First byte of each sequence in the .bin: [num_sequences] int64, mapped."""
+        return self._index_part(HEADER.size + 4 * self.header.num_sequences, self.header.num_sequences, "<i8")
+
+    @property
+    def document_indices(self) -> np.ndarray:
+        """First sequence of each document, then the number of sequences: [num_documents + 1] int64, mapped."""
+        return self._index_part(HEADER.size + 12 * self.header.num_sequences, self.num_documents + 1, "<i8")
+
+    @cached_property
+    def document_offsets(self) -> np.ndarray:
+        """First token of each document, then the end of the last: [num_documents + 1] int64 (reads the whole index)."""
+        starts = np.append(self.sequence_pointers, self.header.bin_bytes) // self.dtype.itemsize
+        return starts[self.document_indices]
+
+    def document(self, i: int) -> np.ndarray:
+        """Tokens of one document, mapped."""
+        if not 0 <= i < self.num_documents:
+            raise IndexError(f"document {i} of {self.prefix}, which has {self.num_documents}")
+        first, last = (self._sequence_start(int(sequence)) for sequence in self.document_indices[i : i + 2])
+        return self.tokens[first:last]
+
+    def _sequence_start(self, sequence: int) -> int:
+        if sequence == self.header.num_sequences:
+            return self.num_tokens
+        return int(self.sequence_pointers[sequence]) // self.dtype.itemsize
+
+    def release(self) -> None:
+        """Drop the mappings and their file descriptors; the next access maps again."""
+        for name in ("tokens", "_index"):
+            self.__dict__.pop(name, None)
+
+
+class ShardWriter:
+    """Writes one shard under temporary names and gives it its final name in `commit`, or leaves nothing.
+
+    `with ShardWriter(...) as writer:` aborts when the block raises or ends without `commit`.
+
+    Args:
+        prefix: path without .bin and .idx; its directory is made when it is missing.
+        dtype: integer type of the .bin, see `token_dtype`.
+    """
+
+    def __init__(self, prefix: str | Path, *, dtype: np.dtype[Any] | type[np.integer[Any]]) -> None:
+        self.prefix = Path(prefix)
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        if self.dtype not in CODE_OF_DTYPE:
+            raise ValueError(f"{self.dtype} is no token type; use one of {sorted(map(str, CODE_OF_DTYPE))}")
+        self.num_tokens = 0
+        self._limits = np.iinfo(self.dtype)
+        self._lengths = array("i")
+        self._buffer = bytearray()
+        self._sha256 = hashlib.sha256()
+        self.prefix.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = open(self._partial(".bin"), "wb")  # noqa: SIM115 - closed by commit or abort
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return len(self._lengths)
+
+    def add_document(self, tokens: np.ndarray) -> None:
+        """Append one document.
+
+        Raises:
+            ValueError: a token id does not fit the shard's integer type.
+        """
+        if tokens.size and (tokens.min() < 0 or tokens.max() > self._limits.max):
+            raise ValueError(f"token ids {tokens.min()} to {tokens.max()} do not fit {self.dtype}")
+        self._buffer += tokens.astype(self.dtype, copy=False).tobytes()
+        self._lengths.append(tokens.size)
+        self.num_tokens += tokens.size
+        if len(self._buffer) >= WRITE_CHUNK_BYTES:
+            self._flush()
+
+    def commit(self) -> dict[str, dict[str, Any]]:
+        """Make both files durable and give them their final names, the index last.
+
+        A former shard's manifest and index are removed first, so that no mixture of the two is ever complete.
+
+        Returns:
+            {".bin": {"bytes": ..., "sha256": ...}, ".idx": {...}}: what a manifest records of the files.
+        Raises:
+            ConfigError: no tokens were written, and no reader accepts such a shard.
+        """
+        if not self.num_tokens:
+            rule, fix = "no tokens were written", "leave the shard out, or give it documents"
+            raise ConfigError([Violation(path=str(self.prefix), value="0 tokens", rule=rule, fix=fix)])
+        self._flush()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        index = self._index_bytes()
+        with open(self._partial(".idx"), "wb") as stream:
+            stream.write(index)
+            stream.flush()
+            os.fsync(stream.fileno())
+        for suffix in (".manifest.json", ".idx"):
+            shard_file(self.prefix, suffix).unlink(missing_ok=True)
+        for suffix in (".bin", ".idx"):
+            os.replace(self._partial(suffix), shard_file(self.prefix, suffix))
+        sync_directory(self.prefix.parent)
+        bin_bytes = self.num_tokens * self.dtype.itemsize
+        return {
+            ".bin": {"bytes": bin_bytes, "sha256": self._sha256.hexdigest()},
+            ".idx": {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()},
+        }
+
+    def abort(self) -> None:
+        """Remove the temporary files; does nothing after `commit`."""
+        self._stream.close()
+        for suffix in (".bin", ".idx"):
+            self._partial(suffix).unlink(missing_ok=True)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _partial(self, suffix: str) -> Path:
+        return shard_file(self.prefix, f"{suffix}.partial")
+
+    def _flush(self) -> None:
+        self._stream.write(self._buffer)
+        self._sha256.update(self._buffer)
+        self._buffer.clear()
+
+    def _index_bytes(self) -> bytes:
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        ends = np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+        pointers = ends - lengths.astype(np.int64) * self.dtype.itemsize
+        count = len(lengths)
+        header = HEADER.pack(MAGIC, INDEX_VERSION, CODE_OF_DTYPE[self.dtype], count, count + 1)
+        indices = np.arange(count + 1, dtype="<i8")
+        return b"".join([header, lengths.astype("<i4").tobytes(), pointers.astype("<i8").tobytes(), indices.tobytes()])
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
