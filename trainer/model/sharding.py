@@ -1,7 +1,10 @@
 """Where each local parameter lies in the model that no layout cuts: the names and offsets of one checkpoint identity."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from torch import nn
 
 
@@ -40,3 +43,51 @@ class ShardedParameter:
     is_main_replica: bool
     """False where another model-parallel rank holds the same values and is the one that saves them
     (norms under tensor parallelism, the copy of a tied embedding). Data-parallel copies do not count."""
+
+
+def describe_parameters(chunks: Sequence[nn.Module]) -> list[ShardedParameter]:
+    """Place every parameter of this process's model chunks in the global model.
+
+    The places come from Megatron-Core's own `sharded_state_dict`, which knows tensor, pipeline and expert sharding.
+    """
+    described = []
+    for index, chunk in enumerate(chunks):
+        entries = {
+            id(entry.data): entry
+            for entry in _leaves(chunk.sharded_state_dict(metadata={"non_homogeneous_layers": False}))
+            if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None
+        }
+        for name, parameter in chunk.named_parameters():
+            described.append(_describe(f"chunk{index}.{name}", parameter, entries[id(parameter)]))
+    return described
+
+
+def _describe(name: str, parameter: nn.Parameter, entry: ShardedTensor | ShardedTensorFactory) -> ShardedParameter:
+    tensors = list(_leaves(entry.build())) if isinstance(entry, ShardedTensorFactory) else [entry]
+    blocks, flat_start = [], 0
+    for tensor in tensors:
+        blocks.append(
+            ParameterBlock(
+                key=tensor.key,
+                global_shape=tuple(tensor.global_shape),
+                global_offset=tuple(tensor.global_offset),
+                local_shape=tuple(tensor.data.shape),
+                flat_start=flat_start,
+            )
+        )
+        flat_start += tensor.data.numel()
+    assert flat_start == parameter.numel(), f"{name}: blocks cover {flat_start} of {parameter.numel()} elements"
+    # The last component of a replica id counts data-parallel copies, the others model-parallel ones.
+    is_main = all(part == 0 for part in tensors[0].replica_id[:-1])
+    return ShardedParameter(name=name, parameter=parameter, blocks=tuple(blocks), is_main_replica=is_main)
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _leaves(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _leaves(value)
+    else:
+        yield tree

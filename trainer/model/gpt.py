@@ -1,0 +1,111 @@
+"""Build this pipeline stage's model chunks from Megatron-Core's GPTModel."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn import functional
+
+from trainer.config.model import ModelConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.config.optim import PrecisionConfig
+from trainer.model.initialization import initialize_weights
+from trainer.model.layer_spec import build_block_submodules, torch_dtype
+from trainer.model.sharding import describe_parameters
+
+
+def build_transformer_config(
+    model: ModelConfig, *, parallel: ParallelConfig, precision: PrecisionConfig
+) -> TransformerConfig:
+    """Translate our configuration into Megatron-Core's; every name that both have is the same."""
+    dtype = torch_dtype(precision.params_dtype)
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.head_size,
+        normalization=model.normalization,
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=model.activation == "swiglu",
+        activation_func=functional.silu if model.activation == "swiglu" else functional.gelu,
+        add_bias_linear=model.add_bias_linear,
+        add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=model.qk_layernorm,
+        hidden_dropout=model.hidden_dropout,
+        attention_dropout=model.attention_dropout,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # Weights are drawn afterwards, by name: they must not depend on the layout.
+        perform_initialization=False,
+        use_cpu_initialization=True,
+        # These fusions are Apex or Transformer Engine kernels; the `torch` specification has neither.
+        gradient_accumulation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+        batch_p2p_comm=False,
+        deallocate_pipeline_outputs=True,
+    )
+
+
+def build_model_chunks(
+    model: ModelConfig,
+    *,
+    transformer_config: TransformerConfig,
+    padded_vocab_size: int,
+    pp_rank: int,
+    groups: ProcessGroupCollection,
+    device: torch.device,
+    seed: int,
+) -> list[GPTModel]:
+    """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
+
+    Equal seeds give equal weights, bit for bit, under every layout.
+    """
+    pp_size = transformer_config.pipeline_model_parallel_size
+    vp_size = transformer_config.virtual_pipeline_model_parallel_size
+    chunks = []
+    for chunk in range(vp_size or 1):
+        vp_stage = chunk if vp_size else None
+        is_first = pp_rank == 0 and chunk == 0
+        is_last = pp_rank == pp_size - 1 and chunk == (vp_size or 1) - 1
+        chunks.append(
+            GPTModel(
+                config=transformer_config,
+                transformer_layer_spec=build_block_submodules(
+                    transformer_config, implementation=model.transformer_impl, pp_rank=pp_rank, vp_stage=vp_stage
+                ),
+                vocab_size=padded_vocab_size,
+                max_sequence_length=model.seq_length,
+                pre_process=is_first,
+                post_process=is_last,
+                position_embedding_type=model.position_embedding_type,
+                rotary_base=model.rotary_base,
+                rope_scaling=model.rope_scaling_factor is not None,
+                rope_scaling_factor=model.rope_scaling_factor or 1.0,
+                share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
+                pg_collection=groups,
+                vp_stage=vp_stage,
+            )
+        )
+    initialize_weights(
+        describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers
+    )
+    return _place(chunks, device=device, dtype=transformer_config.params_dtype)
+
+
+def _place(chunks: Sequence[GPTModel], *, device: torch.device, dtype: torch.dtype) -> list[GPTModel]:
+    return [chunk.to(device=device, dtype=dtype) for chunk in chunks]

@@ -1,0 +1,91 @@
+"""Which modules a transformer layer is made of: the `torch` specification, and Transformer Engine's where asked for."""
+
+from typing import Literal
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import nn
+
+from trainer.model.attention import SdpaCoreAttention
+
+
+class TorchNorm:
+    """Builds torch.nn.RMSNorm or LayerNorm and marks its weights for sequence parallelism.
+
+    Megatron-Core's own WrappedTorchNorm refuses sequence parallelism. A mark is all it takes: the gradients of marked
+    weights are summed over tensor-parallel ranks, each of which saw a part of the sequence.
+    """
+
+    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> nn.Module:  # type: ignore[misc]
+        """Build the module for activations [..., hidden_size]."""
+        kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
+        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
+        for parameter in norm.parameters():
+            parameter.sequence_parallel = config.sequence_parallel
+        return norm
+
+
+def build_block_submodules(
+    config: TransformerConfig, *, implementation: Literal["torch", "transformer_engine"], pp_rank: int, vp_stage: int | None
+) -> TransformerBlockSubmodules | ModuleSpec:
+    """Build the specification of one model chunk's transformer block.
+
+    Args:
+        pp_rank: pipeline stage, which decides how many layers the chunk has.
+        vp_stage: which of the stage's chunks, or None where a stage has one.
+    """
+    if implementation == "transformer_engine":
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm)
+    num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
+
+
+def _torch_layer_spec(*, qk_layernorm: bool) -> ModuleSpec:
+    """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
+
+    The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
+    specifications read the same checkpoint.
+    """
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=TorchNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=SdpaCoreAttention,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=TorchNorm if qk_layernorm else IdentityOp,
+                    k_layernorm=TorchNorm if qk_layernorm else IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=TorchNorm,
+            mlp=ModuleSpec(
+                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+            ),
+            mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
+        ),
+    )
+
+
+def torch_dtype(name: Literal["fp32", "bf16"]) -> torch.dtype:
+    """The torch dtype of a precision name."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]

@@ -1,0 +1,103 @@
+"""The processes of a run: device, ranks and Megatron-Core's process groups."""
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch import distributed
+
+from trainer.config.parallel import ParallelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where this process stands. Sizes and ranks are plain integers; `groups` is Megatron-Core's collection."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+    tp_rank: int
+    tp_size: int
+    pp_rank: int
+    pp_size: int
+    cp_rank: int
+    cp_size: int
+    dp_rank: int
+    dp_size: int
+    groups: ProcessGroupCollection
+
+    @property
+    def is_main_rank(self) -> bool:
+        """Whether this process speaks for the run."""
+        return self.rank == 0
+
+    @property
+    def is_last_pipeline_stage(self) -> bool:
+        """Whether this process's pipeline stage computes the loss."""
+        return self.pp_rank == self.pp_size - 1
+
+
+def world_size_from_environment() -> int:
+    """Number of processes torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_world(parallel: ParallelConfig, *, timeout_seconds: int, seed: int) -> World:
+    """Join the job's processes, build the process groups of the layout, seed the random states of dropout.
+
+    nccl on a host with CUDA, gloo otherwise. Without torchrun's environment the process is a world of its own.
+    """
+    device = _local_device()
+    if not distributed.is_initialized():
+        _init_process_group(device, datetime.timedelta(seconds=timeout_seconds))
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        distributed_timeout_minutes=max(1, timeout_seconds // 60),
+        create_gloo_process_groups=False,
+    )
+    model_parallel_cuda_manual_seed(seed)
+    return World(
+        device=device,
+        rank=distributed.get_rank(),
+        world_size=distributed.get_world_size(),
+        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tp_size=parallel.tensor_model_parallel_size,
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pp_size=parallel.pipeline_model_parallel_size,
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_size=parallel.context_parallel_size,
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        groups=ProcessGroupCollection.use_mpu_process_groups(),
+    )
+
+
+def stop_world() -> None:
+    """Leave the process groups; the process can start another world afterwards."""
+    if distributed.is_initialized():
+        parallel_state.destroy_model_parallel()
+        distributed.destroy_process_group()
+
+
+def _local_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> None:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        distributed.init_process_group(backend, timeout=timeout)
+    else:
+        distributed.init_process_group(backend, timeout=timeout, rank=0, world_size=1, store=distributed.HashStore())
