@@ -1,0 +1,79 @@
+"""A keyed shuffle of [0, size) that is computed, not stored: a Feistel network with cycle walking.
+
+`permute(i, size, key)` is the element at place i of the shuffled sequence. It needs no memory and no preparation
+whatever the size, so any place of any epoch can be looked up directly.
+
+Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002), the generalised Feistel construction on
+Z_rows x Z_columns; mixing function from splitmix64 (Steele, Lea and Flood, 2014).
+"""
+
+import hashlib
+import math
+import struct
+
+import numpy as np
+
+NUM_ROUNDS = 8
+MAX_SIZE = 1 << 62
+
+
+def derive_key(*, seed: int, stream: int, epoch: int) -> np.ndarray:
+    """Derive the round keys of one epoch of one data set.
+
+    Every (seed, stream, epoch) gives an unrelated order: the keys are BLAKE2b-512 of the three as little-endian int64.
+
+    Args:
+        stream: number of the data set within the run, see `trainer.data.mixture`.
+    Returns:
+        [NUM_ROUNDS] uint64.
+    """
+    digest = hashlib.blake2b(struct.pack("<3q", seed, stream, epoch), person=b"trireme order").digest()
+    return np.frombuffer(digest, dtype="<u8")
+
+
+def permute(places: np.ndarray, *, size: int, key: np.ndarray) -> np.ndarray:
+    """Look up places of the shuffled sequence; a bijection on [0, size) for every key.
+
+    The network works on a grid of rows * columns >= size with rows = ceil(sqrt(size)), so fewer than rows of its
+    values lie outside [0, size); those walk on along their cycle until they are inside.
+
+    Args:
+        places: integers in [0, size), any shape.
+        size: 1 to 2**62.
+        key: from `derive_key`.
+    Returns:
+        int64, the shape of places.
+    Raises:
+        ValueError: size or a place is out of range.
+    """
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"size {size} is not in 1 to {MAX_SIZE}")
+    flat = np.asarray(places, dtype=np.int64).ravel()
+    if flat.size and (flat.min() < 0 or flat.max() >= size):
+        raise ValueError(f"places {flat.min()} to {flat.max()} are not in 0 to {size - 1}")
+    rows = math.isqrt(size - 1) + 1
+    columns = -(-size // rows)
+    values = _encrypt(flat.astype(np.uint64), rows, columns, key)
+    outside = np.flatnonzero(values >= np.uint64(size))
+    while outside.size:
+        values[outside] = _encrypt(values[outside], rows, columns, key)
+        outside = outside[values[outside] >= np.uint64(size)]
+    return values.astype(np.int64).reshape(np.shape(places))
+
+
+def _encrypt(values: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np.ndarray:
+    """Apply all rounds; each adds a keyed hash of one half to the other, which undoes by subtracting it."""
+    num_rows, num_columns = np.uint64(rows), np.uint64(columns)
+    row, column = values // num_columns, values % num_columns
+    for i in range(0, NUM_ROUNDS, 2):
+        row = (row + _mix(column ^ key[i]) % num_rows) % num_rows
+        column = (column + _mix(row ^ key[i + 1]) % num_columns) % num_columns
+    return row * num_columns + column
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Hash uint64 to uint64 (splitmix64's finaliser); array arithmetic wraps modulo 2**64 as it must."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
