@@ -1,0 +1,114 @@
+"""Train on this host: check everything, count the processes, hand over to torchrun.
+
+usage: python -m launch.local [--print | --config | --help] OVERRIDES
+
+OVERRIDES are those of `trainer.train`: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field
+(docs/configuration.md lists all of them). For example:
+
+  python -m launch.local experiment=quickstart training.train_iters=100
+  python -m launch.local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
+
+  --print    print the command that would be run, and stop
+  --config   print the whole configuration as YAML, and stop
+  --help     print this text, and stop
+
+The number of processes is tensor * pipeline * context * data-parallel size, with parallel.data_parallel_size=null
+counting as 1; where cluster.gpus_per_node is set, it is that. OMP_NUM_THREADS, unless set, shares this host's cores
+among them. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand.
+
+Exit codes: 0 done; 2 bad configuration (found here, before anything starts: every problem is printed); otherwise
+torchrun's own, which is 1 whenever a process failed, whatever that process said: 2 or 75 (asks to be requeued) of a
+process become 1.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.config.load import dump_config, load_config
+from trainer.config.plan import count_processes
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import either, nearest_names
+from trainer.config.validate import validate
+
+OPTIONS = ("--print", "--config", "--help")
+
+
+def main() -> int:
+    """The command: exit code 2 with every problem named where the configuration cannot be used."""
+    return exit_code_of(lambda: run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check the configuration and replace this process by torchrun.
+
+    Args:
+        arguments: the command line without the program's name.
+    Returns:
+        0 when there was only something to print; otherwise this does not return.
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    options = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if "--help" in options or "-h" in options:
+        sys.stdout.write((__doc__ or "").lstrip())
+        return 0
+    config = _load_checked(options, overrides)
+    if "--config" in options:
+        sys.stdout.write(dump_config(config))
+        return 0
+    num_processes = count_processes(config)
+    command = build_command(overrides, num_processes=num_processes)
+    environment = build_environment(os.environ, num_processes=num_processes)
+    if "--print" in options:
+        sys.stdout.write(f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']} {shlex.join(command)}\n")
+        return 0
+    # Not a child: signals and the exit code are torchrun's without anything in between.
+    os.execve(command[0], command, environment)
+
+
+def build_command(overrides: Sequence[str], *, num_processes: int) -> list[str]:
+    """The torchrun command. Port 0 lets several runs share a host."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return [*torchrun, *rendezvous, "-m", "trainer.train", *overrides]
+
+
+def build_environment(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
+    """The environment of the processes: cores shared out among them, unless the user did so."""
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return {"OMP_NUM_THREADS": str(num_threads), **environment}
+
+
+def _load_checked(options: Sequence[str], overrides: Sequence[str]) -> TrainConfig:
+    """Load and validate, with all problems in one error: those of the options, of the form and of the rules."""
+    problems = [_explain_option(option) for option in options if option not in OPTIONS]
+    try:
+        config = load_config(overrides)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.violations]) from error
+    problems += validate(config, world_size=count_processes(config))
+    if config.cluster.num_nodes > 1:
+        rule, fix = "is more than this host", "use 1, or launch.slurm, or torchrun on every host"
+        problems.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _explain_option(option: str) -> Violation:
+    close = nearest_names(option, OPTIONS)
+    fix = f"did you mean {close[0]}? " if close else ""
+    return Violation(
+        path="option",
+        value=option,
+        rule="is unknown",
+        fix=f"{fix}use {either(OPTIONS)}; settings are written PATH=VALUE",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

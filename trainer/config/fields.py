@@ -1,0 +1,89 @@
+"""What the dataclasses say about themselves: their fields, types and paths."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, Union
+
+Loc = tuple[str | int, ...]
+"""A place in a configuration: ("data", "train", 0, "weight")."""
+
+
+def field_types(schema: type) -> dict[str, Any]:
+    """Field name -> type of a dataclass, with forward references resolved and Annotated taken off."""
+    hints = typing.get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, without None; the type itself when it is no union."""
+    if typing.get_origin(annotation) not in (Union, types.UnionType):
+        return (annotation,)
+    return tuple(member for member in typing.get_args(annotation) if member is not types.NoneType)
+
+
+def is_optional(annotation: Any) -> bool:
+    """Whether null is a value of the type."""
+    return typing.get_origin(annotation) in (Union, types.UnionType) and types.NoneType in typing.get_args(annotation)
+
+
+def nested_schemas(annotation: Any) -> tuple[type, ...]:
+    """The dataclasses that a value of the type may be (several: one per engine, told apart by `name`)."""
+    return tuple(
+        member for member in union_members(annotation) if isinstance(member, type) and dataclasses.is_dataclass(member)
+    )
+
+
+def tag_of(schema: type) -> str | None:
+    """The value of the `name` field that selects this dataclass among the alternatives of a union."""
+    annotation = field_types(schema).get("name")
+    return str(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is Literal else None
+
+
+def leaf_paths(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every settable path below a dataclass with its type; a list is one leaf."""
+    for name, annotation in field_types(schema).items():
+        nested = nested_schemas(annotation)
+        for inner in nested:
+            yield from leaf_paths(inner, f"{prefix}{name}.")
+        if not nested:
+            yield prefix + name, annotation
+
+
+def path_of(loc: Loc) -> str:
+    """Write a place as a path: `data.train[0].weight`."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def is_inside(path: str, outer: str) -> bool:
+    """Whether a path is, or lies below, another."""
+    return path == outer or path.startswith((f"{outer}.", f"{outer}["))
+
+
+def describe_type(annotation: Any) -> str:
+    """Say in words what a field accepts."""
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    words = []
+    for member in union_members(annotation):
+        origin = typing.get_origin(member)
+        if origin is Literal:
+            words.append("one of " + ", ".join(map(str, typing.get_args(member))))
+        elif origin is list:
+            words.append("a list; each item: " + describe_type(typing.get_args(member)[0]))
+        elif dataclasses.is_dataclass(member):
+            words.append("a mapping with " + ", ".join(field_types(typing.cast(type, member))))
+        else:
+            words.append(names.get(member, str(member)))
+    if is_optional(annotation):
+        words.append("null")
+    return " or ".join(words)
+
+
+def describe_value(value: object) -> str:
+    """Say in words what a value is."""
+    names = {bool: "a truth value", int: "an integer", float: "a decimal number", str: "text", list: "a list"}
+    return "null" if value is None else names.get(type(value), "a mapping")

@@ -1,0 +1,110 @@
+"""The numbers that follow from a configuration: derived once, read everywhere."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config.model import ModelConfig
+from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.schema import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Derived numbers of one run."""
+
+    world_size: int
+    """Processes."""
+    dp_size: int
+    """Copies of the model."""
+    model_parallel_size: int
+    """Processes that hold one copy: tensor * pipeline * context."""
+    num_microbatches: int
+    """Forward passes of one data-parallel rank per optimizer step."""
+    vocab_size: int
+    """Tokens in the vocabulary, without padding."""
+    padded_vocab_size: int
+    """Rows of the embedding, over all ranks."""
+    num_parameters: int
+    """Parameters of the model with the vocabulary as it is: the figure that is published."""
+    num_parameters_padded: int
+    """Parameters that are trained and saved: with the padded vocabulary."""
+    model_flops_per_token: int
+    """Floating-point operations per token, forward and backward; see `model_math`."""
+    tokens_per_step: int
+    """Tokens of one optimizer step over all ranks."""
+    total_tokens: int
+    """Tokens of the whole run."""
+    decay_steps: int
+    """Step at which the learning rate reaches its minimum."""
+    wsd_decay_steps: int
+    """Steps of the final decay of the wsd schedule."""
+    run_directory: Path
+    """Everything that the run writes: output_dir / run_name."""
+
+
+def build_plan(config: TrainConfig, *, world_size: int, vocab_size: int) -> RunPlan:
+    """Derive the numbers of a run.
+
+    Args:
+        config: one that `validate` finds nothing wrong with for this world size.
+        world_size: number of processes.
+        vocab_size: tokens in the vocabulary: model.vocab_size, or the tokenizer's where that is null.
+    """
+    model, training = config.model, config.training
+    dp_size = find_dp_size(config, world_size=world_size)
+    assert dp_size is not None
+    padded_vocab_size = pad_vocab_size(model, vocab_size)
+    tokens_per_step = training.global_batch_size * model.seq_length
+    return RunPlan(
+        world_size=world_size,
+        dp_size=dp_size,
+        model_parallel_size=config.parallel.model_parallel_size,
+        num_microbatches=training.global_batch_size // (training.micro_batch_size * dp_size),
+        vocab_size=vocab_size,
+        padded_vocab_size=padded_vocab_size,
+        num_parameters=count_parameters(model, vocab_size),
+        num_parameters_padded=count_parameters(model, padded_vocab_size),
+        model_flops_per_token=model_flops_per_token(model, vocab_size),
+        tokens_per_step=tokens_per_step,
+        total_tokens=tokens_per_step * training.train_iters,
+        decay_steps=find_decay_steps(config),
+        wsd_decay_steps=find_wsd_decay_steps(config),
+        run_directory=Path(config.output_dir, config.run_name),
+    )
+
+
+def count_processes(config: TrainConfig) -> int:
+    """World size that a launcher starts.
+
+    Returns:
+        cluster.num_nodes * cluster.gpus_per_node where the latter is set; otherwise the product of the parallel sizes
+        with a data-parallel size of null counting as 1.
+    """
+    if config.cluster.gpus_per_node is not None:
+        return config.cluster.num_nodes * config.cluster.gpus_per_node
+    return config.parallel.model_parallel_size * (config.parallel.data_parallel_size or 1)
+
+
+def find_dp_size(config: TrainConfig, *, world_size: int | None) -> int | None:
+    """Copies of the model: as configured, or what the world size leaves; None when neither says."""
+    if config.parallel.data_parallel_size is not None or world_size is None:
+        return config.parallel.data_parallel_size
+    return max(world_size // config.parallel.model_parallel_size, 1)
+
+
+def pad_vocab_size(model: ModelConfig, vocab_size: int) -> int:
+    """Rows of the embedding: the vocabulary padded to a multiple that does not depend on the layout."""
+    return math.ceil(vocab_size / model.make_vocab_size_divisible_by) * model.make_vocab_size_divisible_by
+
+
+def find_decay_steps(config: TrainConfig) -> int:
+    """Step at which the learning rate's decay ends."""
+    decay_steps = config.lr_schedule.decay_steps
+    return config.training.train_iters if decay_steps is None else decay_steps
+
+
+def find_wsd_decay_steps(config: TrainConfig) -> int:
+    """Steps of the final decay of the wsd schedule: a tenth of all unless set, and at least one."""
+    wsd_decay_steps = config.lr_schedule.wsd_decay_steps
+    return max(find_decay_steps(config) // 10, 1) if wsd_decay_steps is None else wsd_decay_steps

@@ -1,0 +1,186 @@
+"""Rules between the model's shape, the parallel sizes and the number of processes."""
+
+import math
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.plan import find_dp_size, pad_vocab_size
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+
+_TP = "parallel.tensor_model_parallel_size"
+_PP = "parallel.pipeline_model_parallel_size"
+_VP = "parallel.virtual_pipeline_model_parallel_size"
+_CP = "parallel.context_parallel_size"
+_DP = "parallel.data_parallel_size"
+
+
+@reads(_TP, _PP, _CP, _DP)
+def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    parallel = config.parallel
+    if world_size is None:
+        return
+    model_parallel_size, dp_size = parallel.model_parallel_size, parallel.data_parallel_size
+    product = (
+        f"{_TP}={parallel.tensor_model_parallel_size} * {_PP}={parallel.pipeline_model_parallel_size}"
+        f" * {_CP}={parallel.context_parallel_size}"
+    )
+    if dp_size is not None and world_size != model_parallel_size * dp_size:
+        sizes = f"{show(world_size // model_parallel_size)} or null"
+        other = f", or {_DP} {sizes}" if world_size % model_parallel_size == 0 else ""
+        yield Violation(
+            path="world_size",
+            value=world_size,
+            rule=f"is not {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
+            fix=f"start {model_parallel_size * dp_size} processes{other}",
+        )
+    elif dp_size is None and world_size % model_parallel_size:
+        yield Violation(
+            path="world_size",
+            value=world_size,
+            rule=f"is no multiple of {product} = {model_parallel_size}",
+            fix=f"start {either(nearest_multiples(world_size, model_parallel_size))} processes, or choose sizes whose"
+            f" product is {either(nearest_values(model_parallel_size, divisors(world_size)))}",
+        )
+
+
+def _tensor_parallel_sizes(config: TrainConfig) -> str:
+    """The tensor-parallel sizes that every dimension of this model allows, nearest to the given one."""
+    model = config.model
+    common = math.gcd(model.num_attention_heads, model.num_query_groups, model.ffn_hidden_size)
+    common = math.gcd(common, _padded_vocab_size(config) or model.make_vocab_size_divisible_by)
+    return either(nearest_values(config.parallel.tensor_model_parallel_size, divisors(common)))
+
+
+def _padded_vocab_size(config: TrainConfig) -> int | None:
+    model = config.model
+    return None if model.vocab_size is None else pad_vocab_size(model, model.vocab_size)
+
+
+@reads(
+    _TP,
+    "model.num_attention_heads",
+    "model.num_query_groups",
+    "model.ffn_hidden_size",
+    "model.vocab_size",
+    "model.make_vocab_size_divisible_by",
+)
+def _tensor_parallel_divides_the_model(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model, tp_size = config.model, config.parallel.tensor_model_parallel_size
+    padded = _padded_vocab_size(config)
+    shared = {
+        "model.num_attention_heads": (model.num_attention_heads, ""),
+        "model.num_query_groups": (model.num_query_groups, ""),
+        "model.ffn_hidden_size": (model.ffn_hidden_size, ""),
+        "model.make_vocab_size_divisible_by": (
+            model.make_vocab_size_divisible_by,
+            ", and the vocabulary, padded to a multiple of that, is cut into equal parts",
+        ),
+    }
+    if padded is not None:
+        reason = f" padded to {padded} by model.make_vocab_size_divisible_by={model.make_vocab_size_divisible_by}"
+        del shared["model.make_vocab_size_divisible_by"]
+        shared["model.vocab_size"] = (padded, reason)
+    for path, (size, note) in shared.items():
+        if size % tp_size == 0:
+            continue
+        written, other = size, f"{path} {either(nearest_multiples(size, tp_size))}"
+        if path == "model.vocab_size":
+            divisible_by = math.lcm(model.make_vocab_size_divisible_by, tp_size)
+            written, other = model.vocab_size or size, f"model.make_vocab_size_divisible_by {divisible_by}"
+        yield Violation(
+            path=_TP,
+            value=tp_size,
+            rule=f"does not divide {path}={written}{note}",
+            fix=f"use {_tensor_parallel_sizes(config)}, or {other}",
+        )
+
+
+@reads(_PP, _VP, "model.num_layers")
+def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    layers, parallel = config.model.num_layers, config.parallel
+    chunks_per_stage = parallel.virtual_pipeline_model_parallel_size or 1
+    chunks = parallel.pipeline_model_parallel_size * chunks_per_stage
+    if layers % chunks:
+        factors = f"{_PP}={parallel.pipeline_model_parallel_size}"
+        if chunks_per_stage > 1:
+            factors += f" * {_VP}={chunks_per_stage} = {chunks}"
+        pipeline_sizes = [size for size in divisors(layers) if layers % (size * chunks_per_stage) == 0]
+        nearest = nearest_values(parallel.pipeline_model_parallel_size, pipeline_sizes)
+        yield Violation(
+            path="model.num_layers",
+            value=layers,
+            rule=f"is no multiple of {factors}, so stages would differ",
+            fix=f"use model.num_layers {either(nearest_multiples(layers, chunks))}"
+            + (f", or {_PP} {either(nearest)}" if nearest else f", or {_VP} null"),
+        )
+
+
+@reads(_PP, _VP, _TP, _CP, _DP, "training.global_batch_size", "training.micro_batch_size")
+def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """Source: Megatron-Core schedules.py, forward_backward_pipelining_with_interleaving."""
+    parallel, training = config.parallel, config.training
+    chunks_per_stage, stages = parallel.virtual_pipeline_model_parallel_size, parallel.pipeline_model_parallel_size
+    if chunks_per_stage is None:
+        return
+    if stages == 1:
+        yield Violation(
+            path=_VP,
+            value=chunks_per_stage,
+            rule=f"interleaves the stages of a pipeline, and {_PP}=1",
+            fix=f"use null, or {_PP} 2 or more",
+        )
+        return
+    sequences = training.micro_batch_size * (find_dp_size(config, world_size=world_size) or 1)
+    num_microbatches, rest = divmod(training.global_batch_size, sequences)
+    if rest == 0 and num_microbatches % stages:
+        sizes = [count * sequences for count in nearest_multiples(num_microbatches, stages)]
+        yield Violation(
+            path="training.global_batch_size",
+            value=training.global_batch_size,
+            rule=f"gives {num_microbatches} micro batches, no multiple of {_PP}={stages}, which {_VP}="
+            f"{chunks_per_stage} needs",
+            fix=f"use training.global_batch_size {either(sizes)}, or {_VP} null",
+        )
+
+
+@reads(_TP, "parallel.sequence_parallel")
+def _sequence_parallel_needs_tensor_parallel(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.parallel.sequence_parallel and config.parallel.tensor_model_parallel_size == 1:
+        yield Violation(
+            path="parallel.sequence_parallel",
+            value="true",
+            rule=f"shards activations over tensor-parallel processes, and {_TP}=1",
+            fix=f"use false, or {_TP} 2 or more",
+        )
+
+
+@reads(_TP, _CP, "parallel.sequence_parallel", "model.seq_length")
+def _sequence_is_cut_evenly(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    parallel, seq_length = config.parallel, config.model.seq_length
+    factors, parts = [], 1
+    if parallel.context_parallel_size > 1:
+        factors.append(f"2 * {_CP}={parallel.context_parallel_size} (two balanced chunks each)")
+        parts *= 2 * parallel.context_parallel_size
+    if parallel.sequence_parallel:
+        factors.append(f"{_TP}={parallel.tensor_model_parallel_size} (parallel.sequence_parallel)")
+        # Each context-parallel rank's share, itself a whole number, is cut once more between tensor-parallel ranks.
+        parts = math.lcm(parts, max(parallel.context_parallel_size, 1) * parallel.tensor_model_parallel_size)
+    if seq_length % parts:
+        yield Violation(
+            path="model.seq_length",
+            value=seq_length,
+            rule=f"cannot be cut into equal parts for {' and '.join(factors)}: it is no multiple of {parts}",
+            fix=f"use {either(nearest_multiples(seq_length, parts))}",
+        )
+
+
+RULES = (
+    _world_size_is_the_product,
+    _tensor_parallel_divides_the_model,
+    _stages_divide_layers,
+    _interleaving_fits,
+    _sequence_parallel_needs_tensor_parallel,
+    _sequence_is_cut_evenly,
+)

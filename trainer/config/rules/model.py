@@ -1,0 +1,95 @@
+"""Rules inside the model's shape."""
+
+import importlib.util
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values
+
+
+@reads("model.hidden_size", "model.num_attention_heads", "model.kv_channels")
+def _heads_divide_hidden_size(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.kv_channels is None and model.hidden_size % model.num_attention_heads:
+        sizes = nearest_multiples(model.hidden_size, model.num_attention_heads)
+        heads = nearest_values(model.num_attention_heads, divisors(model.hidden_size), count=4)
+        yield Violation(
+            path="model.hidden_size",
+            value=model.hidden_size,
+            rule=f"is no multiple of model.num_attention_heads={model.num_attention_heads} while model.kv_channels is"
+            " null",
+            fix=f"use model.hidden_size {either(sizes)}, or model.num_attention_heads {either(heads)}, or set"
+            " model.kv_channels",
+        )
+
+
+@reads("model.num_query_groups", "model.num_attention_heads")
+def _groups_divide_heads(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.num_attention_heads % model.num_query_groups:
+        groups = nearest_values(model.num_query_groups, divisors(model.num_attention_heads))
+        yield Violation(
+            path="model.num_query_groups",
+            value=model.num_query_groups,
+            rule=f"does not divide model.num_attention_heads={model.num_attention_heads}",
+            fix=f"use {either(groups)}",
+        )
+
+
+@reads("model.hidden_size", "model.num_attention_heads", "model.kv_channels", "model.position_embedding_type")
+def _rotary_channels_are_even(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.position_embedding_type == "rope" and model.head_size % 2:
+        source = "model.hidden_size / model.num_attention_heads" if model.kv_channels is None else "model.kv_channels"
+        yield Violation(
+            path="model.kv_channels",
+            value="null" if model.kv_channels is None else model.kv_channels,
+            rule=f"gives heads of {model.head_size} channels ({source}), and rotary embeddings turn pairs of channels",
+            fix=f"use {either(nearest_multiples(model.head_size, 2))}",
+        )
+
+
+@reads("model.rope_scaling_factor", "model.position_embedding_type")
+def _scaling_needs_rope(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.rope_scaling_factor is not None and model.position_embedding_type != "rope":
+        yield Violation(
+            path="model.rope_scaling_factor",
+            value=model.rope_scaling_factor,
+            rule=f"has nothing to scale with model.position_embedding_type={model.position_embedding_type}",
+            fix="use null, or model.position_embedding_type=rope",
+        )
+
+
+@reads("model.transformer_impl")
+def _transformer_engine_is_installed(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.model.transformer_impl == "transformer_engine" and not importlib.util.find_spec("transformer_engine"):
+        yield Violation(
+            path="model.transformer_impl",
+            value="transformer_engine",
+            rule="needs the package transformer_engine, which is not installed here",
+            fix="use torch, or install transformer-engine",
+        )
+
+
+@reads("model.vocab_size", "tokenizer.path")
+def _vocabulary_is_known(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.model.vocab_size is None and config.tokenizer.path is None:
+        yield Violation(
+            path="model.vocab_size",
+            value="null",
+            rule="leaves the vocabulary unknown while tokenizer.path is null",
+            fix="set tokenizer.path to the tokenizer's model file, or model.vocab_size to a number of tokens",
+        )
+
+
+RULES = (
+    _heads_divide_hidden_size,
+    _groups_divide_heads,
+    _rotary_channels_are_even,
+    _scaling_needs_rope,
+    _transformer_engine_is_installed,
+    _vocabulary_is_known,
+)

@@ -1,0 +1,119 @@
+"""The range of every number, taken by itself."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.common.errors import Violation
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import either, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers from minimum to maximum. An end is excluded where that is said."""
+
+    minimum: float
+    maximum: float = math.inf
+    is_minimum_excluded: bool = False
+    is_maximum_excluded: bool = False
+    reason: str = ""
+    """Why, where it is not plain from the field's name."""
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.minimum if self.is_minimum_excluded else value >= self.minimum
+        below = value < self.maximum if self.is_maximum_excluded else value <= self.maximum
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.minimum == self.maximum:
+            return show(self.minimum)
+        lower = f"{'more than' if self.is_minimum_excluded else 'at least'} {show(self.minimum)}"
+        if math.isinf(self.maximum):
+            return lower
+        return f"{lower} and {'less than' if self.is_maximum_excluded else 'at most'} {show(self.maximum)}"
+
+    def nearest(self, value: float) -> str:
+        """What to use instead of a number outside."""
+        if self.maximum - self.minimum <= 1 and not self.is_maximum_excluded:
+            return f"use {either(range(int(self.minimum), int(self.maximum) + 1))}"
+        if value > self.maximum or (value == self.maximum and self.is_maximum_excluded):
+            end, is_excluded, word = self.maximum, self.is_maximum_excluded, "less"
+        else:
+            end, is_excluded, word = self.minimum, self.is_minimum_excluded, "more"
+        if math.isinf(end) or math.isnan(value):
+            return f"use a finite number, {self}"
+        return f"use {word} than {show(end)}" if is_excluded else f"use {show(end)} or {word}"
+
+
+_COUNT = Range(minimum=1)
+_MAYBE_NONE = Range(minimum=0)
+_POSITIVE = Range(minimum=0, is_minimum_excluded=True)
+_SHARE = Range(minimum=0, maximum=1, is_maximum_excluded=True)
+
+RANGES: dict[str, Range] = {
+    "model.num_layers": _COUNT,
+    "model.hidden_size": _COUNT,
+    "model.ffn_hidden_size": _COUNT,
+    "model.num_attention_heads": _COUNT,
+    "model.num_query_groups": _COUNT,
+    "model.seq_length": _COUNT,
+    "model.kv_channels": _COUNT,
+    "model.rotary_base": Range(minimum=1, is_minimum_excluded=True),
+    "model.rope_scaling_factor": Range(minimum=1),
+    "model.norm_epsilon": _POSITIVE,
+    "model.hidden_dropout": _SHARE,
+    "model.attention_dropout": _SHARE,
+    "model.init_method_std": _POSITIVE,
+    "model.vocab_size": Range(minimum=2),
+    "model.make_vocab_size_divisible_by": _COUNT,
+    "training.train_iters": _COUNT,
+    "training.global_batch_size": _COUNT,
+    "training.micro_batch_size": _COUNT,
+    "training.seed": Range(minimum=0, maximum=2**63 - 1),
+    "training.eval_interval": _MAYBE_NONE,
+    "training.eval_iters": _COUNT,
+    "training.stop_after_step": _COUNT,
+    "parallel.tensor_model_parallel_size": _COUNT,
+    "parallel.pipeline_model_parallel_size": _COUNT,
+    "parallel.virtual_pipeline_model_parallel_size": Range(minimum=2, reason="one chunk per stage is written null"),
+    "parallel.context_parallel_size": _COUNT,
+    "parallel.expert_model_parallel_size": Range(
+        minimum=1, maximum=1, reason="there is no mixture-of-experts model yet, so there are no experts to share"
+    ),
+    "parallel.data_parallel_size": _COUNT,
+    "engine.zero_stage": Range(minimum=0, maximum=1, reason="stages 2 and 3 are not supported yet"),
+    "engine.reduce_bucket_size": _COUNT,
+    "engine.allgather_bucket_size": _COUNT,
+    "optimizer.lr": _POSITIVE,
+    "optimizer.weight_decay": Range(minimum=0),
+    "optimizer.adam_beta1": _SHARE,
+    "optimizer.adam_beta2": _SHARE,
+    "optimizer.adam_eps": _POSITIVE,
+    "optimizer.clip_grad": Range(minimum=0),
+    "lr_schedule.warmup_steps": _MAYBE_NONE,
+    "lr_schedule.decay_steps": _COUNT,
+    "lr_schedule.min_lr": Range(minimum=0),
+    "lr_schedule.wsd_decay_steps": _COUNT,
+    "data.prefetch_steps": _MAYBE_NONE,
+    "checkpoint.save_interval": _MAYBE_NONE,
+    "checkpoint.keep_last": _MAYBE_NONE,
+    "logging.log_interval": _COUNT,
+    "cluster.num_nodes": _COUNT,
+    "cluster.gpus_per_node": _COUNT,
+    "cluster.device_peak_tflops": _POSITIVE,
+    "cluster.timeout_seconds": _COUNT,
+}
+"""Every number of the schema, by path; passed over where the engine has no such field or the value is null."""
+
+
+def check_ranges(config: TrainConfig) -> Iterator[Violation]:
+    """Name every number outside its range."""
+    for path, allowed in RANGES.items():
+        value: Any = config
+        for name in path.split("."):
+            value = getattr(value, name, None)
+        if value is not None and value not in allowed:
+            reason = f": {allowed.reason}" if allowed.reason else ""
+            yield Violation(path=path, value=show(value), rule=f"is not {allowed}{reason}", fix=allowed.nearest(value))

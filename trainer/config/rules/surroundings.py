@@ -1,0 +1,123 @@
+"""Rules about names, data sets and places on this machine."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.common.errors import Violation
+from trainer.config.rules.rule import reads
+from trainer.config.run import DatasetConfig
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import nearest_names, show
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_FILE_NAME = 255
+
+
+@reads("run_name")
+def _run_name_is_plain(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    name = config.run_name
+    if not _PLAIN_NAME.fullmatch(name) or len(name) > _LONGEST_FILE_NAME:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-").rstrip("-")[:_LONGEST_FILE_NAME] or "default"
+        yield Violation(
+            path="run_name",
+            value=repr(name),
+            rule="is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first), and it names a"
+            " directory",
+            fix=f"use {plain}",
+        )
+
+
+@reads("output_dir", "run_name")
+def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    directory = Path(config.output_dir, config.run_name)
+    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        yield Violation(
+            path="output_dir",
+            value=config.output_dir,
+            rule=f"cannot hold the run directory {directory}: {existing} is a file",
+            fix="name a directory that you can write to",
+        )
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Violation(
+            path="output_dir",
+            value=config.output_dir,
+            rule=f"cannot hold the run directory {directory}: you may not write to {existing}",
+            fix="name a directory that you can write to",
+        )
+
+
+@reads("resume")
+def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    resume = config.resume
+    if resume not in ("auto", "never") and not Path(resume).exists():
+        close = nearest_names(resume, ["auto", "never"])
+        hint = f"did you mean {close[0]}? " if close else ""
+        yield Violation(
+            path="resume",
+            value=resume,
+            rule="is neither auto nor never, and no such path exists",
+            fix=f"{hint}use auto, never, or the path of a checkpoint or run directory",
+        )
+
+
+@reads("tokenizer.path")
+def _tokenizer_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    path = config.tokenizer.path
+    if path is not None and not Path(path).is_file():
+        what = "is a directory" if Path(path).is_dir() else "does not exist"
+        yield Violation(
+            path="tokenizer.path",
+            value=path,
+            rule=f"is not the tokenizer's model file: it {what}",
+            fix="name the .model file that the shards were made with, or use null and set model.vocab_size",
+        )
+
+
+def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violation]:
+    for number, dataset in enumerate(datasets):
+        place = f"{path}[{number}]"
+        if not (0 < dataset.weight < float("inf")):
+            yield Violation(
+                path=f"{place}.weight",
+                value=show(dataset.weight),
+                rule="is no positive finite number",
+                fix="use a weight such as 1.0, or leave the data set out",
+            )
+        if not dataset.paths:
+            yield Violation(
+                path=f"{place}.paths", value="[]", rule="names no shard", fix=f"write {place}.paths as [/path/prefix]"
+            )
+        for prefix in dataset.paths:
+            stem = prefix.removesuffix(".bin").removesuffix(".idx")
+            if stem != prefix:
+                yield Violation(
+                    path=f"{place}.paths",
+                    value=prefix,
+                    rule="is a file, and a shard is named by its prefix (PREFIX.bin and PREFIX.idx)",
+                    fix=f"use {stem}",
+                )
+
+
+@reads("data.train", "data.validation")
+def _datasets_are_named(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if not config.data.train:
+        yield Violation(
+            path="data.train",
+            value="[]",
+            rule="names no data to train on",
+            fix="write data.train=[{paths:[/path/prefix],weight:1}] (the shard /path/prefix.bin and .idx)",
+        )
+    yield from _check_datasets("data.train", config.data.train)
+    yield from _check_datasets("data.validation", config.data.validation)
+
+
+RULES = (
+    _run_name_is_plain,
+    _run_directory_is_writable,
+    _resume_exists,
+    _tokenizer_exists,
+    _datasets_are_named,
+)

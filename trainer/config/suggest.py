@@ -1,0 +1,48 @@
+"""Nearest valid values and names, in words a user can act on."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def show(value: object) -> str:
+    """Write a value as it is written in YAML and in an override."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(show(item) for item in value) + "]"
+    return str(value)
+
+
+def either(values: Iterable[object]) -> str:
+    """Join choices: `1, 2 or 4`."""
+    shown = [show(value) for value in values]
+    if len(shown) < 2:
+        return "".join(shown)
+    return ", ".join(shown[:-1]) + " or " + shown[-1]
+
+
+def nearest_names(name: str, candidates: Iterable[str], *, count: int = 1) -> list[str]:
+    """The candidates spelled most like name, best first; none when nothing is close."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.6)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a positive number, ascending."""
+    small = [value for value in range(1, int(number**0.5) + 1) if number % value == 0]
+    large = [number // value for value in reversed(small) if value * value != number]
+    return small + large
+
+
+def nearest_values(target: int, candidates: Sequence[int], *, count: int = 6) -> list[int]:
+    """The candidates nearest to target, ascending."""
+    return sorted(sorted(candidates, key=lambda value: (abs(value - target), value))[:count])
+
+
+def nearest_multiples(value: int, step: int) -> list[int]:
+    """The positive multiples of step just below and just above value."""
+    below = value // step * step
+    return [multiple for multiple in (below, below + step) if multiple > 0]

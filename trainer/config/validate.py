@@ -1,0 +1,32 @@
+"""Every rule between the fields of a configuration, all at once. Nothing is repaired, nothing is started."""
+
+from collections.abc import Collection
+
+from trainer.common.errors import Violation
+from trainer.config.fields import is_inside
+from trainer.config.rules import layout, model, surroundings, training
+from trainer.config.rules.ranges import check_ranges
+from trainer.config.schema import TrainConfig
+
+RULES = (*model.RULES, *layout.RULES, *training.RULES, *surroundings.RULES)
+
+
+def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[str] = frozenset()) -> list[Violation]:
+    """Check all rules.
+
+    Args:
+        config: of the right form, as the loader returns it.
+        world_size: number of processes; None where it is not known yet, which leaves out the rules about it.
+        ignore: paths whose values are doubtful already; rules that read them are left out.
+    Returns:
+        All violations, each with the nearest values that would be accepted; none when the run can start. What shards
+        and tokenizer hold is checked by those who read them.
+    """
+    violations = [
+        violation for violation in check_ranges(config) if not any(is_inside(violation.path, path) for path in ignore)
+    ]
+    doubtful = {*ignore, *(violation.path for violation in violations)}
+    for rule in RULES:
+        if not any(is_inside(read, path) or is_inside(path, read) for read in rule.reads for path in doubtful):
+            violations.extend(rule.check(config, world_size))
+    return violations
