@@ -12,12 +12,13 @@ import math
 import struct
 
 import numpy as np
+import numpy.typing as npt
 
 NUM_ROUNDS = 8
 MAX_SIZE = 1 << 62
 
 
-def derive_key(*, seed: int, stream: int, epoch: int) -> np.ndarray:
+def derive_key(*, seed: int, stream: int, epoch: int) -> npt.NDArray[np.uint64]:
     """Derive the round keys of one epoch of one data set.
 
     Every (seed, stream, epoch) gives an unrelated order: the keys are BLAKE2b-512 of the three as little-endian int64.
@@ -31,7 +32,7 @@ def derive_key(*, seed: int, stream: int, epoch: int) -> np.ndarray:
     return np.frombuffer(digest, dtype="<u8")
 
 
-def permute(places: np.ndarray, *, size: int, key: np.ndarray) -> np.ndarray:
+def permute(places: npt.NDArray[np.int64], *, size: int, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Look up places of the shuffled sequence; a bijection on [0, size) for every key.
 
     The network works on a grid of rows * columns >= size with rows = ceil(sqrt(size)), so fewer than rows of its
@@ -61,7 +62,9 @@ def permute(places: np.ndarray, *, size: int, key: np.ndarray) -> np.ndarray:
     return values.astype(np.int64).reshape(np.shape(places))
 
 
-def _encrypt(values: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np.ndarray:
+def _encrypt(
+    values: npt.NDArray[np.uint64], rows: int, columns: int, key: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
     """Apply all rounds; each adds a keyed hash of one half to the other, which undoes by subtracting it."""
     num_rows, num_columns = np.uint64(rows), np.uint64(columns)
     row, column = values // num_columns, values % num_columns
@@ -71,7 +74,7 @@ def _encrypt(values: np.ndarray, rows: int, columns: int, key: np.ndarray) -> np
     return row * num_columns + column
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Hash uint64 to uint64 (splitmix64's finaliser); array arithmetic wraps modulo 2**64 as it must."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,0 +1,114 @@
+"""The validation set: the same windows each time, on every layout."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trainer.config.run import DatasetConfig
+from trainer.data.batch import MicroBatch
+from trainer.data.loader import count_microbatches, open_datasets
+from trainer.data.microbatch import PADDING, WindowReader
+from trainer.data.mixture import continue_mixture
+from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
+
+VALIDATION_SEED = 0
+"""Not the run's seed: runs that differ in their seed are measured on the same windows."""
+
+logger = logging.getLogger(__name__)
+
+
+class ValidationLoader:
+    """Steps over a fixed list of windows; every pass gives the same.
+
+    The windows are the first eval_iters * global_batch_size samples of the blend, in the order of epoch 0. A window
+    is never taken twice: where data sets hold less than that, each window counts once, and what is missing in the
+    last step is padding with loss mask 0. So the token-weighted mean over a pass is the exact mean over the windows,
+    while every rank takes part in the same number of forward passes.
+    """
+
+    def __init__(
+        self,
+        reader: WindowReader,
+        *,
+        locations: SampleLocations,
+        dp_rank: int,
+        dp_size: int,
+        micro_batch_size: int,
+        global_batch_size: int,
+    ) -> None:
+        self.num_windows = len(locations.window)
+        self.num_steps = -(-self.num_windows // global_batch_size)
+        self._reader = reader
+        self._locations = locations
+        self._dp_rank, self._dp_size, self._micro_batch_size = dp_rank, dp_size, micro_batch_size
+        self._global_batch_size = global_batch_size
+        self._num_microbatches = count_microbatches(global_batch_size, dp_size * micro_batch_size)
+
+    def steps(self) -> Iterator[list[MicroBatch]]:
+        """Read this rank's micro batches, one global batch after the other."""
+        for step in range(self.num_steps):
+            samples = sample_ids(
+                consumed_samples=step * self._global_batch_size,
+                dp_rank=self._dp_rank,
+                dp_size=self._dp_size,
+                micro_batch_size=self._micro_batch_size,
+                num_microbatches=self._num_microbatches,
+            )
+            is_real = samples < self.num_windows
+            places = np.where(is_real, samples, 0).ravel()
+            yield self._reader.read(
+                np.where(is_real, samples, PADDING),
+                dataset=self._locations.dataset[places],
+                window=self._locations.window[places],
+            )
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+
+def build_validation_loader(
+    configs: Sequence[DatasetConfig],
+    *,
+    seq_length: int,
+    dp_rank: int,
+    dp_size: int,
+    micro_batch_size: int,
+    global_batch_size: int,
+    eval_iters: int,
+    vocab_size: int | None = None,
+) -> ValidationLoader:
+    """Open data sets and choose the windows of every validation.
+
+    Raises:
+        ConfigError: data sets that cannot be used (all their problems).
+    """
+    datasets = open_datasets(configs, seq_length=seq_length)
+    mixture = continue_mixture(
+        [dataset.identity for dataset in datasets],
+        weights=[config.weight for config in configs],
+        former=None,
+        consumed_samples=0,
+    )
+    order = SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=VALIDATION_SEED)
+    wanted = eval_iters * global_batch_size
+    locations = order.locate(order.first_epoch_only(np.arange(wanted)))
+    num_windows = len(locations.window)
+    if num_windows < wanted:
+        logger.warning(
+            "Validation takes %d windows of %d tokens, each once: the data sets hold no more of the %d that "
+            "training.eval_iters=%d asks for.",
+            num_windows,
+            seq_length,
+            wanted,
+            eval_iters,
+        )
+    return ValidationLoader(
+        WindowReader(datasets, vocab_size=vocab_size),
+        locations=locations,
+        dp_rank=dp_rank,
+        dp_size=dp_size,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=global_batch_size,
+    )
