@@ -1,0 +1,196 @@
+"""The real W&B client: offline files, an unreachable server, a missing key, a client that raises. Never a dead run."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.metrics.records import step_record, validation_record
+from trainer.config.run import WandbConfig
+from trainer.metrics import wandb as wandb_sink
+from trainer.metrics.wandb import WandbSink, load_run_id
+
+# W&B keeps process-wide state, so each real run gets a process of its own.
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.metrics.records import step_record, validation_record
+from trainer.common.logging import configure_logging
+from trainer.config.run import LoggingConfig, WandbConfig
+from trainer.metrics import wandb
+from trainer.metrics.recorder import build_recorder
+
+wandb.INIT_TIMEOUT_SECONDS = 3.0
+mode, directory, resumed_step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+configure_logging(rank=0)
+recorder = build_recorder(
+    LoggingConfig(progress="off", wandb=WandbConfig(mode=mode, tags=["test"])),
+    run_directory=directory, run_name="demo", run_config={"model": {"num_layers": 2}},
+    total_steps=10, resumed_step=resumed_step, is_main_rank=True,
+)
+for step in range(resumed_step + 1, resumed_step + 6):
+    recorder.record_step(step_record(step))
+recorder.record_validation(validation_record(resumed_step + 5))
+recorder.close()
+"""
+
+
+def _train(
+    mode: str, directory: Path, *, resumed_step: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, mode, str(directory), str(resumed_step)],
+        env={**inherited, "HOME": str(directory), **environment},
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+def _num_records(directory: Path) -> int:
+    return len((directory / "metrics.jsonl").read_text().splitlines())
+
+
+def test_offline_writes_a_run_into_the_run_directory_and_a_resume_keeps_its_id(tmp_path: Path) -> None:
+    _train("offline", tmp_path)
+    done = _train("offline", tmp_path, resumed_step=3)
+    run_id = (tmp_path / "wandb" / "run_id").read_text().strip()
+    runs = sorted((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
+    assert len(runs) == 2
+    content = runs[0].read_bytes()
+    for name in (b"train/loss", b"validation/perplexity", b"train/learning_rate", b"num_layers"):
+        assert name in content
+    assert "Weights & Biases" not in done.stderr
+    assert _num_records(tmp_path) == 3 + 5 + 1
+
+
+def test_an_unreachable_server_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
+    done = _train("online", tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    assert done.stderr.count("Weights & Biases failed and is off for the rest of this run") == 1
+    assert _num_records(tmp_path) == 6
+
+
+def test_a_missing_key_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
+    done = _train("online", tmp_path, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert done.stderr.count("Weights & Biases failed and is off for the rest of this run") == 1
+    assert "API key" in done.stderr
+    assert _num_records(tmp_path) == 6
+
+
+class FakeRun:
+    def __init__(self, *, failing: str) -> None:
+        self.failing = failing
+        self.logged: list[dict[str, Any]] = []
+        self.is_finished = False
+
+    def define_metric(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+        if self.failing == "log":
+            raise RuntimeError("broken\npipe")
+
+    def finish(self) -> None:
+        self.is_finished = True
+        if self.failing == "finish":
+            raise TimeoutError("upload")
+
+
+class FakeWandb:
+    Settings = dict
+
+    def __init__(self, *, failing: str = "") -> None:
+        self.run = FakeRun(failing=failing)
+        self.failing = failing
+        self.options: dict[str, Any] = {}
+
+    def setup(self, settings: Any) -> None:
+        pass
+
+    def init(self, **options: Any) -> FakeRun:
+        self.options = options
+        if self.failing == "init":
+            raise SystemExit(1)
+        return self.run
+
+
+def _sink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeWandb, *, mode: Any = "online", resumed_step: int = 0
+) -> WandbSink:
+    monkeypatch.setattr(wandb_sink, "_import_wandb", lambda: fake)
+    return WandbSink(
+        WandbConfig(mode=mode), run_directory=tmp_path, run_name="demo", run_config={}, resumed_step=resumed_step
+    )
+
+
+def test_names_are_grouped_and_the_step_is_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    sink = _sink(tmp_path, monkeypatch, fake)
+    sink.record_step(step_record(7))
+    sink.record_validation(validation_record(7))
+    sink.close()
+    train, validation = fake.run.logged
+    assert (train["step"], train["train/loss"]) == (7, pytest.approx(8.3))
+    assert "train/step" not in train and "train/mfu" not in train
+    assert validation["validation/loss"] == 8.0
+    assert fake.run.is_finished
+
+
+@pytest.mark.parametrize("failing", ["init", "log", "finish"])
+def test_a_raising_client_is_switched_off_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    fake = FakeWandb(failing=failing)
+    with caplog.at_level(logging.WARNING):
+        sink = _sink(tmp_path, monkeypatch, fake)
+        for step in (1, 2, 3):
+            sink.record_step(step_record(step))
+        sink.close()
+        sink.close()
+    assert len(caplog.records) == 1
+    assert "metrics.jsonl has every number" in caplog.text
+    assert len(fake.run.logged) == {"init": 0, "log": 1, "finish": 3}[failing]
+    assert not sink.is_active
+
+
+def test_a_broken_installation_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    sink = WandbSink(WandbConfig(), run_directory=tmp_path, run_name="demo", run_config={}, resumed_step=0)
+    sink.record_step(step_record(1))
+    assert not sink.is_active
+    assert "Weights & Biases failed" in caplog.text
+
+
+def test_disabled_does_not_even_import_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_sink, "_import_wandb", lambda: pytest.fail("imported"))
+    sink = WandbSink(
+        WandbConfig(mode="disabled"), run_directory=tmp_path, run_name="demo", run_config={}, resumed_step=0
+    )
+    sink.record_step(step_record(1))
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_asks_the_server_for_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = FakeWandb(), FakeWandb()
+    _sink(tmp_path, monkeypatch, first)
+    _sink(tmp_path, monkeypatch, second, resumed_step=10)
+    assert first.options["id"] == second.options["id"]
+    assert second.options["resume"] == "allow"
+
+
+def test_a_new_start_in_the_same_directory_is_a_new_run(tmp_path: Path) -> None:
+    first = load_run_id(tmp_path, is_resumed=False)
+    assert load_run_id(tmp_path, is_resumed=True) == first
+    assert load_run_id(tmp_path, is_resumed=False) != first

@@ -1,0 +1,103 @@
+"""Metrics on the console: a live bar on a terminal, one aligned line a record elsewhere."""
+
+import sys
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trainer.common.progress import format_bytes, format_count, should_draw_bar
+from trainer.metrics.record import StepMetrics, ValidationMetrics
+
+
+class PlainConsoleSink:
+    """One line a record on stdout."""
+
+    def __init__(self, *, total_steps: int) -> None:
+        self._total_steps = total_steps
+
+    def record_step(self, metrics: StepMetrics) -> None:
+        """Write one line."""
+        _write(step_line(metrics, total_steps=self._total_steps))
+
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        """Write one line."""
+        _write(validation_line(metrics, total_steps=self._total_steps))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class BarConsoleSink:
+    """A progress bar with the newest figures; validations stay as lines above it."""
+
+    def __init__(self, *, total_steps: int, resumed_step: int, console: Console | None = None) -> None:
+        self._total_steps = total_steps
+        self._progress = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=console or Console(force_terminal=True),
+        )
+        self._task = self._progress.add_task("train", total=total_steps, completed=resumed_step, figures="")
+        self._progress.start()
+
+    def record_step(self, metrics: StepMetrics) -> None:
+        """Move the bar; a skipped step leaves a line."""
+        figures = (
+            f"loss {metrics.loss:.4f} lr {metrics.learning_rate:.2e} {format_count(metrics.tokens_per_second)} tok/s"
+        )
+        self._progress.update(self._task, completed=metrics.step, figures=figures)
+        if metrics.is_skipped:
+            self._line(step_line(metrics, total_steps=self._total_steps))
+
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        """Leave one line above the bar."""
+        self._line(validation_line(metrics, total_steps=self._total_steps))
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._progress.stop()
+
+    def _line(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def build_console_sink(
+    mode: Literal["auto", "on", "off"], *, total_steps: int, resumed_step: int
+) -> PlainConsoleSink | BarConsoleSink:
+    """The bar where `mode` and stdout allow it, else plain lines."""
+    if should_draw_bar(mode, stream=sys.stdout):
+        return BarConsoleSink(total_steps=total_steps, resumed_step=resumed_step)
+    return PlainConsoleSink(total_steps=total_steps)
+
+
+def step_line(metrics: StepMetrics, *, total_steps: int) -> str:
+    """All figures of a step on one line, in columns."""
+    mfu = f" | MFU {metrics.mfu:6.1%}" if metrics.mfu is not None else ""
+    skipped = " | SKIPPED: gradient not finite" if metrics.is_skipped else ""
+    return (
+        f"{_step(metrics.step, total_steps)} | loss {metrics.loss:8.4f} | lr {metrics.learning_rate:.3e}"
+        f" | grad norm {metrics.grad_norm:8.3f} | {metrics.step_time_seconds:7.3f} s"
+        f" | {format_count(metrics.tokens_per_second):>5} tok/s | {metrics.model_tflops_per_device:8.3f} TFLOP/s{mfu}"
+        f" | {format_bytes(metrics.memory_bytes):>8}{skipped}"
+    )
+
+
+def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
+    """Loss and perplexity of a validation on one line, in the columns of the step lines."""
+    return (
+        f"{_step(metrics.step, total_steps)} | validation loss {metrics.loss:8.4f}"
+        f" | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens"
+    )
+
+
+def _step(step: int, total_steps: int) -> str:
+    width = len(str(total_steps))
+    return f"step {step:>{width}}/{total_steps}"
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

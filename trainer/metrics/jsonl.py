@@ -1,0 +1,86 @@
+"""metrics.jsonl: every record of a run, one JSON object a line; one curve however often the run was resumed."""
+
+import datetime
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from trainer.metrics.record import StepMetrics, ValidationMetrics, fields_of
+
+_LOGGER = logging.getLogger(__name__)
+
+FILE_NAME = "metrics.jsonl"
+
+
+class JsonlSink:
+    """Appends records to a file, each with the system before the next step starts: a killed process loses none."""
+
+    def __init__(self, path: Path, *, resumed_step: int) -> None:
+        """Open the file without the records after `resumed_step`, which training goes on from (0 for a new run)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_after(path, step=resumed_step)
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+
+    def record_step(self, metrics: StepMetrics) -> None:
+        """Append one training record."""
+        self._append(metrics)
+
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        """Append one validation record."""
+        self._append(metrics)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, metrics: StepMetrics | ValidationMetrics) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        record = {"kind": metrics.kind, **fields_of(metrics), "time": now}
+        # JSON has no NaN; null is what readers such as pandas turn into one.
+        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
+        self._file.write(json.dumps(clean) + "\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics file, in order; a line cut off by a crash is left out."""
+    with path.open("rb") as file:
+        return [record for record in map(_parse, file) if record is not None]
+
+
+def remove_after(path: Path, *, step: int) -> None:
+    """Take away records of later steps, and lines cut off by a crash; step 0 takes all. Atomic: all or nothing.
+
+    A validation at `step` itself stays: it belongs to the weights that training goes on from.
+    """
+    if not path.exists():
+        return
+    temporary = path.with_name(path.name + ".partial")
+    num_removed = 0
+    with path.open("rb") as old, temporary.open("wb") as new:
+        for line in old:
+            record = _parse(line)
+            if record is not None and step > 0 and record["step"] <= step:
+                new.write(line)
+            else:
+                num_removed += 1
+        new.flush()
+        os.fsync(new.fileno())
+    if num_removed == 0:
+        temporary.unlink()
+        return
+    os.replace(temporary, path)
+    _LOGGER.info("%s: %d records after step %d removed; they will be written again", path, num_removed, step)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The record on one line, or None where there is no whole one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None

@@ -1,0 +1,66 @@
+"""What leaves a step: the numbers of one training step and of one validation."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """One optimizer step, over all ranks."""
+
+    kind: ClassVar[str] = "train"
+
+    step: int
+    """Optimizer steps done, this one included."""
+    loss: float
+    """Mean over the target tokens of the global batch, in nats."""
+    learning_rate: float
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    tokens_per_second: float
+    step_time_seconds: float
+    model_tflops_per_device: float
+    """Floating-point operations that the model needs (no recomputation) per second and device, in 10^12."""
+    mfu: float | None
+    """Share of the device's bf16 peak that the model's operations reach; None where the peak is unknown."""
+    consumed_samples: int
+    """Sequences trained on since the start of the run."""
+    consumed_tokens: int
+    memory_bytes: int
+    """Most that was allocated on the device of rank 0; on CPU the resident memory of its process."""
+    is_skipped: bool
+    """Whether a non-finite gradient kept the update from the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationMetrics:
+    """One pass over validation batches."""
+
+    kind: ClassVar[str] = "validation"
+
+    step: int
+    """Optimizer steps done."""
+    loss: float
+    """Mean over the target tokens, in nats."""
+    num_tokens: int
+    """Target tokens that the mean is over."""
+    consumed_samples: int
+    consumed_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+
+def fields_of(metrics: StepMetrics | ValidationMetrics) -> dict[str, Any]:
+    """Every field by name, in order, and the perplexity of a validation."""
+    fields = dataclasses.asdict(metrics)
+    if isinstance(metrics, ValidationMetrics):
+        fields["perplexity"] = metrics.perplexity
+    return fields

@@ -1,0 +1,149 @@
+"""Weights & Biases: online, offline or not at all. Whatever goes wrong with it, the run goes on."""
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trainer.config.run import WandbConfig
+from trainer.metrics.record import StepMetrics, ValidationMetrics, fields_of
+
+_LOGGER = logging.getLogger(__name__)
+
+INIT_TIMEOUT_SECONDS = 60.0
+"""Longest wait for the server (and for an answer to a login prompt) before training starts without it."""
+
+FINISH_TIMEOUT_SECONDS = 60.0
+"""Longest wait for the upload of the last records; they stay on disk for `wandb sync`."""
+
+
+class WandbSink:
+    """Logs to one W&B run; after the first failure it says so once and does nothing more."""
+
+    def __init__(
+        self,
+        config: WandbConfig,
+        *,
+        run_directory: Path,
+        run_name: str,
+        run_config: Mapping[str, Any],
+        resumed_step: int,
+    ) -> None:
+        """Start or continue the run whose id the run directory keeps; files go to `<run_directory>/wandb`."""
+        self._run: Any = None
+        if config.mode == "disabled":
+            return
+        try:
+            wandb = _import_wandb()
+            self._run = _start(
+                wandb,
+                config,
+                run_directory=run_directory,
+                run_name=run_name,
+                run_config=run_config,
+                run_id=load_run_id(run_directory, is_resumed=resumed_step > 0),
+            )
+        except (Exception, SystemExit) as error:
+            self._give_up(error)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether records still go to W&B."""
+        return self._run is not None
+
+    def record_step(self, metrics: StepMetrics) -> None:
+        """Log one training record."""
+        self._log(metrics)
+
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        """Log one validation record."""
+        self._log(metrics)
+
+    def close(self) -> None:
+        """Finish the run; the upload gets a limited time."""
+        if self._run is None:
+            return
+        try:
+            self._run.finish()
+        except Exception as error:
+            self._give_up(error)
+        self._run = None
+
+    def _log(self, metrics: StepMetrics | ValidationMetrics) -> None:
+        if self._run is None:
+            return
+        fields = fields_of(metrics)
+        step = fields.pop("step")
+        named = {f"{metrics.kind}/{key}": value for key, value in fields.items() if value is not None}
+        try:
+            self._run.log({"step": step, **named})
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        self._run = None
+        _LOGGER.warning(
+            "Weights & Biases failed and is off for the rest of this run; metrics.jsonl has every number (%s: %s)",
+            type(error).__name__,
+            " ".join(str(error).split()) or "no message",
+        )
+
+
+def load_run_id(run_directory: Path, *, is_resumed: bool) -> str:
+    """The W&B id of this run: kept in the run directory, made anew when training starts from the beginning."""
+    path = run_directory / "wandb" / "run_id"
+    if is_resumed and path.exists() and (kept := path.read_text().strip()):
+        return kept
+    run_id = uuid.uuid4().hex[:12]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(run_id + "\n")
+    temporary.replace(path)
+    return run_id
+
+
+def _import_wandb() -> ModuleType:
+    """Import late: it takes a second, only one rank needs it, and a broken installation must not stop a run."""
+    # Read while it is imported: without it, errors are reported over the network in offline mode too.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb  # noqa: PLC0415 - see above
+
+    return wandb
+
+
+def _start(
+    wandb: ModuleType,
+    config: WandbConfig,
+    *,
+    run_directory: Path,
+    run_name: str,
+    run_config: Mapping[str, Any],
+    run_id: str,
+) -> Any:
+    """Open the W&B run and tell it what the x axis is."""
+    # Without a limit, a login prompt on a terminal nobody watches would keep every rank waiting.
+    wandb.setup(wandb.Settings(login_timeout=INIT_TIMEOUT_SECONDS))
+    run = wandb.init(
+        project=config.project,
+        entity=config.entity,
+        name=run_name,
+        tags=list(config.tags),
+        id=run_id,
+        # Offline there is no server to ask; the same id joins the parts when they are synced.
+        resume="allow" if config.mode == "online" else None,
+        mode=config.mode,
+        dir=str(run_directory),
+        config=dict(run_config),
+        settings=wandb.Settings(
+            init_timeout=INIT_TIMEOUT_SECONDS,
+            finish_timeout=FINISH_TIMEOUT_SECONDS,
+            console="off",
+            silent=True,
+        ),
+    )
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    return run
