@@ -92,7 +92,7 @@ def _load_checked(options: Sequence[str], overrides: Sequence[str]) -> TrainConf
         raise ConfigError([*problems, *error.violations]) from error
     problems += validate(config, world_size=count_processes(config))
     if config.cluster.num_nodes > 1:
-        rule, fix = "is more than this host", "use 1, or launch.slurm, or torchrun on every host"
+        rule, fix = "is more than this host", "use 1, or start torchrun on every host"
         problems.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))
     if problems:
         raise ConfigError(problems)

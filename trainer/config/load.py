@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.convert import to_dataclass
-from trainer.config.fields import Loc, field_types, path_of
+from trainer.config.fields import Loc, field_types, nested_schemas, path_of, tag_of
 from trainer.config.schema import TrainConfig
 from trainer.config.suggest import either, nearest_names, show
 from trainer.config.validate import validate
@@ -51,6 +51,8 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None) -> T
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True, force_add=True)
         except OmegaConfBaseException as error:
             problems.append(_Problem.of_override(override, f"cannot be set: {_first_line(error)}"))
+    _add_defaults(composed, TrainConfig)
+    _add_defaults(before, TrainConfig)
     plain, unresolved = _to_plain(composed)
     conversion = to_dataclass(TrainConfig, plain)
     if conversion.config is not None and not problems and not unresolved:
@@ -211,6 +213,27 @@ def _compose(request: _Request) -> DictConfig:
             fix="correct the YAML file",
         )
         raise ConfigError([*(problem.violation for problem in request.problems), violation]) from error
+
+
+def _add_defaults(node: DictConfig, schema: type) -> None:
+    """Add the defaults of fields that no YAML file names, so that every field can be referred to."""
+    OmegaConf.set_struct(node, False)
+    types = field_types(schema)
+    for field in dataclasses.fields(schema):
+        if field.name not in node.keys():  # noqa: SIM118 - `in node` says no to what cannot be resolved
+            if nested_schemas(types[field.name]):
+                node[field.name] = {}
+            elif field.default is not dataclasses.MISSING:
+                node[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                node[field.name] = field.default_factory()
+        if OmegaConf.is_missing(node, field.name) or OmegaConf.is_interpolation(node, field.name):
+            continue
+        child, nested = node.get(field.name), nested_schemas(types[field.name])
+        if isinstance(child, DictConfig):
+            for member in nested:
+                if len(nested) == 1 or tag_of(member) == child.get("name"):
+                    _add_defaults(child, member)
 
 
 def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]:

@@ -87,10 +87,11 @@ def count_processes(config: TrainConfig) -> int:
 
 
 def find_dp_size(config: TrainConfig, *, world_size: int | None) -> int | None:
-    """Copies of the model: as configured, or what the world size leaves; None when neither says."""
-    if config.parallel.data_parallel_size is not None or world_size is None:
+    """Copies of the model: as configured, or what the world size leaves; None when neither gives a whole number."""
+    model_parallel_size = config.parallel.model_parallel_size
+    if config.parallel.data_parallel_size is not None or world_size is None or world_size % model_parallel_size:
         return config.parallel.data_parallel_size
-    return max(world_size // config.parallel.model_parallel_size, 1)
+    return world_size // model_parallel_size
 
 
 def pad_vocab_size(model: ModelConfig, vocab_size: int) -> int:

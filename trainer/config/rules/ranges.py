@@ -36,14 +36,14 @@ class Range:
 
     def nearest(self, value: float) -> str:
         """What to use instead of a number outside."""
+        if not math.isfinite(value):
+            return f"use a finite number, {self}"
         if self.maximum - self.minimum <= 1 and not self.is_maximum_excluded:
             return f"use {either(range(int(self.minimum), int(self.maximum) + 1))}"
         if value > self.maximum or (value == self.maximum and self.is_maximum_excluded):
             end, is_excluded, word = self.maximum, self.is_maximum_excluded, "less"
         else:
             end, is_excluded, word = self.minimum, self.is_minimum_excluded, "more"
-        if math.isinf(end) or math.isnan(value):
-            return f"use a finite number, {self}"
         return f"use {word} than {show(end)}" if is_excluded else f"use {show(end)} or {word}"
 
 
@@ -116,4 +116,5 @@ def check_ranges(config: TrainConfig) -> Iterator[Violation]:
             value = getattr(value, name, None)
         if value is not None and value not in allowed:
             reason = f": {allowed.reason}" if allowed.reason else ""
-            yield Violation(path=path, value=show(value), rule=f"is not {allowed}{reason}", fix=allowed.nearest(value))
+            rule = f"is not {allowed}{reason}" if math.isfinite(value) else "is not finite"
+            yield Violation(path=path, value=show(value), rule=rule, fix=allowed.nearest(value))

@@ -1,0 +1,80 @@
+"""Parameter and operation counts against published figures."""
+
+import dataclasses
+
+import pytest
+
+from trainer.config.load import load_config
+from trainer.config.model import ModelConfig
+from trainer.config.model_math import count_parameters, model_flops_per_token
+
+
+def preset(name: str) -> ModelConfig:
+    return load_config([f"model={name}"]).model
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [
+        ("gpt2_124m", 124_439_808),
+        ("llama_1b", 1_235_814_400),
+        ("llama_8b", 8_030_261_248),
+        ("llama_70b", 70_553_706_496),
+        # "175 B" is rounded. Table 2.1 (96 layers, width 12288, 2048 positions) with GPT-2's vocabulary, biases and
+        # tied embeddings: 96 (12 h^2 + 13 h) + (50257 + 2048) h + 2 h with h = 12288.
+        ("gpt3_175b", 174_604_259_328),
+    ],
+)
+def test_presets_have_the_published_numbers_of_parameters(name: str, num_parameters: int) -> None:
+    model = preset(name)
+    assert model.vocab_size is not None
+    assert count_parameters(model, model.vocab_size) == num_parameters
+
+
+def test_shapes_with_what_the_presets_leave_out() -> None:
+    # Published counts of Qwen2.5-0.5B (biases on query, key and value) and Qwen3-0.6B (norms on queries and keys).
+    shape = {"seq_length": 4096, "untie_embeddings_and_output_weights": False}
+    qwen_2 = ModelConfig(
+        num_layers=24,
+        hidden_size=896,
+        ffn_hidden_size=4864,
+        num_attention_heads=14,
+        num_query_groups=2,
+        add_qkv_bias=True,
+        **shape,
+    )
+    assert count_parameters(qwen_2, 151_936) == 494_032_768
+    qwen_3 = ModelConfig(
+        num_layers=28,
+        hidden_size=1024,
+        ffn_hidden_size=3072,
+        num_attention_heads=16,
+        num_query_groups=8,
+        kv_channels=128,
+        qk_layernorm=True,
+        **shape,
+    )
+    assert count_parameters(qwen_3, 151_936) == 596_049_920
+
+
+def test_quickstart_is_small() -> None:
+    assert 5_000_000 <= count_parameters(preset("quickstart"), 8192) <= 10_000_000
+
+
+def test_operations_of_gpt3_are_those_of_its_paper() -> None:
+    # Brown et al., table D.1: 3.14e23 operations for 300 B tokens, as 6 * parameters * tokens. Counting causal
+    # attention adds 6 * 96 * 12288 * 2048 per token.
+    model = preset("gpt3_175b")
+    operations = model_flops_per_token(model, 50257)
+    attention = 6 * 96 * 12288 * 2048
+    assert (operations - attention) * 300e9 == pytest.approx(3.14e23, rel=0.002)
+    assert operations == 6 * (96 * 12 * 12288**2 + 50257 * 12288) + attention
+
+
+def test_operations_count_matrix_products_only() -> None:
+    model = preset("llama_8b")
+    tied = dataclasses.replace(model, untie_embeddings_and_output_weights=False)
+    assert model_flops_per_token(model, 128_256) == model_flops_per_token(tied, 128_256)
+    norms = (2 * 32 + 1) * 4096
+    matmul = count_parameters(tied, 128_256) - norms
+    assert model_flops_per_token(model, 128_256) == 6 * matmul + 6 * 32 * 4096 * 8192

@@ -1,0 +1,47 @@
+"""Derived numbers, checked by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from trainer.config.load import load_config
+from trainer.config.plan import build_plan, count_processes
+
+
+def test_numbers_of_the_quickstart() -> None:
+    config = load_config(["experiment=quickstart"])
+    plan = build_plan(config, world_size=8, vocab_size=8000)
+    layer = 256 * (8 + 4 + 4) * 32 + 256 * 256 + 3 * 256 * 512 + 2 * 256
+    assert plan.num_parameters == 8 * layer + 256 + 2 * 8000 * 256
+    assert plan.num_parameters_padded == plan.num_parameters + 2 * 64 * 256
+    assert (plan.world_size, plan.dp_size, plan.model_parallel_size) == (8, 2, 4)
+    assert plan.num_microbatches == 2
+    assert (plan.vocab_size, plan.padded_vocab_size) == (8000, 8064)
+    assert plan.tokens_per_step == 16 * 256
+    assert plan.total_tokens == 200 * 16 * 256
+    assert (plan.decay_steps, plan.wsd_decay_steps) == (200, 20)
+    assert plan.run_directory == Path("outputs/quickstart")
+    assert plan.model_flops_per_token > 6 * (8 * (layer - 2 * 256) + 8000 * 256)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.dp_size = 3  # type: ignore[misc]
+
+
+def test_a_vocabulary_that_fits_is_not_padded() -> None:
+    plan = build_plan(load_config([]), world_size=1, vocab_size=8192)
+    assert plan.padded_vocab_size == 8192
+    assert plan.num_parameters == plan.num_parameters_padded
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_processes"),
+    [
+        ([], 1),
+        (["parallel=tp2_pp2"], 4),
+        (["parallel=tp2_pp2", "parallel.context_parallel_size=2", "parallel.data_parallel_size=3"], 24),
+        (["cluster=h100"], 8),
+        (["cluster=h100", "cluster.num_nodes=4", "parallel=tp8_pp4"], 32),
+    ],
+)
+def test_launchers_count_processes(overrides: list[str], num_processes: int) -> None:
+    assert count_processes(load_config(overrides)) == num_processes

@@ -1,0 +1,58 @@
+"""Every option in conf/ is usable as it stands."""
+
+import pytest
+
+from trainer.config.load import CONF_DIR, group_options, load_config
+from trainer.config.plan import count_processes
+from trainer.config.validate import validate
+
+DATA = ("data.train=[{paths:[/data/wiki],weight:1}]", "tokenizer.path=null")
+
+
+@pytest.mark.parametrize("model", group_options()["model"])
+def test_models(model: str) -> None:
+    config = load_config([f"model={model}", *DATA])
+    if config.model.vocab_size is None:
+        config = load_config([f"model={model}", *DATA, "model.vocab_size=8192"])
+    assert validate(config, world_size=1) == []
+
+
+@pytest.mark.parametrize("parallel", group_options()["parallel"])
+def test_layouts(parallel: str) -> None:
+    model = "gpt3_175b" if parallel.startswith("tp8") else "gpt2_124m"
+    config = load_config([f"model={model}", f"parallel={parallel}", *DATA])
+    assert validate(config, world_size=count_processes(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "num_nodes"),
+    [("llama_8b", "tp8", 1), ("llama_70b", "tp8_pp4", 4), ("gpt3_175b", "tp8_pp8_vp3", 8), ("llama_1b", "single", 2)],
+)
+def test_models_on_clusters(model: str, parallel: str, num_nodes: int) -> None:
+    for cluster in ("h100", "a100"):
+        groups = [f"model={model}", f"parallel={parallel}", f"cluster={cluster}", "precision=bf16"]
+        config = load_config([*groups, *DATA, f"cluster.num_nodes={num_nodes}"])
+        assert count_processes(config) == 8 * num_nodes
+        assert validate(config, world_size=8 * num_nodes) == []
+
+
+@pytest.mark.parametrize("group", ["engine", "precision", "optimizer", "lr_schedule", "checkpoint", "logging"])
+def test_other_groups(group: str) -> None:
+    for option in group_options()[group]:
+        assert validate(load_config(["model=gpt2_124m", *DATA, f"{group}={option}"]), world_size=1) == []
+
+
+def test_quickstart_fits_small_layouts() -> None:
+    for parallel in ("single", "dp2", "tp2", "pp2", "tp2_pp2", "dp2_pp2", "dp2_tp2_pp2"):
+        overrides = ["experiment=quickstart", f"parallel={parallel}", "tokenizer.path=null", "model.vocab_size=8192"]
+        config = load_config(overrides)
+        assert validate(config, world_size=count_processes(config)) == []
+    virtual = "parallel.virtual_pipeline_model_parallel_size=2"
+    assert validate(load_config([*overrides, virtual, "training.global_batch_size=32"]), world_size=8) == []
+
+
+def test_every_option_says_what_it_is() -> None:
+    for group, options in group_options().items():
+        for option in options:
+            lines = (CONF_DIR / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+            assert next(line for line in lines if not line.startswith("# @package")).startswith("# ")

@@ -1,0 +1,177 @@
+"""The real command, and what a user reads. torchrun is replaced by a small stand-in where it would start."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
+
+TORCHRUN = """
+import json, os, signal, sys, time
+print(json.dumps([os.getpid(), sys.argv[1:], os.environ["OMP_NUM_THREADS"]]), flush=True)
+if "run_name=waits" in sys.argv:
+    def leave(number, frame):
+        print("got", signal.Signals(number).name, flush=True)
+        sys.exit(9)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    print("ready", flush=True)
+    time.sleep(60)
+sys.exit(7)
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**{key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}, **changes}
+
+
+def launch(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch.local", *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=environment(**changes)
+    )
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A directory for PYTHONPATH whose torch is only a torchrun that says how it was called."""
+    package = tmp_path / "torch" / "distributed"
+    package.mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "run.py").write_text(TORCHRUN)
+    return tmp_path
+
+
+def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None:
+    result = launch(
+        "--prnt",
+        "model=lama_8b",
+        "+model.foo=1",
+        "parallel.pipeline_model_parallel_size=3",
+        "engine.zero_stage=3",
+        "optimizer.lr=fast",
+        "data.train=[]",
+        PYTHONPATH=str(stand_in),
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0] == "6 problems found; nothing was started:"
+    assert [line.split(". ", 1)[1].partition(" ")[0] for line in lines[1:]] == [
+        "option=--prnt",
+        "model=lama_8b",
+        "model.foo=1",
+        "optimizer.lr=fast",
+        "engine.zero_stage=3",
+        "data.train=[]",
+    ]
+    assert lines[2] == (
+        "  2. model=lama_8b is no option of the group model; did you mean llama_8b? use gpt2_124m, gpt3_175b, llama_1b,"
+        " llama_70b, llama_8b or quickstart"
+    )
+
+
+def test_broken_rules_are_printed_when_the_form_is_right() -> None:
+    nodes = ("cluster.gpus_per_node=4", "cluster.num_nodes=2")
+    result = launch(*GOOD, "parallel=tp2_pp2", "model.num_layers=7", *nodes)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0] == "2 problems found; nothing was started:"
+    assert "model.num_layers=7 is no multiple of parallel.pipeline_model_parallel_size=2" in result.stderr
+    assert "cluster.num_nodes=2 is more than this host; use 1, or start torchrun on every host" in result.stderr
+    result = launch(*GOOD, "parallel=tp2_pp2", "cluster.gpus_per_node=6")
+    assert "world_size=6 is no multiple of parallel.tensor_model_parallel_size=2" in result.stderr
+
+
+def test_print_shows_the_command() -> None:
+    overrides = (*GOOD, "parallel=tp2_pp2", "run_name='ab'")
+    result = launch("--print", *overrides, OMP_NUM_THREADS="5")
+    assert (result.returncode, result.stderr) == (0, "")
+    setting, *command = shlex.split(result.stdout)
+    assert setting == "OMP_NUM_THREADS=5"
+    assert command == [
+        sys.executable,
+        *("-m", "torch.distributed.run", "--nproc-per-node", "4", "--rdzv-backend", "c10d"),
+        *("--rdzv-endpoint", "localhost:0", "-m", "trainer.train"),
+        *overrides,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_processes"),
+    [
+        ((), 1),
+        (("parallel=dp2_pp2",), 4),
+        (("parallel.context_parallel_size=2",), 2),
+        (("cluster.gpus_per_node=2", "parallel=tp2"), 2),
+        (("cluster=h100",), 8),
+    ],
+)
+def test_processes_are_counted_and_share_the_cores(overrides: tuple[str, ...], num_processes: int) -> None:
+    words = shlex.split(launch("--print", *GOOD, *overrides).stdout)
+    assert words[words.index("--nproc-per-node") + 1] == str(num_processes)
+    assert words[0] == f"OMP_NUM_THREADS={max(1, len(os.sched_getaffinity(0)) // num_processes)}"
+
+
+def test_config_shows_everything() -> None:
+    result = launch("--config", *GOOD, "training.seed=77")
+    assert result.returncode == 0
+    shown = yaml.safe_load(result.stdout)
+    assert shown["training"]["seed"] == 77
+    assert shown["checkpoint"]["verify"] is True
+    assert shown["data"]["train"] == [{"paths": ["/data/wiki"], "weight": 1.0}]
+
+
+def test_help() -> None:
+    for option in ("--help", "-h"):
+        result = launch(option)
+        assert result.returncode == 0
+        assert "usage: python -m launch.local" in result.stdout
+        assert "Exit codes: 0 done; 2 bad configuration" in result.stdout
+
+
+def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> None:
+    result = launch(*GOOD, "parallel=dp2", PYTHONPATH=str(stand_in))
+    assert result.returncode == 7
+    (_, arguments, _) = yaml.safe_load(result.stdout)
+    assert arguments[:2] == ["--nproc-per-node", "2"]
+    assert arguments[-4:] == ["trainer.train", *GOOD, "parallel=dp2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.local", *GOOD, "run_name=waits"],
+        cwd=REPOSITORY,
+        env=environment(PYTHONPATH=str(stand_in)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pid, *_ = yaml.safe_load(process.stdout.readline())
+    assert pid == process.pid
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == f"got {number.name}\n"
+    assert process.returncode == 9
+
+
+def test_torch_is_never_imported() -> None:
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[2:]; from launch.local import main; code = main();"
+        " heavy = {'torch', 'megatron', 'deepspeed', 'numpy'} & set(sys.modules); assert not heavy, heavy;"
+        " sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "--"]
+    good = subprocess.run([*command, "--print", *GOOD], cwd=REPOSITORY, capture_output=True, text=True)
+    assert good.returncode == 0, good.stderr
+    bad = subprocess.run([*command, "model=x"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert bad.returncode == 2, bad.stderr
