@@ -10,7 +10,7 @@ from trainer.data.microbatch import WindowReader
 from trainer.data.mixture import Mixture, continue_mixture
 from trainer.data.prefetch import Prefetcher
 from trainer.data.sampler import SampleOrder, sample_ids
-from trainer.data.token_dataset import TokenDataset
+from trainer.data.token_dataset import MAX_OPEN_FILES, TokenDataset
 
 
 class BatchLoader:
@@ -92,9 +92,10 @@ class BatchLoader:
             micro_batch_size=self._micro_batch_size,
             num_microbatches=self._num_microbatches,
         )
-        self._next_read += self.global_batch_size
         locations = self._order.locate(samples.ravel())
-        return self._reader.read(samples, dataset=locations.dataset, window=locations.window)
+        step = self._reader.read(samples, dataset=locations.dataset, window=locations.window)
+        self._next_read += self.global_batch_size
+        return step
 
 
 def build_loader(
@@ -140,16 +141,17 @@ def build_loader(
 
 
 def open_datasets(configs: Sequence[DatasetConfig], *, seq_length: int) -> list[TokenDataset]:
-    """Open all data sets of a blend.
+    """Open all data sets of a blend, which share the number of files that stay open.
 
     Raises:
         ConfigError: the problems of every data set that cannot be used.
     """
     datasets: list[TokenDataset] = []
     violations: list[Violation] = []
+    max_open_files = max(1, MAX_OPEN_FILES // len(configs))
     for config in configs:
         try:
-            datasets.append(TokenDataset(config.paths, seq_length=seq_length))
+            datasets.append(TokenDataset(config.paths, seq_length=seq_length, max_open_files=max_open_files))
         except ConfigError as error:
             violations += error.violations
     raise_if_any(violations)

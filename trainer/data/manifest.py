@@ -82,10 +82,16 @@ def read_manifest(prefix: str | Path) -> ShardManifest | None:
         raise broken(f"version {found}", f"has an unknown manifest version, expected {MANIFEST_VERSION}")
     known = {f.name for f in fields(ShardManifest)}
     missing = sorted({"num_documents", "num_tokens", "dtype", "files"} - set(record))
-    if missing or not isinstance(record["files"], dict):
+    if missing or not _is_file_table(record["files"]):
         raise broken("incomplete", f"lacks {', '.join(missing) or 'a table of files'}")
     # A newer writer may add fields within one version; they do not change what the known ones mean.
     return ShardManifest(**{name: value for name, value in record.items() if name in known})
+
+
+def _is_file_table(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in files.values()
+    )
 
 
 def hash_file(path: str | Path) -> str:

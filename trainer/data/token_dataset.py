@@ -15,8 +15,8 @@ from trainer.common.errors import ConfigError, Violation, raise_if_any
 from trainer.data.index_format import ShardReader
 from trainer.data.shard_header import shard_file
 
-MAX_OPEN_FILES = 128
-"""Descriptors that one data set keeps, of the 1,024 that a process usually has; the one unused longest is closed."""
+MAX_OPEN_FILES = 256
+"""Descriptors kept by default, of the 1,024 that a process usually has; the file unused longest is closed first."""
 OPENING_THREADS = 16
 """On a network file system opening a shard is a handful of round trips, and a data set may have thousands."""
 
@@ -34,12 +34,16 @@ class TokenDataset:
     Args:
         prefixes: shard prefixes, in order.
         seq_length: input tokens per window.
+        max_open_files: files kept open between reads.
     Raises:
         ConfigError: shards that cannot be used (all of them), or fewer tokens than one window takes.
     """
 
-    def __init__(self, prefixes: Sequence[str | Path], *, seq_length: int) -> None:
+    def __init__(
+        self, prefixes: Sequence[str | Path], *, seq_length: int, max_open_files: int = MAX_OPEN_FILES
+    ) -> None:
         self.shards = open_shards(prefixes)
+        self.max_open_files = max_open_files
         self.seq_length = seq_length
         self._starts = np.cumsum([0] + [shard.num_tokens for shard in self.shards], dtype=np.int64)
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
@@ -109,7 +113,7 @@ class TokenDataset:
     def _file(self, shard: int) -> BinaryIO:
         file = self._files.pop(shard, None)
         if file is None:
-            if len(self._files) >= MAX_OPEN_FILES:
+            if len(self._files) >= self.max_open_files:
                 self._files.popitem(last=False)[1].close()
             file = open(shard_file(self.shards[shard].prefix, ".bin"), "rb", buffering=0)  # noqa: SIM115 - see close
         self._files[shard] = file

@@ -1,0 +1,153 @@
+"""All problems of all shards at once, each with its place, rule and fix."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.shards import make_documents, write_shard
+from trainer.config.run import DataConfig, DatasetConfig
+from trainer.data.checks import check_datasets
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"a tokenizer")
+    return path
+
+
+def _make(prefix: Path, *, tokenizer: Path | None = None, **manifest: Any) -> str:
+    if tokenizer:
+        manifest["tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+    return str(write_shard(prefix, make_documents(num_tokens=2000), **manifest))
+
+
+def _check(*train: str, validation: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    data = DataConfig(
+        train=[DatasetConfig(paths=[path]) for path in train],
+        validation=[DatasetConfig(paths=[path]) for path in validation],
+        verify=changes.pop("verify", "size"),
+    )
+    settings = {"tokenizer_path": None, "seq_length": 16, "vocab_size": 1000, **changes}
+    return [str(violation) for violation in check_datasets(data, **settings)]
+
+
+@pytest.mark.parametrize("verify", ["none", "size", "checksum"])
+def test_good_shards(tmp_path: Path, tokenizer: Path, verify: str) -> None:
+    shard = _make(tmp_path / "s", tokenizer=tokenizer, vocab_size=1000)
+    assert _check(shard, validation=(shard,), verify=verify, tokenizer_path=str(tokenizer)) == []
+
+
+def test_everything_at_once(tmp_path: Path, tokenizer: Path) -> None:
+    cut, flipped = _make(tmp_path / "cut"), _make(tmp_path / "flipped", vocab_size=1000)
+    os.truncate(f"{cut}.bin", 10)
+    content = bytearray(Path(f"{flipped}.bin").read_bytes())
+    content[7] ^= 4
+    Path(f"{flipped}.bin").write_bytes(content)
+    other = _make(tmp_path / "other", tokenizer_sha256="f" * 64, vocab_size=2000)
+    messages = _check(
+        cut, str(tmp_path / "gone"), flipped, validation=(other,), verify="checksum", tokenizer_path=str(tokenizer)
+    )
+    expected = [
+        f"{cut}.bin=10 bytes is truncated",
+        f"data.train[1].paths[0]={tmp_path}/gone names no shard",
+        f"{flipped}.bin=sha256",
+        f"{other}.manifest.json=tokenizer_sha256 ffff",
+        f"{other}.manifest.json=vocab_size 2000 has token ids beyond the model's vocabulary of 1000",
+    ]
+    assert len(messages) == len(expected)
+    for message, start in zip(messages, expected, strict=True):
+        assert message.startswith(start)
+
+
+def test_the_nearest_prefix_is_offered(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "wiki_train")
+    _make(tmp_path / "other")
+    (message,) = _check(str(tmp_path / "wiki_trian"))
+    assert message == (
+        f"data.train[0].paths[0]={tmp_path}/wiki_trian names no shard: neither .bin nor .idx is there; use {shard}"
+    )
+
+
+def test_patterns_are_not_expanded_but_shown(tmp_path: Path) -> None:
+    shards = [_make(tmp_path / f"part.{i}") for i in range(5)]
+    (message,) = _check(f"{tmp_path}/part.*")
+    assert "patterns are not expanded" in message
+    assert f"use {shards[0]} or {shards[1]} or {shards[2]} (or 2 more)" in message
+
+
+def test_other_wrong_prefixes(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "shards" / "s")
+    cases = {
+        f"{shard}.bin": f"is a file of a shard, not its prefix; use {shard}",
+        f"{tmp_path}/shards": f"is a directory, not a shard prefix; use {shard}",
+        f"{tmp_path}/shards/zzz": f"use {shard}",
+        f"{tmp_path}/nowhere/s": f"no such directory: {tmp_path}/nowhere",
+        f"{tmp_path}/s": f"{tmp_path} holds no shards",
+    }
+    messages = _check(*cases)
+    assert len(messages) == len(cases)
+    for message, expected in zip(messages, cases.values(), strict=True):
+        assert expected in message
+
+
+def test_one_of_the_two_files_is_missing(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "s")
+    Path(f"{shard}.bin").unlink()
+    (message,) = _check(shard)
+    assert message.startswith(f"{shard}.bin=missing no such file")
+
+
+def test_too_few_tokens_for_a_window(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "s")
+    assert _check(shard, seq_length=1999) == []
+    (message,) = _check(shard, validation=(), seq_length=2000)
+    assert message.startswith("data.train[0]=2000 tokens is too little for one window of model.seq_length=2000")
+    assert "at most 1999" in message
+
+
+def test_tokens_of_all_shards_of_a_data_set_count(tmp_path: Path) -> None:
+    data = DataConfig(train=[DatasetConfig(paths=[_make(tmp_path / "a"), _make(tmp_path / "b")])])
+    assert check_datasets(data, tokenizer_path=None, seq_length=3999, vocab_size=None) == []
+    assert len(check_datasets(data, tokenizer_path=None, seq_length=4000, vocab_size=None)) == 1
+
+
+def test_shards_without_manifest_are_allowed_and_noted(
+    tmp_path: Path, tokenizer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = str(write_shard(tmp_path / "s", make_documents(num_tokens=100)))
+    with caplog.at_level(logging.INFO):
+        assert _check(shard, tokenizer_path=str(tokenizer), verify="checksum") == []
+    assert "1 shard(s) have no manifest" in caplog.text and shard in caplog.text
+
+
+def test_ids_of_a_shard_without_manifest_are_read_by_checksum(tmp_path: Path) -> None:
+    shard = str(write_shard(tmp_path / "s", [np.array([1, 2, 3, 1000, 1001]), *make_documents(num_tokens=100)]))
+    assert _check(shard, verify="size") == []
+    (message,) = _check(shard, verify="checksum")
+    assert message.startswith(f"{shard}.bin=token id 1000 at token 3 is not in the model's vocabulary of 1000")
+
+
+def test_a_larger_model_vocabulary_is_fine(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "s", vocab_size=1000)
+    assert _check(shard, vocab_size=1024) == []
+    assert _check(shard, vocab_size=None) == []
+    assert len(_check(shard, vocab_size=999)) == 1
+
+
+def test_damaged_manifest(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "s", vocab_size=1000)
+    Path(f"{shard}.manifest.json").write_text("{}")
+    for verify in ("none", "size"):
+        (message,) = _check(shard, verify=verify)
+        assert "unknown manifest version" in message
+
+
+def test_missing_tokenizer_file_is_left_to_the_tokenizer(tmp_path: Path) -> None:
+    shard = _make(tmp_path / "s", tokenizer_sha256="f" * 64)
+    assert _check(shard, tokenizer_path=str(tmp_path / "gone.model")) == []

@@ -1,0 +1,96 @@
+"""Windows over shards laid end to end."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.shards import write_counting_shard, write_shard
+from trainer.common.errors import ConfigError
+from trainer.data.token_dataset import TokenDataset
+
+
+def _read(dataset: TokenDataset, windows: list[int]) -> np.ndarray:
+    out = np.full((len(windows), dataset.seq_length + 1), -7)
+    dataset.read_windows(np.array(windows), out=out, rows=range(len(windows)))
+    return out
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6), seq_length=st.integers(1, 40))
+def test_windows_of_any_shards(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seq_length: int) -> None:
+    directory, total = tmp_path_factory.mktemp("shards"), sum(sizes)
+    starts = np.cumsum([0, *sizes])
+    prefixes = [
+        write_counting_shard(directory / f"s{i}", start=int(starts[i]), num_tokens=size) for i, size in enumerate(sizes)
+    ]
+    if total <= seq_length:
+        with pytest.raises(ConfigError, match=f"{total} tokens is too little for one window"):
+            TokenDataset(prefixes, seq_length=seq_length)
+        return
+    dataset = TokenDataset(prefixes, seq_length=seq_length)
+    assert dataset.num_windows == (total - 1) // seq_length
+    windows = list(range(dataset.num_windows))
+    expected = np.array(windows)[:, None] * seq_length + np.arange(seq_length + 1)
+    np.testing.assert_array_equal(_read(dataset, windows), expected)
+    dataset.close()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_every_integer_type_comes_out_as_int64(tmp_path: Path, dtype: type) -> None:
+    top = min(np.iinfo(dtype).max, 2**40)
+    dataset = TokenDataset([write_shard(tmp_path / "s", [np.array([top, 0, 1])], dtype=dtype)], seq_length=2)
+    assert _read(dataset, [0]).tolist() == [[top, 0, 1]]
+
+
+def test_shards_may_differ_in_type(tmp_path: Path) -> None:
+    one = write_shard(tmp_path / "a", [np.array([1, 2])], dtype=np.uint16)
+    other = write_shard(tmp_path / "b", [np.array([100000, 3])], dtype=np.int32)
+    assert _read(TokenDataset([one, other], seq_length=3), [0]).tolist() == [[1, 2, 100000, 3]]
+
+
+def test_few_files_stay_open(tmp_path: Path) -> None:
+    prefixes = [write_counting_shard(tmp_path / f"s{i}", start=i * 4, num_tokens=4) for i in range(10)]
+    before = len(os.listdir("/proc/self/fd"))
+    dataset = TokenDataset(prefixes, seq_length=2, max_open_files=3)
+    assert len(os.listdir("/proc/self/fd")) == before
+    windows = list(range(dataset.num_windows)) * 2
+    np.testing.assert_array_equal(_read(dataset, windows)[:, 0], np.array(windows) * 2)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    dataset.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert _read(dataset, [1]).tolist() == [[2, 3, 4]]
+    dataset.close()
+
+
+def test_problems_of_all_shards_are_named(tmp_path: Path) -> None:
+    good = write_counting_shard(tmp_path / "good", start=0, num_tokens=9)
+    cut = write_counting_shard(tmp_path / "cut", start=0, num_tokens=9)
+    os.truncate(f"{cut}.bin", 8)
+    with pytest.raises(ConfigError) as error:
+        TokenDataset([tmp_path / "gone", good, cut], seq_length=4)
+    paths = [violation.path for violation in error.value.violations]
+    assert paths == [f"{tmp_path}/gone.idx", f"{tmp_path}/gone.bin", f"{cut}.bin"]
+
+
+def test_a_file_that_shrinks_under_the_run_is_an_error_with_its_name(tmp_path: Path) -> None:
+    prefix = write_counting_shard(tmp_path / "s", start=0, num_tokens=1000)
+    dataset = TokenDataset([prefix], seq_length=10)
+    os.truncate(f"{prefix}.bin", 2000)
+    assert _read(dataset, [0])[0, 0] == 0
+    with pytest.raises(OSError, match=rf"{prefix}\.bin ended while it was in use: byte 2000 is missing"):
+        _read(dataset, [49])
+    dataset.close()
+
+
+def test_identity_follows_content_and_not_place(tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    here = write_counting_shard(tmp_path / "s", start=0, num_tokens=50)
+    moved = write_counting_shard(tmp_path / "moved" / "s", start=0, num_tokens=50)
+    longer = write_counting_shard(tmp_path / "t", start=0, num_tokens=51)
+    identity = TokenDataset([here], seq_length=5).identity
+    assert TokenDataset([moved], seq_length=5).identity == identity
+    others = [TokenDataset([here], seq_length=6), TokenDataset([longer], seq_length=5)]
+    assert identity not in [other.identity for other in others]

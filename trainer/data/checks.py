@@ -1,0 +1,187 @@
+"""Everything that is wrong with the data sets of a run, found before anything starts."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.run import DataConfig, DatasetConfig
+from trainer.config.suggest import nearest_names
+from trainer.data.index_format import ShardReader
+from trainer.data.manifest import MANIFEST_SUFFIX, check_shard, hash_file, read_manifest
+from trainer.data.shard_header import shard_file
+from trainer.data.token_dataset import OPENING_THREADS, check_window_count
+
+TOKENS_PER_CHUNK = 8 << 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What checking one shard found."""
+
+    violations: list[Violation]
+    num_tokens: int
+    """0 where the shard cannot be used."""
+    has_manifest: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Expectation:
+    """What every shard is compared with."""
+
+    verify: Literal["none", "size", "checksum"]
+    tokenizer_path: str | None
+    tokenizer_sha256: str | None
+    vocab_size: int | None
+
+
+def check_datasets(
+    data: DataConfig, *, tokenizer_path: str | None, seq_length: int, vocab_size: int | None
+) -> list[Violation]:
+    """Find all problems of all shards of a run.
+
+    Args:
+        data: data sets, and how thoroughly to look (data.verify).
+        tokenizer_path: model file whose sha256 the shards' manifests must name; None does not compare. A missing file
+            is `Tokenizer`'s to report.
+        seq_length: input tokens per window.
+        vocab_size: smallest token id that the model does not have; None does not compare.
+    """
+    path = tokenizer_path if tokenizer_path and Path(tokenizer_path).is_file() else None
+    expectation = _Expectation(
+        verify=data.verify,
+        tokenizer_path=path,
+        tokenizer_sha256=hash_file(path) if path else None,
+        vocab_size=vocab_size,
+    )
+    groups = [("data.train", data.train), ("data.validation", data.validation)]
+    places = [
+        (f"{name}[{d}].paths[{p}]", prefix)
+        for name, datasets in groups
+        for d, dataset in enumerate(datasets)
+        for p, prefix in enumerate(dataset.paths)
+    ]
+    with ThreadPoolExecutor(max_workers=OPENING_THREADS) as pool:
+        reports = list(pool.map(lambda place: _check_prefix(place[0], place[1], expectation), places))
+    found = [violation for report in reports for violation in report.violations]
+    without_manifest = [
+        prefix
+        for (_, prefix), report in zip(places, reports, strict=True)
+        if report.num_tokens and not report.has_manifest
+    ]
+    if without_manifest:
+        logger.info(
+            "%d shard(s) have no manifest (Megatron-LM writes none), so tokenizer and checksums are not compared: %s",
+            len(without_manifest),
+            ", ".join(without_manifest[:5]) + (", ..." if len(without_manifest) > 5 else ""),
+        )
+    remaining = iter(reports)
+    for name, datasets in groups:
+        found += _check_sizes(name, datasets, remaining, seq_length)
+    return found
+
+
+def _check_sizes(
+    name: str, datasets: Sequence[DatasetConfig], reports: Iterator[ShardReport], seq_length: int
+) -> list[Violation]:
+    """Look for data sets without one whole window; those with an unusable shard are not counted."""
+    found = []
+    for d, dataset in enumerate(datasets):
+        sizes = [next(reports).num_tokens for _ in dataset.paths]
+        if sizes and all(sizes):
+            found += check_window_count(sum(sizes), seq_length=seq_length, path=f"{name}[{d}]")
+    return found
+
+
+def _check_prefix(place: str, prefix: str, expectation: _Expectation) -> ShardReport:
+    if not any(shard_file(prefix, suffix).exists() for suffix in (".idx", ".bin")):
+        return ShardReport(violations=[_missing_shard(place, prefix)], num_tokens=0, has_manifest=False)
+    found = check_shard(prefix, verify=expectation.verify)
+    if found:
+        return ShardReport(violations=found, num_tokens=0, has_manifest=False)
+    try:
+        manifest = read_manifest(prefix)
+    except ConfigError as error:
+        return ShardReport(violations=list(error.violations), num_tokens=0, has_manifest=False)
+    reader = ShardReader(prefix)
+    if manifest:
+        made_by, vocab_size = manifest.tokenizer_sha256, manifest.vocab_size
+        found = _check_tokenizer(prefix, made_by, expectation) + _check_vocabulary(prefix, vocab_size, expectation)
+    elif expectation.verify == "checksum" and expectation.vocab_size is not None:
+        found = _check_largest_id(reader, expectation.vocab_size)
+    return ShardReport(violations=found, num_tokens=reader.num_tokens, has_manifest=manifest is not None)
+
+
+def _check_tokenizer(prefix: str, made_by: str | None, expectation: _Expectation) -> list[Violation]:
+    if made_by is None or expectation.tokenizer_sha256 in (None, made_by):
+        return []
+    return [
+        Violation(
+            path=str(shard_file(prefix, MANIFEST_SUFFIX)),
+            value=f"tokenizer_sha256 {made_by}",
+            rule=f"is another tokenizer than tokenizer.path={expectation.tokenizer_path}, whose sha256 is "
+            f"{expectation.tokenizer_sha256}",
+            fix="name the tokenizer that made the shard, or make the shard again with this one",
+        )
+    ]
+
+
+def _check_vocabulary(prefix: str, vocab_size: int | None, expectation: _Expectation) -> list[Violation]:
+    if vocab_size is None or expectation.vocab_size is None or vocab_size <= expectation.vocab_size:
+        return []
+    return [
+        Violation(
+            path=str(shard_file(prefix, MANIFEST_SUFFIX)),
+            value=f"vocab_size {vocab_size}",
+            rule=f"has token ids beyond the model's vocabulary of {expectation.vocab_size}",
+            fix=f"set model.vocab_size to at least {vocab_size}, or null to take the tokenizer's",
+        )
+    ]
+
+
+def _check_largest_id(reader: ShardReader, vocab_size: int) -> list[Violation]:
+    """Read every token of a shard that no manifest vouches for."""
+    for first in range(0, reader.num_tokens, TOKENS_PER_CHUNK):
+        tokens = reader.tokens[first : first + TOKENS_PER_CHUNK]
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= vocab_size:
+            at = first + int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
+            rule = f"at token {at} is not in the model's vocabulary of {vocab_size}"
+            fix = "train with the tokenizer that made the shard, or with a larger model.vocab_size"
+            path = str(shard_file(reader.prefix, ".bin"))
+            return [Violation(path=path, value=f"token id {reader.tokens[at]}", rule=rule, fix=fix)]
+    return []
+
+
+def _missing_shard(place: str, prefix: str) -> Violation:
+    """Explain a prefix that has neither file, with the nearest one that has."""
+    rule = "names no shard: neither .bin nor .idx is there"
+    path = Path(prefix)
+    if any(character in prefix for character in "*?["):
+        rule = "names no shard: patterns are not expanded"
+        found = sorted(str(match.with_suffix("")) for match in path.parent.glob(f"{path.name}.idx"))
+    elif prefix.endswith((".bin", ".idx")) and shard_file(prefix[:-4], ".idx").exists():
+        rule, found = "is a file of a shard, not its prefix", [prefix[:-4]]
+    elif path.is_dir():
+        rule, found = "is a directory, not a shard prefix", _prefixes_in(path)
+    else:
+        here = {Path(name).name: name for name in _prefixes_in(path.parent)} if path.parent.is_dir() else {}
+        found = [here[name] for name in nearest_names(path.name, here, count=3)] or list(here.values())
+    if found:
+        fix = "use " + " or ".join(found[:3]) + (f" (or {len(found) - 3} more)" if len(found) > 3 else "")
+    elif not path.parent.is_dir():
+        fix = f"no such directory: {path.parent}; make the shard with `python -m data_tools.prepare`"
+    else:
+        fix = f"{path.parent} holds no shards; make one with `python -m data_tools.prepare`"
+    return Violation(path=place, value=prefix, rule=rule, fix=fix)
+
+
+def _prefixes_in(directory: Path) -> list[str]:
+    return sorted(str(file)[: -len(".idx")] for file in directory.glob("*.idx"))
