@@ -1,0 +1,95 @@
+"""Steps that all processes take, or none: an error on one rank becomes the same error on every rank."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
+
+from trainer.common.errors import ConfigError, Violation
+
+Result = TypeVar("Result")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; raised alike on every rank, and names the ranks that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome(Generic[Result]):
+    result: Result | None = None
+    error: str | None = None
+    """None where it went well; empty where it failed because of another rank."""
+    violations: tuple[Violation, ...] = ()
+
+
+class Ranks:
+    """The processes that act together; one process alone needs no process group."""
+
+    def __init__(self, process_group: distributed.ProcessGroup | None = None) -> None:
+        self.process_group = process_group
+        self.is_distributed = distributed.is_initialized()
+        self.rank = distributed.get_rank(process_group) if self.is_distributed else 0
+        self.size = distributed.get_world_size(process_group) if self.is_distributed else 1
+
+    @classmethod
+    def alone(cls) -> "Ranks":
+        """This process only, whatever groups there are."""
+        ranks = cls.__new__(cls)
+        ranks.process_group, ranks.is_distributed, ranks.rank, ranks.size = None, False, 0, 1
+        return ranks
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether this process does what is done once, and logs."""
+        return self.rank == 0
+
+    def on_coordinator(self, function: Callable[[], Result], *, doing: str) -> Result:
+        """Run on rank 0 and hand every rank its result, or its error."""
+        outcomes: list[_Outcome[Result] | None] = [_attempt(function, rank=0) if self.is_coordinator else None]
+        if self.is_distributed:
+            group = self.process_group
+            source = distributed.get_global_rank(group, 0) if group is not None else 0
+            distributed.broadcast_object_list(outcomes, src=source, group=group)
+        return _results(outcomes, doing=doing)[0]
+
+    def everywhere(self, function: Callable[[], Result], *, doing: str) -> list[Result]:
+        """Run on every rank and hand every rank all results, or all errors.
+
+        `function` must not communicate unless it fails on all ranks alike.
+        """
+        outcome = _attempt(function, rank=self.rank)
+        outcomes: list[_Outcome[Result] | None] = [outcome]
+        if self.is_distributed:
+            outcomes = [None] * self.size
+            distributed.all_gather_object(outcomes, outcome, group=self.process_group)
+        return _results(outcomes, doing=doing)
+
+
+def _attempt(function: Callable[[], Result], *, rank: int) -> _Outcome[Result]:
+    try:
+        return _Outcome(result=function())
+    except ConfigError as error:
+        return _Outcome(violations=error.violations)
+    except CheckpointException as error:
+        # Raised on every rank alike, with the failures of all; each reports its own.
+        return _Outcome(error=_describe(error.failures[rank][0]) if rank in error.failures else "")
+    except Exception as error:
+        return _Outcome(error=_describe(error))
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _results(outcomes: list[_Outcome[Result] | None], *, doing: str) -> list[Result]:
+    found = [outcome for outcome in outcomes if outcome is not None]
+    assert len(found) == len(outcomes), f"no answer from every rank while {doing}"
+    violations = {str(violation): violation for outcome in found for violation in outcome.violations}
+    if violations:
+        raise ConfigError(violations.values())
+    if any(outcome.error is not None for outcome in found):
+        errors = [f"rank {rank}: {outcome.error}" for rank, outcome in enumerate(found) if outcome.error]
+        raise CheckpointError(f"failed while {doing}: " + "; ".join(errors))
+    return [outcome.result for outcome in found]  # type: ignore[misc]

@@ -1,0 +1,72 @@
+"""What can be said about `resume` before any process group exists."""
+
+import tempfile
+from pathlib import Path
+
+from trainer.checkpoint.discovery import candidates, check_checkpoint
+from trainer.checkpoint.model_match import check_model
+from trainer.checkpoint.state import read_state
+from trainer.checkpoint.store import list_checkpoints
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.model import ModelConfig
+
+
+def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded_vocab_size: int) -> list[Violation]:
+    """Name everything that would stop a run from starting as `resume` says, and from saving.
+
+    Needs no process group and writes nothing. Files are checked by size; `choose_checkpoint` reads them.
+
+    Args:
+        resume: auto, never or a path.
+        run_directory: of the run that is starting; it need not exist.
+        model: what will be built.
+        padded_vocab_size: rows of its embedding.
+    """
+    violations = _check_writable(run_directory)
+    own = list_checkpoints(run_directory)
+    if own and (resume == "never" or _is_elsewhere(resume, run_directory)):
+        violations.append(
+            Violation(
+                path="resume",
+                value=resume,
+                rule=f"would start anew in {run_directory}, which already has the checkpoint {own[0].name}",
+                fix="use resume=auto to go on with it, or another run_name to start a new run",
+            )
+        )
+    try:
+        paths = candidates(resume, run_directory=run_directory)
+    except ConfigError as error:
+        return [*violations, *error.violations]
+    damage: list[Violation] = []
+    for path in paths:
+        found = check_checkpoint(path)
+        if not found:
+            state = read_state(path)
+            return violations + check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=path)
+        damage += found
+    return violations + damage
+
+
+def _is_elsewhere(resume: str, run_directory: Path) -> bool:
+    """Whether `resume` is a path that is not inside the run that is starting."""
+    if resume in ("auto", "never"):
+        return False
+    return not Path(resume).expanduser().resolve().is_relative_to(run_directory.resolve())
+
+
+def _check_writable(run_directory: Path) -> list[Violation]:
+    """Try to create a file where the run directory is, or in the nearest directory that exists above it."""
+    place = next(path for path in (run_directory.absolute(), *run_directory.absolute().parents) if path.exists())
+    try:
+        # The access bits are not asked: they say nothing of read-only mounts, quotas or root squashing.
+        with tempfile.TemporaryFile(dir=place):
+            return []
+    except OSError as error:
+        return [
+            Violation(
+                path="output_dir",
+                value=str(run_directory),
+                rule=f"cannot be written: {error.strerror} ({place})",
+                fix="choose an output_dir that this user can create files in",
+            )
+        ]

@@ -1,0 +1,125 @@
+"""Which checkpoint a run starts from: `resume=auto`, `never`, or a path."""
+
+import logging
+from pathlib import Path
+
+from torch import distributed
+
+from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifest
+from trainer.checkpoint.state import STATE_NAME, read_state
+from trainer.checkpoint.store import checkpoints_directory, list_checkpoints
+from trainer.common.errors import ConfigError, Violation
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def find_latest(run_directory: Path) -> Path | None:
+    """Find the checkpoint of a run that was saved last among those whose files are all there."""
+    return next((path for path in list_checkpoints(run_directory) if not check_checkpoint(path)), None)
+
+
+def candidates(resume: str, *, run_directory: Path) -> list[Path]:
+    """List the checkpoints that `resume` allows, best first; none of them has been looked into.
+
+    Args:
+        resume: auto, never, or the path of a checkpoint, of a run directory, or of its checkpoints directory.
+        run_directory: of the run that is starting.
+    Raises:
+        ConfigError: the path is not there or holds no checkpoint.
+    """
+    if resume == "never":
+        return []
+    if resume == "auto":
+        return list_checkpoints(run_directory)
+    path = Path(resume).expanduser()
+    try:
+        found = _checkpoints_at(path)
+    except OSError as error:
+        rule = f"cannot be read: {error.strerror}"
+        fix = "give a directory that this user can read"
+        raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)]) from error
+    if found:
+        return found
+    rule = "holds no complete checkpoint" if path.exists() else "does not exist"
+    fix = "give a directory step_NNNNNNNN that contains manifest.json, the directory of a run that has one, or auto"
+    raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)])
+
+
+def check_checkpoint(path: Path, *, verify_hashes: bool = False, share: tuple[int, int] = (0, 1)) -> list[Violation]:
+    """Name everything that is wrong with a checkpoint's files.
+
+    Args:
+        path: the checkpoint.
+        verify_hashes: read every byte; otherwise files must exist with the right sizes, and the state be readable.
+        share: (index, count) of the part of the files that this process looks at.
+    """
+    index, count = share
+    try:
+        manifest = read_manifest(path)
+        # Files in order of size, so that shares are about equal.
+        names = sorted(manifest.files, key=lambda name: (manifest.files[name].num_bytes, name))[index::count]
+        violations = check_files(path, manifest, names=names, verify_hashes=verify_hashes)
+        if STATE_NAME in names and not violations:
+            read_state(path)
+    except ConfigError as error:
+        return list(error.violations)
+    return violations
+
+
+def resolve(resume: str, *, run_directory: Path) -> Path | None:
+    """Choose the checkpoint to start from in this process alone, by file sizes; None starts anew.
+
+    Raises:
+        ConfigError: there are candidates, and all are damaged; or the path holds none.
+    """
+    return _choose(resume, run_directory=run_directory, verify_hashes=False, ranks=Ranks.alone())
+
+
+def choose_checkpoint(
+    resume: str, *, run_directory: Path, verify: bool, process_group: distributed.ProcessGroup | None = None
+) -> Path | None:
+    """Choose the checkpoint to start from; all ranks call this and get the same answer. None starts anew.
+
+    A damaged candidate is logged with its damaged files, and the next older one is taken.
+
+    Args:
+        resume: see `candidates`.
+        run_directory: of the run that is starting.
+        verify: read every byte and compare sha256; the ranks share the files.
+        process_group: of all ranks; None takes the default one.
+    Raises:
+        ConfigError: there are candidates, and all are damaged; or the path holds none.
+    """
+    return _choose(resume, run_directory=run_directory, verify_hashes=verify, ranks=Ranks(process_group))
+
+
+def _choose(resume: str, *, run_directory: Path, verify_hashes: bool, ranks: Ranks) -> Path | None:
+    paths = ranks.on_coordinator(
+        lambda: candidates(resume, run_directory=run_directory), doing="looking for checkpoints"
+    )
+    damage: dict[str, Violation] = {}
+    for path in paths:
+        answers = ranks.everywhere(
+            lambda path=path: check_checkpoint(path, verify_hashes=verify_hashes, share=(ranks.rank, ranks.size)),  # type: ignore[misc]
+            doing=f"checking {path}",
+        )
+        found = {str(violation): violation for answer in answers for violation in answer}
+        if not found:
+            return path
+        damage |= found
+        if ranks.is_coordinator:
+            _LOGGER.warning("checkpoint %s is damaged and is not used: %s", path, "; ".join(found))
+    if damage:
+        raise ConfigError(damage.values())
+    return None
+
+
+def _checkpoints_at(path: Path) -> list[Path]:
+    """The checkpoint at a path, or those of the run directory or checkpoints directory there."""
+    if (path / MANIFEST_NAME).is_file():
+        return [path]
+    found = list_checkpoints(path)
+    if not found and path == checkpoints_directory(path.parent):
+        found = list_checkpoints(path.parent)
+    return found

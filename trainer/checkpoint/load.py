@@ -1,0 +1,119 @@
+"""Read a checkpoint into any layout: each rank reads the stored rectangles that overlap its own."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.discovery import check_checkpoint
+from trainer.checkpoint.pieces import Pieces, pieces_to_load, weights_to_load
+from trainer.checkpoint.planner import PieceLoadPlanner
+from trainer.checkpoint.random_states import reseed, restore_random_states
+from trainer.checkpoint.save import random_state_prefix
+from trainer.checkpoint.state import Layout, TrainerState, read_state
+from trainer.checkpoint.storage import SafeReader
+from trainer.common.errors import ConfigError, raise_if_any
+from trainer.engine.base import OptimizerFragment
+from trainer.model.sharding import describe_parameters
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    fragments: Iterable[OptimizerFragment],
+    layout: Layout,
+    process_group: distributed.ProcessGroup | None = None,
+) -> TrainerState:
+    """Fill the engine's fragments in place and put the random states back; all ranks call this.
+
+    The caller then calls `Engine.restore(num_updates=...)`, which makes the fragments the weights of the model.
+
+    Args:
+        path: from `choose_checkpoint`, which has verified it.
+        fragments: `Engine.optimizer_fragments()`.
+        layout: of this run. Under the layout that saved, random states go on bit for bit; under another one they are
+            drawn anew from (seed, step).
+        process_group: of all ranks; None takes the default one.
+    Returns:
+        Where the saved run stood.
+    Raises:
+        ConfigError: on every rank, when a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, when a rank failed otherwise.
+    """
+    ranks = Ranks(process_group)
+    state = ranks.on_coordinator(lambda: read_state(path), doing=f"loading {path}")
+    keeps_streams = layout.has_random_streams_of(state.layout)
+
+    def read() -> None:
+        read_pieces(path, pieces_to_load(fragments))
+        if keeps_streams:
+            restore_random_states(_read_random_states(path, rank=ranks.rank))
+        else:
+            reseed(seed=state.seed, step=state.step)
+
+    ranks.everywhere(read, doing=f"loading {path}")
+    if ranks.is_coordinator:
+        _LOGGER.info("loaded %s, step %d, saved under %s", path, state.step, state.layout)
+        if not keeps_streams:
+            _LOGGER.info("the layout has changed: dropout goes on with new random states of (seed, step)")
+    return state
+
+
+def load_weights(
+    path: Path, *, chunks: Sequence[nn.Module], process_group: distributed.ProcessGroup | None = None
+) -> TrainerState:
+    """Fill the parameters of model chunks from a checkpoint's fp32 weights, cast to their own number format.
+
+    Needs neither an engine nor the checkpoint's optimizer part; all ranks that hold the model call this.
+
+    Raises:
+        ConfigError: on every rank, when a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, when a rank failed otherwise.
+    """
+    ranks = Ranks(process_group)
+    state = ranks.on_coordinator(lambda: read_state(path), doing=f"loading {path}")
+    ranks.everywhere(lambda: read_pieces(path, weights_to_load(describe_parameters(chunks))), doing=f"loading {path}")
+    return state
+
+
+@torch.no_grad()
+def read_pieces(path: Path, pieces: Mapping[str, Pieces]) -> None:
+    """Read into this process's rectangles, alone: ranks need not agree on what each of them reads.
+
+    Raises:
+        ConfigError: a tensor is missing or has another shape, or a file is damaged.
+    """
+    reader, planner = SafeReader(path), PieceLoadPlanner()
+    try:
+        metadata = reader.read_metadata()
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        planner.set_up_planner(dict(pieces), metadata, is_coordinator=True)
+        plan = planner.create_local_plan()
+        reader.read_data(plan, planner).wait()
+    except ConfigError:
+        raise
+    except Exception:
+        # Without verification beforehand a damaged file shows as some library's error: name the file instead.
+        raise_if_any(check_checkpoint(path, verify_hashes=True))
+        raise
+
+
+def _read_random_states(path: Path, *, rank: int) -> dict[str, torch.Tensor]:
+    prefix = random_state_prefix(rank)
+    contents = SafeReader(path).read_metadata().state_dict_metadata
+    states: dict[str, torch.Tensor] = {}
+    pieces: dict[str, Pieces] = {}
+    for key, entry in contents.items():
+        if key.startswith(prefix) and isinstance(entry, TensorStorageMetadata):
+            value = torch.empty(entry.size, dtype=torch.uint8)
+            states[key.removeprefix(prefix)] = value
+            pieces[key] = Pieces(entry.size, dtype=torch.uint8)
+            pieces[key].add((0,), value)
+    read_pieces(path, pieces)
+    return states

@@ -1,0 +1,212 @@
+"""Cut flat optimizer fragments into rectangles of the global tensors that a checkpoint holds.
+
+A fragment is a flat range of a local parameter; torch.distributed.checkpoint stores rectangles. A flat range of a
+row-major block of n axes is at most 2n - 1 rectangles, each of them a view: nothing is gathered and nothing copied.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+from trainer.engine.base import OptimizerFragment
+from trainer.model.sharding import ShardedParameter
+
+WEIGHTS_PREFIX = "model."
+STATE_PREFIXES = {"param": WEIGHTS_PREFIX, "exp_avg": "optimizer.exp_avg.", "exp_avg_sq": "optimizer.exp_avg_sq."}
+"""What stands before a parameter's key, by the name of its state in a fragment."""
+MAX_SAVED_ELEMENTS = 2**24
+"""Longest piece written, 64 MiB of fp32. A reader loads whole pieces, so this bounds what a rank that needs a little
+of a large one holds besides its own memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rectangle:
+    """A part of a row-major block that is consecutive in memory."""
+
+    offset: tuple[int, ...]
+    """Where it starts in the block."""
+    shape: tuple[int, ...]
+    """As many axes as the block has."""
+    flat_start: int
+    """Its first element in the flattened block."""
+
+    @property
+    def num_elements(self) -> int:
+        """Elements in it."""
+        return math.prod(self.shape)
+
+
+def cut_flat_range(
+    start: int, end: int, *, shape: Sequence[int], max_elements: int | None = None
+) -> Iterator[Rectangle]:
+    """Tile elements [start, end) of a flattened row-major block, in order.
+
+    Args:
+        start: first element.
+        end: one past the last element.
+        shape: of the block.
+        max_elements: no rectangle is larger; None sets no limit.
+    """
+    if max_elements is None:
+        yield from _cut(start, end, tuple(shape), 0)
+        return
+    # Cut at multiples of whole rows where a row fits, so that the limit adds no thin rectangles.
+    row = next(size for axis in range(len(shape) + 1) if (size := math.prod(shape[axis:])) <= max_elements)
+    stride = max_elements // row * row
+    for bound in range(start // stride * stride, end, stride):
+        yield from _cut(max(start, bound), min(end, bound + stride), tuple(shape), 0)
+
+
+def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Rectangle]:
+    """Tile [start, end) of a block of `shape` whose first element is number `base` of the outermost block."""
+    if start >= end:
+        return
+    if len(shape) <= 1:
+        yield Rectangle(offset=(start,)[: len(shape)], shape=(end - start,)[: len(shape)], flat_start=base + start)
+        return
+    row = math.prod(shape[1:])
+    first_row, last_row = start // row, (end - 1) // row
+    whole_start, whole_end = -(-start // row), end // row
+    if first_row == last_row and end - start < row:
+        yield from _within_row(first_row, start, end, shape, base)
+        return
+    if start % row:
+        yield from _within_row(first_row, start, whole_start * row, shape, base)
+    if whole_end > whole_start:
+        yield Rectangle(
+            offset=(whole_start,) + (0,) * (len(shape) - 1),
+            shape=(whole_end - whole_start, *shape[1:]),
+            flat_start=base + whole_start * row,
+        )
+    if end % row:
+        yield from _within_row(last_row, whole_end * row, end, shape, base)
+
+
+def _within_row(index: int, start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Rectangle]:
+    row_start = index * math.prod(shape[1:])
+    for part in _cut(start - row_start, end - row_start, shape[1:], base + row_start):
+        yield Rectangle(offset=(index, *part.offset), shape=(1, *part.shape), flat_start=part.flat_start)
+
+
+class Pieces:
+    """This rank's part of one global tensor: rectangles that are views of local memory.
+
+    Speaks torch.distributed.checkpoint's protocol for what is no plain tensor (DTensor speaks it too).
+    """
+
+    def __init__(self, global_shape: Sequence[int], *, dtype: torch.dtype) -> None:
+        self.global_shape = torch.Size(global_shape)
+        self.dtype = dtype
+        self.views: list[torch.Tensor] = []
+        self._offsets: list[torch.Size] = []
+        self._position: dict[torch.Size, int] = {}
+
+    def add(self, offset: Sequence[int], view: torch.Tensor) -> None:
+        """Add the rectangle at `offset` of the global tensor; `view` has as many axes as that tensor."""
+        self._position[torch.Size(offset)] = len(self.views)
+        self._offsets.append(torch.Size(offset))
+        self.views.append(view)
+
+    @property
+    def num_elements(self) -> int:
+        """Elements in all rectangles."""
+        return sum(view.numel() for view in self.views)
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [
+            ChunkStorageMetadata(offsets=offset, sizes=view.size())
+            for offset, view in zip(self._offsets, self.views, strict=True)
+        ]
+
+    def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:
+        properties = TensorProperties(dtype=self.dtype)
+        return [
+            WriteItem(
+                index=MetadataIndex(fqn, chunk.offsets),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.global_shape),
+            )
+            for chunk in self.__create_chunk_list__()
+        ]
+
+    def __get_tensor_shard__(self, index: MetadataIndex) -> torch.Tensor:
+        hint, offset = index.index, index.offset
+        assert offset is not None, f"{index.fqn} was asked for without an offset"
+        # A reader's hint counts our own rectangles and tells two copies of one apart (tied weights in one process);
+        # a writer's counts those of all ranks.
+        if hint is not None and hint < len(self._offsets) and self._offsets[hint] == offset:
+            return self.views[hint]
+        return self.views[self._position[offset]]
+
+
+def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:
+    """Everything that this rank writes of its engine's state; what another rank holds too is written by one of them."""
+    pieces: dict[str, Pieces] = {}
+    for fragment in fragments:
+        if fragment.is_owner and fragment.sharded.is_main_replica:
+            _add_fragment(pieces, fragment, max_elements=MAX_SAVED_ELEMENTS)
+    return pieces
+
+
+def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:
+    """Everything that this rank reads into its engine's state."""
+    pieces: dict[str, Pieces] = {}
+    for fragment in fragments:
+        _add_fragment(pieces, fragment, max_elements=None)
+    return pieces
+
+
+def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, Pieces]:
+    """The model's parameters themselves, whatever their number format: a reader casts."""
+    pieces: dict[str, Pieces] = {}
+    for sharded in parameters:
+        values = sharded.parameter.data.view(-1)
+        _add_range(pieces, WEIGHTS_PREFIX, sharded=sharded, values=values, flat_start=0, max_elements=None)
+    return pieces
+
+
+def _add_fragment(pieces: dict[str, Pieces], fragment: OptimizerFragment, *, max_elements: int | None) -> None:
+    assert fragment.states.keys() == STATE_PREFIXES.keys(), f"{fragment.sharded.name}: {sorted(fragment.states)}"
+    for state, prefix in STATE_PREFIXES.items():
+        values = fragment.states[state]
+        assert values.shape == (fragment.num_elements,) and values.dtype == torch.float32
+        _add_range(
+            pieces,
+            prefix,
+            sharded=fragment.sharded,
+            values=values,
+            flat_start=fragment.flat_start,
+            max_elements=max_elements,
+        )
+
+
+def _add_range(
+    pieces: dict[str, Pieces],
+    prefix: str,
+    *,
+    sharded: ShardedParameter,
+    values: torch.Tensor,
+    flat_start: int,
+    max_elements: int | None,
+) -> None:
+    """Add `values`, elements flat_start and following of the flattened local parameter."""
+    flat_end = flat_start + values.numel()
+    for block in sharded.blocks:
+        block_end = block.flat_start + math.prod(block.local_shape)
+        start, end = max(flat_start, block.flat_start), min(flat_end, block_end)
+        if start >= end:
+            continue
+        target = pieces.setdefault(prefix + block.key, Pieces(block.global_shape, dtype=values.dtype))
+        stacked = block.num_stacked_axes
+        for part in cut_flat_range(
+            start - block.flat_start, end - block.flat_start, shape=block.local_shape, max_elements=max_elements
+        ):
+            first = block.flat_start + part.flat_start - flat_start
+            inner = (base + shift for base, shift in zip(block.global_offset[stacked:], part.offset, strict=True))
+            view = values[first : first + part.num_elements].view((1,) * stacked + part.shape)
+            target.add((*block.global_offset[:stacked], *inner), view)

@@ -1,0 +1,38 @@
+"""Random states of one rank, as tensors of bytes: what makes dropout go on where it stopped."""
+
+import hashlib
+
+import torch
+from megatron.core.tensor_parallel import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
+
+_TRACKER = "tracker."
+
+
+def collect_random_states() -> dict[str, torch.Tensor]:
+    """Copy the states of torch's generators and of Megatron-Core's tensor-parallel tracker: name -> uint8 [n]."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    for name, state in get_cuda_rng_tracker().get_states().items():
+        states[_TRACKER + name] = state
+    return {name: state.detach().clone() for name, state in states.items()}
+
+
+def restore_random_states(states: dict[str, torch.Tensor]) -> None:
+    """Put collected states back."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    tracked = {name.removeprefix(_TRACKER): state for name, state in states.items() if name.startswith(_TRACKER)}
+    get_cuda_rng_tracker().set_states(tracked)
+
+
+def reseed(*, seed: int, step: int) -> None:
+    """Start new streams that depend on the seed and the step, for a layout that has no saved ones.
+
+    A run that changes its layout at step N draws the same numbers each time it is resumed there.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=4).digest()
+    derived = int.from_bytes(digest, "little") >> 2  # Megatron-Core adds offsets to it, and numpy wants 32 bits
+    torch.manual_seed(derived)
+    model_parallel_cuda_manual_seed(derived)

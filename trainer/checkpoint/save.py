@@ -1,0 +1,101 @@
+"""Write a checkpoint straight from the engine's fragments, each rank its own file, and commit it as a whole."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.manifest import FileRecord
+from trainer.checkpoint.pieces import Pieces, pieces_to_save
+from trainer.checkpoint.planner import PieceSavePlanner
+from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
+from trainer.checkpoint.storage import HashingWriter
+from trainer.checkpoint.store import begin, commit, retain
+from trainer.engine.base import OptimizerFragment
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def save_checkpoint(
+    run_directory: Path,
+    *,
+    fragments: Iterable[OptimizerFragment],
+    state: TrainerState,
+    keep_last: int,
+    process_group: distributed.ProcessGroup | None = None,
+) -> Path:
+    """Save the engine's state and this rank's random states; all ranks call this, and it returns when all is committed.
+
+    Args:
+        run_directory: the checkpoint becomes `run_directory/checkpoints/step_NNNNNNNN`.
+        fragments: `Engine.optimizer_fragments()`.
+        state: where the run stands.
+        keep_last: checkpoints that are left afterwards; 0 keeps all.
+        process_group: of all ranks; None takes the default one. Only small objects travel through it.
+    Returns:
+        The new checkpoint.
+    Raises:
+        CheckpointError: on every rank, when a rank failed; what was written is removed and older checkpoints stand.
+    """
+    start = time.monotonic()
+    ranks = Ranks(process_group)
+    doing = f"saving the checkpoint of step {state.step}"
+    temporary = ranks.on_coordinator(lambda: begin(run_directory, step=state.step), doing=doing)
+    try:
+        # Prepared before torch's first collective: a rank that failed inside it would leave the others waiting.
+        pieces: dict[str, Pieces] = {}
+        ranks.everywhere(
+            lambda: pieces.update(pieces_to_save(fragments) | random_state_pieces(ranks.rank)), doing=doing
+        )
+        written = ranks.everywhere(lambda: write_pieces(temporary, pieces, ranks=ranks), doing=doing)
+        files = {name: record for records in written for name, record in records.items()}
+        path = ranks.on_coordinator(lambda: _finish(temporary, state=state, files=files), doing=doing)
+    except BaseException:
+        if ranks.is_coordinator:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if ranks.is_coordinator:
+        retain(run_directory, keep_last=keep_last)
+        megabytes = sum(record.num_bytes for record in files.values()) / 1e6
+        _LOGGER.info("saved %s: %.1f MB in %.2f s", path, megabytes, time.monotonic() - start)
+    return path
+
+
+def random_state_prefix(rank: int) -> str:
+    """What stands before the names of a rank's random states."""
+    return f"random_state.{rank:05d}."
+
+
+def random_state_pieces(rank: int) -> dict[str, Pieces]:
+    """This rank's random states as tensors of a checkpoint."""
+    pieces = {}
+    for name, value in collect_random_states().items():
+        whole = Pieces(value.shape, dtype=torch.uint8)
+        whole.add((0,), value)
+        pieces[random_state_prefix(rank) + name] = whole
+    return pieces
+
+
+def write_pieces(directory: Path, pieces: Mapping[str, Pieces], *, ranks: Ranks) -> dict[str, FileRecord]:
+    """Plan together, then write this rank's file; rank 0 writes the table of contents too."""
+    writer = HashingWriter(directory)
+    save(
+        dict(pieces),
+        storage_writer=writer,
+        planner=PieceSavePlanner(),
+        process_group=ranks.process_group,
+        no_dist=not ranks.is_distributed,
+    )
+    return writer.records
+
+
+def _finish(temporary: Path, *, state: TrainerState, files: dict[str, FileRecord]) -> Path:
+    files[STATE_NAME] = write_state(temporary, state)
+    return commit(temporary, step=state.step, files=files)

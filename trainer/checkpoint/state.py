@@ -1,0 +1,141 @@
+"""What a checkpoint says about the run besides tensors: `trainer_state.json`."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.manifest import FileRecord, write_durably
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.model import ModelConfig
+from trainer.config.parallel import ParallelConfig
+
+STATE_NAME = "trainer_state.json"
+_LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a run was laid over processes. Information, but for one use: random states fit an equal layout only."""
+
+    world_size: int
+    data_parallel_size: int
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
+    virtual_pipeline_model_parallel_size: int | None
+    context_parallel_size: int
+    expert_model_parallel_size: int
+    sequence_parallel: bool
+    engine: str
+    device_type: str
+
+    def has_random_streams_of(self, other: "Layout") -> bool:
+        """Whether each rank draws from the streams that the same rank of `other` draws from; engines share them."""
+        return dataclasses.replace(self, engine=other.engine) == other
+
+
+def layout_of(parallel: ParallelConfig, *, world_size: int, engine: str, device_type: str) -> Layout:
+    """Describe a configured layout."""
+    return Layout(
+        world_size=world_size,
+        data_parallel_size=world_size // parallel.model_parallel_size,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        engine=engine,
+        device_type=device_type,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computed the tensors."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a source tree, or without an optional part
+            continue
+    return versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerState:
+    """Where a run stands after `step` optimizer steps. The learning rate is a function of the step: it is not here."""
+
+    run_name: str
+    step: int
+    """Optimizer steps taken, skipped ones included."""
+    num_updates: int
+    """Updates that reached the weights: Adam's step count."""
+    consumed_samples: int
+    """Samples of the global order that are behind; the next step starts here under any layout."""
+    consumed_tokens: int
+    seed: int
+    layout: Layout
+    """The layout that saved; any other may load."""
+    model: Mapping[str, Any]
+    """Every field of ModelConfig."""
+    padded_vocab_size: int
+    """Rows of the embedding."""
+    versions: Mapping[str, str] = field(default_factory=library_versions)
+
+    def model_config(self) -> ModelConfig:
+        """Rebuild the configuration of the saved model, for commands that take it from a checkpoint."""
+        known = {entry.name for entry in dataclasses.fields(ModelConfig)}
+        return ModelConfig(**{name: value for name, value in self.model.items() if name in known})
+
+
+def build_state(
+    model: ModelConfig,
+    *,
+    padded_vocab_size: int,
+    layout: Layout,
+    run_name: str,
+    step: int,
+    num_updates: int,
+    consumed_samples: int,
+    consumed_tokens: int,
+    seed: int,
+) -> TrainerState:
+    """Describe a run for a save."""
+    return TrainerState(
+        run_name=run_name,
+        step=step,
+        num_updates=num_updates,
+        consumed_samples=consumed_samples,
+        consumed_tokens=consumed_tokens,
+        seed=seed,
+        layout=layout,
+        model=asdict(model),
+        padded_vocab_size=padded_vocab_size,
+    )
+
+
+def write_state(directory: Path, state: TrainerState) -> FileRecord:
+    """Write the state's file."""
+    return write_durably(directory / STATE_NAME, json.dumps(asdict(state), indent=1) + "\n")
+
+
+def read_state(directory: Path) -> TrainerState:
+    """Read a checkpoint's state.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    path = directory / STATE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        state = TrainerState(**{**content, "layout": Layout(**content["layout"])})
+        state.model_config()
+        return state
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        rule = f"cannot be read: {error}"
+        fix = "use another checkpoint, or restore this one from a copy"
+        raise ConfigError([Violation(path=str(path), value="damaged", rule=rule, fix=fix)]) from error

@@ -1,0 +1,130 @@
+"""A run's checkpoint directory: how a checkpoint appears in it at once, and disappears at once.
+
+checkpoints/step_00000010             complete: committed by one rename
+checkpoints/step_00000010.replaced    an older one of the same step; seen only if a save died while replacing it
+checkpoints/.step_00000020.tmp-1f2e   being written or deleted; what a dead process left is removed by the next save
+"""
+
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, write_manifest
+from trainer.common.errors import ConfigError
+
+CHECKPOINTS = "checkpoints"
+_NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
+_TEMPORARY = re.compile(r"\.step_\d{8,}(\.replaced)?\.tmp-.*")
+_LOGGER = logging.getLogger(__name__)
+
+
+def checkpoints_directory(run_directory: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return run_directory / CHECKPOINTS
+
+
+def list_checkpoints(run_directory: Path) -> list[Path]:
+    """List a run's checkpoints, the one saved last first.
+
+    A directory without a manifest is no checkpoint. One with an unreadable manifest has lost its place in the order; it
+    comes first, so that whoever looks for a good one sees the damage.
+    """
+    directory = checkpoints_directory(run_directory)
+    if not directory.is_dir():
+        return []
+    found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST_NAME).is_file()]
+    return sorted(found, key=lambda path: (_serial(path) or math.inf, path.name), reverse=True)
+
+
+def begin(run_directory: Path, *, step: int) -> Path:
+    """Create the temporary directory that a checkpoint of `step` is written into; remove what dead saves left."""
+    directory = checkpoints_directory(run_directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            _LOGGER.info("removing %s, left by a save that did not finish", path)
+            shutil.rmtree(path)
+    temporary = _temporary_name(directory / checkpoint_name(step))
+    temporary.mkdir()
+    return temporary
+
+
+def commit(temporary: Path, *, step: int, files: Mapping[str, FileRecord]) -> Path:
+    """Make a completely written temporary directory the newest checkpoint.
+
+    Raises:
+        FileNotFoundError: a file that some rank wrote is not visible here.
+    """
+    directory = temporary.parent
+    for name, record in files.items():
+        if not (temporary / name).is_file() or (temporary / name).stat().st_size != record.num_bytes:
+            raise FileNotFoundError(
+                f"{temporary / name} was written by another process but is not what rank 0 sees; "
+                "checkpoints need a file system that all hosts share"
+            )
+    serial = 1 + max((_serial(path) for path in list_checkpoints(directory.parent)), default=0)
+    write_manifest(temporary, Manifest(step=step, serial=serial, files=dict(files)))
+    sync_directory(temporary)
+    final = directory / checkpoint_name(step)
+    replaced = final.with_name(final.name + ".replaced")
+    if final.exists():
+        # A directory cannot be renamed onto another one; until the second rename the old one counts.
+        delete(replaced)
+        final.rename(replaced)
+    temporary.rename(final)
+    sync_directory(directory)
+    delete(replaced)
+    return final
+
+
+def retain(run_directory: Path, *, keep_last: int) -> None:
+    """Delete all but the `keep_last` checkpoints saved last; 0 keeps all. A failure to delete is logged, no more.
+
+    One with an unreadable manifest counts as the oldest.
+    """
+    if keep_last <= 0:
+        return
+    try:
+        for path in sorted(list_checkpoints(run_directory), key=_serial, reverse=True)[keep_last:]:
+            delete(path)
+    except OSError as error:
+        _LOGGER.warning("could not delete old checkpoints: %s", error)
+
+
+def delete(path: Path) -> None:
+    """Delete a checkpoint if it is there; it stops being one at once, however long the rest takes."""
+    if path.exists():
+        doomed = _temporary_name(path)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def checkpoint_name(step: int) -> str:
+    """Name the directory of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def sync_directory(path: Path) -> None:
+    """Have the disk confirm the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+
+
+def _serial(path: Path) -> int:
+    """Number of the save in the run directory, from 1; 0 where the manifest is unreadable."""
+    try:
+        return read_manifest(path).serial
+    except ConfigError:
+        return 0
