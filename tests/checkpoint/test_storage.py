@@ -53,7 +53,7 @@ def test_records_are_those_of_the_files(tmp_path: Path, dtype: torch.dtype) -> N
     values = torch.arange(24).to(dtype).view(6, 4)
     pieces.add((0, 0), values[:2])
     pieces.add((2, 0), values[2:])
-    records = write_pieces(tmp_path, {"key": pieces}, ranks=Ranks.alone())
+    records = write_pieces(tmp_path, {"key": pieces}, ranks=Ranks(is_alone=True))
     assert set(records) == {METADATA_NAME, "__0_0.distcp"} == {path.name for path in tmp_path.iterdir()}
     for name, record in records.items():
         data = (tmp_path / name).read_bytes()

@@ -25,20 +25,18 @@ class _Outcome(Generic[Result]):
 
 
 class Ranks:
-    """The processes that act together; one process alone needs no process group."""
+    """The processes that act together.
 
-    def __init__(self, process_group: distributed.ProcessGroup | None = None) -> None:
+    Args:
+        process_group: of these processes; None takes the default one, or this process where there is none.
+        is_alone: this process only, whatever groups there are.
+    """
+
+    def __init__(self, process_group: distributed.ProcessGroup | None = None, *, is_alone: bool = False) -> None:
         self.process_group = process_group
-        self.is_distributed = distributed.is_initialized()
+        self.is_distributed = distributed.is_initialized() and not is_alone
         self.rank = distributed.get_rank(process_group) if self.is_distributed else 0
         self.size = distributed.get_world_size(process_group) if self.is_distributed else 1
-
-    @classmethod
-    def alone(cls) -> "Ranks":
-        """This process only, whatever groups there are."""
-        ranks = cls.__new__(cls)
-        ranks.process_group, ranks.is_distributed, ranks.rank, ranks.size = None, False, 0, 1
-        return ranks
 
     @property
     def is_coordinator(self) -> bool:

@@ -73,7 +73,7 @@ def resolve(resume: str, *, run_directory: Path) -> Path | None:
     Raises:
         ConfigError: there are candidates, and all are damaged; or the path holds none.
     """
-    return _choose(resume, run_directory=run_directory, verify_hashes=False, ranks=Ranks.alone())
+    return _choose(resume, run_directory=run_directory, verify_hashes=False, ranks=Ranks(is_alone=True))
 
 
 def choose_checkpoint(

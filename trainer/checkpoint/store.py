@@ -48,7 +48,7 @@ def begin(run_directory: Path, *, step: int) -> Path:
     for path in directory.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             _LOGGER.info("removing %s, left by a save that did not finish", path)
-            shutil.rmtree(path)
+            _remove(path)
     temporary = _temporary_name(directory / checkpoint_name(step))
     temporary.mkdir()
     return temporary
@@ -83,25 +83,35 @@ def commit(temporary: Path, *, step: int, files: Mapping[str, FileRecord]) -> Pa
 
 
 def retain(run_directory: Path, *, keep_last: int) -> None:
-    """Delete all but the `keep_last` checkpoints saved last; 0 keeps all. A failure to delete is logged, no more.
+    """Delete all but the `keep_last` checkpoints saved last; 0 keeps all.
 
     One with an unreadable manifest counts as the oldest.
     """
     if keep_last <= 0:
         return
     try:
-        for path in sorted(list_checkpoints(run_directory), key=_serial, reverse=True)[keep_last:]:
-            delete(path)
+        found = list_checkpoints(run_directory)
     except OSError as error:
-        _LOGGER.warning("could not delete old checkpoints: %s", error)
+        _LOGGER.warning("could not look for old checkpoints: %s", error)
+        return
+    for path in sorted(found, key=_serial, reverse=True)[keep_last:]:
+        delete(path)
 
 
 def delete(path: Path) -> None:
-    """Delete a checkpoint if it is there; it stops being one at once, however long the rest takes."""
-    if path.exists():
-        doomed = _temporary_name(path)
+    """Delete a checkpoint if it is there; it stops being one at once, however long the rest takes.
+
+    What cannot be deleted is logged: old data must not stop a new save.
+    """
+    if not path.exists():
+        return
+    doomed = _temporary_name(path)
+    try:
         path.rename(doomed)
-        shutil.rmtree(doomed)
+    except OSError as error:
+        _LOGGER.warning("could not delete %s: %s", path, error)
+        return
+    _remove(doomed)
 
 
 def checkpoint_name(step: int) -> str:
@@ -116,6 +126,13 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(temporary: Path) -> None:
+    try:
+        shutil.rmtree(temporary)
+    except OSError as error:
+        _LOGGER.warning("could not delete %s: %s", temporary, error)
 
 
 def _temporary_name(path: Path) -> Path:
