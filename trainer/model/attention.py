@@ -124,7 +124,7 @@ class _GatherSequence(torch.autograd.Function):
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         local = gradient.new_empty((gradient.shape[0] // ctx.group.size(), *gradient.shape[1:]))
         distributed.reduce_scatter_tensor(local, gradient.contiguous(), group=ctx.group)
         return local, None

@@ -9,8 +9,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
 from trainer.config.model import ModelConfig
-from trainer.config.parallel import ParallelConfig
 from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
 from trainer.model.sharding import describe_parameters
@@ -101,9 +101,7 @@ def build_model_chunks(
                 vp_stage=vp_stage,
             )
         )
-    initialize_weights(
-        describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers
-    )
+    initialize_weights(describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers)
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
 
 

@@ -31,12 +31,16 @@ class TorchNorm:
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in norm.parameters():
-            parameter.sequence_parallel = config.sequence_parallel
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         return norm
 
 
 def build_block_submodules(
-    config: TransformerConfig, *, implementation: Literal["torch", "transformer_engine"], pp_rank: int, vp_stage: int | None
+    config: TransformerConfig,
+    *,
+    implementation: Literal["torch", "transformer_engine"],
+    pp_rank: int,
+    vp_stage: int | None,
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """Build the specification of one model chunk's transformer block.
 

@@ -1,10 +1,11 @@
-"""Where each local parameter lies in the model that no layout cuts: the names and offsets of one checkpoint identity."""
+"""Where each local parameter lies in the model that no layout cuts: names and offsets of one checkpoint identity."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import nn
 
 
@@ -45,7 +46,7 @@ class ShardedParameter:
     (norms under tensor parallelism, the copy of a tied embedding). Data-parallel copies do not count."""
 
 
-def describe_parameters(chunks: Sequence[nn.Module]) -> list[ShardedParameter]:
+def describe_parameters(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
     """Place every parameter of this process's model chunks in the global model.
 
     The places come from Megatron-Core's own `sharded_state_dict`, which knows tensor, pipeline and expert sharding.

@@ -47,7 +47,7 @@ def install() -> None:
     if "megatron.core" in sys.modules:
         raise RuntimeError("trainer.parallel.cpu_shim.install() must run before megatron.core is imported")
     sys.meta_path.insert(0, _MegatronFinder(_torch_view()))
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _disable_compiled_helpers()
     _track_cpu_random_state()
 
@@ -150,14 +150,14 @@ def _cuda_stand_in() -> types.ModuleType:
 
 def _disable_compiled_helpers() -> None:
     """Megatron-Core decorates its fused helpers with torch.compile at import; compiling them on a CPU costs minutes."""
-    from megatron.core import jit  # late: the view must be installed first
+    from megatron.core import jit  # noqa: PLC0415 - the view must be installed first
 
     jit.disable_jit_fuser()
 
 
 def _track_cpu_random_state() -> None:
     """Make the tensor-parallel random-state tracker (dropout) keep the CPU generator's states."""
-    from megatron.core.tensor_parallel import random as mcore_random  # late: the view must be installed first
+    from megatron.core.tensor_parallel import random as mcore_random  # noqa: PLC0415 - as above
 
     mcore_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     mcore_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)

@@ -100,4 +100,6 @@ def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> No
     if "RANK" in os.environ:
         distributed.init_process_group(backend, timeout=timeout)
     else:
-        distributed.init_process_group(backend, timeout=timeout, rank=0, world_size=1, store=distributed.HashStore())
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without it
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, timeout=timeout, rank=0, world_size=1, store=store)

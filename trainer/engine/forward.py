@@ -1,0 +1,123 @@
+"""Run Megatron-Core's pipeline schedule over one rank's micro batches: the forward pass that every engine shares.
+
+b: sequences of a micro batch, s: tokens of a sequence.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import distributed, nn
+
+from trainer.data.batch import MicroBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSum:
+    """Summed loss of a global batch, the same on every rank."""
+
+    loss_sum: float
+    """Sum of the losses of all target tokens, in nats."""
+    num_tokens: float
+    """Target tokens: positions whose loss mask is not 0."""
+
+
+def forward_backward(
+    chunks: Sequence[nn.Module],
+    micro_batches: Sequence[MicroBatch],
+    *,
+    groups: ProcessGroupCollection,
+    device: torch.device,
+    forward_only: bool,
+) -> LossSum:
+    """Run every micro batch through the pipeline; gradients of the mean loss per target token are left behind.
+
+    The gradient on each rank is scaled so that its mean over the data-and-context-parallel group is the gradient of
+    the global batch's mean loss, whatever the layout and however the loss mask is filled.
+
+    Args:
+        chunks: this stage's model chunks, in order.
+        micro_batches: this data-parallel rank's, the same on every rank of a model-parallel group.
+        groups: process groups of the layout.
+        device: where the model is.
+        forward_only: compute the loss alone, without gradients.
+    """
+    first = micro_batches[0]
+    weight = _gradient_weight(micro_batches, groups=groups, device=device)
+    schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None)
+    with torch.set_grad_enabled(not forward_only):
+        losses: list[torch.Tensor] = schedule(
+            forward_step_func=_forward_step(weight, cp_group=groups.cp, device=device),
+            # Each chunk reads the same micro batches from an iterator of its own.
+            data_iterator=[iter(micro_batches) for _ in chunks],
+            model=list(chunks),
+            num_microbatches=len(micro_batches),
+            seq_length=first.tokens.shape[1],
+            micro_batch_size=first.tokens.shape[0],
+            forward_only=forward_only,
+        )
+    return _sum_over_ranks(losses, groups=groups, device=device)
+
+
+def slice_for_context_parallel(batch: torch.Tensor, *, cp_rank: int, cp_size: int) -> torch.Tensor:
+    """Keep this rank's two chunks of each sequence, so causal work is balanced.
+
+    Args:
+        batch: [b, s]; s divisible by 2 * cp_size.
+    Returns:
+        [b, s / cp_size]: chunks cp_rank and 2 * cp_size - 1 - cp_rank.
+    Source: Megatron-Core get_batch_on_this_cp_rank.
+    """
+    if cp_size == 1:
+        return batch
+    chunks = batch.chunk(2 * cp_size, dim=1)
+    return torch.cat([chunks[cp_rank], chunks[2 * cp_size - 1 - cp_rank]], dim=1)
+
+
+def _gradient_weight(
+    micro_batches: Sequence[MicroBatch], *, groups: ProcessGroupCollection, device: torch.device
+) -> torch.Tensor:
+    """dp_size * num_microbatches / target tokens of the global batch.
+
+    The schedule divides by num_microbatches and multiplies by cp_size, the engine averages over dp_size * cp_size.
+    """
+    num_tokens = torch.stack([batch.loss_mask.sum() for batch in micro_batches]).sum().to(device)
+    distributed.all_reduce(num_tokens, group=groups.dp)
+    return groups.dp.size() * len(micro_batches) / num_tokens.clamp(min=1)
+
+
+def _forward_step(
+    weight: torch.Tensor, *, cp_group: distributed.ProcessGroup, device: torch.device
+) -> Callable[[Iterator[MicroBatch], nn.Module], tuple[torch.Tensor, Callable[[torch.Tensor], Any]]]:
+    def on_this_rank(batch: torch.Tensor) -> torch.Tensor:
+        part = slice_for_context_parallel(batch, cp_rank=cp_group.rank(), cp_size=cp_group.size())
+        return part.to(device, non_blocking=True)
+
+    def forward_step(
+        iterator: Iterator[MicroBatch], model: nn.Module
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
+        batch = next(iterator)
+        output = model(
+            on_this_rank(batch.tokens), on_this_rank(batch.position_ids), None, labels=on_this_rank(batch.labels)
+        )
+
+        def weighted_loss(token_losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mask = on_this_rank(batch.loss_mask)
+            loss_sum = (token_losses.float() * mask).sum()
+            # The schedule changes the loss in place; what is logged is a tensor of its own.
+            return loss_sum * weight, torch.stack([loss_sum.detach(), mask.sum()]).double()
+
+        return output, weighted_loss
+
+    return forward_step
+
+
+def _sum_over_ranks(losses: Sequence[torch.Tensor], *, groups: ProcessGroupCollection, device: torch.device) -> LossSum:
+    """Add [loss sum, tokens] of the last stages' ranks; tensor-parallel ranks hold copies of the same losses."""
+    total = torch.stack(list(losses)).sum(dim=0) if losses else torch.zeros(2, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    loss_sum, num_tokens = (total / groups.tp.size()).tolist()
+    return LossSum(loss_sum=loss_sum, num_tokens=num_tokens)

@@ -1,0 +1,67 @@
+"""Gradient sums that model parallelism owes, before data-parallel reduction and the update."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import distributed, nn
+
+
+def reduce_over_model_parallel(
+    chunks: Sequence[GPTModel],
+    *,
+    config: TransformerConfig,
+    groups: ProcessGroupCollection,
+    gradient_of: Callable[[nn.Parameter], torch.Tensor | None],
+) -> None:
+    """Sum the gradients of weights that several model-parallel ranks hold and use on different data.
+
+    Norms and biases under sequence parallelism (each rank saw a part of the sequence) and query-key norms (each rank
+    saw its heads) over tensor-parallel ranks; tied embeddings over the first and last pipeline stage.
+
+    Args:
+        gradient_of: where the engine keeps a parameter's accumulated gradient; summed in place.
+    Source: Megatron-Core finalize_model_grads, less its data-parallel part.
+    """
+    if groups.tp.size() > 1:
+        _sum_partial_gradients(chunks, config=config, group=groups.tp, gradient_of=gradient_of)
+    if groups.pp.size() > 1:
+        _sum_tied_embedding(chunks, groups=groups, gradient_of=gradient_of)
+
+
+def _sum_partial_gradients(
+    chunks: Sequence[GPTModel],
+    *,
+    config: TransformerConfig,
+    group: distributed.ProcessGroup,
+    gradient_of: Callable[[nn.Parameter], torch.Tensor | None],
+) -> None:
+    gradients = []
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)
+            sees_part_of_heads = "q_layernorm" in name or "k_layernorm" in name
+            gradient = gradient_of(parameter)
+            if (sees_part_of_sequence or sees_part_of_heads) and gradient is not None:
+                gradients.append(gradient)
+    if not gradients:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat, group=group)
+    for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
+
+
+def _sum_tied_embedding(
+    chunks: Sequence[GPTModel],
+    *,
+    groups: ProcessGroupCollection,
+    gradient_of: Callable[[nn.Parameter], torch.Tensor | None],
+) -> None:
+    for chunk in chunks:
+        if chunk.share_embeddings_and_output_weights and (chunk.pre_process or chunk.post_process):
+            gradient = gradient_of(chunk.shared_embedding_or_output_weight())
+            assert gradient is not None, "a tied embedding had no gradient"
+            distributed.all_reduce(gradient, group=groups.embd)

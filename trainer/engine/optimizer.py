@@ -1,0 +1,97 @@
+"""AdamW with decoupled decay on the parameters that the configuration names."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from trainer.config.optim import OptimizerConfig
+from trainer.model.sharding import ShardedParameter
+
+
+def parameter_groups(parameters: Iterable[ShardedParameter], *, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Split parameters into those that decay and those that do not; empty groups are left out."""
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for sharded in parameters:
+        (decayed if _should_decay(sharded, config) else undecayed).append(sharded.parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_adamw(parameters: Sequence[ShardedParameter], *, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Build torch's fused AdamW over `parameters`."""
+    return torch.optim.AdamW(parameter_groups(parameters, config=config), **_adam_arguments(config))
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that clips by the global norm first and leaves weights alone when the norm is not finite.
+
+    For ZeRO-0 in fp32, where DeepSpeed wraps nothing around the optimizer: it reads `overflow` and
+    `_global_grad_norm` of whatever optimizer it is given.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[ShardedParameter],
+        *,
+        config: OptimizerConfig,
+        model_parallel_group: distributed.ProcessGroup,
+    ) -> None:
+        super().__init__(parameter_groups(parameters, config=config), **_adam_arguments(config))
+        self.overflow = False
+        self._global_grad_norm = 0.0
+        self._clip_grad = config.clip_grad
+        self._counted = [sharded.parameter for sharded in parameters if sharded.is_main_replica]
+        self._model_parallel_group = model_parallel_group
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the weights, or set `overflow` when the gradient norm over all ranks is not finite."""
+        gradients = [p.grad for p in self._counted if p.grad is not None]
+        squares = torch.stack([norm.square() for norm in torch._foreach_norm(gradients)]).sum()
+        distributed.all_reduce(squares, group=self._model_parallel_group)
+        self._global_grad_norm = float(squares.sqrt())
+        self.overflow = not bool(torch.isfinite(squares))
+        if self.overflow:
+            return
+        if self._clip_grad > 0:
+            factor = self._clip_grad / (self._global_grad_norm + 1e-6)
+            if factor < 1:
+                grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+                torch._foreach_mul_(grads, factor)
+        super().step()
+
+
+def adam_state(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """AdamW's state of one tensor, created with zero moments where the optimizer has not stepped yet."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
+    return state
+
+
+def _adam_arguments(config: OptimizerConfig) -> dict[str, Any]:
+    return {
+        "lr": config.lr,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_eps,
+        "fused": True,
+    }
+
+
+def _should_decay(sharded: ShardedParameter, config: OptimizerConfig) -> bool:
+    key = sharded.blocks[0].key
+    if key.endswith("bias"):
+        return config.decay_biases
+    if sharded.parameter.ndim == 1:
+        return config.decay_norms
+    if key.startswith("embedding."):
+        return config.decay_embeddings
+    return True

@@ -1,0 +1,45 @@
+"""Learning rate as a pure function of the step."""
+
+import math
+
+from trainer.config.optim import LrScheduleConfig
+
+
+def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_iters: int) -> float:
+    """Learning rate of optimizer step `step` (0 is the first).
+
+    Warm-up rises linearly and reaches the peak at step warmup_steps - 1, so that the first step already moves.
+
+    Source: cosine and linear as Megatron-Core's OptimizerParamScheduler; wsd (warm-up, stable, decay) MiniCPM
+        (arXiv:2404.06395), its 1 - sqrt decay Haegele et al. (arXiv:2405.18392).
+    """
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / schedule.warmup_steps
+    decay_steps = schedule.decay_steps or train_iters
+    if schedule.style == "constant":
+        return peak
+    if schedule.style == "wsd":
+        start = decay_steps - wsd_decay_length(schedule, train_iters=train_iters)
+        share = _decayed_share(schedule.wsd_decay_style, _progress(step, start=start, end=decay_steps))
+    else:
+        share = _decayed_share(schedule.style, _progress(step, start=schedule.warmup_steps, end=decay_steps))
+    return peak - (peak - schedule.min_lr) * share
+
+
+def wsd_decay_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
+    """Steps of the final decay of a wsd schedule."""
+    return schedule.wsd_decay_steps or max(1, (schedule.decay_steps or train_iters) // 10)
+
+
+def _progress(step: int, *, start: int, end: int) -> float:
+    """Share of [start, end) that lies behind `step`, in [0, 1]."""
+    return min(1.0, max(0.0, (step - start) / max(1, end - start)))
+
+
+def _decayed_share(style: str, progress: float) -> float:
+    """How much of the way from peak to min_lr is gone: 0 at progress 0, 1 at progress 1."""
+    if style == "cosine":
+        return 0.5 * (1.0 - math.cos(math.pi * progress))
+    if style == "sqrt":
+        return math.sqrt(progress)
+    return progress
