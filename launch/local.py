@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def build_command(overrides: Sequence[str], *, num_processes: int) -> list[str]:
     """The torchrun command. Port 0 lets several runs share a host."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
+    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     return [*torchrun, *rendezvous, "-m", "trainer.train", *overrides]
 

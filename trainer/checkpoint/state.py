@@ -84,6 +84,8 @@ class TrainerState:
     """Every field of ModelConfig."""
     padded_vocab_size: int
     """Rows of the embedding."""
+    mixture: Mapping[str, Any] | None = None
+    """`trainer.data.mixture.Mixture` as a record: what the samples so far were drawn from; None where none is known."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
     def model_config(self) -> ModelConfig:
@@ -103,6 +105,7 @@ def build_state(
     consumed_samples: int,
     consumed_tokens: int,
     seed: int,
+    mixture: Mapping[str, Any] | None = None,
 ) -> TrainerState:
     """Describe a run for a save."""
     return TrainerState(
@@ -115,6 +118,7 @@ def build_state(
         layout=layout,
         model=asdict(model),
         padded_vocab_size=padded_vocab_size,
+        mixture=mixture,
     )
 
 

@@ -105,3 +105,9 @@ class _RankFileHandler(logging.FileHandler):
         path.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(path, mode="a", encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+
+
+def quiet_torchrun() -> None:
+    """Keep the torchrun agent to errors that no process of the run explains: its own failures."""
+    for name in ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

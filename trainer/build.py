@@ -1,0 +1,196 @@
+"""The composition root: the one place where configuration, processes, model, data, engine and sinks meet."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from trainer.checkpoint.discovery import choose_checkpoint
+from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.model_match import check_model, describe_changes
+from trainer.checkpoint.save import save_checkpoint
+from trainer.checkpoint.state import Layout, TrainerState, build_state, layout_of, read_state
+from trainer.common.errors import raise_if_any
+from trainer.config.plan import RunPlan
+from trainer.config.schema import TrainConfig
+from trainer.data.loader import BatchLoader, build_loader
+from trainer.data.mixture import Mixture
+from trainer.data.validation import ValidationLoader, build_validation_loader
+from trainer.engine.base import Engine
+from trainer.engine.deepspeed_engine import DeepSpeedEngine
+from trainer.loop.train_loop import LoopConfig, Progress, TrainLoop
+from trainer.metrics.mfu import device_peak_tflops
+from trainer.metrics.recorder import MetricsRecorder, build_recorder
+from trainer.metrics.throughput import ThroughputMeter
+from trainer.model.gpt import build_model_chunks, build_transformer_config
+from trainer.parallel.world import World
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A built run: what to do, and what to release afterwards."""
+
+    loop: TrainLoop
+    engine: Engine
+    loader: BatchLoader
+    validation: ValidationLoader | None
+    recorder: MetricsRecorder
+
+    def close(self) -> None:
+        """Release everything, in the reverse order of building."""
+        self.recorder.close()
+        if self.validation is not None:
+            self.validation.close()
+        self.loader.close()
+        self.engine.close()
+
+
+def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
+    """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
+
+    Raises:
+        ConfigError: on every rank, when the checkpoint or the data cannot be used.
+    """
+    engine = build_engine(config, plan=plan, world=world)
+    layout = _layout(config, world)
+    state = restore_run(config, plan=plan, engine=engine, layout=layout)
+    progress = Progress()
+    if state is not None:
+        progress = Progress(
+            step=state.step, consumed_samples=state.consumed_samples, consumed_tokens=state.consumed_tokens
+        )
+    loader = _build_loader(config, plan=plan, world=world, state=state)
+    recorder = build_recorder(
+        config.logging,
+        run_directory=plan.run_directory,
+        run_name=config.run_name,
+        run_config=dataclasses.asdict(config),
+        total_steps=config.training.train_iters,
+        resumed_step=progress.step,
+        is_main_rank=world.is_main_rank,
+    )
+    validation = build_validation(config, plan=plan, world=world)
+    loop = TrainLoop(
+        LoopConfig(
+            training=config.training,
+            lr_schedule=config.lr_schedule,
+            checkpoint=config.checkpoint,
+            peak_learning_rate=config.optimizer.lr,
+            tokens_per_step=plan.tokens_per_step,
+        ),
+        engine=engine,
+        loader=loader,
+        validation=validation,
+        recorder=recorder,
+        meter=ThroughputMeter(
+            tokens_per_step=plan.tokens_per_step,
+            model_flops_per_token=plan.model_flops_per_token,
+            num_devices=world.world_size,
+            peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
+        ),
+        saver=CheckpointSaver(config, plan=plan, engine=engine, loader=loader, layout=layout),
+        progress=progress,
+        device=world.device,
+    )
+    return Run(loop=loop, engine=engine, loader=loader, validation=validation, recorder=recorder)
+
+
+def build_engine(config: TrainConfig, *, plan: RunPlan, world: World) -> Engine:
+    """Build this rank's model chunks with their initial weights, and the engine around them."""
+    chunks = build_model_chunks(
+        config.model,
+        transformer_config=build_transformer_config(config.model, parallel=config.parallel, precision=config.precision),
+        padded_vocab_size=plan.padded_vocab_size,
+        pp_rank=world.pp_rank,
+        groups=world.groups,
+        device=world.device,
+        seed=config.training.seed,
+    )
+    return DeepSpeedEngine(
+        chunks, config=config.engine, optimizer=config.optimizer, groups=world.groups, device=world.device
+    )
+
+
+def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> ValidationLoader | None:
+    """Open the validation set, if there is one."""
+    if not config.data.validation:
+        return None
+    return build_validation_loader(
+        config.data.validation,
+        seq_length=config.model.seq_length,
+        dp_rank=world.dp_rank,
+        dp_size=world.dp_size,
+        micro_batch_size=config.training.micro_batch_size,
+        global_batch_size=config.training.global_batch_size,
+        eval_iters=config.training.eval_iters,
+        vocab_size=plan.vocab_size,
+    )
+
+
+def restore_run(config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout) -> TrainerState | None:
+    """Load the checkpoint that `resume` names into the engine; None where the run starts anew."""
+    path = choose_checkpoint(config.resume, run_directory=plan.run_directory, verify=config.checkpoint.verify)
+    if path is None:
+        return None
+    saved = read_state(path)
+    raise_if_any(check_model(config.model, padded_vocab_size=plan.padded_vocab_size, state=saved, checkpoint=path))
+    for change in describe_changes(config.model, state=saved):
+        _LOGGER.warning("%s", change)
+    state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
+    engine.restore(num_updates=state.num_updates)
+    return state
+
+
+class CheckpointSaver:
+    """Collects what a checkpoint holds and has it written."""
+
+    def __init__(
+        self, config: TrainConfig, *, plan: RunPlan, engine: Engine, loader: BatchLoader, layout: Layout
+    ) -> None:
+        self._config, self._plan = config, plan
+        self._engine, self._loader, self._layout = engine, loader, layout
+
+    def save(self, progress: Progress) -> Path:
+        """Save; all ranks call this."""
+        state = build_state(
+            self._config.model,
+            padded_vocab_size=self._plan.padded_vocab_size,
+            layout=self._layout,
+            run_name=self._config.run_name,
+            step=progress.step,
+            num_updates=self._engine.num_updates,
+            consumed_samples=progress.consumed_samples,
+            consumed_tokens=progress.consumed_tokens,
+            seed=self._config.training.seed,
+            mixture=self._loader.mixture.to_record(),
+        )
+        return save_checkpoint(
+            self._plan.run_directory,
+            fragments=self._engine.optimizer_fragments(),
+            state=state,
+            keep_last=self._config.checkpoint.keep_last,
+        )
+
+
+def _build_loader(config: TrainConfig, *, plan: RunPlan, world: World, state: TrainerState | None) -> BatchLoader:
+    mixture = state.mixture if state is not None else None
+    return build_loader(
+        config.data.train,
+        seed=config.training.seed,
+        seq_length=config.model.seq_length,
+        dp_rank=world.dp_rank,
+        dp_size=world.dp_size,
+        micro_batch_size=config.training.micro_batch_size,
+        global_batch_size=config.training.global_batch_size,
+        consumed_samples=state.consumed_samples if state is not None else 0,
+        prefetch_steps=config.data.prefetch_steps,
+        vocab_size=plan.vocab_size,
+        former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
+    )
+
+
+def _layout(config: TrainConfig, world: World) -> Layout:
+    return layout_of(
+        config.parallel, world_size=world.world_size, engine=config.engine.name, device_type=world.device.type
+    )

@@ -1,0 +1,22 @@
+"""How a process tells the launcher above torchrun what its exit code was; torchrun forgets it when a signal ends it."""
+
+import os
+from pathlib import Path
+
+EXIT_CODE_FILE = "TRIREME_EXIT_CODE_FILE"
+"""Environment variable: where the main process leaves its exit code."""
+
+
+def leave_exit_code(code: int) -> None:
+    """Write the code for the launcher, if there is one."""
+    path = os.environ.get(EXIT_CODE_FILE)
+    if path:
+        Path(path).write_text(str(code))
+
+
+def read_exit_code(path: Path) -> int | None:
+    """The code that was left, or None."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

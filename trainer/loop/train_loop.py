@@ -1,0 +1,153 @@
+"""What happens each step, and when: the training loop."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from trainer.config.optim import LrScheduleConfig
+from trainer.config.run import CheckpointConfig, TrainingConfig
+from trainer.data.loader import BatchLoader
+from trainer.data.validation import ValidationLoader
+from trainer.engine.base import Engine, StepResult
+from trainer.loop.lr_schedule import learning_rate
+from trainer.loop.stop import StopRequest
+from trainer.loop.validation import run_validation
+from trainer.metrics.memory import measure_memory_bytes
+from trainer.metrics.record import StepMetrics, ValidationMetrics
+from trainer.metrics.recorder import MetricsRecorder
+from trainer.metrics.throughput import Throughput, ThroughputMeter
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where the run stands."""
+
+    step: int = 0
+    """Optimizer steps taken, skipped ones included."""
+    consumed_samples: int = 0
+    consumed_tokens: int = 0
+
+
+class Saver(Protocol):
+    """Writes a checkpoint of the run."""
+
+    def save(self, progress: Progress) -> Any:
+        """Save; all ranks call this."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The settings that decide what happens when."""
+
+    training: TrainingConfig
+    lr_schedule: LrScheduleConfig
+    checkpoint: CheckpointConfig
+    peak_learning_rate: float
+    tokens_per_step: int
+
+
+class TrainLoop:
+    """Takes steps until the run ends or someone asks to stop."""
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        *,
+        engine: Engine,
+        loader: BatchLoader,
+        validation: ValidationLoader | None,
+        recorder: MetricsRecorder,
+        meter: ThroughputMeter,
+        saver: Saver,
+        progress: Progress,
+        device: torch.device,
+    ) -> None:
+        self.progress = progress
+        self._config = config
+        self._engine, self._loader, self._validation = engine, loader, validation
+        self._recorder, self._meter, self._saver = recorder, meter, saver
+        self._device = device
+        self._saved_step: int | None = progress.step or None
+        """Step of the newest checkpoint: what was loaded counts."""
+
+    def run(self, stop: StopRequest) -> Literal["done", "stopped"]:
+        """Train; all ranks call this.
+
+        Returns:
+            done at the end of the run or after training.stop_after_step, stopped when a signal asked for it.
+        """
+        training, checkpoint = self._config.training, self._config.checkpoint
+        last_step = min(training.train_iters, training.stop_after_step or training.train_iters)
+        if self.progress.step >= last_step:
+            _LOGGER.info("nothing to do: step %d of %d is done", self.progress.step, last_step)
+        while self.progress.step < last_step:
+            self._take_step()
+            step = self.progress.step
+            if training.eval_interval and (step % training.eval_interval == 0 or step == training.train_iters):
+                self._validate()
+            is_stopping = stop.is_agreed(device=self._device)
+            if checkpoint.save_interval and step % checkpoint.save_interval == 0:
+                self._save()
+            if is_stopping:
+                if checkpoint.save_at_end:
+                    self._save()
+                return "stopped"
+        if checkpoint.save_at_end:
+            self._save()
+        return "done"
+
+    def _take_step(self) -> None:
+        self._meter.start()
+        rate = learning_rate(
+            self.progress.step,
+            peak=self._config.peak_learning_rate,
+            schedule=self._config.lr_schedule,
+            train_iters=self._config.training.train_iters,
+        )
+        result = self._engine.train_step(self._loader.next_step(), learning_rate=rate)
+        throughput = self._meter.stop()
+        self.progress.step += 1
+        self.progress.consumed_samples = self._loader.consumed_samples
+        self.progress.consumed_tokens += self._config.tokens_per_step
+        self._recorder.record_step(self._step_metrics(result, throughput, rate))
+
+    def _step_metrics(self, result: StepResult, throughput: Throughput, rate: float) -> StepMetrics:
+        return StepMetrics(
+            step=self.progress.step,
+            loss=result.loss,
+            learning_rate=rate,
+            grad_norm=result.grad_norm,
+            tokens_per_second=throughput.tokens_per_second,
+            step_time_seconds=throughput.step_time_seconds,
+            model_tflops_per_device=throughput.model_tflops_per_device,
+            mfu=throughput.mfu,
+            consumed_samples=self.progress.consumed_samples,
+            consumed_tokens=self.progress.consumed_tokens,
+            memory_bytes=measure_memory_bytes(self._device),
+            is_skipped=result.is_skipped,
+        )
+
+    def _validate(self) -> None:
+        if self._validation is None:
+            return
+        result = run_validation(self._engine, self._validation)
+        self._recorder.record_validation(
+            ValidationMetrics(
+                step=self.progress.step,
+                loss=result.loss,
+                num_tokens=result.num_tokens,
+                consumed_samples=self.progress.consumed_samples,
+                consumed_tokens=self.progress.consumed_tokens,
+            )
+        )
+
+    def _save(self) -> None:
+        if self._saved_step == self.progress.step:
+            return
+        self._saver.save(self.progress)
+        self._saved_step = self.progress.step

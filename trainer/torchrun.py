@@ -1,0 +1,46 @@
+"""torchrun, whose exit code is that of the process that failed first: 2 bad input, 75 asks to be requeued.
+
+usage: python -m trainer.torchrun TORCHRUN-ARGUMENTS
+
+torchrun itself exits with 1 and its own traceback whatever its processes said. After a signal the exit code is the one
+that the main process left in the file that EXIT_CODE_FILE names.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
+from trainer.common.logging import quiet_torchrun
+
+SIGNAL_BASE = 128
+"""Shells report a process that a signal ended as 128 + the signal's number."""
+
+
+def main() -> int:
+    """Run torchrun's own main."""
+    quiet_torchrun()
+    with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
+        path = Path(folder, "code")
+        os.environ[EXIT_CODE_FILE] = str(path)
+        try:
+            run.main()
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            code = int(failure.exitcode)
+            if code < 0:
+                print(f"rank {rank} (pid {failure.pid}) was ended by signal {-code}", file=sys.stderr, flush=True)
+            return code if code > 0 else SIGNAL_BASE - code
+        except SignalException as error:
+            code_left = read_exit_code(path)
+            return SIGNAL_BASE + int(error.sigval) if code_left is None else code_left
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Train a model: the entry of every process of a run.
+
+    torchrun --nproc-per-node N -m trainer.train OVERRIDES
+    python -m launch.local OVERRIDES        # the same, processes counted for you
+
+Exit codes: 0 done, 2 bad configuration or input, 75 stopped by a signal after saving (start it again to go on).
+"""
+
+import logging
+import os
+import sys
+import traceback
+
+from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, exit_code_of
+from trainer.common.exit_code import leave_exit_code
+from trainer.common.logging import configure_logging
+from trainer.common.progress import format_count
+from trainer.config.load import dump_config
+from trainer.config.plan import RunPlan
+from trainer.config.schema import TrainConfig
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """The command."""
+    rank = int(os.environ.get("RANK", "0"))
+    configure_logging(rank=rank)
+    try:
+        code = exit_code_of(lambda: run(sys.argv[1:]))
+    except BaseException:
+        # Said at once and by this rank, not by whoever notices that it is gone.
+        prefix = f"[rank {rank}] " if "RANK" in os.environ else ""
+        sys.stderr.write("".join(prefix + line for line in traceback.format_exc().splitlines(keepends=True)))
+        sys.stderr.flush()
+        os._exit(1)  # the other threads may hang in a collective that will never end
+    if rank == 0:
+        leave_exit_code(code)
+    return code
+
+
+def run(overrides: list[str]) -> int:
+    """Check everything, build the run, train.
+
+    Returns:
+        The exit code.
+    Raises:
+        ConfigError: the configuration or an input cannot be used.
+    """
+    # Late: a wrong configuration is answered before PyTorch and Megatron-Core are imported.
+    from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - see above
+    from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
+
+    inputs = load_inputs(overrides, check_files=check_training_files)
+    config, plan = inputs.config, inputs.plan
+    cpu_shim.install()
+    from trainer.build import build_run  # noqa: PLC0415 - the shim must stand before Megatron-Core is imported
+    from trainer.loop.stop import StopRequest  # noqa: PLC0415 - as above
+    from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - as above
+
+    with StopRequest() as stop:
+        world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
+        configure_logging(rank=world.rank, run_directory=plan.run_directory)
+        if world.is_main_rank:
+            _describe(config, plan)
+            (plan.run_directory / "config.yaml").write_text(dump_config(config))
+        built = build_run(config, plan=plan, world=world)
+        outcome = built.loop.run(stop)
+        built.close()
+        stop_world()
+    return EXIT_OK if outcome == "done" else EXIT_REQUEUE
+
+
+def _describe(config: TrainConfig, plan: RunPlan) -> None:
+    parallel = config.parallel
+    _LOGGER.info("run directory %s", plan.run_directory)
+    _LOGGER.info(
+        "%s parameters, %s tokens in %d steps; %d processes: tensor %d, pipeline %d, context %d, data %d;"
+        " %d micro batches of %d sequences",
+        format_count(plan.num_parameters),
+        format_count(plan.total_tokens),
+        config.training.train_iters,
+        plan.world_size,
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.context_parallel_size,
+        plan.dp_size,
+        plan.num_microbatches,
+        config.training.micro_batch_size,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
