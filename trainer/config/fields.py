@@ -74,6 +74,8 @@ def describe_type(annotation: Any) -> str:
             words.append("one of " + ", ".join(map(str, typing.get_args(member))))
         elif origin is list:
             words.append("a list; each item: " + describe_type(typing.get_args(member)[0]))
+        elif origin is dict:
+            words.append("a mapping")
         elif dataclasses.is_dataclass(member):
             words.append("a mapping with " + ", ".join(field_types(typing.cast(type, member))))
         else:

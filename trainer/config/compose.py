@@ -1,0 +1,280 @@
+"""Compose one configuration of any schema from conf/ and a command line. The only module that knows Hydra.
+
+Hydra composes the YAML groups; the values of the command line are put in afterwards, one by one, so that every error
+among them is found in one go.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.convert import to_dataclass
+from trainer.config.fields import Loc, field_types, nested_schemas, path_of, tag_of
+from trainer.config.suggest import either, nearest_names, show
+
+T = TypeVar("T")
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+SEARCH_PATH = "hydra.searchpath"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigRoot(Generic[T]):
+    """A file of conf/ that configurations start from."""
+
+    name: str
+    """The file's name without .yaml."""
+    schema: type[T]
+    """One field per group, and single fields."""
+    recipe_group: str | None = None
+    """A group that is no field of the schema; its options choose among the others and set any value."""
+
+    def group_options(self, directories: Iterable[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
+        """The groups and the options of each."""
+        groups: dict[str, list[str]] = {}
+        for group in (*field_types(self.schema), *([self.recipe_group] if self.recipe_group else [])):
+            files = {
+                file.relative_to(directory / group).with_suffix("").as_posix()
+                for directory in directories
+                for file in (directory / group).rglob("*.yaml")
+            }
+            if files:
+                groups[group] = sorted(files)
+        return groups
+
+
+def compose_config(
+    root: ConfigRoot[T], overrides: Sequence[str], *, validate: Callable[[T, Collection[str]], Iterable[Violation]]
+) -> T:
+    """Compose a file of conf/ with Hydra overrides.
+
+    Args:
+        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last of several for one path counts.
+        validate: names the broken rules of a configuration, leaving out those that read the given paths. Only for
+            rules that are reported together with errors of form.
+    Returns:
+        A configuration of the right form. The rules between its fields are for the caller to check.
+    Raises:
+        ConfigError: everything that is wrong in form; then, too, every rule of `validate` that can be judged all the
+            same, so that the user sees all problems at once.
+    """
+    request = _read_overrides(root, overrides)
+    composed = _compose(root, request)
+    before = copy.deepcopy(composed)
+    problems = list(request.problems)
+    for override in request.values:
+        try:
+            OmegaConf.update(composed, override.key_or_group, override.value(), merge=True, force_add=True)
+        except OmegaConfBaseException as error:
+            problems.append(_Problem.of_override(override, f"cannot be set: {first_line(error)}"))
+    _add_defaults(composed, root.schema)
+    _add_defaults(before, root.schema)
+    plain, unresolved = _to_plain(composed)
+    conversion = to_dataclass(root.schema, plain)
+    if conversion.config is not None and not problems and not unresolved:
+        return conversion.config
+    doubtful = {problem.doubtful_path for problem in problems} | {path_of(loc) for loc in unresolved}
+    fallback = to_dataclass(root.schema, _repaired(plain, _to_plain(before)[0], conversion.bad_locs))
+    further: list[Violation] = []
+    if root.recipe_group not in doubtful and fallback.config is not None:
+        further = list(validate(fallback.config, doubtful | conversion.doubtful_paths))
+    form = [problem.violation for problem in problems] + list(unresolved.values())
+    # A field whose interpolation failed is absent from the plain values; that it is then missing is no second error.
+    form += [violation for violation in conversion.violations if violation.path not in doubtful]
+    raise ConfigError([*form, *further])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """An override that cannot be used, and the path whose value the user meant to set with it."""
+
+    violation: Violation
+    doubtful_path: str
+
+    @classmethod
+    def of_override(cls, override: Override, rule: str, fix: str = "write PATH=VALUE") -> "_Problem":
+        path = override.key_or_group
+        value = override.input_line.partition("=")[2] if override.input_line else ""
+        return cls(violation=Violation(path=path, value=value, rule=rule, fix=fix), doubtful_path=path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+    """A command line, taken apart."""
+
+    options: dict[str, str]
+    """Group -> option."""
+    search_path: list[str]
+    """Further directories with groups."""
+    values: list[Override]
+    problems: list[_Problem]
+
+
+def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
+    """Sort overrides into group options and values; what is neither is a problem."""
+    request = _Request(options={}, search_path=[], values=[], problems=[])
+    parsed = [override for override in (_parse(line, request.problems) for line in lines) if override is not None]
+    for override in (override for override in parsed if override.key_or_group == SEARCH_PATH):
+        _read_search_path(override, request)
+    options = root.group_options([CONF_DIR, *map(Path, request.search_path)])
+    for override in parsed:
+        path, value = override.key_or_group, override.value()
+        if path == SEARCH_PATH:
+            continue
+        if path not in options or isinstance(value, dict):
+            request.values.append(override)
+        elif path == root.recipe_group and value is None:
+            request.options.pop(path, None)
+        elif show(value) in options[path]:
+            request.options[path] = show(value)
+        else:
+            close = nearest_names(show(value), options[path])
+            hint = f"did you mean {close[0]}? " if close else ""
+            rule = f"is no option of the group {path}"
+            request.problems.append(_Problem.of_override(override, rule, f"{hint}use {either(options[path])}"))
+    return request
+
+
+def _parse(line: str, problems: list[_Problem]) -> Override | None:
+    """Parse one override; a `+` or `++` in front says nothing here, since the schema knows all keys."""
+    path = line.partition("=")[0].lstrip("+~")
+    try:
+        override = OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        rule = f"is no override ({first_line(error)})" if "=" in line else "is no override: it has no value"
+        fix = f"write PATH=VALUE, and quote special characters: \"{path or 'PATH'}='VALUE'\""
+        violation = Violation(path="override", value=line, rule=rule, fix=fix)
+        problems.append(_Problem(violation=violation, doubtful_path=path))
+        return None
+    if override.is_delete():
+        rule, fix = "deletes, and fields can only be set", f"write {path}=VALUE, where VALUE may be null or []"
+        problems.append(
+            _Problem(violation=Violation(path="override", value=line, rule=rule, fix=fix), doubtful_path=path)
+        )
+    elif override.is_sweep_override():
+        value = line.partition("=")[2]
+        problems.append(_Problem.of_override(override, "has several values", f"for a list write {path}=[{value}]"))
+    elif override.package is not None:
+        problems.append(_Problem.of_override(override, f"moves a group to @{override.package}", f"write {path}=..."))
+    else:
+        return override
+    return None
+
+
+def _read_search_path(override: Override, request: _Request) -> None:
+    value = override.value()
+    for entry in value if isinstance(value, list) else [value]:
+        directory = str(entry).removeprefix("file://")
+        if Path(directory).is_dir():
+            request.search_path.append(str(Path(directory).absolute()))
+        else:
+            request.problems.append(_Problem.of_override(override, f"{directory} is no directory", "name one"))
+
+
+def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
+    overrides = [f"{group}={option}" for group, option in request.options.items()]
+    if request.search_path:
+        overrides.append(f"{SEARCH_PATH}=[{','.join(repr(directory) for directory in request.search_path)}]")
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose(root.name, overrides)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        violation = Violation(
+            path="override",
+            value=" ".join(overrides),
+            rule=f"cannot be composed: {' '.join(str(error).split())}",
+            fix="correct the YAML file",
+        )
+        raise ConfigError([*(problem.violation for problem in request.problems), violation]) from error
+
+
+def _add_defaults(node: DictConfig, schema: type) -> None:
+    """Add the defaults of fields that no YAML file names, so that every field can be referred to."""
+    OmegaConf.set_struct(node, False)
+    types = field_types(schema)
+    for field in dataclasses.fields(schema):
+        if field.name not in node.keys():  # noqa: SIM118 - `in node` says no to what cannot be resolved
+            if nested_schemas(types[field.name]):
+                node[field.name] = {}
+            elif field.default is not dataclasses.MISSING:
+                node[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                node[field.name] = field.default_factory()
+        if OmegaConf.is_missing(node, field.name) or OmegaConf.is_interpolation(node, field.name):
+            continue
+        child, nested = node.get(field.name), nested_schemas(types[field.name])
+        if isinstance(child, DictConfig):
+            for member in nested:
+                if len(nested) == 1 or tag_of(member) == child.get("name"):
+                    _add_defaults(child, member)
+
+
+def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]:
+    """Resolve every interpolation; fields that are missing or cannot be resolved are left out, the latter reported."""
+    violations: dict[Loc, Violation] = {}
+
+    def resolve(node: object, loc: Loc) -> Any:
+        if isinstance(node, DictConfig):
+            keys: Iterable[Any] = list(node.keys())
+        elif isinstance(node, ListConfig):
+            keys = range(len(node))
+        else:
+            return node
+        values = {}
+        for key in keys:
+            place = (*loc, key if isinstance(key, int) else str(key))
+            if OmegaConf.is_missing(node, key):
+                continue
+            try:
+                values[key] = resolve(node[key], place)
+            except OmegaConfBaseException as error:
+                raw = OmegaConf.to_container(node, resolve=False)
+                written = raw[key] if isinstance(raw, dict | list) else None
+                violations[place] = Violation(
+                    path=path_of(place),
+                    value=show(written),
+                    rule=f"cannot be resolved: {first_line(error)}",
+                    fix="refer to a field as ${group.field}, to an environment variable as ${oc.env:NAME}",
+                )
+        return values if isinstance(node, DictConfig) else list(values.values())
+
+    return resolve(config, ()), violations
+
+
+def _repaired(plain: Mapping[str, Any], before: Mapping[str, Any], bad_locs: Iterable[Loc]) -> dict[str, Any]:
+    """Put the values of before at the bad places, or nothing; only so that the other rules can be judged."""
+    repaired = copy.deepcopy(dict(plain))
+    for loc in bad_locs:
+        target: Any = repaired
+        source: Any = before
+        for part in loc[:-1]:
+            target = _child(target, part)
+            source = _child(source, part)
+        old = _child(source, loc[-1])
+        if isinstance(target, dict):
+            target.pop(loc[-1], None)
+            if old is not None:
+                target[loc[-1]] = old
+    return repaired
+
+
+def _child(node: Any, key: str | int) -> Any:
+    if isinstance(node, dict):
+        return node.get(key)
+    return node[key] if isinstance(node, list) and isinstance(key, int) and key < len(node) else None
+
+
+def first_line(error: Exception) -> str:
+    """What a library says at the start of a long message."""
+    return str(error).strip().partition("\n")[0]
