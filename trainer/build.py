@@ -4,12 +4,17 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from megatron.core.models.gpt.gpt_model import GPTModel
+
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.model_match import check_model, describe_changes
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.state import Layout, TrainerState, build_state, layout_of, read_state
 from trainer.common.errors import raise_if_any
+from trainer.config.model import ModelConfig
+from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
@@ -98,17 +103,37 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
 
 def build_engine(config: TrainConfig, *, plan: RunPlan, world: World) -> Engine:
     """Build this rank's model chunks with their initial weights, and the engine around them."""
-    chunks = build_model_chunks(
+    chunks = build_chunks(
         config.model,
-        transformer_config=build_transformer_config(config.model, parallel=config.parallel, precision=config.precision),
+        parallel=config.parallel,
+        precision=config.precision,
         padded_vocab_size=plan.padded_vocab_size,
-        pp_rank=world.pp_rank,
-        groups=world.groups,
-        device=world.device,
+        world=world,
         seed=config.training.seed,
     )
     return DeepSpeedEngine(
         chunks, config=config.engine, optimizer=config.optimizer, groups=world.groups, device=world.device
+    )
+
+
+def build_chunks(
+    model: ModelConfig,
+    *,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    padded_vocab_size: int,
+    world: World,
+    seed: int | None = None,
+) -> list[GPTModel]:
+    """Build this rank's model chunks; without a seed their weights are undefined until a checkpoint is loaded."""
+    return build_model_chunks(
+        model,
+        transformer_config=build_transformer_config(model, parallel=parallel, precision=precision),
+        padded_vocab_size=padded_vocab_size,
+        pp_rank=world.pp_rank,
+        groups=world.groups,
+        device=world.device,
+        seed=seed,
     )
 
 
@@ -130,16 +155,27 @@ def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> Val
 
 def restore_run(config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout) -> TrainerState | None:
     """Load the checkpoint that `resume` names into the engine; None where the run starts anew."""
-    path = choose_checkpoint(config.resume, run_directory=plan.run_directory, verify=config.checkpoint.verify)
+    path = find_checkpoint(config, plan=plan)
     if path is None:
         return None
-    saved = read_state(path)
-    raise_if_any(check_model(config.model, padded_vocab_size=plan.padded_vocab_size, state=saved, checkpoint=path))
-    for change in describe_changes(config.model, state=saved):
-        _LOGGER.warning("%s", change)
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates)
     return state
+
+
+def find_checkpoint(config: TrainConfig, *, plan: RunPlan) -> Path | None:
+    """Choose the checkpoint that `resume` names, whose tensors must fit the model; all ranks call this.
+
+    Raises:
+        ConfigError: on every rank, when it is another model's, or all candidates are damaged.
+    """
+    path = choose_checkpoint(config.resume, run_directory=plan.run_directory, verify=config.checkpoint.verify)
+    if path is not None:
+        saved = read_state(path)
+        raise_if_any(check_model(config.model, padded_vocab_size=plan.padded_vocab_size, state=saved, checkpoint=path))
+        for change in describe_changes(config.model, state=saved):
+            _LOGGER.warning("%s", change)
+    return path
 
 
 class CheckpointSaver:

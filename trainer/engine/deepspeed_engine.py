@@ -17,7 +17,7 @@ from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.optim import OptimizerConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import OPTIMIZER_STATES, OptimizerFragment, StepResult
-from trainer.engine.forward import LossSum, forward_backward
+from trainer.engine.forward import evaluate_step, forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel
 from trainer.engine.optimizer import GuardedAdamW, adam_state, build_adamw
 from trainer.model.sharding import describe_parameters
@@ -67,7 +67,9 @@ class DeepSpeedEngine:
         """Forward and backward over this rank's micro batches, then one update."""
         for chunk in self._chunks:
             chunk.train()
-        losses = self._forward_backward(micro_batches, forward_only=False)
+        losses = forward_backward(
+            self._chunks, micro_batches, groups=self._groups, device=self._device, forward_only=False
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
@@ -81,10 +83,7 @@ class DeepSpeedEngine:
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
         """Sum of losses and number of target tokens over the global batch, the same on every rank."""
-        for chunk in self._chunks:
-            chunk.eval()
-        losses = self._forward_backward(micro_batches, forward_only=True)
-        return losses.loss_sum, losses.num_tokens
+        return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
         """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
@@ -126,11 +125,6 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
-
-    def _forward_backward(self, micro_batches: Sequence[MicroBatch], *, forward_only: bool) -> LossSum:
-        return forward_backward(
-            self._chunks, micro_batches, groups=self._groups, device=self._device, forward_only=forward_only
-        )
 
     def _finalize_gradients(self, *args: Any, **kwargs: Any) -> None:
         """Called by the schedule after the last backward pass of a step."""

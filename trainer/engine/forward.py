@@ -62,6 +62,20 @@ def forward_backward(
     return _sum_over_ranks(losses, groups=groups, device=device)
 
 
+def evaluate_step(
+    chunks: Sequence[nn.Module],
+    micro_batches: Sequence[MicroBatch],
+    *,
+    groups: ProcessGroupCollection,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Sum of losses and number of target tokens over the global batch, the same on every rank; no dropout."""
+    for chunk in chunks:
+        chunk.eval()
+    losses = forward_backward(chunks, micro_batches, groups=groups, device=device, forward_only=True)
+    return losses.loss_sum, losses.num_tokens
+
+
 def slice_for_context_parallel(batch: torch.Tensor, *, cp_rank: int, cp_size: int) -> torch.Tensor:
     """Keep this rank's two chunks of each sequence, so causal work is balanced.
 

@@ -135,7 +135,7 @@ class TrainLoop:
     def _validate(self) -> None:
         if self._validation is None:
             return
-        result = run_validation(self._engine, self._validation)
+        result = run_validation(self._validation, evaluate=self._engine.evaluate)
         self._recorder.record_validation(
             ValidationMetrics(
                 step=self.progress.step,

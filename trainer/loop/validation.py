@@ -1,9 +1,10 @@
 """One pass over the validation set."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trainer.data.batch import MicroBatch
 from trainer.data.validation import ValidationLoader
-from trainer.engine.base import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +16,17 @@ class ValidationResult:
     num_tokens: int
 
 
-def run_validation(engine: Engine, loader: ValidationLoader) -> ValidationResult:
-    """Compute the exact mean loss over every window of the set; all ranks call this."""
+def run_validation(
+    loader: ValidationLoader, *, evaluate: Callable[[Sequence[MicroBatch]], tuple[float, float]]
+) -> ValidationResult:
+    """Compute the exact mean loss over every window of the set; all ranks call this.
+
+    Args:
+        evaluate: sum of losses and number of target tokens of one global batch, as `Engine.evaluate`.
+    """
     loss_sum, num_tokens = 0.0, 0.0
     for micro_batches in loader.steps():
-        step_loss_sum, step_num_tokens = engine.evaluate(micro_batches)
+        step_loss_sum, step_num_tokens = evaluate(micro_batches)
         loss_sum += step_loss_sum
         num_tokens += step_num_tokens
     return ValidationResult(loss=loss_sum / max(num_tokens, 1.0), num_tokens=int(num_tokens))

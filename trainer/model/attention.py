@@ -60,15 +60,19 @@ class SdpaCoreAttention(nn.Module):
 
         Args:
             query: [s, b, n, d].
-            key: [s, b, g, d].
-            value: [s, b, g, d].
+            key: [s, b, g, d]; more than s keys only when a cache is decoded from.
+            value: as key.
+            attn_mask_type: no_mask lets every query see all keys; anything else is causal.
         Returns:
             [s, b, n * d].
         """
         assert attention_bias is None and packed_seq_params is None
         sequence, batch, heads, channels = query.shape
         if self.cp_group.size() == 1:
-            context = self._attend(query, key, value, is_causal=True)
+            # Megatron-Core says no_mask for one new token that sees all keys in the cache.
+            is_causal = attn_mask_type is not AttnMaskType.no_mask
+            assert not is_causal or query.shape[0] == key.shape[0]
+            context = self._attend(query, key, value, is_causal=is_causal)
         else:
             context = self._attend_across_ranks(query, key, value)
         return context.reshape(sequence, batch, heads * channels)

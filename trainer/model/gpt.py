@@ -69,11 +69,11 @@ def build_model_chunks(
     pp_rank: int,
     groups: ProcessGroupCollection,
     device: torch.device,
-    seed: int,
+    seed: int | None,
 ) -> list[GPTModel]:
     """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
 
-    Equal seeds give equal weights, bit for bit, under every layout.
+    Equal seeds give equal weights, bit for bit, under every layout. None leaves them undefined, to be loaded.
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
@@ -101,7 +101,10 @@ def build_model_chunks(
                 vp_stage=vp_stage,
             )
         )
-    initialize_weights(describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers)
+    if seed is not None:
+        initialize_weights(
+            describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers
+        )
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
 
 

@@ -1,0 +1,88 @@
+"""Tokens one after the other from a model in one process, with a key-value cache. s: tokens, v: vocabulary."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.models.gpt.gpt_model import GPTModel
+
+from trainer.model.sampling import SamplingConfig, sample
+
+
+class CachedDecoder:
+    """Feeds tokens to a model and keeps their keys and values, so that a new token costs one position.
+
+    Args:
+        model: the whole model, in evaluation mode.
+        max_length: most positions in view; the model's seq_length.
+    """
+
+    def __init__(self, model: GPTModel, *, max_length: int, device: torch.device) -> None:
+        assert not model.training
+        self._model, self._max_length, self._device = model, max_length, device
+        self._context = StaticInferenceContext(max_batch_size=1, max_sequence_length=max_length)
+
+    @property
+    def num_cached(self) -> int:
+        """Positions whose keys and values are kept."""
+        return int(self._context.sequence_len_offset)
+
+    @torch.inference_mode()
+    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Append tokens: any number at the start, then one at a time.
+
+        Returns:
+            [v]: the logits behind the last of them.
+        """
+        assert self.num_cached == 0 or len(tokens) == 1
+        assert self.num_cached + len(tokens) <= self._max_length
+        first = self.num_cached
+        positions = torch.arange(first, first + len(tokens), device=self._device)[None]
+        ids = torch.tensor([list(tokens)], dtype=torch.int64, device=self._device)
+        if first:
+            self._context.enable_decode_mode()
+        logits = self._model(ids, positions, None, inference_context=self._context, runtime_gather_output=True)
+        self._context.sequence_len_offset = first + len(tokens)
+        return logits[0, -1]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._context.reset()
+
+
+def generate_tokens(
+    model: GPTModel,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    max_length: int,
+    sampling: SamplingConfig,
+    vocab_size: int,
+    eos_id: int | None,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[int]:
+    """Draw tokens that continue a prompt, until eos_id (which is not given out) or max_new_tokens.
+
+    When max_length positions are full, the newest half of them becomes the prompt of a new cache, so a text may be
+    longer than the model's window.
+
+    Args:
+        prompt: at least one token.
+        vocab_size: tokens of the vocabulary; the rows that only pad the embedding are never drawn.
+        generator: of the CPU.
+    """
+    decoder = CachedDecoder(model, max_length=max_length, device=device)
+    history = list(prompt)
+    logits = decoder.feed(history[-max_length:])
+    for _ in range(max_new_tokens):
+        token = sample(logits[:vocab_size], config=sampling, generator=generator)
+        if token == eos_id:
+            return
+        yield token
+        history.append(token)
+        if decoder.num_cached == max_length:
+            decoder.reset()
+            logits = decoder.feed(history[-max(1, max_length // 2) :])
+        else:
+            logits = decoder.feed([token])
