@@ -20,7 +20,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.convert import to_dataclass
-from trainer.config.fields import Loc, field_types, nested_schemas, path_of, tag_of
+from trainer.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
 from trainer.config.suggest import either, nearest_names, show
 
 T = TypeVar("T")
@@ -77,7 +77,9 @@ def compose_config(
         try:
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True, force_add=True)
         except OmegaConfBaseException as error:
-            problems.append(_Problem.of_override(override, f"cannot be set: {first_line(error)}"))
+            # Where the option is unknown, its values are not there to be changed; that is no second error.
+            if not any(is_inside(override.key_or_group, problem.doubtful_path) for problem in request.problems):
+                problems.append(_Problem.of_override(override, f"cannot be set: {first_line(error)}"))
     _add_defaults(composed, root.schema)
     _add_defaults(before, root.schema)
     plain, unresolved = _to_plain(composed)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.config.compose import CONF_DIR
 from trainer.config.fields import describe_type, field_types, is_optional, nested_schemas, tag_of, union_members
-from trainer.config.load import CONF_DIR, group_options
+from trainer.config.load import group_options
 from trainer.config.rules.ranges import RANGES
 from trainer.config.schema import TrainConfig
 from trainer.config.suggest import show

@@ -1,0 +1,151 @@
+"""What a data preparation is told: the schema of conf/data_prep.yaml, one documented field per setting."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Raw input of one kind."""
+
+    name: str
+    """Name of the source in the ledger and in the document tables."""
+    kind: Literal["warc", "wikipedia", "jsonl", "text"]
+    """warc: web archives (.warc, .warc.gz, .wet); wikipedia: a pages-articles dump (.xml, .bz2, .gz); jsonl: one JSON
+    object a line; text: plain text. Compression (gzip, bzip2, xz, zstd) is recognised by content."""
+    paths: list[str]
+    """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens."""
+    text_field: str = "text"
+    """jsonl: key of the text."""
+    id_field: str = "id"
+    """jsonl: key of the document's identifier; a record without it gets none."""
+    url_field: str = "url"
+    """jsonl: key of the document's address."""
+    title_field: str = "title"
+    """jsonl: key of the document's title."""
+    split_text: Literal["file", "paragraph", "line"] = "file"
+    """text: what one document is: a whole file, a run of lines without a blank one, or a line."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Options for fsspec, such as {anon: true} for public S3 buckets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HtmlConfig:
+    """How text is taken out of web pages."""
+
+    main_content: bool = True
+    """Leave navigation, headers, footers and the like out; false keeps all visible text."""
+    list_bullets: bool = True
+    """Write a bullet in front of list items."""
+    comments: bool = False
+    """Keep what looks like readers' comments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WikipediaConfig:
+    """How text is taken out of wiki mark-up."""
+
+    namespaces: list[int] = field(default_factory=lambda: [0])
+    """Namespaces whose pages are kept; 0 holds the articles."""
+    prepend_title: bool = True
+    """Start each document with the page's title."""
+    keep_math: bool = True
+    """Keep formulas as $LaTeX$; false removes them."""
+    drop_sections: list[str] = field(
+        default_factory=lambda: [
+            "References",
+            "External links",
+            "See also",
+            "Further reading",
+            "Notes",
+            "Footnotes",
+            "Bibliography",
+            "Sources",
+            "Notes and references",
+            "Citations",
+        ]
+    )
+    """Sections, with what is below them, that are no prose; compared without regard to case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig:
+    """Which documents are dropped for their size."""
+
+    min_characters: int = 100
+    """Shorter documents are dropped."""
+    max_characters: int = 5_000_000
+    """Longer documents are dropped."""
+    max_record_bytes: int = 64 << 20
+    """Larger raw records are dropped unread; bounds memory."""
+    drop_duplicates: bool = True
+    """Keep only the first of documents whose cleaned text is equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which documents are held out for validation."""
+
+    validation_fraction: float = 0.01
+    """Share of documents held out; 0 holds none out. The choice rests on each text's own hash, so it does not move when
+    data is added, and equal texts never stand on both sides."""
+    seed: int = 1234
+    """Another seed chooses other documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The SentencePiece tokenizer: trained on the documents, or given."""
+
+    path: str | None = None
+    """An existing SentencePiece .model; null trains one."""
+    model_type: Literal["unigram", "bpe"] = "unigram"
+    """unigram tokenizes about five times as fast; bpe trains about ten times as fast."""
+    vocab_size: int = 32000
+    """Pieces, with the 256 byte pieces and the special ones; a multiple of vocab_multiple."""
+    vocab_multiple: int = 128
+    """The vocabulary is a multiple of this, so that tensor parallelism can divide it."""
+    character_coverage: float = 0.9995
+    """Share of all characters that get their own piece; the rest is written in bytes."""
+    sample_characters: int = 100_000_000
+    """Most characters of training documents that the tokenizer is trained on; whole documents are sampled."""
+    special_tokens: list[str] = field(default_factory=list)
+    """Further pieces that are never split, such as chat markers."""
+    num_threads: int = 8
+    """Threads of the training. Part of the result: sums are split over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrepConfig:
+    """Everything that one data preparation is told."""
+
+    output_dir: str
+    """Directory for the shards, tokenizer, documents and ledger."""
+    sources: list[SourceConfig]
+    """Raw input, read in this order."""
+    html: HtmlConfig = field(default_factory=HtmlConfig)
+    """Web pages."""
+    wikipedia: WikipediaConfig = field(default_factory=WikipediaConfig)
+    """Wiki pages."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    """Dropping by size and of duplicates."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Training and validation."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    batch_bytes: int = 512 << 10
+    """Raw bytes that a worker process gets at a time. Smaller spreads small inputs better."""
+    num_workers: int | None = None
+    """Worker processes; null takes one per CPU. The output does not depend on it."""
+    overwrite: bool = False
+    """Replace another finished preparation in output_dir."""
+    progress: Literal["auto", "on", "off"] = "auto"
+    """Progress bars; auto draws them on a terminal and writes plain lines elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrepRoot:
+    """The root of conf/data_prep.yaml: its group."""
+
+    data_prep: DataPrepConfig
+    """The preparation."""

@@ -1,0 +1,127 @@
+"""The ledger: for every input file, read = kept + dropped by reason + failed by error, to the record."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.common.errors import Violation
+
+LEDGER_VERSION = 1
+MAX_EXAMPLES = 5
+"""Records named for each reason and file."""
+MAX_DETAIL_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One record that was not kept, so that a person can look at it."""
+
+    reason: str
+    record: int
+    name: str
+    detail: str
+
+
+@dataclass
+class Ledger:
+    """Counts of one file, or of a part of it; parts add up with `add`."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    """What was peculiar about records; says nothing about whether they were kept."""
+    examples: list[Example] = field(default_factory=list)
+
+    def drop(self, reason: str, *, record: int, name: str = "", detail: str = "") -> None:
+        """Count a record that is left out on purpose."""
+        self.dropped[reason] += 1
+        self._exemplify(reason, self.dropped[reason], record, name, detail)
+
+    def fail(self, error: str, *, record: int, name: str = "", detail: str = "") -> None:
+        """Count a record that could not be read."""
+        self.failed[error] += 1
+        self._exemplify(error, self.failed[error], record, name, detail)
+
+    def note(self, what: str) -> None:
+        """Count a peculiarity."""
+        self.notes[what] += 1
+
+    def add(self, other: "Ledger") -> None:
+        """Add the counts of a later part of the same file."""
+        self.read += other.read
+        self.kept += other.kept
+        self.dropped += other.dropped
+        self.failed += other.failed
+        self.notes += other.notes
+        for example in other.examples:
+            if sum(example.reason == mine.reason for mine in self.examples) < MAX_EXAMPLES:
+                self.examples.append(example)
+
+    @property
+    def accounted(self) -> int:
+        """Records whose fate is known."""
+        return self.kept + self.dropped.total() + self.failed.total()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in an order that does not depend on how the counting was shared out."""
+        examples = sorted(self.examples, key=lambda example: (example.reason, example.record))
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "failed": dict(sorted(self.failed.items())),
+            "notes": dict(sorted(self.notes.items())),
+            "examples": [vars(example) for example in examples],
+        }
+
+    def _exemplify(self, reason: str, count: int, record: int, name: str, detail: str) -> None:
+        if count <= MAX_EXAMPLES:
+            shown = detail[:MAX_DETAIL_CHARACTERS].encode("utf-8", "replace").decode()
+            self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileLedger:
+    """The ledger of one input file."""
+
+    source: str
+    path: str
+    bytes: int | None
+    counts: Ledger
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"source": self.source, "path": self.path, "bytes": self.bytes, **self.counts.to_dict()}
+
+
+def sum_ledgers(files: list[FileLedger]) -> Ledger:
+    """Add up the counts of all files, without examples."""
+    total = Ledger()
+    for file in files:
+        total.add(file.counts)
+    total.examples.clear()
+    return total
+
+
+def ledger_to_dict(files: list[FileLedger]) -> dict[str, Any]:
+    """The whole ledger as plain values."""
+    totals = sum_ledgers(files).to_dict()
+    totals.pop("examples")
+    return {"version": LEDGER_VERSION, "files": [file.to_dict() for file in files], "totals": totals}
+
+
+def find_discrepancies(files: list[FileLedger]) -> list[Violation]:
+    """Name every file whose records are not all accounted for; that would be an error of this program."""
+    return [
+        Violation(
+            path=f"ledger of {file.path}",
+            value=f"{file.counts.read} read",
+            rule=f"is not {file.counts.kept} kept + {file.counts.dropped.total()} dropped + "
+            f"{file.counts.failed.total()} failed",
+            fix="nothing was written; report this as an error of data_tools, with the input file",
+        )
+        for file in files
+        if file.counts.read != file.counts.accounted
+    ]
