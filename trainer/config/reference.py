@@ -3,22 +3,14 @@
 `python -m trainer.config.reference > docs/configuration.md`
 """
 
-import ast
-import dataclasses
 import inspect
 import sys
-import textwrap
-import typing
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
 
-from trainer.config.compose import CONF_DIR
-from trainer.config.fields import describe_type, field_types, is_optional, nested_schemas, tag_of, union_members
-from trainer.config.load import group_options
+from trainer.config.fields import field_types, nested_schemas, tag_of
+from trainer.config.load import ROOT
 from trainer.config.rules.ranges import RANGES
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import show
+from trainer.config.schema_tables import render_fields, render_groups
 
 PREFACE = """\
 # Configuration
@@ -56,101 +48,18 @@ blended by weight:
 
 def render_reference() -> str:
     """The whole document."""
-    parts = [PREFACE, "## Groups\n\n| group | option | what it is |\n|---|---|---|"]
-    defaults = _default_options()
-    for group, options in group_options().items():
-        for option in options:
-            shown = f"`{option}`" + (" (default)" if defaults.get(group) == option else "")
-            parts.append(f"| `{group}` | {shown} | {_head_comment(CONF_DIR / group / f'{option}.yaml')} |")
-    parts.append("\n## Fields\n")
-    parts.append("The top level:\n\n" + _table(TrainConfig, prefix="", nested=False))
+    parts = [PREFACE, "## Groups\n\n" + render_groups(ROOT), "\n## Fields\n"]
+    parts.append("The top level:\n\n" + render_fields(TrainConfig, prefix="", nested=False, ranges=RANGES))
     for name, annotation in field_types(TrainConfig).items():
         for schema in nested_schemas(annotation):
             parts.append("\n" + _section(name, schema, is_choice=len(nested_schemas(annotation)) > 1))
     return "\n".join(parts) + "\n"
 
 
-def _default_options() -> dict[str, str]:
-    """Group -> option of the defaults list in conf/train.yaml, which has one `- GROUP: OPTION` per line."""
-    lines = (CONF_DIR / "train.yaml").read_text(encoding="utf-8").splitlines()
-    entries = (line.partition("#")[0].strip().removeprefix("- ").split(": ") for line in lines if "  - " in line)
-    return {entry[0]: entry[1] for entry in entries if len(entry) == 2}
-
-
-def _head_comment(file: Path) -> str:
-    """The first paragraph of the comment at the head of a YAML file, without Hydra's package line."""
-    comment: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#") or line == "#":
-            break
-        if not line.startswith("# @package"):
-            comment.append(line.removeprefix("#").strip())
-    return " ".join(comment)
-
-
 def _section(name: str, schema: type, *, is_choice: bool) -> str:
     title = f"### {name}" + (f" ({tag_of(schema)})" if is_choice else "")
-    return f"{title}\n\n{inspect.getdoc(schema)}\n\n{_table(schema, prefix=f'{name}.', nested=True)}"
-
-
-def _table(schema: type, *, prefix: str, nested: bool) -> str:
-    head = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([*head, *_rows(schema, prefix, nested=nested)])
-
-
-def _rows(schema: type, prefix: str, *, nested: bool) -> Iterator[str]:
-    """One row per field; dataclasses inside (also as list items) follow their field."""
-    types, docs = field_types(schema), _field_docs(schema)
-    for field in dataclasses.fields(schema):
-        path, annotation = prefix + field.name, types[field.name]
-        inner = nested_schemas(annotation)
-        items = [item for member in union_members(annotation) for item in _item_schemas(member)]
-        if inner and not nested:
-            continue
-        if not inner:
-            row = (f"`{path}`", _type(annotation, path), _default(field), docs[field.name])
-            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-        for item in inner:
-            yield from _rows(item, f"{path}.", nested=True)
-        for item in items:
-            yield from _rows(item, f"{path}[].", nested=True)
-
-
-def _item_schemas(annotation: Any) -> tuple[type, ...]:
-    return nested_schemas(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is list else ()
-
-
-def _field_docs(schema: type) -> dict[str, str]:
-    """The string under each field of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            docs[statement.target.id] = " ".join(str(following.value.value).split())
-    return docs
-
-
-def _type(annotation: Any, path: str) -> str:
-    """A field's type: choices in code font, numbers with their range."""
-    choices = [choice for member in union_members(annotation) for choice in typing.get_args(member)]
-    if any(typing.get_origin(member) is Literal for member in union_members(annotation)):
-        words = ", ".join(f"`{choice}`" for choice in choices)
-    elif any(_item_schemas(member) for member in union_members(annotation)):
-        words = "a list of mappings"
-    else:
-        words = describe_type(annotation)
-        if path in RANGES:
-            number = words.removesuffix(" or null")
-            words = f"{number}, {RANGES[path]}" + (", or null" if is_optional(annotation) else "")
-    return words
-
-
-def _default(field: "dataclasses.Field[Any]") -> str:
-    if field.default is not dataclasses.MISSING:
-        return f"`{show(field.default)}`"
-    return f"`{show(field.default_factory())}`" if field.default_factory is not dataclasses.MISSING else "required"
+    table = render_fields(schema, prefix=f"{name}.", nested=True, ranges=RANGES)
+    return f"{title}\n\n{inspect.getdoc(schema)}\n\n{table}"
 
 
 if __name__ == "__main__":

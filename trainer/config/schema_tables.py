@@ -1,0 +1,111 @@
+"""Markdown tables of the groups of a configuration and of the fields of a schema, from conf/ and the dataclasses."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.config.compose import CONF_DIR, ConfigRoot
+from trainer.config.fields import describe_type, field_types, is_optional, nested_schemas, union_members
+from trainer.config.number_range import Range
+from trainer.config.suggest import show
+
+
+def render_groups(root: ConfigRoot[Any]) -> str:
+    """A table of the groups and their options."""
+    rows = ["| group | option | what it is |", "|---|---|---|"]
+    defaults = _default_options(root)
+    for group, options in root.group_options().items():
+        for option in options:
+            shown = f"`{option}`" + (" (default)" if defaults.get(group) == option else "")
+            rows.append(f"| `{group}` | {shown} | {_head_comment(CONF_DIR / group / f'{option}.yaml')} |")
+    return "\n".join(rows)
+
+
+def _default_options(root: ConfigRoot[Any]) -> dict[str, str]:
+    """Group -> option of the defaults list of a root file, which has one `- GROUP: OPTION` per line."""
+    lines = (CONF_DIR / f"{root.name}.yaml").read_text(encoding="utf-8").splitlines()
+    entries = (line.partition("#")[0].strip().removeprefix("- ").split(": ") for line in lines if "  - " in line)
+    return {entry[0]: entry[1] for entry in entries if len(entry) == 2}
+
+
+def _head_comment(file: Path) -> str:
+    """The first paragraph of the comment at the head of a YAML file, without Hydra's package line."""
+    comment: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or line == "#":
+            break
+        if not line.startswith("# @package"):
+            comment.append(line.removeprefix("#").strip())
+    return " ".join(comment)
+
+
+def render_fields(schema: type, *, prefix: str, nested: bool, ranges: Mapping[str, Range]) -> str:
+    """A table of the fields of a dataclass.
+
+    Args:
+        prefix: what stands before each field's name in its path.
+        nested: whether the fields of dataclasses inside follow their field, or are left out.
+        ranges: of numbers, by path.
+    """
+    head = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*head, *_rows(schema, prefix, nested=nested, ranges=ranges)])
+
+
+def _rows(schema: type, prefix: str, *, nested: bool, ranges: Mapping[str, Range]) -> Iterator[str]:
+    """One row per field; dataclasses inside (also as list items) follow their field."""
+    types, docs = field_types(schema), _field_docs(schema)
+    for field in dataclasses.fields(schema):
+        path, annotation = prefix + field.name, types[field.name]
+        inner = nested_schemas(annotation)
+        items = [item for member in union_members(annotation) for item in _item_schemas(member)]
+        if inner and not nested:
+            continue
+        if not inner:
+            row = (f"`{path}`", _type(annotation, path, ranges), _default(field), docs[field.name])
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for item in inner:
+            yield from _rows(item, f"{path}.", nested=True, ranges=ranges)
+        for item in items:
+            yield from _rows(item, f"{path}[].", nested=True, ranges=ranges)
+
+
+def _item_schemas(annotation: Any) -> tuple[type, ...]:
+    return nested_schemas(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is list else ()
+
+
+def _field_docs(schema: type) -> dict[str, str]:
+    """The string under each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+def _type(annotation: Any, path: str, ranges: Mapping[str, Range]) -> str:
+    """A field's type: choices in code font, numbers with their range."""
+    choices = [choice for member in union_members(annotation) for choice in typing.get_args(member)]
+    if any(typing.get_origin(member) is Literal for member in union_members(annotation)):
+        words = ", ".join(f"`{choice}`" for choice in choices)
+    elif any(_item_schemas(member) for member in union_members(annotation)):
+        words = "a list of mappings"
+    else:
+        words = describe_type(annotation)
+        if path in ranges:
+            number = words.removesuffix(" or null")
+            words = f"{number}, {ranges[path]}" + (", or null" if is_optional(annotation) else "")
+    return words
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{show(field.default)}`"
+    return f"`{show(field.default_factory())}`" if field.default_factory is not dataclasses.MISSING else "required"
