@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 import torch
@@ -12,6 +13,9 @@ from trainer.common.errors import EXIT_REQUEUE
 from trainer.common.logging import EVERY_RANK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+REPETITION_SECONDS = 1.0
+"""Ctrl-C reaches every process of the terminal, and torchrun passes it on to them once more."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._asked_at = 0.0
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -46,9 +51,10 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is None:
-            self._signal = number
+            self._signal, self._asked_at = number, time.monotonic()
             name = signal.Signals(number).name
             _LOGGER.warning("%s: finishing this step, saving and leaving; again to leave at once", name)
-        elif number != signal.SIGUSR1:  # Slurm may deliver its warning twice
+        elif number != signal.SIGUSR1 and time.monotonic() - self._asked_at > REPETITION_SECONDS:
+            # SIGUSR1 is Slurm's warning, which may come to a process by two ways.
             _LOGGER.warning("%s again: leaving at once", signal.Signals(number).name, extra=EVERY_RANK)
             os._exit(EXIT_REQUEUE)
