@@ -1,0 +1,52 @@
+"""From a command line to one `DataPrepConfig`."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from data_tools.config import DataPrepConfig, DataPrepRoot
+from data_tools.sources import InputFile, resolve_inputs
+from data_tools.validate import validate
+from trainer.common.errors import Violation, raise_if_any
+from trainer.config.compose import ConfigRoot, compose_config
+
+ROOT = ConfigRoot(name="data_prep", schema=DataPrepRoot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be prepared."""
+
+    config: DataPrepConfig
+    files: list[InputFile]
+    """Every input file, in the order of the configuration."""
+
+
+def load_task(overrides: Sequence[str]) -> Task:
+    """Compose conf/data_prep.yaml with Hydra overrides, check every rule, and find the input files.
+
+    Raises:
+        ConfigError: everything that is wrong.
+    """
+    config = compose_config(ROOT, overrides, validate=_validate_root).data_prep
+    files, missing = resolve_inputs(config.sources)
+    raise_if_any([*validate(config), *map(_place_under_root, missing)])
+    return Task(config=config, files=files)
+
+
+def _validate_root(root: DataPrepRoot, ignore: Collection[str]) -> list[Violation]:
+    missing = [_place_under_root(violation) for violation in resolve_inputs(root.data_prep.sources)[1]]
+    return [
+        violation
+        for violation in [*validate(root.data_prep), *missing]
+        if not any(_overlap(violation.path, path) for path in ignore)
+    ]
+
+
+def _overlap(path: str, other: str) -> bool:
+    """Whether two paths are, or contain, each other; a.0 and a[0] are the same item."""
+    first, second = (f"{name.replace('[', '.').replace(']', '')}." for name in (path, other))
+    return first.startswith(second) or second.startswith(first)
+
+
+def _place_under_root(violation: Violation) -> Violation:
+    return Violation(path=f"data_prep.{violation.path}", value=violation.value, rule=violation.rule, fix=violation.fix)

@@ -1,0 +1,34 @@
+"""The generated reference is the one in docs/, and every option of conf/data_prep loads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_tools.config import DataPrepRoot
+from data_tools.load import ROOT, load_task
+from tests.data_tools.inputs import REPOSITORY
+from trainer.common.errors import ConfigError
+from trainer.config.fields import leaf_paths
+
+
+def test_docs_are_current_and_complete() -> None:
+    command = [sys.executable, "-m", "data_tools.reference"]
+    text = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    written = (REPOSITORY / "docs" / "data_prep_reference.md").read_text(encoding="utf-8")
+    assert text == written, "run: python -m data_tools.reference > docs/data_prep_reference.md"
+    for path, _ in leaf_paths(DataPrepRoot):
+        assert f"| `{path}` | " in text
+
+
+@pytest.mark.parametrize("option", ROOT.group_options()["data_prep"])
+def test_options_lack_nothing_but_their_input(option: str, tmp_path: Path) -> None:
+    file = tmp_path / "input"
+    file.write_text("text")
+    overrides = [f"data_prep={option}", f"data_prep.output_dir={tmp_path}"]
+    with pytest.raises(ConfigError) as caught:
+        load_task([*overrides, f"data_prep.sources=[{{name:x,kind:text,paths:[{tmp_path / 'no'}]}}]"])
+    assert [violation.path for violation in caught.value.violations] == ["data_prep.sources[0].paths[0]"]
+    task = load_task([*overrides, f"data_prep.sources=[{{name:x,kind:text,paths:[{file}]}}]"])
+    assert [found.path for found in task.files] == [str(file)]
