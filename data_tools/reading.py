@@ -1,0 +1,168 @@
+"""First stage, inside a worker: read input files, take text out of batches of records, spool what is kept.
+
+A file is read by one worker, which cuts it into batches by size alone, so that batches do not depend on the number of
+workers. It takes the text out of them itself while other files wait to be read, and hands them to idle workers
+otherwise: one large dump keeps all processes busy, and so do many small archives.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.config import DataPrepConfig
+from data_tools.document import Document
+from data_tools.ledger import Ledger
+from data_tools.readers import read_documents
+from data_tools.sources import InputFile, open_input
+from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter
+from data_tools.steps import build_steps
+from data_tools.workers import PreparationError
+
+TEXT_HASH_BYTES = 16
+"""Collisions of 128 bits: at 10^12 documents, one in 10^14 preparations loses a document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchHeader:
+    """A batch of raw records."""
+
+    file: int
+    """Index of the input file."""
+    number: int
+    """Place in the file."""
+    first_record: int
+    last_record: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """Sent by the worker that reads a file; the answer says whether to send the batch, or to go through it here."""
+
+    header: BatchHeader
+    bytes_read: int
+    """So far, of the file as it is stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """What became of a batch."""
+
+    header: BatchHeader
+    place: SpoolPlace
+    hashes: bytes
+    """TEXT_HASH_BYTES of each document's text, one after the other."""
+    is_validation: bytes
+    """One byte per document."""
+    num_characters: bytes
+    """uint32 per document."""
+    ledger: Ledger
+    """Of the steps; without duplicates, and nothing counts as kept yet."""
+    is_own: bool
+    """Whether its sender is still reading the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileResult:
+    """A file was read to its end."""
+
+    file: int
+    num_batches: int
+    bytes_read: int
+    ledger: Ledger
+    """Of the reader."""
+
+
+def serve_reading(connection: Connection, worker: int, config: DataPrepConfig, directory: Path) -> None:
+    """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None."""
+    extractor = _Extractor(config, SpoolWriter(directory, worker=worker))
+    while (task := connection.recv()) is not None:
+        if isinstance(task, InputFile):
+            _read_file(task, connection=connection, extractor=extractor, config=config)
+        else:
+            documents = pickle.loads(connection.recv_bytes())
+            connection.send(extractor.run(task, documents, is_own=False))
+
+
+def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extractor", config: DataPrepConfig) -> None:
+    try:
+        stream = open_input(file)
+    except Exception as error:  # each of fsspec's file systems has its own kinds of errors
+        raise PreparationError(f"{file.path} cannot be opened: {type(error).__name__}: {error}") from error
+    ledger = Ledger()
+    number = -1
+    with stream:
+        documents = read_documents(file, stream=stream, ledger=ledger, config=config)
+        for number, batch in enumerate(_cut(documents, batch_bytes=config.batch_bytes)):
+            header = BatchHeader(
+                file=file.index, number=number, first_record=batch[0].record, last_record=batch[-1].record
+            )
+            connection.send(Offer(header=header, bytes_read=stream.bytes_read))
+            if connection.recv():
+                connection.send_bytes(pickle.dumps(batch, protocol=5))
+            else:
+                connection.send(extractor.run(header, batch, is_own=True))
+        bytes_read = stream.bytes_read
+    connection.send(FileResult(file=file.index, num_batches=number + 1, bytes_read=bytes_read, ledger=ledger))
+
+
+def _cut(documents: Iterable[Document], *, batch_bytes: int) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.content) + len(document.text)
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Extractor:
+    """Turns batches of raw records into spooled documents."""
+
+    def __init__(self, config: DataPrepConfig, spool: SpoolWriter) -> None:
+        self._config, self._spool = config, spool
+        self._key = config.split.seed.to_bytes(8, "little")
+        self._validation_limit = round(config.split.validation_fraction * 2.0**64)
+
+    def run(self, header: BatchHeader, documents: Iterable[Document], *, is_own: bool) -> BatchResult:
+        """Go through a batch."""
+        ledger = Ledger()
+        for step in build_steps(self._config, ledger=ledger):
+            documents = step(documents)
+        kept = [
+            CleanDocument(
+                record=document.record,
+                offset=document.offset,
+                id=document.id,
+                url=document.url,
+                title=document.title,
+                text=document.text,
+            )
+            for document in documents
+        ]
+        hashes = [hash_text(document.text) for document in kept]
+        return BatchResult(
+            header=header,
+            place=self._spool.append(kept),
+            hashes=b"".join(hashes),
+            is_validation=bytes(map(self._is_validation, hashes)),
+            num_characters=np.array([len(document.text) for document in kept], dtype=np.uint32).tobytes(),
+            ledger=ledger,
+            is_own=is_own,
+        )
+
+    def _is_validation(self, text_hash: bytes) -> bool:
+        drawn = hashlib.blake2b(text_hash, digest_size=8, key=self._key).digest()
+        return int.from_bytes(drawn, "little") < self._validation_limit
+
+
+def hash_text(text: str) -> bytes:
+    """What tells texts apart: BLAKE2b-128 of the UTF-8 bytes."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=TEXT_HASH_BYTES).digest()

@@ -1,0 +1,158 @@
+"""Third stage: train a SentencePiece tokenizer on a sample of the training documents, or take the one that is given."""
+
+import io
+import re
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from data_tools.collection import SpooledBatch
+from data_tools.config import TokenizerConfig
+from data_tools.spool import SpoolPlace, read_batch
+from data_tools.stage_progress import Mode, StageProgress
+from data_tools.workers import PreparationError, WorkerPool
+
+MAX_SENTENCE_BYTES = 4192
+"""SentencePiece leaves longer lines out, so they are cut."""
+LARGE_CORPUS_CHARACTERS = 500_000_000
+
+_TOO_LARGE = re.compile(r"Vocabulary size (?:is )?too high \((\d+)\).*?<= (\d+)", re.DOTALL)
+_TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars. (\d+) vs (\d+)")
+
+
+def train_tokenizer(
+    batches: list[SpooledBatch],
+    is_sampled: np.ndarray,
+    *,
+    config: TokenizerConfig,
+    directory: Path,
+    target: Path,
+    mode: Mode,
+) -> None:
+    """Train in a process of its own and write the model to `target`, its pieces and scores beside it as .vocab.
+
+    Raises:
+        PreparationError: the sample does not suit the settings, or the process was killed.
+    """
+    chosen = []
+    for batch in batches:
+        flags = is_sampled[batch.first_document : batch.first_document + batch.num_documents]
+        if flags.any():
+            chosen.append((batch.place, flags))
+    arguments = (chosen, config, directory, target)
+    with (
+        StageProgress("tokenizer", total=None, unit="lines", mode=mode) as progress,
+        WorkerPool(
+            _serve_training,
+            num_workers=1,
+            arguments=arguments,
+            memory_hint="use a smaller data_prep.tokenizer.sample_characters",
+        ) as pool,
+    ):
+        pool.tasks[0] = "the training of the tokenizer"
+        num_lines: int | None = 0
+        while num_lines is not None:
+            progress.update(num_lines)
+            for _, num_lines in pool.wait(timeout_seconds=1.0):
+                if num_lines is None:
+                    return
+
+
+def find_unknown_id(path: str | Path) -> int | None:
+    """The id that stands for what a tokenizer cannot write; None when it has none."""
+    unknown = int(sentencepiece.SentencePieceProcessor(model_file=str(path)).unk_id())
+    return unknown if unknown >= 0 else None
+
+
+def _serve_training(
+    connection: Connection,
+    worker: int,
+    chosen: list[tuple[SpoolPlace, np.ndarray]],
+    config: TokenizerConfig,
+    directory: Path,
+    target: Path,
+) -> None:
+    def lines() -> Iterator[str]:
+        count = 0
+        for place, flags in chosen:
+            for document, is_chosen in zip(read_batch(directory, place), flags, strict=True):
+                if is_chosen:
+                    for line in split_lines(document.text):
+                        count += 1
+                        yield line
+            connection.send(count)
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines(), model_writer=model, **trainer_options(config)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise PreparationError(_explain(str(error), config)) from error
+    target.write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    with open(target.with_suffix(".vocab"), "w", encoding="utf-8") as stream:
+        for piece in range(processor.get_piece_size()):
+            stream.write(f"{processor.id_to_piece(piece)}\t{processor.get_score(piece):g}\n")
+    connection.send(None)
+
+
+def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
+    """What SentencePiece is told. Nothing here names a file, so equal text and settings give equal models."""
+    return {
+        "model_type": config.model_type,
+        "vocab_size": config.vocab_size,
+        "character_coverage": config.character_coverage,
+        "user_defined_symbols": config.special_tokens,
+        "num_threads": config.num_threads,
+        # Every character that has no piece is written in bytes, so nothing is ever unknown.
+        "byte_fallback": True,
+        # Text is taken as it is: what is decoded is what was encoded, to the last space.
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "add_dummy_prefix": False,
+        "allow_whitespace_only_pieces": True,
+        "split_digits": True,
+        "max_sentence_length": MAX_SENTENCE_BYTES,
+        "shuffle_input_sentence": False,
+        "train_extremely_large_corpus": config.sample_characters > LARGE_CORPUS_CHARACTERS,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+        "minloglevel": 2,
+    }
+
+
+def split_lines(text: str) -> Iterator[str]:
+    """Cut a text into lines that SentencePiece takes, long ones at spaces where there are any."""
+    for line in text.split("\n"):
+        # A character has at most four bytes.
+        while len(line) * 4 > MAX_SENTENCE_BYTES and len(line.encode("utf-8")) > MAX_SENTENCE_BYTES:
+            room = MAX_SENTENCE_BYTES // 4
+            end = line.rfind(" ", 1, room)
+            end = room if end < 0 else end
+            yield line[:end]
+            line = line[end:]
+        if line.strip():
+            yield line
+
+
+def _explain(message: str, config: TokenizerConfig) -> str:
+    if found := _TOO_LARGE.search(message):
+        largest = int(found[2]) // config.vocab_multiple * config.vocab_multiple
+        return (
+            f"data_prep.tokenizer.vocab_size={config.vocab_size} is too large for the text: it gives at most {found[2]}"
+            f" pieces; use {largest} or less, or give it more text"
+        )
+    if found := _TOO_SMALL.search(message):
+        smallest = -(-int(found[2]) // config.vocab_multiple) * config.vocab_multiple
+        return (
+            f"data_prep.tokenizer.vocab_size={config.vocab_size} is too small for the text: its characters alone need"
+            f" {found[2]} pieces; use {smallest} or more, or a lower data_prep.tokenizer.character_coverage"
+        )
+    return f"the tokenizer cannot be trained with these settings: {message}"

@@ -1,0 +1,62 @@
+"""A trained tokenizer writes every text, gives it back, and depends on text and settings alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools.collection import SpooledBatch
+from data_tools.config import TokenizerConfig
+from data_tools.spool import CleanDocument, SpoolWriter
+from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, split_lines, train_tokenizer
+from tests.data_tools.conftest import Prepared
+from tests.data_tools.inputs import make_text
+from trainer.data.tokenizer import Tokenizer
+
+SPACE_MARK = "\u2581"
+"""SentencePiece writes a space so; in a text of its own it comes back as a space."""
+
+
+def train(directory: Path, texts: list[str], **fields: object) -> Path:
+    directory.mkdir()
+    documents = [CleanDocument(record=0, offset=None, id="", url="", title="", text=text) for text in texts]
+    place = SpoolWriter(directory, worker=0).append(documents)
+    batch = SpooledBatch(file=0, place=place, first_document=0, num_documents=len(texts))
+    config = TokenizerConfig(**{"vocab_size": 384, "num_threads": 2, **fields})  # type: ignore[arg-type]
+    target = directory / "tokenizer.model"
+    train_tokenizer(
+        [batch], np.ones(len(texts), np.bool_), config=config, directory=directory, target=target, mode="off"
+    )
+    return target
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_equal_text_and_settings_give_equal_models(model_type: str, tmp_path: Path) -> None:
+    texts = [make_text(seed) for seed in range(60)]
+    models = [train(tmp_path / name, texts, model_type=model_type, special_tokens=["<|user|>"]) for name in "ab"]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    tokenizer = Tokenizer(models[0])
+    assert tokenizer.vocab_size == 384
+    assert len(tokenizer.encode("<|user|>")) == 1
+    pieces = models[0].with_suffix(".vocab").read_text(encoding="utf-8").splitlines()
+    assert [piece.split("\t")[0] for piece in pieces[:4]] == ["<unk>", "<s>", "</s>", "<|user|>"]
+    assert len(pieces) == 384
+
+
+@settings(max_examples=200)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters=SPACE_MARK)))
+def test_every_text_comes_back_and_nothing_is_unknown(prepared: Prepared, text: str) -> None:
+    tokenizer = Tokenizer(prepared.output / "tokenizer.model")
+    ids = tokenizer.encode(text)
+    assert 0 not in ids
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids) == text
+
+
+@given(text=st.text(st.sampled_from("ab \n\u732b"), max_size=40), times=st.integers(1, 400))
+def test_lines_keep_all_that_is_to_be_learnt_from(text: str, times: int) -> None:
+    lines = list(split_lines(text * times))
+    assert all(len(line.encode()) <= MAX_SENTENCE_BYTES and line.strip() for line in lines)
+    assert "".join(lines).replace(" ", "") == (text * times).replace(" ", "").replace("\n", "")
