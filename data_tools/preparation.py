@@ -1,0 +1,213 @@
+"""A preparation on disk: recognised when it is finished, kept apart while it is not, published all at once.
+
+Everything is built in OUTPUT_DIR/.preparing. When all of it is there, a list of its files is written in there too; then
+the files get their final names, and preparation.json last. Whoever finds such a list finishes the renaming.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_tools.config import DataPrepConfig
+from data_tools.sources import InputFile
+from trainer.common.errors import ConfigError, Violation
+from trainer.data.index_format import sync_directory
+from trainer.data.manifest import MANIFEST_SUFFIX, hash_file
+
+RECORD_NAME = "preparation.json"
+WORK_NAME = ".preparing"
+FILE_LIST_NAME = "files.json"
+BUILT_NAME = "built"
+SPOOL_NAME = "spool"
+RECORD_VERSION = 1
+METHOD_VERSION = 1
+"""Raised when equal input and settings no longer give equal output."""
+
+WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "overwrite", "progress")
+"""Settings that do not change what is written."""
+
+
+def describe_preparation(config: DataPrepConfig, files: list[InputFile]) -> dict[str, Any]:
+    """Everything that decides about the output."""
+    settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
+    for source in settings["sources"]:
+        del source["storage_options"]  # may hold credentials, and says how to reach the input, not what it is
+    given = config.tokenizer.path
+    return {
+        "method": METHOD_VERSION,
+        "settings": settings,
+        "inputs": [file.identity() for file in files],
+        "tokenizer_sha256": hash_file(given) if given is not None else None,
+    }
+
+
+def created_by() -> str:
+    """Program and version, for manifests."""
+    return f"data_tools.prepare {metadata.version('trireme')}"
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep a second preparation out of a directory while the block runs; a killed one leaves no lock.
+
+    Raises:
+        ConfigError: another one is under way there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        rule, fix = "is being written by another preparation", "wait for it, or choose another directory"
+        raise ConfigError([_output_violation(output, rule, fix)]) from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def find_finished(output: Path, description: dict[str, Any], *, overwrite: bool) -> bool:
+    """Whether this very preparation is finished in the directory.
+
+    Raises:
+        ConfigError: the directory holds another one, or foreign files that would be replaced, and overwrite is false.
+    """
+    if (output / WORK_NAME / FILE_LIST_NAME).exists():
+        publish(output)
+    record = _read_record(output)
+    if record is None:
+        taken = [name for name in _final_names() if (output / name).exists()]
+        if taken and not overwrite:
+            rule = f"holds {', '.join(taken)}, which no finished preparation wrote"
+            raise ConfigError([_output_violation(output, rule, _refuse_fix())])
+        return False
+    if record["description"] == json.loads(json.dumps(description)):
+        # A file that is missing or has another size is made again: it will be the same as it was.
+        return all(_has_size(output / name, entry["bytes"]) for name, entry in record["files"].items())
+    if not overwrite:
+        changed = ", ".join(_differences(record["description"], description))
+        rule = f"holds a preparation of other inputs or settings ({changed})"
+        raise ConfigError([_output_violation(output, rule, _refuse_fix())])
+    return False
+
+
+def start_work(output: Path) -> tuple[Path, Path]:
+    """Make an empty work place, without what a killed run left.
+
+    Returns:
+        The directory for files that will be published, and the one for spools.
+    """
+    discard_work(output)
+    built, spool = output / WORK_NAME / BUILT_NAME, output / WORK_NAME / SPOOL_NAME
+    built.mkdir(parents=True)
+    spool.mkdir()
+    return built, spool
+
+
+def discard_work(output: Path) -> None:
+    """Remove what is not published."""
+    shutil.rmtree(output / WORK_NAME, ignore_errors=True)
+
+
+def finish_work(output: Path, description: dict[str, Any]) -> None:
+    """Publish what was built in place of what was there; the record, which lists all of it, comes last."""
+    work = output / WORK_NAME
+    files = {path.name: path for path in sorted((work / BUILT_NAME).iterdir())}
+    record = {
+        "version": RECORD_VERSION,
+        "created_by": created_by(),
+        "files": {name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for name, path in files.items()},
+        "description": description,
+    }
+    write_json(work / BUILT_NAME / RECORD_NAME, record)
+    for path in files.values():
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    sync_directory(work / BUILT_NAME)
+    # Former marks of completeness go before anything else: no mixture of old and new is ever complete.
+    former = (_read_record(output) or {}).get("files", {})
+    marks = [RECORD_NAME, *(name for name in _final_names() if name.endswith((MANIFEST_SUFFIX, ".idx")))]
+    write_json(work / FILE_LIST_NAME, {"remove": [*marks, *former], "publish": [*files, RECORD_NAME]})
+    publish(output)
+
+
+def publish(output: Path) -> None:
+    """Give all files on the list their final names; does what is left to do when it was stopped before."""
+    work = output / WORK_NAME
+    todo = json.loads((work / FILE_LIST_NAME).read_text(encoding="utf-8"))
+    waiting = [name for name in todo["publish"] if (work / BUILT_NAME / name).exists()]
+    if len(waiting) == len(todo["publish"]):
+        for name in todo["remove"]:
+            (output / name).unlink(missing_ok=True)
+        sync_directory(output)
+    for name in sorted(waiting, key=_publishing_order):
+        os.replace(work / BUILT_NAME / name, output / name)
+    sync_directory(output)
+    discard_work(output)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a durable JSON file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+
+
+def _publishing_order(name: str) -> int:
+    """Data, then indices, then manifests, then the record."""
+    if name == RECORD_NAME:
+        return 3
+    return 2 if name.endswith(MANIFEST_SUFFIX) else 1 if name.endswith(".idx") else 0
+
+
+def _final_names() -> list[str]:
+    shards = [f"{split}{suffix}" for split in ("train", "validation") for suffix in (".bin", ".idx", MANIFEST_SUFFIX)]
+    return [*shards, "tokenizer.model", "ledger.json", "stats.json"]
+
+
+def _read_record(output: Path) -> dict[str, Any] | None:
+    path = output / RECORD_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        rule, fix = f"cannot be read: {error}", "remove it, or choose another data_prep.output_dir"
+        raise ConfigError([Violation(path=RECORD_NAME, value=path, rule=rule, fix=fix)]) from error
+    if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
+        rule, fix = "is of another version", "set data_prep.overwrite=true after removing it"
+        raise ConfigError([Violation(path=RECORD_NAME, value=path, rule=rule, fix=fix)])
+    return record
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Paths of the first few values that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted({*old, *new}):
+            found += _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        return found[:3]
+    return [] if old == new else [path.removeprefix("settings.")]
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _output_violation(output: Path, rule: str, fix: str) -> Violation:
+    return Violation(path="data_prep.output_dir", value=output, rule=rule, fix=fix)
+
+
+def _refuse_fix() -> str:
+    return "choose another directory, or set data_prep.overwrite=true to replace it"

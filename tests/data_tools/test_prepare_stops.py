@@ -1,0 +1,212 @@
+"""What stops a preparation: wrong settings and inputs, kills, interrupts. Nothing half done, nothing hangs."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.data_tools.conftest import Prepared
+from tests.data_tools.inputs import (
+    REPOSITORY,
+    make_text,
+    prepare_command,
+    run_prepare,
+    sources_override,
+    write_jsonl,
+)
+from tests.data_tools.test_prepare import hash_files
+
+
+def wait_until(is_true: Callable[[], object], *, timeout_seconds: float = 30.0) -> None:
+    end = time.monotonic() + timeout_seconds
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes; multiprocessing's own helper is none."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+class Stuck:
+    """A preparation whose second input is a named pipe: it stands still at a known place, for ever."""
+
+    def __init__(self, directory: Path, tokenizer: Path) -> None:
+        self.pipe, self.output = directory / "second.jsonl", directory / "data"
+        os.mkfifo(self.pipe)
+        first = write_jsonl(directory / "first.jsonl", ({"text": make_text(seed)} for seed in range(20)))
+        self.overrides = (
+            sources_override(("jsonl", [first, self.pipe])),
+            f"data_prep.output_dir={self.output}",
+            f"data_prep.tokenizer.path={tokenizer}",
+            "data_prep.num_workers=2",
+        )
+        self.process = subprocess.Popen(
+            prepare_command(*self.overrides),
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        wait_until(lambda: self._spooled() and len(workers_of(self.process.pid)) == 2)
+        self.workers = workers_of(self.process.pid)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and stderr; fails when the command hangs."""
+        _, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stderr
+
+    def _spooled(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()
+        return any(file.stat().st_size for file in self.output.glob(".preparing/spool/*"))
+
+
+@pytest.fixture
+def stuck(prepared: Prepared, tmp_path: Path) -> Stuck:
+    return Stuck(tmp_path, prepared.output / "tokenizer.model")
+
+
+def test_the_input_of_a_killed_worker_is_named(stuck: Stuck) -> None:
+    stuck.workers[1].kill()
+    code, stderr = stuck.finish()
+    assert code == 1
+    assert f"worker process {stuck.workers[1].pid} was killed by signal 9 (SIGKILL) at {stuck.pipe};" in stderr
+    assert "Traceback" not in stderr
+    assert not any(map(is_alive, stuck.workers))
+    assert list(stuck.output.iterdir()) == []
+
+
+def test_after_a_killed_run_the_next_one_gives_the_same_bytes(stuck: Stuck, tmp_path: Path) -> None:
+    stuck.process.kill()
+    stuck.finish()
+    wait_until(lambda: not any(map(is_alive, stuck.workers)))
+    assert [path.name for path in stuck.output.iterdir()] == [".preparing"]
+    stuck.pipe.unlink()
+    write_jsonl(stuck.pipe, ({"text": make_text(seed)} for seed in range(20, 40)))
+    again = run_prepare(*stuck.overrides)
+    assert again.returncode == 0, again.stderr
+    fresh = run_prepare(*stuck.overrides, f"data_prep.output_dir={tmp_path / 'fresh'}")
+    assert fresh.returncode == 0, fresh.stderr
+    assert hash_files(stuck.output) == hash_files(tmp_path / "fresh")
+
+
+def test_an_interrupt_leaves_nothing(stuck: Stuck) -> None:
+    os.killpg(stuck.process.pid, signal.SIGINT)
+    code, stderr = stuck.finish()
+    assert code == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert list(stuck.output.iterdir()) == []
+
+
+def test_a_second_preparation_in_the_same_directory_is_refused(prepared: Prepared) -> None:
+    descriptor = os.open(prepared.output, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        done = run_prepare(*prepared.overrides, f"data_prep.output_dir={prepared.output}")
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 2
+    assert "is being written by another preparation" in done.stderr
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    done = run_prepare(
+        sources_override(("jsonl", [tmp_path / "missing.jsonl"]), ("text", [tmp_path / "*.txt"])),
+        f"data_prep.output_dir={tmp_path / 'data'}",
+        "data_prep.num_worker=2",
+        "data_prep.tokenizer.vocab_size=1000",
+        "data_prep.tokenizer.model_type=unigramm",
+        "data_prep.split.validation_fraction=1.5",
+        "data_prep.cleaning.min_characters=many",
+        "num_workers=3",
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    problems = done.stderr.splitlines()
+    assert problems[0] == "8 problems found; nothing was started:"
+    for expected in (
+        "data_prep.num_worker=2 is no field of data_prep; did you mean data_prep.num_workers?",
+        "data_prep.tokenizer.model_type=unigramm is none of the choices; did you mean unigram? use unigram or bpe",
+        "data_prep.cleaning.min_characters=many is text, but the field takes an integer; write an integer",
+        "num_workers=3 is no field of the configuration; did you mean data_prep.num_workers?",
+        "data_prep.tokenizer.vocab_size=1000 is no multiple of data_prep.tokenizer.vocab_multiple=128; use 896 or 1024",
+        "data_prep.split.validation_fraction=1.5 is not at least 0 and less than 1; use less than 1",
+        f"data_prep.sources[0].paths[0]={tmp_path / 'missing.jsonl'} no such file;",
+        f"data_prep.sources[1].paths[0]={tmp_path / '*.txt'} matches no file;",
+    ):
+        assert sum(expected in problem for problem in problems) == 1, (expected, done.stderr)
+    assert not (tmp_path / "data").exists()
+
+
+def test_settings_that_do_not_suit_each_other(tmp_path: Path) -> None:
+    (tmp_path / "broken.model").write_text("no model")
+    (tmp_path / "file").write_text("")
+    done = run_prepare(
+        "data_prep.sources=[{name:a b,kind:text,paths:[no]},{name:x,kind:text,paths:[]},{name:x,kind:text,paths:[]}]",
+        f"data_prep.output_dir={tmp_path / 'file' / 'data'}",
+        f"data_prep.tokenizer.path={tmp_path / 'broken.model'}",
+        "data_prep.tokenizer.special_tokens=['<s>']",
+        "data_prep.cleaning.min_characters=9",
+        "data_prep.cleaning.max_characters=8",
+    )
+    assert done.returncode == 2
+    for expected in (
+        "data_prep.sources[0].name='a b' is no plain name",
+        "use a-b",
+        "data_prep.sources[1].name=x names more than one source",
+        "data_prep.sources[2].paths=[] names no input",
+        f"data_prep.output_dir={tmp_path / 'file' / 'data'} cannot be a directory: {tmp_path / 'file'} is a file",
+        f"data_prep.tokenizer.path={tmp_path / 'broken.model'} is no SentencePiece model",
+        "can only be added to a tokenizer that is trained here",
+        "cannot be a special token",
+        "data_prep.cleaning.min_characters=9 is more than data_prep.cleaning.max_characters=8",
+    ):
+        assert expected in done.stderr, (expected, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("overrides", [[], ["--help"]])
+def test_usage(overrides: list[str]) -> None:
+    done = run_prepare(*overrides)
+    assert done.returncode == (0 if overrides else 2)
+    assert "usage: python -m data_tools.prepare" in done.stdout + done.stderr
+
+
+def test_too_little_text_is_explained(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "texts.jsonl", ({"text": make_text(seed)} for seed in range(5)))
+    common = (
+        sources_override(("jsonl", [file])),
+        f"data_prep.output_dir={tmp_path / 'data'}",
+        "data_prep.num_workers=1",
+    )
+    large = run_prepare(*common, "data_prep.tokenizer.vocab_size=8192", "data_prep.tokenizer.vocab_multiple=8")
+    assert large.returncode == 1
+    assert "data_prep.tokenizer.vocab_size=8192 is too large for the text: it gives at most" in large.stderr
+    nothing = run_prepare(*common, "data_prep.cleaning.min_characters=1000000", "data_prep.tokenizer.vocab_size=384")
+    assert nothing.returncode == 1
+    assert "no document is left of 5 records read: too_short 5" in nothing.stderr
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_foreign_files_are_not_replaced(prepared: Prepared, tmp_path: Path) -> None:
+    output = tmp_path / "data"
+    output.mkdir()
+    (output / "train.bin").write_text("mine")
+    done = run_prepare(*prepared.overrides, f"data_prep.output_dir={output}")
+    assert done.returncode == 2
+    assert "holds train.bin, which no finished preparation wrote" in done.stderr
+    assert (output / "train.bin").read_text() == "mine"
