@@ -1,0 +1,178 @@
+"""Look into a token shard: verify it, count it, and read a document with its origin.
+
+PREFIX stands for PREFIX.bin and PREFIX.idx; a shard that Megatron-LM wrote will do.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
+from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trainer.common.progress import format_bytes, format_count
+from trainer.data.index_format import ShardReader
+from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
+from trainer.data.shard_header import shard_file
+from trainer.data.tokenizer import Tokenizer
+
+MAX_FOUND = 20
+
+
+def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Iterator[str]:
+    """What is in a shard, line by line."""
+    lengths = np.diff(reader.document_offsets)
+    size = reader.header.bin_bytes
+    yield f"{reader.prefix}"
+    yield f"  {reader.num_documents} documents, {reader.num_tokens} tokens ({format_count(reader.num_tokens)})"
+    yield f"  {reader.dtype.name}, {format_bytes(size)} in the .bin"
+    if len(lengths):
+        low, middle, high = np.quantile(lengths, [0.05, 0.5, 0.95])
+        yield (
+            f"  tokens per document: mean {lengths.mean():.0f}, 5% up to {low:.0f}, median {middle:.0f},"
+            f" 95% up to {high:.0f}, longest {lengths.max()} (document {int(lengths.argmax())})"
+        )
+    if manifest is None:
+        yield "  no manifest, so nothing to verify the contents against"
+        return
+    yield f"  written by {manifest.created_by or 'unknown'}; vocabulary {manifest.vocab_size or 'unknown'}"
+    if manifest.tokenizer_sha256:
+        yield f"  tokenizer sha256 {manifest.tokenizer_sha256}"
+    yield f"  verified: sha256 of {', '.join(sorted(manifest.files))}"
+
+
+def describe_document(
+    reader: ShardReader, document: int, *, tokenizer: Tokenizer | None, num_characters: int | None
+) -> Iterator[str]:
+    """One document: where it came from, and its text."""
+    tokens = reader.document(document)
+    yield f"document {document}: {len(tokens)} tokens"
+    table = shard_file(reader.prefix, TABLE_SUFFIX)
+    if table.exists():
+        origin = read_origin(table, document)
+        yield f"  from  {origin.source}: {origin.file}, record {origin.record}" + (
+            f", byte {origin.offset}" if origin.offset is not None else ""
+        )
+        for name in ("id", "url", "title"):
+            if value := getattr(origin, name):
+                yield f"  {name:<5} {value}"
+        yield f"  hash  {origin.text_hash}"
+    else:
+        yield "  of unknown origin: the shard has no document table"
+    yield ""
+    if tokenizer is None:
+        yield " ".join(map(str, tokens[: num_characters or len(tokens)]))
+        yield "(token ids: no tokenizer.model beside the shard; name one with --tokenizer)"
+        return
+    text = tokenizer.decode(tokens.tolist())
+    if num_characters and len(text) > num_characters:
+        yield text[:num_characters]
+        yield f"... {len(text) - num_characters} more characters (--full shows them)"
+    else:
+        yield text
+
+
+def inspect(
+    prefix: str,
+    *,
+    document: int | None,
+    column: str | None,
+    value: str,
+    tokenizer_path: Path | None,
+    num_characters: int | None,
+) -> None:
+    """Verify a shard and print what is asked for.
+
+    Args:
+        document: number of the document to show, from 0.
+        column: url or title: show the document whose column has the value.
+    Raises:
+        ConfigError: the shard is damaged, or what is asked for is not there.
+    """
+    prefix = prefix.removesuffix(".bin").removesuffix(".idx").removesuffix(MANIFEST_SUFFIX)
+    raise_if_any(check_shard(prefix, verify="checksum"))
+    reader, manifest = ShardReader(prefix), read_manifest(prefix)
+    print("\n".join(describe_shard(reader, manifest)))
+    if document is not None and not 0 <= document < reader.num_documents:
+        rule, fix = f"is no document of {prefix}", f"use 0 to {reader.num_documents - 1}"
+        raise ConfigError([Violation(path="--doc", value=document, rule=rule, fix=fix)])
+    if column is not None:
+        found = _find(reader, column=column, value=value)
+        document = found[0]
+        if len(found) > 1:
+            more = f" and {len(found) - MAX_FOUND} more" if len(found) > MAX_FOUND else ""
+            print(f"{len(found)} documents with this {column}: {', '.join(map(str, found[:MAX_FOUND]))}{more}")
+    if document is not None:
+        tokenizer = _open_tokenizer(reader, manifest, path=tokenizer_path)
+        print()
+        print("\n".join(describe_document(reader, document, tokenizer=tokenizer, num_characters=num_characters)))
+
+
+def _find(reader: ShardReader, *, column: str, value: str) -> list[int]:
+    table = shard_file(reader.prefix, TABLE_SUFFIX)
+    if not table.exists():
+        rule = f"cannot be looked up: there is no {table}"
+        raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix="use --doc with a number")])
+    found = find_documents(table, column=column, value=value)
+    if not found:
+        rule, fix = f"is no {column} of a document in {reader.prefix}", "look into the other shards and the ledger"
+        raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix=fix)])
+    return found
+
+
+def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path: Path | None) -> Tokenizer | None:
+    """The tokenizer that is named, or the one beside the shard; its hash must be the manifest's."""
+    beside = reader.prefix.parent / "tokenizer.model"
+    if path is None and not beside.exists():
+        return None
+    try:
+        tokenizer = Tokenizer(path or beside)
+    except ConfigError as error:
+        raise ConfigError(replace(violation, path="--tokenizer") for violation in error.violations) from error
+    if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
+        rule = f"is not the tokenizer of {reader.prefix}, whose sha256 is {manifest.tokenizer_sha256}"
+        fix = "name the right one with --tokenizer"
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, rule=rule, fix=fix)])
+    if manifest is None and reader.num_tokens and tokenizer.vocab_size <= int(reader.tokens.max()):
+        rule = f"has {tokenizer.vocab_size} pieces, and {reader.prefix} holds token {int(reader.tokens.max())}"
+        fix = "name the right one with --tokenizer"
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, rule=rule, fix=fix)])
+    return tokenizer
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prefix", metavar="PREFIX")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--doc", type=int, metavar="N", help="show document N, from 0")
+    chosen.add_argument("--url", help="show the document with this address")
+    chosen.add_argument("--title", help="show the document with this title")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE.model", help="default: tokenizer.model beside PREFIX")
+    parser.add_argument("--full", action="store_true", help="show the whole text, not only its first 2000 characters")
+    args = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
+
+    def body() -> int:
+        column = "url" if args.url is not None else "title" if args.title is not None else None
+        inspect(
+            args.prefix,
+            document=args.doc,
+            column=column,
+            value=args.url if args.url is not None else args.title or "",
+            tokenizer_path=args.tokenizer,
+            num_characters=None if args.full else 2000,
+        )
+        return 0
+
+    return exit_code_of(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
