@@ -1,5 +1,6 @@
 """The learning rate at steps whose value can be said without the formula."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -102,4 +103,4 @@ def test_rises_then_falls_within_bounds(
     ):
         later = curve[warmup_steps:]
         assert all(min_lr - slack <= rate <= PEAK + slack for rate in later)
-        assert all(second <= first + slack for first, second in zip(later, later[1:], strict=False))
+        assert all(second <= first + slack for first, second in itertools.pairwise(later))

@@ -1,0 +1,125 @@
+"""The runs that tests of the engine share: all of one world size in one start of its processes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from tests.engine.steps import (
+    GPT2,
+    NUM_STEPS,
+    OPTIMIZERS,
+    Case,
+    Formats,
+    Skipped,
+    Trained,
+    find_formats,
+    micro_batches,
+    open_engine,
+    rate_of,
+    skip_a_step,
+    train_all,
+)
+from trainer.config.parallel import ParallelConfig
+
+TP2 = ParallelConfig(tensor_model_parallel_size=2)
+TP2_SP = replace(TP2, sequence_parallel=True)
+PP2 = ParallelConfig(pipeline_model_parallel_size=2)
+PP2_VP2 = replace(PP2, virtual_pipeline_model_parallel_size=2)
+TP2_PP2 = replace(TP2_SP, pipeline_model_parallel_size=2)
+
+ONE = {
+    "llama": Case(),
+    "llama clipped": Case(optimizer="clipped"),
+    "gpt2": Case(model=GPT2),
+    "gpt2 clipped": Case(model=GPT2, optimizer="clipped"),
+    "bf16": Case(params_dtype="bf16"),
+}
+# Each beside the name of the same run in one process.
+TWO = {
+    "tp2": ("llama", Case(parallel=TP2)),
+    "tp2 sp": ("llama clipped", Case(parallel=TP2_SP, optimizer="clipped")),
+    "tp2 sp gpt2": ("gpt2", Case(parallel=TP2_SP, model=GPT2)),
+    "pp2": ("llama", Case(parallel=PP2, micro_batch_size=2)),
+    "pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
+    "pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped")),
+    "dp2": ("llama", Case()),
+    "dp2 zero0": ("llama clipped", Case(optimizer="clipped", zero_stage=0)),
+}
+FOUR = {
+    "tp2 pp2": ("llama", Case(parallel=TP2_PP2)),
+    "tp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=TP2_PP2, model=GPT2, optimizer="clipped")),
+    "dp2 pp2": ("llama clipped", Case(parallel=PP2, optimizer="clipped")),
+    "dp2 pp2 zero0 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped", zero_stage=0)),
+}
+LAYOUTS = {**TWO, **FOUR}
+BF16 = Case(parallel=TP2_PP2, params_dtype="bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What one rank saw of all runs of its world size."""
+
+    trained: dict[str, Trained]
+    skipped: dict[str, Skipped]
+    formats: Formats | None = None
+    by_hand: tuple[list[float], list[float]] | None = None
+    """Losses and gradient norms of a loop that is written out."""
+
+
+def run_one() -> Account:
+    return Account(trained=train_all(ONE), skipped={}, by_hand=train_by_hand(ONE["llama clipped"]))
+
+
+def run_two() -> Account:
+    return Account(
+        trained=train_all({name: case for name, (_, case) in TWO.items()}),
+        skipped={
+            "tp2": skip_a_step(Case(parallel=TP2_SP), bad_rank=1),
+            "dp2 zero0": skip_a_step(Case(zero_stage=0), bad_rank=1),
+        },
+    )
+
+
+def run_four() -> Account:
+    return Account(
+        trained=train_all({name: case for name, (_, case) in FOUR.items()} | {"bf16": BF16}),
+        skipped={
+            "dp2 pp2": skip_a_step(Case(parallel=PP2), bad_rank=3),
+            "tp2 pp2 bf16": skip_a_step(BF16, bad_rank=3),
+        },
+        formats=find_formats(BF16),
+    )
+
+
+def train_by_hand(case: Case) -> tuple[list[float], list[float]]:
+    """The same training written out with torch alone: one batch, one mean, torch's clipping and AdamW."""
+    optimizer_config = OPTIMIZERS[case.optimizer]
+    with open_engine(case) as (_, (model,), _):
+        decayed, undecayed = [], []
+        for name, parameter in model.named_parameters():
+            (undecayed if "norm" in name or name.endswith("bias") else decayed).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}],
+            betas=(optimizer_config.adam_beta1, optimizer_config.adam_beta2),
+            eps=optimizer_config.adam_eps,
+            weight_decay=optimizer_config.weight_decay,
+            foreach=False,
+        )
+        losses, norms = [], []
+        for step in range(NUM_STEPS):
+            batches = micro_batches(step, case=case)
+            tokens, labels, positions = (
+                torch.cat([getattr(batch, name) for batch in batches]) for name in ("tokens", "labels", "position_ids")
+            )
+            mask = torch.cat([batch.loss_mask for batch in batches]).bool()
+            logits = model(tokens, positions, None)
+            loss = functional.cross_entropy(logits[mask].float(), labels[mask])
+            optimizer.zero_grad()
+            loss.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_config.clip_grad).item())
+            for group in optimizer.param_groups:
+                group["lr"] = rate_of(step)
+            optimizer.step()
+            losses.append(loss.item())
+    return losses, norms

@@ -1,0 +1,27 @@
+"""One rank's gradient that is not finite keeps the update from the weights of all ranks, and leaves no other trace."""
+
+import math
+
+import pytest
+
+from tests.engine.cases import Account
+from tests.engine.steps import Skipped
+
+
+def check(ranks: list[Skipped]) -> None:
+    for rank in ranks:
+        assert rank.result.is_skipped
+        assert math.isfinite(rank.result.loss)
+        assert not math.isfinite(rank.result.grad_norm)
+        assert rank.is_untouched
+        assert rank.later_losses == rank.undisturbed_losses
+
+
+@pytest.mark.parametrize("name", ["tp2", "dp2 zero0"])
+def test_two_processes_skip_together(name: str, two: list[Account]) -> None:
+    check([account.skipped[name] for account in two])
+
+
+@pytest.mark.parametrize("name", ["dp2 pp2", "tp2 pp2 bf16"])
+def test_four_processes_skip_together(name: str, four: list[Account]) -> None:
+    check([account.skipped[name] for account in four])
