@@ -104,16 +104,17 @@ def start_work(output: Path) -> tuple[Path, Path]:
     Returns:
         The directory for files that will be published, and the one for spools.
     """
-    discard_work(output)
+    discard_unfinished(output)
     built, spool = output / WORK_NAME / BUILT_NAME, output / WORK_NAME / SPOOL_NAME
     built.mkdir(parents=True)
     spool.mkdir()
     return built, spool
 
 
-def discard_work(output: Path) -> None:
-    """Remove what is not published."""
-    shutil.rmtree(output / WORK_NAME, ignore_errors=True)
+def discard_unfinished(output: Path) -> None:
+    """Remove what was built, unless all of it was and its publication has begun; the next run ends that."""
+    if not (output / WORK_NAME / FILE_LIST_NAME).exists():
+        shutil.rmtree(output / WORK_NAME, ignore_errors=True)
 
 
 def finish_work(output: Path, description: dict[str, Any]) -> None:
@@ -150,7 +151,7 @@ def publish(output: Path) -> None:
     for name in sorted(waiting, key=_publishing_order):
         os.replace(work / BUILT_NAME / name, output / name)
     sync_directory(output)
-    discard_work(output)
+    shutil.rmtree(work)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,7 +15,7 @@ from data_tools.packing import SplitResult, pack_documents
 from data_tools.preparation import (
     created_by,
     describe_preparation,
-    discard_work,
+    discard_unfinished,
     find_finished,
     finish_work,
     locked,
@@ -64,7 +64,7 @@ def prepare(task: Task) -> bool:
             place = error.filename or output
             raise PreparationError(f"{place}: {error.strerror or error}") from error
         finally:
-            discard_work(output)
+            discard_unfinished(output)
     return True
 
 

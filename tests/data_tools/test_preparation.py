@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import preparation
-from data_tools.preparation import find_finished, finish_work, start_work
+from data_tools.preparation import discard_unfinished, find_finished, finish_work, start_work
 from trainer.common.errors import ConfigError
 
 NAMES = ("train.bin", "train.idx", "train.manifest.json", "train.documents.parquet", "tokenizer.model", "stats.json")
@@ -42,6 +42,7 @@ def test_a_stopped_publication_is_finished_later(number: int, tmp_path: Path, mo
         stop_at(number, patch, output=tmp_path)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, "new")
+        discard_unfinished(tmp_path)
     # Whatever has an index has its tokens, and whatever has a manifest has everything.
     if (tmp_path / "train.idx").exists():
         assert (tmp_path / "train.bin").read_text() == "new train.bin"
