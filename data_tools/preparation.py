@@ -39,13 +39,10 @@ def describe_preparation(config: DataPrepConfig, files: list[InputFile]) -> dict
     settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
     for source in settings["sources"]:
         del source["storage_options"]  # may hold credentials, and says how to reach the input, not what it is
-    given = config.tokenizer.path
-    return {
-        "method": METHOD_VERSION,
-        "settings": settings,
-        "inputs": [file.identity() for file in files],
-        "tokenizer_sha256": hash_file(given) if given is not None else None,
-    }
+    if config.tokenizer.path is not None:
+        # Neither where it lies nor how one would be trained makes a difference.
+        settings["tokenizer"] = {"sha256": hash_file(config.tokenizer.path)}
+    return {"method": METHOD_VERSION, "settings": settings, "inputs": [file.identity() for file in files]}
 
 
 def created_by() -> str:

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from trainer.common.progress import PlainProgress, format_bytes, format_count, should_draw_bar
 
@@ -18,7 +26,7 @@ class StageProgress:
 
     Args:
         title: what is being done.
-        total: None where nobody knows; then only the rate is shown.
+        total: None where nobody knows; then only what is done is shown.
         unit: what is counted; "bytes" are written in binary units.
     """
 
@@ -29,15 +37,10 @@ class StageProgress:
         self._bar: Progress | None = None
         self._plain: PlainProgress | None = None
         if should_draw_bar(mode, stream=sys.stderr):
-            columns = (
-                TextColumn("{task.description:<10}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
+            columns: list[ProgressColumn] = [TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn()]
+            if total is not None:
+                columns += [TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn()]
+            columns.append(TextColumn("{task.fields[rate]}"))
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(title, total=total, rate="")
         elif mode == "auto":
@@ -53,7 +56,10 @@ class StageProgress:
         self._done = done
         if self._bar is not None:
             rate = done / max(time.monotonic() - self._start, 1e-9)
-            shown = f"{format_bytes(rate)}/s" if self._unit == "bytes" else f"{format_count(rate)} {self._unit}/s"
+            if self._total is None:
+                shown = format_bytes(done) if self._unit == "bytes" else f"{format_count(done)} {self._unit}"
+            else:
+                shown = f"{format_bytes(rate)}/s" if self._unit == "bytes" else f"{format_count(rate)} {self._unit}/s"
             self._bar.update(self._task, completed=done, rate=shown)
         elif self._plain is not None:
             self._plain.update(done // self._scale)
