@@ -49,7 +49,7 @@ def main() -> None:
     """Measure both precisions and print one JSON line."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=1)
     result: dict[str, object] = {
         "benchmark": "cpu_step",
@@ -157,7 +157,7 @@ def _peer_step(precision: str) -> Step:
     )
 
     def step(tokens: torch.Tensor) -> float:
-        output = model(input_ids=tokens[:, :-1], labels=tokens[:, :-1], shift_labels=tokens[:, 1:])
+        output = model(input_ids=tokens[:, :-1], labels=tokens[:, :-1], shift_labels=tokens[:, 1:].contiguous())
         output.loss.backward()
         if masters is not weights:
             for master, weight in zip(masters, weights, strict=True):

@@ -216,6 +216,13 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["engine.zero_stage=0", "engine.zero_stage=1"],
     ),
     (
+        ["engine.zero_stage=0", "precision=bf16"],
+        None,
+        "engine.zero_stage=0 keeps no fp32 master weights, and precision.params_dtype=bf16 needs them;"
+        " use engine.zero_stage=1, or precision.params_dtype=fp32",
+        ["engine.zero_stage=1", "precision.params_dtype=fp32"],
+    ),
+    (
         ["optimizer.adam_beta2=1"],
         None,
         "optimizer.adam_beta2=1.0 is not at least 0 and less than 1; use less than 1",

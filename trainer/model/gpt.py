@@ -13,7 +13,9 @@ from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
+from trainer.model.rotary import fill_fused_rotary_slot
 from trainer.model.sharding import describe_parameters
+from trainer.model.split import fill_split_slot
 
 
 def build_transformer_config(
@@ -21,6 +23,8 @@ def build_transformer_config(
 ) -> TransformerConfig:
     """Translate our configuration into Megatron-Core's; every name that both have is the same."""
     dtype = torch_dtype(precision.params_dtype)
+    fill_fused_rotary_slot()
+    fill_split_slot()
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -54,7 +58,9 @@ def build_transformer_config(
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
-        apply_rope_fusion=False,
+        # Megatron-Core's name for "the layer specification names the activation module".
+        use_te_activation_func=model.activation == "swiglu",
+        apply_rope_fusion=model.position_embedding_type == "rope",
         persist_layer_norm=False,
         batch_p2p_comm=False,
         deallocate_pipeline_outputs=True,

@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import nn
 
+from trainer.model.activation import swiglu
 from trainer.model.attention import SdpaCoreAttention
 
 
@@ -50,12 +51,12 @@ def build_block_submodules(
     """
     if implementation == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm)
+    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit)
     num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
 
 
-def _torch_layer_spec(*, qk_layernorm: bool) -> ModuleSpec:
+def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool) -> ModuleSpec:
     """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
 
     The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
@@ -79,7 +80,12 @@ def _torch_layer_spec(*, qk_layernorm: bool) -> ModuleSpec:
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=TorchNorm,
             mlp=ModuleSpec(
-                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear,
+                    linear_fc2=RowParallelLinear,
+                    activation_func=swiglu if is_gated else None,
+                ),
             ),
             mlp_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map={

@@ -1,0 +1,36 @@
+"""SwiGLU on torch's kernels, without the concatenation that autograd would do. f: width of one branch."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up, where gate and up are the halves of the last axis: [..., 2 * f] to [..., f].
+
+    Megatron-Core's own form costs two more passes over memory: it adds an offset of 0 to one half, and its backward
+    pass joins the halves' gradients. On a CPU that was 6 % of a training step.
+
+    Source: Shazeer 2020 (arXiv:2002.05202).
+    """
+    result: torch.Tensor = _SwiGLU.apply(gate_and_up)
+    return result
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_and_up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate_and_up)
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (gate_and_up,) = ctx.saved_tensors
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_and_up)
+        gate_gradient, up_gradient = result.chunk(2, dim=-1)
+        torch.mul(gradient, functional.silu(gate), out=up_gradient)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
+        return result
