@@ -1,0 +1,238 @@
+"""The whole job on real input, on this machine's CPU: crawl, prepare, train, stop, resume, evaluate, generate.
+
+usage: python -m launch.quickstart [--output DIRECTORY] [--max-pages N] [OVERRIDES]
+
+Every part is the command that a user would type, printed before it runs; OVERRIDES go to training and evaluation, for
+example training.train_iters=40. What is there already is not done again; remove the directory to start over.
+
+Exit codes: 0 done; otherwise that of the part that failed.
+"""
+
+import argparse
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.common.errors import exit_code_of
+from trainer.common.progress import format_duration
+from trainer.config.load import load_config
+from trainer.config.schema import TrainConfig
+
+DEFAULT_OUTPUT = Path("outputs/quickstart")
+PROMPT = "The history of "
+NUM_LOST_STEPS = 5
+"""Steps that the first half takes beyond its checkpoint; the second half takes them again, and must find the same."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 60
+
+
+class PartFailed(Exception):
+    """A command of the quickstart ended with a code that is not 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
+    parser.add_argument("--max-pages", type=int, default=None, help="pages to crawl")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDES")
+    arguments = parser.parse_args()
+    try:
+        return exit_code_of(lambda: Quickstart(arguments).run())
+    except PartFailed as error:
+        print(f"quickstart: the part above ended with {error}", file=sys.stderr)
+        return error.code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """What the steps that were taken twice came to."""
+
+    first_step: int
+    last_step: int
+    is_equal: bool
+    largest_difference: float
+
+
+class Quickstart:
+    """One run of all parts."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.output: Path = arguments.output
+        self.max_pages: int | None = arguments.max_pages
+        self.overrides = [*self._places(), *arguments.overrides]
+        self.config: TrainConfig = load_config(self.overrides)
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> int:
+        """Do every part that is not done yet, then say what came out."""
+        self._part("1/6 Get real input: a Wikipedia dump, and a crawl of Python's manual", self._get_input)
+        self._part("2/6 Prepare: extract, clean, deduplicate, tokenize, pack", self._prepare)
+        first_losses = self._part("3/6 Train the first half on 4 processes, then stop", self._train_first_half)
+        self._part("4/6 Resume from the checkpoint and train to the end", self._train_to_the_end)
+        evaluation = self._part("5/6 Evaluate on one process what four processes trained", self._evaluate)
+        self._part("6/6 Generate", self._generate)
+        resumption = compare_losses(first_losses, self._losses()) if first_losses else None
+        self._summarize(evaluation, resumption)
+        return 1 if resumption is not None and not resumption.is_equal else 0
+
+    def _part(self, title: str, function: Any) -> Any:
+        print(f"\n== {title}", flush=True)
+        start = time.monotonic()
+        result = function()
+        self.seconds[title] = time.monotonic() - start
+        return result
+
+    def _places(self) -> list[str]:
+        """The recipe, and where its files are, when that is not where the recipe has them."""
+        overrides = ["experiment=quickstart"]
+        if self.output != DEFAULT_OUTPUT:
+            data = self.output.absolute() / "data"
+            overrides += [
+                f"output_dir='{self.output.absolute().parent}'",
+                f"run_name='{self.output.absolute().name}'",
+                f"data.train=[{{paths:['{data}/train']}}]",
+                f"data.validation=[{{paths:['{data}/validation']}}]",
+                f"tokenizer.path='{data}/tokenizer.model'",
+            ]
+        return overrides
+
+    def _get_input(self) -> None:
+        pages = [] if self.max_pages is None else ["--max-pages", str(self.max_pages)]
+        run_module("data_tools.quickstart_inputs", "--output", str(self.output / "raw"), *pages)
+
+    def _prepare(self) -> None:
+        overrides = ["data_prep=quickstart"]
+        if self.output != DEFAULT_OUTPUT:
+            output = self.output.absolute()
+            overrides += [
+                f"data_prep.output_dir='{output}/data'",
+                f"data_prep.sources.0.paths=['{output}/raw/*.warc.gz']",
+                f"data_prep.sources.1.paths=['{output}/raw/*.bz2']",
+            ]
+        run_module("data_tools.prepare", *overrides)
+
+    def _train_first_half(self) -> dict[int, float]:
+        """Train a few steps beyond a checkpoint and stop without saving.
+
+        Returns:
+            step -> loss; empty where a former quickstart has passed this place.
+        """
+        if any((self.output / "checkpoints").glob("step_*")):
+            print(f"{self.output / 'checkpoints'} holds checkpoints: going on from the newest")
+            return {}
+        middle = self.config.training.train_iters // 2
+        run_module(
+            "launch.local",
+            *self.overrides,
+            f"checkpoint.save_interval={middle}",
+            "checkpoint.save_at_end=false",
+            f"training.stop_after_step={middle + NUM_LOST_STEPS}",
+        )
+        return self._losses()
+
+    def _train_to_the_end(self) -> None:
+        run_module("launch.local", *self.overrides)
+
+    def _evaluate(self) -> dict[str, Any]:
+        run_module("trainer.evaluate", *self.overrides, "parallel=single")
+        result: dict[str, Any] = json.loads((self.output / "evaluation.json").read_text())
+        return result
+
+    def _generate(self) -> None:
+        run_module("trainer.generate", str(self.output), "--prompt", PROMPT, "--max-new-tokens", "96")
+
+    def _losses(self) -> dict[int, float]:
+        """Step -> training loss, as the run recorded it."""
+        records = map(json.loads, (self.output / "metrics.jsonl").read_text().splitlines())
+        return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+
+    def _summarize(self, evaluation: dict[str, Any], resumption: Resumption | None) -> None:
+        statistics = json.loads((self.output / "data" / "stats.json").read_text())
+        losses = self._losses()
+        entropy = statistics["unigram_entropy_nats"]
+        print("\n== Done")
+        for title, seconds in self.seconds.items():
+            print(f"  {format_duration(seconds):>8}  {title}")
+        print(f"\n  training loss, steps 1 to {max(losses)}")
+        print(f"  {losses[min(losses)]:.2f} {draw_curve(list(losses.values()))} {losses[max(losses)]:.2f}")
+        print(f"\n  validation loss             {evaluation['loss']:.4f} nats per token")
+        print(f"  unigram entropy of the data {entropy:.4f} nats per token (what token frequencies alone can reach)")
+        if resumption is not None:
+            span = (
+                f"steps {resumption.first_step} to {resumption.last_step}, trained before the stop and again after it"
+            )
+            if resumption.is_equal:
+                print(f"  resumption                  exact: {span}, have equal losses, bit for bit")
+            else:
+                print(f"  resumption                  NOT exact: {span}, differ by {resumption.largest_difference:.3g}")
+        print()
+        for what, place in (
+            ("raw input", "raw"),
+            ("shards, tokenizer, ledger", "data"),
+            ("checkpoints", "checkpoints"),
+            ("metrics", "metrics.jsonl"),
+            ("W&B, offline", "wandb"),
+            ("logs of each process", "logs"),
+            ("configuration", "config.yaml"),
+        ):
+            print(f"  {what:<27} {self.output / place}")
+        print(f"\n  more text: python -m trainer.generate {self.output} --prompt 'Your words'")
+
+
+def compare_losses(first: dict[int, float], second: dict[int, float]) -> Resumption:
+    """Compare the losses of a run that was stopped with those of its resumption, where both took a step.
+
+    Args:
+        first: step -> loss of everything up to the stop.
+        second: step -> loss of the whole run; steps before the checkpoint are the same records.
+    """
+    differences = [abs(loss - second[step]) for step, loss in first.items()]
+    last = max(first)
+    return Resumption(
+        first_step=last - NUM_LOST_STEPS + 1,
+        last_step=last,
+        is_equal=max(differences) == 0.0,
+        largest_difference=max(differences),
+    )
+
+
+def draw_curve(values: Sequence[float], *, width: int = CURVE_WIDTH) -> str:
+    """Draw numbers as a line of blocks, each the mean of its share of them."""
+    width = min(width, len(values))
+    edges = [round(index * len(values) / width) for index in range(width + 1)]
+    means = [
+        sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges) if end > start
+    ]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run a command of this project as a user would, showing it first.
+
+    Raises:
+        PartFailed: it did not end with 0.
+    """
+    print(f"$ {shlex.join(['python', '-m', module, *arguments])}", flush=True)
+    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    if code:
+        raise PartFailed(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
