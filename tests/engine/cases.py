@@ -49,8 +49,9 @@ TWO = {
 FOUR = {
     "tp2 pp2": ("llama", Case(parallel=TP2_PP2)),
     "tp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=TP2_PP2, model=GPT2, optimizer="clipped")),
-    "dp2 pp2": ("llama clipped", Case(parallel=PP2, optimizer="clipped")),
-    "dp2 pp2 zero0 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped", zero_stage=0)),
+    "dp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
+    "dp2 pp2 zero0": ("llama clipped", Case(parallel=PP2, optimizer="clipped", zero_stage=0)),
+    "dp2 tp2 sp": ("llama clipped", Case(parallel=TP2_SP, optimizer="clipped")),
 }
 LAYOUTS = {**TWO, **FOUR}
 BF16 = Case(parallel=TP2_PP2, params_dtype="bf16")

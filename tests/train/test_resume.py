@@ -1,0 +1,207 @@
+"""The real command, interrupted and started again: as if nothing had happened.
+
+Five runs of 20 steps on a small model are shared by the tests of this file.
+"""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+from tests.data.shards import write_shard
+from tests.train.commands import (
+    REPOSITORY,
+    SMALL,
+    command_of,
+    counting_documents,
+    environment,
+    launch,
+    losses_of,
+    tensors_of,
+)
+from trainer.metrics.jsonl import read_records
+
+DROPOUT = ("parallel=tp2_pp2", "model.hidden_dropout=0.1", "model.attention_dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shard(tmp_path_factory.mktemp("data") / "counting", counting_documents(), with_manifest=True)
+
+
+@pytest.fixture(scope="module")
+def megatron_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same documents, written by Megatron-Core."""
+    prefix = tmp_path_factory.mktemp("megatron") / "counting"
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in counting_documents():
+        builder.add_document(torch.from_numpy(document), [len(document)])
+    builder.finalize(f"{prefix}.idx")
+    return prefix
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def overrides(output: Path, run_name: str, shard: Path, *further: str) -> list[str]:
+    return [*SMALL, f"data.train=[{{paths:['{shard}']}}]", f"output_dir='{output}'", f"run_name={run_name}", *further]
+
+
+def train(output: Path, run_name: str, shard: Path, *further: str) -> Path:
+    result = launch(*overrides(output, run_name, shard, *further))
+    assert result.returncode == 0, result.stderr
+    return output / run_name
+
+
+def stop_in_the_middle(
+    output: Path, run_name: str, shard: Path, *further: str, act: Callable[[subprocess.Popen[str]], object]
+) -> tuple[int, str]:
+    """Start a run and `act` on it when it has taken three steps; its exit code and what it said on stderr."""
+    process = subprocess.Popen(
+        command_of(*overrides(output, run_name, shard, *further)),
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = output / run_name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(read_records(metrics)) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no step was taken"
+        time.sleep(0.01)
+    act(process)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def straight(output: Path, shard: Path) -> Path:
+    """Two stages of two processes with dropout, 20 steps in one go."""
+    return train(output, "straight", shard, *DROPOUT, "checkpoint.save_interval=10")
+
+
+@pytest.fixture(scope="module")
+def resumed(output: Path, shard: Path) -> Path:
+    """The same, ended after step 10 and started again."""
+    run = train(output, "resumed", shard, *DROPOUT, "training.stop_after_step=10")
+    assert max(losses_of(run)) == 10
+    return train(output, "resumed", shard, *DROPOUT)
+
+
+@pytest.fixture(scope="module")
+def copies(output: Path, megatron_shard: Path) -> Path:
+    """Two copies of the model, 20 steps in one go, on the shard that Megatron-Core wrote."""
+    return train(output, "copies", megatron_shard, "parallel=dp2")
+
+
+@pytest.fixture(scope="module")
+def stopped(output: Path, shard: Path) -> tuple[int, str, Path]:
+    """Two copies of the model, stopped by SIGTERM on the way."""
+    code, errors = stop_in_the_middle(
+        output, "stopped", shard, "parallel=dp2", act=lambda process: process.send_signal(signal.SIGTERM)
+    )
+    return code, errors, output / "stopped"
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max((run / "checkpoints").iterdir())
+
+
+def assert_equal_checkpoints(first: Path, second: Path) -> None:
+    tensors, others = tensors_of(first), tensors_of(second)
+    assert tensors.keys() == others.keys()
+    assert {key.split(".")[0] for key in tensors} >= {"model", "optimizer"}
+    assert [key for key in tensors if not torch.equal(tensors[key], others[key])] == []
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout_on_four_processes(
+    straight: Path, resumed: Path
+) -> None:
+    losses = losses_of(straight)
+    assert list(losses) == list(range(1, 21))
+    assert losses[20] < losses[1]
+    assert losses_of(resumed) == losses, "bit for bit"
+    for step in ("step_00000010", "step_00000020"):
+        assert_equal_checkpoints(straight / "checkpoints" / step, resumed / "checkpoints" / step)
+
+
+def test_a_run_leaves_its_configuration_and_a_log_of_every_rank(straight: Path) -> None:
+    config = yaml.safe_load((straight / "config.yaml").read_text())
+    assert config["run_name"] == "straight"
+    assert config["parallel"]["pipeline_model_parallel_size"] == 2
+    assert config["model"]["hidden_dropout"] == 0.1
+    logs = sorted((straight / "logs").iterdir())
+    assert [log.name for log in logs] == [f"rank_{rank:03d}.log" for rank in range(4)]
+    assert all(log.stat().st_size > 0 for log in logs)
+    assert sorted(path.name for path in straight.iterdir()) == ["checkpoints", "config.yaml", "logs", "metrics.jsonl"]
+
+
+def test_sigterm_finishes_the_step_saves_and_asks_to_be_started_again(stopped: tuple[int, str, Path]) -> None:
+    code, errors, run = stopped
+    assert code == 75, errors
+    assert "Traceback" not in errors
+    assert "SIGTERM: finishing this step, saving and leaving" in errors
+    step = max(losses_of(run))
+    assert 3 <= step < 15
+    assert last_checkpoint(run).name == f"step_{step:08d}"
+
+
+def test_what_sigterm_stopped_goes_on_under_the_same_and_under_other_layouts(
+    stopped: tuple[int, str, Path], copies: Path, output: Path, shard: Path
+) -> None:
+    """And Megatron-Core's shard gives the batches that ours with the same documents gives."""
+    _, _, run = stopped
+    moved = Path(shutil.copytree(run, output / "moved"))
+    expected = losses_of(copies)
+    assert list(expected) == list(range(1, 21))
+
+    train(output, "stopped", shard, "parallel=dp2")
+    assert losses_of(run) == expected, "bit for bit"
+    assert_equal_checkpoints(last_checkpoint(run), last_checkpoint(copies))
+
+    train(output, "moved", shard, "parallel=tp2_pp2", "training.stop_after_step=15")
+    train(output, "moved", shard, "parallel=single")
+    losses = losses_of(moved)
+    assert list(losses) == list(range(1, 21))
+    difference = max(abs(losses[step] / expected[step] - 1) for step in expected)
+    print(f"resumed under other layouts: losses differ by {difference:.1e}")
+    assert 0 < difference <= 1e-6
+
+
+def test_a_rank_that_raises_ends_the_run_at_once_and_is_quoted(output: Path, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "shrinks", counting_documents())
+    at = 0.0
+
+    def truncate(process: subprocess.Popen[str]) -> None:
+        nonlocal at
+        with shard.with_suffix(".bin").open("r+b") as file:
+            file.truncate(1000)
+        at = time.monotonic()
+
+    code, errors = stop_in_the_middle(
+        output,
+        "raises",
+        shard,
+        "parallel=dp2",
+        "data.prefetch_steps=0",
+        "training.train_iters=100000",
+        act=truncate,
+    )
+    assert time.monotonic() - at < 20
+    assert code == 1
+    lines = [line for line in errors.splitlines() if f"OSError: {shard}.bin ended while it was in use" in line]
+    assert lines
+    assert all(line.startswith(("[rank 0]", "[rank 1]")) for line in lines)
+    assert "ChildFailedError" not in errors, "torchrun's own traceback says nothing"
