@@ -1,0 +1,147 @@
+"""Take prose out of a wiki page's mark-up."""
+
+import html
+import re
+
+from data_tools.config import WikipediaConfig
+from data_tools.document import Document, DroppedError
+from data_tools.ledger import Ledger
+from data_tools.wikitext_lines import BREAK, write_lines
+from data_tools.wikitext_markup import STRIP_MARKER, resolve_markup
+from data_tools.wikitext_numbers import format_subscript, format_superscript
+
+CANONICAL_PREFIXES = ("file", "image", "media", "category")
+"""Every wiki understands the English names, next to its own."""
+
+_REDIRECT = re.compile(r"\s*#\s*redirect\s*:?\s*\[\[", re.IGNORECASE)
+_VARIANT = re.compile(r"-\{([^{}]*)\}-")
+_VARIANT_FLAGS = re.compile(r"\s*([A-Za-z;-]*)\s*\|")
+_RAISED = re.compile(r"<(su[bp])\b[^<>]*>([^<>]{0,200})</\1\s*>", re.IGNORECASE)
+_BLOCK_TAG = re.compile(
+    r"</?(?:p|div|center|blockquote|poem|table|caption|tr|ul|ol|dl|h[1-6]|section|article)\b[^<>]*>", re.IGNORECASE
+)
+_BREAK_TAG = re.compile(r"</?(?:br|hr|li|dd|dt)\b[^<>]*>", re.IGNORECASE)
+_CELL_TAG = re.compile(r"</t[dh]\s*>", re.IGNORECASE)
+_OTHER_TAG = re.compile(
+    r"</?(?:abbr|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|ins|kbd|mark|noinclude|onlyinclude|includeonly|q|rb|rp|rt"
+    r"|rtc|ruby|s|samp|small|span|strike|strong|su[bp]|td|th|tbody|thead|tfoot|time|tt|u|var|wbr|ref|references|gallery"
+    r"|nowiki|math|chem|ce|pre|source|syntaxhighlight|section|translate|tvar|languages|a|img|figure|figcaption)"
+    r"\b[^<>]*>",
+    re.IGNORECASE,
+)
+_BEHAVIOR_SWITCH = re.compile(r"__[A-Z]{3,}__")
+_QUOTES = re.compile(r"'{2,}")
+# Repetitions are bounded: unbounded ones take quadratic time where the text is a long run of spaces or commas.
+_EMPTY_BRACKETS = re.compile(r"[ \t]{0,3}\([\s,;:–-]{0,20}\)|[ \t]{0,3}（[\s,;:，；：]{0,20}）")
+_AFTER_BRACKET = re.compile(r"([(（])[ \t]{0,3}(?:[,;，；、][ \t]{0,3}){1,9}")
+_BEFORE_BRACKET = re.compile(r"[ \t]{0,3}(?:[,;，；、][ \t]{0,3}){1,9}([)）])")
+_REPEATED_MARKS = re.compile(r"([,;])(?:[ \t]{0,3}[,;]){1,9}(?=\s)")
+_SPACE_BEFORE_MARK = re.compile(r"(?<=\w)[ \t]{1,3}([,.])(?=\s|$)", re.MULTILINE)
+_SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
+_LEFT_OVER = re.compile(r"^[ \t]*(?:\||\{\||\|\}|\{\{|\}\})[^\n]*$", re.MULTILINE)
+_MARKER = re.compile(rf"{STRIP_MARKER}(\d+){STRIP_MARKER}")
+
+
+class WikitextExtractor:
+    """Turns wiki mark-up into prose, as a configuration says."""
+
+    def __init__(self, config: WikipediaConfig) -> None:
+        self._config = config
+        self._drop_sections = frozenset(section.casefold().strip() for section in config.drop_sections)
+
+    def __call__(self, document: Document, ledger: Ledger) -> None:
+        """Set a document's text."""
+        markup = document.content.decode("utf-8", "replace")
+        if _REDIRECT.match(markup):
+            raise DroppedError("redirect")
+        text = self.clean(markup, title=document.title, link_prefixes=document.link_prefixes)
+        if not text:
+            raise DroppedError("no_text")
+        document.text = f"{document.title}\n\n{text}" if self._config.prepend_title and document.title else text
+
+    def clean(self, markup: str, *, title: str = "", link_prefixes: tuple[str, ...] = ()) -> str:
+        """The prose of a page."""
+        prefixes = frozenset((*CANONICAL_PREFIXES, *(prefix.casefold() for prefix in link_prefixes)))
+        text, protected = resolve_markup(
+            markup.replace("\r\n", "\n").replace(BREAK, ""),
+            link_prefixes=prefixes,
+            page_title=title,
+            keep_math=self._config.keep_math,
+        )
+        text = _VARIANT.sub(_choose_variant, text)
+        text = _remove_tags(text)
+        text = "\n".join(map(_remove_quotes, text.split("\n")))
+        text = _BEHAVIOR_SWITCH.sub("", text)
+        text = write_lines(text, drop_sections=self._drop_sections)
+        text = _tidy(html.unescape(text))
+        return _MARKER.sub(lambda marker: html.unescape(protected[int(marker[1])]), text).strip()
+
+
+def _choose_variant(match: re.Match[str]) -> str:
+    """-{zh-hans:one; zh-hant:another}- is one word in several scripts; the first is taken."""
+    content = match[1]
+    if flags := _VARIANT_FLAGS.match(content):
+        if set(flags[1].upper()) & set("HT-"):
+            return ""
+        content = content[flags.end() :]
+    first = content.split(";")[0]
+    code, colon, word = first.partition(":")
+    return word.strip() if colon and code.strip().lower().startswith(("zh", "sr", "kk", "uz", "ku")) else content
+
+
+def _remove_tags(text: str) -> str:
+    if "<" not in text:
+        return text
+    text = _RAISED.sub(_write_raised, text)
+    text = _BLOCK_TAG.sub(BREAK * 2, text)
+    text = _BREAK_TAG.sub(BREAK, text)
+    text = _CELL_TAG.sub(" | ", text)
+    return _OTHER_TAG.sub("", text)
+
+
+def _write_raised(match: re.Match[str]) -> str:
+    content = _QUOTES.sub("", match[2])
+    return format_superscript(content) if match[1].lower() == "sup" else format_subscript(content)
+
+
+def _remove_quotes(line: str) -> str:
+    """Take the apostrophes of bold and italic text out of a line, and leave those that belong to words.
+
+    Source: MediaWiki Parser::doQuotes.
+    """
+    if "''" not in line:
+        return line
+    runs = list(_QUOTES.finditer(line))
+    num_bold = sum(len(run[0]) != 2 for run in runs)
+    num_italic = sum(len(run[0]) not in (3, 4) for run in runs)
+    stray = None
+    if num_bold % 2 and num_italic % 2:
+        # One of the bold marks is an apostrophe and an italic mark: that of l'''Iliade'' before any other.
+        bold = [run.start() for run in runs if len(run[0]) == 3]
+        ranked = sorted(bold, key=lambda at: _rank_stray(line[:at]))
+        stray = ranked[0] if ranked else None
+    written, done = [], 0
+    for run in runs:
+        length = len(run[0])
+        kept = 1 if length == 4 or run.start() == stray else max(0, length - 5)
+        written += [line[done : run.start()], "'" * kept]
+        done = run.end()
+    return "".join([*written, line[done:]])
+
+
+def _rank_stray(before: str) -> int:
+    if before.endswith(" "):
+        return 2
+    return 0 if len(before) == 1 or before[-2:-1] == " " else 1
+
+
+def _tidy(text: str) -> str:
+    """Close the gaps that templates without text leave."""
+    text = _LEFT_OVER.sub("", text)
+    text = _AFTER_BRACKET.sub(r"\1", text)
+    text = _BEFORE_BRACKET.sub(r"\1", text)
+    text = _EMPTY_BRACKETS.sub("", text)
+    text = _REPEATED_MARKS.sub(r"\1", text)
+    text = _SPACE_BEFORE_MARK.sub(r"\1", text)
+    text = _SPACES.sub(" ", text)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip(" \t|") for line in text.split("\n")))

@@ -1,0 +1,122 @@
+"""Write numbers, measures and dates that mark-up builds from parts, as a reader would see them."""
+
+import re
+
+MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+_SUPERSCRIPTS = str.maketrans("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ")
+_SUBSCRIPTS = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+_RAISABLE = re.compile(r"[0-9+\-−=()ni]+")
+_LOWERABLE = re.compile(r"[0-9+\-−=()]+")
+_ORDINAL_LETTERS = frozenset("eoadr")
+"""French, Spanish and Portuguese raise them: XIXe siècle."""
+
+_NUMBER = re.compile(r"[-−+±]?[\d.,]*\d[\d.,+/⁄]*(?:e[-+]?\d+)?", re.IGNORECASE)
+_RANGE_WORDS = {
+    "-": "–", "–": "–", "to": " to ", "to(-)": " to ", "and": " and ", "and(-)": " and ", "&": " & ", "or": " or ",
+    "by": " by ", "x": " × ", "xx": " × ", "×": " × ", "*": " × ", "+/-": " ± ", "±": " ± ", "+": " + ", ",": ", ",
+    "/": " / ",
+}  # fmt: skip
+_UNITS = {
+    "C": "°C", "F": "°F", "R": "°R", "sqmi": "sq mi", "sqft": "sq ft", "sqin": "sq in", "sqyd": "sq yd",
+    "cuft": "cu ft", "cuin": "cu in", "cuyd": "cu yd", "cumi": "cu mi", "sqkm": "km²", "sqm": "m²", "USgal": "US gal",
+    "impgal": "imp gal", "usfloz": "US fl oz", "kn": "knots", "LT": "long tons", "ST": "short tons", "t": "tonnes",
+    "oilbbl": "barrels",
+}  # fmt: skip
+_COMPOSITE_UNITS = {("ft", "in"), ("st", "lb"), ("lb", "oz"), ("mi", "yd"), ("yd", "ft"), ("mi", "ft"), ("mi", "ch")}
+_POWER = re.compile(r"(?<=[a-zA-Z])\^?([23])(?!\d)")
+
+
+def format_superscript(text: str) -> str:
+    """Raise what is no footnote and no ordinal: 10⁶ and not 106, but 1st."""
+    text = text.strip()
+    if _RAISABLE.fullmatch(text):
+        return text.translate(_SUPERSCRIPTS)
+    if len(text) == 1 and text.isalpha():
+        return text if text in _ORDINAL_LETTERS else f"^{text}"
+    if not any(character.isdigit() for character in text) or text.startswith("["):
+        return text
+    return f"^{text}" if text.isalnum() else f"^({text})"
+
+
+def format_subscript(text: str) -> str:
+    """Lower digits: H₂O and not H2O."""
+    text = text.strip()
+    if not text:
+        return ""
+    return text.translate(_SUBSCRIPTS) if _LOWERABLE.fullmatch(text) else f"_{text}"
+
+
+def format_fraction(parts: list[str]) -> str:
+    """{{frac|whole|numerator|denominator}}, where fewer parts leave out the first."""
+    parts = [part for part in parts if part]
+    if not parts:
+        return ""
+    if len(parts) == 1:
+        return f"1/{parts[0]}"
+    return f"{parts[-2]}/{parts[-1]}" if len(parts) == 2 else f"{parts[0]} {parts[-2]}/{parts[-1]}"
+
+
+def format_measure(parts: list[str]) -> str:
+    """The measure that {{convert}} starts from: 5 km, 5–10 km, 5 ft 6 in; not what it converts it to."""
+    place, written = 0, ""
+    while place < len(parts) and _NUMBER.fullmatch(parts[place]):
+        written += parts[place]
+        place += 1
+        word = _RANGE_WORDS.get(parts[place]) if place < len(parts) else None
+        if word is None or place + 1 >= len(parts):
+            break
+        written += word
+        place += 1
+    if not written:
+        return parts[0] if parts else ""
+    if place >= len(parts) or not parts[place]:
+        return written
+    unit = parts[place]
+    written += f" {_format_unit(unit)}"
+    if place + 2 < len(parts) and (unit, parts[place + 2]) in _COMPOSITE_UNITS and _NUMBER.fullmatch(parts[place + 1]):
+        written += f" {parts[place + 1]} {_format_unit(parts[place + 2])}"
+    return written
+
+
+def _format_unit(unit: str) -> str:
+    return _UNITS.get(unit) or _POWER.sub(lambda power: format_superscript(power[1]), unit)
+
+
+def format_value(parts: list[str], named: dict[str, str]) -> str:
+    """{{val|1.5|0.2|e=6|u=km}}: 1.5±0.2×10⁶ km."""
+    written = named.get("p", "") + (parts[0] if parts else "")
+    if len(parts) > 2:
+        written += f"+{parts[1].lstrip('+')}−{parts[2].lstrip('-−')}"
+    elif len(parts) == 2:
+        written += parts[1] if parts[1].startswith("(") else f"±{parts[1]}"
+    if exponent := named.get("e"):
+        written += f"×10{format_superscript(exponent)}"
+    unit = named.get("u") or named.get("ul") or named.get("up") or named.get("upl")
+    return written + (f" {_format_unit(unit)}" if unit else "") + named.get("s", "")
+
+
+def format_date(parts: list[str], named: dict[str, str]) -> str:
+    """Year, month and day of {{birth date|1990|1|31}} and its like; whatever else they hold is left out."""
+    year, month, day = ([*parts, "", "", ""])[:3]
+    if not year.strip("-−").isdigit():
+        return year
+    written_month = MONTHS[int(month) - 1] if month.isdigit() and 1 <= int(month) <= 12 else month
+    if named.get("df", "").lower() in ("y", "yes", "1"):
+        return " ".join(part for part in (day.lstrip("0"), written_month, year) if part)
+    if written_month and day:
+        return f"{written_month} {day.lstrip('0')}, {year}"
+    return f"{written_month} {year}".strip()
+
+
+def format_formula(parts: list[str]) -> str:
+    """{{chem|H|2|O}}: H₂O; an argument that is a number stands below."""
+    return "".join(format_subscript(part) if _LOWERABLE.fullmatch(part) else part for part in parts)
+
+
+def lower_digits(formula: str) -> str:
+    """{{chem2|H2O}}: H₂O."""
+    return re.sub(r"(?<=[A-Za-z)\]])\d+", lambda digits: format_subscript(digits[0]), formula)
