@@ -1,0 +1,58 @@
+"""Bring text into one form, and drop documents for their size."""
+
+import re
+import unicodedata
+
+from data_tools.config import CleaningConfig
+from data_tools.document import Document, DroppedError
+from data_tools.ledger import Ledger
+
+_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_REMOVED = re.compile(
+    # Control characters but tab and line feed, lone surrogates, soft hyphen, zero-width space, word joiner, byte order
+    # mark, non-characters. Joiners (U+200C, U+200D) and direction marks stay: scripts need them.
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u00ad\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff]"
+)
+_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+"""The ideographic space stays: it indents Chinese paragraphs."""
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+def normalize_text(text: str) -> str:
+    """Write text in NFC, with line feeds, plain spaces, single blank lines and no control characters."""
+    text = _LINE_END.sub("\n", text)
+    text = _REMOVED.sub("", text)
+    text = _SPACE.sub(" ", text)
+    # NFC, not NFKC: that one would turn 10⁶ into 106.
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    return _BLANK_LINES.sub("\n\n", text).strip()
+
+
+def normalize(document: Document, ledger: Ledger) -> None:
+    """Normalise a document's text and title."""
+    if "\ufffd" in document.text:
+        ledger.note("replacement_characters")
+    document.text = normalize_text(document.text)
+    document.title = " ".join(normalize_text(document.title).split())
+    # Both end up in tables that hold UTF-8 only.
+    document.url = _REMOVED.sub("", document.url)
+    document.id = _REMOVED.sub("", document.id)
+
+
+class SizeLimits:
+    """Drops documents that are too short or too long."""
+
+    def __init__(self, config: CleaningConfig) -> None:
+        self._min, self._max = config.min_characters, config.max_characters
+
+    def __call__(self, document: Document, ledger: Ledger) -> None:
+        """Raise if a document's normalised text is too short or too long."""
+        size = len(document.text)
+        if not size:
+            raise DroppedError("no_text")
+        if size < self._min:
+            raise DroppedError("too_short", f"{size} characters")
+        if size > self._max:
+            raise DroppedError("too_long", f"{size} characters")
