@@ -65,7 +65,13 @@ class WorkerPool:
         for number in range(num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_run, args=(serve, theirs, number, arguments), daemon=True)
-            process.start()
+            # Ctrl-C reaches the whole group, and the parent alone acts on it. A new process inherits the mask, so that
+            # it holds before its first line runs; here the signal is only put off.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
@@ -145,8 +151,6 @@ class WorkerPool:
 
 
 def _run(serve: Serve, theirs: Connection, number: int, arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches the whole group; the parent ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     try:
         serve(theirs, number, *arguments)
