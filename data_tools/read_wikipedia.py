@@ -12,6 +12,7 @@ from urllib.parse import quote
 from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
 
 from data_tools.document import Document
+from data_tools.joined_streams import DamagedStreamError
 from data_tools.ledger import Ledger
 from data_tools.sources import READ_ERRORS, CountedStream, InputFile, decompress
 
@@ -230,10 +231,17 @@ def _read_pages(stream: CountedStream, site: _Site, max_record_bytes: int) -> It
     reading = _Reading(site, max_record_bytes)
     try:
         data_stream = decompress(stream)
-        # One read of the stream below at a time, or the pages before a damaged place would be lost with it.
-        while chunk := data_stream.read1(CHUNK_BYTES):
-            yield from reading.read_on(chunk)
-        yield from reading.end()
+        is_end = False
+        while not is_end:
+            try:
+                # One step of the decompression at a time, or the pages before a damaged place would be lost with it.
+                chunk = data_stream.read1(CHUNK_BYTES)
+            except DamagedStreamError as error:
+                yield _Damage(reason="compressed_data_corrupt", name=reading.page_title, detail=str(error))
+                reading.begin_anew()
+                continue
+            is_end = not chunk
+            yield from reading.end() if is_end else reading.read_on(chunk)
     except READ_ERRORS as error:
         reason = "compressed_data_truncated" if isinstance(error, EOFError) else "compressed_data_corrupt"
         detail = f"{type(error).__name__}: {error}; what follows in the file is lost"
@@ -287,6 +295,10 @@ class _Reading:
             else:
                 yield from self._parser.take_pages()
                 return
+
+    def begin_anew(self) -> None:
+        """Look for the next page; what comes now does not continue what was read."""
+        self._parser, self._kept = None, b""
 
     def end(self) -> Iterator[_Page | _Damage]:
         """Tell whether the dump is whole."""

@@ -1,6 +1,5 @@
 """Input files: which ones a configuration names, what identifies them, and how they are opened as streams."""
 
-import bz2
 import glob
 import gzip
 import io
@@ -16,6 +15,7 @@ import fsspec
 import pyarrow
 
 from data_tools.config import SourceConfig
+from data_tools.joined_streams import JoinedStreams
 from trainer.common.errors import ConfigError, Violation
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowInvalid)
@@ -102,6 +102,10 @@ class _SingleReads(io.RawIOBase):
         """Yes."""
         return True
 
+    def tell(self) -> int:
+        """Place in the decompressed data; fastwarc asks for it."""
+        return int(self._stream.tell())
+
     def readinto(self, buffer: Any, /) -> int:
         """Read what one step gives."""
         data = self._stream.read1(len(buffer))
@@ -116,9 +120,9 @@ def decompress(stream: CountedStream) -> io.BufferedReader:
     if magic.startswith(b"\x1f\x8b"):
         return io.BufferedReader(_SingleReads(gzip.GzipFile(fileobj=buffered)), 1 << 20)
     if magic.startswith(b"BZh"):
-        return io.BufferedReader(_SingleReads(bz2.BZ2File(buffered)), 1 << 20)
+        return io.BufferedReader(JoinedStreams(buffered, is_bzip2=True), 1 << 20)
     if magic.startswith(b"\xfd7zXZ\x00"):
-        return io.BufferedReader(_SingleReads(lzma.LZMAFile(buffered)), 1 << 20)
+        return io.BufferedReader(JoinedStreams(buffered, is_bzip2=False), 1 << 20)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         # pyarrow is there for the document tables; the standard library has no zstd before Python 3.14.
         decompressed = pyarrow.CompressedInputStream(pyarrow.PythonFile(buffered), "zstd")
