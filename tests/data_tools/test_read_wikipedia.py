@@ -1,0 +1,184 @@
+"""Wikipedia dumps: which pages are read, which are left out, and what damage costs."""
+
+import bz2
+import tracemalloc
+from importlib import metadata
+
+import pytest
+
+from data_tools.config import CleaningConfig, DataPrepConfig, SourceConfig, WikipediaConfig
+from data_tools.ledger import Ledger
+from data_tools.readers import read_documents
+from data_tools.sources import open_input, resolve_inputs
+from tests.data_tools.records import LONG, read_clean, read_raw
+
+HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
+  <siteinfo><sitename>Wikipedia</sitename><base>https://de.wikipedia.org/wiki/Hauptseite</base><namespaces>
+    <namespace key="0" case="first-letter" /><namespace key="6">Datei</namespace>
+    <namespace key="14">Kategorie</namespace>
+  </namespaces></siteinfo>
+"""
+END = "</mediawiki>\n"
+
+
+def revision(text, *, model="wikitext", time="2020-01-01T00:00:00Z", attributes=""):
+    return (
+        f"<revision><id>5</id><timestamp>{time}</timestamp><contributor><username>U</username><id>9</id></contributor>"
+        f'<model>{model}</model><text {attributes} xml:space="preserve">{text}</text></revision>'
+    )
+
+
+def page(title, *revisions, namespace=0, id=1, extra=""):
+    return f"  <page><title>{title}</title><ns>{namespace}</ns><id>{id}</id>{extra}{''.join(revisions)}</page>\n"
+
+
+def write(path, *pages, head=HEAD, end=END):
+    path.write_text(head + "".join(pages) + end)
+    return path
+
+
+def test_a_page_becomes_a_document(tmp_path):
+    text = "[[Datei:x.jpg|mini|Bild]]A &amp; B &lt;b&gt;fett&lt;/b&gt;[[Kategorie:K]]"
+    path = write(tmp_path / "a.xml", page("Über &amp; C/D", revision(text), id=77))
+    (raw,), _, _ = read_raw(path, "wikipedia")
+    assert raw.content == b"[[Datei:x.jpg|mini|Bild]]A & B <b>fett</b>[[Kategorie:K]]"
+    assert (raw.id, raw.title, raw.url) == (
+        "77",
+        "Über & C/D",
+        "https://de.wikipedia.org/wiki/%C3%9Cber_%26_C/D",
+    )
+    assert path.read_bytes()[raw.offset :].startswith(b"<page><title>")
+    (clean,), _ = read_clean(path, "wikipedia")
+    assert clean.text == "Über & C/D\n\nA & B fett"
+
+
+def test_pages_without_text_of_their_own_are_dropped_by_reason(tmp_path):
+    path = write(
+        tmp_path / "a.xml",
+        page("Good", revision("text")),
+        page("Redirect", revision("#REDIRECT [[Good]]"), extra='<redirect title="Good" />'),
+        page("Old redirect", revision("#redirect [[Good]]")),
+        page("Talk:Good", revision("text"), namespace=1),
+        page("Empty", revision(" \n ")),
+        page("Script", revision("var x", model="javascript")),
+        page("Gone", revision("", attributes='deleted="deleted"')),
+        page("Only files", revision("[[Datei:x.jpg]] {{Infobox|a=b}}")),
+        page("No revision"),
+    )
+    documents, ledger = read_clean(path, "wikipedia")
+    assert [document.title for document in documents] == ["Good"]
+    assert ledger.dropped == {
+        "redirect": 2,
+        "namespace_1": 1,
+        "page_empty": 2,
+        "content_model_javascript": 1,
+        "text_deleted": 1,
+        "no_text": 1,
+    }
+    both, _ = read_clean(path, "wikipedia", wikipedia=WikipediaConfig(namespaces=[0, 1]))
+    assert len(both) == 2
+
+
+def test_of_a_history_the_latest_revision_counts(tmp_path):
+    revisions = [revision(f"from {year}", time=f"{year}-01-01T00:00:00Z") for year in (2003, 2021, 2010)]
+    (document,), ledger, _ = read_raw(write(tmp_path / "a.xml", page("P", *revisions)), "wikipedia")
+    assert document.content == b"from 2021"
+    assert ledger.notes == {"page_with_history": 1}
+
+
+def test_slots_beside_the_main_one_are_no_text(tmp_path):
+    slot = "<content><role>data</role><model>json</model><text>{}</text></content>"
+    whole = revision("main").replace("</revision>", f"{slot}</revision>")
+    (document,), _, _ = read_raw(write(tmp_path / "a.xml", page("P", whole)), "wikipedia")
+    assert document.content == b"main"
+
+
+@pytest.mark.parametrize("broken", ["a & b", "&undefined;", "\x01", "<b>", "</text></page>"])
+def test_a_page_that_is_no_xml_costs_itself(tmp_path, broken):
+    pages = [page(f"P{number}", revision(broken if number == 2 else LONG)) for number in range(5)]
+    documents, ledger, _ = read_raw(write(tmp_path / "a.xml", *pages), "wikipedia")
+    assert [document.title for document in documents] == ["P0", "P1", "P3", "P4"]
+    assert ledger.failed == {"xml_invalid": 1}
+    assert ledger.examples[0].name == "P2"
+    whole = (tmp_path / "a.xml").read_bytes()
+    assert all(whole[document.offset :].startswith(b"<page>") for document in documents)
+
+
+def test_entity_bombs_are_refused(tmp_path):
+    entities = '<!ENTITY a "ha">' + "".join(
+        f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    path = write(tmp_path / "a.xml", page("P", revision("&i;")), head=f"<!DOCTYPE mediawiki [{entities}]>\n" + HEAD)
+    documents, ledger, _ = read_raw(path, "wikipedia")
+    assert not documents
+    assert ledger.failed == {"xml_doctype_refused": 1}
+
+
+@pytest.mark.parametrize("cut", [40, 400, 1400, 2100])
+def test_a_cut_dump_keeps_its_whole_pages(tmp_path, cut):
+    text = HEAD + "".join(page(f"P{number}", revision(LONG)) for number in range(5))
+    (tmp_path / "a.xml").write_text(text[:cut])
+    documents, ledger, _ = read_raw(tmp_path / "a.xml", "wikipedia")
+    assert len(documents) == text[:cut].count("</page>")
+    assert ledger.failed == {"xml_truncated": 1}
+
+
+def test_multistream_and_cut_bzip2(tmp_path):
+    pages = [page(f"P{number}", revision(f"{number} {LONG}")) for number in range(2000)]
+    streams = [HEAD, *("".join(pages[start : start + 100]) for start in range(0, 2000, 100)), END]
+    packed = [bz2.compress(stream.encode()) for stream in streams]
+    (tmp_path / "a.xml.bz2").write_bytes(b"".join(packed))
+    assert read_raw(tmp_path / "a.xml.bz2", "wikipedia")[1].read == 2000
+    (tmp_path / "cut.bz2").write_bytes(b"".join(packed)[: len(b"".join(packed[:11])) + 50])
+    documents, ledger, _ = read_raw(tmp_path / "cut.bz2", "wikipedia")
+    assert len(documents) == 1000
+    assert ledger.failed == {"compressed_data_truncated": 1}
+
+
+@pytest.mark.parametrize("place", [2, 60, 900])
+def test_a_damaged_bzip2_stream_costs_its_own_pages(tmp_path, place):
+    pages = [page(f"P{number}", revision(f"{number * 7919} {LONG}")) for number in range(1000)]
+    streams = [HEAD, *("".join(pages[start : start + 100]) for start in range(0, 1000, 100)), END]
+    packed = [bytearray(bz2.compress(stream.encode())) for stream in streams]
+    packed[6][place] ^= 0xFF
+    (tmp_path / "a.bz2").write_bytes(b"".join(packed))
+    documents, ledger, _ = read_raw(tmp_path / "a.bz2", "wikipedia")
+    assert [document.title for document in documents] == [f"P{n}" for n in range(1000) if not 500 <= n < 600]
+    assert ledger.failed == {"compressed_data_corrupt": 1}
+
+
+def test_memory_does_not_grow_with_pages_or_their_size(tmp_path):
+    large = page("Large", revision("x" * 30_000_000))
+    path = write(tmp_path / "a.xml", large, *(page(f"P{number}", revision(LONG * 10)) for number in range(3000)))
+    source = SourceConfig(name="s", kind="wikipedia", paths=[str(path)])
+    config = DataPrepConfig(output_dir="", sources=[source], cleaning=CleaningConfig(max_record_bytes=1 << 20))
+    (file,), _ = resolve_inputs([source])
+    ledger = Ledger()
+    tracemalloc.start()
+    with open_input(file) as stream:
+        for _ in read_documents(file, stream=stream, ledger=ledger, config=config):
+            pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ledger.dropped == {"record_too_large": 1}
+    assert ledger.read == 3001
+    assert peak < 12 << 20
+
+
+def test_real_dump():
+    """206 pages of the English Wikipedia."""
+    name = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    try:
+        files = metadata.distribution("gensim").files or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs the wheel gensim, which holds the dump")
+    path = next(file.locate() for file in files if file.name == name)
+    documents, ledger = read_clean(path, "wikipedia", min_characters=100)
+    assert (ledger.read, ledger.kept) == (206, 106)
+    assert ledger.dropped == {"redirect": 99, "namespace_4": 1}
+    texts = {document.title: document.text for document in documents}
+    assert "about 15 °C" in texts["Albedo"]
+    assert "an area of 2381741 km²" in texts["Algeria"]
+    assert "at least 5 ft" in texts["Astronaut"] or "5 ft 2 in" in texts["Astronaut"]
+    assert "(February 12, 1809 – April 15, 1865)" in texts["Abraham Lincoln"]
+    assert not [title for title, text in texts.items() if "[[" in text or "<ref" in text or "Category:" in text]
