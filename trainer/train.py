@@ -30,6 +30,7 @@ def main() -> int:
         code = exit_code_of(lambda: run(sys.argv[1:]))
     except BaseException:
         # Said at once and by this rank, not by whoever notices that it is gone.
+        leave_exit_code(1)
         prefix = f"[rank {rank}] " if "RANK" in os.environ else ""
         sys.stderr.write("".join(prefix + line for line in traceback.format_exc().splitlines(keepends=True)))
         sys.stderr.flush()
@@ -47,7 +48,7 @@ def run(overrides: list[str]) -> int:
     Raises:
         ConfigError: the configuration or an input cannot be used.
     """
-    # Late: a wrong configuration is answered before PyTorch and Megatron-Core are imported.
+    # Late: it imports PyTorch, and logging stands before libraries say anything.
     from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - see above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
@@ -65,6 +66,7 @@ def run(overrides: list[str]) -> int:
             _describe(config, plan)
             (plan.run_directory / "config.yaml").write_text(dump_config(config))
         built = build_run(config, plan=plan, world=world)
+        stop.defer()
         outcome = built.loop.run(stop)
         built.close()
         stop_world()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REQUEUE, ConfigError, Violation, exit_code_of
-from trainer.common.exit_code import EXIT_CODE_FILE, leave_exit_code, read_exit_code
+from trainer.common.exit_code import EXIT_CODE_FILE, has_failure, leave_exit_code, read_exit_code
 
 
 def _raise(error: Exception) -> int:
@@ -42,3 +42,13 @@ def test_the_code_is_left_where_the_launcher_reads_it(tmp_path: Path, monkeypatc
     assert read_exit_code(path) == 75
     path.write_text("")
     assert read_exit_code(path) is None
+
+
+def test_a_failure_that_was_left_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
+    assert not has_failure()
+    monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
+    assert not has_failure()
+    for code, is_failure in ((0, False), (75, False), (1, True), (2, True)):
+        leave_exit_code(code)
+        assert has_failure() == is_failure

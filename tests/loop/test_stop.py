@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,27 +13,44 @@ from torch import distributed
 
 from tests.distributed.harness import run_distributed
 from trainer.common.errors import EXIT_REQUEUE
+from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
+from trainer.loop import stop as stop_module
 from trainer.loop.stop import SIGNALS, StopRequest
 
 CPU = torch.device("cpu")
 
-PATIENT = """
-import sys, time
+STUCK = """
+import ctypes
+import sys
 from trainer.loop.stop import StopRequest
-with StopRequest():
+with StopRequest() as stop:
+    if sys.argv[1] == "training":
+        stop.defer()
     print("ready", flush=True)
-    time.sleep(20)
-    print("woke", flush=True)
+    # A lock that is never free: without coming back to Python, as a collective operation whose other ranks are gone.
+    lock = ctypes.create_string_buffer(64)
+    ctypes.CDLL(None).pthread_mutex_lock(lock)
+    ctypes.CDLL(None).pthread_mutex_lock(lock)
 """
 
 
-def test_nothing_is_asked_at_first_and_a_signal_is_remembered() -> None:
-    for number in SIGNALS:
-        with StopRequest() as stop:
-            assert not stop.is_agreed(device=CPU)
-            os.kill(os.getpid(), number)
-            assert stop.is_agreed(device=CPU), signal.Signals(number).name
-            assert stop.is_agreed(device=CPU), "and stays"
+def wait_until_asked(stop: StopRequest) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if stop.is_agreed(device=CPU):
+            return True
+        time.sleep(0.005)
+    return False
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_nothing_is_asked_at_first_and_a_signal_is_remembered(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        stop.defer()
+        assert not stop.is_agreed(device=CPU)
+        os.kill(os.getpid(), number)
+        assert wait_until_asked(stop)
+        assert stop.is_agreed(device=CPU), "and stays"
 
 
 def test_former_handlers_come_back() -> None:
@@ -41,46 +59,78 @@ def test_former_handlers_come_back() -> None:
         assert [signal.getsignal(number) for number in SIGNALS] != former
         raise KeyError
     assert [signal.getsignal(number) for number in SIGNALS] == former
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_repetition_right_after_the_first_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ctrl-C reaches every process of the terminal, and torchrun then passes it on: twice within moments.
     left: list[int] = []
-    monkeypatch.setattr("os._exit", left.append)
     now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
-        now[0] += 0.9
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert left == []
-        now[0] += 0.2
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert left == [], "a warning that is given twice is still a warning"
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert left == [EXIT_REQUEUE]
+    monkeypatch.setattr(stop_module.os, "_exit", left.append)
+    monkeypatch.setattr(stop_module.time, "monotonic", lambda: now[0])
+    stop = StopRequest()
+    stop.defer()
+    stop._take(signal.SIGINT)
+    now[0] += 0.9
+    stop._take(signal.SIGINT)
+    stop._take(signal.SIGTERM)
+    assert left == []
+    now[0] += 0.2
+    stop._take(signal.SIGUSR1)
+    assert left == [], "a warning that is given twice is still a warning"
+    stop._take(signal.SIGTERM)
+    assert left == [EXIT_REQUEUE]
 
 
-def test_the_second_signal_ends_a_process_that_is_stuck() -> None:
+def start_stuck(phase: str, code_file: Path) -> subprocess.Popen[str]:
+    """A process that will not come back to Python."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PATIENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", STUCK, phase],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, EXIT_CODE_FILE: str(code_file)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_the_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
+    process = start_stuck("training", tmp_path / "code")
     process.send_signal(signal.SIGTERM)
     time.sleep(1.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=10)[0] == ""
+    process.communicate(timeout=10)
     assert process.returncode == EXIT_REQUEUE
+    assert read_exit_code(tmp_path / "code") == EXIT_REQUEUE
+
+
+def test_a_signal_before_training_leaves_at_once(tmp_path: Path) -> None:
+    process = start_stuck("building", tmp_path / "code")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == EXIT_REQUEUE
+    assert read_exit_code(tmp_path / "code") == EXIT_REQUEUE
+
+
+def test_a_process_does_not_wait_for_one_that_has_failed(tmp_path: Path) -> None:
+    process = start_stuck("training", tmp_path / "code")
+    (tmp_path / "code").write_text("1")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert read_exit_code(tmp_path / "code") == 1
 
 
 def _ask_one_rank() -> list[bool]:
     with StopRequest() as stop:
+        stop.defer()
         answers = [stop.is_agreed(device=CPU)]
         if distributed.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
         answers.append(stop.is_agreed(device=CPU))
     return answers
 

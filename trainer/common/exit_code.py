@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from trainer.common.errors import EXIT_OK, EXIT_REQUEUE
+
 EXIT_CODE_FILE = "TRIREME_EXIT_CODE_FILE"
-"""Environment variable: where the main process leaves its exit code."""
+"""Environment variable: where the main process, or one that failed, leaves its exit code."""
 
 
 def leave_exit_code(code: int) -> None:
@@ -20,3 +22,9 @@ def read_exit_code(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def has_failure() -> bool:
+    """Whether a process of this host has left the code of a failure, so that waiting for it is in vain."""
+    path = os.environ.get(EXIT_CODE_FILE)
+    return path is not None and read_exit_code(Path(path)) not in (None, EXIT_OK, EXIT_REQUEUE)

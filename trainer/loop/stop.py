@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import socket
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -10,6 +12,7 @@ import torch
 from torch import distributed
 
 from trainer.common.errors import EXIT_REQUEUE
+from trainer.common.exit_code import has_failure, leave_exit_code
 from trainer.common.logging import EVERY_RANK
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -21,19 +24,26 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Notes the first signal; the second, other than a repetition within a second, leaves at once.
+    """Notes the first signal once `defer` has been called; before that, and at the second one, leaves at once.
 
-    `with StopRequest(...)` puts the former handlers back at the end.
+    A thread takes the signals: Python runs a handler only when the main thread comes back from C++, and one that waits
+    for other processes does not. `with StopRequest() as stop` puts the former handlers back at the end.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
         self._asked_at = 0.0
+        self._is_deferred = False
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._thread = threading.Thread(target=self._take_signals, name="signals", daemon=True)
+        self._thread.start()
+        self._former_descriptor = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            self._former[number] = signal.signal(number, self._handle)
+            self._former[number] = signal.signal(number, _do_nothing)
         return self
 
     def __exit__(
@@ -41,6 +51,14 @@ class StopRequest:
     ) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._former_descriptor)
+        self._sender.close()
+        self._thread.join()
+        self._receiver.close()
+
+    def defer(self) -> None:
+        """From now on there are steps to finish and weights to save."""
+        self._is_deferred = True
 
     def is_agreed(self, *, device: torch.device) -> bool:
         """Whether any process was asked to stop; all ranks call this and get the same answer."""
@@ -49,12 +67,32 @@ class StopRequest:
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
         return bool(flag.item())
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is None:
+    def _take_signals(self) -> None:
+        while numbers := self._receiver.recv(64):
+            for number in numbers:
+                if number in SIGNALS:
+                    self._take(number)
+
+    def _take(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if has_failure():
+            os._exit(1)  # torchrun ends this process because another one raised, which has said why
+        elif not self._is_deferred:
+            _LOGGER.warning("%s: leaving; training had not begun", name)
+            _leave()
+        elif self._signal is None:
             self._signal, self._asked_at = number, time.monotonic()
-            name = signal.Signals(number).name
             _LOGGER.warning("%s: finishing this step, saving and leaving; again to leave at once", name)
         elif number != signal.SIGUSR1 and time.monotonic() - self._asked_at > REPETITION_SECONDS:
             # SIGUSR1 is Slurm's warning, which may come to a process by two ways.
-            _LOGGER.warning("%s again: leaving at once", signal.Signals(number).name, extra=EVERY_RANK)
-            os._exit(EXIT_REQUEUE)
+            _LOGGER.warning("%s again: leaving at once", name, extra=EVERY_RANK)
+            _leave()
+
+
+def _leave() -> None:
+    leave_exit_code(EXIT_REQUEUE)
+    os._exit(EXIT_REQUEUE)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Keep the signal's default action away; the thread has its number already."""
