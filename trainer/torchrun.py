@@ -18,6 +18,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
 from trainer.common.logging import quiet_torchrun
 
+DEFAULTS = {
+    # Of torchrun itself: 30 seconds between a signal and SIGKILL, too short for a long step and a large checkpoint.
+    "PET_SHUTDOWN_TIMEOUT": "300",
+    # And without SIGUSR1, the warning that Slurm gives before the time is up.
+    "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+}
+"""Environment variables from which torchrun takes its options, unless they are set."""
+
 SIGNAL_BASE = 128
 """Shells report a process that a signal ended as 128 + the signal's number."""
 
@@ -25,6 +33,8 @@ SIGNAL_BASE = 128
 def main() -> int:
     """Run torchrun's own main."""
     quiet_torchrun()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
         path = Path(folder, "code")
         os.environ[EXIT_CODE_FILE] = str(path)
