@@ -26,7 +26,7 @@ from trainer.config.load import load_config
 from trainer.config.schema import TrainConfig
 
 DEFAULT_OUTPUT = Path("outputs/quickstart")
-PROMPT = "The history of "
+PROMPT = "The history of"
 NUM_LOST_STEPS = 5
 """Steps that the first half takes beyond its checkpoint; the second half takes them again, and must find the same."""
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -214,9 +214,7 @@ def draw_curve(values: Sequence[float], *, width: int = CURVE_WIDTH) -> str:
     """Draw numbers as a line of blocks, each the mean of its share of them."""
     width = min(width, len(values))
     edges = [round(index * len(values) / width) for index in range(width + 1)]
-    means = [
-        sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges) if end > start
-    ]
+    means = [sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges) if end > start]
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
