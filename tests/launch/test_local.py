@@ -15,17 +15,24 @@ GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 TORCHRUN = """
 import json, os, signal, sys, time
-print(json.dumps([os.getpid(), sys.argv[1:], os.environ["OMP_NUM_THREADS"]]), flush=True)
-if "run_name=waits" in sys.argv:
-    def leave(number, frame):
-        print("got", signal.Signals(number).name, flush=True)
-        sys.exit(9)
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, leave)
-    print("ready", flush=True)
-    time.sleep(60)
-sys.exit(7)
+
+def main():
+    print(json.dumps([os.getpid(), sys.argv[1:], os.environ["OMP_NUM_THREADS"]]), flush=True)
+    if "run_name=waits" in sys.argv:
+        def leave(number, frame):
+            print("got", signal.Signals(number).name, flush=True)
+            sys.exit(9)
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGINT, leave)
+        print("ready", flush=True)
+        time.sleep(60)
+    sys.exit(7)
 """
+# What else trainer.torchrun takes from torch.
+OTHERS = {
+    "elastic/multiprocessing/__init__.py": "class SignalException(Exception): pass",
+    "elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): pass",
+}
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -47,6 +54,9 @@ def stand_in(tmp_path: Path) -> Path:
     (tmp_path / "torch" / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "run.py").write_text(TORCHRUN)
+    for name, text in OTHERS.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
     return tmp_path
 
 
@@ -99,7 +109,7 @@ def test_print_shows_the_command() -> None:
     assert setting == "OMP_NUM_THREADS=5"
     assert command == [
         sys.executable,
-        *("-m", "torch.distributed.run", "--nproc-per-node", "4", "--rdzv-backend", "c10d"),
+        *("-m", "trainer.torchrun", "--nproc-per-node", "4", "--rdzv-backend", "c10d"),
         *("--rdzv-endpoint", "localhost:0", "-m", "trainer.train"),
         *overrides,
     ]
