@@ -26,6 +26,7 @@ SMALL = (
     "model.make_vocab_size_divisible_by=64",
     "training.train_iters=20",
     "training.global_batch_size=8",
+    "training.micro_batch_size=2",
     "training.eval_interval=0",
     "optimizer.lr=1e-3",
     "lr_schedule.warmup_steps=3",
