@@ -16,8 +16,8 @@ The number of processes is tensor * pipeline * context * data-parallel size, wit
 counting as 1; where cluster.gpus_per_node is set, it is that. OMP_NUM_THREADS, unless set, shares this host's cores
 among them. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand.
 
-Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and nothing is started); 75 stopped by a signal
-after saving (start it again to go on); otherwise that of the process that failed first.
+Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and nothing is started); 75 stopped by a
+signal after saving (start it again to go on); otherwise that of the process that failed first.
 """
 
 import os
