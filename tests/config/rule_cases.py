@@ -70,14 +70,14 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["model.rope_scaling_factor=null", "model.position_embedding_type=rope"],
     ),
     (
-        ["parallel.pipeline_model_parallel_size=3"],
+        ["model.num_layers=8", "parallel.pipeline_model_parallel_size=3"],
         None,
         "model.num_layers=8 is no multiple of parallel.pipeline_model_parallel_size=3, so stages would differ; use"
         " model.num_layers 6 or 9, or parallel.pipeline_model_parallel_size 1, 2, 4 or 8",
         ["model.num_layers=6", "model.num_layers=9", "parallel.pipeline_model_parallel_size=4"],
     ),
     (
-        ["parallel=pp2", "parallel.virtual_pipeline_model_parallel_size=3"],
+        ["model.num_layers=8", "parallel=pp2", "parallel.virtual_pipeline_model_parallel_size=3"],
         None,
         "model.num_layers=8 is no multiple of parallel.pipeline_model_parallel_size=2 *"
         " parallel.virtual_pipeline_model_parallel_size=3 = 6, so stages would differ; use model.num_layers 6 or 12, or"

@@ -13,16 +13,16 @@ def test_numbers_of_the_quickstart() -> None:
     config = load_config(["experiment=quickstart"])
     plan = build_plan(config, world_size=8, vocab_size=8000)
     layer = 256 * (8 + 4 + 4) * 32 + 256 * 256 + 3 * 256 * 512 + 2 * 256
-    assert plan.num_parameters == 8 * layer + 256 + 2 * 8000 * 256
+    assert plan.num_parameters == 4 * layer + 256 + 2 * 8000 * 256
     assert plan.num_parameters_padded == plan.num_parameters + 2 * 64 * 256
     assert (plan.world_size, plan.dp_size, plan.model_parallel_size) == (8, 2, 4)
-    assert plan.num_microbatches == 2
+    assert plan.num_microbatches == 1
     assert (plan.vocab_size, plan.padded_vocab_size) == (8000, 8064)
-    assert plan.tokens_per_step == 16 * 256
-    assert plan.total_tokens == 200 * 16 * 256
-    assert (plan.decay_steps, plan.wsd_decay_steps) == (200, 20)
+    assert plan.tokens_per_step == 8 * 256
+    assert plan.total_tokens == 250 * 8 * 256
+    assert (plan.decay_steps, plan.wsd_decay_steps) == (250, 25)
     assert plan.run_directory == Path("outputs/quickstart")
-    assert plan.model_flops_per_token > 6 * (8 * (layer - 2 * 256) + 8000 * 256)
+    assert plan.model_flops_per_token > 6 * (4 * (layer - 2 * 256) + 8000 * 256)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.dp_size = 3  # type: ignore[misc]
 
