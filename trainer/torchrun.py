@@ -41,15 +41,25 @@ def main() -> int:
         try:
             run.main()
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            code = int(failure.exitcode)
-            if code < 0:
-                print(f"rank {rank} (pid {failure.pid}) was ended by signal {-code}", file=sys.stderr, flush=True)
-            return code if code > 0 else SIGNAL_BASE - code
+            return _exit_code(error)
         except SignalException as error:
             code_left = read_exit_code(path)
             return SIGNAL_BASE + int(error.sigval) if code_left is None else code_left
     return 0
+
+
+def _exit_code(error: ChildFailedError) -> int:
+    """The code of the process that failed first, which is the one that a signal ended where there is one.
+
+    Such a process leaves no word, and the others fail at once because it is gone: torchrun often sees both together.
+    """
+    ended = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
+    for rank, failure in ended.items():
+        print(f"rank {rank} (pid {failure.pid}) was ended by signal {-failure.exitcode}", file=sys.stderr, flush=True)
+    if ended:
+        return SIGNAL_BASE - int(next(iter(ended.values())).exitcode)
+    _, failure = error.get_first_failure()
+    return int(failure.exitcode)
 
 
 if __name__ == "__main__":
