@@ -40,7 +40,7 @@ TWO = {
     "tp2": ("llama", Case(parallel=TP2)),
     "tp2 sp": ("llama clipped", Case(parallel=TP2_SP, optimizer="clipped")),
     "tp2 sp gpt2": ("gpt2", Case(parallel=TP2_SP, model=GPT2)),
-    "pp2": ("llama", Case(parallel=PP2, micro_batch_size=2)),
+    "pp2": ("llama", Case(parallel=PP2, micro_batch_size=1)),
     "pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
     "pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped")),
     "dp2": ("llama", Case()),

@@ -61,7 +61,7 @@ class Case:
     optimizer: str = "usual"
     zero_stage: int = 1
     params_dtype: str = "fp32"
-    micro_batch_size: int = 1
+    micro_batch_size: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
