@@ -23,6 +23,8 @@ class SpooledBatch:
 
     file: int
     place: SpoolPlace
+    keys_place: SpoolPlace | None
+    """Where its MinHash keys lie; None when near duplicates may stay."""
     first_document: int
     """Number of its first document among all."""
     num_documents: int
@@ -164,7 +166,13 @@ def _join(states: list[_FileState]) -> Collection:
             count = len(result.is_validation)
             if count:
                 batches.append(
-                    SpooledBatch(file=state.file.index, place=result.place, first_document=first, num_documents=count)
+                    SpooledBatch(
+                        file=state.file.index,
+                        place=result.place,
+                        keys_place=result.keys_place,
+                        first_document=first,
+                        num_documents=count,
+                    )
                 )
             first += count
     return Collection(

@@ -83,6 +83,28 @@ class CleaningConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NearDuplicatesConfig:
+    """Dropping what is almost equal to an earlier document, by MinHash across all files and sources.
+
+    Two documents that share a part s of all their different n-grams (Jaccard similarity) are found with probability
+    1 - (1 - s^num_rows)^num_bands; with the defaults 5% at s=0.5, 56% at 0.7, 92% at 0.8 and 99.96% at 0.9. What is
+    linked through others counts as alike too; of each such cluster the first document in input order is kept.
+    """
+
+    is_enabled: bool = False
+    """Whether near duplicates are dropped."""
+    num_bands: int = 14
+    """More bands find more."""
+    num_rows: int = 8
+    """More rows in a band ask for more similarity."""
+    ngram_words: int = 5
+    """Words in an n-gram."""
+    ngram_characters: int = 8
+    """Characters in an n-gram of a text that is mostly in a script without spaces (Chinese, Japanese, Thai, ...) or in
+    Korean."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """Which documents are held out for validation."""
 
@@ -129,6 +151,8 @@ class DataPrepConfig:
     """Wiki pages."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     """Dropping by size and of duplicates."""
+    near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
+    """Dropping of near duplicates."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Training and validation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

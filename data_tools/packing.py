@@ -31,6 +31,8 @@ class PackTask:
     fates: np.ndarray
     """uint8 per document, of `Fate`."""
     hashes: bytes
+    near_hashes: list[str]
+    """Of each near duplicate in it, in order: the hash of the document that is kept instead."""
     source: str
     file: str
 
@@ -52,7 +54,7 @@ class PackedBatch:
 
     shards: dict[str, PackedDocuments]
     ledger: Ledger
-    """What was kept, and the duplicates."""
+    """What was kept, and the duplicates of both kinds."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +76,7 @@ def pack_documents(
     collection: Collection,
     fates: np.ndarray,
     *,
+    firsts: np.ndarray | None,
     tokenizer_path: Path,
     vocab_size: int,
     spool_directory: Path,
@@ -83,12 +86,14 @@ def pack_documents(
 ) -> dict[str, SplitResult]:
     """Write `output`/train and /validation with their document tables; count what is kept in the ledgers.
 
+    Args:
+        firsts: number of the document that is kept instead of each near duplicate; None where there are none.
     Returns:
         Split name -> what was packed. A split without documents has no files.
     """
     dtype = token_dtype(vocab_size)
     writers = {name: _SplitWriter(output / name, dtype=dtype, vocab_size=vocab_size) for name in SPLITS}
-    tasks = _build_tasks(collection, fates)
+    tasks = _build_tasks(collection, fates, firsts)
     with (
         StageProgress("tokenize", total=len(fates), unit="documents", mode=mode) as progress,
         WorkerPool(serve_packing, num_workers=num_workers, arguments=(tokenizer_path, dtype, spool_directory)) as pool,
@@ -104,15 +109,19 @@ def pack_documents(
     return {name: writer.commit() for name, writer in writers.items()}
 
 
-def _build_tasks(collection: Collection, fates: np.ndarray) -> list[tuple[PackTask, FileLedger]]:
+def _build_tasks(
+    collection: Collection, fates: np.ndarray, firsts: np.ndarray | None
+) -> list[tuple[PackTask, FileLedger]]:
     tasks = []
     for batch in collection.batches:
         documents = slice(batch.first_document, batch.first_document + batch.num_documents)
         ledger = collection.ledgers[batch.file]
+        near = [] if firsts is None else firsts[documents][fates[documents] == Fate.NEAR_DUPLICATE]
         task = PackTask(
             place=batch.place,
             fates=fates[documents],
             hashes=collection.hashes[documents].tobytes(),
+            near_hashes=[collection.hashes[first].tobytes().hex() for first in near],
             source=ledger.source,
             file=ledger.path,
         )
@@ -211,4 +220,8 @@ def _pack_batch(task: PackTask, *, tokenizer: Tokenizer, dtype: np.dtype[Any], s
     for number in np.flatnonzero(task.fates == Fate.DUPLICATE):
         document = documents[number]
         ledger.drop("duplicate", record=document.record, name=document.url or document.title or document.id)
+    for number, kept in zip(np.flatnonzero(task.fates == Fate.NEAR_DUPLICATE), task.near_hashes, strict=True):
+        document = documents[number]
+        name, detail = document.url or document.title or document.id, f"of the document with text_hash {kept}"
+        ledger.drop("near_duplicate", record=document.record, name=name, detail=detail)
     return PackedBatch(shards=shards, ledger=ledger)

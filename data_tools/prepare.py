@@ -22,7 +22,7 @@ from data_tools.preparation import (
     start_work,
     write_json,
 )
-from data_tools.selection import Fate, choose_fates, choose_sample
+from data_tools.selection import Fate, choose_fates, choose_firsts, choose_sample
 from data_tools.statistics import build_stats, find_warnings, summarize
 from data_tools.train_tokenizer import find_unknown_id, train_tokenizer
 from data_tools.workers import PreparationError
@@ -73,7 +73,8 @@ def _build(task: Task, description: dict[str, Any], *, built: Path, spool: Path)
     config = task.config
     num_workers = config.num_workers or count_cpus()
     collection = collect_documents(task.files, config=config, directory=spool, num_workers=num_workers)
-    fates = choose_fates(collection, drop_duplicates=config.cleaning.drop_duplicates)
+    firsts = choose_firsts(collection, config=config.near_duplicates, directory=spool)
+    fates = choose_fates(collection, drop_duplicates=config.cleaning.drop_duplicates, firsts=firsts)
     if not (fates == Fate.TRAIN).any():
         raise PreparationError(_explain_nothing_kept(collection))
     model = built / "tokenizer.model"
@@ -93,6 +94,7 @@ def _build(task: Task, description: dict[str, Any], *, built: Path, spool: Path)
     results = pack_documents(
         collection,
         fates,
+        firsts=firsts,
         tokenizer_path=model,
         vocab_size=tokenizer.vocab_size,
         spool_directory=spool,

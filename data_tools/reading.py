@@ -17,6 +17,8 @@ import numpy as np
 from data_tools.config import DataPrepConfig
 from data_tools.document import Document
 from data_tools.ledger import Ledger
+from data_tools.minhash import MinHasher
+from data_tools.near_duplicates import KEYS_NAME
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
 from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter
@@ -60,6 +62,8 @@ class BatchResult:
     """One byte per document."""
     num_characters: bytes
     """uint32 per document."""
+    keys_place: SpoolPlace | None
+    """Where its MinHash keys lie, [num_bands, num_documents] uint64; None when near duplicates may stay."""
     ledger: Ledger
     """Of the steps; without duplicates, and nothing counts as kept yet."""
     is_own: bool
@@ -79,7 +83,7 @@ class FileResult:
 
 def serve_reading(connection: Connection, worker: int, config: DataPrepConfig, directory: Path) -> None:
     """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None."""
-    extractor = _Extractor(config, SpoolWriter(directory, worker=worker))
+    extractor = _Extractor(config, directory=directory, worker=worker)
     while (task := connection.recv()) is not None:
         if isinstance(task, InputFile):
             _read_file(task, connection=connection, extractor=extractor, config=config)
@@ -126,8 +130,12 @@ def _cut(documents: Iterable[Document], *, batch_bytes: int) -> Iterator[list[Do
 class _Extractor:
     """Turns batches of raw records into spooled documents."""
 
-    def __init__(self, config: DataPrepConfig, spool: SpoolWriter) -> None:
-        self._config, self._spool = config, spool
+    def __init__(self, config: DataPrepConfig, *, directory: Path, worker: int) -> None:
+        self._config, self._spool = config, SpoolWriter(directory, worker=worker)
+        self._minhasher: MinHasher | None = None
+        if config.near_duplicates.is_enabled:
+            self._minhasher = MinHasher(config.near_duplicates)
+            self._keys = SpoolWriter(directory, worker=worker, name=KEYS_NAME)
         self._key = config.split.seed.to_bytes(8, "little")
         self._validation_limit = round(config.split.validation_fraction * 2.0**64)
 
@@ -154,9 +162,18 @@ class _Extractor:
             hashes=b"".join(hashes),
             is_validation=bytes(map(self._is_validation, hashes)),
             num_characters=np.array([len(document.text) for document in kept], dtype=np.uint32).tobytes(),
+            keys_place=self._spool_keys(kept),
             ledger=ledger,
             is_own=is_own,
         )
+
+    def _spool_keys(self, documents: list[CleanDocument]) -> SpoolPlace | None:
+        if self._minhasher is None:
+            return None
+        keys = np.empty((self._minhasher.num_bands, len(documents)), np.uint64)
+        for place, document in enumerate(documents):
+            keys[:, place] = self._minhasher.compute_keys(document.text)
+        return self._keys.append_bytes(keys.tobytes())
 
     def _is_validation(self, text_hash: bytes) -> bool:
         drawn = hashlib.blake2b(text_hash, digest_size=8, key=self._key).digest()

@@ -1,10 +1,13 @@
 """Second stage: decide from the hashes alone which documents are duplicates, held out, or read by the tokenizer."""
 
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 
 from data_tools.collection import Collection
+from data_tools.config import NearDuplicatesConfig
+from data_tools.near_duplicates import find_clusters, read_bands
 
 
 class Fate(IntEnum):
@@ -13,18 +16,38 @@ class Fate(IntEnum):
     TRAIN = 0
     VALIDATION = 1
     DUPLICATE = 2
+    NEAR_DUPLICATE = 3
 
 
 SPLITS = {"train": Fate.TRAIN, "validation": Fate.VALIDATION}
 
 
-def choose_fates(collection: Collection, *, drop_duplicates: bool) -> np.ndarray:
-    """Give every document its fate; of equal texts the first in input order is kept.
+def choose_firsts(collection: Collection, *, config: NearDuplicatesConfig, directory: Path) -> np.ndarray | None:
+    """For each document the first of those that are almost equal to it; None when near duplicates may stay.
 
+    Args:
+        directory: where the workers left the documents' MinHash keys.
+    """
+    if not config.is_enabled:
+        return None
+    count = len(collection.hashes)
+    places = [(b.keys_place, b.first_document, b.num_documents) for b in collection.batches if b.keys_place]
+    return find_clusters(
+        read_bands(directory, places, num_bands=config.num_bands, num_documents=count), num_documents=count
+    )
+
+
+def choose_fates(collection: Collection, *, drop_duplicates: bool, firsts: np.ndarray | None = None) -> np.ndarray:
+    """Give every document its fate; of equal texts, and of near duplicates, the first in input order is kept.
+
+    Args:
+        firsts: [n] number of the first document of each one's cluster of near duplicates.
     Returns:
         [n] uint8 of `Fate`.
     """
     fates = np.where(collection.is_validation, Fate.VALIDATION, Fate.TRAIN).astype(np.uint8)
+    if firsts is not None:
+        fates[firsts != np.arange(len(fates))] = Fate.NEAR_DUPLICATE
     if drop_duplicates and len(fates):
         halves = np.ascontiguousarray(collection.hashes).view("<u8")
         order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: equal texts stay in input order
