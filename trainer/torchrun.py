@@ -7,6 +7,7 @@ that the main process left in the file that EXIT_CODE_FILE names.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from trainer.common.errors import EXIT_BAD_INPUT, EXIT_REQUEUE
 from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
 from trainer.common.logging import quiet_torchrun
 
@@ -49,17 +51,22 @@ def main() -> int:
 
 
 def _exit_code(error: ChildFailedError) -> int:
-    """The code of the process that failed first, which is the one that a signal ended where there is one.
+    """The code of the process whose failure made the others fail.
 
-    Such a process leaves no word, and the others fail at once because it is gone: torchrun often sees both together.
+    torchrun reports those that it ended with SIGTERM afterwards, too. A process that the system ended leaves no word,
+    and others raise at once because it is gone; torchrun often sees both together.
     """
-    ended = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
-    for rank, failure in ended.items():
+    ended_by_torchrun = -signal.SIGTERM
+    failures = {rank: f for rank, f in error.failures.items() if f.exitcode != ended_by_torchrun} or error.failures
+    for failure in failures.values():
+        if failure.exitcode in (EXIT_BAD_INPUT, EXIT_REQUEUE):
+            return int(failure.exitcode)
+    killed = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0}
+    for rank, failure in killed.items():
         print(f"rank {rank} (pid {failure.pid}) was ended by signal {-failure.exitcode}", file=sys.stderr, flush=True)
-    if ended:
-        return SIGNAL_BASE - int(next(iter(ended.values())).exitcode)
-    _, failure = error.get_first_failure()
-    return int(failure.exitcode)
+    if killed:
+        return SIGNAL_BASE - int(next(iter(killed.values())).exitcode)
+    return int(min(failures.values(), key=lambda failure: failure.timestamp).exitcode)
 
 
 if __name__ == "__main__":

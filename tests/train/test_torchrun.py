@@ -16,15 +16,18 @@ rank, what = os.environ["RANK"], sys.argv[1]
 def leave(number, frame):
     open(os.environ["TRIREME_EXIT_CODE_FILE"], "w").write("75")
     sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-signal.signal(signal.SIGUSR1, leave)
-if what == "refused" and rank == "0":
+if what == "refused" and rank == "1":
     sys.exit(2)
+if what == "raises" and rank == "1":
+    sys.exit(1)
+if what == "waits":
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGUSR1, leave)
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "killed":
     sys.exit(1)  # as one does whose peer is gone
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(30)
 """
 
@@ -43,10 +46,13 @@ def start(tmp_path: Path, what: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_code_of_the_process_that_failed_first(tmp_path: Path) -> None:
-    process = start(tmp_path, "refused")
+@pytest.mark.parametrize(("what", "code"), [("refused", 2), ("raises", 1)])
+def test_the_code_of_the_process_that_failed_and_not_of_the_one_that_torchrun_ended(
+    tmp_path: Path, what: str, code: int
+) -> None:
+    process = start(tmp_path, what)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (2, "")
+    assert (process.returncode, errors) == (code, "")
 
 
 def test_a_process_that_the_system_ended_is_named_also_when_others_failed_with_it(tmp_path: Path) -> None:
