@@ -10,7 +10,7 @@ from data_tools.config import DataPrepConfig
 from data_tools.ledger import FileLedger, Ledger
 from data_tools.reading import TEXT_HASH_BYTES, BatchHeader, BatchResult, FileResult, Offer, serve_reading
 from data_tools.sources import InputFile
-from data_tools.spool import SpoolPlace
+from data_tools.spool import NOWHERE, SpoolPlace
 from data_tools.stage_progress import StageProgress
 from data_tools.workers import WorkerPool
 
@@ -25,6 +25,8 @@ class SpooledBatch:
     place: SpoolPlace
     keys_place: SpoolPlace | None
     """Where its MinHash keys lie; None when near duplicates may stay."""
+    outcomes: tuple[SpoolPlace, ...]
+    """Where the outcomes lie of records that were not kept, from behind the batch before to its own last record."""
     first_document: int
     """Number of its first document among all."""
     num_documents: int
@@ -56,6 +58,8 @@ class _FileState:
     num_merged: int = 0
     """Batches whose ledger is added; they are added in order, so that the first examples are the same each time."""
     bytes_read: int = 0
+    last_outcomes: tuple[SpoolPlace, ...] = ()
+    """Where the outcomes lie of records behind the last batch."""
 
     def add(self, result: BatchResult) -> None:
         """Take a batch's result, in any order."""
@@ -143,6 +147,7 @@ class _Dispatcher:
         else:
             self._note_bytes(message.file, message.bytes_read)
             self._reader_ledgers[message.file] = message.ledger
+            self._states[message.file].last_outcomes = message.outcomes
             self._idle.add(worker)
 
     def _note_bytes(self, file: int, bytes_read: int) -> None:
@@ -164,17 +169,30 @@ def _join(states: list[_FileState]) -> Collection:
             result = state.results[number]
             results.append(result)
             count = len(result.is_validation)
-            if count:
+            outcomes = result.header.outcomes + result.outcomes
+            if count or outcomes:
                 batches.append(
                     SpooledBatch(
                         file=state.file.index,
                         place=result.place,
                         keys_place=result.keys_place,
+                        outcomes=outcomes,
                         first_document=first,
                         num_documents=count,
                     )
                 )
             first += count
+        if state.last_outcomes:
+            batches.append(
+                SpooledBatch(
+                    file=state.file.index,
+                    place=NOWHERE,
+                    keys_place=None,
+                    outcomes=state.last_outcomes,
+                    first_document=first,
+                    num_documents=0,
+                )
+            )
     return Collection(
         batches=batches,
         hashes=np.frombuffer(b"".join(result.hashes for result in results), np.uint8).reshape(-1, TEXT_HASH_BYTES),

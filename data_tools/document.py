@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from data_tools.ledger import Ledger
 
@@ -52,6 +52,11 @@ class Document:
         """What a person would look it up by."""
         return self.url or self.title or self.id
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the ledger records of it."""
+        return {"record": self.record, "name": self.name, "id": self.id, "url": self.url, "title": self.title}
+
 
 Step = Callable[[Iterable[Document]], Iterator[Document]]
 
@@ -90,13 +95,13 @@ def _change_each(
         try:
             change(document, ledger)
         except DroppedError as error:
-            ledger.drop(error.reason, record=document.record, name=document.name, detail=error.detail)
+            ledger.drop(error.reason, detail=error.detail, **document.origin)
         except FailedError as error:
-            ledger.fail(error.reason, record=document.record, name=document.name, detail=error.detail)
+            ledger.fail(error.reason, detail=error.detail, **document.origin)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a panic inside a Rust extension derives from BaseException only
             detail = f"{type(error).__name__}: {error}"
-            ledger.fail(f"{name}_error", record=document.record, name=document.name, detail=detail)
+            ledger.fail(f"{name}_error", detail=detail, **document.origin)
         else:
             yield document

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
+from data_tools.record_table import RECORD_TABLE_NAME, FoundRecord, find_records
 from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trainer.common.progress import format_bytes, format_count
 from trainer.data.index_format import ShardReader
@@ -89,7 +90,7 @@ def inspect(
 
     Args:
         document: number of the document to show, from 0.
-        column: url or title: show the document whose column has the value.
+        column: url or title: show the document whose column has the value, and why others with it were dropped.
     Raises:
         ConfigError: the shard is damaged, or what is asked for is not there.
     """
@@ -101,25 +102,47 @@ def inspect(
         rule, fix = f"is no document of {prefix}", f"use 0 to {reader.num_documents - 1}"
         raise ConfigError([Violation(path="--doc", value=document, rule=rule, fix=fix)])
     if column is not None:
-        found = _find(reader, column=column, value=value)
-        document = found[0]
+        records = _find_in_ledger(reader, column=column, value=value)
+        found = _find(reader, column=column, value=value, is_needed=not records)
+        document = found[0] if found else None
         if len(found) > 1:
             more = f" and {len(found) - MAX_FOUND} more" if len(found) > MAX_FOUND else ""
             print(f"{len(found)} documents with this {column}: {', '.join(map(str, found[:MAX_FOUND]))}{more}")
+        if records:
+            print("\n".join(describe_records(records, column=column, value=value)))
     if document is not None:
         tokenizer = _open_tokenizer(reader, manifest, path=tokenizer_path)
         print()
         print("\n".join(describe_document(reader, document, tokenizer=tokenizer, num_characters=num_characters)))
 
 
-def _find(reader: ShardReader, *, column: str, value: str) -> list[int]:
+def describe_records(records: list[FoundRecord], *, column: str, value: str) -> Iterator[str]:
+    """What became of the records that have a url or title."""
+    yield f"{len(records)} records read with {column} {value}:"
+    for source, file, row in records[:MAX_FOUND]:
+        what = f"kept: {row.fate}" if row.reason is None else f"{row.fate}: {row.reason}"
+        yield f"  {what}{f' ({row.detail})' if row.detail else ''}; record {row.record} of {file} ({source})"
+    if len(records) > MAX_FOUND:
+        yield f"  and {len(records) - MAX_FOUND} more"
+
+
+def _find_in_ledger(reader: ShardReader, *, column: str, value: str) -> list[FoundRecord]:
+    """Records of the preparation that made the shard; none where it left no table of them."""
+    table = reader.prefix.parent / RECORD_TABLE_NAME
+    return list(find_records(table, column=column, value=value)) if table.exists() else []
+
+
+def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> list[int]:
     table = shard_file(reader.prefix, TABLE_SUFFIX)
+    if not table.exists() and not is_needed:
+        return []
     if not table.exists():
         rule = f"cannot be looked up: there is no {table}"
         raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix="use --doc with a number")])
     found = find_documents(table, column=column, value=value)
-    if not found:
-        rule, fix = f"is no {column} of a document in {reader.prefix}", "look into the other shards and the ledger"
+    if not found and is_needed:
+        rule = f"is no {column} of a document in {reader.prefix}, nor of a record that was read for it"
+        fix = "look into the other shards; links are compared letter by letter"
         raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix=fix)])
     return found
 
@@ -152,8 +175,8 @@ def main() -> int:
     parser.add_argument("prefix", metavar="PREFIX")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--doc", type=int, metavar="N", help="show document N, from 0")
-    chosen.add_argument("--url", help="show the document with this address")
-    chosen.add_argument("--title", help="show the document with this title")
+    chosen.add_argument("--url", help="show the document with this address, or say why it was dropped")
+    chosen.add_argument("--title", help="show the document with this title, or say why it was dropped")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE.model", help="default: tokenizer.model beside PREFIX")
     parser.add_argument("--full", action="store_true", help="show the whole text, not only its first 2000 characters")
     args = parser.parse_args()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.common.errors import Violation
 
@@ -10,6 +10,7 @@ LEDGER_VERSION = 1
 MAX_EXAMPLES = 5
 """Records named for each reason and file."""
 MAX_DETAIL_CHARACTERS = 200
+MAX_NAME_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,18 @@ class Example:
     record: int
     name: str
     detail: str
+
+
+class Outcome(NamedTuple):
+    """A record that was not kept, for the table of all records."""
+
+    record: int
+    is_failed: bool
+    reason: str
+    detail: str
+    id: str
+    url: str
+    title: str
 
 
 @dataclass
@@ -33,16 +46,52 @@ class Ledger:
     notes: Counter[str] = field(default_factory=Counter)
     """What was peculiar about records; says nothing about whether they were kept."""
     examples: list[Example] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Every record that was dropped or failed, until somebody takes them away; no part of the counts."""
 
-    def drop(self, reason: str, *, record: int, name: str = "", detail: str = "") -> None:
-        """Count a record that is left out on purpose."""
+    def drop(
+        self,
+        reason: str,
+        *,
+        record: int,
+        name: str = "",
+        detail: str = "",
+        id: str = "",
+        url: str = "",
+        title: str = "",
+    ) -> None:
+        """Count a record that is left out on purpose.
+
+        Args:
+            name: what a person would look it up by.
+        """
         self.dropped[reason] += 1
         self._exemplify(reason, self.dropped[reason], record, name, detail)
+        self.outcomes.append(
+            Outcome(record, False, reason, _cut(detail, MAX_DETAIL_CHARACTERS), _cut(id), _cut(url), _cut(title))
+        )
 
-    def fail(self, error: str, *, record: int, name: str = "", detail: str = "") -> None:
-        """Count a record that could not be read."""
+    def fail(
+        self,
+        error: str,
+        *,
+        record: int,
+        name: str = "",
+        detail: str = "",
+        id: str = "",
+        url: str = "",
+        title: str = "",
+    ) -> None:
+        """Count a record that could not be read.
+
+        Args:
+            name: what a person would look it up by.
+        """
         self.failed[error] += 1
         self._exemplify(error, self.failed[error], record, name, detail)
+        self.outcomes.append(
+            Outcome(record, True, error, _cut(detail, MAX_DETAIL_CHARACTERS), _cut(id), _cut(url), _cut(title))
+        )
 
     def note(self, what: str) -> None:
         """Count a peculiarity."""
@@ -78,8 +127,13 @@ class Ledger:
 
     def _exemplify(self, reason: str, count: int, record: int, name: str, detail: str) -> None:
         if count <= MAX_EXAMPLES:
-            shown = detail[:MAX_DETAIL_CHARACTERS].encode("utf-8", "replace").decode()
+            shown = _cut(detail, MAX_DETAIL_CHARACTERS)
             self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
+
+
+def _cut(text: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:
+    """The beginning of a text, in characters that UTF-8 can write."""
+    return text[:max_characters].encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data_tools.collection import Collection
 from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
-from data_tools.ledger import FileLedger, Ledger
+from data_tools.ledger import Ledger, Outcome, find_discrepancies
 from data_tools.reading import TEXT_HASH_BYTES
+from data_tools.record_table import (
+    DROPPED,
+    FAILED,
+    RECORD_TABLE_NAME,
+    RecordRow,
+    RecordTableWriter,
+    build_rows,
+)
 from data_tools.selection import SPLITS, Fate
-from data_tools.spool import SpoolPlace, read_batch
+from data_tools.spool import CleanDocument, SpoolPlace, read_batch, read_outcomes
 from data_tools.stage_progress import Mode, StageProgress
-from data_tools.workers import WorkerPool
+from data_tools.workers import PreparationError, WorkerPool
 from trainer.data.index_format import ShardWriter, token_dtype
 from trainer.data.tokenizer import Tokenizer
 
@@ -33,6 +42,8 @@ class PackTask:
     hashes: bytes
     near_hashes: list[str]
     """Of each near duplicate in it, in order: the hash of the document that is kept instead."""
+    outcomes: tuple[SpoolPlace, ...]
+    """Where the outcomes lie of records that were not kept."""
     source: str
     file: str
 
@@ -55,6 +66,8 @@ class PackedBatch:
     shards: dict[str, PackedDocuments]
     ledger: Ledger
     """What was kept, and the duplicates of both kinds."""
+    records: pa.RecordBatch
+    """The rows of all its records, for the table of records."""
 
 
 @dataclass(kw_only=True)
@@ -84,15 +97,20 @@ def pack_documents(
     num_workers: int,
     mode: Mode,
 ) -> dict[str, SplitResult]:
-    """Write `output`/train and /validation with their document tables; count what is kept in the ledgers.
+    """Write `output`/train and /validation with their document tables and the table of all records.
+
+    What is kept is counted in the ledgers.
 
     Args:
         firsts: number of the document that is kept instead of each near duplicate; None where there are none.
     Returns:
         Split name -> what was packed. A split without documents has no files.
+    Raises:
+        PreparationError: the ledgers do not account for every record.
     """
     dtype = token_dtype(vocab_size)
     writers = {name: _SplitWriter(output / name, dtype=dtype, vocab_size=vocab_size) for name in SPLITS}
+    records = RecordTableWriter(output / RECORD_TABLE_NAME)
     tasks = _build_tasks(collection, fates, firsts)
     with (
         StageProgress("tokenize", total=len(fates), unit="documents", mode=mode) as progress,
@@ -100,18 +118,21 @@ def pack_documents(
     ):
         done = 0
         results = _run_in_order(pool, [task for task, _ in tasks], num_workers=num_workers)
-        for (task, ledger), batch in zip(tasks, results, strict=True):
+        for (task, index), batch in zip(tasks, results, strict=True):
+            ledger = collection.ledgers[index]
             ledger.counts.add(batch.ledger)
+            records.add(batch.records, file=index, ledger=ledger)
             for name, documents in batch.shards.items():
                 writers[name].add(documents)
             done += len(task.fates)
             progress.update(done)
+    records.close()
+    if wrong := find_discrepancies(collection.ledgers) or records.find_differences(collection.ledgers):
+        raise PreparationError("\n  ".join(map(str, wrong)))
     return {name: writer.commit() for name, writer in writers.items()}
 
 
-def _build_tasks(
-    collection: Collection, fates: np.ndarray, firsts: np.ndarray | None
-) -> list[tuple[PackTask, FileLedger]]:
+def _build_tasks(collection: Collection, fates: np.ndarray, firsts: np.ndarray | None) -> list[tuple[PackTask, int]]:
     tasks = []
     for batch in collection.batches:
         documents = slice(batch.first_document, batch.first_document + batch.num_documents)
@@ -122,10 +143,11 @@ def _build_tasks(
             fates=fates[documents],
             hashes=collection.hashes[documents].tobytes(),
             near_hashes=[collection.hashes[first].tobytes().hex() for first in near],
+            outcomes=batch.outcomes,
             source=ledger.source,
             file=ledger.path,
         )
-        tasks.append((task, ledger))
+        tasks.append((task, batch.file))
     return tasks
 
 
@@ -193,15 +215,17 @@ def serve_packing(
 def _pack_batch(task: PackTask, *, tokenizer: Tokenizer, dtype: np.dtype[Any], spool_directory: Path) -> PackedBatch:
     ledger = Ledger()
     documents = read_batch(spool_directory, task.place)
+    hashes = [task.hashes[i : i + TEXT_HASH_BYTES].hex() for i in range(0, len(task.hashes), TEXT_HASH_BYTES)]
+    rows: list[RecordRow] = []
     shards = {}
     for name, fate in SPLITS.items():
+        numbers = np.flatnonzero(task.fates == fate)
         tokens, origins, text_bytes = [np.empty(0, dtype)], [], 0
-        for number in np.flatnonzero(task.fates == fate):
+        for number in numbers:
             document = documents[number]
             ids = np.array([*tokenizer.encode(document.text), tokenizer.eos_id], dtype)
             tokens.append(ids)
             text_bytes += len(document.text.encode("utf-8"))
-            text_hash = task.hashes[number * TEXT_HASH_BYTES : (number + 1) * TEXT_HASH_BYTES].hex()
             origins.append(
                 DocumentOrigin(
                     source=task.source,
@@ -212,16 +236,33 @@ def _pack_batch(task: PackTask, *, tokenizer: Tokenizer, dtype: np.dtype[Any], s
                     url=document.url,
                     title=document.title,
                     num_tokens=len(ids),
-                    text_hash=text_hash,
+                    text_hash=hashes[number],
                 )
             )
+        rows += [_build_row(documents[number], name, None, "", hashes[number]) for number in numbers]
         ledger.kept += len(origins)
         shards[name] = PackedDocuments(tokens=np.concatenate(tokens), origins=origins, text_bytes=text_bytes)
+    for duplicate, reason, detail in _list_duplicates(task):
+        document = documents[duplicate]
+        name = document.url or document.title or document.id
+        ledger.drop(reason, record=document.record, name=name, detail=detail)
+        rows.append(_build_row(document, DROPPED, reason, detail, hashes[duplicate]))
+    ledger.outcomes = []
+    for outcome in read_outcomes(spool_directory, task.outcomes):
+        fate_name = FAILED if outcome.is_failed else DROPPED
+        rows.append(_build_row(outcome, fate_name, outcome.reason, outcome.detail, None))
+    return PackedBatch(shards=shards, ledger=ledger, records=build_rows(rows))
+
+
+def _list_duplicates(task: PackTask) -> Iterator[tuple[int, str, str]]:
+    """Numbers of the documents that are not kept, each with the reason and its detail for the ledger."""
     for number in np.flatnonzero(task.fates == Fate.DUPLICATE):
-        document = documents[number]
-        ledger.drop("duplicate", record=document.record, name=document.url or document.title or document.id)
+        yield int(number), "duplicate", ""
     for number, kept in zip(np.flatnonzero(task.fates == Fate.NEAR_DUPLICATE), task.near_hashes, strict=True):
-        document = documents[number]
-        name, detail = document.url or document.title or document.id, f"of the document with text_hash {kept}"
-        ledger.drop("near_duplicate", record=document.record, name=name, detail=detail)
-    return PackedBatch(shards=shards, ledger=ledger)
+        yield int(number), "near_duplicate", f"of the document with text_hash {kept}"
+
+
+def _build_row(
+    record: CleanDocument | Outcome, fate: str, reason: str | None, detail: str, text_hash: str | None
+) -> RecordRow:
+    return RecordRow(record.record, fate, reason, detail, record.id, record.url, record.title, text_hash)

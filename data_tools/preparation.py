@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.config import DataPrepConfig
+from data_tools.record_table import RECORD_TABLE_NAME
 from data_tools.sources import InputFile
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.index_format import sync_directory
@@ -171,7 +172,7 @@ def _publishing_order(name: str) -> int:
 
 def _final_names() -> list[str]:
     shards = [f"{split}{suffix}" for split in ("train", "validation") for suffix in (".bin", ".idx", MANIFEST_SUFFIX)]
-    return [*shards, "tokenizer.model", "ledger.json", "stats.json"]
+    return [*shards, "tokenizer.model", "ledger.json", RECORD_TABLE_NAME, "stats.json"]
 
 
 def _read_record(output: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_tools.collection import Collection, collect_documents
 from data_tools.config import DataPrepConfig
-from data_tools.ledger import find_discrepancies, ledger_to_dict, sum_ledgers
+from data_tools.ledger import ledger_to_dict, sum_ledgers
 from data_tools.load import Task, load_task
 from data_tools.packing import SplitResult, pack_documents
 from data_tools.preparation import (
@@ -102,8 +102,6 @@ def _build(task: Task, description: dict[str, Any], *, built: Path, spool: Path)
         num_workers=num_workers,
         mode=config.progress,
     )
-    if wrong := find_discrepancies(collection.ledgers):
-        raise PreparationError("\n  ".join(map(str, wrong)))
     stats = build_stats(results, unknown_id=find_unknown_id(model))
     stats["validation_fraction"] = config.split.validation_fraction
     stats["tokenizer_sha256"] = tokenizer.sha256

@@ -78,9 +78,9 @@ def _read_record(record: WarcRecord, *, number: int, ledger: Ledger, max_record_
     try:
         return _build_document(record, number=number, url=url, ledger=ledger, max_record_bytes=max_record_bytes)
     except DroppedError as error:
-        ledger.drop(error.reason, record=number, name=url, detail=error.detail)
+        ledger.drop(error.reason, record=number, name=url, url=url, detail=error.detail)
     except BrokenRecordError as error:
-        ledger.fail(str(error), record=number, name=url)
+        ledger.fail(str(error), record=number, name=url, url=url)
     except READ_ERRORS:
         # The iterator meets the same damage again and cannot go on; there it is counted.
         ledger.read -= 1

@@ -68,13 +68,14 @@ def read_wikipedia(
     for number, found in enumerate(_read_pages(stream, site, max_record_bytes)):
         ledger.read += 1
         if isinstance(found, _Damage):
-            ledger.fail(found.reason, record=number, name=found.name, detail=found.detail)
+            ledger.fail(found.reason, record=number, name=found.name, title=found.name, detail=found.detail)
             continue
         if found.num_revisions > 1:
             ledger.note("page_with_history")
         reason = _find_reason_to_drop(found, kept_namespaces)
         if reason:
-            ledger.drop(reason, record=number, name=found.title)
+            url = site.address_of(found.title)
+            ledger.drop(reason, record=number, name=found.title, id=found.id, url=url, title=found.title)
             continue
         yield Document(
             record=number,

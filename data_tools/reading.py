@@ -21,7 +21,7 @@ from data_tools.minhash import MinHasher
 from data_tools.near_duplicates import KEYS_NAME
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
-from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter
+from data_tools.spool import OUTCOMES_NAME, CleanDocument, SpooledOutcomes, SpoolPlace, SpoolWriter
 from data_tools.steps import build_steps
 from data_tools.workers import PreparationError
 
@@ -39,6 +39,8 @@ class BatchHeader:
     """Place in the file."""
     first_record: int
     last_record: int
+    outcomes: tuple[SpoolPlace, ...]
+    """Where the reader's outcomes lie of the records before the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,8 @@ class BatchResult:
     """Where its MinHash keys lie, [num_bands, num_documents] uint64; None when near duplicates may stay."""
     ledger: Ledger
     """Of the steps; without duplicates, and nothing counts as kept yet."""
+    outcomes: tuple[SpoolPlace, ...]
+    """Where those of the steps lie."""
     is_own: bool
     """Whether its sender is still reading the file."""
 
@@ -79,6 +83,8 @@ class FileResult:
     bytes_read: int
     ledger: Ledger
     """Of the reader."""
+    outcomes: tuple[SpoolPlace, ...]
+    """Where the reader's outcomes lie behind the last batch."""
 
 
 def serve_reading(connection: Connection, worker: int, config: DataPrepConfig, directory: Path) -> None:
@@ -97,13 +103,18 @@ def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extracto
         stream = open_input(file)
     except Exception as error:  # each of fsspec's file systems has its own kinds of errors
         raise PreparationError(f"{file.path} cannot be opened: {type(error).__name__}: {error}") from error
-    ledger = Ledger()
+    outcomes = SpooledOutcomes(extractor.outcomes)
+    ledger = Ledger(outcomes=outcomes)
     number = -1
     with stream:
         documents = read_documents(file, stream=stream, ledger=ledger, config=config)
         for number, batch in enumerate(_cut(documents, batch_bytes=config.batch_bytes)):
             header = BatchHeader(
-                file=file.index, number=number, first_record=batch[0].record, last_record=batch[-1].record
+                file=file.index,
+                number=number,
+                first_record=batch[0].record,
+                last_record=batch[-1].record,
+                outcomes=outcomes.take(),
             )
             connection.send(Offer(header=header, bytes_read=stream.bytes_read))
             if connection.recv():
@@ -111,7 +122,16 @@ def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extracto
             else:
                 connection.send(extractor.run(header, batch, is_own=True))
         bytes_read = stream.bytes_read
-    connection.send(FileResult(file=file.index, num_batches=number + 1, bytes_read=bytes_read, ledger=ledger))
+    ledger.outcomes = []
+    connection.send(
+        FileResult(
+            file=file.index,
+            num_batches=number + 1,
+            bytes_read=bytes_read,
+            ledger=ledger,
+            outcomes=outcomes.take(),
+        )
+    )
 
 
 def _cut(documents: Iterable[Document], *, batch_bytes: int) -> Iterator[list[Document]]:
@@ -132,6 +152,7 @@ class _Extractor:
 
     def __init__(self, config: DataPrepConfig, *, directory: Path, worker: int) -> None:
         self._config, self._spool = config, SpoolWriter(directory, worker=worker)
+        self.outcomes = SpoolWriter(directory, worker=worker, name=OUTCOMES_NAME)
         self._minhasher: MinHasher | None = None
         if config.near_duplicates.is_enabled:
             self._minhasher = MinHasher(config.near_duplicates)
@@ -141,7 +162,8 @@ class _Extractor:
 
     def run(self, header: BatchHeader, documents: Iterable[Document], *, is_own: bool) -> BatchResult:
         """Go through a batch."""
-        ledger = Ledger()
+        outcomes = SpooledOutcomes(self.outcomes)
+        ledger = Ledger(outcomes=outcomes)
         for step in build_steps(self._config, ledger=ledger):
             documents = step(documents)
         kept = [
@@ -156,6 +178,7 @@ class _Extractor:
             for document in documents
         ]
         hashes = [hash_text(document.text) for document in kept]
+        ledger.outcomes = []
         return BatchResult(
             header=header,
             place=self._spool.append(kept),
@@ -164,6 +187,7 @@ class _Extractor:
             num_characters=np.array([len(document.text) for document in kept], dtype=np.uint32).tobytes(),
             keys_place=self._spool_keys(kept),
             ledger=ledger,
+            outcomes=outcomes.take(),
             is_own=is_own,
         )
 

@@ -2,11 +2,15 @@
 
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from data_tools.ledger import Outcome
+
 DOCUMENTS_NAME = "documents"
+OUTCOMES_NAME = "outcomes"
 
 
 class CleanDocument(NamedTuple):
@@ -26,6 +30,10 @@ class SpoolPlace(NamedTuple):
     worker: int
     offset: int
     length: int
+
+
+NOWHERE = SpoolPlace(0, 0, 0)
+"""Where a batch without documents lies."""
 
 
 class SpoolWriter:
@@ -78,9 +86,46 @@ class SpoolReader:
 
 def read_batch(directory: Path, place: SpoolPlace) -> list[CleanDocument]:
     """Read a batch back. The files are this program's own, written by the same run."""
+    if place == NOWHERE:
+        return []
     with open(_spool_file(directory, DOCUMENTS_NAME, place.worker), "rb") as stream:
         stream.seek(place.offset)
         return [CleanDocument(*values) for values in pickle.loads(stream.read(place.length))]
+
+
+class SpooledOutcomes(list[Outcome]):
+    """A ledger's outcomes, of which only the last few are in memory: each time they are many, they go to the disk."""
+
+    MAX_IN_MEMORY = 4096
+
+    def __init__(self, writer: SpoolWriter) -> None:
+        super().__init__()
+        self._writer = writer
+        self._places: list[SpoolPlace] = []
+
+    def append(self, outcome: Outcome) -> None:
+        """Add one."""
+        super().append(outcome)
+        if len(self) >= self.MAX_IN_MEMORY:
+            self._write()
+
+    def take(self) -> tuple[SpoolPlace, ...]:
+        """Where all lie that were added since the last time."""
+        if self:
+            self._write()
+        places, self._places = tuple(self._places), []
+        return places
+
+    def _write(self) -> None:
+        self._places.append(self._writer.append_bytes(pickle.dumps([tuple(outcome) for outcome in self], protocol=5)))
+        self.clear()
+
+
+def read_outcomes(directory: Path, places: tuple[SpoolPlace, ...]) -> Iterator[Outcome]:
+    """Read outcomes back, in their order."""
+    with SpoolReader(directory, name=OUTCOMES_NAME) as reader:
+        for place in places:
+            yield from (Outcome(*values) for values in pickle.loads(reader.read(place)))
 
 
 def _spool_file(directory: Path, name: str, worker: int) -> Path:

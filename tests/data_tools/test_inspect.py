@@ -26,20 +26,38 @@ def test_counts_and_a_document_with_its_origin(prepared: Prepared) -> None:
 
 
 def test_documents_are_found_by_url_and_title(prepared: Prepared) -> None:
-    found = []
+    num_found = 0
     for split in ("train", "validation"):
         done = run_inspect(prepared.output / f"{split}.bin", "--title", "Article 3")
-        found.append(done.returncode)
-        if done.returncode == 0:
-            assert "title Article 3" in done.stdout
-            assert "wiki-pages-articles.xml.bz2" in done.stdout
-        else:
-            assert f"--title=Article 3 is no title of a document in {prepared.output / split}" in done.stderr
-    assert sorted(found) == [0, 2], "in one of them"
+        assert done.returncode == 0, done.stderr
+        num_found += "  title Article 3" in done.stdout
+        assert "1 records read with title Article 3:\n  kept: " in done.stdout
+        assert "wiki-pages-articles.xml.bz2" in done.stdout
+    assert num_found == 1, "in one of them"
     origin = read_origin(prepared.output / "train.documents.parquet", 2)
     done = run_inspect(prepared.output / "train", "--url", origin.url)
     assert done.returncode == 0, done.stderr
     assert "document 2: " in done.stdout
+
+
+def test_says_why_a_record_was_dropped(prepared: Prepared, tmp_path: Path) -> None:
+    records = f"{prepared.inputs / 'records.jsonl'} (my-jsonl)"
+    by_title = run_inspect(prepared.output / "train", "--title", "Title 1")
+    assert by_title.returncode == 0, by_title.stderr
+    assert "2 records read with title Title 1:" in by_title.stdout
+    assert f"  dropped: duplicate; record 82 of {records}" in by_title.stdout
+    lost = run_inspect(prepared.output / "train", "--url", "https://example.org/none")
+    assert lost.returncode == 2
+    assert "is no url of a document in" in lost.stderr
+    # Without the table of the shard's own documents, the table of all records answers.
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copyfile(prepared.output / "ledger.parquet", copy / "ledger.parquet")
+    for suffix in (".bin", ".idx"):
+        shutil.copyfile(prepared.output / f"validation{suffix}", copy / f"validation{suffix}")
+    done = run_inspect(copy / "validation", "--url", "https://example.org/j/7")
+    assert done.returncode == 0, done.stderr
+    assert "  kept: " in done.stdout
 
 
 def test_a_shard_of_megatron_without_manifest(prepared: Prepared, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_every_file_is_there_and_whole(prepared: Prepared) -> None:
     shard_files = [
         f"{s}{suffix}" for s in SPLITS for suffix in (".bin", ".documents.parquet", ".idx", ".manifest.json")
     ]
-    others = ["ledger.json", "preparation.json", "stats.json", "tokenizer.model", "tokenizer.vocab"]
+    others = ["ledger.json", "ledger.parquet", "preparation.json", "stats.json", "tokenizer.model", "tokenizer.vocab"]
     assert sorted(path.name for path in prepared.output.iterdir()) == sorted([*shard_files, *others])
     for split in SPLITS:
         assert check_shard(prepared.output / split, verify="checksum") == []
@@ -104,6 +104,31 @@ def test_ledger_accounts_for_every_record(prepared: Prepared) -> None:
     assert sum(stats[split]["num_documents"] for split in SPLITS) == ledger["totals"]["kept"] == 130
     duplicate = next(example for example in records["examples"] if example["reason"] == "duplicate")
     assert duplicate["record"] == 82, "the first in input order is kept"
+
+
+def test_every_record_has_a_row_in_input_order(prepared: Prepared) -> None:
+    ledger = json.loads((prepared.output / "ledger.json").read_text())
+    rows = pq.read_table(prepared.output / "ledger.parquet").to_pylist()
+    assert len(rows) == ledger["totals"]["read"]
+    for file in ledger["files"]:
+        of_file = [row for row in rows if row["file"] == file["path"]]
+        assert [row["record"] for row in of_file] == list(range(file["read"]))
+        assert sum(row["reason"] is None for row in of_file) == file["kept"]
+        for fate in ("dropped", "failed"):
+            assert Counter(row["reason"] for row in of_file if row["fate"] == fate) == file[fate]
+    files = [file["path"] for file in ledger["files"]]
+    assert [files.index(row["file"]) for row in rows] == sorted(files.index(row["file"]) for row in rows)
+    for split in SPLITS:
+        table = pq.read_table(prepared.output / f"{split}.documents.parquet").to_pylist()
+        names = ("source", "file", "record", "id", "url", "title", "text_hash")
+        kept = [tuple(row[name] for name in names) for row in rows if row["fate"] == split]
+        assert kept == [tuple(row[name] for name in names) for row in table]
+    broken = next(row for row in rows if row["fate"] == "failed")
+    assert (broken["record"], broken["text_hash"]) == (3, None)
+    assert broken["detail"]
+    duplicate = next(row for row in rows if row["reason"] == "duplicate")
+    first = next(row for row in rows if row["text_hash"] == duplicate["text_hash"])
+    assert (duplicate["title"], first["title"], first["reason"]) == ("Title 1", "Title 1", None)
 
 
 def test_summary_says_what_happened_and_warns_of_what_failed(prepared: Prepared) -> None:

@@ -23,7 +23,7 @@ def train(directory: Path, texts: list[str], **fields: object) -> Path:
     directory.mkdir()
     documents = [CleanDocument(record=0, offset=None, id="", url="", title="", text=text) for text in texts]
     place = SpoolWriter(directory, worker=0).append(documents)
-    batch = SpooledBatch(file=0, place=place, keys_place=None, first_document=0, num_documents=len(texts))
+    batch = SpooledBatch(file=0, place=place, keys_place=None, outcomes=(), first_document=0, num_documents=len(texts))
     config = TokenizerConfig(**{"vocab_size": 384, "num_threads": 2, **fields})  # type: ignore[arg-type]
     target = directory / "tokenizer.model"
     train_tokenizer(
