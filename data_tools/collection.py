@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.config import DataPrepConfig
+from data_tools.decontamination import EvaluationTexts
 from data_tools.ledger import FileLedger, Ledger
 from data_tools.reading import TEXT_HASH_BYTES, BatchHeader, BatchResult, FileResult, Offer, serve_reading
 from data_tools.sources import InputFile
@@ -70,7 +71,12 @@ class _FileState:
 
 
 def collect_documents(
-    files: list[InputFile], *, config: DataPrepConfig, directory: Path, num_workers: int
+    files: list[InputFile],
+    *,
+    config: DataPrepConfig,
+    evaluations: EvaluationTexts | None,
+    directory: Path,
+    num_workers: int,
 ) -> Collection:
     """Read all input and spool the cleaned documents into `directory`.
 
@@ -83,7 +89,7 @@ def collect_documents(
     # A file without a known number of batches may still keep every worker busy.
     with (
         StageProgress("read", total=total, unit="bytes", mode=config.progress) as progress,
-        WorkerPool(serve_reading, num_workers=num_workers, arguments=(config, directory)) as pool,
+        WorkerPool(serve_reading, num_workers=num_workers, arguments=(config, evaluations, directory)) as pool,
     ):
         _Dispatcher(states, pool=pool, num_workers=num_workers, progress=progress).run()
     return _join(states)

@@ -105,6 +105,21 @@ class NearDuplicatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecontaminationConfig:
+    """Dropping documents that hold a piece of the texts in data_prep.evaluations, without regard to case and
+    punctuation."""
+
+    ngram_words: int = 13
+    """Words in a row that must be equal."""
+    ngram_characters: int = 20
+    """Characters in a row that must be equal, where an evaluation text is mostly in a script without spaces (Chinese,
+    Japanese, Thai, ...) or in Korean."""
+    min_ngrams: int = 1
+    """Different n-grams of evaluation texts that make a document contaminated; more spares those that hold a common
+    phrase only."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """Which documents are held out for validation."""
 
@@ -153,6 +168,11 @@ class DataPrepConfig:
     """Dropping by size and of duplicates."""
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
     """Dropping of near duplicates."""
+    evaluations: list[SourceConfig] = field(default_factory=list)
+    """Texts that no document may hold a piece of: evaluation questions and answers, of kind jsonl or text. Name a file
+    twice, with another text_field, to use two of its fields."""
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """Dropping of what holds evaluation texts."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Training and validation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -19,6 +19,8 @@ class Task:
     config: DataPrepConfig
     files: list[InputFile]
     """Every input file, in the order of the configuration."""
+    evaluation_files: list[InputFile]
+    """Every file of evaluation texts."""
 
 
 def load_task(overrides: Sequence[str]) -> Task:
@@ -29,15 +31,17 @@ def load_task(overrides: Sequence[str]) -> Task:
     """
     config = compose_config(ROOT, overrides, validate=_validate_root).data_prep
     files, missing = resolve_inputs(config.sources)
-    raise_if_any([*validate(config), *map(_place_under_root, missing)])
-    return Task(config=config, files=files)
+    evaluation_files, also_missing = resolve_inputs(config.evaluations, name="evaluations")
+    raise_if_any([*validate(config), *map(_place_under_root, [*missing, *also_missing])])
+    return Task(config=config, files=files, evaluation_files=evaluation_files)
 
 
 def _validate_root(root: DataPrepRoot, ignore: Collection[str]) -> list[Violation]:
-    missing = [_place_under_root(violation) for violation in resolve_inputs(root.data_prep.sources)[1]]
+    config = root.data_prep
+    missing = resolve_inputs(config.sources)[1] + resolve_inputs(config.evaluations, name="evaluations")[1]
     return [
         violation
-        for violation in [*validate(root.data_prep), *missing]
+        for violation in [*validate(config), *map(_place_under_root, missing)]
         if not any(_overlap(violation.path, path) for path in ignore)
     ]
 

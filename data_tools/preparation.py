@@ -35,15 +35,22 @@ WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "overwrite", "prog
 """Settings that do not change what is written."""
 
 
-def describe_preparation(config: DataPrepConfig, files: list[InputFile]) -> dict[str, Any]:
+def describe_preparation(
+    config: DataPrepConfig, files: list[InputFile], *, evaluation_files: list[InputFile]
+) -> dict[str, Any]:
     """Everything that decides about the output."""
     settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
-    for source in settings["sources"]:
+    for source in settings["sources"] + settings["evaluations"]:
         del source["storage_options"]  # may hold credentials, and says how to reach the input, not what it is
     if config.tokenizer.path is not None:
         # Neither where it lies nor how one would be trained makes a difference.
         settings["tokenizer"] = {"sha256": hash_file(config.tokenizer.path)}
-    return {"method": METHOD_VERSION, "settings": settings, "inputs": [file.identity() for file in files]}
+    return {
+        "method": METHOD_VERSION,
+        "settings": settings,
+        "inputs": [file.identity() for file in files],
+        "evaluations": [file.identity() for file in evaluation_files],
+    }
 
 
 def created_by() -> str:

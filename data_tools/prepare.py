@@ -9,6 +9,7 @@ from typing import Any
 
 from data_tools.collection import Collection, collect_documents
 from data_tools.config import DataPrepConfig
+from data_tools.decontamination import read_evaluations
 from data_tools.ledger import ledger_to_dict, sum_ledgers
 from data_tools.load import Task, load_task
 from data_tools.packing import SplitResult, pack_documents
@@ -53,7 +54,7 @@ def prepare(task: Task) -> bool:
     """
     output = Path(task.config.output_dir)
     with locked(output):
-        description = describe_preparation(task.config, task.files)
+        description = describe_preparation(task.config, task.files, evaluation_files=task.evaluation_files)
         if find_finished(output, description, overwrite=task.config.overwrite):
             return False
         built, spool = start_work(output)
@@ -72,7 +73,10 @@ def _build(task: Task, description: dict[str, Any], *, built: Path, spool: Path)
     """Everything between input and output; the files in `built` are those that will be published."""
     config = task.config
     num_workers = config.num_workers or count_cpus()
-    collection = collect_documents(task.files, config=config, directory=spool, num_workers=num_workers)
+    evaluations = read_evaluations(task.evaluation_files, config)
+    collection = collect_documents(
+        task.files, config=config, evaluations=evaluations, directory=spool, num_workers=num_workers
+    )
     firsts = choose_firsts(collection, config=config.near_duplicates, directory=spool)
     fates = choose_fates(collection, drop_duplicates=config.cleaning.drop_duplicates, firsts=firsts)
     if not (fates == Fate.TRAIN).any():
@@ -105,6 +109,8 @@ def _build(task: Task, description: dict[str, Any], *, built: Path, spool: Path)
     stats = build_stats(results, unknown_id=find_unknown_id(model))
     stats["validation_fraction"] = config.split.validation_fraction
     stats["tokenizer_sha256"] = tokenizer.sha256
+    if evaluations is not None:
+        stats["evaluations"] = {"num_texts": len(evaluations.origins), "num_short_texts": evaluations.num_short}
     write_json(built / "stats.json", stats)
     write_json(built / "ledger.json", ledger_to_dict(collection.ledgers))
     _write_manifests(results, description, built=built, tokenizer_sha256=tokenizer.sha256, stats=stats)

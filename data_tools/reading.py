@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.config import DataPrepConfig
-from data_tools.document import Document
+from data_tools.decontamination import Decontaminator, EvaluationTexts
+from data_tools.document import Document, build_step
 from data_tools.ledger import Ledger
 from data_tools.minhash import MinHasher
 from data_tools.near_duplicates import KEYS_NAME
@@ -87,9 +88,15 @@ class FileResult:
     """Where the reader's outcomes lie behind the last batch."""
 
 
-def serve_reading(connection: Connection, worker: int, config: DataPrepConfig, directory: Path) -> None:
+def serve_reading(
+    connection: Connection,
+    worker: int,
+    config: DataPrepConfig,
+    evaluations: EvaluationTexts | None,
+    directory: Path,
+) -> None:
     """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None."""
-    extractor = _Extractor(config, directory=directory, worker=worker)
+    extractor = _Extractor(config, evaluations, directory=directory, worker=worker)
     while (task := connection.recv()) is not None:
         if isinstance(task, InputFile):
             _read_file(task, connection=connection, extractor=extractor, config=config)
@@ -150,9 +157,12 @@ def _cut(documents: Iterable[Document], *, batch_bytes: int) -> Iterator[list[Do
 class _Extractor:
     """Turns batches of raw records into spooled documents."""
 
-    def __init__(self, config: DataPrepConfig, *, directory: Path, worker: int) -> None:
+    def __init__(
+        self, config: DataPrepConfig, evaluations: EvaluationTexts | None, *, directory: Path, worker: int
+    ) -> None:
         self._config, self._spool = config, SpoolWriter(directory, worker=worker)
         self.outcomes = SpoolWriter(directory, worker=worker, name=OUTCOMES_NAME)
+        self._decontaminator = Decontaminator(config.decontamination, evaluations) if evaluations else None
         self._minhasher: MinHasher | None = None
         if config.near_duplicates.is_enabled:
             self._minhasher = MinHasher(config.near_duplicates)
@@ -166,6 +176,8 @@ class _Extractor:
         ledger = Ledger(outcomes=outcomes)
         for step in build_steps(self._config, ledger=ledger):
             documents = step(documents)
+        if self._decontaminator is not None:
+            documents = build_step(self._decontaminator, name="decontaminate", ledger=ledger)(documents)
         kept = [
             CleanDocument(
                 record=document.record,

@@ -130,9 +130,13 @@ def decompress(stream: CountedStream) -> io.BufferedReader:
     return buffered
 
 
-def resolve_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], list[Violation]]:
+def resolve_inputs(
+    sources: Iterable[SourceConfig], *, name: str = "sources"
+) -> tuple[list[InputFile], list[Violation]]:
     """List the files of all sources, in their order, without opening any.
 
+    Args:
+        name: of the field that holds the sources, for messages.
     Returns:
         The files, and every path that leads to none.
     """
@@ -142,13 +146,13 @@ def resolve_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], li
         known: set[str] = set()
         if not source.paths:
             fix = "name files, patterns or addresses"
-            violations.append(Violation(path=f"sources[{number}].paths", value="[]", rule="names no input", fix=fix))
+            violations.append(Violation(path=f"{name}[{number}].paths", value="[]", rule="names no input", fix=fix))
         for place, pattern in enumerate(source.paths):
             try:
                 found = _find_files(pattern, source=source)
             except ConfigError as error:
                 for problem in error.violations:
-                    where = f"sources[{number}].paths[{place}]"
+                    where = f"{name}[{number}].paths[{place}]"
                     violations.append(Violation(path=where, value=pattern, rule=problem.rule, fix=problem.fix))
                 continue
             for path, size, version in found:

@@ -90,6 +90,12 @@ def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]
         warnings.append(f"nothing was kept of {', '.join(empty[:MAX_REASONS])}{more}")
     if not stats["validation"]["num_documents"] and stats["validation_fraction"]:
         warnings.append("no document was held out for validation; raise data_prep.split.validation_fraction")
+    evaluations = stats.get("evaluations")
+    if evaluations and evaluations["num_short_texts"]:
+        warnings.append(
+            f"{evaluations['num_short_texts']} of {evaluations['num_texts']} evaluation texts are shorter than one"
+            " n-gram and were not looked for; lower data_prep.decontamination.ngram_words or ngram_characters"
+        )
     unknown = sum(stats[name]["num_unknown_tokens"] for name in ("train", "validation"))
     if unknown:
         warnings.append(f"{unknown} tokens are unknown to the given tokenizer; take one with byte fallback")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools.config import DataPrepConfig
+from data_tools.config import DataPrepConfig, SourceConfig
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.number_range import Range, find_out_of_range
 from trainer.config.suggest import either, nearest_multiples
@@ -27,6 +27,9 @@ RANGES: dict[str, Range] = {
     "near_duplicates.num_rows": Range(minimum=1, maximum=64),
     "near_duplicates.ngram_words": Range(minimum=1, maximum=1000),
     "near_duplicates.ngram_characters": Range(minimum=1, maximum=1000),
+    "decontamination.ngram_words": Range(minimum=1, maximum=1000),
+    "decontamination.ngram_characters": Range(minimum=1, maximum=1000),
+    "decontamination.min_ngrams": _COUNT,
     "split.validation_fraction": Range(minimum=0, maximum=1, is_maximum_excluded=True),
     "split.seed": Range(minimum=0, maximum=2**63 - 1),
     "tokenizer.vocab_size": Range(minimum=MIN_VOCAB_SIZE, reason="256 bytes, unknown, begin and end take their share"),
@@ -52,6 +55,7 @@ def validate(config: DataPrepConfig) -> list[Violation]:
         _given_tokenizer_is_usable,
         _lengths_leave_room,
         _sources,
+        _evaluations,
         _output_dir,
     )
     for check in checks:
@@ -131,9 +135,21 @@ def _sources(config: DataPrepConfig) -> Iterator[Violation]:
             fix="name files: 'data_prep.sources=[{name:mine,kind:text,paths:[\"/data/*.txt\"]}]', or choose an option"
             " such as data_prep=wikipedia",
         )
-    counts = Counter(source.name for source in config.sources)
-    for number, source in enumerate(config.sources):
-        path = f"sources[{number}].name"
+    yield from _source_names("sources", config.sources)
+
+
+def _evaluations(config: DataPrepConfig) -> Iterator[Violation]:
+    yield from _source_names("evaluations", config.evaluations)
+    for number, source in enumerate(config.evaluations):
+        if source.kind not in ("jsonl", "text"):
+            path, rule = f"evaluations[{number}].kind", "is no kind of evaluation texts"
+            yield Violation(path=path, value=source.kind, rule=rule, fix="use jsonl or text")
+
+
+def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]:
+    counts = Counter(source.name for source in sources)
+    for number, source in enumerate(sources):
+        path = f"{name}[{number}].name"
         if not _SOURCE_NAME.fullmatch(source.name):
             plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).strip("-._") or f"source{number}"
             rule = "is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first)"
