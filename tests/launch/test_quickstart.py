@@ -31,7 +31,7 @@ def test_steps_taken_twice_are_compared() -> None:
 
 @pytest.mark.timeout(900)
 def test_the_whole_job(tmp_path: Path) -> None:
-    output = tmp_path / "quick start"
+    output = tmp_path / "quickstart"
     command = [sys.executable, "-m", "launch.quickstart", "--output", str(output), "--max-pages", "30"]
     small = ["model.num_layers=2", "training.train_iters=16", "training.eval_interval=8", "training.eval_iters=1"]
     fast = ["lr_schedule.warmup_steps=2", "checkpoint.save_interval=8", "logging.progress=off"]
