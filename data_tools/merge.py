@@ -1,0 +1,183 @@
+"""Merge token shards into one, without tokenizing again: python -m data_tools.merge OUTPUT PREFIX [PREFIX ...]
+
+The documents of all shards follow each other in the order given. All shards must have been made with one tokenizer.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
+from data_tools.stage_progress import Mode, StageProgress
+from trainer.common.errors import Violation, exit_code_of, raise_if_any
+from trainer.data.index_format import ShardReader, ShardWriter
+from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest
+from trainer.data.shard_header import shard_file
+
+EXIT_STOPPED = 1
+SUFFIXES = (".bin", ".idx", TABLE_SUFFIX, MANIFEST_SUFFIX)
+
+
+def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, mode: Mode = "off") -> ShardManifest:
+    """Write all documents of some shards, with their origins, to one shard; whole, or not at all.
+
+    Args:
+        output: prefix of the new shard.
+        prefixes: of the shards to merge; every file of theirs is first compared with its checksum.
+    Returns:
+        The new shard's manifest. The table of origins is left out unless every shard has one.
+    Raises:
+        ConfigError: a shard is damaged or of another tokenizer, or the output is there already.
+    """
+    manifests = _check(output, prefixes, overwrite=overwrite)
+    readers = [ShardReader(prefix) for prefix in prefixes]
+    has_tables = all(TABLE_SUFFIX in manifest.files for manifest in manifests)
+    partial_table = shard_file(output, f"{TABLE_SUFFIX}.partial")
+    try:
+        with (
+            StageProgress(
+                "merge", total=sum(r.num_documents for r in readers), unit="documents", mode=mode
+            ) as progress,
+            ShardWriter(output, dtype=readers[0].dtype) as writer,
+        ):
+            for reader in readers:
+                _copy_documents(reader, writer, progress=progress)
+            table = _merge_tables(readers, partial_table) if has_tables else {}
+            # From here on the former shard, if any, counts as without manifest and origins until the new one is whole.
+            for suffix in (MANIFEST_SUFFIX, TABLE_SUFFIX):
+                shard_file(output, suffix).unlink(missing_ok=True)
+            files = writer.commit()
+        if has_tables:
+            os.replace(partial_table, shard_file(output, TABLE_SUFFIX))
+            files[TABLE_SUFFIX] = table
+    finally:
+        partial_table.unlink(missing_ok=True)
+    manifest = ShardManifest(
+        num_documents=writer.num_documents,
+        num_tokens=writer.num_tokens,
+        dtype=writer.dtype.name,
+        files=files,
+        tokenizer_sha256=manifests[0].tokenizer_sha256,
+        vocab_size=manifests[0].vocab_size,
+        settings={"merged": [_describe(*pair) for pair in zip(prefixes, manifests, strict=True)]},
+        created_by=f"data_tools.merge {metadata.version('trireme')}",
+    )
+    write_manifest(output, manifest)
+    return manifest
+
+
+def _copy_documents(reader: ShardReader, writer: ShardWriter, *, progress: StageProgress) -> None:
+    offsets = reader.document_offsets
+    for number in range(reader.num_documents):
+        writer.add_document(reader.tokens[offsets[number] : offsets[number + 1]])
+        if number % 1024 == 0:
+            progress.update(writer.num_documents)
+    progress.update(writer.num_documents)
+    reader.release()
+
+
+def _merge_tables(readers: list[ShardReader], path: Path) -> dict[str, Any]:
+    writer = DocumentTableWriter(path)
+    for reader in readers:
+        file = pq.ParquetFile(shard_file(reader.prefix, TABLE_SUFFIX))
+        for batch in file.iter_batches(columns=list(DocumentOrigin._fields)):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                writer.add(DocumentOrigin(*values))
+    return writer.close()
+
+
+def _describe(prefix: str, manifest: ShardManifest) -> dict[str, Any]:
+    return {
+        "prefix": prefix,
+        "num_documents": manifest.num_documents,
+        "num_tokens": manifest.num_tokens,
+        "sha256": manifest.files[".bin"]["sha256"],
+        "settings": manifest.settings,
+    }
+
+
+def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardManifest]:
+    """Refuse what cannot be merged; return the shards' manifests."""
+    raise_if_any([*_check_output(output, prefixes, overwrite=overwrite), *_check_inputs(prefixes)])
+    manifests = [manifest for prefix in prefixes if (manifest := read_manifest(prefix))]
+    found = []
+    for prefix, manifest in zip(prefixes, manifests, strict=True):
+        for name in ("tokenizer_sha256", "vocab_size", "dtype"):
+            expected, value = getattr(manifests[0], name), getattr(manifest, name)
+            if value != expected:
+                rule = (
+                    f"is not {expected}, as that of {prefixes[0]}; tokens of different tokenizers mean different text"
+                )
+                fix = "prepare it with the same data_prep.tokenizer.path"
+                found.append(Violation(path=f"{name} of {prefix}", value=value, rule=rule, fix=fix))
+        table = shard_file(prefix, TABLE_SUFFIX)
+        if TABLE_SUFFIX in manifest.files and pq.ParquetFile(table).metadata.num_rows != manifest.num_documents:
+            rule = f"does not have a row for each of {manifest.num_documents} documents"
+            found.append(Violation(path=str(table), value="rows", rule=rule, fix="prepare the shard again"))
+    raise_if_any(found)
+    return manifests
+
+
+def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
+    for number, prefix in enumerate(prefixes):
+        if prefix in prefixes[:number]:
+            rule, fix = "is named twice, which would repeat its documents", "name it once"
+            yield Violation(path="PREFIX", value=prefix, rule=rule, fix=fix)
+            continue
+        problems = check_shard(prefix, verify="checksum")
+        yield from problems
+        if not problems:
+            manifest = read_manifest(prefix)
+            if manifest is None or manifest.tokenizer_sha256 is None:
+                rule = "has no manifest that names its tokenizer"
+                fix = "merge shards that `python -m data_tools.prepare` made"
+                yield Violation(path="PREFIX", value=prefix, rule=rule, fix=fix)
+
+
+def _check_output(output: str, prefixes: list[str], *, overwrite: bool) -> Iterator[Violation]:
+    places = {os.path.realpath(prefix): prefix for prefix in prefixes}
+    if os.path.realpath(output) in places:
+        yield Violation(path="OUTPUT", value=output, rule="is one of the shards to merge", fix="choose another name")
+        return
+    taken = [str(file) for suffix in SUFFIXES if (file := shard_file(output, suffix)).exists()]
+    if taken and not overwrite:
+        fix = "choose another name, or replace it with --overwrite"
+        yield Violation(path="OUTPUT", value=output, rule=f"is taken: there is {taken[0]}", fix=fix)
+    if os.path.exists(os.path.join(os.path.dirname(output) or ".", "preparation.json")):
+        rule = "lies in the directory of a preparation, which may be made again at any time"
+        yield Violation(path="OUTPUT", value=output, rule=rule, fix="choose another directory")
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="prefix of the new shard")
+    parser.add_argument("prefixes", metavar="PREFIX", nargs="+", help="path of a shard without .bin and .idx")
+    parser.add_argument("--overwrite", action="store_true", help="replace the shard that is there")
+    args = parser.parse_args()
+
+    def body() -> int:
+        try:
+            manifest = merge_shards(args.output, args.prefixes, overwrite=args.overwrite, mode="auto")
+        except OSError as error:
+            print(f"the merge stopped: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+            return EXIT_STOPPED
+        print(f"merged {len(args.prefixes)} shards into {args.output}")
+        print(f"  {manifest.num_documents} documents, {manifest.num_tokens} tokens of {manifest.dtype}")
+        if TABLE_SUFFIX not in manifest.files:
+            print("warning: not every shard has a table of origins, so the new one has none", file=sys.stderr)
+        return 0
+
+    return exit_code_of(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
