@@ -3,6 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data_tools.quality_config import (
+    LanguageConfig,
+    LineConfig,
+    PersonalDataConfig,
+    QualityConfig,
+    UrlFilterConfig,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -76,6 +84,8 @@ class CleaningConfig:
     """Shorter documents are dropped."""
     max_characters: int = 5_000_000
     """Longer documents are dropped."""
+    max_replacement_share: float = 1.0
+    """Documents with a larger share of U+FFFD, which stands for bytes that could not be decoded, are dropped."""
     max_record_bytes: int = 64 << 20
     """Larger raw records are dropped unread; bounds memory."""
     drop_duplicates: bool = True
@@ -164,6 +174,19 @@ class DataPrepConfig:
     """Web pages."""
     wikipedia: WikipediaConfig = field(default_factory=WikipediaConfig)
     """Wiki pages."""
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    """Languages of documents."""
+    url_filter: UrlFilterConfig = field(default_factory=UrlFilterConfig)
+    """Dropping by address."""
+    lines: LineConfig = field(default_factory=LineConfig)
+    """Removing lines."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Dropping what is no prose."""
+    personal_data: PersonalDataConfig = field(default_factory=PersonalDataConfig)
+    """Masking."""
+    further_steps: list[dict[str, Any]] = field(default_factory=list)
+    """Steps of your own, after all others: {_target_: package.module.Class, ...arguments}. See
+    docs/data_preparation.md."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     """Dropping by size and of duplicates."""
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)

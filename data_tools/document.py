@@ -36,6 +36,10 @@ class Document:
     id: str = ""
     url: str = ""
     title: str = ""
+    language: str = ""
+    """fastText's code, such as en or zh; empty when nothing identified it."""
+    language_score: float = 0.0
+    """How sure the language is, from 0 to 1."""
     is_from_web: bool = False
     """Whether a server declared media_type and charset, which may be wrong."""
     charset: str | None = None

@@ -25,6 +25,8 @@ class DocumentOrigin(NamedTuple):
     title: str
     num_tokens: int
     text_hash: str
+    language: str = ""
+    """fastText's code; empty when languages were not identified, or before there was such a column."""
 
 
 SCHEMA = pa.schema(
@@ -38,6 +40,7 @@ SCHEMA = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("text_hash", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
     ]
 )
 

@@ -62,6 +62,8 @@ def describe_document(
             if value := getattr(origin, name):
                 yield f"  {name:<5} {value}"
         yield f"  hash  {origin.text_hash}"
+        if origin.language:
+            yield f"  in    {origin.language}"
     else:
         yield "  of unknown origin: the shard has no document table"
     yield ""

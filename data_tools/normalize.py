@@ -1,4 +1,4 @@
-"""Bring text into one form, and drop documents for their size."""
+"""Bring text into one form, and drop documents for their size, or when they could not be decoded."""
 
 import re
 import unicodedata
@@ -42,13 +42,14 @@ def normalize(document: Document, ledger: Ledger) -> None:
 
 
 class SizeLimits:
-    """Drops documents that are too short or too long."""
+    """Drops documents that are too short or too long, or could not be decoded."""
 
     def __init__(self, config: CleaningConfig) -> None:
         self._min, self._max = config.min_characters, config.max_characters
+        self._max_replacement_share = config.max_replacement_share
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
-        """Raise if a document's normalised text is too short or too long."""
+        """Raise if a document's normalised text is too short or too long, or full of replacement characters."""
         size = len(document.text)
         if not size:
             raise DroppedError("no_text")
@@ -56,3 +57,7 @@ class SizeLimits:
             raise DroppedError("too_short", f"{size} characters")
         if size > self._max:
             raise DroppedError("too_long", f"{size} characters")
+        if "\ufffd" in document.text:
+            share = document.text.count("\ufffd") / size
+            if share > self._max_replacement_share:
+                raise DroppedError("broken_encoding", f"{share:.3f} of the characters")

@@ -237,6 +237,7 @@ def _pack_batch(task: PackTask, *, tokenizer: Tokenizer, dtype: np.dtype[Any], s
                     title=document.title,
                     num_tokens=len(ids),
                     text_hash=hashes[number],
+                    language=document.language,
                 )
             )
         rows += [_build_row(documents[number], name, None, "", hashes[number]) for number in numbers]

@@ -42,6 +42,10 @@ def describe_preparation(
     settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
     for source in settings["sources"] + settings["evaluations"]:
         del source["storage_options"]  # may hold credentials, and says how to reach the input, not what it is
+    # What the lists say decides, not where they lie.
+    settings["url_filter"]["block_lists"] = [hash_file(path) for path in config.url_filter.block_lists]
+    if config.language.model_path is not None:
+        settings["language"]["model_path"] = hash_file(config.language.model_path)
     if config.tokenizer.path is not None:
         # Neither where it lies nor how one would be trained makes a difference.
         settings["tokenizer"] = {"sha256": hash_file(config.tokenizer.path)}

@@ -23,7 +23,7 @@ from data_tools.near_duplicates import KEYS_NAME
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
 from data_tools.spool import OUTCOMES_NAME, CleanDocument, SpooledOutcomes, SpoolPlace, SpoolWriter
-from data_tools.steps import build_steps
+from data_tools.steps import StepPlan
 from data_tools.workers import PreparationError
 
 TEXT_HASH_BYTES = 16
@@ -168,13 +168,14 @@ class _Extractor:
             self._minhasher = MinHasher(config.near_duplicates)
             self._keys = SpoolWriter(directory, worker=worker, name=KEYS_NAME)
         self._key = config.split.seed.to_bytes(8, "little")
+        self._plan = StepPlan(config)
         self._validation_limit = round(config.split.validation_fraction * 2.0**64)
 
     def run(self, header: BatchHeader, documents: Iterable[Document], *, is_own: bool) -> BatchResult:
         """Go through a batch."""
         outcomes = SpooledOutcomes(self.outcomes)
         ledger = Ledger(outcomes=outcomes)
-        for step in build_steps(self._config, ledger=ledger):
+        for step in self._plan.build_steps(ledger):
             documents = step(documents)
         if self._decontaminator is not None:
             documents = build_step(self._decontaminator, name="decontaminate", ledger=ledger)(documents)
@@ -186,6 +187,7 @@ class _Extractor:
                 url=document.url,
                 title=document.title,
                 text=document.text,
+                language=document.language,
             )
             for document in documents
         ]

@@ -22,6 +22,7 @@ class CleanDocument(NamedTuple):
     url: str
     title: str
     text: str
+    language: str = ""
 
 
 class SpoolPlace(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.config import DataPrepConfig, SourceConfig
+from data_tools.validate_quality import QUALITY_RANGES, validate_quality
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.number_range import Range, find_out_of_range
 from trainer.config.suggest import either, nearest_multiples
@@ -22,6 +23,7 @@ _COUNT = Range(minimum=1)
 RANGES: dict[str, Range] = {
     "cleaning.min_characters": Range(minimum=0),
     "cleaning.max_characters": _COUNT,
+    "cleaning.max_replacement_share": Range(minimum=0, maximum=1),
     "cleaning.max_record_bytes": _COUNT,
     "near_duplicates.num_bands": Range(minimum=1, maximum=256),
     "near_duplicates.num_rows": Range(minimum=1, maximum=64),
@@ -39,6 +41,7 @@ RANGES: dict[str, Range] = {
     "tokenizer.num_threads": Range(minimum=1, maximum=1024),
     "batch_bytes": _COUNT,
     "num_workers": _COUNT,
+    **QUALITY_RANGES,
 }
 """Every number of the schema, by its path below data_prep."""
 
@@ -54,6 +57,7 @@ def validate(config: DataPrepConfig) -> list[Violation]:
         _special_tokens_are_distinct,
         _given_tokenizer_is_usable,
         _lengths_leave_room,
+        validate_quality,
         _sources,
         _evaluations,
         _output_dir,

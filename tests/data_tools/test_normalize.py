@@ -41,6 +41,19 @@ def test_normal_form_is_stable_and_can_be_written(raw):
     assert "\x00" not in text and "\r" not in text
 
 
+def test_undecodable_text_is_dropped():
+    ledger = Ledger(read=3)
+    texts = ["a" * 98 + "\ufffd" * 2, "a" * 99 + "\ufffd", "a" * 100]
+    documents = [
+        Document(record=number, media_type="plain", content=b"", text=text) for number, text in enumerate(texts)
+    ]
+    limits = SizeLimits(CleaningConfig(max_replacement_share=0.01))
+    kept = list(build_step(limits, name="size", ledger=ledger)(documents))
+    assert [document.record for document in kept] == [1, 2]
+    assert ledger.dropped == {"broken_encoding": 1}
+    assert len(list(build_step(SizeLimits(CleaningConfig()), name="size", ledger=ledger)(documents))) == 3
+
+
 def test_sizes_are_counted_by_reason():
     ledger = Ledger(read=4)
     texts = ["", "abc", "abcde", "x" * 20]

@@ -1,0 +1,65 @@
+"""Remove lines from documents: notices, lines that are no sentences, lines that stood before.
+
+Source: C4, Raffel et al., https://arxiv.org/abs/1910.10683, section 2.2.
+"""
+
+import re
+from collections.abc import Callable
+
+from data_tools.document import Document, DroppedError
+from data_tools.ledger import Ledger
+from data_tools.quality_config import LineConfig, QualityThresholds
+from data_tools.text_measure import count_words
+
+_CITATION = re.compile(r"\[(?:\d{1,4}|edit|citation needed)\]", re.IGNORECASE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+class LineCleaner:
+    """Removes lines, as a configuration says."""
+
+    def __init__(self, config: LineConfig, *, thresholds_of: Callable[[str], QualityThresholds]) -> None:
+        self._config, self._thresholds_of = config, thresholds_of
+        phrases = sorted(config.drop_containing)
+        self._unwanted = re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE) if phrases else None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the configuration asks for anything."""
+        config = self._config
+        return bool(
+            self._unwanted
+            or config.min_words
+            or config.require_end_punctuation
+            or config.drop_repeated
+            or config.remove_citations
+        )
+
+    def __call__(self, document: Document, ledger: Ledger) -> None:
+        """Remove a document's unwanted lines, and raise if none is left."""
+        text = _CITATION.sub("", document.text) if self._config.remove_citations else document.text
+        thresholds = self._thresholds_of(document.language)
+        seen: set[str] = set()
+        lines = text.split("\n")
+        kept = [line for line in lines if not line.strip() or self._is_wanted(line, thresholds, seen)]
+        if len(kept) < len(lines):
+            ledger.note("documents_with_removed_lines")
+        document.text = _BLANK_LINES.sub("\n\n", "\n".join(kept)).strip()
+        if not document.text:
+            raise DroppedError("no_line_left")
+
+    def _is_wanted(self, line: str, thresholds: QualityThresholds, seen: set[str]) -> bool:
+        config = self._config
+        if self._unwanted and self._unwanted.search(line):
+            return False
+        if config.min_words and count_words(line, thresholds.characters_per_word) < config.min_words:
+            return False
+        if config.require_end_punctuation and line.rstrip()[-1] not in thresholds.end_punctuation:
+            return False
+        if config.drop_repeated:
+            plain = line.strip()
+            if plain in seen:
+                return False
+            if len(plain) >= config.min_repeated_characters:
+                seen.add(plain)
+        return True

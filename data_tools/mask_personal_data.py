@@ -1,0 +1,81 @@
+"""Mask e-mail addresses, public IP addresses and telephone numbers.
+
+FineWeb (https://arxiv.org/abs/2406.17557) masks the first two, Dolma (https://arxiv.org/abs/2402.00159) all three, with
+the marks that are the defaults here. A telephone number is taken for one only when its form leaves little doubt: an
+international one with +, one in North American groups, or a Chinese mobile number. Others stay.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from data_tools.document import Document
+from data_tools.ledger import Ledger
+from data_tools.quality_config import PersonalDataConfig
+
+# The lengths are bounded, so that no text takes more than linear time.
+_EMAIL = re.compile(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
+)
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
+_PHONES = (
+    re.compile(r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{2,4}){2,5}(?!\w|[.-]\d)", re.ASCII),
+    re.compile(r"(?<![\w.+-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.-])[2-9]\d{2}[.-]\d{4}(?![\w-]|\.\d)", re.ASCII),
+    re.compile(r"(?<![\w.+-])1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?![\w-]|\.\d)", re.ASCII),
+)
+MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 8, 15
+"""International numbers have 15 digits at most (ITU-T E.164)."""
+
+
+class PersonalDataMask:
+    """Masks personal data, as a configuration says."""
+
+    def __init__(self, config: PersonalDataConfig) -> None:
+        maskers: dict[str, Callable[[str], str]] = {
+            "email": lambda text: mask_emails(text, config.email_mask),
+            "ip": lambda text: mask_ips(text, config.ip_mask),
+            "phone": lambda text: mask_phones(text, config.phone_mask),
+        }
+        # An address may hold a number: the order does not depend on the configuration's.
+        self._maskers = {kind: mask for kind, mask in maskers.items() if kind in config.mask}
+
+    def __call__(self, document: Document, ledger: Ledger) -> None:
+        """Mask what is found in a document's text, and note in how many documents something was."""
+        for kind, mask in self._maskers.items():
+            masked = mask(document.text)
+            if masked != document.text:
+                document.text = masked
+                ledger.note(f"masked_{kind}")
+
+
+def mask_emails(text: str, mask: str) -> str:
+    """Replace e-mail addresses."""
+    return _EMAIL.sub(lambda _: mask, text) if "@" in text else text
+
+
+def mask_ips(text: str, mask: str) -> str:
+    """Replace IPv4 and IPv6 addresses that are reachable from everywhere; 127.0.0.1 and 192.168.0.1 name nobody."""
+
+    def replace(match: re.Match[str]) -> str:
+        try:
+            address = ipaddress.ip_address(match[0])
+        except ValueError:
+            return match[0]
+        # Only this range is given out (2000::/3); a::b is more likely to be a name in a program.
+        is_given_out = address.version == 4 or int(address) >> 125 == 1
+        return mask if address.is_global and is_given_out else match[0]
+
+    return _IPV6.sub(replace, _IPV4.sub(replace, text))
+
+
+def mask_phones(text: str, mask: str) -> str:
+    """Replace telephone numbers."""
+
+    def replace(match: re.Match[str]) -> str:
+        num_digits = sum(map(str.isdigit, match[0]))
+        return mask if MIN_PHONE_DIGITS <= num_digits <= MAX_PHONE_DIGITS else match[0]
+
+    for pattern in _PHONES:
+        text = pattern.sub(replace, text)
+    return text

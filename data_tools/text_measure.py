@@ -1,0 +1,93 @@
+"""Words, lines and paragraphs of a text, counted once for all rules of quality.
+
+Words are what stands between spaces. In scripts without spaces each character is a unit, and so many of them count as
+a word as the thresholds of the language say; a run of Latin letters or digits among them is one word.
+"""
+
+import re
+from functools import cached_property
+
+import numpy as np
+
+_UNIT = re.compile(r"[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]+|\S")
+_PARAGRAPH_END = re.compile(r"\n{2,}")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def split_units(text: str, characters_per_word: int) -> list[str]:
+    """Cut a text into words, or, in scripts without spaces, into characters and runs of Latin letters."""
+    return _UNIT.findall(text) if characters_per_word else text.split()
+
+
+def count_words(text: str, characters_per_word: int) -> int:
+    """How many words a text has."""
+    return _count(split_units(text, characters_per_word), characters_per_word)
+
+
+def _count(units: list[str], characters_per_word: int) -> int:
+    if not characters_per_word:
+        return len(units)
+    num_single = sum(len(unit) == 1 for unit in units)
+    return len(units) - num_single + num_single // characters_per_word
+
+
+class TextMeasure:
+    """A text, and what the rules ask about it; everything is counted when it is first asked for."""
+
+    def __init__(self, text: str, *, characters_per_word: int = 0) -> None:
+        self.text = text
+        self.characters_per_word = characters_per_word
+
+    @cached_property
+    def units(self) -> list[str]:
+        """Words or characters, see `split_units`."""
+        return split_units(self.text, self.characters_per_word)
+
+    @cached_property
+    def unit_lengths(self) -> np.ndarray:
+        """[u] int64: characters of each unit."""
+        return np.fromiter(map(len, self.units), np.int64, len(self.units))
+
+    @cached_property
+    def num_characters(self) -> int:
+        """Characters in units, so without spaces."""
+        return int(self.unit_lengths.sum())
+
+    @cached_property
+    def num_words(self) -> int:
+        """How many words the text has."""
+        return _count(self.units, self.characters_per_word)
+
+    @cached_property
+    def alphabetic_share(self) -> float:
+        """Share of units with a letter in them."""
+        num_alphabetic = sum(1 for unit in self.units if unit.isalpha() or _LETTER.search(unit))
+        return num_alphabetic / max(1, len(self.units))
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not blank, without spaces at their ends."""
+        return [line for line in map(str.strip, self.text.split("\n")) if line]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """What blank lines separate."""
+        return [part for part in map(str.strip, _PARAGRAPH_END.split(self.text)) if part]
+
+    @cached_property
+    def lowered(self) -> str:
+        """The text in lower case."""
+        return self.text.lower()
+
+
+def measure_repeated(parts: list[str]) -> tuple[int, int]:
+    """Count the parts that stood before, and the characters in them."""
+    seen: set[str] = set()
+    num_repeated = num_characters = 0
+    for part in parts:
+        if part in seen:
+            num_repeated += 1
+            num_characters += len(part)
+        else:
+            seen.add(part)
+    return num_repeated, num_characters

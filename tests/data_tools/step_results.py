@@ -1,0 +1,32 @@
+"""Send texts through one change or one rule, and see what becomes of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from data_tools.document import Document, DroppedError, build_step
+from data_tools.ledger import Ledger
+from data_tools.quality_config import QualityThresholds
+from data_tools.text_measure import TextMeasure
+
+
+def apply_step(change: Callable[[Document, Ledger], None], *texts: str, **fields: Any) -> tuple[list[Document], Ledger]:
+    """Documents that are left, and the ledger, which balances."""
+    ledger = Ledger(read=len(texts))
+    documents = [
+        Document(record=number, media_type="plain", content=b"", text=text, **fields)
+        for number, text in enumerate(texts)
+    ]
+    kept = list(build_step(change, name="test", ledger=ledger)(documents))
+    ledger.kept = len(kept)
+    assert ledger.read == ledger.accounted
+    return kept, ledger
+
+
+def find_reason(check: Callable[[TextMeasure, QualityThresholds], None], text: str, **limits: Any) -> str | None:
+    """Why a rule drops a text, or None; limits that are not given are the defaults."""
+    thresholds = QualityThresholds(**limits)
+    try:
+        check(TextMeasure(text, characters_per_word=thresholds.characters_per_word), thresholds)
+    except DroppedError as error:
+        return error.reason
+    return None
