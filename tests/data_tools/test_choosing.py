@@ -54,6 +54,7 @@ def test_what_a_list_says_decides_and_not_where_it_lies(tmp_path: Path) -> None:
                 language=LanguageConfig(identify=True, model_path=str(path)),
             ),
             [],
+            evaluation_files=[],
         )
         for path in lists
     ]
