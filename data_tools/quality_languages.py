@@ -9,8 +9,6 @@ import dataclasses
 from typing import Any
 
 from data_tools.quality_config import QualityConfig, QualityThresholds
-from trainer.common.errors import Violation
-from trainer.config.convert import to_dataclass
 
 _HAN = {
     "characters_per_word": 2,
@@ -90,14 +88,3 @@ class ThresholdTable:
 
 def _differences(config: QualityConfig, language: str) -> dict[str, Any]:
     return {**LANGUAGE_THRESHOLDS.get(language, {}), **config.by_language.get(language, {})}
-
-
-def find_bad_thresholds(config: QualityConfig) -> list[Violation]:
-    """Name every entry of by_language that is no threshold, or has a value of another type."""
-    found = []
-    for language, values in config.by_language.items():
-        for violation in to_dataclass(QualityThresholds, values).violations:
-            path = f"quality.by_language.{language}.{violation.path}"
-            rule = violation.rule.replace("the configuration", "data_prep.quality.thresholds")
-            found.append(Violation(path=path, value=violation.value, rule=rule, fix=violation.fix))
-    return found

@@ -8,8 +8,9 @@ from typing import Any
 
 from data_tools.config import DataPrepConfig
 from data_tools.further_steps import TARGET_KEY
-from data_tools.quality_languages import find_bad_thresholds
+from data_tools.quality_config import QualityConfig, QualityThresholds
 from trainer.common.errors import Violation
+from trainer.config.convert import to_dataclass
 from trainer.config.number_range import Range
 
 _SHARE = Range(minimum=0, maximum=1)
@@ -100,6 +101,15 @@ def _thresholds(config: DataPrepConfig) -> Iterator[Violation]:
             if isinstance(value, int | float) and value not in allowed:
                 rule, fix = f"is not {allowed}", allowed.nearest(value)
                 yield Violation(path=f"{place}.{name}", value=value, rule=rule, fix=fix)
+
+
+def find_bad_thresholds(config: QualityConfig) -> Iterator[Violation]:
+    """Name every entry of by_language that is no threshold, or has a value of another type."""
+    for language, values in config.by_language.items():
+        for violation in to_dataclass(QualityThresholds, values).violations:
+            path = f"quality.by_language.{language}.{violation.path}"
+            rule = violation.rule.replace("the configuration", "data_prep.quality.thresholds")
+            yield Violation(path=path, value=violation.value, rule=rule, fix=violation.fix)
 
 
 def _files(config: DataPrepConfig) -> Iterator[Violation]:

@@ -28,6 +28,8 @@ def test_common_crawl_keeps_prose_and_names_its_language(tmp_path: Path) -> None
             f"data_prep.output_dir={output}",
             f"data_prep.num_workers={num_workers}",
             "data_prep.split.validation_fraction=0",
+            "data_prep.tokenizer.model_type=bpe",
+            "data_prep.tokenizer.num_threads=1",
             "data_prep.tokenizer.vocab_size=896",
             "data_prep.batch_bytes=2000",
         )

@@ -3,7 +3,8 @@
 import pytest
 
 from data_tools.quality_config import QualityConfig, QualityThresholds
-from data_tools.quality_languages import LANGUAGE_THRESHOLDS, ThresholdTable, find_bad_thresholds
+from data_tools.quality_languages import LANGUAGE_THRESHOLDS, ThresholdTable
+from data_tools.validate_quality import find_bad_thresholds
 
 
 def test_order_of_precedence():
@@ -19,7 +20,8 @@ def test_order_of_precedence():
 
 @pytest.mark.parametrize("language", LANGUAGE_THRESHOLDS)
 def test_built_in_thresholds_are_thresholds(language):
-    assert find_bad_thresholds(QualityConfig(by_language={language: LANGUAGE_THRESHOLDS[language]})) == []
+    config = QualityConfig(by_language={language: LANGUAGE_THRESHOLDS[language]})
+    assert list(find_bad_thresholds(config)) == []
 
 
 def test_bad_entries_are_named():
