@@ -41,6 +41,9 @@ class SourceConfig:
 class HtmlConfig:
     """How text is taken out of web pages."""
 
+    extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"
+    """trafilatura keeps less of what is no text, loses more text, and takes about twenty times as long; it must be
+    installed (pip install 'trireme[trafilatura]')."""
     main_content: bool = True
     """Leave navigation, headers, footers and the like out; false keeps all visible text."""
     list_bullets: bool = True

@@ -1,5 +1,6 @@
 """Take the text out of web pages."""
 
+import importlib
 import re
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -32,6 +33,8 @@ class HtmlExtractor:
 
     def __init__(self, config: HtmlConfig) -> None:
         self._config = config
+        # An optional dependency, and a tenth of a second to import.
+        self._trafilatura = importlib.import_module("trafilatura") if config.extractor == "trafilatura" else None
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
         """Set a document's text and title."""
@@ -45,6 +48,9 @@ class HtmlExtractor:
         if tree.body is None:
             raise DroppedError("no_text")
         _write_raised_numbers(tree.body)
+        if self._trafilatura is not None:
+            document.text = self._extract_precisely(tree)
+            return
         document.text = extract_plain_text(
             tree,
             preserve_formatting=True,
@@ -54,6 +60,12 @@ class HtmlExtractor:
             # Descriptions of pictures stand where no sentence expects them.
             alt_texts=False,
         )
+
+    def _extract_precisely(self, tree: HTMLTree) -> str:
+        assert self._trafilatura is not None
+        html = str(tree)
+        text = self._trafilatura.extract(html, favor_precision=True, include_comments=self._config.comments)
+        return text or ""
 
 
 def _measure_depth(page: str) -> int:

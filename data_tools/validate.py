@@ -1,5 +1,6 @@
 """Every rule of a data preparation's settings, all at once."""
 
+import importlib.util
 import os
 import re
 from collections import Counter
@@ -57,6 +58,7 @@ def validate(config: DataPrepConfig) -> list[Violation]:
         _special_tokens_are_distinct,
         _given_tokenizer_is_usable,
         _lengths_leave_room,
+        _extractor_is_there,
         validate_quality,
         _sources,
         _evaluations,
@@ -128,6 +130,17 @@ def _lengths_leave_room(config: DataPrepConfig) -> Iterator[Violation]:
             rule=f"is more than data_prep.cleaning.max_characters={cleaning.max_characters}, so nothing is kept",
             fix=f"use {cleaning.max_characters} or less",
         )
+
+
+def _extractor_is_there(config: DataPrepConfig) -> Iterator[Violation]:
+    if config.html.extractor != "trafilatura":
+        return
+    if importlib.util.find_spec("trafilatura") is None:
+        fix = "install it (pip install 'trireme[trafilatura]'), or use resiliparse"
+        yield Violation(path="html.extractor", value="trafilatura", rule="is not installed", fix=fix)
+    if not config.html.main_content:
+        rule, fix = "is not for trafilatura, which takes main content only", "use true, or html.extractor=resiliparse"
+        yield Violation(path="html.main_content", value=False, rule=rule, fix=fix)
 
 
 def _sources(config: DataPrepConfig) -> Iterator[Violation]:

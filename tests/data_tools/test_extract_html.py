@@ -137,3 +137,12 @@ def test_endless_nesting_is_dropped_quickly(tmp_path):
     assert extract(tmp_path, b"<html><body>" + b"<div>" * 100_000 + b"x")[1].dropped == {"html_too_deep": 1}
     assert extract(tmp_path, b"<html><body>" + b"<b>" * 5_000 + b"word")[0] == "word"
     assert time.process_time() - start < 10
+
+
+def test_trafilatura_is_the_precise_option(tmp_path):
+    pytest.importorskip("trafilatura", reason="needs the extra trafilatura")
+    body = page(f"{LONG} It weighs 10<sup>6</sup> kg.</p><p>{LONG}").replace("<main>", "<nav><a>Home</a></nav><main>")
+    text, ledger = extract(tmp_path, body.encode(), html=HtmlConfig(extractor="trafilatura"))
+    assert text is not None and text.startswith(LONG[:40]) and "10⁶ kg" in text and "Home" not in text
+    nothing, ledger = extract(tmp_path, page("").encode(), html=HtmlConfig(extractor="trafilatura"))
+    assert nothing is None and ledger.dropped == {"no_text": 1}

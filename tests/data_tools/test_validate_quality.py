@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from data_tools.config import DataPrepConfig, SourceConfig
+from data_tools.config import DataPrepConfig, HtmlConfig, SourceConfig
 from data_tools.quality_config import (
     LanguageConfig,
     QualityConfig,
@@ -58,3 +58,10 @@ def test_good_settings(tmp_path):
 def test_bad_settings_are_named(tmp_path, settings, paths):
     found = problems(tmp_path, **settings)
     assert list(found) == paths and all(found.values())
+
+
+def test_an_extractor_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = HtmlConfig(extractor="trafilatura", main_content=False)
+    assert "pip install" in problems(tmp_path, html=settings)["html.extractor"]
+    assert "html.main_content" in problems(tmp_path, html=settings)
