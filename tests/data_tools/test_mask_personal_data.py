@@ -26,11 +26,12 @@ def test_emails(text, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("from 8.8.4.4, port", "from M, port"),
-        ("地址8.8.8.8", "地址M"),
-        ("ends 8.8.4.4.", "ends M."),
+        ("from 151.8.4.4, port", "from M, port"),
+        ("地址8.8.8.208", "地址M"),
+        ("ends 8.100.4.4.", "ends M."),
         ("127.0.0.1 10.1.2.3 192.168.0.1", "127.0.0.1 10.1.2.3 192.168.0.1"),
         ("999.1.1.1 version 1.2.3.4.5", "999.1.1.1 version 1.2.3.4.5"),
+        ("see section 6.3.4.2 of version 12.0.0.99", "see section 6.3.4.2 of version 12.0.0.99"),
         ("[2001:4860:4860::8888]", "[M]"),
         ("::1 and 12:30:45 and a::b", "::1 and 12:30:45 and a::b"),
     ],
@@ -57,7 +58,7 @@ def test_phones(text, expected):
 
 def test_what_is_masked_is_noted_once_a_document():
     config = PersonalDataConfig(mask=["ip", "email"], email_mask="<mail>")
-    kept, ledger = apply_step(PersonalDataMask(config), "a@b.org c@d.org 8.8.8.8 +49 30 901820", "nothing")
+    kept, ledger = apply_step(PersonalDataMask(config), "a@b.org c@d.org 8.8.8.208 +49 30 901820", "nothing")
     assert [document.text for document in kept] == ["<mail> <mail> |||IP_ADDRESS||| +49 30 901820", "nothing"]
     assert ledger.notes == {"masked_email": 1, "masked_ip": 1}
 
