@@ -21,16 +21,17 @@ def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_and_up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate_and_up)
         gate, up = gate_and_up.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
+        activated = functional.silu(gate)
+        ctx.save_for_backward(gate_and_up, activated)
+        return activated * up
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        (gate_and_up,) = ctx.saved_tensors
+        gate_and_up, activated = ctx.saved_tensors
         gate, up = gate_and_up.chunk(2, dim=-1)
         result = torch.empty_like(gate_and_up)
         gate_gradient, up_gradient = result.chunk(2, dim=-1)
-        torch.mul(gradient, functional.silu(gate), out=up_gradient)
+        torch.mul(gradient, activated, out=up_gradient)
         torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=gate_gradient)
         return result

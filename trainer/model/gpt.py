@@ -11,11 +11,21 @@ from torch.nn import functional
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
 from trainer.model.rotary import fill_fused_rotary_slot
 from trainer.model.sharding import describe_parameters
 from trainer.model.split import fill_split_slot
+
+
+class GPT(GPTModel):
+    """Megatron-Core's model, with our cross entropy."""
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
+        losses = vocab_parallel_cross_entropy(logits, labels.transpose(0, 1), group=self.pg_collection.tp)
+        return losses.transpose(0, 1).contiguous()
 
 
 def build_transformer_config(
@@ -89,7 +99,7 @@ def build_model_chunks(
         is_first = pp_rank == 0 and chunk == 0
         is_last = pp_rank == pp_size - 1 and chunk == (vp_size or 1) - 1
         chunks.append(
-            GPTModel(
+            GPT(
                 config=transformer_config,
                 transformer_layer_spec=build_block_submodules(
                     transformer_config, implementation=model.transformer_impl, pp_rank=pp_rank, vp_stage=vp_stage

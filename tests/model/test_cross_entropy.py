@@ -1,0 +1,47 @@
+"""Cross entropy over a shared vocabulary against torch's own, on one rank and on two."""
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn import functional
+
+from tests.distributed.harness import run_distributed
+from trainer.model import cross_entropy
+from trainer.model.cross_entropy import vocab_parallel_cross_entropy
+
+SEQUENCE, BATCH, VOCABULARY = 7, 3, 40
+
+
+def compare(dtype: torch.dtype, offset: float) -> None:
+    """Loss and gradient of this rank's columns, with several chunks, and logits far from zero."""
+    cross_entropy.CHUNK_BYTES = 4 * VOCABULARY * 4
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    generator = torch.Generator().manual_seed(1)
+    logits = (torch.randn(SEQUENCE, BATCH, VOCABULARY, generator=generator) * 5 + offset).to(dtype)
+    targets = torch.randint(0, VOCABULARY, (SEQUENCE, BATCH), generator=generator)
+    weights = torch.rand(SEQUENCE, BATCH, generator=generator)
+    whole = logits.float().clone().requires_grad_()
+    expected = functional.cross_entropy(whole.view(-1, VOCABULARY), targets.view(-1), reduction="none")
+    (expected * weights.view(-1)).sum().backward()
+    assert whole.grad is not None
+    part = slice(rank * VOCABULARY // size, (rank + 1) * VOCABULARY // size)
+    local = logits[..., part].clone().requires_grad_()
+    losses = vocab_parallel_cross_entropy(local, targets, group=distributed.group.WORLD)
+    (losses * weights).sum().backward()
+    assert losses.dtype is torch.float32 and local.grad is not None
+    torch.testing.assert_close(losses.view(-1), expected, rtol=1e-5, atol=1e-5)
+    # The gradient is rounded once to the format of the logits.
+    tolerance = 1e-6 if dtype is torch.float32 else 4e-3
+    torch.testing.assert_close(local.grad.float(), whole.grad[..., part], rtol=tolerance, atol=tolerance)
+
+
+def compare_all() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        compare(dtype, 0.0)
+    compare(torch.float32, 300.0)
+    compare(torch.float32, -300.0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_it_is_torchs_cross_entropy(world_size: int) -> None:
+    run_distributed(compare_all, world_size)
