@@ -53,23 +53,23 @@ class _CrossEntropy(torch.autograd.Function):
             sums = torch.stack([total * (maximum - highest).exp_(), chosen])
             distributed.all_reduce(sums, group=group)
             maximum, (total, chosen) = highest, sums
-        log_total = maximum + total.log()
-        ctx.save_for_backward(logits, log_total, columns, is_here)
-        return (log_total - chosen).view(targets.shape)
+        # The maximum stays apart from the logarithm: their sum would lose digits where logits are large.
+        ctx.save_for_backward(logits, maximum, total, columns, is_here)
+        return (total.log() + (maximum - chosen)).view(targets.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        logits, log_total, columns, is_here = ctx.saved_tensors
+        logits, maximum, total, columns, is_here = ctx.saved_tensors
         rows = logits.reshape(-1, logits.shape[-1])
-        scale = gradient.reshape(-1, 1).float()
+        scale = gradient.reshape(-1).float()
+        softmax_scale, target_gradient = scale / total, torch.where(is_here, -scale, 0.0)
         result = torch.empty_like(rows)
         for part in _parts(rows):
             place = result[part]
             # fp32 is worked out where it belongs; other formats are rounded once, at the end.
             values = place if place.dtype is torch.float32 else torch.empty_like(place, dtype=torch.float32)
-            torch.sub(rows[part], log_total[part, None], out=values).exp_()
-            values.scatter_add_(1, columns[part, None], -is_here[part, None].float())
-            values.mul_(scale[part])
+            torch.sub(rows[part], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
+            values.scatter_add_(1, columns[part, None], target_gradient[part, None])
             if values is not place:
                 place.copy_(values)
         return result.view(logits.shape), None, None
