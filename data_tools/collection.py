@@ -9,11 +9,11 @@ import numpy as np
 from data_tools.config import DataPrepConfig
 from data_tools.decontamination import EvaluationTexts
 from data_tools.ledger import FileLedger, Ledger
-from data_tools.reading import TEXT_HASH_BYTES, BatchHeader, BatchResult, FileResult, Offer, serve_reading
+from data_tools.reading import TEXT_HASH_BYTES, Answer, BatchHeader, BatchResult, FileResult, Offer, serve_reading
 from data_tools.sources import InputFile
 from data_tools.spool import NOWHERE, SpoolPlace
 from data_tools.stage_progress import StageProgress
-from data_tools.workers import WorkerPool
+from data_tools.workers import WorkerDiedError, WorkerPool
 
 BATCHES_WAITING_PER_WORKER = 2
 
@@ -61,10 +61,17 @@ class _FileState:
     bytes_read: int = 0
     last_outcomes: tuple[SpoolPlace, ...] = ()
     """Where the outcomes lie of records behind the last batch."""
+    num_offered: int = 0
+    """Batches that its reader has cut so far."""
+    is_at_batch: bool = False
+    """Whether its reader goes through the last of them itself."""
+    taken: set[int] = field(default_factory=set)
+    """Numbers of the batches that were gone through, or are in the hands of this process or another worker."""
 
     def add(self, result: BatchResult) -> None:
         """Take a batch's result, in any order."""
         self.results[result.header.number] = result
+        self.taken.add(result.header.number)
         while self.num_merged in self.results:
             self.ledger.add(self.results[self.num_merged].ledger)
             self.num_merged += 1
@@ -95,6 +102,14 @@ def collect_documents(
     return _join(states)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _HandedBatch:
+    """A batch that waits for a worker, or that one is at."""
+
+    header: BatchHeader
+    content: bytes
+
+
 class _Dispatcher:
     """Decides which worker does what; see data_tools/reading.py for the conversation."""
 
@@ -104,57 +119,93 @@ class _Dispatcher:
         self._states, self._pool, self._progress = states, pool, progress
         self._num_workers = num_workers
         self._unread = deque(states)
-        self._waiting: deque[tuple[BatchHeader, bytes]] = deque()
-        self._idle = set(range(num_workers))
+        self._waiting: deque[_HandedBatch] = deque()
+        self._work: dict[int, _FileState | _HandedBatch] = {}
+        """What each worker that is not idle is at."""
         self._reader_ledgers: dict[int, Ledger] = {}
         self._bytes_read = 0
 
     def run(self) -> None:
         """Until everything is read and gone through."""
         self._assign()
-        while len(self._idle) < self._num_workers:
+        while self._work:
             for worker, message in self._pool.wait():
-                self._handle(worker, message)
+                try:
+                    self._handle(worker, message)
+                except WorkerDiedError as death:
+                    self._replace(death)
             self._assign()
         for index, ledger in self._reader_ledgers.items():
             self._states[index].ledger.add(ledger)
 
     def _assign(self) -> None:
-        while self._idle and (self._waiting or self._unread):
-            worker = min(self._idle)
-            self._idle.remove(worker)
-            if self._waiting:
-                header, batch = self._waiting.popleft()
-                self._pool.tasks[worker] = self._describe(header)
-                self._pool.send(worker, header)
-                self._pool.send_bytes(worker, batch)
-            else:
-                file = self._unread.popleft().file
-                self._pool.tasks[worker] = file.path
-                self._pool.send(worker, file)
+        idle = [worker for worker in range(self._num_workers) if worker not in self._work]
+        for worker in idle:
+            if not self._waiting and not self._unread:
+                return
+            work = self._work[worker] = self._waiting.popleft() if self._waiting else self._unread.popleft()
+            try:
+                if isinstance(work, _HandedBatch):
+                    self._pool.tasks[worker] = self._describe(work.header)
+                    self._pool.send(worker, work.header)
+                    self._pool.send_bytes(worker, work.content)
+                else:
+                    self._pool.tasks[worker] = work.file.path
+                    self._pool.send(worker, work.file)
+            except WorkerDiedError as death:
+                self._replace(death)
 
-    def _handle(self, worker: int, message: Offer | BatchResult | FileResult) -> None:
+    def _replace(self, death: WorkerDiedError) -> None:
+        """Put the work of a dead worker back to where the next one takes it from."""
+        if self._pool.is_gone(death):
+            return
+        work = self._work.pop(death.worker, None)
+        if isinstance(work, _HandedBatch):
+            self._waiting.appendleft(work)
+            name = f"batch {work.header.number} of file {work.header.file}"
+        elif work is not None:
+            self._unread.appendleft(work)
+            state = f"batch {work.num_offered - 1}" if work.is_at_batch else f"reading behind {work.num_offered}"
+            name = f"{state} of file {work.file.index}"
+            work.is_at_batch, work.num_offered = False, 0
+        self._pool.replace(death, work=name if work is not None else None)
+
+    def _handle(self, worker: int, message: Offer | BatchResult | FileResult | WorkerDiedError) -> None:
+        if isinstance(message, WorkerDiedError):
+            raise message
         if isinstance(message, Offer):
-            self._note_bytes(message.header.file, message.bytes_read)
-            room = BATCHES_WAITING_PER_WORKER * self._num_workers - len(self._waiting)
-            is_wanted = self._num_workers > 1 and not self._unread and room > 0
-            if not is_wanted:
-                self._pool.tasks[worker] = self._describe(message.header)
-            self._pool.send(worker, is_wanted)
-            if is_wanted:
-                self._waiting.append((message.header, self._pool.receive_bytes(worker)))
-                self._assign()
-        elif isinstance(message, BatchResult):
+            self._answer(worker, message)
+            return
+        work = self._work[worker]
+        if isinstance(message, BatchResult):
             self._states[message.header.file].add(message)
-            if message.is_own:
-                self._pool.tasks[worker] = self._states[message.header.file].file.path
-            else:
-                self._idle.add(worker)
+            if not message.is_own:
+                del self._work[worker]
+            elif isinstance(work, _FileState):
+                work.is_at_batch = False
+                self._pool.tasks[worker] = work.file.path
         else:
             self._note_bytes(message.file, message.bytes_read)
             self._reader_ledgers[message.file] = message.ledger
             self._states[message.file].last_outcomes = message.outcomes
-            self._idle.add(worker)
+            del self._work[worker]
+
+    def _answer(self, worker: int, offer: Offer) -> None:
+        header, state = offer.header, self._states[offer.header.file]
+        self._note_bytes(header.file, offer.bytes_read)
+        state.num_offered = header.number + 1
+        room = BATCHES_WAITING_PER_WORKER * self._num_workers - len(self._waiting)
+        if header.number in state.taken:
+            self._pool.send(worker, Answer.SKIP)
+        elif self._num_workers > 1 and not self._unread and room > 0:
+            self._pool.send(worker, Answer.SEND)
+            self._waiting.append(_HandedBatch(header=header, content=self._pool.receive_bytes(worker)))
+            state.taken.add(header.number)
+            self._assign()
+        else:
+            state.is_at_batch = True
+            self._pool.tasks[worker] = self._describe(header)
+            self._pool.send(worker, Answer.KEEP)
 
     def _note_bytes(self, file: int, bytes_read: int) -> None:
         state = self._states[file]

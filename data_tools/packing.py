@@ -24,7 +24,7 @@ from data_tools.record_table import (
 from data_tools.selection import SPLITS, Fate
 from data_tools.spool import CleanDocument, SpoolPlace, read_batch, read_outcomes
 from data_tools.stage_progress import Mode, StageProgress
-from data_tools.workers import PreparationError, WorkerPool
+from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
 from trainer.data.index_format import ShardWriter, token_dtype
 from trainer.data.tokenizer import Tokenizer
 
@@ -153,22 +153,38 @@ def _build_tasks(collection: Collection, fates: np.ndarray, firsts: np.ndarray |
 
 def _run_in_order(pool: WorkerPool, tasks: list[PackTask], *, num_workers: int) -> Iterator[PackedBatch]:
     """Hand out the tasks; yield the results in the order of the tasks, as soon as they are there."""
-    idle = set(range(num_workers))
     assigned: dict[int, int] = {}
     results: dict[int, PackedBatch] = {}
+    again: list[int] = []
     next_task = next_result = 0
+
+    def replace(death: WorkerDiedError) -> None:
+        if not pool.is_gone(death):
+            work = assigned.pop(death.worker, None)
+            pool.replace(death, work=work)
+            if work is not None:
+                again.append(work)
+
     while next_result < len(tasks):
-        while idle and next_task < min(len(tasks), next_result + BATCHES_AHEAD_PER_WORKER * num_workers):
-            worker = min(idle)
-            idle.remove(worker)
-            assigned[worker] = next_task
-            pool.tasks[worker] = f"tokenizing documents of {tasks[next_task].file}"
-            pool.send(worker, tasks[next_task])
-            next_task += 1
+        for worker in [worker for worker in range(num_workers) if worker not in assigned]:
+            if again:
+                number = again.pop()
+            elif next_task < min(len(tasks), next_result + BATCHES_AHEAD_PER_WORKER * num_workers):
+                number, next_task = next_task, next_task + 1
+            else:
+                break
+            assigned[worker] = number
+            pool.tasks[worker] = f"tokenizing documents of {tasks[number].file}"
+            try:
+                pool.send(worker, tasks[number])
+            except WorkerDiedError as death:
+                replace(death)
         if next_result not in results:
             for worker, result in pool.wait():
-                results[assigned.pop(worker)] = result
-                idle.add(worker)
+                if isinstance(result, WorkerDiedError):
+                    replace(result)
+                else:
+                    results[assigned.pop(worker)] = result
         while next_result in results:
             yield results.pop(next_result)
             next_result += 1

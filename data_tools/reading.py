@@ -9,6 +9,7 @@ import hashlib
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -44,9 +45,20 @@ class BatchHeader:
     """Where the reader's outcomes lie of the records before the last."""
 
 
+class Answer(Enum):
+    """What to do with a batch that is offered."""
+
+    SEND = auto()
+    """Send it to the parent, for another worker."""
+    KEEP = auto()
+    """Go through it here."""
+    SKIP = auto()
+    """Forget it: the file is read again because a worker died, and this batch was taken care of before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Sent by the worker that reads a file; the answer says whether to send the batch, or to go through it here."""
+    """Sent by the worker that reads a file, which waits for an `Answer`."""
 
     header: BatchHeader
     bytes_read: int
@@ -124,10 +136,11 @@ def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extracto
                 outcomes=outcomes.take(),
             )
             connection.send(Offer(header=header, bytes_read=stream.bytes_read))
-            if connection.recv():
-                connection.send_bytes(pickle.dumps(batch, protocol=5))
-            else:
-                connection.send(extractor.run(header, batch, is_own=True))
+            match connection.recv():
+                case Answer.SEND:
+                    connection.send_bytes(pickle.dumps(batch, protocol=5))
+                case Answer.KEEP:
+                    connection.send(extractor.run(header, batch, is_own=True))
         bytes_read = stream.bytes_read
     ledger.outcomes = []
     connection.send(

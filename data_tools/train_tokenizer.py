@@ -14,7 +14,7 @@ from data_tools.collection import SpooledBatch
 from data_tools.config import TokenizerConfig
 from data_tools.spool import SpoolPlace, read_batch
 from data_tools.stage_progress import Mode, StageProgress
-from data_tools.workers import PreparationError, WorkerPool
+from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
 
 MAX_SENTENCE_BYTES = 4192
 """SentencePiece leaves longer lines out, so they are cut."""
@@ -57,9 +57,12 @@ def train_tokenizer(
         num_lines: int | None = 0
         while num_lines is not None:
             progress.update(num_lines)
-            for _, num_lines in pool.wait(timeout_seconds=1.0):
-                if num_lines is None:
-                    return
+            for _, message in pool.wait(timeout_seconds=1.0):
+                if isinstance(message, WorkerDiedError):
+                    pool.replace(message, work="training")
+                    pool.tasks[0] = "the training of the tokenizer"
+                    message = 0
+                num_lines = message
 
 
 def find_unknown_id(path: str | Path) -> int | None:

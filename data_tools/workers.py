@@ -1,16 +1,18 @@
-"""Worker processes that ask for work one message at a time; a dead one ends the run with the name of its input.
+"""Worker processes that ask for work one message at a time; a dead one is replaced, and its work is done again, once.
 
 A worker only speaks when it is spoken to, or says that it waits for the next message; so neither side ever blocks on a
 full pipe while the other does the same.
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -19,10 +21,22 @@ from typing import Any
 
 SHUTDOWN_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
+MAX_DEATHS = 2
+"""Of workers at one piece of work."""
+
+logger = logging.getLogger(__name__)
 
 
 class PreparationError(Exception):
     """The preparation cannot go on; its message is for the user."""
+
+
+class WorkerDiedError(PreparationError):
+    """A worker process ended before it was told to."""
+
+    def __init__(self, message: str, *, worker: int, pid: int) -> None:
+        super().__init__(message)
+        self.worker, self.pid = worker, pid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +49,8 @@ class _Failure:
 
 
 Serve = Callable[..., None]
-"""Takes a `Connection`, the worker's number and the pool's arguments; returns when it is sent None."""
+"""Takes a `Connection`, a number that no other process of the pool has or had, and the pool's arguments; returns when
+it is sent None."""
 
 
 class WorkerPool:
@@ -56,25 +71,57 @@ class WorkerPool:
         memory_hint: str = "use fewer data_prep.num_workers",
     ) -> None:
         self._memory_hint = memory_hint
-        # spawn: a fork would copy locks that other threads (progress bars) hold.
-        context = get_context("spawn")
-        self._connections: list[Connection] = []
-        self._processes: list[Any] = []
+        self._serve, self._arguments = serve, arguments
+        self._num_started = 0
+        self._deaths: Counter[Hashable] = Counter()
+        self._has_spoken = [False] * num_workers
         self.tasks = ["its start"] * num_workers
         """What each worker is at, in words, for messages about its end."""
-        for number in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_run, args=(serve, theirs, number, arguments), daemon=True)
-            # Ctrl-C reaches the whole group, and the parent alone acts on it. A new process inherits the mask, so that
-            # it holds before its first line runs; here the signal is only put off.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+        started = [self._start() for _ in range(num_workers)]
+        self._processes = [process for process, _ in started]
+        self._connections = [ours for _, ours in started]
+
+    def _start(self) -> tuple[Any, Connection]:
+        # spawn: a fork would copy locks that other threads (progress bars) hold.
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (self._serve, theirs, self._num_started, self._arguments)
+        process = context.Process(target=_run, args=arguments, daemon=True)
+        self._num_started += 1
+        # Ctrl-C reaches the whole group, and the parent alone acts on it. A new process inherits the mask, so that it
+        # holds before its first line runs; here the signal is only put off.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        return process, ours
+
+    def is_gone(self, death: WorkerDiedError) -> bool:
+        """Whether a death is that of a process that was replaced already."""
+        return bool(self._processes[death.worker].pid != death.pid)
+
+    def replace(self, death: WorkerDiedError, *, work: Hashable) -> None:
+        """Start a process in place of a dead one.
+
+        Args:
+            work: what it was at; None where it waited for work.
+        Raises:
+            WorkerDiedError: it is the second death at this work.
+        """
+        worker = death.worker
+        if work is None and not self._has_spoken[worker]:
+            work = "start"
+        if work is not None:
+            self._deaths[work] += 1
+            if self._deaths[work] >= MAX_DEATHS:
+                raise WorkerDiedError(f"for the second time, {death}", worker=worker, pid=death.pid)
+        logger.warning("warning: %s; another process does it again", death)
+        self._connections[worker].close()
+        self._has_spoken[worker] = False
+        self.tasks[worker] = "its start"
+        self._processes[worker], self._connections[worker] = self._start()
 
     def send(self, worker: int, message: Any) -> None:
         """Send a message to a worker that waits for one."""
@@ -100,16 +147,19 @@ class WorkerPool:
     def wait(self, *, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
         """Wait for messages; at most one of each worker, none when the time is over.
 
+        Returns:
+            Workers with their messages; a `WorkerDiedError` in place of the message of one that is dead.
         Raises:
-            PreparationError: a worker failed or was killed.
+            PreparationError: a worker failed.
         """
         messages = []
         for ready in connection.wait(self._connections, timeout_seconds):
             worker = self._connections.index(ready)  # type: ignore[arg-type]
             try:
                 message = self._connections[worker].recv()
+                self._has_spoken[worker] = True
             except (EOFError, OSError):
-                raise self._death(worker) from None
+                message = self._death(worker)
             if isinstance(message, _Failure):
                 if message.is_expected:
                     raise PreparationError(message.message)
@@ -117,7 +167,7 @@ class WorkerPool:
             messages.append((worker, message))
         return messages
 
-    def _death(self, worker: int) -> PreparationError:
+    def _death(self, worker: int) -> WorkerDiedError:
         process = self._processes[worker]
         process.join(SHUTDOWN_SECONDS)
         code = process.exitcode
@@ -125,7 +175,8 @@ class WorkerPool:
         hint = ""
         if code == -signal.SIGKILL:
             hint = f"; if nobody killed it, the machine ran out of memory: {self._memory_hint}"
-        return PreparationError(f"worker process {process.pid} {how} at {self.tasks[worker]}{hint}")
+        message = f"worker process {process.pid} {how} at {self.tasks[worker]}{hint}"
+        return WorkerDiedError(message, worker=worker, pid=process.pid)
 
     def __enter__(self) -> "WorkerPool":
         return self

@@ -1,16 +1,20 @@
 """A trained tokenizer writes every text, gives it back, and depends on text and settings alone."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_tools import train_tokenizer as train_tokenizer_module
 from data_tools.collection import SpooledBatch
 from data_tools.config import TokenizerConfig
 from data_tools.spool import CleanDocument, SpoolWriter
-from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, split_lines, train_tokenizer
+from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, _serve_training, split_lines, train_tokenizer
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import make_text
 from trainer.data.tokenizer import Tokenizer
@@ -43,6 +47,23 @@ def test_equal_text_and_settings_give_equal_models(model_type: str, tmp_path: Pa
     pieces = models[0].with_suffix(".vocab").read_text(encoding="utf-8").splitlines()
     assert [piece.split("\t")[0] for piece in pieces[:4]] == ["<unk>", "<s>", "</s>", "<|user|>"]
     assert len(pieces) == 384
+
+
+def serve_deadly_training(connection: Any, number: int, *arguments: Any) -> None:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _serve_training(connection, number, *arguments)
+
+
+def test_a_killed_training_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [make_text(seed) for seed in range(60)]
+    models = [train(tmp_path / "calm", texts)]
+    monkeypatch.setattr(train_tokenizer_module, "_serve_training", serve_deadly_training)
+    models.append(train(tmp_path / "deadly", texts))
+    assert models[0].read_bytes() == models[1].read_bytes()
+    assert "was killed by signal 9 (SIGKILL) at the training of the tokenizer" in caplog.text
 
 
 @settings(max_examples=200)
