@@ -87,8 +87,8 @@ def _merge_tables(readers: list[ShardReader], path: Path) -> dict[str, Any]:
     for reader in readers:
         file = pq.ParquetFile(shard_file(reader.prefix, TABLE_SUFFIX))
         for batch in file.iter_batches(columns=list(DocumentOrigin._fields)):
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                writer.add(DocumentOrigin(*values))
+            for row in batch.to_pylist():
+                writer.add(DocumentOrigin(**row))
     return writer.close()
 
 

@@ -1,8 +1,10 @@
 """`python -m data_tools.merge`: all documents with their origins, or nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import REPOSITORY, run_inspect
 from trainer.common.errors import ConfigError
 from trainer.data.index_format import ShardReader
-from trainer.data.manifest import check_shard, read_manifest
+from trainer.data.manifest import check_shard, hash_file, read_manifest, write_manifest
 
 
 def run_merge(*arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -70,6 +72,20 @@ def test_shards_without_origins(tmp_path: Path) -> None:
     assert reader.num_documents == len(documents)
     for number, document in enumerate(documents):
         np.testing.assert_array_equal(reader.document(number), document)
+
+
+def test_a_table_from_before_there_was_a_column(prepared: Prepared, tmp_path: Path) -> None:
+    for suffix in (".bin", ".idx"):
+        shutil.copyfile(prepared.output / f"train{suffix}", tmp_path / f"old{suffix}")
+    table = pq.read_table(prepared.output / "train.documents.parquet")
+    pq.write_table(table.drop_columns(["language"]), tmp_path / "old.documents.parquet")
+    manifest = read_manifest(prepared.output / "train")
+    assert manifest is not None
+    path = tmp_path / "old.documents.parquet"
+    entry = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+    write_manifest(tmp_path / "old", replace(manifest, files={**manifest.files, ".documents.parquet": entry}))
+    merge_shards(str(tmp_path / "new"), [str(tmp_path / "old")])
+    assert pq.read_table(tmp_path / "new.documents.parquet").to_pylist() == table.to_pylist()
 
 
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path: Path) -> None:
