@@ -5,6 +5,7 @@ lines in the page's language that begin with a letter or a quotation mark, have 
 signs of code.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -52,6 +53,19 @@ def read_prose(samples: Path, *, languages: tuple[str, ...], max_documents: int)
             if len(lines) >= MIN_LINES and len(text) >= MIN_LINES * 2 * minimum:
                 prose[language][text] = None
     return {language: list(texts) for language, texts in prose.items()}
+
+
+def read_pages(samples: Path, *, language: str, max_documents: int) -> list[str]:
+    """Whole texts of one language out of all sample files of a directory, from each file in turn."""
+    identifier = LanguageIdentifier(LanguageConfig(identify=True))
+    files = [(path, kind) for path in sorted(samples.iterdir()) if (kind := find_kind(path))]
+    found: list[list[str]] = []
+    for path, kind in files:
+        texts = (document.text for document in _read_texts(path, kind))
+        wanted = (text for text in texts if identifier.identify(text)[0] == language)
+        found.append(list(itertools.islice(wanted, max_documents)))
+    turns = itertools.zip_longest(*found)
+    return [text for turn in turns for text in turn if text is not None][:max_documents]
 
 
 def find_kind(path: Path) -> str | None:
