@@ -21,7 +21,7 @@ from data_tools.sources import resolve_inputs
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.test_prepare import hash_files
 
-NUM_KILLED = 10
+NUM_KILLED = 7
 """Processes of each stage that kill themselves, the first ones and those that take their places."""
 
 
