@@ -111,8 +111,14 @@ def _our_step(world: World, precision: str) -> Step:
         device=world.device,
         seed=1,
     )
+    # One process has nothing to shard; in bf16 stage 1 is what keeps fp32 master weights.
+    zero_stage = 1 if precision == "bf16" else 0
     engine = DeepSpeedEngine(
-        chunks, config=DeepSpeedEngineConfig(), optimizer=OPTIMIZER, groups=world.groups, device=world.device
+        chunks,
+        config=DeepSpeedEngineConfig(zero_stage=zero_stage),
+        optimizer=OPTIMIZER,
+        groups=world.groups,
+        device=world.device,
     )
     mask = torch.ones(BATCH_SIZE, SHAPE.seq_length)
     positions = torch.arange(SHAPE.seq_length).expand(BATCH_SIZE, -1)

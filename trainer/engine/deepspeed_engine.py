@@ -42,10 +42,7 @@ class DeepSpeedEngine:
         self._groups = groups
         self._device = device
         self._num_updates = 0
-        # Over one rank there is nothing to shard, and ZeRO's copies of fp32 gradients cost a fifth of a step on a CPU.
-        # In bf16 stage 1 is what keeps fp32 master weights.
-        is_sharded = groups.dp_cp.size() > 1 or chunks[0].config.params_dtype is torch.bfloat16
-        self._zero_stage = config.zero_stage if is_sharded else 0
+        self._zero_stage = config.zero_stage
         self._parameters = describe_parameters(chunks)
         for sharded in self._parameters:
             # DeepSpeed's gradient norm counts what is `model_parallel` and not replicated: each weight once.
@@ -65,8 +62,10 @@ class DeepSpeedEngine:
             ),
             dist_init_required=False,
         )
-        # Over one rank the reduction would only copy every gradient into a flat buffer and back.
-        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1
+        # Over one rank the reduction would only copy every gradient into a flat buffer and back. In fp32 stage 1 needs
+        # it all the same: there it is what hands the gradients to the optimizer.
+        is_fp32_stage_1 = self._zero_stage == 1 and chunks[0].config.params_dtype is torch.float32
+        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1 or is_fp32_stage_1
         for chunk in chunks:
             chunk.config.finalize_model_grads_func = self._finalize_gradients
 
