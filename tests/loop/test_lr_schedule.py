@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config.optim import LrScheduleConfig
-from trainer.loop.lr_schedule import learning_rate, wsd_decay_length
+from trainer.config.plan import wsd_decay_length
+from trainer.loop.lr_schedule import learning_rate
 
 PEAK = 1e-3
 

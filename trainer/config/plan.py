@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.optim import LrScheduleConfig
 from trainer.config.schema import TrainConfig
 
 
@@ -107,5 +108,11 @@ def find_decay_steps(config: TrainConfig) -> int:
 
 def find_wsd_decay_steps(config: TrainConfig) -> int:
     """Steps of the final decay of the wsd schedule: a tenth of all unless set, and at least one."""
-    wsd_decay_steps = config.lr_schedule.wsd_decay_steps
-    return max(find_decay_steps(config) // 10, 1) if wsd_decay_steps is None else wsd_decay_steps
+    return wsd_decay_length(config.lr_schedule, train_iters=config.training.train_iters)
+
+
+def wsd_decay_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
+    """Steps of the final decay of a wsd schedule, for whoever has the schedule but not the whole configuration."""
+    if schedule.wsd_decay_steps is not None:
+        return schedule.wsd_decay_steps
+    return max((train_iters if schedule.decay_steps is None else schedule.decay_steps) // 10, 1)

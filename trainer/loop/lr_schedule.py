@@ -3,6 +3,7 @@
 import math
 
 from trainer.config.optim import LrScheduleConfig
+from trainer.config.plan import wsd_decay_length
 
 
 def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_iters: int) -> float:
@@ -24,11 +25,6 @@ def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_i
     else:
         share = _decayed_share(schedule.style, _progress(step, start=schedule.warmup_steps, end=decay_steps))
     return peak - (peak - schedule.min_lr) * share
-
-
-def wsd_decay_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
-    """Steps of the final decay of a wsd schedule."""
-    return schedule.wsd_decay_steps or max(1, (schedule.decay_steps or train_iters) // 10)
 
 
 def _progress(step: int, *, start: int, end: int) -> float:
