@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
@@ -16,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer.common.progress import PlainProgress, format_bytes, format_count, should_draw_bar
+from data_tools.stage_timings import StageTiming
+from trainer.common.progress import PlainProgress, format_amount, should_draw_bar
 
 Mode = Literal["auto", "on", "off"]
 
@@ -28,41 +30,48 @@ class StageProgress:
         title: what is being done.
         total: None where nobody knows; then only what is done is shown.
         unit: what is counted; "bytes" are written in binary units.
+        number: which of how many stages it is, such as (2, 4).
+        done_before: what an earlier run did of it.
+        on_end: is told what the stage took, if it comes to its end.
     """
 
-    def __init__(self, title: str, *, total: int | None, unit: str, mode: Mode) -> None:
-        self._unit, self._total, self._mode = unit, total, mode
+    def __init__(
+        self,
+        title: str,
+        *,
+        total: int | None,
+        unit: str,
+        mode: Mode,
+        number: tuple[int, int] | None = None,
+        done_before: int = 0,
+        on_end: Callable[[StageTiming], object] | None = None,
+    ) -> None:
+        self._title, self._unit, self._total = title, unit, total
+        self._done = self._done_before = done_before
+        self._on_end = on_end
         self._start = time.monotonic()
-        self._done = 0
         self._bar: Progress | None = None
         self._plain: PlainProgress | None = None
+        shown = title if number is None else f"{number[0]}/{number[1]} {title}"
         if should_draw_bar(mode, stream=sys.stderr):
-            columns: list[ProgressColumn] = [TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn()]
+            columns: list[ProgressColumn] = [TextColumn("{task.description:<14}"), BarColumn(), TimeElapsedColumn()]
             if total is not None:
                 columns += [TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn()]
             columns.append(TextColumn("{task.fields[rate]}"))
             self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task(title, total=total, rate="")
+            self._task = self._bar.add_task(shown, total=total, completed=done_before, rate="")
         elif mode == "auto":
-            # A plain line has whole numbers only; bytes are told in KiB there.
-            scale = 1024 if unit == "bytes" else 1
-            shown_unit = "KiB" if unit == "bytes" else unit
-            shown_total = None if total is None else total // scale
-            self._scale = scale
-            self._plain = PlainProgress(title, total=shown_total, unit=shown_unit, write=_write_line)
+            self._plain = PlainProgress(shown, total=total, unit=unit, write=_write_line, done_before=done_before)
 
     def update(self, done: int) -> None:
-        """Show that so much is done."""
+        """Show that so much is done, with what was done before."""
         self._done = done
         if self._bar is not None:
-            rate = done / max(time.monotonic() - self._start, 1e-9)
-            if self._total is None:
-                shown = format_bytes(done) if self._unit == "bytes" else f"{format_count(done)} {self._unit}"
-            else:
-                shown = f"{format_bytes(rate)}/s" if self._unit == "bytes" else f"{format_count(rate)} {self._unit}/s"
+            rate = (done - self._done_before) / max(time.monotonic() - self._start, 1e-9)
+            shown = format_amount(done, self._unit) if self._total is None else f"{format_amount(rate, self._unit)}/s"
             self._bar.update(self._task, completed=done, rate=shown)
         elif self._plain is not None:
-            self._plain.update(done // self._scale)
+            self._plain.update(done)
 
     def __enter__(self) -> "StageProgress":
         if self._bar is not None:
@@ -75,7 +84,39 @@ class StageProgress:
         if self._bar is not None:
             self._bar.stop()
         elif self._plain is not None and error is None:
-            self._plain.finish(self._done // self._scale)
+            self._plain.finish(self._done)
+        if self._on_end is not None and error is None:
+            amount = self._done - self._done_before
+            seconds = time.monotonic() - self._start
+            self._on_end(StageTiming(title=self._title, seconds=seconds, amount=amount, unit=self._unit))
+
+
+class Stages:
+    """The stages of one job: numbers them on the screen, and remembers how long each took.
+
+    Args:
+        num_stages: how many there will be.
+        mode: when to draw bars.
+    """
+
+    def __init__(self, *, num_stages: int, mode: Mode) -> None:
+        self._num_stages, self._mode = num_stages, mode
+        self._num_begun = 0
+        self.timings: list[StageTiming] = []
+        """Of the stages that came to their end."""
+
+    def begin(self, title: str, *, total: int | None, unit: str, done_before: int = 0) -> StageProgress:
+        """The progress of the next stage."""
+        self._num_begun += 1
+        return StageProgress(
+            title,
+            total=total,
+            unit=unit,
+            mode=self._mode,
+            number=(self._num_begun, self._num_stages),
+            done_before=done_before,
+            on_end=self.timings.append,
+        )
 
 
 def _write_line(line: str) -> None:

@@ -4,7 +4,14 @@ import io
 
 import pytest
 
-from trainer.common.progress import PlainProgress, format_bytes, format_count, format_duration, should_draw_bar
+from trainer.common.progress import (
+    PlainProgress,
+    format_amount,
+    format_bytes,
+    format_count,
+    format_duration,
+    should_draw_bar,
+)
 
 
 class Terminal(io.StringIO):
@@ -49,18 +56,59 @@ def test_auto_draws_a_bar_on_a_terminal_only() -> None:
     assert not should_draw_bar("off", stream=Terminal())
 
 
-def test_plain_progress_writes_a_line_per_interval_and_a_closing_one() -> None:
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(1536, "bytes", "1.50 KiB"), (0.5, "pages", "0.50 pages"), (2400, "lines", "2.40k lines")],
+)
+def test_format_amount(value: float, unit: str, text: str) -> None:
+    assert format_amount(value, unit) == text
+
+
+class Clock:
     now = 0.0
-    lines: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain_lines(*, total: int | None, unit: str, per_second: int, seconds: int, done_before: int = 0) -> list[str]:
+    """What a job of constant speed writes, updated each second."""
+    clock, lines = Clock(), list[str]()
     progress = PlainProgress(
-        "crawl", total=100, unit="pages", write=lines.append, interval_seconds=5.0, clock=lambda: now
+        "work", total=total, unit=unit, write=lines.append, done_before=done_before, interval_seconds=5.0, clock=clock
     )
-    for second in range(1, 13):
-        now = float(second)
-        progress.update(second * 2)
-    progress.finish(24)
-    assert lines == [
-        "crawl: 10/100 pages, 2 pages/s, 5.0 s",
-        "crawl: 20/100 pages, 2 pages/s, 10.0 s",
-        "crawl: 24/100 pages, 2 pages/s, 12.0 s, done",
+    for second in range(1, seconds + 1):
+        clock.now = float(second)
+        progress.update(done_before + second * per_second)
+    progress.finish(done_before + seconds * per_second)
+    return lines
+
+
+def test_plain_progress_writes_a_line_per_interval_and_a_closing_one() -> None:
+    assert plain_lines(total=100, unit="pages", per_second=2, seconds=12) == [
+        "work: 10/100 pages (10%), 2 pages/s, 5.0 s, 45.0 s left",
+        "work: 20/100 pages (20%), 2 pages/s, 10.0 s, 40.0 s left",
+        "work: 24/100 pages (24%), 2 pages/s, 12.0 s, done",
     ]
+
+
+def test_plain_progress_writes_bytes_in_binary_units() -> None:
+    assert plain_lines(total=2**30, unit="bytes", per_second=3 * 2**20, seconds=5) == [
+        "work: 15.0 MiB/1.00 GiB (1%), 3.00 MiB/s, 5.0 s, 5:36 left",
+        "work: 15.0 MiB/1.00 GiB (1%), 3.00 MiB/s, 5.0 s, done",
+    ]
+
+
+def test_plain_progress_tells_no_time_left_that_nobody_can_know() -> None:
+    assert (
+        plain_lines(total=None, unit="lines", per_second=1000, seconds=5)[0] == "work: 5000 lines, 1.00k lines/s, 5.0 s"
+    )
+    assert plain_lines(total=10, unit="lines", per_second=0, seconds=5)[0] == "work: 0/10 lines (0%), 0 lines/s, 5.0 s"
+    # More than was expected, and nothing expected at all.
+    assert "left" not in plain_lines(total=10, unit="lines", per_second=3, seconds=5)[0]
+    assert plain_lines(total=0, unit="lines", per_second=0, seconds=5)[0] == "work: 0/0 lines, 0 lines/s, 5.0 s"
+
+
+def test_what_was_done_before_does_not_count_for_the_speed() -> None:
+    lines = plain_lines(total=1000, unit="pages", per_second=10, seconds=5, done_before=500)
+    assert lines[0] == "work: 550/1000 pages (55%), 10 pages/s, 5.0 s, 45.0 s left"

@@ -36,8 +36,21 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole_seconds:02d}" if hours else f"{minutes}:{whole_seconds:02d}"
 
 
+def format_amount(value: float, unit: str) -> str:
+    """Write how much of something there is: 1.50 MiB where the unit is "bytes", else 1.23k pages."""
+    return format_bytes(value) if unit == "bytes" else f"{format_count(value)} {unit}"
+
+
 class PlainProgress:
-    """One line every few seconds for output that is no terminal (a log file, a batch job)."""
+    """One line every few seconds for output that is no terminal (a log file, a batch job).
+
+    A line tells how much is done, how fast, for how long, and how long the rest takes at that speed.
+
+    Args:
+        total: None where nobody knows; then neither the share nor the time left is told.
+        unit: what is counted; "bytes" are written in binary units.
+        done_before: how much was done before this object was made, which says nothing about the speed.
+    """
 
     def __init__(
         self,
@@ -46,10 +59,12 @@ class PlainProgress:
         total: int | None,
         unit: str,
         write: Callable[[str], object],
+        done_before: int = 0,
         interval_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._title, self._total, self._unit, self._write = title, total, unit, write
+        self._done_before = done_before
         self._interval_seconds, self._clock = interval_seconds, clock
         self._start = self._last = clock()
 
@@ -58,19 +73,33 @@ class PlainProgress:
         now = self._clock()
         if now - self._last >= self._interval_seconds:
             self._last = now
-            self._write(self._line(done, now))
+            rate = self._rate(done, now)
+            is_left = self._total is not None and rate > 0 and done < self._total
+            left = f", {format_duration(((self._total or 0) - done) / rate)} left" if is_left else ""
+            self._write(self._line(done, now) + left)
 
     def finish(self, done: int) -> None:
         """Write the closing line."""
         self._write(f"{self._line(done, self._clock())}, done")
 
     def _line(self, done: int, now: float) -> str:
-        elapsed = max(now - self._start, 1e-9)
-        of_total = f"/{self._total}" if self._total is not None else ""
         return (
-            f"{self._title}: {done}{of_total} {self._unit}, {format_count(done / elapsed)} {self._unit}/s,"
-            f" {format_duration(elapsed)}"
+            f"{self._title}: {self._amount(done)}, {format_amount(self._rate(done, now), self._unit)}/s,"
+            f" {format_duration(now - self._start)}"
         )
+
+    def _amount(self, done: int) -> str:
+        """What is done: bytes rounded, everything else to the last one."""
+        is_bytes = self._unit == "bytes"
+        shown = format_bytes(done) if is_bytes else str(done)
+        if self._total is not None:
+            shown += f"/{format_bytes(self._total) if is_bytes else self._total}"
+        unit = "" if is_bytes else f" {self._unit}"
+        share = f" ({min(done / self._total, 1):.0%})" if self._total else ""
+        return f"{shown}{unit}{share}"
+
+    def _rate(self, done: int, now: float) -> float:
+        return (done - self._done_before) / max(now - self._start, 1e-9)
 
 
 def _three_digits(value: float) -> str:
