@@ -32,6 +32,8 @@ class RecordRow(NamedTuple):
     title: str
     text_hash: str | None
     """Of the cleaned text, where it got so far."""
+    language: str = ""
+    """fastText's code; empty where nothing identified it, or before there was such a column."""
 
 
 _ROW_FIELDS = [
@@ -43,6 +45,7 @@ _ROW_FIELDS = [
     pa.field("url", pa.string(), nullable=False),
     pa.field("title", pa.string(), nullable=False),
     pa.field("text_hash", pa.string()),
+    pa.field("language", pa.string(), nullable=False),
 ]
 _FILE_FIELDS = [pa.field("source", pa.string(), nullable=False), pa.field("file", pa.string(), nullable=False)]
 SCHEMA = pa.schema([*_FILE_FIELDS, *_ROW_FIELDS])

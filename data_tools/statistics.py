@@ -1,11 +1,13 @@
 """stats.json: what a preparation consists of, for programs; and the summary that a person reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.packing import SplitResult
+from data_tools.split_statistics import SplitStatistics
 from trainer.common.progress import format_count
 
 STATS_VERSION = 1
@@ -27,8 +29,18 @@ def compute_unigram_entropy(counted: np.ndarray, *, under: np.ndarray) -> float 
     return float(-(counted * log_probabilities).sum() / counted.sum())
 
 
-def build_stats(results: dict[str, SplitResult], *, unknown_id: int | None) -> dict[str, Any]:
-    """Put together what stats.json holds; docs/data_preparation.md says what each key means."""
+def build_stats(
+    results: dict[str, SplitResult],
+    *,
+    unknown_id: int | None,
+    statistics: Mapping[str, SplitStatistics] | None = None,
+) -> dict[str, Any]:
+    """Put together what stats.json holds; docs/data_preparation.md says what each key means.
+
+    Args:
+        unknown_id: the token that stands for what the tokenizer cannot write.
+        statistics: split -> what its documents look like; where there is none, stats.json is silent about it.
+    """
     train = results["train"].token_counts
     stats: dict[str, Any] = {"version": STATS_VERSION, "vocab_size": len(train)}
     for name, result in results.items():
@@ -41,6 +53,8 @@ def build_stats(results: dict[str, SplitResult], *, unknown_id: int | None) -> d
             "num_unknown_tokens": int(result.token_counts[unknown_id]) if unknown_id is not None else 0,
             "num_distinct_tokens": int(np.count_nonzero(result.token_counts)),
         }
+        if statistics is not None and name in statistics:
+            stats[name] |= statistics[name].to_dict()
     stats["unigram_entropy_nats"] = stats["validation"]["unigram_entropy_nats"]
     return stats
 

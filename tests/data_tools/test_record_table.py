@@ -44,6 +44,15 @@ def test_the_file_does_not_depend_on_the_batches(tmp_path: Path) -> None:
     assert (found[0].source, found[0].file) == ("s", "f")
 
 
+def test_a_table_from_before_there_were_languages(tmp_path: Path) -> None:
+    write(tmp_path / "new.parquet", [3])
+    table = pq.read_table(tmp_path / "new.parquet")
+    assert table.column("language").to_pylist() == ["", "", ""], "where a caller tells none"
+    pq.write_table(table.drop_columns("language"), tmp_path / "old.parquet")
+    found = list(find_records(tmp_path / "old.parquet", column="url", value="u1"))
+    assert [(each.row.record, each.row.language) for each in found] == [(1, "")]
+
+
 def test_an_empty_table(tmp_path: Path) -> None:
     write(tmp_path / "empty.parquet", [])
     assert pq.read_table(tmp_path / "empty.parquet").num_rows == 0
@@ -65,7 +74,7 @@ def test_rows_that_differ_from_the_ledger_are_named(tmp_path: Path) -> None:
 
 
 def test_outcomes_stay_in_order_on_their_way_over_the_disk(tmp_path: Path) -> None:
-    spooled = SpooledOutcomes(SpoolWriter(tmp_path, worker=0, name=OUTCOMES_NAME))
+    spooled = SpooledOutcomes(SpoolWriter(tmp_path, spool="0", name=OUTCOMES_NAME))
     ledger = Ledger(outcomes=spooled)
     total = SpooledOutcomes.MAX_IN_MEMORY * 2 + 3
     for record in range(total):
