@@ -18,23 +18,40 @@ class SourceConfig:
 
     name: str
     """Name of the source in the ledger and in the document tables."""
-    kind: Literal["warc", "wikipedia", "jsonl", "text"]
-    """warc: web archives (.warc, .warc.gz, .wet); wikipedia: a pages-articles dump (.xml, .bz2, .gz); jsonl: one JSON
-    object a line; text: plain text. Compression (gzip, bzip2, xz, zstd) is recognised by content."""
+    kind: Literal["warc", "wikipedia", "jsonl", "parquet", "text"]
+    """warc: web archives (.warc, .wet, .arc); wikipedia: a dump of pages (.xml); jsonl: one JSON object a line;
+    parquet: one document a row; text: plain text. Compression (gzip, bzip2, xz, zstd) is recognised by content."""
     paths: list[str]
     """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens."""
     text_field: str = "text"
-    """jsonl: key of the text."""
+    """jsonl, parquet: key or column of the text."""
     id_field: str = "id"
-    """jsonl: key of the document's identifier; a record without it gets none."""
+    """jsonl, parquet: key or column of the document's identifier; a record without it gets none."""
     url_field: str = "url"
-    """jsonl: key of the document's address."""
+    """jsonl, parquet: key or column of the document's address."""
     title_field: str = "title"
-    """jsonl: key of the document's title."""
+    """jsonl, parquet: key or column of the document's title."""
     split_text: Literal["file", "paragraph", "line"] = "file"
     """text: what one document is: a whole file, a run of lines without a blank one, or a line."""
+    wrong_digests: Literal["keep", "fail"] = "keep"
+    """warc: what becomes of records whose content does not have the digest that their header names. keep: they are
+    read like others, with the note digest_wrong in the ledger, since some writers take the digest before an encoding is
+    undone; fail: they count as records that could not be read."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """Options for fsspec, such as {anon: true} for public S3 buckets."""
+    max_retries: int = 6
+    """http(s): new attempts in a row, without a byte more, before a file's rest is given up. Broken connections go on
+    where they broke."""
+    retry_seconds: float = 1.0
+    """http(s): pause before the first new attempt; each one is twice as long, up to a minute. A server's Retry-After
+    comes before it."""
+    skip_unreadable: bool = False
+    """Begin although files that are named cannot be read (missing, forbidden, no answer): each counts as one failed
+    record. false refuses to begin. A file that becomes unreadable later counts as failed either way."""
+
+
+SOURCE_FIELDS_WITHOUT_EFFECT = ("storage_options", "max_retries", "retry_seconds", "skip_unreadable")
+"""Fields of a source that say how its files are reached, not what is in them; storage_options may hold credentials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +135,20 @@ class NearDuplicatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineDuplicatesConfig:
+    """Removing lines that stand in an earlier document already, across all files and sources, as CCNet does.
+
+    Lines are compared without regard to case, digits and punctuation, after documents were dropped as duplicates. The
+    first document with a line keeps it. What is left of a document must have cleaning.min_characters.
+    """
+
+    is_enabled: bool = False
+    """Whether repeated lines are removed."""
+    min_characters: int = 20
+    """Lines with fewer letters and digits stay: they repeat by chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecontaminationConfig:
     """Dropping documents that hold a piece of the texts in data_prep.evaluations, without regard to case and
     punctuation."""
@@ -145,10 +176,14 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """The SentencePiece tokenizer: trained on the documents, or given."""
+    """The tokenizer: a SentencePiece model trained on the documents, or the one that is given (docs/tokenizer.md)."""
 
     path: str | None = None
-    """An existing SentencePiece .model; null trains one."""
+    """An existing SentencePiece .model, or a tokenizer.json of Hugging Face's tokenizers; null trains a SentencePiece
+    model."""
+    eos_token: str | None = None
+    """The token of a given tokenizer.json that ends a document; null takes the one that the tokenizer_config.json beside
+    it names, else a usual one such as </s> or <|endoftext|>."""
     model_type: Literal["unigram", "bpe"] = "unigram"
     """unigram tokenizes about five times as fast; bpe trains about ten times as fast."""
     vocab_size: int = 32000
@@ -157,12 +192,70 @@ class TokenizerConfig:
     """The vocabulary is a multiple of this, so that tensor parallelism can divide it."""
     character_coverage: float = 0.9995
     """Share of all characters that get their own piece; the rest is written in bytes."""
+    split_digits: bool = True
+    """Each digit is a piece of its own, so that a number is always written in the same way; false also takes frequent
+    numbers as pieces."""
     sample_characters: int = 100_000_000
     """Most characters of training documents that the tokenizer is trained on; whole documents are sampled."""
+    sampling_exponent: float = 1.0
+    """A language with a share s of all characters gets a share of the sample in proportion to s to this power: 1 takes
+    languages as they are, 0 gives each the same; XLM-R and mT5 use 0.3. Less than 1 needs language.identify."""
     special_tokens: list[str] = field(default_factory=list)
-    """Further pieces that are never split, such as chat markers."""
+    """Tokens that no text gives, whatever it spells, such as chat markers ["<|im_start|>", "<|im_end|>"]: programs put
+    them in by their ids (SentencePiece's control symbols)."""
+    user_defined_symbols: list[str] = field(default_factory=list)
+    """Pieces that are never split wherever a text spells them; so anybody's text can give them."""
+    num_reserved_tokens: int = 0
+    """So many special tokens <|reserved_0|>, <|reserved_1|>, ... for uses that are not known yet."""
     num_threads: int = 8
     """Threads of the training. Part of the result: sums are split over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """Jobs of the executor slurm; slurm/data_prep.sbatch is their script."""
+
+    partition: str | None = None
+    """Where they run; null takes the cluster's default."""
+    account: str | None = None
+    """Whom they are charged to."""
+    qos: str | None = None
+    """Their quality of service."""
+    time_limit: str = "12:00:00"
+    """Of each job, as sbatch writes it; a job that runs out of it loses little: run the same command again."""
+    cpus_per_task: int = 8
+    """CPUs of each job, and worker processes unless num_workers says otherwise."""
+    memory: str | None = None
+    """Of each job, such as 32G."""
+    max_array_size: int = 1000
+    """More shares are submitted as several job arrays; the cluster's MaxArraySize (scontrol show config)."""
+    max_running: int | None = None
+    """Jobs of an array that run at a time; null sets no limit."""
+    directives: list[str] = field(default_factory=list)
+    """Further options of sbatch, such as --constraint=cpu."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the work, such as module load python."""
+    python: str | None = None
+    """Interpreter on the nodes; null takes the one that submits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """Where the work is done; the output does not depend on it. On a cluster output_dir and all local inputs must lie
+    on a file system that every node sees under the same path."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    """local: processes of this machine; slurm: job arrays; ray: tasks of an existing Ray cluster."""
+    num_shares: int = 16
+    """slurm, ray: parts that reading and tokenizing are each cut into; a file is read by one of them."""
+    dry_run: bool = False
+    """slurm: print the job scripts instead of submitting them."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """Jobs of the executor slurm."""
+    ray_address: str = "auto"
+    """ray: address of the cluster."""
+    ray_cpus_per_share: int = 2
+    """ray: CPUs that a share takes, and its worker processes unless num_workers says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +287,11 @@ class DataPrepConfig:
     """Dropping by size and of duplicates."""
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
     """Dropping of near duplicates."""
+    line_duplicates: LineDuplicatesConfig = field(default_factory=LineDuplicatesConfig)
+    """Removing of repeated lines."""
     evaluations: list[SourceConfig] = field(default_factory=list)
-    """Texts that no document may hold a piece of: evaluation questions and answers, of kind jsonl or text. Name a file
-    twice, with another text_field, to use two of its fields."""
+    """Texts that no document may hold a piece of: evaluation questions and answers, of kind jsonl, parquet or text.
+    Name a file twice, with another text_field, to use two of its fields."""
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     """Dropping of what holds evaluation texts."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -207,6 +302,10 @@ class DataPrepConfig:
     """Raw bytes that a worker process gets at a time. Smaller spreads small inputs better."""
     num_workers: int | None = None
     """Worker processes; null takes one per CPU. The output does not depend on it."""
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    """Where the work is done."""
+    strict: bool = False
+    """Stop with exit code 2 at the first record that cannot be read, instead of counting it and going on."""
     overwrite: bool = False
     """Replace another finished preparation in output_dir."""
     progress: Literal["auto", "on", "off"] = "auto"

@@ -1,5 +1,6 @@
-"""Find where an archive of gzip members is damaged: fastwarc ends silently at a cut and cannot pass a bad member."""
+"""Find where an archive of gzip members is damaged: readers end silently at a cut and cannot pass a bad member."""
 
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -7,7 +8,9 @@ from data_tools.sources import CountedStream
 
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b\x08"
-RECORD_START = b"WARC/"
+WARC_START = re.compile(rb"WARC/")
+START_BYTES = 4096
+"""How much of a member is looked at to tell whether a record starts it."""
 GZIP_WINDOW = 31
 """zlib's window size for a gzip header and trailer around 32 KiB."""
 
@@ -43,7 +46,7 @@ def find_unread_end(stream: CountedStream, *, last_start: int) -> UnreadEnd | No
     stream.seek(last_start)
     if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
         return None
-    member = _read_member(stream, last_start)
+    member = _read_member(stream, last_start, record_start=WARC_START)
     if not member.is_whole:
         # The last record itself is short, which its length told, or only the checksum behind it is missing.
         return None
@@ -55,13 +58,17 @@ def find_unread_end(stream: CountedStream, *, last_start: int) -> UnreadEnd | No
     return UnreadEnd(offset=member.end, reason=reason, detail="what follows the last whole record cannot be read")
 
 
-def find_next_record(stream: CountedStream, *, after: int) -> int | None:
-    """Find the first gzip member behind a place that can be decompressed wholly and starts a record; None if none."""
+def find_next_record(stream: CountedStream, *, after: int, record_start: re.Pattern[bytes] = WARC_START) -> int | None:
+    """Find the first gzip member behind a place that can be decompressed wholly and starts a record; None if none.
+
+    Args:
+        record_start: matches the beginning of a record.
+    """
     if not stream.seekable():
         return None
     position = after + 1
     while (candidate := _find_magic(stream, position)) is not None:
-        member = _read_member(stream, candidate)
+        member = _read_member(stream, candidate, record_start=record_start)
         if member.is_whole and member.has_record:
             return candidate
         position = candidate + 1
@@ -81,7 +88,7 @@ def _find_magic(stream: CountedStream, position: int) -> int | None:
     return None
 
 
-def _read_member(stream: CountedStream, start: int) -> _Member:
+def _read_member(stream: CountedStream, start: int, *, record_start: re.Pattern[bytes]) -> _Member:
     """Decompress one member in constant memory."""
     stream.seek(start)
     decompressor = zlib.decompressobj(GZIP_WINDOW)
@@ -93,9 +100,9 @@ def _read_member(stream: CountedStream, start: int) -> _Member:
             while chunk and not decompressor.eof:
                 data = decompressor.decompress(chunk, CHUNK_BYTES)
                 chunk = decompressor.unconsumed_tail
-                if len(beginning) < len(RECORD_START):
-                    beginning += data[: len(RECORD_START)]
+                if len(beginning) < START_BYTES:
+                    beginning += data[:START_BYTES]
     except zlib.error:
         return _Member(is_whole=False, has_record=False, end=start)
     end = start + consumed - len(decompressor.unused_data)
-    return _Member(is_whole=decompressor.eof, has_record=beginning.startswith(RECORD_START), end=end)
+    return _Member(is_whole=decompressor.eof, has_record=bool(record_start.match(beginning)), end=end)

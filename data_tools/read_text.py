@@ -5,7 +5,8 @@ from typing import BinaryIO
 
 from data_tools.document import Document, JsonKeys, MediaType
 from data_tools.ledger import Ledger
-from data_tools.sources import READ_ERRORS, CountedStream, InputFile, decompress
+from data_tools.read_errors import READ_ERRORS, explain_read_error
+from data_tools.sources import CountedStream, InputFile, decompress
 
 SKIP_CHUNK_BYTES = 1 << 20
 
@@ -47,8 +48,7 @@ def _read_records(
                 yield Document(record=record, media_type=media_type, content=content, offset=offset)
     except READ_ERRORS as error:
         ledger.read += 1
-        reason = "compressed_data_truncated" if isinstance(error, EOFError) else "compressed_data_corrupt"
-        detail = f"{type(error).__name__}: {error}; what follows in the file is lost"
+        reason, detail = explain_read_error(error)
         ledger.fail(reason, record=record + 1, detail=detail)
 
 

@@ -1,7 +1,8 @@
 """Read web archives (WARC, WET) record by record, and go on behind damaged places."""
 
+import base64
+import hashlib
 import io
-import re
 from collections.abc import Iterator
 
 from fastwarc import ArchiveIterator, WarcRecord
@@ -9,37 +10,61 @@ from fastwarc import ArchiveIterator, WarcRecord
 from data_tools.document import Document, DroppedError, MediaType
 from data_tools.gzip_damage import find_next_record, find_unread_end
 from data_tools.ledger import Ledger
-from data_tools.sources import MAGIC_BYTES, READ_ERRORS, CountedStream, InputFile, decompress
-
-MEDIA_TYPES: dict[str, MediaType] = {
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "application/html": "html",
-    "text/plain": "plain",
-}
-UNTOLD_TYPES = {"application/octet-stream", "binary/octet-stream", "unknown/unknown", "text/*", "*/*"}
-"""Content types that servers send when they do not know."""
+from data_tools.read_arc import read_arc, starts_arc
+from data_tools.read_errors import READ_ERRORS, UnreadableInputError
+from data_tools.sources import MAGIC_BYTES, CountedStream, InputFile, decompress
+from data_tools.web_record import BrokenRecordError, check_status, judge_content_type, list_codings
 
 FOREIGN_MAGIC = (b"BZh", b"\xfd7zXZ")
+DIGESTS = ("sha1", "sha256", "sha512", "md5")
 
-HTTP_STATUS = re.compile(r"[1-5]\d\d")
+
+def read_archive(
+    file: InputFile, *, stream: CountedStream, ledger: Ledger, max_record_bytes: int
+) -> Iterator[Document]:
+    """Yield the documents of a web archive, WARC or ARC; every other record is counted with its reason."""
+    try:
+        archive = _open_archive(stream)
+        is_arc = starts_arc(archive)
+    except READ_ERRORS as error:
+        ledger.read += 1
+        reason = error.reason if isinstance(error, UnreadableInputError) else "archive_corrupt"
+        ledger.fail(reason, record=0, detail=f"{error}; nothing of it was read")
+        return
+    if is_arc:
+        yield from read_arc(stream, archive=archive, ledger=ledger, max_record_bytes=max_record_bytes)
+    else:
+        yield from _read_warc(file, stream=stream, archive=archive, ledger=ledger, max_record_bytes=max_record_bytes)
 
 
-def read_warc(file: InputFile, *, stream: CountedStream, ledger: Ledger, max_record_bytes: int) -> Iterator[Document]:
-    """Yield the documents of a web archive; every other record is counted with its reason.
+def _read_warc(
+    file: InputFile,
+    *,
+    stream: CountedStream,
+    archive: CountedStream | io.BufferedReader,
+    ledger: Ledger,
+    max_record_bytes: int,
+) -> Iterator[Document]:
+    """Read WARC and WET.
 
     A gzip member that cannot be decompressed costs the records in it; reading goes on at the next whole one.
     """
     position: int | None = 0
     number = 0
-    archive = _open_archive(stream)
+    should_fail = file.source.wrong_digests == "fail"
     while position is not None:
         last_start = position
         try:
             # Quirks mode reads bare line feeds too, and costs nothing (measured equal on well-formed archives).
             for record in ArchiveIterator(archive, quirks_mode=True, strict_mode=False):
                 last_start = record.stream_pos
-                document = _read_record(record, number=number, ledger=ledger, max_record_bytes=max_record_bytes)
+                document = _read_record(
+                    record,
+                    number=number,
+                    ledger=ledger,
+                    max_record_bytes=max_record_bytes,
+                    should_fail_wrong_digests=should_fail,
+                )
                 number += 1
                 if document is not None:
                     yield document
@@ -52,31 +77,44 @@ def read_warc(file: InputFile, *, stream: CountedStream, ledger: Ledger, max_rec
                 ledger.read += 1
                 ledger.fail(unread.reason, record=number, name=f"byte {unread.offset}", detail=unread.detail)
         except READ_ERRORS as error:
-            position = find_next_record(stream, after=last_start) if archive is stream else None
+            position = _find_behind_damage(error, stream, after=last_start) if archive is stream else None
             lost = "what follows in the file is lost" if position is None else f"went on at byte {position}"
             ledger.read += 1
-            detail = f"{error}; {lost}"
-            ledger.fail("archive_corrupt", record=number, name=f"after byte {last_start}", detail=detail)
+            reason = error.reason if isinstance(error, UnreadableInputError) else "archive_corrupt"
+            ledger.fail(reason, record=number, name=f"after byte {last_start}", detail=f"{error}; {lost}")
             number += 1
             if position is not None:
                 stream.seek(position)
 
 
+def _find_behind_damage(error: BaseException, stream: CountedStream, *, after: int) -> int | None:
+    """Where to go on; nowhere if the stream gives no more bytes at all."""
+    if isinstance(error, UnreadableInputError):
+        return None
+    try:
+        return find_next_record(stream, after=after)
+    except READ_ERRORS:
+        return None
+
+
 def _open_archive(stream: CountedStream) -> CountedStream | io.BufferedReader:
     """Undo the compressions that fastwarc does not know; it reads gzip and zstd itself, and tells where records are."""
-    if not stream.seekable():
-        return stream
-    magic = stream.read(MAGIC_BYTES)
-    stream.seek(0)
-    return decompress(stream) if magic.startswith(FOREIGN_MAGIC) else stream
+    return decompress(stream) if stream.peek(MAGIC_BYTES).startswith(FOREIGN_MAGIC) else stream
 
 
-def _read_record(record: WarcRecord, *, number: int, ledger: Ledger, max_record_bytes: int) -> Document | None:
+def _read_record(
+    record: WarcRecord, *, number: int, ledger: Ledger, max_record_bytes: int, should_fail_wrong_digests: bool
+) -> Document | None:
     """Turn a record into a document, or count why it is none."""
     ledger.read += 1
     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
     try:
-        return _build_document(record, number=number, url=url, ledger=ledger, max_record_bytes=max_record_bytes)
+        document = _build_document(record, number=number, url=url, ledger=ledger, max_record_bytes=max_record_bytes)
+        if _has_wrong_digest(record, document.content):
+            if should_fail_wrong_digests:
+                raise BrokenRecordError("digest_wrong")
+            ledger.note("digest_wrong")
+        return document
     except DroppedError as error:
         ledger.drop(error.reason, record=number, name=url, url=url, detail=error.detail)
     except BrokenRecordError as error:
@@ -88,13 +126,7 @@ def _read_record(record: WarcRecord, *, number: int, ledger: Ledger, max_record_
     return None
 
 
-class BrokenRecordError(Exception):
-    """The record is not what its headers say."""
-
-
-def _build_document(
-    record: WarcRecord, *, number: int, url: str, ledger: Ledger, max_record_bytes: int
-) -> Document | None:
+def _build_document(record: WarcRecord, *, number: int, url: str, ledger: Ledger, max_record_bytes: int) -> Document:
     kind = str(record.record_type)
     headers = record.http_headers if record.is_http_parsed else None
     if kind == "conversion":
@@ -117,35 +149,28 @@ def _build_document(
         url=url,
         is_from_web=kind != "conversion",
         charset=record.http_charset if headers is not None else "utf-8" if kind == "conversion" else None,
-        codings=_codings_of(headers) if headers is not None else (),
+        codings=list_codings(headers.get) if headers is not None else (),
     )
 
 
 def _media_type_of(record: WarcRecord, kind: str, ledger: Ledger) -> MediaType:
     if record.is_http_parsed:
-        status = str(record.http_headers.status_code)
-        if not HTTP_STATUS.fullmatch(status):
-            raise BrokenRecordError("http_header_invalid")
-        if status != "200":
-            raise DroppedError(f"http_status_{status}")
-        declared = record.http_content_type
-    elif kind == "response" and record.content_length == 0:
+        check_status(str(record.http_headers.status_code))
+        return judge_content_type(record.http_content_type, ledger)
+    if kind == "response" and record.content_length == 0:
         raise BrokenRecordError("http_header_invalid")
-    else:
-        declared = record.headers.get("Content-Type")
-    media_type = (declared or "").partition(";")[0].strip().lower()
-    if not media_type or media_type in UNTOLD_TYPES:
-        ledger.note("content_type_missing")
-        return "unknown"
-    if media_type not in MEDIA_TYPES:
-        raise DroppedError("content_type_not_text", media_type)
-    return MEDIA_TYPES[media_type]
+    return judge_content_type(record.headers.get("Content-Type"), ledger)
 
 
-def _codings_of(headers: object) -> tuple[str, ...]:
-    """Encodings to undo, outermost first: the transfer's, then the content's, each in reverse order of application."""
-    codings: list[str] = []
-    for name in ("Transfer-Encoding", "Content-Encoding"):
-        value = headers.get(name) or ""  # type: ignore[attr-defined]
-        codings += reversed([part.strip().lower() for part in value.split(",") if part.strip()])
-    return tuple(coding for coding in codings if coding != "identity")
+def _has_wrong_digest(record: WarcRecord, content: bytes) -> bool:
+    """Whether the digest of the content is another than the header says; unknown kinds of digests are believed."""
+    name = "WARC-Payload-Digest" if record.is_http_parsed else "WARC-Block-Digest"
+    algorithm, _, told = (record.headers.get(name) or "").partition(":")
+    algorithm = algorithm.strip().lower().replace("-", "")
+    if algorithm not in DIGESTS or record.headers.get("WARC-Truncated"):
+        return False
+    digest = hashlib.new(algorithm, content, usedforsecurity=False)
+    told = told.strip()
+    if len(told) == 2 * digest.digest_size:
+        return told.lower() != digest.hexdigest()
+    return told.rstrip("=").upper() != base64.b32encode(digest.digest()).decode().rstrip("=")

@@ -14,7 +14,8 @@ from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
 from data_tools.document import Document
 from data_tools.joined_streams import DamagedStreamError
 from data_tools.ledger import Ledger
-from data_tools.sources import READ_ERRORS, CountedStream, InputFile, decompress
+from data_tools.read_errors import READ_ERRORS, explain_read_error
+from data_tools.sources import CountedStream, InputFile, decompress
 
 CHUNK_BYTES = 256 << 10
 PAGE_START = b"<page>"
@@ -41,6 +42,8 @@ class _Revision:
     size: int = 0
     is_deleted: bool = False
     is_too_large: bool = False
+    is_outdated: bool = False
+    """Another one of the page is later."""
 
 
 @dataclass(slots=True)
@@ -179,19 +182,28 @@ class _Parser:
             self.page.is_redirect = True
         elif name == "text" and parent == "revision":
             self._revision.is_deleted = "deleted" in attributes
+            self._keep_one_text()
         elif name == "namespace":
             self._namespace_key = attributes.get("key", "")
             self._collected = []
         elif parent in ("page", "revision", "siteinfo"):
             self._collected = []
 
+    def _keep_one_text(self) -> None:
+        """Of a page's revision so far and the one that is being read, hold the text of the later only; the schema puts
+        a revision's time before its text."""
+        if self.page is not None and self.page.num_revisions:
+            self._revision.is_outdated = self._revision.timestamp < self.page.revision.timestamp
+            if not self._revision.is_outdated:
+                self.page.revision.text.clear()
+
     def _characters(self, data: str) -> None:
         # Revisions hold no other element of that name; slots of later schemas have their own parent.
         if self._path[-1] == "text" and self._path[-2:-1] == ["revision"]:
             revision = self._revision
             revision.size += len(data) if data.isascii() else len(data.encode("utf-8", "replace"))
-            if revision.size > self._max_record_bytes:
-                revision.is_too_large = True
+            if revision.is_outdated or revision.size > self._max_record_bytes:
+                revision.is_too_large = revision.size > self._max_record_bytes
                 revision.text.clear()
             else:
                 revision.text.append(data)
@@ -221,7 +233,8 @@ class _Parser:
             self.page.id = value
         elif parent == "page" and name == "revision":
             self.page.num_revisions += 1
-            if self.page.num_revisions == 1 or self._revision.timestamp >= self.page.revision.timestamp:
+            is_later = not self._revision.is_outdated and self._revision.timestamp >= self.page.revision.timestamp
+            if self.page.num_revisions == 1 or is_later:
                 self.page.revision = self._revision
         elif name == "page":
             self.pages.append(self.page)
@@ -244,8 +257,7 @@ def _read_pages(stream: CountedStream, site: _Site, max_record_bytes: int) -> It
             is_end = not chunk
             yield from reading.end() if is_end else reading.read_on(chunk)
     except READ_ERRORS as error:
-        reason = "compressed_data_truncated" if isinstance(error, EOFError) else "compressed_data_corrupt"
-        detail = f"{type(error).__name__}: {error}; what follows in the file is lost"
+        reason, detail = explain_read_error(error)
         yield _Damage(reason=reason, name=reading.page_title, detail=detail)
     except DoctypeError:
         detail = "dumps declare no document type; what follows in the file is lost"

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from data_tools.config import DataPrepConfig
 from data_tools.document import Document
 from data_tools.ledger import Ledger
+from data_tools.read_parquet import read_parquet
 from data_tools.read_text import read_jsonl, read_text
-from data_tools.read_warc import read_warc
+from data_tools.read_warc import read_archive
 from data_tools.read_wikipedia import read_wikipedia
 from data_tools.sources import CountedStream, InputFile
 
@@ -18,11 +19,13 @@ def read_documents(
     limit = config.cleaning.max_record_bytes
     match file.source.kind:
         case "warc":
-            return read_warc(file, stream=stream, ledger=ledger, max_record_bytes=limit)
+            return read_archive(file, stream=stream, ledger=ledger, max_record_bytes=limit)
         case "wikipedia":
             namespaces = config.wikipedia.namespaces
             return read_wikipedia(file, stream=stream, ledger=ledger, max_record_bytes=limit, namespaces=namespaces)
         case "jsonl":
             return read_jsonl(file, stream=stream, ledger=ledger, max_record_bytes=limit)
+        case "parquet":
+            return read_parquet(file, stream=stream, ledger=ledger, max_record_bytes=limit)
         case "text":
             return read_text(file, stream=stream, ledger=ledger, max_record_bytes=limit)

@@ -3,9 +3,8 @@
 import glob
 import gzip
 import io
-import lzma
+import itertools
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,15 @@ import fsspec
 import pyarrow
 
 from data_tools.config import SourceConfig
+from data_tools.http_stream import HttpStream
 from data_tools.joined_streams import JoinedStreams
+from data_tools.parquet_schema import check_text_column
+from data_tools.read_errors import UnreadableInputError
 from trainer.common.errors import ConfigError, Violation
 
-READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowInvalid)
-"""What reading a damaged or truncated stream raises; fsspec's file systems raise OSError."""
-
 MAGIC_BYTES = 6
+LISTING_RETRIES = 2
+"""Further attempts to reach a web server while the inputs are listed: a mistyped address is told soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class CountedStream(io.RawIOBase):
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._peeked = b""
         self.bytes_read = 0
 
     def readable(self) -> bool:
@@ -55,19 +57,37 @@ class CountedStream(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Whether the stream below can seek; a plain HTTP stream cannot."""
+        """Whether the stream below can seek; that of a web server that sends no parts of files cannot."""
         return bool(self._stream.seekable())
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Move in the stream below."""
+        if whence == io.SEEK_CUR:
+            offset -= len(self._peeked)
+        self._peeked = b""
         return int(self._stream.seek(offset, whence))
 
     def tell(self) -> int:
-        """Place in the stream below."""
-        return int(self._stream.tell())
+        """Place of the next byte."""
+        return int(self._stream.tell()) - len(self._peeked)
+
+    def peek(self, size: int) -> bytes:
+        """The next size bytes, fewer at the end, which stay to be read; works where seeking does not."""
+        while len(self._peeked) < size and (data := self._read_below(size - len(self._peeked))):
+            self._peeked += data
+        return self._peeked[:size]
 
     def read(self, size: int = -1, /) -> bytes:
         """Read at most size bytes."""
+        if not self._peeked:
+            return self._read_below(size)
+        if size < 0:
+            data, self._peeked = self._peeked, b""
+            return data + self._read_below(size)
+        data, self._peeked = self._peeked[:size], self._peeked[size:]
+        return data
+
+    def _read_below(self, size: int) -> bytes:
         data: bytes = self._stream.read(size)
         self.bytes_read += len(data)
         return data
@@ -85,11 +105,46 @@ class CountedStream(io.RawIOBase):
         super().close()
 
 
+class _UnopenedStream(io.RawIOBase):
+    """Stands for a file that cannot be opened: the first read tells, where the ledger counts it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Raise UnreadableInputError."""
+        reason = "file_missing" if isinstance(self._error, FileNotFoundError) else "file_unreadable"
+        raise UnreadableInputError(reason, f"{type(self._error).__name__}: {self._error}") from self._error
+
+
 def open_input(file: InputFile) -> CountedStream:
-    """Open an input file as it is stored, without reading it."""
-    if not is_remote(file.path):
-        return CountedStream(open(local_path(file.path), "rb"))
-    return CountedStream(fsspec.open(file.path, "rb", **file.source.storage_options).open())
+    """Open an input file as it is stored, without reading it.
+
+    A file that cannot be opened raises `UnreadableInputError` on the first read, as one does that ends too early.
+    """
+    try:
+        if not is_remote(file.path):
+            return CountedStream(open(local_path(file.path), "rb"))
+        if is_http(file.path):
+            return CountedStream(_open_http(file.path, file.source, version_name=file.version))
+        return CountedStream(fsspec.open(file.path, "rb", **file.source.storage_options).open())
+    except Exception as error:  # each of fsspec's file systems has its own kinds of errors
+        return CountedStream(_UnopenedStream(error))
+
+
+def _open_http(url: str, source: SourceConfig, *, version_name: str = "", max_retries: int | None = None) -> HttpStream:
+    file_system, path = fsspec.core.url_to_fs(url, **source.storage_options)
+    return HttpStream(
+        path,
+        file_system=file_system,
+        max_retries=source.max_retries if max_retries is None else max_retries,
+        retry_seconds=source.retry_seconds,
+        version_name=version_name,
+    )
 
 
 class _SingleReads(io.RawIOBase):
@@ -115,8 +170,8 @@ class _SingleReads(io.RawIOBase):
 
 def decompress(stream: CountedStream) -> io.BufferedReader:
     """Undo gzip, bzip2, xz or zstd, recognised by the first bytes; other streams are handed back buffered."""
+    magic = stream.peek(MAGIC_BYTES)
     buffered: io.BufferedReader = io.BufferedReader(stream, 1 << 20)
-    magic = buffered.peek(MAGIC_BYTES)[:MAGIC_BYTES]
     if magic.startswith(b"\x1f\x8b"):
         return io.BufferedReader(_SingleReads(gzip.GzipFile(fileobj=buffered)), 1 << 20)
     if magic.startswith(b"BZh"):
@@ -151,10 +206,15 @@ def resolve_inputs(
             try:
                 found = _find_files(pattern, source=source)
             except ConfigError as error:
+                if source.skip_unreadable and not (glob.has_magic(pattern) and not is_http(pattern)):
+                    files.append(InputFile(index=len(files), source=source, path=pattern, bytes=None, version=""))
+                    continue
                 for problem in error.violations:
                     where = f"{name}[{number}].paths[{place}]"
                     violations.append(Violation(path=where, value=pattern, rule=problem.rule, fix=problem.fix))
                 continue
+            if source.kind == "parquet":
+                violations += _check_columns(found, source, name=f"{name}[{number}].text_field")
             for path, size, version in found:
                 if path not in known:
                     known.add(path)
@@ -163,9 +223,20 @@ def resolve_inputs(
     return files, violations
 
 
+def _check_columns(found: list[tuple[str, int | None, str]], source: SourceConfig, *, name: str) -> Iterator[Violation]:
+    """The first local file that has no column of the text; others are looked at when they are read."""
+    checks = (check_text_column(local_path(path), source, name=name) for path, *_ in found if not is_remote(path))
+    yield from (problem for problem in itertools.islice(filter(None, checks), 1))
+
+
 def is_remote(path: str) -> bool:
     """Whether fsspec has to open it."""
     return "://" in path and not path.startswith("file://")
+
+
+def is_http(path: str) -> bool:
+    """Whether a web server has it."""
+    return path.startswith(("http://", "https://"))
 
 
 def local_path(path: str) -> Path:
@@ -175,10 +246,24 @@ def local_path(path: str) -> Path:
 
 def _find_files(pattern: str, *, source: SourceConfig) -> list[tuple[str, int | None, str]]:
     """Files that a pattern matches, each with size and version, sorted by path."""
-    return list(_find_remote(pattern, source) if is_remote(pattern) else _find_local(pattern))
+    if is_http(pattern):
+        return [_find_http(pattern, source)]
+    return list(_find_remote(pattern, source) if is_remote(pattern) else _find_local(pattern, source))
 
 
-def _find_local(pattern: str) -> Iterator[tuple[str, int | None, str]]:
+def _find_http(url: str, source: SourceConfig) -> tuple[str, int | None, str]:
+    try:
+        with _open_http(url, source, max_retries=min(LISTING_RETRIES, source.max_retries)) as stream:
+            version = stream.connect(will_read=False)
+    except UnreadableInputError as error:
+        if error.reason == "file_missing":
+            raise _unusable("no such file on the server", "check the address") from error
+        fix = "check the address and the network, set the source's storage_options, or skip_unreadable=true"
+        raise _unusable(f"cannot be read: {error}", fix) from error
+    return url, version.size, version.name
+
+
+def _find_local(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int | None, str]]:
     expanded = os.path.expanduser(pattern.removeprefix("file://"))
     # A file whose own name holds brackets is found before the name is taken for a pattern.
     paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
@@ -189,19 +274,16 @@ def _find_local(pattern: str) -> Iterator[tuple[str, int | None, str]]:
         rule = "matches no file" if glob.has_magic(expanded) else "no such file"
         raise _unusable(rule, f"check the path; it is taken from {os.getcwd()}")
     for path in paths:
-        if not os.access(path, os.R_OK):
-            raise _unusable(f"cannot be read: {path}", "check its permissions")
+        if not os.access(path, os.R_OK) and not source.skip_unreadable:
+            raise _unusable(f"cannot be read: {path}", "check its permissions, or set skip_unreadable=true")
         status = os.stat(path)
         yield path, status.st_size, str(status.st_mtime_ns)
 
 
 def _find_remote(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int | None, str]]:
-    protocol = pattern.partition("://")[0]
     try:
         file_system, path = fsspec.core.url_to_fs(pattern, **source.storage_options)
-        # The characters of a pattern are ordinary ones in an http address.
-        is_pattern = glob.has_magic(path) and not protocol.startswith("http")
-        paths = sorted(file_system.glob(path)) if is_pattern else [path]
+        paths = sorted(file_system.glob(path)) if glob.has_magic(path) else [path]
         found = [(file_system.unstrip_protocol(each), file_system.info(each)) for each in paths]
     except (ImportError, ValueError) as error:
         raise _unusable(
