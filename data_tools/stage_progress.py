@@ -88,7 +88,10 @@ class StageProgress:
         if self._on_end is not None and error is None:
             amount = self._done - self._done_before
             seconds = time.monotonic() - self._start
-            self._on_end(StageTiming(title=self._title, seconds=seconds, amount=amount, unit=self._unit))
+            is_whole = not self._done_before
+            self._on_end(
+                StageTiming(title=self._title, seconds=seconds, amount=amount, unit=self._unit, is_whole=is_whole)
+            )
 
 
 class Stages:

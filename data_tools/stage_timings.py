@@ -17,9 +17,11 @@ class StageTiming:
     title: str
     seconds: float
     amount: int
-    """What was done in this time; less than all where an earlier run had begun the stage."""
+    """What was done in this time."""
     unit: str
     """What amount counts, such as bytes or documents."""
+    is_whole: bool = True
+    """Whether that is all of the stage; not where an earlier run had begun it."""
 
     @property
     def rate(self) -> float:

@@ -20,9 +20,9 @@ def test_plain_stages_are_numbered_and_bytes_have_units(capsys: pytest.CaptureFi
     assert first.startswith("1/2 read: 3.00 MiB/3.00 MiB (100%), ")
     assert second.startswith("2/2 tokenize: 10/10 documents (100%), ")
     assert first.endswith(", done")
-    assert [(stage.title, stage.amount, stage.unit) for stage in stages.timings] == [
-        ("read", 3 * 2**20, "bytes"),
-        ("tokenize", 6, "documents"),
+    assert [(stage.title, stage.amount, stage.unit, stage.is_whole) for stage in stages.timings] == [
+        ("read", 3 * 2**20, "bytes", True),
+        ("tokenize", 6, "documents", False),
     ]
     assert all(0 < stage.seconds < 60 for stage in stages.timings)
 
