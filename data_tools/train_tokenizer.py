@@ -15,6 +15,7 @@ from data_tools.config import TokenizerConfig
 from data_tools.spool import SpoolPlace, read_batch
 from data_tools.stage_progress import Mode, StageProgress
 from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
+from trainer.data.tokenizer import Tokenizer
 
 MAX_SENTENCE_BYTES = 4192
 """SentencePiece leaves longer lines out, so they are cut."""
@@ -67,8 +68,12 @@ def train_tokenizer(
 
 def find_unknown_id(path: str | Path) -> int | None:
     """The id that stands for what a tokenizer cannot write; None when it has none."""
-    unknown = int(sentencepiece.SentencePieceProcessor(model_file=str(path)).unk_id())
-    return unknown if unknown >= 0 else None
+    return Tokenizer(path).unknown_id
+
+
+def list_special_tokens(config: TokenizerConfig) -> list[str]:
+    """All special tokens of a tokenizer that is trained here: those that are named, then the reserved ones."""
+    return [*config.special_tokens, *(f"<|reserved_{number}|>" for number in range(config.num_reserved_tokens))]
 
 
 def _serve_training(
@@ -110,7 +115,8 @@ def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
         "model_type": config.model_type,
         "vocab_size": config.vocab_size,
         "character_coverage": config.character_coverage,
-        "user_defined_symbols": config.special_tokens,
+        "control_symbols": list_special_tokens(config),
+        "user_defined_symbols": config.user_defined_symbols,
         "num_threads": config.num_threads,
         # Every character that has no piece is written in bytes, so nothing is ever unknown.
         "byte_fallback": True,
@@ -119,7 +125,7 @@ def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
         "remove_extra_whitespaces": False,
         "add_dummy_prefix": False,
         "allow_whitespace_only_pieces": True,
-        "split_digits": True,
+        "split_digits": config.split_digits,
         "max_sentence_length": MAX_SENTENCE_BYTES,
         "shuffle_input_sentence": False,
         "train_extremely_large_corpus": config.sample_characters > LARGE_CORPUS_CHARACTERS,

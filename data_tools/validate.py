@@ -9,15 +9,9 @@ from pathlib import Path
 
 from data_tools.config import DataPrepConfig, SourceConfig
 from data_tools.validate_quality import QUALITY_RANGES, validate_quality
-from trainer.common.errors import ConfigError, Violation
+from data_tools.validate_tokenizer import TOKENIZER_RANGES, validate_tokenizer
+from trainer.common.errors import Violation
 from trainer.config.number_range import Range, find_out_of_range
-from trainer.config.suggest import either, nearest_multiples
-from trainer.data.tokenizer import Tokenizer
-
-BYTE_PIECES = 256
-CONTROL_PIECES = 3
-"""Unknown, begin and end of a document."""
-MIN_VOCAB_SIZE = BYTE_PIECES + CONTROL_PIECES + 1
 
 _COUNT = Range(minimum=1)
 
@@ -35,11 +29,7 @@ RANGES: dict[str, Range] = {
     "decontamination.min_ngrams": _COUNT,
     "split.validation_fraction": Range(minimum=0, maximum=1, is_maximum_excluded=True),
     "split.seed": Range(minimum=0, maximum=2**63 - 1),
-    "tokenizer.vocab_size": Range(minimum=MIN_VOCAB_SIZE, reason="256 bytes, unknown, begin and end take their share"),
-    "tokenizer.vocab_multiple": _COUNT,
-    "tokenizer.character_coverage": Range(minimum=0.9, maximum=1.0),
-    "tokenizer.sample_characters": Range(minimum=1000),
-    "tokenizer.num_threads": Range(minimum=1, maximum=1024),
+    **TOKENIZER_RANGES,
     "batch_bytes": _COUNT,
     "num_workers": _COUNT,
     **QUALITY_RANGES,
@@ -54,9 +44,7 @@ def validate(config: DataPrepConfig) -> list[Violation]:
     found = list(find_out_of_range(config, RANGES))
     bad = {violation.path for violation in found}
     checks = (
-        _vocab_is_a_multiple,
-        _special_tokens_are_distinct,
-        _given_tokenizer_is_usable,
+        validate_tokenizer,
         _lengths_leave_room,
         _extractor_is_there,
         validate_quality,
@@ -70,55 +58,6 @@ def validate(config: DataPrepConfig) -> list[Violation]:
         Violation(path=f"data_prep.{violation.path}", value=violation.value, rule=violation.rule, fix=violation.fix)
         for violation in found
     ]
-
-
-def _vocab_is_a_multiple(config: DataPrepConfig) -> Iterator[Violation]:
-    size, multiple = config.tokenizer.vocab_size, config.tokenizer.vocab_multiple
-    if config.tokenizer.path is None and multiple > 0 and size % multiple:
-        choices = [value for value in nearest_multiples(size, multiple) if value >= MIN_VOCAB_SIZE]
-        yield Violation(
-            path="tokenizer.vocab_size",
-            value=size,
-            rule=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
-            fix=f"use {either(choices)}",
-        )
-
-
-def _special_tokens_are_distinct(config: DataPrepConfig) -> Iterator[Violation]:
-    tokens = config.tokenizer.special_tokens
-    if config.tokenizer.path is not None and tokens:
-        yield Violation(
-            path="tokenizer.special_tokens",
-            value=tokens,
-            rule="can only be added to a tokenizer that is trained here",
-            fix="leave data_prep.tokenizer.path or the special tokens out",
-        )
-    for token, count in Counter(tokens).items():
-        if count > 1:
-            yield _special(token, "is named more than once", "name it once")
-        if not token.strip() or token in ("<unk>", "<s>", "</s>") or re.fullmatch(r"<0x[0-9A-F]{2}>", token):
-            yield _special(repr(token), "cannot be a special token", "choose another spelling")
-    room = config.tokenizer.vocab_size - MIN_VOCAB_SIZE
-    if config.tokenizer.path is None and 0 <= room < len(tokens):
-        yield _special(f"{len(tokens)} tokens", f"are more than the vocabulary has room for ({room})", "leave some out")
-
-
-def _special(value: str, rule: str, fix: str) -> Violation:
-    return Violation(path="tokenizer.special_tokens", value=value, rule=rule, fix=fix)
-
-
-def _given_tokenizer_is_usable(config: DataPrepConfig) -> Iterator[Violation]:
-    path = config.tokenizer.path
-    if path is None:
-        return
-    try:
-        tokenizer = Tokenizer(path)
-    except ConfigError as error:
-        yield from error.violations
-        return
-    if tokenizer.eos_id is None:
-        rule = "has no end-of-document piece (</s>), and documents are ended with one"
-        yield Violation(path="tokenizer.path", value=path, rule=rule, fix="take another, or train one")
 
 
 def _lengths_leave_room(config: DataPrepConfig) -> Iterator[Violation]:
@@ -158,9 +97,9 @@ def _sources(config: DataPrepConfig) -> Iterator[Violation]:
 def _evaluations(config: DataPrepConfig) -> Iterator[Violation]:
     yield from _source_names("evaluations", config.evaluations)
     for number, source in enumerate(config.evaluations):
-        if source.kind not in ("jsonl", "text"):
+        if source.kind not in ("jsonl", "parquet", "text"):
             path, rule = f"evaluations[{number}].kind", "is no kind of evaluation texts"
-            yield Violation(path=path, value=source.kind, rule=rule, fix="use jsonl or text")
+            yield Violation(path=path, value=source.kind, rule=rule, fix="use jsonl, parquet or text")
 
 
 def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]:
@@ -174,6 +113,10 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
         elif counts[source.name] > 1:
             fix = "give each source its own name, or list all files in one source's paths"
             yield Violation(path=path, value=source.name, rule="names more than one source", fix=fix)
+        for field, value in (("max_retries", source.max_retries), ("retry_seconds", source.retry_seconds)):
+            if value < 0:
+                path = f"{name}[{number}].{field}"
+                yield Violation(path=path, value=value, rule="is below 0", fix="use 0 or more")
 
 
 def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:

@@ -26,8 +26,8 @@ SPACE_MARK = "\u2581"
 def train(directory: Path, texts: list[str], **fields: object) -> Path:
     directory.mkdir()
     documents = [CleanDocument(record=0, offset=None, id="", url="", title="", text=text) for text in texts]
-    place = SpoolWriter(directory, worker=0).append(documents)
-    batch = SpooledBatch(file=0, place=place, keys_place=None, outcomes=(), first_document=0, num_documents=len(texts))
+    place = SpoolWriter(directory, spool="0").append(documents)
+    batch = SpooledBatch(file=0, place=place, keys_place=None, lines_place=None, outcomes=(), first_document=0, num_documents=len(texts))
     config = TokenizerConfig(**{"vocab_size": 384, "num_threads": 2, **fields})  # type: ignore[arg-type]
     target = directory / "tokenizer.model"
     train_tokenizer(
@@ -39,14 +39,30 @@ def train(directory: Path, texts: list[str], **fields: object) -> Path:
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_equal_text_and_settings_give_equal_models(model_type: str, tmp_path: Path) -> None:
     texts = [make_text(seed) for seed in range(60)]
-    models = [train(tmp_path / name, texts, model_type=model_type, special_tokens=["<|user|>"]) for name in "ab"]
+    fields = {"special_tokens": ["<|user|>", "a,b\"c"], "user_defined_symbols": ["==="], "num_reserved_tokens": 2}
+    models = [train(tmp_path / name, texts, model_type=model_type, **fields) for name in "ab"]
     assert models[0].read_bytes() == models[1].read_bytes()
     tokenizer = Tokenizer(models[0])
     assert tokenizer.vocab_size == 384
-    assert len(tokenizer.encode("<|user|>")) == 1
+    special = ["<|user|>", "a,b\"c", "<|reserved_0|>", "<|reserved_1|>"]
+    assert list(tokenizer.special_tokens) == ["<s>", "</s>", *special]
+    for name in special:
+        assert len(tokenizer.encode(name)) > 1, "what a text spells is no special token"
+        assert tokenizer.encode_with_special(name) == [tokenizer.token_id(name)]
+    symbol = tokenizer.token_id("===")
+    assert symbol in tokenizer.encode("a===b")
     pieces = models[0].with_suffix(".vocab").read_text(encoding="utf-8").splitlines()
-    assert [piece.split("\t")[0] for piece in pieces[:4]] == ["<unk>", "<s>", "</s>", "<|user|>"]
+    assert [piece.split("\t")[0] for piece in pieces[:8]] == ["<unk>", "<s>", "</s>", *special, "==="]
     assert len(pieces) == 384
+
+
+@pytest.mark.parametrize("split_digits", [True, False])
+def test_digits(split_digits: bool, tmp_path: Path) -> None:
+    texts = [f"{make_text(seed)} In 2024 it was 2024." for seed in range(60)]
+    path = train(tmp_path / "model", texts, model_type="bpe", split_digits=split_digits, vocab_size=512)
+    pieces = [line.split("\t")[0] for line in path.with_suffix(".vocab").read_text(encoding="utf-8").splitlines()]
+    longest = max(sum(character.isdigit() for character in piece) for piece in pieces if not piece.startswith("<0x"))
+    assert (longest == 1) == split_digits
 
 
 def serve_deadly_training(connection: Any, number: int, *arguments: Any) -> None:

@@ -1,71 +1,133 @@
-"""The SentencePiece tokenizer, as training, evaluation and generation use it."""
+"""The tokenizer, as preparation, training, evaluation and generation use it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-
-import sentencepiece
+from typing import Any
 
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.manifest import hash_file
+from trainer.data.tokenizer_models import (
+    CONFIG_NAMES,
+    REPLACEMENT,
+    HuggingFaceModel,
+    SentencePieceModel,
+    TokenizerModel,
+    read_token_names,
+)
 
-REPLACEMENT = "\ufffd"
-"""What decoding shows for bytes that are no whole character."""
+HUGGINGFACE_NAME = "tokenizer.json"
 
 
 class Tokenizer:
-    """A SentencePiece model file.
+    """A SentencePiece model, or a tokenizer.json of Hugging Face's `tokenizers`; the content tells which.
+
+    A text never gives special tokens, whatever it spells: that is for `encode_with_special`. For a tokenizer.json this
+    is the library's `encode_special_tokens = True`.
 
     Args:
-        path: the .model file.
+        path: the .model or tokenizer.json file. A tokenizer_config.json or special_tokens_map.json beside the latter
+            says which tokens end and begin a document; without it the usual names are looked for (`EOS_NAMES`).
     Raises:
-        ConfigError: it is missing or no SentencePiece model.
+        ConfigError: it is missing or neither.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            fix = "name the .model file that `python -m data_tools.prepare` wrote beside the shards"
-            raise ConfigError([Violation(path="tokenizer.path", value=path, rule="no such file", fix=fix)])
-        self._model = sentencepiece.SentencePieceProcessor()
-        try:
-            self._model.LoadFromSerializedProto(self.path.read_bytes())
-        except (RuntimeError, OSError) as error:
-            rule = f"is no SentencePiece model ({error})"
-            fix = "name a .model file, or train the tokenizer again"
-            raise ConfigError([Violation(path="tokenizer.path", value=path, rule=rule, fix=fix)]) from error
+            fix = (
+                "name the tokenizer.model or tokenizer.json that `python -m data_tools.prepare` wrote beside the shards"
+            )
+            rule = "no such file"
+            if self.path.is_dir():
+                rule = "is a directory"
+                inside = [name for name in ("tokenizer.model", HUGGINGFACE_NAME) if (self.path / name).is_file()]
+                fix = f"use {' or '.join(str(self.path / name) for name in inside)}" if inside else fix
+            raise ConfigError([Violation(path="tokenizer.path", value=path, rule=rule, fix=fix)])
+        self._model = self._open()
+
+    @property
+    def is_huggingface(self) -> bool:
+        """Whether it is a tokenizer.json."""
+        return isinstance(self._model, HuggingFaceModel)
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
-        return int(self._model.GetPieceSize())
+        """Number of token ids: the largest and one more."""
+        return self._model.vocab_size
 
     @property
     def eos_id(self) -> int | None:
-        """Id that ends a document; None when the model has none."""
-        return self._optional(self._model.eos_id())
+        """Id that ends a document; None when there is none."""
+        return self._model.eos_id
 
     @property
     def bos_id(self) -> int | None:
-        """Id that begins a document; None when the model has none."""
-        return self._optional(self._model.bos_id())
+        """Id that begins a document; None when there is none."""
+        return self._model.bos_id
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id that stands for what cannot be written; None when there is none."""
+        return self._model.unknown_id
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Tokens that no text gives, such as chat markers, the end and the begin of a document: their ids by name."""
+        return self._model.special_tokens
+
+    @property
+    def byte_ids(self) -> frozenset[int]:
+        """Ids that stand for bytes which alone need not be a character."""
+        return self._model.byte_ids
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the model file, as shard manifests record it."""
+        """Hex digest of the file, as shard manifests record it."""
         return hash_file(self.path)
 
+    def read_config(self) -> dict[str, Any]:
+        """The tokenizer_config.json beside a tokenizer.json; empty when there is none."""
+        return read_token_names(self.path.parent / CONFIG_NAMES[0]) if self.is_huggingface else {}
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its name; None when there is no such token."""
+        return self._model.token_id(token)
+
+    def token_name(self, token: int) -> str | None:
+        """The name of one token by its id; None when there is no such id."""
+        return self._model.token_name(token)
+
     def encode(self, text: str) -> list[int]:
-        """Turn text into ids, without begin or end marks."""
-        return list(self._model.EncodeAsIds(text))
+        """Turn text into ids, without begin or end marks; what spells a special token is text as any other."""
+        return self._model.encode(text)
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """Turn text into ids, where special tokens stand for themselves.
+
+        For text that a program puts together, such as a chat template. What users wrote goes through `encode`, or they
+        could write the markers too.
+        """
+        return self._model.encode_with_special(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids into text; control tokens leave no trace."""
-        return str(self._model.DecodeIds([int(token) for token in ids]))
+        """Turn ids into text; special tokens leave no trace."""
+        return self._model.decode(ids)
 
-    @staticmethod
-    def _optional(token: int) -> int | None:
-        return token if token >= 0 else None
+    def _open(self) -> TokenizerModel:
+        content = self.path.read_bytes()
+        is_json = content.lstrip()[:1] == b"{"
+        try:
+            if is_json:
+                return HuggingFaceModel(content, directory=self.path.parent)
+            return SentencePieceModel(content)
+        except (ValueError, KeyError) as error:
+            what = (
+                "tokenizer.json of the tokenizers library" if is_json else "SentencePiece model, nor a tokenizer.json"
+            )
+            rule = f"is no {what} ({error})"
+            fix = "name a .model or a tokenizer.json file, or train the tokenizer again"
+            raise ConfigError([Violation(path="tokenizer.path", value=self.path, rule=rule, fix=fix)]) from error
 
 
 class IncrementalDecoder:

@@ -1,0 +1,252 @@
+"""How many tokens tokenizers need for the same text, by language.
+
+    python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --shard OUTPUT_DIR
+    python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --text FILE [FILE ...]
+
+TOKENIZER is a SentencePiece .model, a tokenizer.json, or a directory with one of them. OUTPUT_DIR is that of a
+preparation; its validation documents are decoded and tokenized again. A FILE is text, or .jsonl with the key "text".
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data_tools.document_table import TABLE_SUFFIX
+from data_tools.identify_language import LanguageIdentifier
+from data_tools.quality_config import LanguageConfig, QualityConfig
+from data_tools.quality_languages import ThresholdTable
+from data_tools.text_measure import count_words
+from data_tools.tokenizer_files import find_tokenizer
+from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.data.index_format import ShardReader
+from trainer.data.shard_header import shard_file
+from trainer.data.tokenizer import Tokenizer
+
+MAX_DOCUMENTS = 10_000
+ALL = "all"
+"""Stands for all languages together."""
+
+Split = Literal["file", "paragraph", "line"]
+_PARAGRAPH_END = re.compile(r"\n{2,}")
+
+
+@dataclass(kw_only=True)
+class Fertility:
+    """What a tokenizer made of the documents of a language."""
+
+    tokenizer: str
+    language: str
+    num_documents: int = 0
+    num_words: int = 0
+    """In scripts without spaces so many characters count as a word as the rules of quality say."""
+    num_characters: int = 0
+    num_bytes: int = 0
+    """In UTF-8."""
+    num_tokens: int = 0
+    num_byte_tokens: int = 0
+    """Tokens that stand for bytes which alone need not be a character."""
+
+    @property
+    def tokens_per_word(self) -> float:
+        """Also called fertility."""
+        return self.num_tokens / max(1, self.num_words)
+
+    @property
+    def tokens_per_character(self) -> float:
+        """Comparable between languages without regard to what a word is."""
+        return self.num_tokens / max(1, self.num_characters)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Higher is shorter."""
+        return self.num_bytes / max(1, self.num_tokens)
+
+    @property
+    def byte_token_share(self) -> float:
+        """Share of tokens that are bytes."""
+        return self.num_byte_tokens / max(1, self.num_tokens)
+
+    def add(self, other: "Fertility") -> None:
+        """Count another's documents too."""
+        for name, value in asdict(other).items():
+            if name.startswith("num_"):
+                setattr(self, name, getattr(self, name) + value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and shares."""
+        shares = ("tokens_per_word", "tokens_per_character", "bytes_per_token", "byte_token_share")
+        return {**asdict(self), **{name: getattr(self, name) for name in shares}}
+
+
+def measure(tokenizers: dict[str, Tokenizer], texts: Iterable[tuple[str, str]]) -> list[Fertility]:
+    """Tokenize every text with every tokenizer.
+
+    Args:
+        tokenizers: by the names that the report gives them.
+        texts: language and text of each document; an empty language is found out.
+    Returns:
+        One for each language, the one with most characters first, and each tokenizer; those of all languages last.
+    """
+    thresholds = ThresholdTable(QualityConfig())
+    identifier = LanguageIdentifier(LanguageConfig(identify=True))
+    found: dict[str, dict[str, Fertility]] = defaultdict(
+        lambda: {name: Fertility(tokenizer=name, language="") for name in tokenizers}
+    )
+    byte_ids = {name: np.array(sorted(tokenizer.byte_ids), np.int64) for name, tokenizer in tokenizers.items()}
+    for given, text in texts:
+        language = given or identifier.identify(text)[0]
+        num_words = count_words(text, thresholds(language).characters_per_word)
+        for name, tokenizer in tokenizers.items():
+            ids = np.array(tokenizer.encode(text), np.int64)
+            document = Fertility(
+                tokenizer=name,
+                language=language,
+                num_documents=1,
+                num_words=num_words,
+                num_characters=len(text),
+                num_bytes=len(text.encode("utf-8")),
+                num_tokens=len(ids),
+                num_byte_tokens=int(np.isin(ids, byte_ids[name]).sum()),
+            )
+            found[language][name].add(document)
+            found[ALL][name].add(document)
+    totals = found.pop(ALL, {})
+    ordered = sorted(found.items(), key=lambda item: -max(each.num_characters for each in item[1].values()))
+    return [replace(each, language=language) for language, row in [*ordered, (ALL, totals)] for each in row.values()]
+
+
+def render(rows: list[Fertility]) -> str:
+    """A table with a line per language and tokenizer; with several, each is compared with the first."""
+    width = max([len("tokenizer"), *(len(row.tokenizer) for row in rows)])
+    several = len({row.tokenizer for row in rows}) > 1
+    head = f"language  documents  {'tokenizer':<{width}}  tokens/word  tokens/character  bytes/token  byte tokens"
+    lines = [head + ("     tokens" if several else "")]
+    first: Fertility | None = None
+    for row in rows:
+        is_first = first is None or first.language != row.language
+        first = row if first is None or is_first else first
+        start = f"{row.language:<8}  {row.num_documents:>9}" if is_first else " " * 19
+        line = (
+            f"{start}  {row.tokenizer:<{width}}  {row.tokens_per_word:>11.3f}  {row.tokens_per_character:>16.4f}"
+            f"  {row.bytes_per_token:>11.3f}  {row.byte_token_share:>11.2%}"
+        )
+        change = row.num_tokens / max(1, first.num_tokens) - 1
+        lines.append(line + (f"  {row.num_tokens if is_first else f'{change:+.1%}':>9}" if several else ""))
+    return "\n".join(lines)
+
+
+def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[str, str]]:
+    """Language and text of a preparation's validation documents, evenly spread when there are more.
+
+    Raises:
+        ConfigError: the directory has no tokenizer or no validation shard.
+    """
+    path = find_tokenizer(directory)
+    prefixes = sorted(file.with_suffix("") for file in directory.glob("validation*.idx"))
+    if path is None or not prefixes:
+        what = "tokenizer" if path is None else "validation shard"
+        fix = "name the data_prep.output_dir of a finished preparation, or use --text"
+        raise ConfigError([Violation(path="--shard", value=directory, rule=f"holds no {what}", fix=fix)])
+    tokenizer = Tokenizer(path)
+    readers = [ShardReader(prefix) for prefix in prefixes]
+    starts = np.cumsum([0, *(reader.num_documents for reader in readers)])
+    chosen = np.unique(np.linspace(0, starts[-1] - 1, min(max_documents, int(starts[-1])), dtype=np.int64))
+    for start, reader in zip(starts, readers, strict=False):
+        table = shard_file(reader.prefix, TABLE_SUFFIX)
+        languages = pq.read_table(table, columns=["language"]).column(0) if table.exists() else None
+        for number in chosen[(chosen >= start) & (chosen < start + reader.num_documents)] - start:
+            text = tokenizer.decode(reader.document(int(number)).tolist())
+            yield ("" if languages is None else languages[int(number)].as_py()), text
+
+
+def read_texts(paths: Iterable[Path], *, split: Split) -> Iterator[tuple[str, str]]:
+    """Texts of unknown language.
+
+    Args:
+        split: what a document of a text file is; a line of a .jsonl file always is one.
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    for path in paths:
+        try:
+            content = path.read_text(encoding="utf-8")
+            if path.suffix == ".jsonl":
+                parts = [json.loads(line)["text"] for line in content.split("\n") if line.strip()]
+            elif split == "file":
+                parts = [content]
+            else:
+                parts = _PARAGRAPH_END.split(content) if split == "paragraph" else content.split("\n")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            rule, fix = f"cannot be read: {error!r}", "name files in UTF-8: text, or .jsonl with the key text"
+            raise ConfigError([Violation(path="--text", value=path, rule=rule, fix=fix)]) from error
+        yield from (("", part) for part in parts if part.strip())
+
+
+def open_tokenizers(paths: Iterable[Path]) -> dict[str, Tokenizer]:
+    """Open tokenizers by their paths.
+
+    Raises:
+        ConfigError: all that cannot be used.
+    """
+    opened, violations = {}, []
+    for path in paths:
+        try:
+            opened[str(path)] = Tokenizer(find_tokenizer(path) or path)
+        except ConfigError as error:
+            violations += [replace(violation, path="TOKENIZER") for violation in error.violations]
+    if violations:
+        raise ConfigError(violations)
+    return opened
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.tokenizer_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tokenizers", type=Path, nargs="+", metavar="TOKENIZER")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--shard", type=Path, metavar="OUTPUT_DIR", help="use the validation documents of a preparation"
+    )
+    source.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="use texts")
+    parser.add_argument(
+        "--split", choices=("file", "paragraph", "line"), default="file", help="one document of a text (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-documents", type=int, default=MAX_DOCUMENTS, metavar="N", help="most of a shard (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+
+    def body() -> int:
+        if arguments.max_documents < 1:
+            violation = Violation(
+                path="--max-documents", value=arguments.max_documents, rule="is not positive", fix="use 1 or more"
+            )
+            raise ConfigError([violation])
+        tokenizers = open_tokenizers(arguments.tokenizers)
+        if arguments.shard is not None:
+            texts = read_validation(arguments.shard, max_documents=arguments.max_documents)
+        else:
+            texts = read_texts(arguments.text, split=arguments.split)
+        rows = measure(tokenizers, texts)
+        print(json.dumps([row.to_dict() for row in rows], indent=1) if arguments.json else render(rows))
+        return 0
+
+    return exit_code_of(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
