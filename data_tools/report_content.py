@@ -46,7 +46,9 @@ class StageRow:
     amounts: list[str]
     rates: list[str]
     segments: list[Segment]
+    num_parts: int
     is_whole: bool
+    """See `StageTiming`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,7 @@ def _build_stages(timings: list[StageTiming], *, num_records: int) -> list[Stage
                 amounts=amounts,
                 rates=rates,
                 segments=stack({"time": round(1000 * timing.seconds)}, room=longest),
+                num_parts=timing.num_parts,
                 is_whole=timing.is_whole,
             )
         )

@@ -131,7 +131,7 @@ def _nice_step(largest: float) -> float:
 def _length_ticks(edges: np.ndarray) -> Iterable[Tick]:
     """Powers of ten; over a short range also twice and five times of them."""
     low, high = max(int(edges[0]), 1), int(edges[-1])
-    factors = (1,) if high / low > 1000 else (1, 2, 5)
+    factors = (1,) if high / low > 500 else (1, 2, 5)
     places = np.arange(len(edges)) * 100 / (len(edges) - 1)
     for power in range(len(str(high))):
         for factor in factors:

@@ -3,6 +3,9 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -17,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data_tools.stage_timings import StageTiming
+from data_tools.stage_timings import StageTiming, note_timing
 from trainer.common.progress import PlainProgress, format_amount, should_draw_bar
 
 Mode = Literal["auto", "on", "off"]
@@ -32,7 +35,7 @@ class StageProgress:
         unit: what is counted; "bytes" are written in binary units.
         number: which of how many stages it is, such as (2, 4).
         done_before: what an earlier run did of it.
-        on_end: is told what the stage took, if it comes to its end.
+        on_end: is told what was done in which time, also where an error ends the stage.
     """
 
     def __init__(
@@ -85,40 +88,36 @@ class StageProgress:
             self._bar.stop()
         elif self._plain is not None and error is None:
             self._plain.finish(self._done)
-        if self._on_end is not None and error is None:
+        if self._on_end is not None:
             amount = self._done - self._done_before
             seconds = time.monotonic() - self._start
-            is_whole = not self._done_before
+            is_whole = error is None and not self._done_before
             self._on_end(
                 StageTiming(title=self._title, seconds=seconds, amount=amount, unit=self._unit, is_whole=is_whole)
             )
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stages:
-    """The stages of one job: numbers them on the screen, and remembers how long each took.
+    """The stages of one job, which may run in different processes: numbers them on the screen and notes their times."""
 
-    Args:
-        num_stages: how many there will be.
-        mode: when to draw bars.
-    """
-
-    def __init__(self, *, num_stages: int, mode: Mode) -> None:
-        self._num_stages, self._mode = num_stages, mode
-        self._num_begun = 0
-        self.timings: list[StageTiming] = []
-        """Of the stages that came to their end."""
+    titles: tuple[str, ...]
+    """All of them, in their order."""
+    mode: Mode
+    """When to draw bars."""
+    timings: Path | None = None
+    """File that the times are appended to; see data_tools/stage_timings.py."""
 
     def begin(self, title: str, *, total: int | None, unit: str, done_before: int = 0) -> StageProgress:
-        """The progress of the next stage."""
-        self._num_begun += 1
+        """The progress of one of the stages; the arguments are those of `StageProgress`."""
         return StageProgress(
             title,
             total=total,
             unit=unit,
-            mode=self._mode,
-            number=(self._num_begun, self._num_stages),
+            mode=self.mode,
+            number=(self.titles.index(title) + 1, len(self.titles)),
             done_before=done_before,
-            on_end=self.timings.append,
+            on_end=None if self.timings is None else partial(note_timing, self.timings),
         )
 
 

@@ -175,11 +175,12 @@ def test_times_of_the_stages_are_shown_where_they_are_known(output: Path, tmp_pa
     timings = [
         StageTiming(title="read", seconds=2.0, amount=3 * 2**20, unit="bytes"),
         StageTiming(title="tokenize", seconds=70.0, amount=140, unit="documents", is_whole=False),
+        StageTiming(title="assemble", seconds=1.0, amount=1, unit="documents", num_parts=3),
     ]
     write_timings(copy, timings)
     page = parse(render_report(copy))
     num_read = read_json(copy, "ledger.json")["totals"]["read"]
-    read, tokenize = page.xpath("//table[@id='table-stages']/tbody/tr")
+    read, tokenize, assemble = page.xpath("//table[@id='table-stages']/tbody/tr")
     assert [cell.xpath("string()") for cell in read.xpath("td")[1:]] == [
         "2.0 s",
         f"{num_read} records3.00 MiB",
@@ -187,6 +188,7 @@ def test_times_of_the_stages_are_shown_where_they_are_known(output: Path, tmp_pa
     ]
     assert [cell.xpath("string()") for cell in tokenize.xpath("td")[1:]] == ["1:10", "140 documents", "2 documents/s"]
     assert "without what an earlier run did" in tokenize.xpath("string(th)")
+    assert "in 3 parts" in assemble.xpath("string(th)")
 
 
 def test_an_old_preparation_has_a_report_too(choosy: Path, tmp_path: Path) -> None:
