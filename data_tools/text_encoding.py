@@ -1,7 +1,9 @@
 """Turn bytes of unknown or wrongly declared encoding into text."""
 
+import codecs
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
@@ -10,6 +12,29 @@ from data_tools.ledger import Ledger
 META_BYTES = 4096
 MAX_INVALID_SHARE = 0.005
 """Of characters: pages with a few broken ones (cut, pasted from elsewhere) are in the encoding that they declare."""
+
+WESTERN = "cp1252"
+"""What browsers read ISO-8859-1 and US-ASCII as: https://encoding.spec.whatwg.org/#names-and-labels"""
+
+SUPERSETS = {
+    "gbk": "gb18030",
+    "gb2312": "gb18030",
+    "euc_kr": "cp949",
+    "shift_jis": "cp932",
+    "big5": "big5hkscs",
+    # The letters of Ukrainian in place of signs that draw boxes.
+    "koi8-r": "koi8-u",
+    "ascii": WESTERN,
+    "iso8859-1": WESTERN,
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+}
+"""Encodings that hold all characters of another, and are often meant by its name."""
+_OTHER_LABELS = re.compile(
+    r"(?:x-)?((?:cp|windows|win|iso|latin|koi8|mac|gb|big5|euc|shift|hz|uhc|johab|tis|ks)[\w.:-]*|utf-?(?:8|16|32)(?:-?[lb]e)?)",
+    re.IGNORECASE,
+)
+"""Names of encodings for text; Python's codecs hold others as well."""
 
 _META_CHARSET = re.compile(
     rb"""<(?:meta\b[^>]{0,200}?charset|\?xml\b[^>]{0,100}?encoding)\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE
@@ -23,12 +48,26 @@ _BYTE_ORDER_MARKS = (
 )
 _ESCAPES = re.compile(rb"[\x00\x1b]|~\{")
 """What tells ISO-2022, UTF-16 and HZ, which are made of ASCII bytes only, from ASCII."""
+_ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|[()][ACDG])")
+
+MAX_RUNS = 2000
+_RUN = re.compile(r"[A-Za-z]*(?:[^\x00-\x7f\s]+[A-Za-z]*)+")
+"""Characters beyond ASCII, with the letters around them."""
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x80-\x84\x86-\x9f]")
+_LATIN = re.compile(r"[\xa1-\u024f]")
+_FOREIGN_WITHIN = re.compile(
+    # Signs but those that words do hold (ª º ·), and letters of other scripts; not punctuation such as ’ and –.
+    r"[A-Za-z](?:[\xa1-\xa9\xab\xac\xae-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7]|[\u0250-\u1dff\u2100-\uffff]{1,2})[a-z]"
+)
+MAX_LATIN_SHARE = 0.6
+MAX_FOREIGN_SHARE = 0.3
 
 
 def decode_text(content: bytes, *, declared: str | None, is_html: bool, ledger: Ledger) -> str:
     """Decode by byte order mark, as UTF-8 if it is, else as declared, else by detection; never fails.
 
-    UTF-8 comes before what is declared: other text hardly ever is valid UTF-8, and servers often declare wrongly.
+    UTF-8 comes before what is declared: other text hardly ever is valid UTF-8, and servers often declare wrongly. What
+    is declared comes before detection only if the text that it gives looks like one.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -38,39 +77,83 @@ def decode_text(content: bytes, *, declared: str | None, is_html: bool, ledger: 
             return content.decode("utf-8")
         except UnicodeDecodeError:
             pass
-    best, best_invalid = "", float("inf")
-    for encoding in _candidates(content, declared, is_html):
-        try:
-            text = content.decode(encoding, "replace")
-        except LookupError:
+    declarations = list(_list_declared(content, declared, is_html))
+    best, best_invalid, best_encoding = "", float("inf"), ""
+    tried: set[str] = set()
+    for encoding in chain(_find_escaped(content), declarations, _guess(content)):
+        if encoding in tried:
             continue
+        tried.add(encoding)
+        text = content.decode(encoding, "replace")
         invalid = text.count("\ufffd")
-        if not invalid:
-            return text
-        if invalid <= MAX_INVALID_SHARE * len(text):
-            ledger.note("invalid_bytes_replaced")
-            return text
+        if invalid <= MAX_INVALID_SHARE * len(text) and _looks_like_text(text):
+            best, best_invalid, best_encoding = text, invalid, encoding
+            break
         if invalid < best_invalid:
-            best, best_invalid = text, invalid
-    ledger.note("encoding_unclear")
+            best, best_invalid, best_encoding = text, invalid, encoding
+    if best_invalid > MAX_INVALID_SHARE * len(best):
+        ledger.note("encoding_unclear")
+    elif best_invalid:
+        ledger.note("invalid_bytes_replaced")
+    if declarations and best_encoding not in declarations:
+        ledger.note("charset_wrong")
     return best
 
 
-def _candidates(content: bytes, declared: str | None, is_html: bool) -> Iterator[str]:
-    """Encodings to try, the likeliest first."""
+def _list_declared(content: bytes, declared: str | None, is_html: bool) -> Iterator[str]:
+    """What the server and the page itself declare, as names of Python's codecs."""
+    by_server = _find_codec(declared)
+    meta = _META_CHARSET.search(content[:META_BYTES]) if is_html else None
+    by_page = _find_codec(meta[1].decode("ascii", "replace")) if meta else None
+    if by_page and by_page.startswith("utf-16"):
+        # A page whose charset could be read in its own bytes is not in UTF-16.
+        by_page = None
+    # Servers name the Western encoding of themselves, for all that they have; whoever made a page knew it.
+    names = (by_page, by_server) if by_server == WESTERN else (by_server, by_page)
+    yield from filter(None, names)
+
+
+def _find_codec(label: str | None) -> str | None:
+    """Name of the codec that a label stands for; None for one that nobody knows."""
+    if not label:
+        return None
+    name = map_encoding_to_html5(label, fallback_utf8=False)
+    if name is None and (other := _OTHER_LABELS.fullmatch(label.strip())):
+        name = re.sub(r"^win(?:dows)?-?(?=\d)", "cp", other[1].lower())
+    if name is None:
+        return None
+    try:
+        name = codecs.lookup(name).name
+    except LookupError:
+        return None
+    return SUPERSETS.get(name, name)
+
+
+def _find_escaped(content: bytes) -> Iterator[str]:
+    """ISO-2022 writes itself into the text, which then cannot be anything else."""
+    if _ISO_2022.search(content):
+        yield from filter(None, [_find_codec(detect_encoding(content))])
+
+
+def _guess(content: bytes) -> Iterator[str]:
+    """Encodings that the bytes look like, the likeliest first."""
     if _is_nearly_utf8(content):
         yield "utf-8"
-    names = [declared]
-    if is_html and (meta := _META_CHARSET.search(content[:META_BYTES])):
-        names.append(meta[1].decode("ascii", "replace"))
-    for name in names:
-        encoding = map_encoding_to_html5(name, fallback_utf8=False) if name else None
-        # A page whose charset could be read in its own bytes is not in UTF-16.
-        if encoding and not (encoding.startswith("utf-16") and b"\0" not in content):
-            yield encoding
-    yield detect_encoding(content) or "utf-8"
-    yield "utf-8"
-    yield "cp1252"
+    yield from _guess_utf16(content)
+    found = _find_codec(detect_encoding(content)) or "utf-8"
+    yield found
+    if found == "utf-8":
+        # resiliparse 2.0.1 has no name for what its detection calls UHC, and says UTF-8.
+        yield "cp949"
+        yield "utf-8"
+    yield WESTERN
+
+
+def _guess_utf16(content: bytes) -> Iterator[str]:
+    """UTF-16 without a mark: the upper bytes of ASCII characters are zeros, on one side."""
+    zeros = content[::2].count(0), content[1::2].count(0)
+    if sum(zeros) > len(content) * 0.1:
+        yield "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
 
 def _is_nearly_utf8(content: bytes) -> bool:
@@ -78,3 +161,18 @@ def _is_nearly_utf8(content: bytes) -> bool:
     invalid = text.count("\ufffd")
     beyond_ascii = sum(1 for character in text if character > "\x7f")
     return 0 < invalid * 20 < beyond_ascii
+
+
+def _looks_like_text(text: str) -> bool:
+    """Whether decoded bytes can be text: most wrong encodings put signs and letters of other scripts into words, make
+    words of accented letters alone, or leave control characters."""
+    if len(_CONTROL.findall(text)) > MAX_INVALID_SHARE * len(text):
+        return False
+    runs = [run for match in islice(_RUN.finditer(text), MAX_RUNS) if len(run := match[0]) >= 3]
+    if not runs:
+        return True
+    joined = "".join(runs)
+    if len(_LATIN.findall(joined)) > MAX_LATIN_SHARE * len(joined):
+        return False
+    foreign = sum(1 for run in runs if _FOREIGN_WITHIN.search(run))
+    return foreign <= MAX_FOREIGN_SHARE * len(runs)

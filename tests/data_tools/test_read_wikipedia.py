@@ -86,6 +86,69 @@ def test_of_a_history_the_latest_revision_counts(tmp_path):
     assert ledger.notes == {"page_with_history": 1}
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (2, 1, 3)])
+def test_the_latest_revision_decides_though_it_is_deleted_or_large(tmp_path, order):
+    """An earlier revision is never taken in its place: somebody took its text away."""
+    kinds = {
+        "deleted": (revision("", time="2003-01-01T00:00:00Z", attributes='deleted="deleted"'), "text_deleted"),
+        "large": (revision("x" * 2000, time="2003-01-01T00:00:00Z"), "record_too_large"),
+        "script": (revision("x", time="2003-01-01T00:00:00Z", model="json"), "content_model_json"),
+    }
+    for last, reason in kinds.values():
+        all_three = {n: revision(f"from {n}", time=f"200{n}-01-01T00:00:00Z") for n in (1, 2)} | {3: last}
+        path = write(tmp_path / "a.xml", page("P", *(all_three[n] for n in order)))
+        limits = CleaningConfig(max_record_bytes=1000)
+        documents, ledger, _ = read_raw(path, "wikipedia", cleaning=limits)
+        assert not documents
+        assert ledger.dropped == {reason: 1}
+
+
+@pytest.mark.parametrize("is_ascending", [True, False])
+def test_a_history_takes_the_memory_of_one_revision(tmp_path, is_ascending):
+    years = range(2000, 2020) if is_ascending else range(2020, 2000, -1)
+    revisions = [revision(f"{year} " * 400_000, time=f"{year}-01-01T00:00:00Z") for year in years]
+    path = write(tmp_path / "a.xml", page("P", *revisions))
+    del revisions
+    source = SourceConfig(name="s", kind="wikipedia", paths=[str(path)])
+    (file,), _ = resolve_inputs([source])
+    tracemalloc.start()
+    with open_input(file) as stream:
+        config = DataPrepConfig(output_dir="", sources=[source])
+        (document,) = read_documents(file, stream=stream, ledger=Ledger(), config=config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert document.content.startswith(b"2019" if is_ascending else b"2020")
+    assert peak < 12 << 20, "2 MB as pieces, as one string and as bytes, and the buffers"
+
+
+def test_schema_0_10_and_0_11_give_the_same(tmp_path):
+    """The order of a revision's elements and the attributes of its text differ."""
+    text = LONG + "&amp; more"
+    old = (
+        "<revision><id>5</id><parentid>4</parentid><timestamp>2020-01-01T00:00:00Z</timestamp><contributor><ip>::1</ip>"
+        "</contributor><minor /><comment>c</comment><model>wikitext</model><format>text/x-wiki</format>"
+        f'<text xml:space="preserve">{text}</text><sha1>phoiac9h4m842xq45sp7s6u21eteeq1</sha1></revision>'
+    )
+    new = (
+        "<revision><id>5</id><parentid>4</parentid><timestamp>2020-01-01T00:00:00Z</timestamp><contributor>"
+        "<username>U</username><id>9</id></contributor><comment>c</comment><origin>5</origin><model>wikitext</model>"
+        f'<format>text/x-wiki</format><text bytes="{len(text)}" sha1="phoiac9h4m842xq45sp7s6u21eteeq1" '
+        f'xml:space="preserve">{text}</text><sha1>phoiac9h4m842xq45sp7s6u21eteeq1</sha1></revision>'
+    )
+    pages = {
+        "0.10": [page("P", old), page("R", old, extra='<redirect title="P" />'), page("Talk:P", old, namespace=1)],
+        "0.11": [page("P", new), page("R", new, extra='<redirect title="P" />'), page("Talk:P", new, namespace=1)],
+    }
+    found = {}
+    for version, written in pages.items():
+        path = write(tmp_path / "a.xml", *written, head=HEAD.replace("0.11", version))
+        documents, ledger, _ = read_raw(path, "wikipedia")
+        assert ledger.dropped == {"redirect": 1, "namespace_1": 1}
+        found[version] = [(document.title, document.id, document.url, document.content) for document in documents]
+    assert found["0.10"] == found["0.11"]
+    assert found["0.10"][0][3] == text.replace("&amp;", "&").encode()
+
+
 def test_slots_beside_the_main_one_are_no_text(tmp_path):
     slot = "<content><role>data</role><model>json</model><text>{}</text></content>"
     whole = revision("main").replace("</revision>", f"{slot}</revision>")
@@ -109,6 +172,24 @@ def test_entity_bombs_are_refused(tmp_path):
         f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     path = write(tmp_path / "a.xml", page("P", revision("&i;")), head=f"<!DOCTYPE mediawiki [{entities}]>\n" + HEAD)
+    documents, ledger, _ = read_raw(path, "wikipedia")
+    assert not documents
+    assert ledger.failed == {"xml_doctype_refused": 1}
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        '<!ENTITY e SYSTEM "file://{secret}">',
+        '<!ENTITY % e SYSTEM "file://{secret}"> %e;',
+        '<!ATTLIST page a CDATA "b">',
+    ],
+)
+def test_external_entities_are_refused(tmp_path, declaration):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    doctype = f"<!DOCTYPE mediawiki [{declaration.format(secret=secret)}]>"
+    path = write(tmp_path / "a.xml", page("P", revision("&e;")), head=doctype + HEAD)
     documents, ledger, _ = read_raw(path, "wikipedia")
     assert not documents
     assert ledger.failed == {"xml_doctype_refused": 1}
