@@ -14,6 +14,7 @@ import numpy as np
 
 from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
 from data_tools.record_table import RECORD_TABLE_NAME, FoundRecord, find_records
+from data_tools.tokenizer_files import find_tokenizer
 from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trainer.common.progress import format_bytes, format_count
 from trainer.data.index_format import ShardReader
@@ -69,7 +70,7 @@ def describe_document(
     yield ""
     if tokenizer is None:
         yield " ".join(map(str, tokens[: num_characters or len(tokens)]))
-        yield "(token ids: no tokenizer.model beside the shard; name one with --tokenizer)"
+        yield "(token ids: no tokenizer.model or tokenizer.json beside the shard; name one with --tokenizer)"
         return
     text = tokenizer.decode(tokens.tolist())
     if num_characters and len(text) > num_characters:
@@ -151,11 +152,11 @@ def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> l
 
 def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path: Path | None) -> Tokenizer | None:
     """The tokenizer that is named, or the one beside the shard; its hash must be the manifest's."""
-    beside = reader.prefix.parent / "tokenizer.model"
-    if path is None and not beside.exists():
+    path = path or find_tokenizer(reader.prefix.parent)
+    if path is None:
         return None
     try:
-        tokenizer = Tokenizer(path or beside)
+        tokenizer = Tokenizer(path)
     except ConfigError as error:
         raise ConfigError(replace(violation, path="--tokenizer") for violation in error.violations) from error
     if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
@@ -179,7 +180,9 @@ def main() -> int:
     chosen.add_argument("--doc", type=int, metavar="N", help="show document N, from 0")
     chosen.add_argument("--url", help="show the document with this address, or say why it was dropped")
     chosen.add_argument("--title", help="show the document with this title, or say why it was dropped")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE.model", help="default: tokenizer.model beside PREFIX")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.model or tokenizer.json beside PREFIX"
+    )
     parser.add_argument("--full", action="store_true", help="show the whole text, not only its first 2000 characters")
     args = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
