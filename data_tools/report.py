@@ -18,12 +18,12 @@ from data_tools.ledger import LEDGER_VERSION
 from data_tools.preparation import RECORD_NAME, RECORD_VERSION
 from data_tools.report_content import Files, build_content
 from data_tools.report_counts import count_tables
+from data_tools.report_samples import read_samples
 from data_tools.stage_timings import read_timings
-from data_tools.statistics import STATS_VERSION
+from data_tools.statistics import REPORT_NAME, STATS_VERSION
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 from trainer.common.progress import format_count
 
-REPORT_NAME = "report.html"
 TEMPLATE_NAME = "report.html.j2"
 NAMES = {"train": "Training", "validation": "Validation", "kept": "Kept", "dropped": "Dropped", "failed": "Failed"}
 """What the figures call things."""
@@ -62,6 +62,7 @@ def render_report(output: Path) -> str:
         stats=_read_json(output / "stats.json", version=STATS_VERSION),
         ledger=_read_json(output / "ledger.json", version=LEDGER_VERSION),
         tables=tables,
+        samples=read_samples(output),
         timings=read_timings(output),
     )
     finished = datetime.fromtimestamp((output / RECORD_NAME).stat().st_mtime, tz=UTC)

@@ -19,6 +19,7 @@ from data_tools.report_groups import (
     build_sources,
 )
 from data_tools.report_records import Copies, Reason, build_copies, build_reasons
+from data_tools.report_samples import Sample
 from data_tools.stage_timings import StageTiming
 from data_tools.statistics import find_warnings
 from trainer.common.progress import format_amount, format_duration
@@ -33,6 +34,7 @@ class Files:
     stats: dict[str, Any]
     ledger: dict[str, Any]
     tables: TableCounts
+    samples: list[Sample]
     timings: list[StageTiming]
 
 
@@ -75,6 +77,7 @@ class Content:
     """Empty where languages were not identified."""
     tells_lost_languages: bool
     histograms: list[HistogramFigure]
+    samples: list[Sample]
     sources: list[Group]
     files: list[Group]
     """Those that lost most come first."""
@@ -106,6 +109,7 @@ def build_content(output: Path, files: Files) -> Content:
         languages=build_languages(tables),
         tells_lost_languages=tables.tells_lost_languages,
         histograms=_build_histograms(stats, tables),
+        samples=files.samples,
         sources=build_sources(ledger, tables),
         files=build_files(ledger, root=root),
         file_root=root,

@@ -97,10 +97,14 @@ def build_copies(title: str, counts: CopyCounts | None, *, root: str) -> Copies 
     )
 
 
+def find_link(name: str) -> str | None:
+    """The name where it is an address that a browser may follow: names come out of crawled pages."""
+    return name if name.startswith(("https://", "http://")) else None
+
+
 def _example(values: Mapping[str, Any], *, file: str, root: str) -> ExampleRecord:
     name = values["name"]
-    # Names come out of crawled pages: only these two schemes are made links.
-    link = name if name.startswith(("https://", "http://")) else None
+    link = find_link(name)
     shown = file.removeprefix(root)
     return ExampleRecord(record=values["record"], file=shown, name=name, link=link, detail=values.get("detail", ""))
 

@@ -11,6 +11,7 @@ from data_tools.split_statistics import SplitStatistics
 from trainer.common.progress import format_count
 
 STATS_VERSION = 1
+REPORT_NAME = "report.html"
 MAX_REASONS = 8
 
 
@@ -80,6 +81,8 @@ def summarize(output: Path, *, stats: dict[str, Any], ledger: dict[str, Any]) ->
     prefixes = " and ".join(str(output / name) for name in ("train", "validation") if stats[name]["num_tokens"])
     lines.append(f"  shards {prefixes} (.bin, .idx, .documents.parquet, .manifest.json)")
     lines.append(f"  what became of every record: {output / 'ledger.json'}; numbers: {output / 'stats.json'}")
+    if (output / REPORT_NAME).exists():
+        lines.append(f"  to look at in a browser: {output / REPORT_NAME}")
     lines.append(f"  look inside: python -m data_tools.inspect {output / 'train'} --doc 0")
     return lines
 
@@ -91,8 +94,10 @@ def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]
     if totals["failed"]:
         files = [file for file in ledger["files"] if file["failed"]]
         counts = ", ".join(f"{reason} {count}" for reason, count in totals["failed"].items())
+        num_failed = sum(totals["failed"].values())
         warnings.append(
-            f"{sum(totals['failed'].values())} records could not be read ({counts}), in {len(files)} files:"
+            f"{num_failed} record{'s' if num_failed > 1 else ''} could not be read ({counts}), in {len(files)}"
+            f" file{'s' if len(files) > 1 else ''}:"
         )
         for file in files[:MAX_REASONS]:
             example = next((e for e in file["examples"] if e["reason"] in file["failed"]), None)

@@ -136,7 +136,7 @@ def test_summary_says_what_happened_and_warns_of_what_failed(prepared: Prepared)
     assert f"unigram entropy of validation {stats['unigram_entropy_nats']:.4f} nats" in prepared.stdout
     assert "duplicate 1" in prepared.stdout
     assert str(prepared.output / "ledger.json") in prepared.stdout
-    assert "warning: 1 records could not be read" in prepared.stderr
+    assert "warning: 1 record could not be read" in prepared.stderr
     for stage in ("read", "tokenizer", "tokenize"):
         assert f"{stage}: " in prepared.stderr, "plain lines where there is no terminal"
 

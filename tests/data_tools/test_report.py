@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.report import render_report, write_report
+from data_tools.report_samples import MAX_TOKENS, NUM_SAMPLES, read_samples
 from data_tools.stage_timings import StageTiming, write_timings
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import REPOSITORY, make_text, run_prepare, sources_override, write_jsonl
@@ -82,7 +83,8 @@ def check_numbers(page: lxml.html.HtmlElement, output: Path) -> None:
         [number] for number in (*kept.values(), *num_lost, totals["read"])
     ]
     reasons = {
-        row.get("id"): int(row.xpath("summary//data/@value")[0]) for row in page.xpath("//div[@class='rows']/details")
+        row.get("id"): int(row.xpath("summary//data/@value")[0])
+        for row in page.xpath("//details[starts-with(@id, 'reason-')]")
     }
     assert reasons == {
         f"reason-{fate}-{name}": count for fate in ("dropped", "failed") for name, count in totals[fate].items()
@@ -116,7 +118,7 @@ def test_the_numbers_are_those_of_the_ledger(output: Path) -> None:
     assert read_json(output, "preparation.json")["files"].keys() == {name for name, _ in read_rows(page, "output")}, (
         "the output is listed, and the report is no part of it"
     )
-    assert "1 records could not be read" in text
+    assert "1 record could not be read" in text
     assert "Languages were not identified" in text
     assert "no timings.json" in text
 
@@ -167,6 +169,28 @@ def test_records_stay_text_whatever_they_hold(choosy: Path) -> None:
     assert HOSTILE in page.xpath("string(//*[@id='reason-dropped-too_short'])")
     assert "javascript:alert(1)" in text
     assert {link.partition(":")[0] for link in page.xpath("//main//a/@href")} == {"https"}
+
+
+def test_documents_are_shown_as_they_are_in_the_shard(choosy: Path) -> None:
+    page = parse(render_report(choosy))
+    samples = page.xpath("//details[@class='sample']")
+    assert len(samples) == NUM_SAMPLES
+    texts = {make_text(seed, num_sentences=30) for seed in range(40)}
+    for sample in samples:
+        shown = sample.xpath("string(p[@class='text'])")
+        is_cut = shown.endswith(" …")
+        assert any(text.startswith(shown.removesuffix(" …")) for text in texts)
+        assert is_cut == (int(sample.xpath(".//data/@value")[0]) > MAX_TOKENS)
+        assert sample.xpath("p/a/@href")[0].startswith("https://example.org/")
+
+
+def test_without_shard_or_tokenizer_there_are_no_documents(choosy: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.model", "train.idx", "train.documents.parquet"):
+        copy = tmp_path / name
+        shutil.copytree(choosy, copy)
+        (copy / name).unlink()
+        assert read_samples(copy) == []
+        assert parse(render_report(copy)).xpath("//*[@id='samples']") == []
 
 
 def test_times_of_the_stages_are_shown_where_they_are_known(output: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Beginnings of a few documents, so that a person sees what was kept; read back out of the shard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, read_origin
+from data_tools.report_records import find_link
+from trainer.data.index_format import ShardReader
+from trainer.data.shard_header import shard_file
+from trainer.data.tokenizer import Tokenizer
+
+NUM_SAMPLES = 8
+MAX_TOKENS = 400
+TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The beginning of a document."""
+
+    number: int
+    """In the shard."""
+    origin: DocumentOrigin
+    link: str | None
+    """Its address, where that is one that a browser may follow."""
+    text: str
+    is_cut: bool
+    """Whether the document goes on."""
+
+
+def read_samples(output: Path) -> list[Sample]:
+    """Read documents that stand at equal distances in the training shard.
+
+    Returns:
+        At most NUM_SAMPLES; none where shard, table or tokenizer are not there.
+    Raises:
+        ConfigError: one of them is damaged.
+    """
+    prefix = output / "train"
+    table = shard_file(prefix, TABLE_SUFFIX)
+    model = next((path for name in TOKENIZER_NAMES if (path := output / name).is_file()), None)
+    if model is None or not all(path.is_file() for path in (table, shard_file(prefix, ".idx"))):
+        return []
+    reader, tokenizer = ShardReader(prefix), Tokenizer(model)
+    numbers = {(2 * place + 1) * reader.num_documents // (2 * NUM_SAMPLES) for place in range(NUM_SAMPLES)}
+    samples = []
+    for number in sorted(numbers):
+        origin, tokens = read_origin(table, number), reader.document(number)
+        is_cut = len(tokens) > MAX_TOKENS
+        text = tokenizer.decode(tokens[:MAX_TOKENS].tolist())
+        if is_cut:
+            text = text.rstrip("\ufffd")  # a character that is written in bytes may be cut in two
+        samples.append(Sample(number=number, origin=origin, link=find_link(origin.url), text=text, is_cut=is_cut))
+    return samples
