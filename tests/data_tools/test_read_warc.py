@@ -1,8 +1,11 @@
 """Web archives of every writer and with every damage: each record has its fate in the ledger."""
 
+import base64
 import bz2
 import gzip
+import hashlib
 import io
+import re
 
 import pytest
 from warcio.warcwriter import WARCWriter
@@ -97,3 +100,74 @@ def test_a_file_that_is_no_archive_is_counted(tmp_path):
     (tmp_path / "empty.warc").write_bytes(b"")
     assert read_clean(tmp_path / "a.warc", "warc")[1].failed.total() == 1
     assert read_clean(tmp_path / "empty.warc", "warc")[1].read == 0
+
+
+def write_with_digests(path, *changes):
+    """A record for each change of one byte in the digest or in the content that stays as it was."""
+    buffer = io.BytesIO()
+    writer = WARCWriter(buffer, gzip=False)
+    records = b""
+    for number, change in enumerate(changes):
+        http_record(writer, page(f"{LONG}{number}").encode(), url=f"http://example.com/{number}")
+        records += change(buffer.getvalue())
+        buffer.seek(0)
+        buffer.truncate()
+    path.write_bytes(records)
+
+
+def set_digest(value):
+    return lambda record: re.sub(rb"(?<=WARC-Payload-Digest: )\S+", value, record)
+
+
+def digest_of(number, name):
+    return hashlib.new(name, page(f"{LONG}{number}").encode())
+
+
+def test_digests_are_compared(tmp_path):
+    path = tmp_path / "a.warc"
+    write_with_digests(
+        path,
+        lambda record: record,
+        lambda record: record.replace(b"quick brown", b"quick green"),
+        set_digest(b"sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        set_digest(b"sha256:" + digest_of(3, "sha256").hexdigest().encode()),
+        set_digest(b"SHA-1:" + base64.b32encode(digest_of(4, "sha1").digest()).lower()),
+        set_digest(b"md5:" + digest_of(5, "md5").hexdigest().upper().encode()),
+        set_digest(b"tiger:0123"),
+        lambda record: re.sub(rb"WARC-Payload-Digest: \S+\r\n", b"", record),
+    )
+    documents, ledger, _ = read_raw(path, "warc")
+    assert len(documents) == 8
+    assert ledger.notes == {"digest_wrong": 2}
+    documents, ledger, _ = read_raw(path, "warc", source={"wrong_digests": "fail"})
+    assert [document.record for document in documents] == [0, 3, 4, 5, 6, 7]
+    assert ledger.failed == {"digest_wrong": 2}
+    assert [(example.record, example.name) for example in ledger.examples] == [
+        (1, "http://example.com/1"),
+        (2, "http://example.com/2"),
+    ]
+
+
+def test_the_digest_of_a_text_record_is_that_of_its_block(tmp_path):
+    text = LONG.encode()
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a/\r\nContent-Type: text/plain\r\n"
+    digests = [hashlib.sha1(text).digest(), bytes(20)]
+    (tmp_path / "a.wet").write_bytes(
+        b"".join(
+            f"{head}WARC-Block-Digest: sha1:{base64.b32encode(digest).decode()}\r\n"
+            f"Content-Length: {len(text)}\r\n\r\n".encode()
+            + text
+            + b"\r\n\r\n"
+            for digest in digests
+        )
+    )
+    assert read_raw(tmp_path / "a.wet", "warc")[1].notes == {"digest_wrong": 1}
+
+
+def test_addresses_of_any_bytes_end_in_the_ledger(tmp_path):
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/\xff\xed\xa0\x80\0\r\n"
+    (tmp_path / "a.warc").write_bytes(record + b"Content-Length: 0\r\n\r\n\r\n\r\n")
+    _, ledger, _ = read_raw(tmp_path / "a.warc", "warc")
+    assert ledger.failed == {"http_header_invalid": 1}
+    (example,) = ledger.examples
+    assert example.name.encode().startswith(b"http://a/")
