@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := test,dev,quickstart,benchmark
+EXTRAS := test,dev,quickstart,benchmark,ray
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help

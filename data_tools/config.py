@@ -231,8 +231,8 @@ class SlurmConfig:
     """More shares are submitted as several job arrays; the cluster's MaxArraySize (scontrol show config)."""
     max_running: int | None = None
     """Jobs of an array that run at a time; null sets no limit."""
-    directives: list[str] = field(default_factory=list)
-    """Further options of sbatch, such as --constraint=cpu."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further options of sbatch by their long names, such as {constraint: milan}; null for one without a value."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the work, such as module load python."""
     python: str | None = None

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Required, TypedDict, Unpack
 
 from trainer.common.errors import Violation
 
@@ -21,6 +21,18 @@ class Example:
     record: int
     name: str
     detail: str
+
+
+class Origin(TypedDict, total=False):
+    """What the ledger is told of a record that is left out."""
+
+    record: Required[int]
+    name: str
+    """What a person would look it up by."""
+    detail: str
+    id: str
+    url: str
+    title: str
 
 
 class Outcome(NamedTuple):
@@ -49,49 +61,15 @@ class Ledger:
     outcomes: list[Outcome] = field(default_factory=list)
     """Every record that was dropped or failed, until somebody takes them away; no part of the counts."""
 
-    def drop(
-        self,
-        reason: str,
-        *,
-        record: int,
-        name: str = "",
-        detail: str = "",
-        id: str = "",
-        url: str = "",
-        title: str = "",
-    ) -> None:
-        """Count a record that is left out on purpose.
-
-        Args:
-            name: what a person would look it up by.
-        """
+    def drop(self, reason: str, **origin: Unpack[Origin]) -> None:
+        """Count a record that is left out on purpose."""
         self.dropped[reason] += 1
-        self._exemplify(reason, self.dropped[reason], record, name, detail)
-        self.outcomes.append(
-            Outcome(record, False, reason, _cut(detail, MAX_DETAIL_CHARACTERS), _cut(id), _cut(url), _cut(title))
-        )
+        self._leave_out(reason, is_failed=False, count=self.dropped[reason], **origin)
 
-    def fail(
-        self,
-        error: str,
-        *,
-        record: int,
-        name: str = "",
-        detail: str = "",
-        id: str = "",
-        url: str = "",
-        title: str = "",
-    ) -> None:
-        """Count a record that could not be read.
-
-        Args:
-            name: what a person would look it up by.
-        """
+    def fail(self, error: str, **origin: Unpack[Origin]) -> None:
+        """Count a record that could not be read."""
         self.failed[error] += 1
-        self._exemplify(error, self.failed[error], record, name, detail)
-        self.outcomes.append(
-            Outcome(record, True, error, _cut(detail, MAX_DETAIL_CHARACTERS), _cut(id), _cut(url), _cut(title))
-        )
+        self._leave_out(error, is_failed=True, count=self.failed[error], **origin)
 
     def note(self, what: str) -> None:
         """Count a peculiarity."""
@@ -125,10 +103,27 @@ class Ledger:
             "examples": [vars(example) for example in examples],
         }
 
-    def _exemplify(self, reason: str, count: int, record: int, name: str, detail: str) -> None:
+    def first_failure(self) -> Example | None:
+        """The first record that could not be read."""
+        return next((example for example in self.examples if example.reason in self.failed), None)
+
+    def _leave_out(
+        self,
+        reason: str,
+        *,
+        is_failed: bool,
+        count: int,
+        record: int,
+        name: str = "",
+        detail: str = "",
+        id: str = "",
+        url: str = "",
+        title: str = "",
+    ) -> None:
+        shown = _cut(detail, MAX_DETAIL_CHARACTERS)
         if count <= MAX_EXAMPLES:
-            shown = _cut(detail, MAX_DETAIL_CHARACTERS)
             self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
+        self.outcomes.append(Outcome(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title)))
 
 
 def _cut(text: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:

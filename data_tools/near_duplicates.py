@@ -44,7 +44,7 @@ def read_bands(
             keys = np.empty(num_documents, np.uint64)
             for place, first, count in places:
                 size = count * KEY_BYTES
-                data = reader.read(SpoolPlace(place.worker, place.offset + band * size, size))
+                data = reader.read_part(place, band * size, size)
                 keys[first : first + count] = np.frombuffer(data, np.uint64)
             yield keys
 

@@ -1,13 +1,14 @@
-"""A preparation on disk: recognised when it is finished, kept apart while it is not, published all at once.
+"""A preparation's output: recognised when it is finished, and published all at once.
 
-Everything is built in OUTPUT_DIR/.preparing. When all of it is there, a list of its files is written in there too; then
-the files get their final names, and preparation.json last. Whoever finds such a list finishes the renaming.
+Everything is built in OUTPUT_DIR/.preparing/built. When all of it is there, a list of its files is written beside it;
+then the files get their final names, and preparation.json last. Whoever finds such a list finishes the renaming.
 """
 
 import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,20 +19,18 @@ from typing import Any
 from data_tools.config import DataPrepConfig
 from data_tools.record_table import RECORD_TABLE_NAME
 from data_tools.sources import InputFile
+from data_tools.work_place import BUILT_NAME, WORK_NAME
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.index_format import sync_directory
 from trainer.data.manifest import MANIFEST_SUFFIX, hash_file
 
 RECORD_NAME = "preparation.json"
-WORK_NAME = ".preparing"
 FILE_LIST_NAME = "files.json"
-BUILT_NAME = "built"
-SPOOL_NAME = "spool"
 RECORD_VERSION = 1
 METHOD_VERSION = 1
 """Raised when equal input and settings no longer give equal output."""
 
-WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "overwrite", "progress")
+WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "executor", "strict", "overwrite", "progress")
 """Settings that do not change what is written."""
 
 
@@ -63,20 +62,27 @@ def created_by() -> str:
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def locked(output: Path, *, patience_seconds: float = 0.0) -> Iterator[None]:
     """Keep a second preparation out of a directory while the block runs; a killed one leaves no lock.
 
+    Args:
+        patience_seconds: how long to wait for another one to leave.
     Raises:
         ConfigError: another one is under way there.
     """
     output.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience_seconds
     descriptor = os.open(output, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        rule, fix = "is being written by another preparation", "wait for it, or choose another directory"
-        raise ConfigError([_output_violation(output, rule, fix)]) from None
-    else:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    rule, fix = "is being written by another preparation", "wait for it, or choose another directory"
+                    raise ConfigError([_output_violation(output, rule, fix)]) from None
+            time.sleep(0.2)
         yield
     finally:
         os.close(descriptor)
@@ -105,25 +111,6 @@ def find_finished(output: Path, description: dict[str, Any], *, overwrite: bool)
         rule = f"holds a preparation of other inputs or settings ({changed})"
         raise ConfigError([_output_violation(output, rule, _refuse_fix())])
     return False
-
-
-def start_work(output: Path) -> tuple[Path, Path]:
-    """Make an empty work place, without what a killed run left.
-
-    Returns:
-        The directory for files that will be published, and the one for spools.
-    """
-    discard_unfinished(output)
-    built, spool = output / WORK_NAME / BUILT_NAME, output / WORK_NAME / SPOOL_NAME
-    built.mkdir(parents=True)
-    spool.mkdir()
-    return built, spool
-
-
-def discard_unfinished(output: Path) -> None:
-    """Remove what was built, unless all of it was and its publication has begun; the next run ends that."""
-    if not (output / WORK_NAME / FILE_LIST_NAME).exists():
-        shutil.rmtree(output / WORK_NAME, ignore_errors=True)
 
 
 def finish_work(output: Path, description: dict[str, Any]) -> None:

@@ -18,12 +18,20 @@ import numpy as np
 from data_tools.config import DataPrepConfig
 from data_tools.decontamination import Decontaminator, EvaluationTexts
 from data_tools.document import Document, build_step
-from data_tools.ledger import Ledger
+from data_tools.ledger import Example, Ledger
+from data_tools.line_duplicates import LINES_NAME, hash_lines
 from data_tools.minhash import MinHasher
 from data_tools.near_duplicates import KEYS_NAME
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
-from data_tools.spool import OUTCOMES_NAME, CleanDocument, SpooledOutcomes, SpoolPlace, SpoolWriter
+from data_tools.spool import (
+    OUTCOMES_NAME,
+    CleanDocument,
+    SpooledOutcomes,
+    SpoolPlace,
+    SpoolWriter,
+    pack_clean_documents,
+)
 from data_tools.steps import StepPlan
 from data_tools.workers import PreparationError
 
@@ -53,7 +61,7 @@ class Answer(Enum):
     KEEP = auto()
     """Go through it here."""
     SKIP = auto()
-    """Forget it: the file is read again because a worker died, and this batch was taken care of before."""
+    """Forget it: the file is read again because a process died, and this batch was taken care of before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,8 @@ class Offer:
     header: BatchHeader
     bytes_read: int
     """So far, of the file as it is stored."""
+    failure: Example | None
+    """The first record that the reader could not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +87,12 @@ class BatchResult:
     """One byte per document."""
     num_characters: bytes
     """uint32 per document."""
+    languages: tuple[str, ...]
+    """Of each document."""
     keys_place: SpoolPlace | None
     """Where its MinHash keys lie, [num_bands, num_documents] uint64; None when near duplicates may stay."""
+    lines_place: SpoolPlace | None
+    """Where its lines' hashes lie, as line_duplicates.py has them; None when repeated lines may stay."""
     ledger: Ledger
     """Of the steps; without duplicates, and nothing counts as kept yet."""
     outcomes: tuple[SpoolPlace, ...]
@@ -106,9 +120,14 @@ def serve_reading(
     config: DataPrepConfig,
     evaluations: EvaluationTexts | None,
     directory: Path,
+    run: str,
 ) -> None:
-    """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None."""
-    extractor = _Extractor(config, evaluations, directory=directory, worker=worker)
+    """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None.
+
+    Args:
+        run: a name that no other run of the stage has or had.
+    """
+    extractor = _Extractor(config, evaluations, directory=directory, spool=f"{run}_{worker:04d}")
     while (task := connection.recv()) is not None:
         if isinstance(task, InputFile):
             _read_file(task, connection=connection, extractor=extractor, config=config)
@@ -135,7 +154,7 @@ def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extracto
                 last_record=batch[-1].record,
                 outcomes=outcomes.take(),
             )
-            connection.send(Offer(header=header, bytes_read=stream.bytes_read))
+            connection.send(Offer(header=header, bytes_read=stream.bytes_read, failure=ledger.first_failure()))
             match connection.recv():
                 case Answer.SEND:
                     connection.send_bytes(pickle.dumps(batch, protocol=5))
@@ -171,15 +190,17 @@ class _Extractor:
     """Turns batches of raw records into spooled documents."""
 
     def __init__(
-        self, config: DataPrepConfig, evaluations: EvaluationTexts | None, *, directory: Path, worker: int
+        self, config: DataPrepConfig, evaluations: EvaluationTexts | None, *, directory: Path, spool: str
     ) -> None:
-        self._config, self._spool = config, SpoolWriter(directory, worker=worker)
-        self.outcomes = SpoolWriter(directory, worker=worker, name=OUTCOMES_NAME)
+        self._config, self._spool = config, SpoolWriter(directory, spool=spool)
+        self.outcomes = SpoolWriter(directory, spool=spool, name=OUTCOMES_NAME)
         self._decontaminator = Decontaminator(config.decontamination, evaluations) if evaluations else None
         self._minhasher: MinHasher | None = None
         if config.near_duplicates.is_enabled:
             self._minhasher = MinHasher(config.near_duplicates)
-            self._keys = SpoolWriter(directory, worker=worker, name=KEYS_NAME)
+            self._keys = SpoolWriter(directory, spool=spool, name=KEYS_NAME)
+        if config.line_duplicates.is_enabled:
+            self._lines = SpoolWriter(directory, spool=spool, name=LINES_NAME)
         self._key = config.split.seed.to_bytes(8, "little")
         self._plan = StepPlan(config)
         self._validation_limit = round(config.split.validation_fraction * 2.0**64)
@@ -208,11 +229,13 @@ class _Extractor:
         ledger.outcomes = []
         return BatchResult(
             header=header,
-            place=self._spool.append(kept),
+            place=self._spool.append(pack_clean_documents(kept)),
             hashes=b"".join(hashes),
             is_validation=bytes(map(self._is_validation, hashes)),
             num_characters=np.array([len(document.text) for document in kept], dtype=np.uint32).tobytes(),
+            languages=tuple(document.language for document in kept),
             keys_place=self._spool_keys(kept),
+            lines_place=self._spool_lines(kept),
             ledger=ledger,
             outcomes=outcomes.take(),
             is_own=is_own,
@@ -225,6 +248,12 @@ class _Extractor:
         for place, document in enumerate(documents):
             keys[:, place] = self._minhasher.compute_keys(document.text)
         return self._keys.append_bytes(keys.tobytes())
+
+    def _spool_lines(self, documents: list[CleanDocument]) -> SpoolPlace | None:
+        if not self._config.line_duplicates.is_enabled:
+            return None
+        min_characters = self._config.line_duplicates.min_characters
+        return self._lines.append([hash_lines(document.text, min_characters=min_characters) for document in documents])
 
     def _is_validation(self, text_hash: bytes) -> bool:
         drawn = hashlib.blake2b(text_hash, digest_size=8, key=self._key).digest()

@@ -1,12 +1,15 @@
-"""Second stage: decide from the hashes alone which documents are duplicates, held out, or read by the tokenizer."""
+"""Second stage: decide from hashes alone which documents are duplicates, held out, or read by the tokenizer, and which
+lines go."""
 
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.collection import Collection
-from data_tools.config import NearDuplicatesConfig
+from data_tools.collection import Collection, load_array
+from data_tools.config import DataPrepConfig, NearDuplicatesConfig
+from data_tools.line_duplicates import BatchLines, find_repeated_lines
 from data_tools.near_duplicates import find_clusters, read_bands
 
 
@@ -20,6 +23,76 @@ class Fate(IntEnum):
 
 
 SPLITS = {"train": Fate.TRAIN, "validation": Fate.VALIDATION}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedLines:
+    """The lines that are removed."""
+
+    bits: np.ndarray
+    """[all bytes] uint8: a bit per line, each batch's filled up to whole bytes."""
+    ends: np.ndarray
+    """[number of batches] int64: behind each batch's last byte."""
+
+    def of_batch(self, number: int) -> np.ndarray:
+        """The bytes of a batch, its number among those that have lines."""
+        return self.bits[self.ends[number - 1] if number else 0 : self.ends[number]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What becomes of each document."""
+
+    fates: np.ndarray
+    """[n] uint8 of `Fate`."""
+    firsts: np.ndarray | None
+    """[n] int64: number of the document that is kept instead of each near duplicate; None where they may stay."""
+    repeated_lines: RepeatedLines | None
+    """None where they may stay."""
+
+    def save(self, directory: Path) -> None:
+        """Write it into a directory."""
+        np.save(directory / "fates.npy", self.fates)
+        if self.firsts is not None:
+            np.save(directory / "firsts.npy", self.firsts)
+        if self.repeated_lines is not None:
+            np.save(directory / "line_bits.npy", self.repeated_lines.bits)
+            np.save(directory / "line_ends.npy", self.repeated_lines.ends)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Choice":
+        """Open what `save` wrote."""
+        lines = None
+        if (directory / "line_ends.npy").exists():
+            bits, ends = (load_array(directory / name) for name in ("line_bits.npy", "line_ends.npy"))
+            lines = RepeatedLines(bits=bits, ends=ends)
+        firsts = directory / "firsts.npy"
+        return cls(
+            fates=load_array(directory / "fates.npy"),
+            firsts=load_array(firsts) if firsts.exists() else None,
+            repeated_lines=lines,
+        )
+
+
+def choose(collection: Collection, *, config: DataPrepConfig, directory: Path) -> Choice:
+    """Decide about every document.
+
+    Args:
+        directory: where the workers left the documents' MinHash keys and the hashes of their lines.
+    """
+    firsts = choose_firsts(collection, config=config.near_duplicates, directory=directory)
+    fates = choose_fates(collection, drop_duplicates=config.cleaning.drop_duplicates, firsts=firsts)
+    lines = None
+    if config.line_duplicates.is_enabled:
+        is_kept = np.isin(fates, list(SPLITS.values()))
+        asked = [(batch.lines_place, batch.documents) for batch in collection.batches]
+        batches = [BatchLines(place=place, is_kept=is_kept[documents]) for place, documents in asked if place]
+        bits = find_repeated_lines(directory, batches)
+        lines = RepeatedLines(
+            bits=np.concatenate([np.empty(0, np.uint8), *bits]),
+            ends=np.cumsum([len(each) for each in bits], dtype=np.int64),
+        )
+    return Choice(fates=fates, firsts=firsts, repeated_lines=lines)
 
 
 def choose_firsts(collection: Collection, *, config: NearDuplicatesConfig, directory: Path) -> np.ndarray | None:

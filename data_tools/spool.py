@@ -1,13 +1,20 @@
-"""Cleaned documents on their way through a preparation: each worker appends batches to its own file."""
+"""Batches on their way through a preparation: each worker process appends them to files of its own.
+
+A spool's name is never used twice, so the files of a killed run stay as they are, and what a journal (journal.py) says
+of them stays true.
+"""
 
 import os
 import pickle
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_tools.ledger import Outcome
+from data_tools.workers import PreparationError
 
 DOCUMENTS_NAME = "documents"
 OUTCOMES_NAME = "outcomes"
@@ -28,52 +35,84 @@ class CleanDocument(NamedTuple):
 class SpoolPlace(NamedTuple):
     """Where a batch lies."""
 
-    worker: int
+    spool: str
+    """Which worker's files."""
     offset: int
     length: int
+    checksum: int
+    """CRC-32 of the bytes."""
 
 
-NOWHERE = SpoolPlace(0, 0, 0)
+NOWHERE = SpoolPlace("", 0, 0, 0)
 """Where a batch without documents lies."""
 
 
 class SpoolWriter:
-    """One worker's file of batches of one kind."""
+    """One worker's file of batches of one kind.
 
-    def __init__(self, directory: Path, *, worker: int, name: str = DOCUMENTS_NAME) -> None:
-        self._worker = worker
-        # Open as long as the worker lives.
-        self._stream = open(_spool_file(directory, name, worker), "wb")  # noqa: SIM115
+    Args:
+        spool: a name that no other process has or had.
+        name: what is in it.
+    """
+
+    def __init__(self, directory: Path, *, spool: str, name: str = DOCUMENTS_NAME) -> None:
+        self._spool = spool
+        self._path = _spool_file(directory, name, spool)
+        with self._told_of_errors():
+            # Open as long as the worker lives.
+            self._stream = open(self._path, "xb")  # noqa: SIM115
         self._offset = 0
 
-    def append(self, documents: list[CleanDocument]) -> SpoolPlace:
-        """Write a batch; others can read it when this returns."""
-        # Plain tuples take half the bytes of named ones.
-        return self.append_bytes(pickle.dumps([tuple(document) for document in documents], protocol=5))
+    def append(self, value: Any) -> SpoolPlace:
+        """Pickle a batch and write it; others can read it when this returns.
+
+        Raises:
+            PreparationError: the disk is full, or does not take it.
+        """
+        return self.append_bytes(pickle.dumps(value, protocol=5))
 
     def append_bytes(self, data: bytes) -> SpoolPlace:
         """Write whatever a batch's bytes are."""
-        self._stream.write(data)
-        self._stream.flush()
-        place = SpoolPlace(self._worker, self._offset, len(data))
+        with self._told_of_errors():
+            self._stream.write(data)
+            self._stream.flush()
+        place = SpoolPlace(self._spool, self._offset, len(data), zlib.crc32(data))
         self._offset += len(data)
         return place
 
+    @contextmanager
+    def _told_of_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PreparationError(f"{self._path} cannot be written: {error.strerror or error}") from error
+
 
 class SpoolReader:
-    """Reads pieces of all workers' files of one kind; each file is opened once."""
+    """Reads batches from all workers' files of one kind; each file is opened once."""
 
     def __init__(self, directory: Path, *, name: str) -> None:
         self._directory, self._name = directory, name
-        self._descriptors: dict[int, int] = {}
+        self._descriptors: dict[str, int] = {}
 
     def read(self, place: SpoolPlace) -> bytes:
-        """The bytes at a place."""
-        if place.worker not in self._descriptors:
-            self._descriptors[place.worker] = os.open(
-                _spool_file(self._directory, self._name, place.worker), os.O_RDONLY
-            )
-        return os.pread(self._descriptors[place.worker], place.length, place.offset)
+        """The bytes at a place.
+
+        Raises:
+            PreparationError: they are not those that were written there.
+        """
+        data = self.read_part(place, 0, place.length)
+        if zlib.crc32(data) != place.checksum:
+            file = _spool_file(self._directory, self._name, place.spool)
+            raise PreparationError(f"{file} is damaged at byte {place.offset}: remove {file.parent} and begin anew")
+        return data
+
+    def read_part(self, place: SpoolPlace, start: int, length: int) -> bytes:
+        """Some of the bytes at a place, unverified."""
+        if place.spool not in self._descriptors:
+            file = _spool_file(self._directory, self._name, place.spool)
+            self._descriptors[place.spool] = os.open(file, os.O_RDONLY)
+        return os.pread(self._descriptors[place.spool], length, place.offset + start)
 
     def __enter__(self) -> "SpoolReader":
         return self
@@ -85,13 +124,25 @@ class SpoolReader:
             os.close(descriptor)
 
 
+def holds_place(directory: Path, place: SpoolPlace, *, name: str) -> bool:
+    """Whether a spool is long enough to hold a place; after a power cut it may not be."""
+    try:
+        return os.stat(_spool_file(directory, name, place.spool)).st_size >= place.offset + place.length
+    except FileNotFoundError:
+        return place == NOWHERE
+
+
+def pack_clean_documents(documents: list[CleanDocument]) -> list[tuple[Any, ...]]:
+    """Documents as they are spooled: plain tuples take half the bytes of named ones."""
+    return [tuple(document) for document in documents]
+
+
 def read_batch(directory: Path, place: SpoolPlace) -> list[CleanDocument]:
-    """Read a batch back. The files are this program's own, written by the same run."""
+    """Read a batch of documents back. The files are this program's own, written for this preparation."""
     if place == NOWHERE:
         return []
-    with open(_spool_file(directory, DOCUMENTS_NAME, place.worker), "rb") as stream:
-        stream.seek(place.offset)
-        return [CleanDocument(*values) for values in pickle.loads(stream.read(place.length))]
+    with SpoolReader(directory, name=DOCUMENTS_NAME) as reader:
+        return [CleanDocument(*values) for values in pickle.loads(reader.read(place))]
 
 
 class SpooledOutcomes(list[Outcome]):
@@ -118,7 +169,7 @@ class SpooledOutcomes(list[Outcome]):
         return places
 
     def _write(self) -> None:
-        self._places.append(self._writer.append_bytes(pickle.dumps([tuple(outcome) for outcome in self], protocol=5)))
+        self._places.append(self._writer.append([tuple(outcome) for outcome in self]))
         self.clear()
 
 
@@ -129,5 +180,5 @@ def read_outcomes(directory: Path, places: tuple[SpoolPlace, ...]) -> Iterator[O
             yield from (Outcome(*values) for values in pickle.loads(reader.read(place)))
 
 
-def _spool_file(directory: Path, name: str, worker: int) -> Path:
-    return directory / f"{name}_{worker:04d}.spool"
+def _spool_file(directory: Path, name: str, spool: str) -> Path:
+    return directory / f"{name}_{spool}.spool"

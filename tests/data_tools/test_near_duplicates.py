@@ -39,7 +39,7 @@ def test_a_long_chain_is_one_cluster() -> None:
 
 def test_bands_are_read_from_all_workers_files(tmp_path: Path) -> None:
     keys = np.arange(3 * 10, dtype=np.uint64).reshape(3, 10)
-    writers = [SpoolWriter(tmp_path, worker=worker, name=KEYS_NAME) for worker in (0, 1)]
+    writers = [SpoolWriter(tmp_path, spool=str(worker), name=KEYS_NAME) for worker in (0, 1)]
     places = []
     for worker, first, last in ((1, 0, 4), (0, 4, 5), (1, 5, 10)):
         place = writers[worker].append_bytes(keys[:, first:last].tobytes())

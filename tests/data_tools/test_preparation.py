@@ -1,19 +1,23 @@
 """Publishing: stopped anywhere, it is finished by the next run, and no shard is ever a mixture."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data_tools import preparation
-from data_tools.preparation import discard_unfinished, find_finished, finish_work, start_work
+from data_tools.preparation import find_finished, finish_work
+from data_tools.work_place import BUILT_NAME, WORK_NAME
 from trainer.common.errors import ConfigError
 
 NAMES = ("train.bin", "train.idx", "train.manifest.json", "train.documents.parquet", "tokenizer.model", "stats.json")
 
 
 def build(output: Path, text: str, names: tuple[str, ...] = NAMES) -> None:
-    built, _ = start_work(output)
+    built = output / WORK_NAME / BUILT_NAME
+    shutil.rmtree(built, ignore_errors=True)
+    built.mkdir(parents=True)
     for name in names:
         (built / name).write_text(f"{text} {name}")
     finish_work(output, {"text": text})
@@ -42,7 +46,6 @@ def test_a_stopped_publication_is_finished_later(number: int, tmp_path: Path, mo
         stop_at(number, patch, output=tmp_path)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path, "new")
-        discard_unfinished(tmp_path)
     # Whatever has an index has its tokens, and whatever has a manifest has everything.
     if (tmp_path / "train.idx").exists():
         assert (tmp_path / "train.bin").read_text() == "new train.bin"

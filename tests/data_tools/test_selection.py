@@ -26,6 +26,8 @@ def collect(texts: list[str], *, validation: set[str] = frozenset()) -> Collecti
         hashes=np.frombuffer(b"".join(map(hash_text, texts)), np.uint8).reshape(-1, 16),
         is_validation=np.array([text in validation for text in texts], np.bool_),
         num_characters=np.array([len(text) for text in texts], np.uint32),
+        language_codes=np.zeros(len(texts), np.uint16),
+        languages=[""],
         ledgers=[],
     )
 

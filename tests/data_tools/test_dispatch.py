@@ -1,5 +1,6 @@
 """Workers that are killed at any point of the conversation change nothing about what is collected and packed."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -9,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_tools import collection as collection_module
-from data_tools import packing, workers
-from data_tools.collection import Collection, collect_documents
-from data_tools.config import DataPrepConfig, NearDuplicatesConfig, SourceConfig, SplitConfig
-from data_tools.ledger import ledger_to_dict
-from data_tools.packing import pack_documents, serve_packing
+from data_tools import dispatch, packing, workers
+from data_tools.collection import Collection
+from data_tools.config import DataPrepConfig, NearDuplicatesConfig, SourceConfig, SplitConfig, TokenizerConfig
+from data_tools.load import Task
+from data_tools.pack_batch import serve_packing
 from data_tools.reading import serve_reading
-from data_tools.selection import choose_fates, choose_firsts
 from data_tools.sources import resolve_inputs
+from data_tools.stages import Preparation, Share, Stage, run_stage
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.test_prepare import hash_files
 
@@ -56,8 +56,8 @@ def serve_deadly_packing(connection: Any, number: int, *arguments: Any) -> None:
     serve_packing(_make_deadly(connection, number), number, *arguments)
 
 
-def run(prepared: Prepared, directory: Path, *, num_workers: int) -> tuple[Collection, np.ndarray, dict[str, str], Any]:
-    """Collect and pack the inputs of the prepared output."""
+def run(prepared: Prepared, directory: Path, *, num_workers: int) -> tuple[Collection, dict[str, str]]:
+    """Prepare the inputs of the prepared output."""
     sources = [
         SourceConfig(name=kind, kind=kind, paths=[str(prepared.inputs / name)])  # type: ignore[arg-type]
         for kind, name in (
@@ -67,32 +67,23 @@ def run(prepared: Prepared, directory: Path, *, num_workers: int) -> tuple[Colle
         )
     ]
     config = DataPrepConfig(
-        output_dir="unused",
+        output_dir=str(directory),
         sources=sources,
         split=SplitConfig(validation_fraction=0.15),
         near_duplicates=NearDuplicatesConfig(is_enabled=True),
+        tokenizer=TokenizerConfig(path=str(prepared.output / "tokenizer.model")),
         batch_bytes=4096,
+        num_workers=num_workers,
         progress="off",
     )
-    spool, output = directory / "spool", directory / "built"
-    spool.mkdir(parents=True)
-    output.mkdir()
-    files, _ = resolve_inputs(sources)
-    collection = collect_documents(files, config=config, evaluations=None, directory=spool, num_workers=num_workers)
-    firsts = choose_firsts(collection, config=config.near_duplicates, directory=spool)
-    fates = choose_fates(collection, drop_duplicates=True, firsts=firsts)
-    pack_documents(
-        collection,
-        fates,
-        firsts=firsts,
-        tokenizer_path=prepared.output / "tokenizer.model",
-        vocab_size=512,
-        spool_directory=spool,
-        output=output,
-        num_workers=num_workers,
-        mode="off",
-    )
-    return collection, fates, hash_files(output), ledger_to_dict(collection.ledgers)
+    task = Task(config=config, files=resolve_inputs(sources)[0], evaluation_files=[])
+    preparation = Preparation.of(task)
+    preparation.place.create()
+    run_stage(Stage.READ, preparation, Share())
+    run_stage(Stage.CHOOSE, preparation, Share())
+    collection = Collection.load(preparation.place.choose)
+    run_stage(Stage.ASSEMBLE, preparation, Share())
+    return collection, hash_files(directory)
 
 
 @pytest.fixture
@@ -107,17 +98,16 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_killed_workers_change_no_byte(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: list[str]
 ) -> None:
-    calm, fates, files, ledger = run(prepared, tmp_path / "calm", num_workers=1)
+    calm, files = run(prepared, tmp_path / "calm", num_workers=1)
     assert not deaths
-    monkeypatch.setattr(collection_module, "serve_reading", serve_deadly_reading)
+    monkeypatch.setattr(dispatch, "serve_reading", serve_deadly_reading)
     monkeypatch.setattr(packing, "serve_packing", serve_deadly_packing)
-    collection, other_fates, other_files, other_ledger = run(prepared, tmp_path / "deadly", num_workers=3)
+    collection, other_files = run(prepared, tmp_path / "deadly", num_workers=3)
     # The last few may still live when the work is done.
     assert len(deaths) >= 1.5 * NUM_KILLED
     assert all("was killed by signal 9" in death for death in deaths)
-    for name in ("hashes", "is_validation", "num_characters"):
+    for name in ("hashes", "is_validation", "num_characters", "language_codes"):
         np.testing.assert_array_equal(getattr(collection, name), getattr(calm, name))
-    np.testing.assert_array_equal(other_fates, fates)
     assert other_files == files
-    assert other_ledger == ledger
-    assert ledger["totals"]["kept"] == 130
+    totals = json.loads((tmp_path / "deadly" / "ledger.json").read_text(encoding="utf-8"))["totals"]
+    assert totals["kept"] == 130

@@ -1,0 +1,56 @@
+"""What a stage has done so far, on disk: a killed run loses only what it was at.
+
+Each run of a stage appends to a journal of its own and reads those of all others. An entry that a kill cut off is not
+there: it has no matching checksum.
+"""
+
+import pickle
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_HEAD = struct.Struct("<QI")
+"""Length and CRC-32 of an entry."""
+SUFFIX = ".journal"
+
+
+class JournalWriter:
+    """Appends entries.
+
+    Args:
+        directory: of the stage.
+        name: one that no other run has or had.
+    """
+
+    def __init__(self, directory: Path, *, name: str) -> None:
+        # Open as long as the stage lasts.
+        self._stream = open(directory / f"{name}{SUFFIX}", "xb")  # noqa: SIM115
+
+    def append(self, entry: Any) -> None:
+        """Write an entry; it survives the death of this process when this returns."""
+        data = pickle.dumps(entry, protocol=5)
+        self._stream.write(_HEAD.pack(len(data), zlib.crc32(data)) + data)
+        self._stream.flush()
+
+    def __enter__(self) -> "JournalWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+def read_journals(directory: Path) -> Iterator[Any]:
+    """Yield the whole entries of all journals of a stage, each journal's in its order."""
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        with open(path, "rb") as stream:
+            while len(head := stream.read(_HEAD.size)) == _HEAD.size:
+                length, checksum = _HEAD.unpack(head)
+                data = stream.read(length)
+                if len(data) < length or zlib.crc32(data) != checksum:
+                    break
+                yield pickle.loads(data)

@@ -1,0 +1,162 @@
+"""Fourth stage, inside a worker: tokenize a batch of spooled documents and say what became of each of its records."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools.document_table import DocumentOrigin
+from data_tools.ledger import Ledger, Outcome
+from data_tools.line_duplicates import count_lines, remove_lines
+from data_tools.reading import TEXT_HASH_BYTES
+from data_tools.record_table import DROPPED, FAILED, RecordRow, build_rows
+from data_tools.selection import SPLITS, Fate
+from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter, read_batch, read_outcomes
+from trainer.data.tokenizer import Tokenizer
+
+PACKED_NAME = "packed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackTask:
+    """A batch to tokenize."""
+
+    number: int
+    """Among all batches."""
+    place: SpoolPlace
+    fates: np.ndarray
+    """uint8 per document, of `Fate`."""
+    hashes: bytes
+    near_hashes: list[str]
+    """Of each near duplicate in it, in order: the hash of the document that is kept instead."""
+    repeated_lines: np.ndarray | None
+    """[bytes] uint8: a bit per line of all its documents; None where repeated lines stay."""
+    outcomes: tuple[SpoolPlace, ...]
+    """Where the outcomes lie of records that were not kept."""
+    source: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedDocuments:
+    """The documents of a batch that go into one shard."""
+
+    tokens: np.ndarray
+    """All tokens, end to end."""
+    origins: list[DocumentOrigin]
+    text_bytes: int
+    """UTF-8 bytes of their texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """A tokenized batch."""
+
+    shards: dict[str, PackedDocuments]
+    ledger: Ledger
+    """What was kept, and what was dropped in this stage."""
+    records: pa.RecordBatch
+    """The rows of all its records, for the table of records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSettings:
+    """What a worker has to know."""
+
+    tokenizer_path: Path
+    dtype: np.dtype[Any]
+    """Of tokens."""
+    min_characters: int
+    """Of a document that lines were removed from."""
+    documents_directory: Path
+    """Where documents and outcomes lie."""
+    directory: Path
+    """Where packed batches are spooled."""
+    run: str
+    """A name that no other run of the stage has or had."""
+
+
+def serve_packing(connection: Connection, worker: int, settings: PackSettings) -> None:
+    """Answer every `PackTask` with the place of its `PackedBatch`, until None."""
+    tokenizer = Tokenizer(settings.tokenizer_path)
+    spool = SpoolWriter(settings.directory, spool=f"{settings.run}_{worker:04d}", name=PACKED_NAME)
+    while (task := connection.recv()) is not None:
+        connection.send(spool.append(pack_batch(task, tokenizer=tokenizer, settings=settings)))
+
+
+def pack_batch(task: PackTask, *, tokenizer: Tokenizer, settings: PackSettings) -> PackedBatch:
+    """Tokenize the documents that stay; count the others."""
+    ledger = Ledger()
+    documents = read_batch(settings.documents_directory, task.place)
+    hashes = [task.hashes[i : i + TEXT_HASH_BYTES].hex() for i in range(0, len(task.hashes), TEXT_HASH_BYTES)]
+    is_short = np.zeros(len(documents), np.bool_)
+    if task.repeated_lines is not None:
+        documents = _remove_repeated_lines(documents, task.repeated_lines)
+        is_short = np.array([len(document.text) < settings.min_characters for document in documents], np.bool_)
+    rows: list[RecordRow] = []
+    shards = {}
+    for name, fate in SPLITS.items():
+        numbers = np.flatnonzero((task.fates == fate) & ~is_short)
+        tokens, origins, text_bytes = [np.empty(0, settings.dtype)], [], 0
+        for number in numbers:
+            document = documents[number]
+            ids = np.array([*tokenizer.encode(document.text), tokenizer.eos_id], settings.dtype)
+            tokens.append(ids)
+            text_bytes += len(document.text.encode("utf-8"))
+            origins.append(
+                DocumentOrigin(
+                    source=task.source,
+                    file=task.file,
+                    record=document.record,
+                    offset=document.offset,
+                    id=document.id,
+                    url=document.url,
+                    title=document.title,
+                    num_tokens=len(ids),
+                    text_hash=hashes[number],
+                    language=document.language,
+                )
+            )
+        rows += [_build_row(documents[number], name, None, "", hashes[number]) for number in numbers]
+        ledger.kept += len(origins)
+        shards[name] = PackedDocuments(tokens=np.concatenate(tokens), origins=origins, text_bytes=text_bytes)
+    for dropped, reason, detail in _list_dropped(task, is_short):
+        document = documents[dropped]
+        name = document.url or document.title or document.id
+        ledger.drop(reason, record=document.record, name=name, detail=detail)
+        rows.append(_build_row(document, DROPPED, reason, detail, hashes[dropped]))
+    ledger.outcomes = []
+    for outcome in read_outcomes(settings.documents_directory, task.outcomes):
+        fate_name = FAILED if outcome.is_failed else DROPPED
+        rows.append(_build_row(outcome, fate_name, outcome.reason, outcome.detail, None))
+    return PackedBatch(shards=shards, ledger=ledger, records=build_rows(rows))
+
+
+def _remove_repeated_lines(documents: list[CleanDocument], bits: np.ndarray) -> list[CleanDocument]:
+    is_repeated = np.unpackbits(bits).astype(np.bool_)
+    changed, first = [], 0
+    for document in documents:
+        end = first + count_lines(document.text)
+        changed.append(document._replace(text=remove_lines(document.text, is_repeated[first:end])))
+        first = end
+    return changed
+
+
+def _list_dropped(task: PackTask, is_short: np.ndarray) -> Iterator[tuple[int, str, str]]:
+    """Numbers of the documents that are not kept, each with the reason and its detail for the ledger."""
+    for number in np.flatnonzero(task.fates == Fate.DUPLICATE):
+        yield int(number), "duplicate", ""
+    for number, kept in zip(np.flatnonzero(task.fates == Fate.NEAR_DUPLICATE), task.near_hashes, strict=True):
+        yield int(number), "near_duplicate", f"of the document with text_hash {kept}"
+    for number in np.flatnonzero(is_short & np.isin(task.fates, list(SPLITS.values()))):
+        yield int(number), "repeated_lines", "too little is left of it"
+
+
+def _build_row(
+    record: CleanDocument | Outcome, fate: str, reason: str | None, detail: str, text_hash: str | None
+) -> RecordRow:
+    return RecordRow(record.record, fate, reason, detail, record.id, record.url, record.title, text_hash)

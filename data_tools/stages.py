@@ -1,0 +1,268 @@
+"""The stages of a preparation: read, choose, tokenize, assemble. Each takes up what earlier runs of it have done.
+
+Reading and tokenizing can be shared out among machines; the two others are one process's work.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from data_tools.collection import Collection, join_files
+from data_tools.config import DataPrepConfig
+from data_tools.decontamination import EvaluationTexts, read_evaluations
+from data_tools.dispatch import read_files
+from data_tools.ledger import ledger_to_dict, sum_ledgers
+from data_tools.load import Task
+from data_tools.pack_batch import PackSettings
+from data_tools.packing import Packing, SplitResult
+from data_tools.preparation import created_by, describe_preparation, finish_work, write_json
+from data_tools.read_state import load_states
+from data_tools.selection import Choice, Fate, choose, choose_sample
+from data_tools.sources import InputFile
+from data_tools.statistics import build_stats
+from data_tools.train_tokenizer import find_unknown_id, train_tokenizer
+from data_tools.work_place import WorkPlace, find_work_place, name_run
+from data_tools.workers import PreparationError
+from trainer.data.index_format import token_dtype
+from trainer.data.manifest import ShardManifest, write_manifest
+from trainer.data.tokenizer import Tokenizer
+
+_FINISHED = "finished"
+"""Name of the file that a stage of one process writes last."""
+_TOKENIZER = "tokenizer.model"
+
+
+class Stage(StrEnum):
+    """A stage by its name on command lines."""
+
+    READ = "read"
+    CHOOSE = "choose"
+    PACK = "pack"
+    ASSEMBLE = "assemble"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several equal parts of a stage's work."""
+
+    number: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is prepared, and where."""
+
+    task: Task
+    description: dict[str, Any]
+    """Everything that decides about the output."""
+    place: WorkPlace
+    num_workers: int
+    """Processes of a stage, or of a share of it."""
+
+    @classmethod
+    def of(cls, task: Task) -> "Preparation":
+        """Find out what decides about a preparation, and where its stages work."""
+        config = task.config
+        description = describe_preparation(config, task.files, evaluation_files=task.evaluation_files)
+        place = find_work_place(Path(config.output_dir), description, task.files, batch_bytes=config.batch_bytes)
+        match config.executor.kind:
+            case "local":
+                num_cpus = len(os.sched_getaffinity(0))
+            case "slurm":
+                num_cpus = config.executor.slurm.cpus_per_task
+            case "ray":
+                num_cpus = config.executor.ray_cpus_per_share
+        return cls(task=task, description=description, place=place, num_workers=config.num_workers or num_cpus)
+
+    @property
+    def config(self) -> DataPrepConfig:
+        """The settings."""
+        return self.task.config
+
+    @property
+    def output(self) -> Path:
+        """Where the finished files go."""
+        return Path(self.config.output_dir)
+
+
+def run_stage(stage: Stage, preparation: Preparation, share: Share) -> None:
+    """Run a stage, or one share of it, to its end.
+
+    Raises:
+        PreparationError: it cannot go on; what it has done so far is there for the next run.
+    """
+    match stage:
+        case Stage.READ:
+            read(preparation, share)
+        case Stage.CHOOSE:
+            choose_documents(preparation)
+        case Stage.PACK:
+            tokenize(preparation, share)
+        case Stage.ASSEMBLE:
+            assemble(preparation)
+
+
+def read(preparation: Preparation, share: Share) -> None:
+    """Take the documents out of the files of a share."""
+    place, config = preparation.place, preparation.config
+    if (place.choose / _FINISHED).exists():
+        return
+    files = share_files(preparation.task.files, share)
+    states = load_states(files, place.read, file_keys=place.file_keys, is_strict=config.strict)
+    read_files(
+        states,
+        config=config,
+        evaluations=_read_evaluations(preparation),
+        directory=place.read,
+        file_keys=place.file_keys,
+        run=name_run(),
+        num_workers=preparation.num_workers,
+    )
+
+
+def choose_documents(preparation: Preparation) -> None:
+    """Decide about all documents, and train the tokenizer."""
+    place, config = preparation.place, preparation.config
+    if not (place.choose / _FINISHED).exists():
+        states = load_states(preparation.task.files, place.read, file_keys=place.file_keys, is_strict=config.strict)
+        if unread := [state.file.path for state in states if not state.is_finished]:
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            raise PreparationError(f"{unread[0]}{more} was not read to its end; run the preparation again")
+        collection = join_files(states)
+        choice = choose(collection, config=config, directory=place.read)
+        if not (choice.fates == Fate.TRAIN).any():
+            raise PreparationError(_explain_nothing_kept(collection))
+        collection.save(place.choose)
+        choice.save(place.choose)
+        _write_durably(place.choose / _FINISHED)
+    if not (place.pack / _FINISHED).exists():
+        _make_tokenizer(preparation)
+        _write_durably(place.pack / _FINISHED)
+
+
+def _make_tokenizer(preparation: Preparation) -> None:
+    place, settings = preparation.place, preparation.config.tokenizer
+    if settings.path is not None:
+        shutil.copyfile(settings.path, place.pack / _TOKENIZER)
+        return
+    collection, choice = Collection.load(place.choose), Choice.load(place.choose)
+    train_tokenizer(
+        collection.batches,
+        choose_sample(collection, choice.fates, sample_characters=settings.sample_characters),
+        config=settings,
+        directory=place.read,
+        target=place.pack / _TOKENIZER,
+        mode=preparation.config.progress,
+    )
+
+
+def tokenize(preparation: Preparation, share: Share) -> None:
+    """Tokenize the documents of a share."""
+    packing, collection = _open_packing(preparation)
+    count = len(collection.batches)
+    first, end = (count * number // share.count for number in (share.number, share.number + 1))
+    packing.tokenize(range(first, end), num_workers=preparation.num_workers)
+
+
+def assemble(preparation: Preparation) -> None:
+    """Write the shards, tokenizing what is not yet, and everything that lies beside them; publish it all."""
+    place, built = preparation.place, preparation.place.built
+    shutil.rmtree(built, ignore_errors=True)
+    built.mkdir(parents=True)
+    packing, collection = _open_packing(preparation)
+    tokenizer = Tokenizer(place.pack / _TOKENIZER)
+    for suffix in (".model", ".vocab"):
+        source = (place.pack / _TOKENIZER).with_suffix(suffix)
+        if source.exists():
+            shutil.copyfile(source, built / source.name)
+    results = packing.write_shards(built, vocab_size=tokenizer.vocab_size, num_workers=preparation.num_workers)
+    stats = build_stats(results, unknown_id=find_unknown_id(place.pack / _TOKENIZER))
+    stats["validation_fraction"] = preparation.config.split.validation_fraction
+    stats["tokenizer_sha256"] = tokenizer.sha256
+    if (evaluations := _read_evaluations(preparation)) is not None:
+        stats["evaluations"] = {"num_texts": len(evaluations.origins), "num_short_texts": evaluations.num_short}
+    write_json(built / "stats.json", stats)
+    write_json(built / "ledger.json", ledger_to_dict(collection.ledgers))
+    _write_manifests(results, preparation.description, built=built, tokenizer_sha256=tokenizer.sha256, stats=stats)
+    finish_work(preparation.output, preparation.description)
+
+
+def share_files(files: list[InputFile], share: Share) -> list[InputFile]:
+    """The files of a share: the largest first, each to the share that has least so far."""
+    known = [file.bytes for file in files if file.bytes is not None]
+    typical = sum(known) / len(known) if known else 1.0
+    loads = [0.0] * share.count
+    mine = []
+    for file in sorted(files, key=lambda file: (-(typical if file.bytes is None else file.bytes), file.index)):
+        least = loads.index(min(loads))
+        loads[least] += 1 + (typical if file.bytes is None else file.bytes)
+        if least == share.number:
+            mine.append(file)
+    return sorted(mine, key=lambda file: file.index)
+
+
+def _open_packing(preparation: Preparation) -> tuple[Packing, Collection]:
+    place, config = preparation.place, preparation.config
+    for directory in (place.choose, place.pack):
+        if not (directory / _FINISHED).exists():
+            raise PreparationError("the documents were not chosen yet; run the preparation again")
+    collection = Collection.load(place.choose)
+    settings = PackSettings(
+        tokenizer_path=place.pack / _TOKENIZER,
+        dtype=token_dtype(Tokenizer(place.pack / _TOKENIZER).vocab_size),
+        min_characters=config.cleaning.min_characters,
+        documents_directory=place.read,
+        directory=place.pack,
+        run=name_run(),
+    )
+    return Packing(collection, Choice.load(place.choose), settings=settings, mode=config.progress), collection
+
+
+def _read_evaluations(preparation: Preparation) -> EvaluationTexts | None:
+    return read_evaluations(preparation.task.evaluation_files, preparation.config)
+
+
+def _write_manifests(
+    results: dict[str, SplitResult],
+    description: dict[str, Any],
+    *,
+    built: Path,
+    tokenizer_sha256: str,
+    stats: dict[str, Any],
+) -> None:
+    for name, result in results.items():
+        if result.files:
+            manifest = ShardManifest(
+                num_documents=result.num_documents,
+                num_tokens=result.num_tokens,
+                dtype=result.dtype,
+                files=result.files,
+                tokenizer_sha256=tokenizer_sha256,
+                vocab_size=stats["vocab_size"],
+                settings={**description, "split": name, "unigram_entropy_nats": stats[name]["unigram_entropy_nats"]},
+                created_by=created_by(),
+            )
+            write_manifest(built / name, manifest)
+
+
+def _explain_nothing_kept(collection: Collection) -> str:
+    total = sum_ledgers(collection.ledgers)
+    if len(collection.hashes):
+        return (
+            f"all {len(collection.hashes)} documents were held out for validation; lower"
+            " data_prep.split.validation_fraction, or add documents"
+        )
+    reasons = ", ".join(f"{reason} {count}" for reason, count in (total.dropped + total.failed).most_common())
+    return f"no document is left of {total.read} records read: {reasons or 'the input is empty'}"
+
+
+def _write_durably(path: Path) -> None:
+    """Make a mark behind everything that its directory holds."""
+    for file in path.parent.iterdir():
+        with open(file, "rb") as stream:
+            os.fsync(stream.fileno())
+    path.touch()
