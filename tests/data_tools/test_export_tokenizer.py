@@ -122,6 +122,16 @@ def test_our_own_tokenizer_reads_it(model: Tokenizer, exported: Path) -> None:
     assert "".join(map(decoder.push, ids)) + decoder.finish() == model.decode(ids)
 
 
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))))
+def test_ids_stream_to_their_text(exported: Path, texts: list[str]) -> None:
+    tokenizer = Tokenizer(exported / "tokenizer.json")
+    ids = [token for text in texts for token in (*tokenizer.encode(text), tokenizer.eos_id)]
+    decoder = IncrementalDecoder(tokenizer)
+    pieces = [decoder.push(token) for token in ids]
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "".join(pieces) + decoder.finish() == "".join(texts).replace("\u2581", " ")
+
+
 def test_transformers_reads_it(model: Tokenizer, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
@@ -175,6 +185,18 @@ def test_a_difference_is_named_and_nothing_written(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"not exported: line 2 of {tmp_path / 'text'}: 'and qж樽 differs.\\n' differs: ids are [" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_symbols_win_against_likely_pieces() -> None:
+    record = proto.ModelProto.FromString(build_model("unigram"))
+    for piece in record.pieces:
+        if piece.piece in ("a", "b"):
+            piece.score = -1.0
+    record.pieces.add(piece="aab", score=-0.95, type=proto.ModelProto.SentencePiece.NORMAL)
+    content = record.SerializeToString()
+    model = sentencepiece.SentencePieceProcessor(model_proto=content)
+    assert [model.id_to_piece(token) for token in model.encode("aab")] == ["aa", "b"]
+    assert convert_tokenizer(content).tokenizer.encode("aab").tokens == ["aa", "b"]
 
 
 def test_texts_are_tried_around_every_token(model: Tokenizer) -> None:

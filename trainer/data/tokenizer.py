@@ -134,7 +134,8 @@ class IncrementalDecoder:
     """Decodes a stream of ids: the pieces that come out, joined, are the text of all ids.
 
     Text is held back while it ends inside a character that byte tokens spell. Only the last few ids are decoded again,
-    so the cost of a token does not grow with the text.
+    so the cost of a token does not grow with the text. Of bytes that are no character `tokenizers` shows the whole run
+    as U+FFFD, characters in it too; those that were whole before stay as they were given out.
 
     Args:
         tokenizer: the model's tokenizer.
