@@ -18,7 +18,7 @@ from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
 from data_tools.document import Document, DroppedError
 from data_tools.gzip_damage import GZIP_MAGIC, GZIP_WINDOW, find_next_record
 from data_tools.ledger import Ledger
-from data_tools.read_errors import READ_ERRORS, UnreadableInputError
+from data_tools.read_errors import READ_ERRORS, UnreadableInputError, find_reason
 from data_tools.sources import CountedStream
 from data_tools.web_record import BrokenRecordError, check_status, judge_content_type, list_codings
 
@@ -35,6 +35,8 @@ RECORD_START = re.compile(
 warcio takes all fields of version 2 but the last four for the address, so the address is taken from here."""
 HTTP_START = b"HTTP/"
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+
+REASONS = {"truncated": "archive_truncated", "corrupt": "archive_corrupt"}
 
 _Archive = CountedStream | io.BufferedReader
 
@@ -75,7 +77,7 @@ def read_arc(stream: CountedStream, *, archive: _Archive, ledger: Ledger, max_re
             if not isinstance(error, UnreadableInputError):
                 position = find_next_record(stream, after=reading.offset, record_start=RECORD_START)
             lost = "what follows in the file is lost" if position is None else f"went on at byte {position}"
-            reading.fail(_find_reason(error), f"{error}; {lost}")
+            reading.fail(find_reason(error, **REASONS), f"{error}; {lost}")
             if position is not None:
                 stream.seek(position)
 
@@ -153,7 +155,7 @@ class _ArcReading:
         try:
             yield from self._read_records(records, member_start=None)
         except READ_ERRORS as error:
-            self.fail(_find_reason(error), f"what follows in the file is lost: {error}")
+            self.fail(find_reason(error, **REASONS), f"what follows in the file is lost: {error}")
 
     def _read_records(self, records: io.BufferedReader, *, member_start: int | None) -> Iterator[Document]:
         is_lost = False
@@ -222,12 +224,6 @@ class _ArcReading:
             charset=charset[1] if charset else None,
             codings=codings,
         )
-
-
-def _find_reason(error: BaseException) -> str:
-    if isinstance(error, UnreadableInputError):
-        return error.reason
-    return "archive_truncated" if isinstance(error, EOFError) else "archive_corrupt"
 
 
 def _decode(address: bytes) -> str:

@@ -17,9 +17,18 @@ class UnreadableInputError(OSError):
         self.reason = reason
 
 
+def find_reason(error: BaseException, *, truncated: str, corrupt: str) -> str:
+    """The reason under which the ledger counts an error, given those for a file that is cut or damaged."""
+    if isinstance(error, UnreadableInputError):
+        return error.reason
+    if isinstance(error, OSError) and error.errno is not None:
+        # The system's own words: a broken disk, a file system that went away.
+        return "file_unreadable"
+    return truncated if isinstance(error, EOFError) else corrupt
+
+
 def explain_read_error(error: BaseException) -> tuple[str, str]:
     """Reason and detail under which the ledger counts what ended the reading of a file that is not an archive."""
-    if isinstance(error, UnreadableInputError):
-        return error.reason, f"what follows in the file is lost: {error}"
-    reason = "compressed_data_truncated" if isinstance(error, EOFError) else "compressed_data_corrupt"
-    return reason, f"what follows in the file is lost: {type(error).__name__}: {error}"
+    reason = find_reason(error, truncated="compressed_data_truncated", corrupt="compressed_data_corrupt")
+    kind = "" if isinstance(error, UnreadableInputError) else f"{type(error).__name__}: "
+    return reason, f"what follows in the file is lost: {kind}{error}"

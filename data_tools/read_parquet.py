@@ -13,7 +13,7 @@ from data_tools.config import SourceConfig
 from data_tools.document import Document
 from data_tools.ledger import Ledger
 from data_tools.parquet_schema import describe_missing_text, find_binary_type
-from data_tools.read_errors import UnreadableInputError
+from data_tools.read_errors import find_reason
 from data_tools.sources import CountedStream, InputFile
 
 BATCH_BYTES = 8 << 20
@@ -43,8 +43,8 @@ def read_parquet(
         problem = describe_missing_text(parquet.schema_arrow, file.source.text_field)
     except _DAMAGE as error:
         ledger.read += 1
-        reason = error.reason if isinstance(error, UnreadableInputError) else "parquet_corrupt"
-        ledger.fail(reason, record=0, name=file.path, detail=f"{type(error).__name__}: {error}; nothing of it was read")
+        detail = f"nothing of it was read: {type(error).__name__}: {error}"
+        ledger.fail(_reason_of(error), record=0, name=file.path, detail=detail)
         return
     if problem:
         ledger.read += 1
@@ -82,11 +82,14 @@ def _read_group(
     except _DAMAGE as damage:
         error = damage
     if error is not None:
-        reason = error.reason if isinstance(error, UnreadableInputError) else "parquet_corrupt"
         detail = f"row group {group}, rows {row} to {end - 1}: {type(error).__name__}: {error}"
         ledger.read += end - row
         for lost in range(row, end):
-            ledger.fail(reason, record=lost, detail=detail)
+            ledger.fail(_reason_of(error), record=lost, detail=detail)
+
+
+def _reason_of(error: BaseException) -> str:
+    return find_reason(error, truncated="parquet_corrupt", corrupt="parquet_corrupt")
 
 
 def _read_rows(

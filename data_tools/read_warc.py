@@ -11,7 +11,7 @@ from data_tools.document import Document, DroppedError, MediaType
 from data_tools.gzip_damage import find_next_record, find_unread_end
 from data_tools.ledger import Ledger
 from data_tools.read_arc import read_arc, starts_arc
-from data_tools.read_errors import READ_ERRORS, UnreadableInputError
+from data_tools.read_errors import READ_ERRORS, UnreadableInputError, find_reason
 from data_tools.sources import MAGIC_BYTES, CountedStream, InputFile, decompress
 from data_tools.web_record import BrokenRecordError, check_status, judge_content_type, list_codings
 
@@ -28,8 +28,7 @@ def read_archive(
         is_arc = starts_arc(archive)
     except READ_ERRORS as error:
         ledger.read += 1
-        reason = error.reason if isinstance(error, UnreadableInputError) else "archive_corrupt"
-        ledger.fail(reason, record=0, detail=f"{error}; nothing of it was read")
+        ledger.fail(_reason_of(error), record=0, detail=f"nothing of it was read: {error}")
         return
     if is_arc:
         yield from read_arc(stream, archive=archive, ledger=ledger, max_record_bytes=max_record_bytes)
@@ -80,11 +79,14 @@ def _read_warc(
             position = _find_behind_damage(error, stream, after=last_start) if archive is stream else None
             lost = "what follows in the file is lost" if position is None else f"went on at byte {position}"
             ledger.read += 1
-            reason = error.reason if isinstance(error, UnreadableInputError) else "archive_corrupt"
-            ledger.fail(reason, record=number, name=f"after byte {last_start}", detail=f"{error}; {lost}")
+            ledger.fail(_reason_of(error), record=number, name=f"after byte {last_start}", detail=f"{error}; {lost}")
             number += 1
             if position is not None:
                 stream.seek(position)
+
+
+def _reason_of(error: BaseException) -> str:
+    return find_reason(error, truncated="archive_truncated", corrupt="archive_corrupt")
 
 
 def _find_behind_damage(error: BaseException, stream: CountedStream, *, after: int) -> int | None:
