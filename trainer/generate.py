@@ -102,7 +102,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1234, help="same seed, same text (default: %(default)s)")
     parser.add_argument("--num-samples", type=int, default=1, help="texts, with seeds one apart (%(default)s)")
     parser.add_argument("--params-dtype", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--tokenizer", type=Path, help="the .model file; default: the one that the run names")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json; default: the one that the run names"
+    )
     return parser.parse_args()
 
 
@@ -139,7 +141,7 @@ def _find_tokenizer(arguments: argparse.Namespace, checkpoint: Path) -> Path:
     path = load_config_file(saved).tokenizer.path if saved.is_file() else None
     if path is None:
         rule = "is not known: the run was trained on token ids" if saved.is_file() else f"is not known: no {saved}"
-        raise ConfigError([Violation(path="--tokenizer", value=None, rule=rule, fix="name the .model file")])
+        raise ConfigError([Violation(path="--tokenizer", value=None, rule=rule, fix="name its file")])
     return Path(path)
 
 

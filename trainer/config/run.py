@@ -53,7 +53,7 @@ class TokenizerConfig:
     """The tokenizer that made the shards."""
 
     path: str | None = None
-    """SentencePiece model file; null trains on token ids alone and needs model.vocab_size."""
+    """SentencePiece model or tokenizer.json; null trains on token ids alone and needs model.vocab_size."""
 
 
 @dataclass(frozen=True, kw_only=True)
