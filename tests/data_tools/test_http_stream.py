@@ -74,13 +74,14 @@ def test_without_ranges_what_was_read_is_skipped(tells_size):
 
 
 @pytest.mark.parametrize("takes_ranges", [True, False])
-@pytest.mark.parametrize("changed", [DATA[:-1], DATA[::-1], DATA[:100]], ids=["shorter", "equally long", "too short"])
-@pytest.mark.parametrize("has_validators", [True, False])
+@pytest.mark.parametrize(
+    ("changed", "has_validators"),
+    [(DATA[:-1], True), (DATA[::-1], True), (DATA[:100], True), (DATA[:-1], False), (DATA[:100], False)],
+    ids=["shorter", "equally long", "too short", "shorter, untold", "too short, untold"],
+)
 def test_a_file_that_changes_is_noticed(takes_ranges, changed, has_validators):
     served = Served(DATA, takes_ranges=takes_ranges, cuts=[1_000_000], changes_to=changed)
     if not has_validators:
-        if len(changed) == len(DATA):
-            pytest.skip("nothing tells one from the other")
         served.entity_tag = served.modified = ""
     with web_server(f=served) as base, open_stream(base + "f") as stream:
         if not has_validators:

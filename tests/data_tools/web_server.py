@@ -21,6 +21,8 @@ class Served:
     """Bytes of the body after which the connections of the next answers are cut, one answer each."""
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """Statuses and headers that come before any data is sent."""
+    breaks_at: int | None = None
+    """No answer ever gives a byte of the file from here on."""
     changes_to: bytes | None = None
     """What the file becomes after the first cut."""
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -61,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         cut = served.cuts.pop(0) if served.cuts else None
+        if served.breaks_at is not None:
+            cut = max(0, served.breaks_at - (start or 0))
         if cut is not None and served.changes_to is not None:
             served.data, served.entity_tag = served.changes_to, '"v2"'
             served.modified = formatdate(1e9 + 60, usegmt=True) if served.modified else ""
