@@ -22,6 +22,7 @@ WORD_JOINER = "\u2060"
 # resiliparse 2.0.1 takes text nodes of three bytes that end beyond ASCII for separators, and leaves them out of main
 # content: a single Chinese character in bold, or the unit m². The joiner makes them longer.
 _LOST_NODE = re.compile(r"(>\s*(?:[^\s<>]?[^\s<>\x00-\x7f•·›…]|&#?\w{1,10};))(?=\s*<)")
+_RAISED_TAG = re.compile("<[sS][uU][pPbB]")
 _BLOCK_TAG = re.compile(
     r"<(/?)(?:div|section|article|main|aside|nav|ul|ol|dl|table|blockquote|center|form|fieldset|header|footer)\b",
     re.IGNORECASE,
@@ -47,7 +48,8 @@ class HtmlExtractor:
         document.title = document.title or (tree.title or "").strip()
         if tree.body is None:
             raise DroppedError("no_text")
-        _write_raised_numbers(tree.body)
+        if _RAISED_TAG.search(page):
+            _write_raised_numbers(tree.body)
         if self._trafilatura is not None:
             document.text = self._extract_precisely(tree)
             return

@@ -46,7 +46,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
-_ESCAPES = re.compile(rb"[\x00\x1b]|~\{")
+_ESCAPES = (b"\x00", b"\x1b", b"~{")
 """What tells ISO-2022, UTF-16 and HZ, which are made of ASCII bytes only, from ASCII."""
 _ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|[()][ACDG])")
 
@@ -72,7 +72,7 @@ def decode_text(content: bytes, *, declared: str | None, is_html: bool, ledger: 
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace")
-    if not _ESCAPES.search(content):
+    if not any(escape in content for escape in _ESCAPES):
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError:
