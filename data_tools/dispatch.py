@@ -11,7 +11,7 @@ from data_tools.journal import JournalWriter
 from data_tools.read_state import FileState, ReadEntry
 from data_tools.reading import Answer, BatchHeader, BatchResult, FileResult, Offer, serve_reading
 from data_tools.sources import InputFile
-from data_tools.stage_progress import StageProgress
+from data_tools.stage_progress import StageProgress, Stages
 from data_tools.workers import WorkerDiedError, WorkerPool
 
 BATCHES_WAITING_PER_WORKER = 2
@@ -26,6 +26,7 @@ def read_files(
     file_keys: dict[int, str],
     run: str,
     num_workers: int,
+    stages: Stages,
 ) -> None:
     """Read what is left of the files; spool the cleaned documents into the stage's directory and keep a journal there.
 
@@ -42,7 +43,9 @@ def read_files(
     total = None if None in sizes else sum(size or 0 for size in sizes)
     # A file without a known number of batches may still keep every worker busy.
     with (
-        StageProgress("read", total=total, unit="bytes", mode=config.progress) as progress,
+        stages.begin(
+            "read", total=total, unit="bytes", done_before=sum(state.bytes_read for state in states)
+        ) as progress,
         JournalWriter(directory, name=run) as journal,
         WorkerPool(serve_reading, num_workers=num_workers, arguments=(config, evaluations, directory, run)) as pool,
     ):

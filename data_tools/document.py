@@ -59,7 +59,14 @@ class Document:
     @property
     def origin(self) -> dict[str, Any]:
         """What the ledger records of it."""
-        return {"record": self.record, "name": self.name, "id": self.id, "url": self.url, "title": self.title}
+        return {
+            "record": self.record,
+            "name": self.name,
+            "id": self.id,
+            "url": self.url,
+            "title": self.title,
+            "language": self.language,
+        }
 
 
 Step = Callable[[Iterable[Document]], Iterator[Document]]

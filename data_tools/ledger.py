@@ -33,6 +33,7 @@ class Origin(TypedDict, total=False):
     id: str
     url: str
     title: str
+    language: str
 
 
 class Outcome(NamedTuple):
@@ -45,6 +46,7 @@ class Outcome(NamedTuple):
     id: str
     url: str
     title: str
+    language: str = ""
 
 
 @dataclass
@@ -119,11 +121,12 @@ class Ledger:
         id: str = "",
         url: str = "",
         title: str = "",
+        language: str = "",
     ) -> None:
         shown = _cut(detail, MAX_DETAIL_CHARACTERS)
         if count <= MAX_EXAMPLES:
             self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
-        self.outcomes.append(Outcome(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title)))
+        self.outcomes.append(Outcome(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title), language))
 
 
 def _cut(text: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:

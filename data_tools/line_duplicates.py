@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.spool import SpoolPlace, SpoolReader
+from data_tools.spool import CleanDocument, SpoolPlace, SpoolReader, read_batch
 
 LINES_NAME = "lines"
 LINES_AT_ONCE = 1 << 26
@@ -92,9 +92,22 @@ def remove_lines(text: str, is_repeated: np.ndarray) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def count_lines(text: str) -> int:
-    """Lines as `hash_lines` counts them."""
-    return text.count("\n") + 1
+def read_without_lines(directory: Path, place: SpoolPlace, bits: np.ndarray | None) -> list[CleanDocument]:
+    """Read a batch of documents, and leave out the lines that an earlier document has.
+
+    Args:
+        bits: what `find_repeated_lines` found of the batch; None where such lines stay.
+    """
+    documents = read_batch(directory, place)
+    if bits is None:
+        return documents
+    is_repeated = np.unpackbits(bits).astype(np.bool_)
+    changed, first = [], 0
+    for document in documents:
+        end = first + document.text.count("\n") + 1
+        changed.append(document._replace(text=remove_lines(document.text, is_repeated[first:end])))
+        first = end
+    return changed
 
 
 def _read(directory: Path, batches: Sequence[BatchLines]) -> Iterator[tuple[BatchLines, list[np.ndarray]]]:

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from data_tools.document_table import DocumentOrigin
 from data_tools.ledger import Ledger, Outcome
-from data_tools.line_duplicates import count_lines, remove_lines
+from data_tools.line_duplicates import read_without_lines
 from data_tools.reading import TEXT_HASH_BYTES
 from data_tools.record_table import DROPPED, FAILED, RecordRow, build_rows
 from data_tools.selection import SPLITS, Fate
-from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter, read_batch, read_outcomes
+from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter, read_outcomes
+from data_tools.tokenize import DocumentEncoder
 from trainer.data.tokenizer import Tokenizer
 
 PACKED_NAME = "packed"
@@ -48,8 +49,10 @@ class PackedDocuments:
     tokens: np.ndarray
     """All tokens, end to end."""
     origins: list[DocumentOrigin]
-    text_bytes: int
-    """UTF-8 bytes of their texts."""
+    num_characters: np.ndarray
+    """int64 per document."""
+    num_bytes: np.ndarray
+    """int64 per document: of its text in UTF-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,48 +85,49 @@ class PackSettings:
 
 def serve_packing(connection: Connection, worker: int, settings: PackSettings) -> None:
     """Answer every `PackTask` with the place of its `PackedBatch`, until None."""
-    tokenizer = Tokenizer(settings.tokenizer_path)
+    encoder = DocumentEncoder(Tokenizer(settings.tokenizer_path), dtype=settings.dtype)
     spool = SpoolWriter(settings.directory, spool=f"{settings.run}_{worker:04d}", name=PACKED_NAME)
     while (task := connection.recv()) is not None:
-        connection.send(spool.append(pack_batch(task, tokenizer=tokenizer, settings=settings)))
+        connection.send(spool.append(pack_batch(task, encoder=encoder, settings=settings)))
 
 
-def pack_batch(task: PackTask, *, tokenizer: Tokenizer, settings: PackSettings) -> PackedBatch:
+def pack_batch(task: PackTask, *, encoder: DocumentEncoder, settings: PackSettings) -> PackedBatch:
     """Tokenize the documents that stay; count the others."""
     ledger = Ledger()
-    documents = read_batch(settings.documents_directory, task.place)
+    documents = read_without_lines(settings.documents_directory, task.place, task.repeated_lines)
     hashes = [task.hashes[i : i + TEXT_HASH_BYTES].hex() for i in range(0, len(task.hashes), TEXT_HASH_BYTES)]
     is_short = np.zeros(len(documents), np.bool_)
     if task.repeated_lines is not None:
-        documents = _remove_repeated_lines(documents, task.repeated_lines)
         is_short = np.array([len(document.text) < settings.min_characters for document in documents], np.bool_)
     rows: list[RecordRow] = []
     shards = {}
     for name, fate in SPLITS.items():
         numbers = np.flatnonzero((task.fates == fate) & ~is_short)
-        tokens, origins, text_bytes = [np.empty(0, settings.dtype)], [], 0
-        for number in numbers:
-            document = documents[number]
-            ids = np.array([*tokenizer.encode(document.text), tokenizer.eos_id], settings.dtype)
-            tokens.append(ids)
-            text_bytes += len(document.text.encode("utf-8"))
-            origins.append(
-                DocumentOrigin(
-                    source=task.source,
-                    file=task.file,
-                    record=document.record,
-                    offset=document.offset,
-                    id=document.id,
-                    url=document.url,
-                    title=document.title,
-                    num_tokens=len(ids),
-                    text_hash=hashes[number],
-                    language=document.language,
-                )
+        texts = [documents[number].text for number in numbers]
+        tokens, lengths = encoder.encode(texts)
+        origins = [
+            DocumentOrigin(
+                source=task.source,
+                file=task.file,
+                record=documents[number].record,
+                offset=documents[number].offset,
+                id=documents[number].id,
+                url=documents[number].url,
+                title=documents[number].title,
+                num_tokens=int(length),
+                text_hash=hashes[number],
+                language=documents[number].language,
             )
+            for number, length in zip(numbers, lengths, strict=True)
+        ]
         rows += [_build_row(documents[number], name, None, "", hashes[number]) for number in numbers]
         ledger.kept += len(origins)
-        shards[name] = PackedDocuments(tokens=np.concatenate(tokens), origins=origins, text_bytes=text_bytes)
+        shards[name] = PackedDocuments(
+            tokens=tokens,
+            origins=origins,
+            num_characters=np.array([len(text) for text in texts], np.int64),
+            num_bytes=np.array([len(text.encode("utf-8")) for text in texts], np.int64),
+        )
     for dropped, reason, detail in _list_dropped(task, is_short):
         document = documents[dropped]
         name = document.url or document.title or document.id
@@ -134,16 +138,6 @@ def pack_batch(task: PackTask, *, tokenizer: Tokenizer, settings: PackSettings) 
         fate_name = FAILED if outcome.is_failed else DROPPED
         rows.append(_build_row(outcome, fate_name, outcome.reason, outcome.detail, None))
     return PackedBatch(shards=shards, ledger=ledger, records=build_rows(rows))
-
-
-def _remove_repeated_lines(documents: list[CleanDocument], bits: np.ndarray) -> list[CleanDocument]:
-    is_repeated = np.unpackbits(bits).astype(np.bool_)
-    changed, first = [], 0
-    for document in documents:
-        end = first + count_lines(document.text)
-        changed.append(document._replace(text=remove_lines(document.text, is_repeated[first:end])))
-        first = end
-    return changed
 
 
 def _list_dropped(task: PackTask, is_short: np.ndarray) -> Iterator[tuple[int, str, str]]:
@@ -159,4 +153,14 @@ def _list_dropped(task: PackTask, is_short: np.ndarray) -> Iterator[tuple[int, s
 def _build_row(
     record: CleanDocument | Outcome, fate: str, reason: str | None, detail: str, text_hash: str | None
 ) -> RecordRow:
-    return RecordRow(record.record, fate, reason, detail, record.id, record.url, record.title, text_hash)
+    return RecordRow(
+        record=record.record,
+        fate=fate,
+        reason=reason,
+        detail=detail,
+        id=record.id,
+        url=record.url,
+        title=record.title,
+        text_hash=text_hash,
+        language=record.language,
+    )

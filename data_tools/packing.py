@@ -15,8 +15,9 @@ from data_tools.ledger import find_discrepancies
 from data_tools.pack_batch import PACKED_NAME, PackedBatch, PackedDocuments, PackSettings, PackTask, serve_packing
 from data_tools.record_table import RECORD_TABLE_NAME, RecordTableWriter
 from data_tools.selection import SPLITS, Choice, Fate
+from data_tools.split_statistics import SplitStatistics
 from data_tools.spool import SpoolPlace, SpoolReader, holds_place
-from data_tools.stage_progress import Mode, StageProgress
+from data_tools.stage_progress import Stages
 from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
 from trainer.data.index_format import ShardWriter
 
@@ -43,6 +44,8 @@ class SplitResult:
     """Integer type of the .bin by numpy's name."""
     token_counts: np.ndarray
     """[vocab_size] int64: how often each token occurs."""
+    statistics: SplitStatistics = field(default_factory=SplitStatistics)
+    """What its documents look like."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """As a manifest records them; empty when there is no document."""
 
@@ -54,10 +57,9 @@ class Packing:
         settings: its `directory` is the stage's; what earlier runs have done there is not done again.
     """
 
-    def __init__(self, collection: Collection, choice: Choice, *, settings: PackSettings, mode: Mode) -> None:
+    def __init__(self, collection: Collection, choice: Choice, *, settings: PackSettings, stages: Stages) -> None:
         self._collection, self._choice = collection, choice
-        self._settings, self._mode = settings, mode
-        self._line_numbers = np.cumsum([batch.lines_place is not None for batch in collection.batches]) - 1
+        self._settings, self._stages = settings, stages
         self._places: dict[int, SpoolPlace] = {}
         for entry in read_journals(settings.directory):
             if holds_place(settings.directory, entry.place, name=PACKED_NAME):
@@ -99,12 +101,13 @@ class Packing:
 
     def _run(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
         """Tokenize the batches that are not yet; yield all numbers in their order, each as soon as it is there."""
-        total = sum(self._collection.batches[number].num_documents for number in numbers)
-        done = 0
-        with StageProgress("tokenize", total=total, unit="documents", mode=self._mode) as progress:
+        counts = {number: self._collection.batches[number].num_documents for number in numbers}
+        done = sum(count for number, count in counts.items() if number in self._places)
+        is_new = {number: number not in self._places for number in numbers}
+        with self._stages.begin("tokenize", total=sum(counts.values()), unit="documents", done_before=done) as progress:
             for number in self._run_missing(numbers, num_workers=num_workers):
                 yield number
-                done += self._collection.batches[number].num_documents
+                done += counts[number] * is_new[number]
                 progress.update(done)
 
     def _run_missing(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
@@ -139,7 +142,7 @@ class Packing:
             fates=np.array(fates),
             hashes=self._collection.hashes[documents].tobytes(),
             near_hashes=[self._collection.hashes[first].tobytes().hex() for first in near],
-            repeated_lines=lines.of_batch(self._line_numbers[number]) if lines and batch.lines_place else None,
+            repeated_lines=None if lines is None else lines.of_batch(number),
             outcomes=batch.outcomes,
             source=ledger.source,
             file=ledger.path,
@@ -210,7 +213,13 @@ class _SplitWriter:
             self._table.add(origin)
             start += origin.num_tokens
         self._result.token_counts += np.bincount(documents.tokens, minlength=len(self._result.token_counts))
-        self._result.text_bytes += documents.text_bytes
+        self._result.text_bytes += int(documents.num_bytes.sum())
+        self._result.statistics.add(
+            [origin.language for origin in documents.origins],
+            num_tokens=[origin.num_tokens for origin in documents.origins],
+            num_characters=documents.num_characters,
+            num_bytes=documents.num_bytes,
+        )
 
     def commit(self) -> SplitResult:
         result = self._result

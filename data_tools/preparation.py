@@ -19,6 +19,7 @@ from typing import Any
 from data_tools.config import DataPrepConfig
 from data_tools.record_table import RECORD_TABLE_NAME
 from data_tools.sources import InputFile
+from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work_place import BUILT_NAME, WORK_NAME
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.index_format import sync_directory
@@ -27,7 +28,7 @@ from trainer.data.manifest import MANIFEST_SUFFIX, hash_file
 RECORD_NAME = "preparation.json"
 FILE_LIST_NAME = "files.json"
 RECORD_VERSION = 1
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised when equal input and settings no longer give equal output."""
 
 WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "executor", "strict", "overwrite", "progress")
@@ -46,8 +47,7 @@ def describe_preparation(
     if config.language.model_path is not None:
         settings["language"]["model_path"] = hash_file(config.language.model_path)
     if config.tokenizer.path is not None:
-        # Neither where it lies nor how one would be trained makes a difference.
-        settings["tokenizer"] = {"sha256": hash_file(config.tokenizer.path)}
+        settings["tokenizer"] = describe_tokenizer(config.tokenizer)
     return {
         "method": METHOD_VERSION,
         "settings": settings,
@@ -170,7 +170,7 @@ def _publishing_order(name: str) -> int:
 
 def _final_names() -> list[str]:
     shards = [f"{split}{suffix}" for split in ("train", "validation") for suffix in (".bin", ".idx", MANIFEST_SUFFIX)]
-    return [*shards, "tokenizer.model", "ledger.json", RECORD_TABLE_NAME, "stats.json"]
+    return [*shards, *TOKENIZER_NAMES, "ledger.json", RECORD_TABLE_NAME, "stats.json"]
 
 
 def _read_record(output: Path) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ class RepeatedLines:
     """[number of batches] int64: behind each batch's last byte."""
 
     def of_batch(self, number: int) -> np.ndarray:
-        """The bytes of a batch, its number among those that have lines."""
+        """[bytes of a batch] uint8."""
         return self.bits[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
@@ -85,13 +85,15 @@ def choose(collection: Collection, *, config: DataPrepConfig, directory: Path) -
     lines = None
     if config.line_duplicates.is_enabled:
         is_kept = np.isin(fates, list(SPLITS.values()))
-        asked = [(batch.lines_place, batch.documents) for batch in collection.batches]
-        batches = [BatchLines(place=place, is_kept=is_kept[documents]) for place, documents in asked if place]
-        bits = find_repeated_lines(directory, batches)
-        lines = RepeatedLines(
-            bits=np.concatenate([np.empty(0, np.uint8), *bits]),
-            ends=np.cumsum([len(each) for each in bits], dtype=np.int64),
-        )
+        with_lines = [
+            (number, BatchLines(place=batch.lines_place, is_kept=is_kept[batch.documents]))
+            for number, batch in enumerate(collection.batches)
+            if batch.lines_place is not None
+        ]
+        bits = find_repeated_lines(directory, [batch for _, batch in with_lines])
+        sizes = np.zeros(len(collection.batches), np.int64)
+        sizes[[number for number, _ in with_lines]] = [len(each) for each in bits]
+        lines = RepeatedLines(bits=np.concatenate([np.empty(0, np.uint8), *bits]), ends=np.cumsum(sizes))
     return Choice(fates=fates, firsts=firsts, repeated_lines=lines)
 
 
@@ -129,24 +131,3 @@ def choose_fates(collection: Collection, *, drop_duplicates: bool, firsts: np.nd
         is_repeated[1:] = np.all(sorted_halves[1:] == sorted_halves[:-1], axis=1)
         fates[order[is_repeated]] = Fate.DUPLICATE
     return fates
-
-
-def choose_sample(collection: Collection, fates: np.ndarray, *, sample_characters: int) -> np.ndarray:
-    """Choose whole training documents of at most so many characters, all when they fit; by their hashes, so at random.
-
-    Returns:
-        [n] bool; at least one document where there is any.
-    """
-    is_train = fates == Fate.TRAIN
-    characters = collection.num_characters.astype(np.int64)
-    if characters[is_train].sum() <= sample_characters:
-        return is_train
-    candidates = np.flatnonzero(is_train)
-    # The last half of the hash: the order of the first half is the order of nothing else either, but keep them apart.
-    keys = np.ascontiguousarray(collection.hashes).view("<u8")[candidates, 1]
-    candidates = candidates[np.argsort(keys, kind="stable")]
-    fits = np.cumsum(characters[candidates]) <= sample_characters
-    fits[0] = True
-    chosen = np.zeros(len(fates), np.bool_)
-    chosen[candidates[fits]] = True
-    return chosen

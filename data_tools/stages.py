@@ -3,6 +3,7 @@
 Reading and tokenizing can be shared out among machines; the two others are one process's work.
 """
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from data_tools.beside_shards import report, write_manifests
 from data_tools.collection import Collection, join_files
 from data_tools.config import DataPrepConfig
 from data_tools.decontamination import EvaluationTexts, read_evaluations
@@ -17,22 +19,27 @@ from data_tools.dispatch import read_files
 from data_tools.ledger import ledger_to_dict, sum_ledgers
 from data_tools.load import Task
 from data_tools.pack_batch import PackSettings
-from data_tools.packing import Packing, SplitResult
-from data_tools.preparation import created_by, describe_preparation, finish_work, write_json
+from data_tools.packing import Packing
+from data_tools.preparation import describe_preparation, finish_work, write_json
 from data_tools.read_state import load_states
-from data_tools.selection import Choice, Fate, choose, choose_sample
+from data_tools.selection import Choice, Fate, choose
 from data_tools.sources import InputFile
+from data_tools.stage_progress import Stages
+from data_tools.stage_timings import sum_timings
 from data_tools.statistics import build_stats
-from data_tools.train_tokenizer import find_unknown_id, train_tokenizer
+from data_tools.tokenizer_files import SENTENCEPIECE_NAME, TOKENIZER_NAMES, find_tokenizer, install_tokenizer
+from data_tools.tokenizer_sample import choose_sample
+from data_tools.train_tokenizer import SampledBatch, find_unknown_id, train_tokenizer
 from data_tools.work_place import WorkPlace, find_work_place, name_run
 from data_tools.workers import PreparationError
 from trainer.data.index_format import token_dtype
-from trainer.data.manifest import ShardManifest, write_manifest
 from trainer.data.tokenizer import Tokenizer
 
 _FINISHED = "finished"
 """Name of the file that a stage of one process writes last."""
-_TOKENIZER = "tokenizer.model"
+_TIMINGS = "timings.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(StrEnum):
@@ -79,6 +86,13 @@ class Preparation:
         return cls(task=task, description=description, place=place, num_workers=config.num_workers or num_cpus)
 
     @property
+    def progress(self) -> Stages:
+        """What shows how far the stages are."""
+        training = ["tokenizer"] if self.config.tokenizer.path is None else []
+        titles = ("read", "choose", *training, "tokenize")
+        return Stages(titles=titles, mode=self.config.progress, timings=self.place.read / _TIMINGS)
+
+    @property
     def config(self) -> DataPrepConfig:
         """The settings."""
         return self.task.config
@@ -121,6 +135,7 @@ def read(preparation: Preparation, share: Share) -> None:
         file_keys=place.file_keys,
         run=name_run(),
         num_workers=preparation.num_workers,
+        stages=preparation.progress,
     )
 
 
@@ -133,7 +148,9 @@ def choose_documents(preparation: Preparation) -> None:
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
             raise PreparationError(f"{unread[0]}{more} was not read to its end; run the preparation again")
         collection = join_files(states)
-        choice = choose(collection, config=config, directory=place.read)
+        with preparation.progress.begin("choose", total=len(collection.hashes), unit="documents") as progress:
+            choice = choose(collection, config=config, directory=place.read)
+            progress.update(len(collection.hashes))
         if not (choice.fates == Fate.TRAIN).any():
             raise PreparationError(_explain_nothing_kept(collection))
         collection.save(place.choose)
@@ -147,16 +164,29 @@ def choose_documents(preparation: Preparation) -> None:
 def _make_tokenizer(preparation: Preparation) -> None:
     place, settings = preparation.place, preparation.config.tokenizer
     if settings.path is not None:
-        shutil.copyfile(settings.path, place.pack / _TOKENIZER)
+        install_tokenizer(settings.path, place.pack, eos_token=settings.eos_token)
         return
     collection, choice = Collection.load(place.choose), Choice.load(place.choose)
+    is_sampled = choose_sample(
+        choice.fates == Fate.TRAIN,
+        collection.num_characters,
+        collection.hashes,
+        collection.language_codes,
+        sample_characters=settings.sample_characters,
+        exponent=settings.sampling_exponent,
+    )
+    lines = choice.repeated_lines
+    texts = [
+        SampledBatch(batch.place, is_sampled[batch.documents], None if lines is None else lines.of_batch(number))
+        for number, batch in enumerate(collection.batches)
+        if is_sampled[batch.documents].any()
+    ]
     train_tokenizer(
-        collection.batches,
-        choose_sample(collection, choice.fates, sample_characters=settings.sample_characters),
+        texts,
         config=settings,
         directory=place.read,
-        target=place.pack / _TOKENIZER,
-        mode=preparation.config.progress,
+        target=place.pack / SENTENCEPIECE_NAME,
+        stages=preparation.progress,
     )
 
 
@@ -174,21 +204,26 @@ def assemble(preparation: Preparation) -> None:
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir(parents=True)
     packing, collection = _open_packing(preparation)
-    tokenizer = Tokenizer(place.pack / _TOKENIZER)
-    for suffix in (".model", ".vocab"):
-        source = (place.pack / _TOKENIZER).with_suffix(suffix)
-        if source.exists():
-            shutil.copyfile(source, built / source.name)
+    for name in TOKENIZER_NAMES:
+        if (place.pack / name).exists():
+            shutil.copyfile(place.pack / name, built / name)
+    tokenizer = _open_tokenizer(place.pack)
     results = packing.write_shards(built, vocab_size=tokenizer.vocab_size, num_workers=preparation.num_workers)
-    stats = build_stats(results, unknown_id=find_unknown_id(place.pack / _TOKENIZER))
+    stats = build_stats(
+        results,
+        unknown_id=find_unknown_id(tokenizer.path),
+        statistics={name: result.statistics for name, result in results.items()},
+    )
     stats["validation_fraction"] = preparation.config.split.validation_fraction
     stats["tokenizer_sha256"] = tokenizer.sha256
     if (evaluations := _read_evaluations(preparation)) is not None:
         stats["evaluations"] = {"num_texts": len(evaluations.origins), "num_short_texts": evaluations.num_short}
     write_json(built / "stats.json", stats)
     write_json(built / "ledger.json", ledger_to_dict(collection.ledgers))
-    _write_manifests(results, preparation.description, built=built, tokenizer_sha256=tokenizer.sha256, stats=stats)
+    write_manifests(results, preparation.description, built=built, tokenizer_sha256=tokenizer.sha256, stats=stats)
+    timings = sum_timings(place.read / _TIMINGS)
     finish_work(preparation.output, preparation.description)
+    report(preparation.output, timings)
 
 
 def share_files(files: list[InputFile], share: Share) -> list[InputFile]:
@@ -211,42 +246,26 @@ def _open_packing(preparation: Preparation) -> tuple[Packing, Collection]:
         if not (directory / _FINISHED).exists():
             raise PreparationError("the documents were not chosen yet; run the preparation again")
     collection = Collection.load(place.choose)
+    tokenizer = _open_tokenizer(place.pack)
     settings = PackSettings(
-        tokenizer_path=place.pack / _TOKENIZER,
-        dtype=token_dtype(Tokenizer(place.pack / _TOKENIZER).vocab_size),
+        tokenizer_path=tokenizer.path,
+        dtype=token_dtype(tokenizer.vocab_size),
         min_characters=config.cleaning.min_characters,
         documents_directory=place.read,
         directory=place.pack,
         run=name_run(),
     )
-    return Packing(collection, Choice.load(place.choose), settings=settings, mode=config.progress), collection
+    return Packing(collection, Choice.load(place.choose), settings=settings, stages=preparation.progress), collection
+
+
+def _open_tokenizer(directory: Path) -> Tokenizer:
+    path = find_tokenizer(directory)
+    assert path is not None
+    return Tokenizer(path)
 
 
 def _read_evaluations(preparation: Preparation) -> EvaluationTexts | None:
     return read_evaluations(preparation.task.evaluation_files, preparation.config)
-
-
-def _write_manifests(
-    results: dict[str, SplitResult],
-    description: dict[str, Any],
-    *,
-    built: Path,
-    tokenizer_sha256: str,
-    stats: dict[str, Any],
-) -> None:
-    for name, result in results.items():
-        if result.files:
-            manifest = ShardManifest(
-                num_documents=result.num_documents,
-                num_tokens=result.num_tokens,
-                dtype=result.dtype,
-                files=result.files,
-                tokenizer_sha256=tokenizer_sha256,
-                vocab_size=stats["vocab_size"],
-                settings={**description, "split": name, "unigram_entropy_nats": stats[name]["unigram_entropy_nats"]},
-                created_by=created_by(),
-            )
-            write_manifest(built / name, manifest)
 
 
 def _explain_nothing_kept(collection: Collection) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_tools.packing import SplitResult
 from data_tools.split_statistics import SplitStatistics
+from data_tools.tokenizer_files import find_tokenizer
 from trainer.common.progress import format_count
 
 STATS_VERSION = 1
@@ -77,7 +78,7 @@ def summarize(output: Path, *, stats: dict[str, Any], ledger: dict[str, Any]) ->
             f"  unigram entropy of validation {stats['unigram_entropy_nats']:.4f} nats: a model that knows only how"
             " often tokens occur has this loss"
         )
-    lines.append(f"  vocabulary {stats['vocab_size']}: {output / 'tokenizer.model'}")
+    lines.append(f"  vocabulary {stats['vocab_size']}: {find_tokenizer(output)}")
     prefixes = " and ".join(str(output / name) for name in ("train", "validation") if stats[name]["num_tokens"])
     lines.append(f"  shards {prefixes} (.bin, .idx, .documents.parquet, .manifest.json)")
     lines.append(f"  what became of every record: {output / 'ledger.json'}; numbers: {output / 'stats.json'}")

@@ -5,15 +5,15 @@ import re
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
 
-from data_tools.collection import SpooledBatch
 from data_tools.config import TokenizerConfig
-from data_tools.spool import SpoolPlace, read_batch
-from data_tools.stage_progress import Mode, StageProgress
+from data_tools.line_duplicates import read_without_lines
+from data_tools.spool import SpoolPlace
+from data_tools.stage_progress import Stages
 from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
 from trainer.data.tokenizer import Tokenizer
 
@@ -25,28 +25,34 @@ _TOO_LARGE = re.compile(r"Vocabulary size (?:is )?too high \((\d+)\).*?<= (\d+)"
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars. (\d+) vs (\d+)")
 
 
+class SampledBatch(NamedTuple):
+    """A spooled batch that has documents to train on."""
+
+    place: SpoolPlace
+    is_sampled: np.ndarray
+    """[its documents] bool."""
+    repeated_lines: np.ndarray | None = None
+    """[bytes] uint8: a bit per line that is left out; None where all stay."""
+
+
 def train_tokenizer(
-    batches: list[SpooledBatch],
-    is_sampled: np.ndarray,
+    texts: list[SampledBatch],
     *,
     config: TokenizerConfig,
     directory: Path,
     target: Path,
-    mode: Mode,
+    stages: Stages,
 ) -> None:
     """Train in a process of its own and write the model to `target`, its pieces and scores beside it as .vocab.
 
+    Args:
+        directory: where the documents are spooled.
     Raises:
         PreparationError: the sample does not suit the settings, or the process was killed.
     """
-    chosen = []
-    for batch in batches:
-        flags = is_sampled[batch.first_document : batch.first_document + batch.num_documents]
-        if flags.any():
-            chosen.append((batch.place, flags))
-    arguments = (chosen, config, directory, target)
+    arguments = (texts, config, directory, target)
     with (
-        StageProgress("tokenizer", total=None, unit="lines", mode=mode) as progress,
+        stages.begin("tokenizer", total=None, unit="lines") as progress,
         WorkerPool(
             _serve_training,
             num_workers=1,
@@ -79,15 +85,16 @@ def list_special_tokens(config: TokenizerConfig) -> list[str]:
 def _serve_training(
     connection: Connection,
     worker: int,
-    chosen: list[tuple[SpoolPlace, np.ndarray]],
+    texts: list[SampledBatch],
     config: TokenizerConfig,
     directory: Path,
     target: Path,
 ) -> None:
     def lines() -> Iterator[str]:
         count = 0
-        for place, flags in chosen:
-            for document, is_chosen in zip(read_batch(directory, place), flags, strict=True):
+        for batch in texts:
+            documents = read_without_lines(directory, batch.place, batch.repeated_lines)
+            for document, is_chosen in zip(documents, batch.is_sampled, strict=True):
                 if is_chosen:
                     for line in split_lines(document.text):
                         count += 1

@@ -9,7 +9,6 @@ import pytest
 from data_tools.line_duplicates import (
     LINES_NAME,
     BatchLines,
-    count_lines,
     find_repeated_lines,
     hash_lines,
     remove_lines,
@@ -28,7 +27,7 @@ def test_what_is_alike() -> None:
     assert hash_one("Posted on 12 May, 2019!") == hash_one("posted on 31 MAY 2020") != 0
     assert hash_one("Posted on 12 May") != hash_one("Posted on 12 June")
     assert hash_one("a - b") == hash_one("") == 0, "too short to be compared"
-    assert len(hash_lines("a\n\nb", min_characters=1)) == count_lines("a\n\nb") == 3
+    assert len(hash_lines("a\n\nb", min_characters=1)) == 3
 
 
 @pytest.mark.parametrize("lines_at_once", [2, 5, 1000])

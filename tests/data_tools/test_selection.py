@@ -1,4 +1,4 @@
-"""Choices that rest on hashes: duplicates, the tokenizer's sample, and what a table of origins gives back."""
+"""Choices that rest on hashes: duplicates, and what a table of origins gives back."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from data_tools.document_table import (
     read_origin,
 )
 from data_tools.reading import hash_text
-from data_tools.selection import Fate, choose_fates, choose_sample
+from data_tools.selection import Fate, choose_fates
 from data_tools.statistics import compute_unigram_entropy
 
 
@@ -41,17 +41,6 @@ def test_the_first_of_equal_texts_is_kept(numbers: list[int]) -> None:
         kept = Fate.VALIDATION if text in ("text 1", "text 2") else Fate.TRAIN
         assert fates[place] == (kept if is_first else Fate.DUPLICATE)
     assert Fate.DUPLICATE not in choose_fates(collect(texts), drop_duplicates=False)
-
-
-def test_the_sample_fills_its_size_with_whole_training_documents() -> None:
-    collection = collect([f"{number:04d}" * 25 for number in range(1000)], validation={"0003" * 25})
-    fates = choose_fates(collection, drop_duplicates=True)
-    sample = choose_sample(collection, fates, sample_characters=20_050)
-    assert sample.sum() == 200
-    assert not sample[3]
-    assert 50 < sample[:500].sum() < 150, "from everywhere"
-    assert choose_sample(collection, fates, sample_characters=10**9).sum() == 999
-    assert choose_sample(collection, fates, sample_characters=50).sum() == 1
 
 
 def test_unigram_entropy() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import train_tokenizer as train_tokenizer_module
-from data_tools.collection import SpooledBatch
 from data_tools.config import TokenizerConfig
-from data_tools.spool import CleanDocument, SpoolWriter
-from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, _serve_training, split_lines, train_tokenizer
+from data_tools.spool import CleanDocument, SpoolWriter, pack_clean_documents
+from data_tools.stage_progress import Stages
+from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, SampledBatch, _serve_training, split_lines, train_tokenizer
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import make_text
 from trainer.data.tokenizer import Tokenizer
@@ -26,25 +26,24 @@ SPACE_MARK = "\u2581"
 def train(directory: Path, texts: list[str], **fields: object) -> Path:
     directory.mkdir()
     documents = [CleanDocument(record=0, offset=None, id="", url="", title="", text=text) for text in texts]
-    place = SpoolWriter(directory, spool="0").append(documents)
-    batch = SpooledBatch(file=0, place=place, keys_place=None, lines_place=None, outcomes=(), first_document=0, num_documents=len(texts))
+    place = SpoolWriter(directory, spool="0").append(pack_clean_documents(documents))
+    batch = SampledBatch(place, np.ones(len(texts), np.bool_))
     config = TokenizerConfig(**{"vocab_size": 384, "num_threads": 2, **fields})  # type: ignore[arg-type]
     target = directory / "tokenizer.model"
-    train_tokenizer(
-        [batch], np.ones(len(texts), np.bool_), config=config, directory=directory, target=target, mode="off"
-    )
+    stages = Stages(titles=("tokenizer",), mode="off")
+    train_tokenizer([batch], config=config, directory=directory, target=target, stages=stages)
     return target
 
 
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_equal_text_and_settings_give_equal_models(model_type: str, tmp_path: Path) -> None:
     texts = [make_text(seed) for seed in range(60)]
-    fields = {"special_tokens": ["<|user|>", "a,b\"c"], "user_defined_symbols": ["==="], "num_reserved_tokens": 2}
+    fields = {"special_tokens": ["<|user|>", 'a,b"c'], "user_defined_symbols": ["==="], "num_reserved_tokens": 2}
     models = [train(tmp_path / name, texts, model_type=model_type, **fields) for name in "ab"]
     assert models[0].read_bytes() == models[1].read_bytes()
     tokenizer = Tokenizer(models[0])
     assert tokenizer.vocab_size == 384
-    special = ["<|user|>", "a,b\"c", "<|reserved_0|>", "<|reserved_1|>"]
+    special = ["<|user|>", 'a,b"c', "<|reserved_0|>", "<|reserved_1|>"]
     assert list(tokenizer.special_tokens) == ["<s>", "</s>", *special]
     for name in special:
         assert len(tokenizer.encode(name)) > 1, "what a text spells is no special token"
