@@ -96,7 +96,10 @@ class SentencePieceModel:
         return list(self._model.EncodeAsIds(text))
 
     def encode_with_special(self, text: str) -> list[int]:
-        """The same, but control symbols by their names; SentencePiece leaves inserting them to its callers."""
+        """The same, but control symbols by their names; SentencePiece leaves inserting them to its callers.
+
+        A model that puts a space before every text puts one behind each of them.
+        """
         ids: list[int] = []
         for part in self._special_pattern.split(text):
             special = self.special_tokens.get(part)
