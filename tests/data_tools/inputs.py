@@ -13,6 +13,8 @@ from xml.sax.saxutils import escape
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from trainer.data.manifest import hash_file
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _SYLLABLES = ["".join(pair) for pair in zip("bcdfghklmnprstvwz" * 5, sorted("aeiou" * 17), strict=True)]
@@ -86,6 +88,11 @@ def run_prepare(*overrides: str) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end."""
     command = prepare_command(*overrides)
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """Name and hash of every file that the command has left."""
+    return {path.name: hash_file(path) for path in sorted(directory.iterdir())}
 
 
 def run_inspect(*arguments: object) -> "subprocess.CompletedProcess[str]":
