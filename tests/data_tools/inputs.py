@@ -16,6 +16,8 @@ from warcio.warcwriter import WARCWriter
 from trainer.data.manifest import hash_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+OF_THE_RUN = ("report.html", "timings.json")
+"""They tell how long it took; no run gives the same again."""
 
 _SYLLABLES = ["".join(pair) for pair in zip("bcdfghklmnprstvwz" * 5, sorted("aeiou" * 17), strict=True)]
 _WORDS = [first + second for first in _SYLLABLES[::3] for second in _SYLLABLES[::5]] + ["the", "of", "is", "in"] * 20
@@ -91,8 +93,8 @@ def run_prepare(*overrides: str) -> "subprocess.CompletedProcess[str]":
 
 
 def hash_files(directory: Path) -> dict[str, str]:
-    """Name and hash of every file that the command has left."""
-    return {path.name: hash_file(path) for path in sorted(directory.iterdir())}
+    """Name and hash of every file that the command has left, but of those that no run gives again."""
+    return {path.name: hash_file(path) for path in sorted(directory.iterdir()) if path.name not in OF_THE_RUN}
 
 
 def run_inspect(*arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -19,7 +19,7 @@ from data_tools.reading import serve_reading
 from data_tools.sources import resolve_inputs
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.test_prepare import hash_files
+from tests.data_tools.inputs import hash_files
 
 NUM_KILLED = 7
 """Processes of each stage that kill themselves, the first ones and those that take their places."""

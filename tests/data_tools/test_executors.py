@@ -12,8 +12,7 @@ from data_tools.config import SourceConfig
 from data_tools.sources import InputFile
 from data_tools.stages import Share, share_files
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import run_prepare
-from tests.data_tools.test_prepare import hash_files
+from tests.data_tools.inputs import hash_files, run_prepare
 
 
 def make_file(index: int, size: int | None) -> InputFile:

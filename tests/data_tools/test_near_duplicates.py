@@ -11,8 +11,7 @@ from data_tools.document_table import read_origin
 from data_tools.near_duplicates import KEYS_NAME, find_clusters, read_bands
 from data_tools.spool import SpoolWriter
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_jsonl
-from tests.data_tools.test_prepare import hash_files
+from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
 from trainer.data.index_format import ShardReader
 
 

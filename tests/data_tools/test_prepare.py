@@ -13,20 +13,12 @@ import pytest
 from data_tools.document_table import DocumentOrigin, read_origin
 from data_tools.reading import hash_text
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
+from tests.data_tools.inputs import OF_THE_RUN, hash_files, make_text, run_prepare, sources_override, write_jsonl
 from trainer.data.index_format import ShardReader
 from trainer.data.manifest import check_shard, hash_file, read_manifest
 from trainer.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
-
-
-OF_THE_RUN = ("report.html", "timings.json")
-"""They tell how long it took; no run gives the same again."""
-
-
-def hash_files(directory: Path) -> dict[str, str]:
-    return {path.name: hash_file(path) for path in sorted(directory.iterdir()) if path.name not in OF_THE_RUN}
 
 
 def read_documents(output: Path, split: str) -> list[tuple[str, DocumentOrigin]]:

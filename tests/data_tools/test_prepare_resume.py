@@ -15,8 +15,15 @@ import pytest
 
 from data_tools.journal import JournalWriter, read_journals
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import REPOSITORY, make_text, prepare_command, run_prepare, sources_override, write_jsonl
-from tests.data_tools.test_prepare import hash_files
+from tests.data_tools.inputs import (
+    REPOSITORY,
+    hash_files,
+    make_text,
+    prepare_command,
+    run_prepare,
+    sources_override,
+    write_jsonl,
+)
 from tests.data_tools.test_prepare_stops import workers_of
 
 NUM_KILLS = 24

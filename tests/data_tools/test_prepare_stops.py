@@ -15,13 +15,13 @@ import pytest
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import (
     REPOSITORY,
+    hash_files,
     make_text,
     prepare_command,
     run_prepare,
     sources_override,
     write_jsonl,
 )
-from tests.data_tools.test_prepare import hash_files
 
 
 def wait_until(is_true: Callable[[], object], *, timeout_seconds: float = 30.0) -> None:
