@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_tools.config import DataPrepConfig
+from data_tools.config import SOURCE_FIELDS_WITHOUT_EFFECT, DataPrepConfig
 from data_tools.record_table import RECORD_TABLE_NAME
 from data_tools.sources import InputFile
 from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer
@@ -41,7 +41,8 @@ def describe_preparation(
     """Everything that decides about the output."""
     settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
     for source in settings["sources"] + settings["evaluations"]:
-        del source["storage_options"]  # may hold credentials, and says how to reach the input, not what it is
+        for name in SOURCE_FIELDS_WITHOUT_EFFECT:
+            del source[name]
     # What the lists say decides, not where they lie.
     settings["url_filter"]["block_lists"] = [hash_file(path) for path in config.url_filter.block_lists]
     if config.language.model_path is not None:

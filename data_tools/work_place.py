@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data_tools.config import SOURCE_FIELDS_WITHOUT_EFFECT
 from data_tools.sources import InputFile
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.manifest import hash_file
@@ -151,8 +152,8 @@ def _locked(directory: Path, operation: int) -> Iterator[None]:
 
 
 def _describe_file(file: InputFile) -> dict[str, Any]:
-    settings = asdict(file.source)
-    del settings["paths"], settings["storage_options"]
+    without = ("paths", *SOURCE_FIELDS_WITHOUT_EFFECT)
+    settings = {name: value for name, value in asdict(file.source).items() if name not in without}
     return {**file.identity(), "settings": settings}
 
 

@@ -5,9 +5,11 @@ import os
 
 import pytest
 
-from data_tools.config import SourceConfig
+from data_tools.config import DataPrepConfig, SourceConfig
+from data_tools.preparation import describe_preparation
 from data_tools.read_errors import UnreadableInputError
 from data_tools.sources import CountedStream, InputFile, decompress, open_input, resolve_inputs
+from data_tools.validate import validate
 from tests.data_tools.records import read_raw
 
 
@@ -78,3 +80,36 @@ def test_what_is_peeked_at_is_still_to_be_read():
     stream.peek(10)
     assert stream.read() == bytes(range(5, 100))
     assert stream.peek(10) == b""
+
+
+def test_how_files_are_reached_makes_no_other_preparation(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+
+    def describe(**settings):
+        source = SourceConfig(name="s", kind="text", paths=[str(tmp_path / "a.txt")], **settings)
+        files, _ = resolve_inputs([source])
+        return describe_preparation(DataPrepConfig(output_dir="x", sources=[source]), files, evaluation_files=[])
+
+    other = describe(max_retries=1, retry_seconds=3.0, skip_unreadable=True, storage_options={"token": "secret"})
+    assert other == describe()
+    assert "secret" not in str(other)
+    assert describe(wrong_digests="fail") != describe()
+
+
+@pytest.mark.parametrize("field", ["max_retries", "retry_seconds"])
+def test_fewer_than_no_retries_are_refused(tmp_path, field):
+    source = SourceConfig(name="s", kind="text", paths=["a"], **{field: -1})
+    violations = validate(DataPrepConfig(output_dir=str(tmp_path), sources=[source]))
+    assert [violation.path for violation in violations] == [f"data_prep.sources[0].{field}"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_forbidden_files_are_refused_or_skipped(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.txt").chmod(0)
+    (violation,) = resolve(tmp_path / "a.txt")[1]
+    assert violation.rule.startswith("cannot be read")
+    (file,), violations = resolve(tmp_path / "a.txt", skip_unreadable=True)
+    assert not violations
+    with open_input(file) as stream, pytest.raises(UnreadableInputError, match="PermissionError"):
+        stream.read(1)
