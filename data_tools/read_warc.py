@@ -50,7 +50,6 @@ def _read_warc(
     """
     position: int | None = 0
     number = 0
-    should_fail = file.source.wrong_digests == "fail"
     while position is not None:
         last_start = position
         try:
@@ -62,7 +61,7 @@ def _read_warc(
                     number=number,
                     ledger=ledger,
                     max_record_bytes=max_record_bytes,
-                    should_fail_wrong_digests=should_fail,
+                    wrong_digests=file.source.wrong_digests,
                 )
                 number += 1
                 if document is not None:
@@ -105,15 +104,15 @@ def _open_archive(stream: CountedStream) -> CountedStream | io.BufferedReader:
 
 
 def _read_record(
-    record: WarcRecord, *, number: int, ledger: Ledger, max_record_bytes: int, should_fail_wrong_digests: bool
+    record: WarcRecord, *, number: int, ledger: Ledger, max_record_bytes: int, wrong_digests: str
 ) -> Document | None:
     """Turn a record into a document, or count why it is none."""
     ledger.read += 1
     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
     try:
         document = _build_document(record, number=number, url=url, ledger=ledger, max_record_bytes=max_record_bytes)
-        if _has_wrong_digest(record, document.content):
-            if should_fail_wrong_digests:
+        if wrong_digests != "ignore" and _has_wrong_digest(record, document.content):
+            if wrong_digests == "fail":
                 raise BrokenRecordError("digest_wrong")
             ledger.note("digest_wrong")
         return document

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.config import CleaningConfig, DataPrepConfig, SourceConfig
+from data_tools.decontamination import read_evaluations
 from data_tools.ledger import Ledger
 from data_tools.read_parquet import read_parquet
 from data_tools.sources import CountedStream, InputFile, resolve_inputs
@@ -144,3 +145,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path, row_group_size):
     assert count == 10_000
     assert peak < 30 << 20
     assert peak_arrow < 60 << 20
+
+
+def test_evaluation_texts_may_lie_in_parquet(tmp_path):
+    path = write(tmp_path / "a.parquet", {"question": numbered(3), "id": [1, 2, 3]})
+    source = SourceConfig(name="quiz", kind="parquet", paths=[str(path)], text_field="question")
+    config = DataPrepConfig(output_dir="unused", sources=[], evaluations=[source])
+    files, violations = resolve_inputs(config.evaluations, name="evaluations")
+    assert not violations
+    evaluations = read_evaluations(files, config)
+    assert evaluations.origins == [("quiz", 0), ("quiz", 1), ("quiz", 2)]

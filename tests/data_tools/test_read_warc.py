@@ -139,6 +139,8 @@ def test_digests_are_compared(tmp_path):
     documents, ledger, _ = read_raw(path, "warc")
     assert len(documents) == 8
     assert ledger.notes == {"digest_wrong": 2}
+    documents, ledger, _ = read_raw(path, "warc", source={"wrong_digests": "ignore"})
+    assert (len(documents), ledger.notes) == (8, {})
     documents, ledger, _ = read_raw(path, "warc", source={"wrong_digests": "fail"})
     assert [document.record for document in documents] == [0, 3, 4, 5, 6, 7]
     assert ledger.failed == {"digest_wrong": 2}
