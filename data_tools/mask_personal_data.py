@@ -20,6 +20,9 @@ _EMAIL = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
+# A part of each address that is found fast, since it begins with no look behind.
+_IPV4_PART = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]")
+_IPV6_PART = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _PHONES = (
     re.compile(r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d{2,4}){2,5}(?!\w|[.-]\d)", re.ASCII),
     re.compile(r"(?<![\w.+-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.-])[2-9]\d{2}[.-]\d{4}(?![\w-]|\.\d)", re.ASCII),
@@ -72,7 +75,11 @@ def mask_ips(text: str, mask: str) -> str:
             is_plausible = int(address) >> 125 == 1
         return mask if address.is_global and is_plausible else match[0]
 
-    return _IPV6.sub(replace, _IPV4.sub(replace, text))
+    if _IPV4_PART.search(text):
+        text = _IPV4.sub(replace, text)
+    if _IPV6_PART.search(text):
+        text = _IPV6.sub(replace, text)
+    return text
 
 
 def mask_phones(text: str, mask: str) -> str:

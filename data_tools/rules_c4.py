@@ -19,7 +19,7 @@ def check_c4(measure: TextMeasure, limits: QualityThresholds) -> None:
             raise DroppedError("c4_phrase", phrase)
     if not limits.may_contain_curly_bracket and "{" in measure.text:
         raise DroppedError("c4_curly_bracket")
-    longest = int(measure.unit_lengths.max(initial=0))
+    longest = max(map(len, measure.units), default=0)
     if longest > limits.max_word_length:
         raise DroppedError("c4_long_word", f"{longest} characters")
     num_sentences = count_sentences(measure.text)

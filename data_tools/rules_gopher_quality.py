@@ -49,4 +49,7 @@ def count_stop_words(measure: TextMeasure, limits: QualityThresholds) -> int:
     """How many of the language's stop words occur in a text."""
     if limits.match_stop_words_inside:
         return sum(word in measure.lowered for word in limits.stop_words)
+    if not measure.characters_per_word:
+        # What stands between spaces is lowered as it is within the text.
+        return len(set(limits.stop_words).intersection(map(str.lower, measure.distinct_units)))
     return len(set(limits.stop_words).intersection(measure.lowered.split()))

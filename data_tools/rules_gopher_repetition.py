@@ -63,7 +63,7 @@ def _check_ngrams(measure: TextMeasure, limits: QualityThresholds) -> None:
         (FIRST_DUPLICATE_NGRAM + i) * scale: (FIRST_DUPLICATE_NGRAM + i, share)
         for i, share in enumerate(limits.max_duplicate_ngram_shares)
     }
-    ids = _number_units(measure.units)
+    ids = _spread(measure.unit_numbers)
     ends = np.concatenate([[0], np.cumsum(measure.unit_lengths)])
     # An n-gram is repeated only where the (n-1)-gram at its place is: few places are left after the first sizes.
     repeats = _Repeats(places=np.arange(len(ids)), hashes=ids, later=np.arange(0), most=0, most_frequent=np.arange(0))
@@ -83,12 +83,10 @@ def _check_ngrams(measure: TextMeasure, limits: QualityThresholds) -> None:
                 raise DroppedError(f"gopher_duplicate_{number}_gram", f"{share:.2f} of the characters")
 
 
-def _number_units(units: list[str]) -> np.ndarray:
-    """[u] uint64: equal numbers for equal units."""
-    numbers: dict[str, int] = {}
-    ids = np.fromiter((numbers.setdefault(unit, len(numbers)) for unit in units), np.uint64, len(units))
+def _spread(numbers: np.ndarray) -> np.ndarray:
+    """[u] uint64: equal values for equal numbers."""
     # Small numbers would collide under the multiplication.
-    mixed = (ids + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed ^ (mixed >> np.uint64(31))
 
 

@@ -44,9 +44,21 @@ class TextMeasure:
         return split_units(self.text, self.characters_per_word)
 
     @cached_property
+    def distinct_units(self) -> list[str]:
+        """Each unit once, in the order in which they first occur: what is asked of every unit is asked of these."""
+        return list(dict.fromkeys(self.units))
+
+    @cached_property
+    def unit_numbers(self) -> np.ndarray:
+        """[u] int64: place of each unit among the distinct ones."""
+        number_of = {unit: number for number, unit in enumerate(self.distinct_units)}
+        return np.fromiter(map(number_of.__getitem__, self.units), np.int64, len(self.units))
+
+    @cached_property
     def unit_lengths(self) -> np.ndarray:
         """[u] int64: characters of each unit."""
-        return np.fromiter(map(len, self.units), np.int64, len(self.units))
+        lengths = np.fromiter(map(len, self.distinct_units), np.int64, len(self.distinct_units))
+        return lengths[self.unit_numbers]
 
     @cached_property
     def num_characters(self) -> int:
@@ -61,8 +73,12 @@ class TextMeasure:
     @cached_property
     def alphabetic_share(self) -> float:
         """Share of units with a letter in them."""
-        num_alphabetic = sum(1 for unit in self.units if unit.isalpha() or _LETTER.search(unit))
-        return num_alphabetic / max(1, len(self.units))
+        is_alphabetic = np.fromiter(
+            (unit.isalpha() or _LETTER.search(unit) is not None for unit in self.distinct_units),
+            np.bool_,
+            len(self.distinct_units),
+        )
+        return int(np.count_nonzero(is_alphabetic[self.unit_numbers])) / max(1, len(self.units))
 
     @cached_property
     def lines(self) -> list[str]:

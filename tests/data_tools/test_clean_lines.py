@@ -1,5 +1,7 @@
 """Lines are removed as the configuration says, and paragraphs stay apart."""
 
+import pytest
+
 from data_tools.clean_lines import LineCleaner
 from data_tools.quality_config import LineConfig, QualityConfig
 from data_tools.quality_languages import ThresholdTable
@@ -46,3 +48,10 @@ def test_citations_are_removed():
 
 def test_a_document_without_lines_is_dropped():
     assert clean("Home\nNews", min_words=3) == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["Use Coo\u212aies here", "u\u017fe cookies", "USE COOKIES", "use cook\u0130es", "use cook\u0131es"]
+)
+def test_phrases_match_without_regard_to_case_beyond_ascii(line):
+    assert clean(f"Stays.\n{line}\nToo.", drop_containing=["use cookies"]) == "Stays.\nToo."
