@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from data_tools.run_stage import save_task, stage_command
+from data_tools.run_stage import TASK_NAME, save_task, stage_command
 from data_tools.stages import Preparation, Stage
 from data_tools.workers import PreparationError
 
@@ -51,20 +51,39 @@ def submit_jobs(preparation: Preparation) -> None:
         return
     _refuse_second_submission(preparation)
     save_task(preparation)
-    submitted: dict[Stage, list[str]] = {stage: [] for stage in Stage}
-    before: list[str] = []
-    for stage in Stage:
-        for script in (script for script in scripts if script.stage is stage):
-            script.path.write_text(script.text, encoding="utf-8")
-            submitted[stage].append(_submit(script.path, behind=before))
-        before = submitted[stage]
+    submitted = _submit_chain(scripts, record=preparation.place.logs / SUBMITTED_NAME)
     ids = [job for jobs in submitted.values() for job in jobs]
-    (preparation.place.logs / SUBMITTED_NAME).write_text(json.dumps(ids), encoding="utf-8")
     for stage, jobs in submitted.items():
         print(f"{stage.value:<9} {' '.join(jobs)}")
-    print(f"follow them:  squeue -j {','.join(ids)}; tail -f {preparation.place.logs}/*.out")
+    print(f"follow them:  squeue -j {','.join(ids)}; tail -f {shlex.quote(str(preparation.place.logs))}/*.out")
     print(f"cancel them:  scancel {' '.join(ids)}")
     print("if one fails: submit the same command again; it goes on from there")
+
+
+def _submit_chain(scripts: list[JobScript], *, record: Path) -> dict[Stage, list[str]]:
+    """Submit all jobs or none.
+
+    Args:
+        record: is kept up to date with the jobs' numbers, so that even a command that is killed leaves them.
+    Returns:
+        The jobs' numbers.
+    """
+    submitted: dict[Stage, list[str]] = {stage: [] for stage in Stage}
+    ids: list[str] = []
+    before: list[str] = []
+    try:
+        for stage in Stage:
+            for script in (script for script in scripts if script.stage is stage):
+                script.path.write_text(script.text, encoding="utf-8")
+                ids.append(_submit(script.path, behind=before))
+                submitted[stage].append(ids[-1])
+                record.write_text(json.dumps(ids), encoding="utf-8")
+            before = submitted[stage]
+    except BaseException:
+        if ids:
+            _ask_slurm(["scancel", *ids])
+        raise
+    return submitted
 
 
 def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
@@ -72,14 +91,16 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
     executor = preparation.config.executor
     settings, count = executor.slurm, executor.num_shares
     logs = preparation.place.logs.absolute()
-    task_file = logs / "task.pickle"
+    task_file = logs / TASK_NAME
     for stage in Stage:
         for first in range(0, count, settings.max_array_size) if stage in _SHARED else (0,):
             size = min(settings.max_array_size, count - first)
             name = f"{stage.value}-{first}" if stage in _SHARED and first else stage.value
+            # In a pattern % begins a number of the job, and %% stands for itself.
+            output = f"{logs}/{name}".replace("%", "%%")
             directives = {
                 "job-name": f"trireme-data-{stage.value}",
-                "output": f"{logs}/{name}-%A_%a.out" if stage in _SHARED else f"{logs}/{name}-%j.out",
+                "output": f"{output}-%A_%a.out" if stage in _SHARED else f"{output}-%j.out",
                 "array": _array_range(size, settings.max_running) if stage in _SHARED else None,
                 "partition": settings.partition,
                 "account": settings.account,
@@ -88,10 +109,8 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
                 "cpus-per-task": settings.cpus_per_task,
                 "mem": settings.memory,
             }
-            lines = [f"#SBATCH --{key}={value}" for key, value in directives.items() if value is not None]
-            lines += [
-                f"#SBATCH --{key}" + ("" if value is None else f"={value}") for key, value in settings.options.items()
-            ]
+            lines = [_directive(key, value) for key, value in directives.items() if value is not None]
+            lines += [_directive(key, value) for key, value in settings.options.items()]
             share = f'"$(({first} + SLURM_ARRAY_TASK_ID))/{count}"' if stage in _SHARED else ""
             text = _Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
                 directives="\n".join(lines),
@@ -101,6 +120,11 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
                 share=share,
             )
             yield JobScript(stage=stage, path=logs / f"{name}.sbatch", text=text)
+
+
+def _directive(key: str, value: object) -> str:
+    # sbatch takes quotes apart as a shell does.
+    return f"#SBATCH --{key}" + ("" if value is None else f"={shlex.quote(str(value))}")
 
 
 def _array_range(size: int, max_running: int | None) -> str:
@@ -117,7 +141,8 @@ def _refuse_second_submission(preparation: Preparation) -> None:
         known = json.loads((preparation.place.logs / SUBMITTED_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    alive = set(_ask_slurm(["squeue", "--noheader", "--format=%A"]).split()) & set(known)
+    # %F: an element that runs has a number of its own, and all have that of their array.
+    alive = set(_ask_slurm(["squeue", "--noheader", "--format=%F"]).split()) & set(known)
     if alive:
         raise PreparationError(
             f"jobs of this preparation are not over: {' '.join(sorted(alive))}; wait for them, or scancel them first"
