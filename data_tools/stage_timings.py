@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 TIMINGS_NAME = "timings.json"
+REPORT_NAME = "report.html"
+"""Of the page that shows them, among everything else; it is no part of the output either."""
 TIMINGS_VERSION = 1
 
 

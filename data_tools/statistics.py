@@ -8,11 +8,11 @@ import numpy as np
 
 from data_tools.packing import SplitResult
 from data_tools.split_statistics import SplitStatistics
+from data_tools.stage_timings import REPORT_NAME
 from data_tools.tokenizer_files import find_tokenizer
 from trainer.common.progress import format_count
 
 STATS_VERSION = 1
-REPORT_NAME = "report.html"
 MAX_REASONS = 8
 
 

@@ -12,9 +12,9 @@ import lxml.html
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.report import render_report, write_report
+from data_tools.report import render_report, report_finished, write_report
 from data_tools.report_samples import MAX_TOKENS, NUM_SAMPLES, read_samples
-from data_tools.stage_timings import StageTiming, write_timings
+from data_tools.stage_timings import StageTiming, read_timings, write_timings
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import REPOSITORY, make_text, run_prepare, sources_override, write_jsonl
 from trainer.common.errors import ConfigError
@@ -269,3 +269,17 @@ def test_what_is_no_preparation_is_refused(
     done = run_report(copy)
     assert done.returncode == 2
     assert rule in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    timings = [StageTiming(title="read", seconds=2.0, amount=10, unit="bytes")]
+    report_finished(copy, timings)
+    assert capsys.readouterr().err == ""
+    assert read_timings(copy) == timings
+    (copy / "stats.json").unlink()
+    report_finished(copy, [])
+    assert "warning: no report was written: " in capsys.readouterr().err
