@@ -41,6 +41,7 @@ def read_parquet(
     try:
         parquet = pq.ParquetFile(_make_seekable(stream), buffer_size=BUFFER_BYTES, pre_buffer=False)
         problem = describe_missing_text(parquet.schema_arrow, file.source.text_field)
+        _check_row_counts(parquet.metadata)
     except _DAMAGE as error:
         ledger.read += 1
         detail = f"nothing of it was read: {type(error).__name__}: {error}"
@@ -54,6 +55,13 @@ def read_parquet(
     for group in range(parquet.num_row_groups):
         yield from _read_group(parquet, group, file.source, ledger, first_row, max_record_bytes)
         first_row += parquet.metadata.row_group(group).num_rows
+
+
+def _check_row_counts(metadata: pq.FileMetaData) -> None:
+    """Raise where the footer contradicts itself: a row group could claim more rows than anybody can count."""
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
+        raise EOFError(f"its row groups hold {sum(counts)} rows, and the file {metadata.num_rows}")
 
 
 def _read_group(
@@ -78,12 +86,12 @@ def _read_group(
                 row += 1
                 if document is not None:
                     yield document
-        error: BaseException | None = None if row == end else EOFError(f"{end - row} rows are missing")
+        error: BaseException | None = None if row >= end else EOFError(f"{end - row} rows are missing")
     except _DAMAGE as damage:
         error = damage
     if error is not None:
         detail = f"row group {group}, rows {row} to {end - 1}: {type(error).__name__}: {error}"
-        ledger.read += end - row
+        ledger.read += max(0, end - row)
         for lost in range(row, end):
             ledger.fail(_reason_of(error), record=lost, detail=detail)
 
@@ -127,7 +135,7 @@ def _read_rows(
 
 def _read_names(batch: pa.RecordBatch, name: str) -> list[str]:
     """What a column tells of each row's origin; empty where there is none."""
-    if name not in batch.schema.names:
+    if batch.schema.names.count(name) != 1:
         return [""] * batch.num_rows
     column = batch.column(name)
     binary = find_binary_type(column.type)

@@ -108,5 +108,6 @@ def test_contaminated_documents_are_in_the_ledger(prepared: Prepared, tmp_path: 
     assert "the first of record 0 of quiz" in example["detail"]
     wrong = run_prepare(*common, f"data_prep.evaluations=[{{name:quiz,kind:warc,paths:[{quiz},none.jsonl]}}]")
     assert wrong.returncode == 2
-    assert "data_prep.evaluations[0].kind=warc is no kind of evaluation texts; use jsonl, parquet or text" in wrong.stderr
+    rule = "is no kind of evaluation texts; use jsonl, parquet or text"
+    assert f"data_prep.evaluations[0].kind=warc {rule}" in wrong.stderr
     assert "data_prep.evaluations[0].paths[1]=none.jsonl no such file" in wrong.stderr

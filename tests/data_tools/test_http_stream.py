@@ -9,6 +9,7 @@ from email.utils import formatdate
 import fsspec
 import pytest
 
+from data_tools import http_stream
 from data_tools.config import DataPrepConfig, SourceConfig
 from data_tools.http_stream import HttpStream
 from data_tools.ledger import Ledger
@@ -104,6 +105,15 @@ def test_attempts_are_bounded_and_their_pauses_double(monkeypatch):
     assert DATA.startswith(read)
     assert error.value.reason == "connection_lost"
     assert pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_connection_that_says_nothing_more_counts_as_broken(monkeypatch):
+    monkeypatch.setattr(http_stream, "SILENCE_SECONDS", 0.2)
+    served = Served(DATA, stalls=[1_000_000, 0])
+    with web_server(f=served) as base, open_stream(base + "f") as stream:
+        assert read_all(stream) == DATA
+        served.goes_on.set()
+    assert [request["range"] for request in served.requests] == ["bytes=0-", "bytes=1000000-", "bytes=1000000-"]
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -96,6 +96,27 @@ def test_a_damaged_row_group_costs_its_own_rows(tmp_path):
     assert "row group 2, rows 200 to 299" in ledger.examples[0].detail
 
 
+def test_a_footer_that_contradicts_itself_fails_as_one(tmp_path):
+    path = write(tmp_path / "a.parquet", {"text": numbered(300)}, row_group_size=100)
+    # The second 300 of the footer's numbers, written as Thrift does (zigzag), is the count of the whole file.
+    data = path.read_bytes()
+    at = data.rindex(bytes([0xD8, 0x04]), 0, data.rindex(bytes([0xC8, 0x01])))
+    path.write_bytes(data[:at] + bytes([0xDA, 0x04]) + data[at + 2 :])
+    documents, ledger, _ = read_raw(path, "parquet")
+    assert not documents
+    assert ledger.failed == {"parquet_corrupt": 1}
+    assert "its row groups hold 300 rows, and the file 301" in ledger.examples[0].detail
+
+
+def test_columns_of_one_name_tell_no_origin(tmp_path):
+    table = pa.table([numbered(2), ["a", "b"], ["c", "d"], [{"x": 1}] * 2], names=["text", "id", "id", "url"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    documents, _ = read_clean(tmp_path / "a.parquet", "parquet")
+    assert [(document.text, document.id, document.url) for document in documents] == [
+        (text, "", "") for text in numbered(2)
+    ]
+
+
 @pytest.mark.parametrize("keep", [0, 3, 100, -1], ids=["empty", "3 bytes", "100 bytes", "all but one"])
 def test_a_cut_file_fails_as_one(tmp_path, keep):
     path = write(tmp_path / "a.parquet", {"text": numbered(50)})

@@ -21,10 +21,14 @@ class Served:
     """Bytes of the body after which the connections of the next answers are cut, one answer each."""
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """Statuses and headers that come before any data is sent."""
+    stalls: list[int] = field(default_factory=list)
+    """Bytes of the body after which the next answers say nothing more, and do not end either."""
     breaks_at: int | None = None
     """No answer ever gives a byte of the file from here on."""
     changes_to: bytes | None = None
     """What the file becomes after the first cut."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """Ends the answers that stall."""
     requests: list[dict[str, str]] = field(default_factory=list)
     """Headers of all requests."""
 
@@ -68,6 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
         if cut is not None and served.changes_to is not None:
             served.data, served.entity_tag = served.changes_to, '"v2"'
             served.modified = formatdate(1e9 + 60, usegmt=True) if served.modified else ""
+        if served.stalls:
+            self.wfile.write(body[: served.stalls.pop(0)])
+            self.wfile.flush()
+            served.goes_on.wait(30)
+            return
         sent = body if cut is None else body[:cut]
         if served.tells_size:
             self.wfile.write(sent)
