@@ -19,7 +19,7 @@ from data_tools.preparation import RECORD_NAME, RECORD_VERSION
 from data_tools.report_content import Files, build_content
 from data_tools.report_counts import count_tables
 from data_tools.report_samples import read_samples
-from data_tools.stage_timings import REPORT_NAME, StageTiming, read_timings, write_timings
+from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.statistics import STATS_VERSION
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 from trainer.common.progress import format_count
@@ -44,22 +44,6 @@ def write_report(output: Path) -> Path:
     partial.write_text(html, encoding="utf-8")
     os.replace(partial, path)
     return path
-
-
-def report_finished(output: Path, timings: list[StageTiming]) -> None:
-    """Write timings.json and report.html of a preparation that was just finished.
-
-    One that cannot be written is no reason to call the preparation unfinished: there is a warning on stderr.
-
-    Args:
-        timings: none where they are not known.
-    """
-    try:
-        if timings:
-            write_timings(output, timings)
-        write_report(output)
-    except (OSError, ConfigError) as error:
-        print(f"warning: no report was written: {error}", file=sys.stderr)
 
 
 def render_report(output: Path) -> str:

@@ -12,12 +12,13 @@ import lxml.html
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.report import render_report, report_finished, write_report
+from data_tools.report import render_report, write_report
 from data_tools.report_samples import MAX_TOKENS, NUM_SAMPLES, read_samples
 from data_tools.stage_timings import StageTiming, read_timings, write_timings
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import REPOSITORY, make_text, run_prepare, sources_override, write_jsonl
 from trainer.common.errors import ConfigError
+from trainer.common.progress import format_duration
 
 HOSTILE = '"><script>alert("x")</script>'
 
@@ -123,6 +124,19 @@ def test_the_numbers_are_those_of_the_ledger(output: Path) -> None:
     assert "no timings.json" in text
 
 
+def test_a_preparation_ends_with_its_report(prepared: Prepared) -> None:
+    text = (prepared.output / "report.html").read_text(encoding="utf-8")
+    assert text == render_report(prepared.output)
+    assert f"to look at in a browser: {prepared.output / 'report.html'}" in prepared.stdout
+    timings = read_timings(prepared.output)
+    assert [timing.title for timing in timings] == ["read", "choose", "tokenizer", "tokenize"]
+    stages = parse(text).xpath("//table[@id='table-stages']/tbody/tr")
+    assert [stage.xpath("string(td[2])") for stage in stages] == [format_duration(timing.seconds) for timing in timings]
+    assert timings[3].amount == 131, "the duplicate too goes through the last stage"
+    for number, timing in enumerate(timings, start=1):
+        assert f"{number}/4 {timing.title}: " in prepared.stderr
+
+
 def test_it_needs_nothing_but_itself(output: Path) -> None:
     page = parse((output / "report.html").read_text(encoding="utf-8"))
     assert page.xpath("//script") == []
@@ -156,7 +170,17 @@ def test_languages_and_copies(choosy: Path) -> None:
         table = pq.read_table(choosy / f"{split}.documents.parquet", columns=["language"])
         kept = Counter(table.column(0).to_pylist())
         assert {name: numbers[place] for name, numbers in languages if numbers[place]} == kept
-    assert sum(numbers[3] for _, numbers in languages) == sum(row["fate"] == "dropped" for row in rows)
+    dropped = Counter(row["language"] or "not identified" for row in rows if row["fate"] == "dropped")
+    assert {name: numbers[3] for name, numbers in languages if numbers[3]} == dropped
+    assert dropped["not identified"] == 2, "those that were too short"
+    assert dropped.total() == 7
+    stats = read_json(choosy, "stats.json")
+    num_tokens = sum(stats[split]["num_tokens"] for split in ("train", "validation"))
+    assert sum(numbers[0] for _, numbers in read_rows(page, "tokenizer")) == num_tokens
+    characters = zip(*(numbers for _, numbers in read_rows(page, "characters")), strict=True)
+    assert [sum(numbers) for numbers in characters] == [
+        stats[split]["num_documents"] for split in ("train", "validation")
+    ]
     assert read_rows(page, "copies-1") == [("2", [0]), ("3–4", [1])], "three copies of one record"
     assert read_rows(page, "copies-2") == [("2", [0]), ("3–4", [1])], "two that are almost like another"
     assert "4 records like https://example.org/3" in page.xpath("string(//section[@aria-labelledby='copies'])")
@@ -269,17 +293,3 @@ def test_what_is_no_preparation_is_refused(
     done = run_report(copy)
     assert done.returncode == 2
     assert rule in done.stderr
-
-
-def test_a_report_that_cannot_be_written_is_a_warning(
-    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(output, copy)
-    timings = [StageTiming(title="read", seconds=2.0, amount=10, unit="bytes")]
-    report_finished(copy, timings)
-    assert capsys.readouterr().err == ""
-    assert read_timings(copy) == timings
-    (copy / "stats.json").unlink()
-    report_finished(copy, [])
-    assert "warning: no report was written: " in capsys.readouterr().err
