@@ -56,8 +56,10 @@ _RUN = re.compile(r"[A-Za-z]*(?:[^\x00-\x7f\s]+[A-Za-z]*)+")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x80-\x84\x86-\x9f]")
 _LATIN = re.compile(r"[\xa1-\u024f]")
 _FOREIGN_WITHIN = re.compile(
-    # Signs but those that words do hold (ª º ·), and letters of other scripts; not punctuation such as ’ and –.
-    r"[A-Za-z](?:[\xa1-\xa9\xab\xac\xae-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7]|[\u0250-\u1dff\u2100-\uffff]{1,2})[a-z]"
+    # Signs but those that words do hold (ª º ·), and one or two letters of other scripts, also at a word's end: ’s of
+    # Windows is a letter of Chinese and Korean. Not punctuation such as ’ and –, nor accents of their own.
+    r"[A-Za-z](?:[\xa1-\xa9\xab\xac\xae-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7][a-z]"
+    r"|[\u0250-\u02ff\u0370-\u1dff\u2100-\uffff]{1,2}(?![\u0250-\u1dff\u2100-\uffff]))"
 )
 MAX_LATIN_SHARE = 0.6
 MAX_FOREIGN_SHARE = 0.3
@@ -86,7 +88,7 @@ def decode_text(content: bytes, *, declared: str | None, is_html: bool, ledger: 
         tried.add(encoding)
         text = content.decode(encoding, "replace")
         invalid = text.count("\ufffd")
-        if invalid <= MAX_INVALID_SHARE * len(text) and _looks_like_text(text):
+        if _is_nearly_valid(text, invalid) and _looks_like_text(text):
             best, best_invalid, best_encoding = text, invalid, encoding
             break
         if invalid < best_invalid:
@@ -161,6 +163,15 @@ def _is_nearly_utf8(content: bytes) -> bool:
     invalid = text.count("\ufffd")
     beyond_ascii = sum(1 for character in text if character > "\x7f")
     return 0 < invalid * 20 < beyond_ascii
+
+
+def _is_nearly_valid(text: str, invalid: int) -> bool:
+    """Whether few characters are invalid, and fewer than were decoded beyond ASCII: a lone byte of another encoding in
+    ASCII text is valid in neither UTF-8 nor an encoding of two bytes, and says nothing for either."""
+    if not invalid:
+        return True
+    num_beyond = len(text) - len(text.encode("ascii", "ignore")) - invalid
+    return invalid < num_beyond and invalid <= MAX_INVALID_SHARE * len(text)
 
 
 def _looks_like_text(text: str) -> bool:

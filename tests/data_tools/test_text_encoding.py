@@ -146,3 +146,26 @@ def test_anything_is_decoded():
 @pytest.mark.parametrize("text", ["à", "ça", "m³ ±5 °C", "Ünïcödé", "ÄÖÜ ÄÖÜ", "Windows® 7 ©2010 §5", "¿Qué? ¡Sí!"])
 def test_short_western_text_is_believed(text):
     assert decode(text.encode("cp1252"), "iso-8859-1")[0] == text
+
+
+@pytest.mark.parametrize("declared", [None, "utf-8", "gbk", "iso-8859-1"])
+@pytest.mark.parametrize("sign", ["£5", "a café", "it’s", "it’s a", "“so”", "Fred’s,"])
+def test_a_few_western_signs_in_a_long_english_text(declared, sign):
+    text = LONG * 20 + sign + LONG * 20
+    assert decode(text.encode("cp1252"), declared)[0] == text
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (
+            "HTML은 웹을 만드는 언어이고 CSS는 꾸미며 JavaScript가 움직인다. Linux와 Windows에서 Python을 쓴다. ",
+            "euc-kr",
+        ),
+        ("HTMLはページを書く言語で、CSSは飾り、JavaScriptが動かす。LinuxやWindowsでPythonを使う。", "shift_jis"),
+        ("用HTML写网页，CSS管样式，JavaScript负责交互。在Linux和Windows上都能运行Python程序。", "gbk"),
+    ],
+)
+def test_technical_text_with_english_words(text, encoding, is_declared):
+    assert decode((text * 4).encode(encoding), encoding if is_declared else None) == (text * 4, {})
