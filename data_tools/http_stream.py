@@ -58,6 +58,10 @@ class HttpVersion:
         """What If-Range may say: no weak entity tag (RFC 9110, 13.1.5)."""
         return self.modified if self.entity_tag.startswith("W/") else self.name
 
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.name or 'without a version'} of {self.size if self.size is not None else 'unknown'} bytes"
+
     def differs_from(self, other: "HttpVersion") -> bool:
         """Whether anything that both know is not equal."""
         pairs = ((self.size, other.size), (self.entity_tag, other.entity_tag), (self.modified, other.modified))
@@ -257,11 +261,11 @@ class HttpStream(io.RawIOBase):
     def _check_version(self, version: HttpVersion) -> None:
         if self._version is None:
             if self._version_name and version.name and version.name != self._version_name:
-                detail = f"is {version.name}, and was {self._version_name} when the inputs were listed"
+                detail = f"it is {version.name}, and was {self._version_name} when the inputs were listed"
                 raise UnreadableInputError("file_changed", detail)
             self._version = version
         elif version.differs_from(self._version):
-            detail = f"it changed after byte {self._position} was reached: {version}, before {self._version}"
+            detail = f"at byte {self._position} it is {version.describe()}, and was {self._version.describe()} before"
             raise UnreadableInputError("file_changed", detail)
 
     def _pause_or_fail(self, error: BaseException) -> None:
