@@ -5,13 +5,13 @@ from pathlib import Path
 
 from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, read_origin
 from data_tools.report_records import find_link
+from data_tools.tokenizer_files import find_tokenizer
 from trainer.data.index_format import ShardReader
 from trainer.data.shard_header import shard_file
 from trainer.data.tokenizer import Tokenizer
 
 NUM_SAMPLES = 8
 MAX_TOKENS = 400
-TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def read_samples(output: Path) -> list[Sample]:
     """
     prefix = output / "train"
     table = shard_file(prefix, TABLE_SUFFIX)
-    model = next((path for name in TOKENIZER_NAMES if (path := output / name).is_file()), None)
+    model = find_tokenizer(output)
     if model is None or not all(path.is_file() for path in (table, shard_file(prefix, ".idx"))):
         return []
     reader, tokenizer = ShardReader(prefix), Tokenizer(model)
