@@ -19,6 +19,7 @@ from typing import Any
 from data_tools.config import SOURCE_FIELDS_WITHOUT_EFFECT, DataPrepConfig
 from data_tools.record_table import RECORD_TABLE_NAME
 from data_tools.sources import InputFile
+from data_tools.stage_timings import REPORT_NAME, TIMINGS_NAME
 from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work_place import BUILT_NAME, WORK_NAME
 from trainer.common.errors import ConfigError, Violation
@@ -132,7 +133,7 @@ def finish_work(output: Path, description: dict[str, Any]) -> None:
     # Former marks of completeness go before anything else: no mixture of old and new is ever complete.
     former = (_read_record(output) or {}).get("files", {})
     marks = [RECORD_NAME, *(name for name in _final_names() if name.endswith((MANIFEST_SUFFIX, ".idx")))]
-    write_json(work / FILE_LIST_NAME, {"remove": [*marks, *former], "publish": [*files, RECORD_NAME]})
+    write_json(work / FILE_LIST_NAME, {"remove": [*marks, *former, REPORT_NAME, TIMINGS_NAME], "publish": [*files, RECORD_NAME]})
     publish(output)
 
 

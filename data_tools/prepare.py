@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 from data_tools.config import DataPrepConfig
+from data_tools.beside_shards import report
 from data_tools.load import Task, load_task
 from data_tools.preparation import find_finished, locked
 from data_tools.ray_executor import run_on_ray
 from data_tools.read_state import BadRecordError
 from data_tools.slurm_jobs import submit_jobs
+from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.statistics import find_warnings, summarize
 from data_tools.workers import PreparationError
@@ -40,6 +42,8 @@ def prepare(task: Task) -> bool:
     with locked(output):
         preparation = Preparation.of(task)
         if find_finished(output, preparation.description, overwrite=task.config.overwrite):
+            if not (output / REPORT_NAME).exists():  # killed behind the publication
+                report(output, read_timings(output))
             return False
         preparation.place.create()
         preparation.place.remove_others()

@@ -81,6 +81,7 @@ def test_killed_twenty_times_and_more_it_gives_the_same_bytes(prepared: Prepared
     assert done.returncode == 0, done.stderr
     expected = hash_files(calm)
     assert {"train.bin", "train.manifest.json", "ledger.json", "ledger.parquet"} <= set(expected)
+    of_the_run = ("report.html", "report.html.partial", "timings.json")
     source = random.Random(7)
     num_kills, num_outputs = 0, 0
     while num_kills < NUM_KILLS:
@@ -91,10 +92,12 @@ def test_killed_twenty_times_and_more_it_gives_the_same_bytes(prepared: Prepared
             # Most of the time at the beginning is imports.
             moment = source.uniform(0.25, 1.0) * seconds
             num_kills += kill_at(moment, is_parent=source.random() < 0.7, source=source, overrides=mine)
-            assert {path.name for path in output.iterdir()} <= {".preparing", *expected} if output.exists() else True
+            if output.exists():
+                assert {path.name for path in output.iterdir()} <= {".preparing", *expected, *of_the_run}
         last = run_prepare(*mine)
         assert last.returncode == 0, last.stderr
         assert hash_files(output) == expected
+        assert (output / "report.html").exists()
         num_outputs += 1
 
 
