@@ -1,4 +1,4 @@
-"""slurm/train.sbatch on a real cluster: stopped, preempted or bereft of a node, it goes on as if nothing had happened."""
+"""slurm/train.sbatch on a real cluster: warned, preempted or without a node, a run goes on as if nothing happened."""
 
 import re
 import sys
