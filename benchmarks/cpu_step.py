@@ -117,6 +117,7 @@ def _our_step(world: World, precision: str) -> Step:
         chunks,
         config=DeepSpeedEngineConfig(zero_stage=zero_stage),
         optimizer=OPTIMIZER,
+        precision=PrecisionConfig(params_dtype=precision),
         groups=world.groups,
         device=world.device,
     )

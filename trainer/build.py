@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import distributed
 
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
@@ -18,15 +20,16 @@ from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
+from trainer.data.microbatch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.validation import ValidationLoader, build_validation_loader
+from trainer.engine import factory
 from trainer.engine.base import Engine
-from trainer.engine.deepspeed_engine import DeepSpeedEngine
 from trainer.loop.train_loop import LoopConfig, Progress, TrainLoop
 from trainer.metrics.mfu import device_peak_tflops
 from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
-from trainer.model.gpt import build_model_chunks, build_transformer_config
+from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.parallel.world import World
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
         progress = Progress(
             step=state.step, consumed_samples=state.consumed_samples, consumed_tokens=state.consumed_tokens
         )
-    loader = _build_loader(config, plan=plan, world=world, state=state)
+    loader = build_training_loader(config, plan=plan, world=world, state=state)
     recorder = build_recorder(
         config.logging,
         run_directory=plan.run_directory,
@@ -101,8 +104,18 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
     return Run(loop=loop, engine=engine, loader=loader, validation=validation, recorder=recorder)
 
 
-def build_engine(config: TrainConfig, *, plan: RunPlan, world: World) -> Engine:
-    """Build this rank's model chunks with their initial weights, and the engine around them."""
+def build_engine(
+    config: TrainConfig,
+    *,
+    plan: RunPlan,
+    world: World,
+    watch: Callable[[Sequence[GPTModel]], object] | None = None,
+) -> Engine:
+    """Build this rank's model chunks with their initial weights, and the engine around them.
+
+    Args:
+        watch: is shown the chunks before the engine takes them, for whoever looks on with hooks.
+    """
     chunks = build_chunks(
         config.model,
         parallel=config.parallel,
@@ -110,9 +123,17 @@ def build_engine(config: TrainConfig, *, plan: RunPlan, world: World) -> Engine:
         padded_vocab_size=plan.padded_vocab_size,
         world=world,
         seed=config.training.seed,
+        reset_position_ids=config.data.reset_position_ids,
     )
-    return DeepSpeedEngine(
-        chunks, config=config.engine, optimizer=config.optimizer, groups=world.groups, device=world.device
+    if watch is not None:
+        watch(chunks)
+    return factory.build_engine(
+        chunks,
+        config=config.engine,
+        optimizer=config.optimizer,
+        precision=config.precision,
+        groups=world.groups,
+        device=world.device,
     )
 
 
@@ -124,9 +145,13 @@ def build_chunks(
     padded_vocab_size: int,
     world: World,
     seed: int | None = None,
+    reset_position_ids: bool = False,
 ) -> list[GPTModel]:
-    """Build this rank's model chunks; without a seed their weights are undefined until a checkpoint is loaded."""
-    return build_model_chunks(
+    """Build this rank's model chunks; all ranks call this.
+
+    Without a seed their weights are undefined until a checkpoint is loaded.
+    """
+    chunks = build_model_chunks(
         model,
         transformer_config=build_transformer_config(model, parallel=parallel, precision=precision),
         padded_vocab_size=padded_vocab_size,
@@ -134,7 +159,18 @@ def build_chunks(
         groups=world.groups,
         device=world.device,
         seed=seed,
+        reset_position_ids=reset_position_ids,
     )
+    _check_all_layers_are_built(chunks, num_layers=model.num_layers, world=world)
+    return chunks
+
+
+def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, world: World) -> None:
+    """Count every layer over the pipeline: a model that lacks one would train, and be another model."""
+    counts = count_layers(chunks, num_layers=num_layers).to(world.device)
+    distributed.all_reduce(counts, group=world.groups.pp)
+    wrong = {layer: count for layer, count in enumerate(counts.tolist(), start=1) if count != 1}
+    assert not wrong, f"pipeline stages hold these layers (by number) this many times instead of once: {wrong}"
 
 
 def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> ValidationLoader | None:
@@ -150,6 +186,19 @@ def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> Val
         global_batch_size=config.training.global_batch_size,
         eval_iters=config.training.eval_iters,
         vocab_size=plan.vocab_size,
+        documents=_document_config(config, plan),
+    )
+
+
+def _document_config(config: TrainConfig, plan: RunPlan) -> DocumentConfig | None:
+    if not config.data.uses_documents:
+        return None
+    assert plan.eod_token_id is not None
+    return DocumentConfig(
+        eod_token_id=plan.eod_token_id,
+        reset_attention_mask=config.data.reset_attention_mask,
+        reset_position_ids=config.data.reset_position_ids,
+        eod_mask_loss=config.data.eod_mask_loss,
     )
 
 
@@ -159,7 +208,7 @@ def restore_run(config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: L
     if path is None:
         return None
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
-    engine.restore(num_updates=state.num_updates)
+    engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
     return state
 
 
@@ -200,6 +249,7 @@ class CheckpointSaver:
             consumed_tokens=progress.consumed_tokens,
             seed=self._config.training.seed,
             mixture=self._loader.mixture.to_record(),
+            loss_scale=self._engine.loss_scale,
         )
         return save_checkpoint(
             self._plan.run_directory,
@@ -209,7 +259,10 @@ class CheckpointSaver:
         )
 
 
-def _build_loader(config: TrainConfig, *, plan: RunPlan, world: World, state: TrainerState | None) -> BatchLoader:
+def build_training_loader(
+    config: TrainConfig, *, plan: RunPlan, world: World, state: TrainerState | None = None
+) -> BatchLoader:
+    """Build the loader of this rank's training batches, from where the checkpoint stood."""
     mixture = state.mixture if state is not None else None
     return build_loader(
         config.data.train,
@@ -222,6 +275,7 @@ def _build_loader(config: TrainConfig, *, plan: RunPlan, world: World, state: Tr
         consumed_samples=state.consumed_samples if state is not None else 0,
         prefetch_steps=config.data.prefetch_steps,
         vocab_size=plan.vocab_size,
+        documents=_document_config(config, plan),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
     )
 

@@ -24,6 +24,7 @@ from trainer.model.sharding import ParameterBlock, ShardedParameter, describe_pa
 from trainer.parallel.world import World, start_world  # noqa: E402
 
 PADDED_VOCAB_SIZE = 64
+FP32 = PrecisionConfig()
 MODEL = ModelConfig(
     num_layers=4,
     hidden_size=16,
@@ -52,9 +53,13 @@ def open_world(parallel: ParallelConfig, *, seed: int = 1) -> Iterator[World]:
 
 
 def build_chunks(
-    parallel: ParallelConfig, world: World, *, model: ModelConfig = MODEL, params_dtype: str = "fp32", seed: int = 1
+    parallel: ParallelConfig,
+    world: World,
+    *,
+    model: ModelConfig = MODEL,
+    precision: PrecisionConfig = FP32,
+    seed: int = 1,
 ) -> list:
-    precision = PrecisionConfig(params_dtype=params_dtype)  # type: ignore[arg-type]
     return build_model_chunks(
         model,
         transformer_config=build_transformer_config(model, parallel=parallel, precision=precision),

@@ -16,7 +16,7 @@ from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import SafeReader
 from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.model import ModelConfig
-from trainer.config.optim import OptimizerConfig
+from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import Engine
@@ -62,6 +62,7 @@ def _engine(
             build_chunks(parallel, world, model=model, seed=seed),
             config=DeepSpeedEngineConfig(zero_stage=zero_stage),
             optimizer=OptimizerConfig(),
+            precision=PrecisionConfig(),
             groups=world.groups,
             device=world.device,
         )

@@ -26,6 +26,7 @@ from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import HashingWriter
 from trainer.checkpoint.store import list_checkpoints
 from trainer.common.errors import ConfigError, Violation
+from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_parameters
@@ -64,7 +65,7 @@ def _check_loading(directory: Path, parallel: ParallelConfig) -> None:
     with open_world(parallel) as world:
         layout = layout_in(parallel, world_size=world.world_size)
         fragments = fragments_of(parallel, world, fill=False)
-        chunks = build_chunks(parallel, world, params_dtype="bf16", seed=7)
+        chunks = build_chunks(parallel, world, precision=PrecisionConfig(params_dtype="bf16"), seed=7)
         expected = [(sharded, local_values("param", sharded).bfloat16()) for sharded in describe_parameters(chunks)]
         for run in sorted(directory.iterdir()):
             _erase(fragments, chunks)

@@ -15,6 +15,7 @@ from tests.checkpoint.fragments import (
     open_world,
 )
 from trainer.checkpoint.pieces import Pieces, cut_flat_range, pieces_to_save, weights_to_load
+from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.sharding import describe_parameters
 
@@ -86,7 +87,7 @@ def test_fragments_of_a_model_become_views_and_every_tensor_is_whole() -> None:
 
 def test_weights_are_the_parameters_own_memory() -> None:
     with open_world(ParallelConfig()) as world:
-        chunks = build_chunks(ParallelConfig(), world, params_dtype="bf16")
+        chunks = build_chunks(ParallelConfig(), world, precision=PrecisionConfig(params_dtype="bf16"))
         parameters = describe_parameters(chunks)
         for pieces in weights_to_load(parameters).values():
             for view in pieces.views:

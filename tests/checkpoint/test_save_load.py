@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from trainer.checkpoint.pieces import weights_to_load
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import HashingWriter
 from trainer.common.errors import ConfigError
+from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.sharding import describe_parameters
 
@@ -90,11 +92,11 @@ def embedding_key(sharded) -> str:
     return "model." + sharded.blocks[0].key
 
 
-@pytest.mark.parametrize("params_dtype", ["fp32", "bf16"])
-def test_weights_load_alone_and_are_cast(tmp_path: Path, params_dtype: str) -> None:
+@pytest.mark.parametrize("params_dtype", ["fp32", "bf16", "fp16"])
+def test_weights_load_alone_and_are_cast(tmp_path: Path, params_dtype: Literal["fp32", "bf16", "fp16"]) -> None:
     path = _save(tmp_path, step=3)
     with open_world(ONE) as world:
-        chunks = build_chunks(ONE, world, params_dtype=params_dtype, seed=99)
+        chunks = build_chunks(ONE, world, precision=PrecisionConfig(params_dtype=params_dtype), seed=99)
         assert load_weights(path, chunks=chunks).step == 3
         for sharded in describe_parameters(chunks):
             expected = local_values("param", sharded).to(sharded.parameter.dtype)

@@ -219,8 +219,57 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["engine.zero_stage=0", "precision=bf16"],
         None,
         "engine.zero_stage=0 keeps no fp32 master weights, and precision.params_dtype=bf16 needs them;"
-        " use engine.zero_stage=1, or precision.params_dtype=fp32",
+        " use engine.zero_stage=1, or engine=megatron engine.use_distributed_optimizer=false, or"
+        " precision.params_dtype=fp32",
         ["engine.zero_stage=1", "precision.params_dtype=fp32"],
+    ),
+    (
+        ["precision.grad_accumulation_dtype=params_dtype"],
+        None,
+        "precision.grad_accumulation_dtype=params_dtype is not supported by engine=deepspeed, which adds gradients up"
+        " in fp32 only; use fp32, or engine=megatron",
+        ["precision.grad_accumulation_dtype=fp32", "engine=megatron"],
+    ),
+    (
+        ["engine=megatron", "engine.overlap_param_gather=true", "engine.use_distributed_optimizer=false"],
+        None,
+        "engine.overlap_param_gather=true gathers weights, and with engine.use_distributed_optimizer=false every rank"
+        " updates all of its own; use false, or engine.use_distributed_optimizer=true",
+        ["engine.overlap_param_gather=false", "engine.use_distributed_optimizer=true"],
+    ),
+    (
+        ["engine=megatron", "engine.overlap_param_gather=true", "engine.overlap_grad_reduce=false"],
+        None,
+        "engine.overlap_param_gather=true gathers the buckets that engine.overlap_grad_reduce reduces, and without it"
+        " there is one bucket; use false, or engine.overlap_grad_reduce=true",
+        ["engine.overlap_param_gather=false", "engine.overlap_grad_reduce=true"],
+    ),
+    (
+        ["engine=megatron", "engine.bucket_size=0"],
+        None,
+        "engine.bucket_size=0 is not at least 1; use 1 or more",
+        ["engine.bucket_size=null", "engine.bucket_size=1"],
+    ),
+    (
+        ["precision=fp16", "precision.initial_loss_scale=1000"],
+        None,
+        "precision.initial_loss_scale=1000 is no power of two, and only those scale a loss and its gradients without"
+        " rounding; use 512 or 1024",
+        ["precision.initial_loss_scale=512", "precision.initial_loss_scale=1024", "precision=fp32"],
+    ),
+    (
+        ["precision=fp16", "precision.min_loss_scale=131072"],
+        None,
+        "precision.min_loss_scale=131072 is more than precision.initial_loss_scale=65536; use 65536 or less, or"
+        " precision.initial_loss_scale 131072 or more",
+        ["precision.min_loss_scale=65536", "precision.initial_loss_scale=131072"],
+    ),
+    (
+        ["precision=bf16", "precision.fp8=hybrid"],
+        None,
+        "precision.fp8=hybrid needs the kernels of Transformer Engine, and model.transformer_impl=torch has none; use"
+        " null, or model.transformer_impl=transformer_engine",
+        ["precision.fp8=null", "model.transformer_impl=transformer_engine"],
     ),
     (
         ["optimizer.adam_beta2=1"],

@@ -20,6 +20,8 @@ from tests.engine.steps import (
     skip_a_step,
     train_all,
 )
+from trainer.config.engine import DeepSpeedEngineConfig
+from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 
 TP2 = ParallelConfig(tensor_model_parallel_size=2)
@@ -28,12 +30,16 @@ PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 PP2_VP2 = replace(PP2, virtual_pipeline_model_parallel_size=2)
 TP2_PP2 = replace(TP2_SP, pipeline_model_parallel_size=2)
 
+ZERO_0 = DeepSpeedEngineConfig(zero_stage=0)
+
+BF16 = PrecisionConfig(params_dtype="bf16")
+
 ONE = {
     "llama": Case(),
     "llama clipped": Case(optimizer="clipped"),
     "gpt2": Case(model=GPT2),
     "gpt2 clipped": Case(model=GPT2, optimizer="clipped"),
-    "bf16": Case(params_dtype="bf16"),
+    "bf16": Case(precision=BF16),
 }
 # Each beside the name of the same run in one process.
 TWO = {
@@ -44,17 +50,17 @@ TWO = {
     "pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
     "pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped")),
     "dp2": ("llama", Case()),
-    "dp2 zero0": ("llama clipped", Case(optimizer="clipped", zero_stage=0)),
+    "dp2 zero0": ("llama clipped", Case(optimizer="clipped", engine=ZERO_0)),
 }
 FOUR = {
     "tp2 pp2": ("llama", Case(parallel=TP2_PP2)),
     "tp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=TP2_PP2, model=GPT2, optimizer="clipped")),
     "dp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
-    "dp2 pp2 zero0": ("llama clipped", Case(parallel=PP2, optimizer="clipped", zero_stage=0)),
+    "dp2 pp2 zero0": ("llama clipped", Case(parallel=PP2, optimizer="clipped", engine=ZERO_0)),
     "dp2 tp2 sp": ("llama clipped", Case(parallel=TP2_SP, optimizer="clipped")),
 }
 LAYOUTS = {**TWO, **FOUR}
-BF16 = Case(parallel=TP2_PP2, params_dtype="bf16")
+TP2_PP2_BF16 = Case(parallel=TP2_PP2, precision=BF16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +83,19 @@ def run_two() -> Account:
         trained=train_all({name: case for name, (_, case) in TWO.items()}),
         skipped={
             "tp2": skip_a_step(Case(parallel=TP2_SP), bad_rank=1),
-            "dp2 zero0": skip_a_step(Case(zero_stage=0), bad_rank=1),
+            "dp2 zero0": skip_a_step(Case(engine=ZERO_0), bad_rank=1),
         },
     )
 
 
 def run_four() -> Account:
     return Account(
-        trained=train_all({name: case for name, (_, case) in FOUR.items()} | {"bf16": BF16}),
+        trained=train_all({name: case for name, (_, case) in FOUR.items()} | {"bf16": TP2_PP2_BF16}),
         skipped={
             "dp2 pp2": skip_a_step(Case(parallel=PP2), bad_rank=3),
-            "tp2 pp2 bf16": skip_a_step(BF16, bad_rank=3),
+            "tp2 pp2 bf16": skip_a_step(TP2_PP2_BF16, bad_rank=3),
         },
-        formats=find_formats(BF16),
+        formats=find_formats(TP2_PP2_BF16),
     )
 
 

@@ -11,14 +11,14 @@ from unittest import mock
 import torch
 
 from tests.checkpoint.fragments import PADDED_VOCAB_SIZE, build_chunks, open_world
-from trainer.config.engine import DeepSpeedEngineConfig
+from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.model import ModelConfig
-from trainer.config.optim import OptimizerConfig
+from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine import deepspeed_engine
-from trainer.engine.base import StepResult
-from trainer.engine.deepspeed_engine import DeepSpeedEngine
+from trainer.engine.base import Engine, StepResult
+from trainer.engine.factory import build_engine
 from trainer.model.sharding import describe_parameters
 from trainer.parallel.world import World
 
@@ -59,8 +59,8 @@ class Case:
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     model: ModelConfig = LLAMA
     optimizer: str = "usual"
-    zero_stage: int = 1
-    params_dtype: str = "fp32"
+    engine: EngineConfig = dataclasses.field(default_factory=DeepSpeedEngineConfig)
+    precision: PrecisionConfig = dataclasses.field(default_factory=PrecisionConfig)
     micro_batch_size: int = 2
 
 
@@ -84,14 +84,15 @@ class Trained:
 
 
 @contextmanager
-def open_engine(case: Case) -> Iterator[tuple[DeepSpeedEngine, list, World]]:
+def open_engine(case: Case) -> Iterator[tuple[Engine, list, World]]:
     """The engine of a case around fresh weights, its chunks and its world."""
     with open_world(case.parallel) as world:
-        chunks = build_chunks(case.parallel, world, model=case.model, params_dtype=case.params_dtype)
-        engine = DeepSpeedEngine(
+        chunks = build_chunks(case.parallel, world, model=case.model, precision=case.precision)
+        engine = build_engine(
             chunks,
-            config=DeepSpeedEngineConfig(zero_stage=case.zero_stage),
+            config=case.engine,
             optimizer=OPTIMIZERS[case.optimizer],
+            precision=case.precision,
             groups=world.groups,
             device=world.device,
         )
@@ -112,7 +113,7 @@ def train_all(cases: dict[str, Case]) -> dict[str, Trained]:
     return {name: train(case) for name, case in cases.items()}
 
 
-def take_step(engine: DeepSpeedEngine, step: int, *, case: Case, world: World) -> StepResult:
+def take_step(engine: Engine, step: int, *, case: Case, world: World) -> StepResult:
     batches = micro_batches(step, case=case, dp_rank=world.dp_rank, dp_size=world.dp_size)
     return engine.train_step(batches, learning_rate=rate_of(step))
 
@@ -207,7 +208,7 @@ def skip_a_step(case: Case, *, bad_rank: int) -> Skipped:
     return Skipped(result=result, is_untouched=is_untouched, later_losses=later, undisturbed_losses=undisturbed[2:])
 
 
-def _state_of(engine: DeepSpeedEngine, chunks: Sequence) -> list[torch.Tensor]:
+def _state_of(engine: Engine, chunks: Sequence) -> list[torch.Tensor]:
     """Copies of everything that an update changes."""
     weights = [parameter.detach().clone() for chunk in chunks for parameter in chunk.parameters()]
     states = [tensor.clone() for fragment in engine.optimizer_fragments() for tensor in fragment.states.values()]

@@ -21,6 +21,8 @@ def step_record(step: int, **changes: Any) -> StepMetrics:
         consumed_tokens=step * 8 * 128,
         memory_bytes=1 << 30,
         is_skipped=False,
+        num_skipped_steps=0,
+        loss_scale=None,
     )
     return dataclasses.replace(record, **changes)
 

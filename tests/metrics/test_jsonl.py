@@ -43,6 +43,8 @@ def test_a_record_has_every_field_and_the_time(tmp_path: Path) -> None:
         "consumed_tokens",
         "memory_bytes",
         "is_skipped",
+        "num_skipped_steps",
+        "loss_scale",
         "time",
     ]
     assert (train["kind"], train["mfu"], train["time"][-6:]) == ("train", 0.4, "+00:00")

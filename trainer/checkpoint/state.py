@@ -13,6 +13,7 @@ from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.engine.base import LossScaleState
 
 STATE_NAME = "trainer_state.json"
 _LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")
@@ -86,6 +87,8 @@ class TrainerState:
     """Rows of the embedding."""
     mixture: Mapping[str, Any] | None = None
     """`trainer.data.mixture.Mixture` as a record: what the samples so far were drawn from; None where none is known."""
+    loss_scale: LossScaleState | None = None
+    """Of fp16 training; None for other number formats."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
     def model_config(self) -> ModelConfig:
@@ -106,6 +109,7 @@ def build_state(
     consumed_tokens: int,
     seed: int,
     mixture: Mapping[str, Any] | None = None,
+    loss_scale: LossScaleState | None = None,
 ) -> TrainerState:
     """Describe a run for a save."""
     return TrainerState(
@@ -119,6 +123,7 @@ def build_state(
         model=asdict(model),
         padded_vocab_size=padded_vocab_size,
         mixture=mixture,
+        loss_scale=loss_scale,
     )
 
 
@@ -136,7 +141,8 @@ def read_state(directory: Path) -> TrainerState:
     path = directory / STATE_NAME
     try:
         content = json.loads(path.read_bytes())
-        state = TrainerState(**{**content, "layout": Layout(**content["layout"])})
+        loss_scale = LossScaleState(**content["loss_scale"]) if content.get("loss_scale") else None
+        state = TrainerState(**{**content, "layout": Layout(**content["layout"]), "loss_scale": loss_scale})
         state.model_config()
         return state
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -4,11 +4,20 @@ from collections.abc import Collection
 
 from trainer.common.errors import Violation
 from trainer.config.fields import is_inside
-from trainer.config.rules import layout, model, surroundings, training
+from trainer.config.rules import documents, engines, layout, model, pipeline, recompute, surroundings, training
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
 
-RULES = (*model.RULES, *layout.RULES, *training.RULES, *surroundings.RULES)
+RULES = (
+    *model.RULES,
+    *layout.RULES,
+    *pipeline.RULES,
+    *recompute.RULES,
+    *training.RULES,
+    *engines.RULES,
+    *documents.RULES,
+    *surroundings.RULES,
+)
 
 
 def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[str] = frozenset()) -> list[Violation]:

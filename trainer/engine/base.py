@@ -13,6 +13,18 @@ OPTIMIZER_STATES = ("param", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossScaleState:
+    """Where the dynamic loss scale of fp16 training stands."""
+
+    scale: float
+    """Factor of the loss in the next backward pass."""
+    num_good_steps: int
+    """Steps since the last one that was skipped, or since the scale last grew."""
+    num_skips_left: int
+    """Skipped steps until the scale falls; 0 or less where each further one halves it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
     """One optimizer step, the same values on every rank."""
 
@@ -22,6 +34,8 @@ class StepResult:
     """Global L2 norm before clipping."""
     is_skipped: bool
     """True when a non-finite gradient kept the update from the weights."""
+    loss_scale: float | None
+    """Factor of the loss in this step's backward pass; None unless the weights are fp16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +72,17 @@ class Engine(Protocol):
         """Updates that reached the weights: Adam's step count."""
         ...
 
-    def restore(self, *, num_updates: int) -> None:
-        """Make the fragments' contents, written in place by a loader, the weights of the model."""
+    @property
+    def loss_scale(self) -> LossScaleState | None:
+        """Where the loss scale stands after the last step; None unless the weights are fp16."""
+        ...
+
+    def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
+        """Make the fragments' contents, written in place by a loader, the weights of the model.
+
+        Args:
+            loss_scale: of the run that saved; None begins with the configured one. Used with fp16 weights alone.
+        """
         ...
 
     def close(self) -> None:

@@ -9,21 +9,26 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed, nn
 
 from trainer.config.engine import DeepSpeedEngineConfig
-from trainer.config.optim import OptimizerConfig
+from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
-from trainer.engine.base import OPTIMIZER_STATES, OptimizerFragment, StepResult
+from trainer.engine.base import OPTIMIZER_STATES, LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.forward import evaluate_step, forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel
+from trainer.engine.loss_scale import build_loss_scale
 from trainer.engine.optimizer import GuardedAdamW, adam_state, build_adamw
 from trainer.model.sharding import describe_parameters
 
 # A shared-memory all-reduce for CPU inference, compiled at the first start; training never calls it.
 deepspeed.ops.__compatible_ops__.pop("deepspeed_shm_comm", None)
+if not torch.cuda.is_available():
+    # It asks whether oneDNN has fp16 kernels for this processor; torch's own, which are always there, are enough.
+    get_accelerator().is_fp16_supported = lambda: True
 
 
 class DeepSpeedEngine:
@@ -35,6 +40,7 @@ class DeepSpeedEngine:
         *,
         config: DeepSpeedEngineConfig,
         optimizer: OptimizerConfig,
+        precision: PrecisionConfig,
         groups: ProcessGroupCollection,
         device: torch.device,
     ) -> None:
@@ -42,6 +48,7 @@ class DeepSpeedEngine:
         self._groups = groups
         self._device = device
         self._num_updates = 0
+        self._loss_scale = build_loss_scale(precision)
         self._zero_stage = config.zero_stage
         self._parameters = describe_parameters(chunks)
         for sharded in self._parameters:
@@ -62,12 +69,16 @@ class DeepSpeedEngine:
             ),
             dist_init_required=False,
         )
-        # Over one rank the reduction would only copy every gradient into a flat buffer and back. In fp32 stage 1 needs
-        # it all the same: there it is what hands the gradients to the optimizer.
-        is_fp32_stage_1 = self._zero_stage == 1 and chunks[0].config.params_dtype is torch.float32
-        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1 or is_fp32_stage_1
+        # Over one rank the reduction would only copy every gradient into a flat buffer and back. Stage 1 needs it all
+        # the same: there it hands the gradients to the optimizer (but for bf16, which is another class of DeepSpeed's).
+        is_handed_over = self._zero_stage == 1 and chunks[0].config.params_dtype is not torch.bfloat16
+        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1 or is_handed_over
+        if self._accumulates_beside_weights:
+            for sharded in self._parameters:
+                sharded.parameter.register_post_accumulate_grad_hook(self._optimizer._fill_param_grad_accum_attribute)
         for chunk in chunks:
             chunk.config.finalize_model_grads_func = self._finalize_gradients
+            chunk.config.grad_scale_func = self._loss_scale.multiply if self._loss_scale else None
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
         """Forward and backward over this rank's micro batches, then one update."""
@@ -78,13 +89,19 @@ class DeepSpeedEngine:
         )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        scale = self._loss_scale.value if self._loss_scale else None
+        if scale is not None:
+            self._optimizer.loss_scale = scale
         self._engine.step()
         is_skipped = bool(self._optimizer.overflow)
         self._num_updates += not is_skipped
+        if self._loss_scale:
+            self._loss_scale.update(is_skipped=is_skipped)
         return StepResult(
             loss=losses.loss_sum / losses.num_tokens,
             grad_norm=float(self._engine.get_global_grad_norm()),
             is_skipped=is_skipped,
+            loss_scale=scale,
         )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
@@ -119,9 +136,16 @@ class DeepSpeedEngine:
         """Updates that reached the weights: Adam's step count."""
         return self._num_updates
 
-    def restore(self, *, num_updates: int) -> None:
+    @property
+    def loss_scale(self) -> LossScaleState | None:
+        """Where the loss scale stands after the last step; None unless the weights are fp16."""
+        return self._loss_scale.state if self._loss_scale else None
+
+    def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
         """Make the fragments' contents, written in place by a loader, the weights of the model."""
         self._num_updates = num_updates
+        if self._loss_scale and loss_scale:
+            self._loss_scale.restore(loss_scale)
         for group in self._adamw.param_groups:
             for parameter in group["params"]:
                 adam_state(self._adamw, parameter)["step"].fill_(float(num_updates))
@@ -132,10 +156,13 @@ class DeepSpeedEngine:
         """Release what DeepSpeed holds."""
         self._engine.destroy()
 
+    @property
+    def _accumulates_beside_weights(self) -> bool:
+        """Whether `parameter.grad_accum` takes the gradient of each micro batch, in fp32 beside fp16 weights."""
+        return getattr(self._optimizer, "use_grad_accum_attribute", False)
+
     def _finalize_gradients(self, *args: Any, **kwargs: Any) -> None:
         """Called by the schedule after the last backward pass of a step."""
-        if getattr(self._optimizer, "use_grad_accum_attribute", False):
-            self._optimizer.fill_grad_accum_attribute()
         reduce_over_model_parallel(
             self._chunks, config=self._chunks[0].config, groups=self._groups, gradient_of=_accumulated_gradient
         )
@@ -213,7 +240,7 @@ class _ModelParallelUnit:
 def _deepspeed_settings(
     config: DeepSpeedEngineConfig, optimizer: OptimizerConfig, *, zero_stage: int, dtype: torch.dtype
 ) -> dict[str, Any]:
-    is_bf16 = dtype is torch.bfloat16
+    is_bf16, is_fp16 = dtype is torch.bfloat16, dtype is torch.float16
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -229,9 +256,12 @@ def _deepspeed_settings(
             "contiguous_gradients": True,
         },
         "bf16": {"enabled": is_bf16, "immediate_grad_update": True},
+        # A constant scale: the engine sets it before each step.
+        "fp16": {"enabled": is_fp16, "loss_scale": 1.0},
     }
-    if is_bf16:
+    if is_bf16 or is_fp16:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["communication_data_type"] = "fp32"  # DeepSpeed would round the sums to the weights' format
     return settings
 
 

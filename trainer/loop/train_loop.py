@@ -130,6 +130,8 @@ class TrainLoop:
             consumed_tokens=self.progress.consumed_tokens,
             memory_bytes=measure_memory_bytes(self._device),
             is_skipped=result.is_skipped,
+            num_skipped_steps=self.progress.step - self._engine.num_updates,
+            loss_scale=result.loss_scale,
         )
 
     def _validate(self) -> None:

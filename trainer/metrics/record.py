@@ -32,6 +32,10 @@ class StepMetrics:
     """Most that was allocated on the device of rank 0; on CPU the resident memory of its process."""
     is_skipped: bool
     """Whether a non-finite gradient kept the update from the weights."""
+    num_skipped_steps: int
+    """Such steps since the start of the run, this one included."""
+    loss_scale: float | None
+    """Factor of the loss in the backward pass; None unless the weights are fp16."""
 
 
 @dataclass(frozen=True, kw_only=True)

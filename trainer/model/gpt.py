@@ -1,6 +1,8 @@
 """Build this pipeline stage's model chunks from Megatron-Core's GPTModel."""
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -14,13 +16,34 @@ from trainer.config.parallel import ParallelConfig
 from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
-from trainer.model.rotary import fill_fused_rotary_slot
+from trainer.model.rotary import fill_fused_rotary_slot, frequencies_at
 from trainer.model.sharding import describe_parameters
 from trainer.model.split import fill_split_slot
 
 
 class GPT(GPTModel):
-    """Megatron-Core's model, with our cross entropy."""
+    """Megatron-Core's model, with our cross entropy, and rotary positions that may begin anew inside a sequence.
+
+    Args:
+        reset_position_ids: rotary embeddings follow position_ids, which each pipeline stage is then given; otherwise
+            they count from 0 along the sequence, once for all micro batches. Position tables always follow
+            position_ids.
+    """
+
+    def __init__(self, *args: Any, reset_position_ids: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reset_position_ids = reset_position_ids
+
+    def _preprocess(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Replace the rotary angles, the second of what Megatron-Core prepares for the layers."""
+        prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
+        if not self.reset_position_ids or self.position_embedding_type != "rope":
+            return prepared
+        decoder_input, _, *others = prepared
+        # A packed sequence in Megatron-Core's sense is one whose angles are not cut for context parallelism.
+        table = self.rotary_pos_emb(self.max_sequence_length, packed_seq=True)
+        angles = frequencies_at(position_ids, table=table)
+        return decoder_input, angles, *others
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
@@ -54,12 +77,24 @@ def build_transformer_config(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
+        account_for_embedding_in_pipeline_split=parallel.account_for_embedding_in_pipeline_split,
+        account_for_loss_in_pipeline_split=parallel.account_for_loss_in_pipeline_split,
+        pipeline_model_parallel_layout=parallel.pipeline_model_parallel_layout,
         context_parallel_size=parallel.context_parallel_size,
+        cp_comm_type=parallel.cp_comm_type,
         expert_model_parallel_size=parallel.expert_model_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
+        recompute_granularity=parallel.recompute_granularity,
+        recompute_method=parallel.recompute_method,
+        recompute_num_layers=parallel.recompute_num_layers,
+        recompute_modules=list(parallel.recompute_modules),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        fp8=precision.fp8,
         # Weights are drawn afterwards, by name: they must not depend on the layout.
         perform_initialization=False,
         use_cpu_initialization=True,
@@ -86,10 +121,15 @@ def build_model_chunks(
     groups: ProcessGroupCollection,
     device: torch.device,
     seed: int | None,
+    reset_position_ids: bool = False,
 ) -> list[GPTModel]:
     """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
 
     Equal seeds give equal weights, bit for bit, under every layout. None leaves them undefined, to be loaded.
+
+    Args:
+        device: where the model goes; on the meta device it has shapes and no memory.
+        reset_position_ids: see `GPT`.
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
@@ -98,8 +138,9 @@ def build_model_chunks(
         vp_stage = chunk if vp_size else None
         is_first = pp_rank == 0 and chunk == 0
         is_last = pp_rank == pp_size - 1 and chunk == (vp_size or 1) - 1
-        chunks.append(
-            GPT(
+        # Megatron-Core builds on the CPU first; without memory it must not take any there either.
+        with device if device.type == "meta" else contextlib.nullcontext():
+            chunk_model = GPT(
                 config=transformer_config,
                 transformer_layer_spec=build_block_submodules(
                     transformer_config, implementation=model.transformer_impl, pp_rank=pp_rank, vp_stage=vp_stage
@@ -115,13 +156,23 @@ def build_model_chunks(
                 share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
                 pg_collection=groups,
                 vp_stage=vp_stage,
+                reset_position_ids=reset_position_ids,
             )
-        )
+        chunks.append(chunk_model)
     if seed is not None:
         initialize_weights(
             describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers
         )
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
+
+
+def count_layers(chunks: Sequence[GPTModel], *, num_layers: int) -> torch.Tensor:
+    """How often each layer of the model is in these chunks: [num_layers] int64, by global layer number."""
+    counts = torch.zeros(num_layers, dtype=torch.int64)
+    for chunk in chunks:
+        for layer in chunk.decoder.layers:
+            counts[layer.layer_number - 1] += 1
+    return counts
 
 
 def _place(chunks: Sequence[GPTModel], *, device: torch.device, dtype: torch.dtype) -> list[GPTModel]:

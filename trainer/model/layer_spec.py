@@ -1,5 +1,6 @@
 """Which modules a transformer layer is made of: the `torch` specification, and Transformer Engine's where asked for."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from trainer.model.activation import swiglu
 from trainer.model.attention import SdpaCoreAttention
+from trainer.model.causal_mask import CausalMasks
 
 
 class TorchNorm:
@@ -51,12 +53,12 @@ def build_block_submodules(
     """
     if implementation == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit)
+    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit, masks=CausalMasks())
     num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
 
 
-def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool) -> ModuleSpec:
+def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, masks: CausalMasks) -> ModuleSpec:
     """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
 
     The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
@@ -71,7 +73,7 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool) -> ModuleSpec:
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=SdpaCoreAttention,
+                    core_attention=partial(SdpaCoreAttention, masks=masks),
                     linear_proj=RowParallelLinear,
                     q_layernorm=TorchNorm if qk_layernorm else IdentityOp,
                     k_layernorm=TorchNorm if qk_layernorm else IdentityOp,
@@ -96,6 +98,6 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool) -> ModuleSpec:
     )
 
 
-def torch_dtype(name: Literal["fp32", "bf16"]) -> torch.dtype:
+def torch_dtype(name: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
     """The torch dtype of a precision name."""
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -122,17 +122,6 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
         )
 
 
-@reads("precision.params_dtype", "engine.name", "engine.zero_stage")
-def _bf16_has_master_weights(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.engine.name == "deepspeed" and config.engine.zero_stage == 0 and config.precision.params_dtype == "bf16":
-        yield Violation(
-            path="engine.zero_stage",
-            value=0,
-            rule="keeps no fp32 master weights, and precision.params_dtype=bf16 needs them",
-            fix="use engine.zero_stage=1, or precision.params_dtype=fp32",
-        )
-
-
 RULES = (
     _global_batch_is_whole_micro_batches,
     _stop_is_inside_the_run,
@@ -140,5 +129,4 @@ RULES = (
     _decay_ends_inside_the_run,
     _min_lr_is_below_the_peak,
     _wsd_decay_fits,
-    _bf16_has_master_weights,
 )
