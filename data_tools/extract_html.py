@@ -21,7 +21,8 @@ WORD_JOINER = "\u2060"
 
 # resiliparse 2.0.1 takes text nodes of three bytes that end beyond ASCII for separators, and leaves them out of main
 # content: a single Chinese character in bold, or the unit m². The joiner makes them longer.
-_LOST_NODE = re.compile(r"(>\s*(?:[^\s<>]?[^\s<>\x00-\x7f•·›…]|&#?\w{1,10};))(?=\s*<)")
+# No blank is given back (*+): most of them stand before a tag, where each would be tried again.
+_LOST_NODE = re.compile(r"(>\s*+(?:[^\s<>]?[^\s<>\x00-\x7f•·›…]|&#?\w{1,10};))(?=\s*<)")
 _RAISED_TAG = re.compile("<[sS][uU][pPbB]")
 _BLOCK_TAG = re.compile(
     r"<(/?)(?:div|section|article|main|aside|nav|ul|ol|dl|table|blockquote|center|form|fieldset|header|footer)\b",
