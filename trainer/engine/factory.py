@@ -6,10 +6,11 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed_engine import DeepSpeedEngine
+from trainer.engine.megatron_engine import MegatronEngine
 
 
 def build_engine(
@@ -22,7 +23,10 @@ def build_engine(
     device: torch.device,
 ) -> Engine:
     """Build the engine around this rank's model chunks, whose weights have their number format already."""
-    assert isinstance(config, DeepSpeedEngineConfig)
+    if isinstance(config, MegatronEngineConfig):
+        return MegatronEngine(
+            chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
+        )
     return DeepSpeedEngine(
         chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
     )

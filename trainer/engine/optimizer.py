@@ -46,6 +46,7 @@ class GuardedAdamW(torch.optim.AdamW):
         self.overflow = False
         self._global_grad_norm = 0.0
         self._clip_grad = config.clip_grad
+        self._device = parameters[0].parameter.device
         self._counted = [sharded.parameter for sharded in parameters if sharded.is_main_replica]
         self._model_parallel_group = model_parallel_group
 
@@ -53,18 +54,29 @@ class GuardedAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update the weights, or set `overflow` when the gradient norm over all ranks is not finite."""
         gradients = [p.grad for p in self._counted if p.grad is not None]
-        squares = torch.stack([norm.square() for norm in torch._foreach_norm(gradients)]).sum()
+        squares = sum_of_squares(gradients, device=self._device)
         distributed.all_reduce(squares, group=self._model_parallel_group)
         self._global_grad_norm = float(squares.sqrt())
         self.overflow = not bool(torch.isfinite(squares))
         if self.overflow:
             return
-        if self._clip_grad > 0:
-            factor = self._clip_grad / (self._global_grad_norm + 1e-6)
-            if factor < 1:
-                grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-                torch._foreach_mul_(grads, factor)
+        factor = clip_factor(self._global_grad_norm, clip_grad=self._clip_grad)
+        if factor < 1:
+            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_mul_(grads, factor)
         super().step()
+
+
+def sum_of_squares(gradients: list[torch.Tensor], *, device: torch.device) -> torch.Tensor:
+    """Sum of the squares of all elements of all tensors, fp32; 0 where there are none."""
+    if not gradients:
+        return torch.zeros((), device=device)
+    return torch.stack([norm.square() for norm in torch._foreach_norm(gradients)]).sum()
+
+
+def clip_factor(grad_norm: float, *, clip_grad: float) -> float:
+    """What gradients are multiplied by so that their global norm is at most `clip_grad`; 0 switches clipping off."""
+    return min(1.0, clip_grad / (grad_norm + 1e-6)) if clip_grad > 0 else 1.0
 
 
 def adam_state(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import importlib.machinery
 import logging
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,28 @@ def install() -> None:
 def is_installed() -> bool:
     """Whether Megatron-Core sees the CPU view of torch in this process."""
     return any(isinstance(finder, _MegatronFinder) for finder in sys.meta_path)
+
+
+@contextlib.contextmanager
+def cuda_type_names() -> Iterator[None]:
+    """Inside, `Tensor.type()` says torch.cuda.FloatTensor of a CPU tensor; does nothing where CUDA is present.
+
+    For the constructors of Megatron-Core's optimizers, which tell weights of 16 and 32 bits by these names.
+    """
+    if not is_installed():
+        yield
+        return
+    name_type = torch.Tensor.type
+
+    def name_cuda_type(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        named = name_type(tensor, *args, **kwargs)
+        return named.replace("torch.", "torch.cuda.", 1) if isinstance(named, str) else named
+
+    torch.Tensor.type = name_cuda_type  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.type = name_type  # type: ignore[method-assign]
 
 
 class _MegatronFinder:
