@@ -74,12 +74,8 @@ def read_evaluations(files: list[InputFile], config: DataPrepConfig) -> Evaluati
 
 
 def _read_texts(file: InputFile, config: DataPrepConfig) -> Iterator[tuple[int, str]]:
-    try:
-        stream = open_input(file)
-    except Exception as error:  # each of fsspec's file systems has its own kinds of errors
-        raise PreparationError(f"{file.path} cannot be opened: {type(error).__name__}: {error}") from error
     ledger = Ledger()
-    with stream:
+    with open_input(file) as stream:
         documents = read_documents(file, stream=stream, ledger=ledger, config=config)
         extract = extract_json if file.source.kind == "jsonl" else extract_plain
         for change in (extract, normalize):

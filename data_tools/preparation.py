@@ -133,7 +133,8 @@ def finish_work(output: Path, description: dict[str, Any]) -> None:
     # Former marks of completeness go before anything else: no mixture of old and new is ever complete.
     former = (_read_record(output) or {}).get("files", {})
     marks = [RECORD_NAME, *(name for name in _final_names() if name.endswith((MANIFEST_SUFFIX, ".idx")))]
-    write_json(work / FILE_LIST_NAME, {"remove": [*marks, *former, REPORT_NAME, TIMINGS_NAME], "publish": [*files, RECORD_NAME]})
+    remove = [*marks, *former, REPORT_NAME, TIMINGS_NAME]
+    write_json(work / FILE_LIST_NAME, {"remove": remove, "publish": [*files, RECORD_NAME]})
     publish(output)
 
 

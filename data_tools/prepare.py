@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from data_tools.config import DataPrepConfig
 from data_tools.beside_shards import report
+from data_tools.config import DataPrepConfig
 from data_tools.load import Task, load_task
 from data_tools.preparation import find_finished, locked
 from data_tools.ray_executor import run_on_ray

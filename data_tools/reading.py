@@ -33,7 +33,6 @@ from data_tools.spool import (
     pack_clean_documents,
 )
 from data_tools.steps import StepPlan
-from data_tools.workers import PreparationError
 
 TEXT_HASH_BYTES = 16
 """Collisions of 128 bits: at 10^12 documents, one in 10^14 preparations loses a document."""
@@ -137,10 +136,7 @@ def serve_reading(
 
 
 def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extractor", config: DataPrepConfig) -> None:
-    try:
-        stream = open_input(file)
-    except Exception as error:  # each of fsspec's file systems has its own kinds of errors
-        raise PreparationError(f"{file.path} cannot be opened: {type(error).__name__}: {error}") from error
+    stream = open_input(file)
     outcomes = SpooledOutcomes(extractor.outcomes)
     ledger = Ledger(outcomes=outcomes)
     number = -1

