@@ -61,10 +61,10 @@ SlurmctldParameters=preempt_send_user_signal
 # Jobs stay visible: there is no accounting to ask.
 MinJobAge=86400
 KillWait=5
-# How soon a node that fell silent is taken for dead.
-SlurmdTimeout=10
+# A node on a busy machine is slow, not dead.
+SlurmdTimeout=120
 ReturnToService=2
-MessageTimeout=20
+MessageTimeout=60
 {nodes}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30 MaxTime=60
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=off MaxTime=60
@@ -190,8 +190,18 @@ class SlurmCluster:
         self._start_daemon(name, find_program("unshare"), *spaces, *init)
 
     def crash_node(self, name: str) -> None:
-        """End all processes of a node at once, as when its power is cut."""
+        """End all processes of a node at once, as when its power is cut; tell the controller with `take_down_node`."""
         end_process(self._daemons.pop(name), signal.SIGKILL)
+
+    def take_down_node(self, name: str) -> None:
+        """Tell the controller that a node is dead, as an operator does who need not wait for SlurmdTimeout."""
+        self.ask("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")
+
+    def bring_back_node(self, name: str) -> None:
+        """Start a node that has crashed, and wait until it serves jobs."""
+        self.start_node(name)
+        self.ask("scontrol", "update", f"NodeName={name}", "State=RESUME")
+        self.wait_for_node(name, "IDLE", "ALLOCATED", "MIXED")
 
     def _end_daemons(self) -> None:
         for node in self.nodes:
@@ -209,7 +219,7 @@ class SlurmCluster:
     def ask(self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
         """Run a command of Slurm and return what it printed."""
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, cwd=cwd, env=env or self.environment()
+            command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env or self.environment()
         )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{self.read_logs()}"
         return done.stdout
@@ -228,7 +238,7 @@ class SlurmCluster:
         """The state of each job and element, such as RUNNING."""
         return [record["JobState"] for job in jobs for record in self.show(job)]
 
-    def wait_for(self, job: str, *states: str, seconds: float = 60) -> None:
+    def wait_for(self, job: str, *states: str, seconds: float = 120) -> None:
         """Wait until a job, all elements of an array, is in one of the states."""
 
         def is_there() -> bool:

@@ -132,7 +132,7 @@ def test_it_gives_the_same_bytes_as_local_and_several_nodes_take_part(
     overrides = (*local.overrides, f"data_prep.output_dir='{output}'")
     chain = submit_chain(cluster, *overrides)
     assert {stage: len(jobs) for stage, jobs in chain.jobs.items()} == dict(zip(STAGES, (2, 1, 2, 1), strict=True))
-    cluster.wait_for(chain.jobs["assemble"][0], "COMPLETED", seconds=90)
+    cluster.wait_for(chain.jobs["assemble"][0], "COMPLETED", seconds=240)
     assert chain.states() == {stage: {"COMPLETED"} for stage in STAGES}
     assert hash_files(output) == local.hashes
     nodes = {record["NodeList"] for job in chain.jobs["read"] for record in cluster.show(job)}
@@ -151,7 +151,7 @@ def test_requeued_and_killed_shares_go_on_and_a_second_submission_waits_for_the_
     pair, single = chain.jobs["read"]
     for job in (pair, single):
         cluster.wait_for(job, "RUNNING")
-    wait_until(lambda: len({key for key, _ in batches_read(output)}) == 3, what="batches of all shares", seconds=30)
+    wait_until(lambda: len({key for key, _ in batches_read(output)}) == 3, what="batches of all shares", seconds=120)
     refused = submit(cluster, *overrides)
     assert refused.returncode == 1
     assert "jobs of this preparation are not over" in refused.stderr
@@ -175,7 +175,7 @@ def test_requeued_and_killed_shares_go_on_and_a_second_submission_waits_for_the_
     for job in chain.jobs["read"]:
         cluster.wait_for(job, "COMPLETED")
     after = batches_read(output)
-    cluster.wait_for(chain.jobs["assemble"][0], "COMPLETED", seconds=90)
+    cluster.wait_for(chain.jobs["assemble"][0], "COMPLETED", seconds=240)
     assert hash_files(output) == local.hashes
     assert set(after.values()) == {1} and done_before < after, "nothing is read twice"
 

@@ -14,6 +14,8 @@ from trainer.metrics.jsonl import read_records
 pytestmark = pytest.mark.slurm
 
 NUM_STEPS = 120
+# Of a job that takes some 15 seconds on two idle cores.
+DEADLINE = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,16 @@ def submit(cluster: SlurmCluster, run: Path, shard: Path, *overrides: str) -> st
 
 def wait_for_steps(run: Path, count: int) -> None:
     metrics = run / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and len(read_records(metrics)) >= count, what=f"{count} steps", seconds=90)
+    wait_until(
+        lambda: metrics.exists() and len(read_records(metrics)) >= count, what=f"{count} steps", seconds=DEADLINE
+    )
 
 
 @pytest.fixture(scope="module")
 def straight(running_cluster: SlurmCluster, output: Path, shard: Path) -> Path:
     """A job of two nodes that nobody disturbs."""
     job = submit(running_cluster, output / "straight", shard)
-    running_cluster.wait_for(job, "COMPLETED", seconds=120)
+    running_cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     return output / "straight"
 
 
@@ -72,7 +76,7 @@ def test_warned_of_its_end_it_saves_and_requeues_itself_and_goes_on(
     wait_for_steps(run, 3)
     # What --signal=B:USR1@300 does at its time.
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
-    cluster.wait_for(job, "COMPLETED", seconds=120)
+    cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     assert_saved_and_requeued(cluster, job, run)
     assert losses_of(run) == losses_of(straight), "bit for bit"
 
@@ -82,11 +86,22 @@ def test_preempted_it_saves_and_makes_room_and_goes_on(cluster: SlurmCluster, st
     job = submit(cluster, run, shard)
     wait_for_steps(run, 3)
     urgent = cluster.submit("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    cluster.wait_for(urgent, "COMPLETED")
+    cluster.wait_for(urgent, "COMPLETED", seconds=DEADLINE)
     assert cluster.states(job) != ["COMPLETED"]
-    cluster.wait_for(job, "COMPLETED", seconds=120)
+    cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     assert_saved_and_requeued(cluster, job, run)
     assert losses_of(run) == losses_of(straight), "bit for bit"
+
+
+def test_cancelled_it_stays_away(cluster: SlurmCluster, straight: Path, shard: Path) -> None:
+    run = straight.with_name("cancelled")
+    job = submit(cluster, run, shard)
+    wait_for_steps(run, 3)
+    cluster.ask("scancel", job)
+    cluster.wait_for(job, "CANCELLED")
+    assert cluster.show(job)[0]["Restarts"] == "0"
+    assert "requeueing" not in run.with_suffix(".out").read_text()
+    assert losses_of(run).items() < losses_of(straight).items()
 
 
 def assert_saved_and_requeued(cluster: SlurmCluster, job: str, run: Path) -> None:
@@ -105,14 +120,11 @@ def test_a_node_that_dies_is_replaced(cluster: SlurmCluster, straight: Path, sha
     wait_for_steps(run, 13)
     (victim,) = {node.name for node in cluster.nodes[:2]} - {cluster.show(job)[0]["BatchHost"]}
     cluster.crash_node(victim)
-    # As an operator does; Slurm itself finds out after SlurmdTimeout.
-    cluster.ask("scontrol", "update", f"NodeName={victim}", "State=DOWN", "Reason=test")
+    cluster.take_down_node(victim)
     try:
-        cluster.wait_for(job, "COMPLETED", seconds=120)
+        cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     finally:
-        cluster.start_node(victim)
-        cluster.ask("scontrol", "update", f"NodeName={victim}", "State=RESUME")
-        cluster.wait_for_node(victim, "IDLE", "ALLOCATED", "MIXED")
+        cluster.bring_back_node(victim)
     assert cluster.show(job)[0]["Restarts"] == "1"
     assert victim not in cluster.ask("scontrol", "show", "hostnames", cluster.show(job)[0]["NodeList"]).split()
     losses = losses_of(run)
