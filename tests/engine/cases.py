@@ -1,6 +1,6 @@
 """The runs that tests of the engine share: all of one world size in one start of its processes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional
@@ -20,7 +20,7 @@ from tests.engine.steps import (
     skip_a_step,
     train_all,
 )
-from trainer.config.engine import DeepSpeedEngineConfig
+from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 
@@ -30,9 +30,21 @@ PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 PP2_VP2 = replace(PP2, virtual_pipeline_model_parallel_size=2)
 TP2_PP2 = replace(TP2_SP, pipeline_model_parallel_size=2)
 
+CP2 = ParallelConfig(context_parallel_size=2)
+
 ZERO_0 = DeepSpeedEngineConfig(zero_stage=0)
+MEGATRON = MegatronEngineConfig()
+MEGATRON_PLAIN = MegatronEngineConfig(use_distributed_optimizer=False)
+# Buckets of a layer or so: several are in flight at once.
+MEGATRON_GATHER = MegatronEngineConfig(overlap_param_gather=True, bucket_size=5000)
+MEGATRON_LATE = MegatronEngineConfig(overlap_grad_reduce=False)
 
 BF16 = PrecisionConfig(params_dtype="bf16")
+FP16 = PrecisionConfig(params_dtype="fp16")
+# Far too large a scale, which falls with each skipped step and soon grows again.
+OVERFLOWING = PrecisionConfig(
+    params_dtype="fp16", initial_loss_scale=2**22, loss_scale_hysteresis=1, loss_scale_window=2
+)
 
 ONE = {
     "llama": Case(),
@@ -40,6 +52,13 @@ ONE = {
     "gpt2": Case(model=GPT2),
     "gpt2 clipped": Case(model=GPT2, optimizer="clipped"),
     "bf16": Case(precision=BF16),
+    "megatron bf16": Case(precision=BF16, engine=MEGATRON),
+    "fp16": Case(precision=FP16),
+    "megatron fp16": Case(precision=FP16, engine=MEGATRON),
+    "overflowing": Case(precision=OVERFLOWING),
+    "megatron overflowing": Case(precision=OVERFLOWING, engine=MEGATRON_PLAIN),
+    "megatron llama clipped": Case(optimizer="clipped", engine=MEGATRON),
+    "megatron plain gpt2": Case(model=GPT2, engine=MEGATRON_PLAIN),
 }
 # Each beside the name of the same run in one process.
 TWO = {
@@ -51,6 +70,17 @@ TWO = {
     "pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped")),
     "dp2": ("llama", Case()),
     "dp2 zero0": ("llama clipped", Case(optimizer="clipped", engine=ZERO_0)),
+    "megatron tp2 sp gpt2": ("gpt2", Case(parallel=TP2_SP, model=GPT2, engine=MEGATRON)),
+    "megatron pp2 tied gpt2": (
+        "gpt2 clipped",
+        Case(parallel=PP2, model=GPT2, optimizer="clipped", engine=MEGATRON_PLAIN),
+    ),
+    "megatron pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped", engine=MEGATRON)),
+    "megatron cp2": ("llama clipped", Case(parallel=CP2, optimizer="clipped", engine=MEGATRON)),
+    "megatron dp2": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON)),
+    "megatron dp2 plain": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON_PLAIN)),
+    "megatron dp2 gather": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON_GATHER)),
+    "megatron dp2 late": ("gpt2", Case(model=GPT2, engine=MEGATRON_LATE)),
 }
 FOUR = {
     "tp2 pp2": ("llama", Case(parallel=TP2_PP2)),
@@ -58,9 +88,25 @@ FOUR = {
     "dp2 pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
     "dp2 pp2 zero0": ("llama clipped", Case(parallel=PP2, optimizer="clipped", engine=ZERO_0)),
     "dp2 tp2 sp": ("llama clipped", Case(parallel=TP2_SP, optimizer="clipped")),
+    "megatron tp2 pp2 tied gpt2": (
+        "gpt2 clipped",
+        Case(parallel=TP2_PP2, model=GPT2, optimizer="clipped", engine=MEGATRON),
+    ),
+    # Both stages' ranks own the same part of the tied embedding, though their buffers differ.
+    "megatron dp2 pp2 tied gpt2": (
+        "gpt2 clipped",
+        Case(parallel=PP2, model=GPT2, optimizer="clipped", engine=MEGATRON),
+    ),
+    "megatron dp2 pp2 vp2 gather": (
+        "llama clipped",
+        Case(parallel=PP2_VP2, optimizer="clipped", engine=MEGATRON_GATHER),
+    ),
+    "megatron dp2 tp2 sp plain": (
+        "llama clipped",
+        Case(parallel=TP2_SP, optimizer="clipped", engine=MEGATRON_PLAIN),
+    ),
 }
 LAYOUTS = {**TWO, **FOUR}
-TP2_PP2_BF16 = Case(parallel=TP2_PP2, precision=BF16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +115,7 @@ class Account:
 
     trained: dict[str, Trained]
     skipped: dict[str, Skipped]
-    formats: Formats | None = None
+    formats: dict[str, Formats] = field(default_factory=dict)
     by_hand: tuple[list[float], list[float]] | None = None
     """Losses and gradient norms of a loop that is written out."""
 
@@ -84,18 +130,28 @@ def run_two() -> Account:
         skipped={
             "tp2": skip_a_step(Case(parallel=TP2_SP), bad_rank=1),
             "dp2 zero0": skip_a_step(Case(engine=ZERO_0), bad_rank=1),
+            "megatron tp2 plain": skip_a_step(Case(parallel=TP2_SP, engine=MEGATRON_PLAIN), bad_rank=1),
+            "megatron dp2": skip_a_step(Case(engine=MEGATRON), bad_rank=1),
         },
     )
 
 
 def run_four() -> Account:
+    sixteen_bits = {
+        "bf16": Case(parallel=TP2_PP2, precision=BF16),
+        "megatron bf16": Case(parallel=TP2_SP, precision=BF16, engine=MEGATRON),
+        "fp16": Case(parallel=PP2, precision=FP16),
+        "megatron fp16": Case(parallel=PP2, precision=FP16, engine=MEGATRON),
+    }
+    plain = Case(parallel=TP2_SP, precision=BF16, engine=MEGATRON_PLAIN)
     return Account(
-        trained=train_all({name: case for name, (_, case) in FOUR.items()} | {"bf16": TP2_PP2_BF16}),
+        trained=train_all({name: case for name, (_, case) in FOUR.items()} | sixteen_bits),
         skipped={
             "dp2 pp2": skip_a_step(Case(parallel=PP2), bad_rank=3),
-            "tp2 pp2 bf16": skip_a_step(TP2_PP2_BF16, bad_rank=3),
+            **{name: skip_a_step(case, bad_rank=3) for name, case in sixteen_bits.items()},
         },
-        formats=find_formats(TP2_PP2_BF16),
+        formats={name: find_formats(case) for name, case in sixteen_bits.items()}
+        | {"megatron plain bf16": find_formats(plain)},
     )
 
 

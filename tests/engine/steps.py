@@ -16,7 +16,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.batch import MicroBatch
-from trainer.engine import deepspeed_engine
+from trainer.engine import deepspeed_engine, megatron_engine
 from trainer.engine.base import Engine, StepResult
 from trainer.engine.factory import build_engine
 from trainer.model.sharding import describe_parameters
@@ -105,6 +105,8 @@ def train(case: Case) -> Trained:
     with open_engine(case) as (engine, chunks, world):
         initial = pieces_of(chunks)
         results = [take_step(engine, step, case=case, world=world) for step in range(NUM_STEPS)]
+        # Where weights are gathered during the next forward pass, this is it.
+        engine.evaluate(micro_batches(0, case=case, dp_rank=world.dp_rank, dp_size=world.dp_size))
         return Trained(results=results, initial=initial, final=pieces_of(chunks))
 
 
@@ -230,7 +232,8 @@ class Formats:
 def find_formats(case: Case) -> Formats:
     """Take a step and look; all ranks call this."""
     accumulated: list[torch.Tensor] = []
-    reduce = deepspeed_engine.reduce_over_model_parallel
+    module = {"deepspeed": deepspeed_engine, "megatron": megatron_engine}[case.engine.name]
+    reduce = module.reduce_over_model_parallel
 
     def look(chunks: Sequence, *, gradient_of: Callable[..., torch.Tensor], **arguments: Any) -> None:
         accumulated.extend(gradient_of(p).clone() for chunk in chunks for p in chunk.parameters())
@@ -238,7 +241,7 @@ def find_formats(case: Case) -> Formats:
 
     with (
         open_engine(case) as (engine, chunks, world),
-        mock.patch.object(deepspeed_engine, "reduce_over_model_parallel", look),
+        mock.patch.object(module, "reduce_over_model_parallel", look),
     ):
         take_step(engine, 0, case=case, world=world)
         fragments = engine.optimizer_fragments()

@@ -17,11 +17,11 @@ def check(ranks: list[Skipped]) -> None:
         assert rank.later_losses == rank.undisturbed_losses
 
 
-@pytest.mark.parametrize("name", ["tp2", "dp2 zero0"])
+@pytest.mark.parametrize("name", ["tp2", "dp2 zero0", "megatron tp2 plain", "megatron dp2"])
 def test_two_processes_skip_together(name: str, two: list[Account]) -> None:
     check([account.skipped[name] for account in two])
 
 
-@pytest.mark.parametrize("name", ["dp2 pp2", "tp2 pp2 bf16"])
+@pytest.mark.parametrize("name", ["dp2 pp2", "bf16", "megatron bf16", "fp16", "megatron fp16"])
 def test_four_processes_skip_together(name: str, four: list[Account]) -> None:
     check([account.skipped[name] for account in four])
