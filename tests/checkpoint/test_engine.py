@@ -1,4 +1,4 @@
-"""A real engine: train, save, load under other layouts and ZeRO stages, and go on as if nothing had happened."""
+"""Real engines: train, save, load under other layouts and by the other engine, and go on as if nothing had happened."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,29 +8,43 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoint.fragments import MODEL, build_chunks, layout_in, open_world, state_of
+from tests.checkpoint.fragments import FP32, MODEL, build_chunks, layout_in, open_world, state_of
 from tests.distributed.harness import run_distributed
 from trainer.checkpoint.load import load_checkpoint, read_pieces
 from trainer.checkpoint.pieces import Pieces
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import SafeReader
-from trainer.config.engine import DeepSpeedEngineConfig
+from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.batch import MicroBatch
-from trainer.engine.base import Engine
-from trainer.engine.deepspeed_engine import DeepSpeedEngine
+from trainer.engine.base import Engine, LossScaleState
+from trainer.engine.factory import build_engine
 from trainer.parallel.world import World
 
 GLOBAL_BATCH_SIZE = 8
 DROPOUT = replace(MODEL, hidden_dropout=0.1, attention_dropout=0.1)
 SAVED_UNDER = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2, sequence_parallel=True)
-LOADED_UNDER = {
-    "tp2pp2": (SAVED_UNDER, 1),
-    "pp4": (ParallelConfig(pipeline_model_parallel_size=4), 1),
-    "dp2pp2vp2": (ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2), 1),
-    "dp4 zero0": (ParallelConfig(), 0),
+PP2_VP2 = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2)
+DEEPSPEED, ZERO_0 = DeepSpeedEngineConfig(), DeepSpeedEngineConfig(zero_stage=0)
+MEGATRON, MEGATRON_PLAIN = MegatronEngineConfig(), MegatronEngineConfig(use_distributed_optimizer=False)
+MEGATRON_GATHER = MegatronEngineConfig(overlap_param_gather=True, bucket_size=500)
+LOADED_UNDER: dict[str, tuple[ParallelConfig, EngineConfig]] = {
+    "tp2pp2": (SAVED_UNDER, DEEPSPEED),
+    "pp4": (ParallelConfig(pipeline_model_parallel_size=4), DEEPSPEED),
+    "dp2pp2vp2": (PP2_VP2, DEEPSPEED),
+    "dp4 zero0": (ParallelConfig(), ZERO_0),
+    "megatron tp2pp2 plain": (SAVED_UNDER, MEGATRON_PLAIN),
+    "megatron dp4 gather": (ParallelConfig(), MEGATRON_GATHER),
+    "megatron dp2pp2vp2": (PP2_VP2, MEGATRON),
+}
+# Saved by the other engine, with fp16 weights and a loss scale that has moved.
+FP16 = PrecisionConfig(params_dtype="fp16", initial_loss_scale=1024, loss_scale_window=2)
+FP16_LOADED_UNDER: dict[str, tuple[ParallelConfig, EngineConfig]] = {
+    "same": (PP2_VP2, MEGATRON),
+    "plain tp2pp2": (SAVED_UNDER, MEGATRON_PLAIN),
+    "deepspeed dp2pp2vp2": (PP2_VP2, DEEPSPEED),
 }
 
 
@@ -55,14 +69,19 @@ def _train(engine: Engine, world: World, *, first: int, last: int) -> list[float
 
 @contextmanager
 def _engine(
-    parallel: ParallelConfig, *, zero_stage: int = 1, model: ModelConfig = MODEL, seed: int = 1
+    parallel: ParallelConfig,
+    *,
+    config: EngineConfig,
+    model: ModelConfig = MODEL,
+    precision: PrecisionConfig = FP32,
+    seed: int = 1,
 ) -> Iterator[tuple[Engine, World]]:
     with open_world(parallel, seed=seed) as world:
-        engine = DeepSpeedEngine(
-            build_chunks(parallel, world, model=model, seed=seed),
-            config=DeepSpeedEngineConfig(zero_stage=zero_stage),
+        engine = build_engine(
+            build_chunks(parallel, world, model=model, precision=precision, seed=seed),
+            config=config,
             optimizer=OptimizerConfig(),
-            precision=PrecisionConfig(),
+            precision=precision,
             groups=world.groups,
             device=world.device,
         )
@@ -73,44 +92,94 @@ def _engine(
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     losses: list[float]
-    saved_again: Path
+    path: Path
+    """Of the checkpoint of step 3."""
+    loss_scale: LossScaleState | None
+    """At step 3."""
 
 
-def _train_and_save(directory: Path, model: ModelConfig) -> tuple[list[float], Path]:
+def _train_and_save(
+    directory: Path,
+    model: ModelConfig = MODEL,
+    *,
+    parallel: ParallelConfig = SAVED_UNDER,
+    config: EngineConfig = DEEPSPEED,
+    precision: PrecisionConfig = FP32,
+) -> _Run:
     """Six steps, with a checkpoint after the third that does not disturb them."""
-    with _engine(SAVED_UNDER, model=model) as (engine, world):
+    with _engine(parallel, config=config, model=model, precision=precision) as (engine, world):
         losses = _train(engine, world, first=1, last=3)
-        state = state_of(3, parallel=SAVED_UNDER, world_size=world.world_size, model=model)
-        path = save_checkpoint(directory, fragments=engine.optimizer_fragments(), state=state, keep_last=1)
+        path, scale = _save(directory, engine, world, parallel=parallel, model=model), engine.loss_scale
         losses += _train(engine, world, first=4, last=6)
-    return losses, path
+    return _Run(losses=losses, path=path, loss_scale=scale)
 
 
-def _resume(path: Path, directory: Path, parallel: ParallelConfig, *, zero_stage: int, model: ModelConfig) -> _Run:
+def _save(directory: Path, engine: Engine, world: World, *, parallel: ParallelConfig, model: ModelConfig) -> Path:
+    state = state_of(3, parallel=parallel, world_size=world.world_size, model=model)
+    return save_checkpoint(
+        directory,
+        fragments=engine.optimizer_fragments(),
+        state=replace(state, loss_scale=engine.loss_scale),
+        keep_last=1,
+    )
+
+
+def _resume(
+    path: Path,
+    directory: Path,
+    parallel: ParallelConfig,
+    *,
+    config: EngineConfig,
+    model: ModelConfig = MODEL,
+    precision: PrecisionConfig = FP32,
+) -> _Run:
     """Load into other weights, save again at once, and train steps 4 to 6."""
-    with _engine(parallel, zero_stage=zero_stage, model=model, seed=77) as (engine, world):
+    with _engine(parallel, config=config, model=model, precision=precision, seed=77) as (engine, world):
         layout = layout_in(parallel, world_size=world.world_size)
         state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
-        engine.restore(num_updates=state.num_updates)
+        engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
         assert engine.num_updates == 3
-        again = save_checkpoint(
-            directory,
-            fragments=engine.optimizer_fragments(),
-            state=state_of(3, parallel=parallel, world_size=world.world_size, model=model),
-            keep_last=1,
-        )
-        return _Run(losses=_train(engine, world, first=4, last=6), saved_again=again)
+        again, scale = _save(directory, engine, world, parallel=parallel, model=model), engine.loss_scale
+        return _Run(losses=_train(engine, world, first=4, last=6), path=again, loss_scale=scale)
 
 
-def _run(directory: Path) -> tuple[list[float], dict[str, _Run], list[float], _Run, Path]:
-    losses, path = _train_and_save(directory / "saved", MODEL)
-    resumed = {
-        name: _resume(path, directory / name, parallel, zero_stage=zero_stage, model=MODEL)
-        for name, (parallel, zero_stage) in LOADED_UNDER.items()
-    }
-    dropout_losses, dropout_path = _train_and_save(directory / "dropout", DROPOUT)
-    dropout = _resume(dropout_path, directory / "dropout again", SAVED_UNDER, zero_stage=1, model=DROPOUT)
-    return losses, resumed, dropout_losses, dropout, path
+@dataclass(frozen=True, kw_only=True)
+class _Account:
+    """What one rank saw."""
+
+    saved: _Run
+    resumed: dict[str, _Run]
+    dropout_saved: _Run
+    dropout_resumed: _Run
+    fp16_saved: _Run
+    fp16_resumed: dict[str, _Run]
+
+
+def _run(directory: Path) -> _Account:
+    saved = _train_and_save(directory / "saved")
+    dropout = _train_and_save(directory / "dropout", DROPOUT)
+    fp16 = _train_and_save(directory / "fp16", parallel=PP2_VP2, config=MEGATRON, precision=FP16)
+    return _Account(
+        saved=saved,
+        resumed={
+            name: _resume(saved.path, directory / name, parallel, config=config)
+            for name, (parallel, config) in LOADED_UNDER.items()
+        },
+        dropout_saved=dropout,
+        dropout_resumed=_resume(
+            dropout.path, directory / "dropout again", SAVED_UNDER, config=DEEPSPEED, model=DROPOUT
+        ),
+        fp16_saved=fp16,
+        fp16_resumed={
+            name: _resume(fp16.path, directory / f"fp16 {name}", parallel, config=config, precision=FP16)
+            for name, (parallel, config) in FP16_LOADED_UNDER.items()
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> _Account:
+    return run_distributed(_run, 4, tmp_path_factory.mktemp("runs"), timeout_seconds=300)[0]
 
 
 def _whole_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -124,20 +193,37 @@ def _whole_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_training_goes_on_under_every_layout(tmp_path: Path) -> None:
-    results = run_distributed(_run, 4, tmp_path, timeout_seconds=300)
-    losses, resumed, dropout_losses, dropout, path = results[0]
-    assert losses[-1] < losses[0]
-    assert dropout_losses != losses
+def _assert_same_tensors(path: Path, other: Path) -> None:
+    tensors, others = _whole_tensors(path), _whole_tensors(other)
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensors[key], others[key]) for key in tensors), "fragments as they were saved"
 
-    saved = _whole_tensors(path)
-    assert all(key.startswith("model.") or bool(tensor.any()) for key, tensor in saved.items()), "moments are there"
-    for name, run in resumed.items():
-        again = _whole_tensors(run.saved_again)
-        assert saved.keys() == again.keys()
-        assert all(torch.equal(saved[key], again[key]) for key in saved), f"{name}: fragments as they were saved"
-        # Sums of gradients are taken in another order; a prototype measured 2.4e-7 over all layouts.
-        assert run.losses == pytest.approx(losses[3:], rel=1e-6), name
 
-    assert resumed["tp2pp2"].losses == losses[3:], "the same layout: bit for bit"
-    assert dropout.losses == dropout_losses[3:], "and with dropout"
+def test_checkpoints_hold_weights_and_moments(account: _Account) -> None:
+    assert account.saved.losses[-1] < account.saved.losses[0]
+    tensors = _whole_tensors(account.saved.path)
+    assert all(key.startswith("model.") or bool(tensor.any()) for key, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("name", LOADED_UNDER)
+def test_training_goes_on_under_every_layout_and_engine(name: str, account: _Account) -> None:
+    run = account.resumed[name]
+    _assert_same_tensors(account.saved.path, run.path)
+    # Sums of gradients are taken in another order; 2.4e-7 was measured over all layouts.
+    assert run.losses == pytest.approx(account.saved.losses[3:], rel=1e-6), name
+
+
+def test_the_same_layout_goes_on_bit_for_bit(account: _Account) -> None:
+    assert account.resumed["tp2pp2"].losses == account.saved.losses[3:]
+    assert account.dropout_saved.losses != account.saved.losses
+    assert account.dropout_resumed.losses == account.dropout_saved.losses[3:], "and with dropout"
+    assert account.fp16_resumed["same"].losses == account.fp16_saved.losses[3:], "and with the other engine, in fp16"
+
+
+@pytest.mark.parametrize("name", FP16_LOADED_UNDER)
+def test_fp16_goes_on_with_its_masters_and_its_loss_scale(name: str, account: _Account) -> None:
+    saved, run = account.fp16_saved, account.fp16_resumed[name]
+    assert saved.loss_scale == run.loss_scale == LossScaleState(scale=2048.0, num_good_steps=1, num_skips_left=2)
+    _assert_same_tensors(saved.path, run.path)
+    # fp16 keeps 11 bits; the loss is a mean over 256 tokens.
+    assert run.losses == pytest.approx(saved.losses[3:], rel=2e-4), name
