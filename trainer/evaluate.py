@@ -56,6 +56,7 @@ def run(overrides: list[str]) -> int:
         precision=config.precision,
         padded_vocab_size=plan.padded_vocab_size,
         world=world,
+        reset_position_ids=config.data.reset_position_ids,
     )
     state = load_weights(checkpoint, chunks=chunks)
     validation = build_validation(config, plan=plan, world=world)

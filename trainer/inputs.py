@@ -41,8 +41,9 @@ def load_inputs(overrides: list[str], *, check_files: Callable[[TrainConfig, int
     try:
         config = load_config(overrides, world_size=world_size)
         violations = validate(config, world_size=world_size)
-        vocab_size, found = _find_vocab_size(config)
+        tokenizer, found = open_tokenizer(config)
         violations += found
+        vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
         if is_main_rank:
             violations += check_files(config, vocab_size or 0)
         raise_if_any(_without_repetitions(violations))
@@ -52,7 +53,13 @@ def load_inputs(overrides: list[str], *, check_files: Callable[[TrainConfig, int
             time.sleep(PATIENCE_SECONDS)
         raise
     assert vocab_size is not None
-    return RunInputs(config=config, plan=build_plan(config, world_size=world_size, vocab_size=vocab_size))
+    plan = build_plan(
+        config,
+        world_size=world_size,
+        vocab_size=vocab_size,
+        tokenizer_eod_id=tokenizer.eos_id if tokenizer else None,
+    )
+    return RunInputs(config=config, plan=plan)
 
 
 def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
@@ -78,19 +85,29 @@ def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
     )
 
 
-def _find_vocab_size(config: TrainConfig) -> tuple[int | None, list[Violation]]:
-    """Tokens in the vocabulary, and what is wrong with the tokenizer."""
+def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violation]]:
+    """Open the tokenizer, if there is one, and say what is wrong with it."""
     configured, path = config.model.vocab_size, config.tokenizer.path
     if path is None or not Path(path).is_file():  # validate has named a missing file
-        return configured, []
+        return None, []
     try:
-        found = Tokenizer(path).vocab_size
+        tokenizer = Tokenizer(path)
     except ConfigError as error:
-        return configured, list(error.violations)
-    if configured is not None and configured < found:
-        rule, fix = f"is less than the {found} tokens of tokenizer.path={path}", f"use null or {found}"
-        return configured, [Violation(path="model.vocab_size", value=configured, rule=rule, fix=fix)]
-    return configured or found, []
+        return None, list(error.violations)
+    violations = []
+    if configured is not None and configured < tokenizer.vocab_size:
+        rule = f"is less than the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
+        fix = f"use null or {tokenizer.vocab_size}"
+        violations.append(Violation(path="model.vocab_size", value=configured, rule=rule, fix=fix))
+    if config.data.uses_documents and config.data.eod_token_id is None and tokenizer.eos_id is None:
+        rule = f"leaves open where documents end: tokenizer.path={path} has no end-of-sequence token"
+        fix = "set it to the token that ends documents in the shards"
+        violations.append(Violation(path="data.eod_token_id", value="null", rule=rule, fix=fix))
+    if configured is None and (config.data.eod_token_id or 0) >= tokenizer.vocab_size:
+        rule = f"is no token of the {tokenizer.vocab_size} of tokenizer.path={path}"
+        fix = f"use null or 0 to {tokenizer.vocab_size - 1}"
+        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, rule=rule, fix=fix))
+    return tokenizer, violations
 
 
 def _without_repetitions(violations: list[Violation]) -> list[Violation]:

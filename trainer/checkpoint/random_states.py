@@ -3,7 +3,9 @@
 import hashlib
 
 import torch
-from megatron.core.tensor_parallel import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+from trainer.parallel.world import seed_dropout
 
 _TRACKER = "tracker."
 
@@ -34,5 +36,4 @@ def reseed(*, seed: int, step: int) -> None:
     """
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=4).digest()
     derived = int.from_bytes(digest, "little") >> 2  # Megatron-Core adds offsets to it, and numpy wants 32 bits
-    torch.manual_seed(derived)
-    model_parallel_cuda_manual_seed(derived)
+    seed_dropout(derived)

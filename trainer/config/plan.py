@@ -26,6 +26,8 @@ class RunPlan:
     """Tokens in the vocabulary, without padding."""
     padded_vocab_size: int
     """Rows of the embedding, over all ranks."""
+    eod_token_id: int | None
+    """Token that ends a document; None where there is none, and nothing needs it."""
     num_parameters: int
     """Parameters of the model with the vocabulary as it is: the figure that is published."""
     num_parameters_padded: int
@@ -44,13 +46,16 @@ class RunPlan:
     """Everything that the run writes: output_dir / run_name."""
 
 
-def build_plan(config: TrainConfig, *, world_size: int, vocab_size: int) -> RunPlan:
+def build_plan(
+    config: TrainConfig, *, world_size: int, vocab_size: int, tokenizer_eod_id: int | None = None
+) -> RunPlan:
     """Derive the numbers of a run.
 
     Args:
         config: one that `validate` finds nothing wrong with for this world size.
         world_size: number of processes.
         vocab_size: tokens in the vocabulary: model.vocab_size, or the tokenizer's where that is null.
+        tokenizer_eod_id: token that ends a document where data.eod_token_id is null.
     """
     model, training = config.model, config.training
     dp_size = find_dp_size(config, world_size=world_size)
@@ -64,6 +69,7 @@ def build_plan(config: TrainConfig, *, world_size: int, vocab_size: int) -> RunP
         num_microbatches=training.global_batch_size // (training.micro_batch_size * dp_size),
         vocab_size=vocab_size,
         padded_vocab_size=padded_vocab_size,
+        eod_token_id=tokenizer_eod_id if config.data.eod_token_id is None else config.data.eod_token_id,
         num_parameters=count_parameters(model, vocab_size),
         num_parameters_padded=count_parameters(model, padded_vocab_size),
         model_flops_per_token=model_flops_per_token(model, vocab_size),

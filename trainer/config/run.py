@@ -44,8 +44,22 @@ class DataConfig:
     """Data sets blended for validation; none switches validation off."""
     verify: Literal["none", "size", "checksum"] = "size"
     """Checks before start: file sizes against the index, or also sha256 against the manifest (reads every byte)."""
+    reset_attention_mask: bool = False
+    """Keep tokens from attending to other documents of their sequence: attention is causal inside each document. A
+    document ends with its eod_token_id, which belongs to it."""
+    reset_position_ids: bool = False
+    """Count positions from 0 in each document; a sequence that begins inside a document counts from there."""
+    eod_mask_loss: bool = False
+    """Leave out of the loss what is predicted behind an eod_token_id: the first token of the next document."""
+    eod_token_id: int | None = None
+    """Token that ends a document; null takes the tokenizer's end-of-sequence token."""
     prefetch_steps: int = 2
     """Optimizer steps whose batches a background thread reads ahead; 0 reads in the step itself."""
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether a batch depends on where documents end."""
+        return self.reset_attention_mask or self.reset_position_ids or self.eod_mask_loss
 
 
 @dataclass(frozen=True, kw_only=True)

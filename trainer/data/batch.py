@@ -20,5 +20,8 @@ class MicroBatch:
     """[b, s] float32: 1 where the label counts."""
     position_ids: torch.Tensor
     """[b, s] int64."""
+    document_starts: torch.Tensor | None = None
+    """[b, s] int32: where in its sequence each token's document begins; a token attends to nothing before that. None
+    lets it attend to all of its sequence that is behind it."""
     sample_ids: tuple[int, ...]
     """Global sample numbers, counted from the start of the run: one per sequence."""

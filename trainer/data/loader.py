@@ -6,7 +6,7 @@ from types import TracebackType
 from trainer.common.errors import ConfigError, Violation, raise_if_any
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
-from trainer.data.microbatch import WindowReader
+from trainer.data.microbatch import DocumentConfig, WindowReader
 from trainer.data.mixture import Mixture, continue_mixture
 from trainer.data.prefetch import Prefetcher
 from trainer.data.sampler import SampleOrder, sample_ids
@@ -110,6 +110,7 @@ def build_loader(
     consumed_samples: int = 0,
     prefetch_steps: int = 2,
     vocab_size: int | None = None,
+    documents: DocumentConfig | None = None,
     former_mixture: Mixture | None = None,
 ) -> BatchLoader:
     """Open data sets and build the loader that goes on at consumed_samples.
@@ -117,6 +118,7 @@ def build_loader(
     Args:
         configs: data sets of the blend.
         vocab_size: smallest token id that the model does not have; null does not check ids.
+        documents: what the documents inside a window change.
         former_mixture: what the checkpoint that is resumed recorded; null where the mixture never changed.
     Raises:
         ConfigError: data sets that cannot be used (all their problems).
@@ -129,7 +131,7 @@ def build_loader(
         consumed_samples=consumed_samples,
     )
     return BatchLoader(
-        WindowReader(datasets, vocab_size=vocab_size),
+        WindowReader(datasets, vocab_size=vocab_size, documents=documents),
         order=SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=seed),
         consumed_samples=consumed_samples,
         dp_rank=dp_rank,

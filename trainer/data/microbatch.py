@@ -4,6 +4,7 @@ Shape letters: m micro batches, b sequences, s tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,17 +17,35 @@ PADDING = -1
 """Sample number of a sequence that only fills a batch: its loss mask is 0 everywhere."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DocumentConfig:
+    """What the documents inside a window change: the fields of DataConfig of these names."""
+
+    eod_token_id: int
+    reset_attention_mask: bool = False
+    reset_position_ids: bool = False
+    eod_mask_loss: bool = False
+
+
 class WindowReader:
     """Reads windows of several data sets as micro batches.
 
     Args:
         datasets: in the order of the configuration, all of one seq_length.
         vocab_size: smallest token id that the model does not have; None does not check ids.
+        documents: what documents change; None takes each window for one document.
     """
 
-    def __init__(self, datasets: Sequence[TokenDataset], *, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[TokenDataset],
+        *,
+        vocab_size: int | None = None,
+        documents: DocumentConfig | None = None,
+    ) -> None:
         self.datasets = datasets
         self.vocab_size = vocab_size
+        self.documents = documents
 
     def read(self, samples: np.ndarray, *, dataset: np.ndarray, window: np.ndarray) -> list[MicroBatch]:
         """Read samples.
@@ -47,7 +66,10 @@ class WindowReader:
         self._check_ids(flat, dataset, window)
         real = torch.from_numpy(is_real.reshape(samples.shape))
         return [
-            _build_micro_batch(windows[m], is_real=real[m], ids=tuple(samples[m].tolist())) for m in range(len(samples))
+            build_micro_batch(
+                windows[m], is_real=real[m], sample_ids=tuple(samples[m].tolist()), documents=self.documents
+            )
+            for m in range(len(samples))
         ]
 
     def close(self) -> None:
@@ -71,13 +93,44 @@ class WindowReader:
         raise ConfigError([violation])
 
 
-def _build_micro_batch(windows: torch.Tensor, *, is_real: torch.Tensor, ids: tuple[int, ...]) -> MicroBatch:
-    """Split [b, s + 1] windows into inputs and labels."""
+def build_micro_batch(
+    windows: torch.Tensor, *, is_real: torch.Tensor, sample_ids: tuple[int, ...], documents: DocumentConfig | None
+) -> MicroBatch:
+    """Split windows into inputs and labels.
+
+    Args:
+        windows: [b, s + 1] int64.
+        is_real: [b] bool: False where the sequence only fills the batch.
+    """
     tokens = windows[:, :-1].contiguous()
+    loss_mask = is_real[:, None].expand_as(tokens).to(torch.float32)
+    position_ids = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
+    starts = None
+    if documents is not None:
+        starts = find_document_starts(tokens, eod_token_id=documents.eod_token_id)
+        if documents.reset_position_ids:
+            position_ids -= starts
+        if documents.eod_mask_loss:
+            loss_mask = loss_mask * (tokens != documents.eod_token_id)
     return MicroBatch(
         tokens=tokens,
         labels=windows[:, 1:].contiguous(),
-        loss_mask=is_real[:, None].expand_as(tokens).to(torch.float32),
-        position_ids=torch.arange(tokens.shape[1]).expand_as(tokens).contiguous(),
-        sample_ids=ids,
+        loss_mask=loss_mask,
+        position_ids=position_ids,
+        document_starts=starts if documents is not None and documents.reset_attention_mask else None,
+        sample_ids=sample_ids,
     )
+
+
+def find_document_starts(tokens: torch.Tensor, *, eod_token_id: int) -> torch.Tensor:
+    """Where in its sequence each token's document begins: behind the eod_token_id before it, or at 0.
+
+    Args:
+        tokens: [b, s].
+    Returns:
+        [b, s] int32.
+    """
+    starts = torch.zeros(tokens.shape, dtype=torch.int32)
+    is_first = tokens[:, :-1] == eod_token_id
+    starts[:, 1:] = torch.where(is_first, torch.arange(1, tokens.shape[1], dtype=torch.int32), 0)
+    return starts.cummax(dim=1).values

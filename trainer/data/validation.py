@@ -8,7 +8,7 @@ import numpy as np
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.loader import count_microbatches, open_datasets
-from trainer.data.microbatch import PADDING, WindowReader
+from trainer.data.microbatch import PADDING, DocumentConfig, WindowReader
 from trainer.data.mixture import continue_mixture
 from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
 
@@ -78,6 +78,7 @@ def build_validation_loader(
     global_batch_size: int,
     eval_iters: int,
     vocab_size: int | None = None,
+    documents: DocumentConfig | None = None,
 ) -> ValidationLoader:
     """Open data sets and choose the windows of every validation.
 
@@ -105,7 +106,7 @@ def build_validation_loader(
             eval_iters,
         )
     return ValidationLoader(
-        WindowReader(datasets, vocab_size=vocab_size),
+        WindowReader(datasets, vocab_size=vocab_size, documents=documents),
         locations=locations,
         dp_rank=dp_rank,
         dp_size=dp_size,

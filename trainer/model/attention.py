@@ -1,10 +1,12 @@
-"""Core attention of the `torch` layer specification, on PyTorch's scaled_dot_product_attention.
+"""Core attention of the `torch` layer specification, on PyTorch's scaled_dot_product_attention and FlexAttention.
 
 s: local sequence, S: global sequence (S = s * cp_size), b: batch, n: query heads, g: key-value heads of this
 tensor-parallel rank, d: channels of a head.
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,18 +14,27 @@ from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from trainer.model.causal_mask import CausalMasks
+from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
 
 
 class SdpaCoreAttention(nn.Module):
-    """Causal attention; with context parallelism over keys and values gathered from all ranks.
+    """Causal attention, inside documents where their begins are given, over a sequence that ranks may share.
 
-    Each context-parallel rank holds chunks `cp_rank` and `2 * cp_size - 1 - cp_rank` of the sequence (see
-    `trainer.engine.forward.slice_for_context_parallel`), and each of the two attends to a prefix of the keys, so no
-    rank computes a masked half and all have equal work.
+    With context parallelism each rank holds chunks `cp_rank` and `2 * cp_size - 1 - cp_rank` of the sequence.
+    `all_gather` collects keys and values, and each chunk's queries attend to a prefix of them, so no rank computes a
+    masked half and all have equal work (Llama 3, arXiv:2407.21783, section 3.3.2). `a2a` gives each rank the whole
+    sequence of a share of the heads (DeepSpeed-Ulysses, arXiv:2309.14509).
 
-    Source: all-gather form of Llama 3's context parallelism (arXiv:2407.21783, section 3.3.2).
+    Plain causal attention of a whole sequence is SDPA's own case. What needs a mask goes to FlexAttention on CUDA,
+    which skips tiles without work, and to SDPA with a mask elsewhere and with dropout, which FlexAttention lacks.
+
+    Args:
+        masks: shared by the layers of a model chunk.
     """
 
     def __init__(
@@ -36,6 +47,7 @@ class SdpaCoreAttention(nn.Module):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
+        masks: CausalMasks | None = None,
     ) -> None:
         super().__init__()
         if attn_mask_type is not AttnMaskType.causal:
@@ -45,6 +57,8 @@ class SdpaCoreAttention(nn.Module):
         self.softmax_scale = softmax_scale
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.cp_group = pg_collection.cp
+        self.cp_comm_type = cp_comm_type or "all_gather"
+        self.masks = masks or CausalMasks()
 
     def forward(
         self,
@@ -62,34 +76,58 @@ class SdpaCoreAttention(nn.Module):
             query: [s, b, n, d].
             key: [s, b, g, d]; more than s keys only when a cache is decoded from.
             value: as key.
+            attention_mask: [b, S] integers, where in the global sequence each position's document begins (no mask in
+                Megatron-Core's sense: this is the argument that it hands through to here); None is one document.
             attn_mask_type: no_mask lets every query see all keys; anything else is causal.
         Returns:
             [s, b, n * d].
         """
         assert attention_bias is None and packed_seq_params is None
-        sequence, batch, heads, channels = query.shape
         if self.cp_group.size() == 1:
             # Megatron-Core says no_mask for one new token that sees all keys in the cache.
-            is_causal = attn_mask_type is not AttnMaskType.no_mask
-            assert not is_causal or query.shape[0] == key.shape[0]
-            context = self._attend(query, key, value, is_causal=is_causal)
+            if attn_mask_type is AttnMaskType.no_mask:
+                context = self._attend(_sdpa, query, key, value)
+            else:
+                assert query.shape[0] == key.shape[0]
+                context = self._attend_causally(query, key, value, first=0, starts=attention_mask)
+        elif self.cp_comm_type == "a2a":
+            context = self._attend_to_own_heads(query, key, value, attention_mask)
         else:
-            context = self._attend_across_ranks(query, key, value)
-        return context.reshape(sequence, batch, heads * channels)
+            context = self._attend_to_gathered_keys(query, key, value, attention_mask)
+        return context.reshape(*context.shape[:2], -1)
+
+    def _attend_causally(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attend with queries that stand at positions from `first` on, behind the keys of all positions before."""
+        if starts is None and first == 0:
+            return self._attend(_sdpa, query, key, value, is_causal=True)
+        if starts is None:
+            starts = _one_document(len(key), device=query.device)
+        where: dict[str, Any] = {"first": first, "num_queries": len(query), "num_keys": len(key), "starts": starts}
+        if query.is_cuda and not (self.training and self.dropout):
+            return self._attend(attend_in_blocks, query, key, value, block_mask=self.masks.blocks(**where))
+        return self._attend(_sdpa, query, key, value, attn_mask=self.masks.dense(**where))
 
     def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **mask: bool | torch.Tensor
+        self,
+        kernel: Callable[..., torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        **mask: Any,
     ) -> torch.Tensor:
         dropout = self.dropout if self.training else 0.0
+        if dropout:
+            mask["dropout_p"] = dropout
         with self._random_state(dropout):
-            context = functional.scaled_dot_product_attention(
+            context = kernel(
                 query.permute(1, 2, 0, 3),
                 key.permute(1, 2, 0, 3),
                 value.permute(1, 2, 0, 3),
-                dropout_p=dropout,
                 scale=self.softmax_scale,
                 enable_gqa=query.shape[2] != key.shape[2],
-                **mask,  # type: ignore[arg-type]
+                **mask,
             )
         return context.permute(2, 0, 1, 3)
 
@@ -102,41 +140,56 @@ class SdpaCoreAttention(nn.Module):
             return contextlib.nullcontext()
         return tensor_parallel.get_cuda_rng_tracker().fork()
 
-    def _attend_across_ranks(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def _attend_to_gathered_keys(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor | None
+    ) -> torch.Tensor:
         cp_size, cp_rank = self.cp_group.size(), self.cp_group.rank()
         chunk = query.shape[0] // 2
-        order = _global_order(cp_size, chunk, query.device)
-        key_value = _GatherSequence.apply(torch.cat([key, value], dim=-1), self.cp_group).index_select(0, order)
-        key, value = key_value.split(key.shape[-1], dim=-1)
+        gathered = gather_sequence(torch.cat([key, value], dim=-1), group=self.cp_group)
+        key, value = gathered.split(key.shape[-1], dim=-1)
         contexts = []
         for half, chunk_index in ((query[:chunk], cp_rank), (query[chunk:], 2 * cp_size - 1 - cp_rank)):
-            visible = (chunk_index + 1) * chunk
-            positions = torch.arange(chunk_index * chunk, visible, device=query.device)
-            mask = positions[:, None] >= torch.arange(visible, device=query.device)[None, :]
-            contexts.append(self._attend(half, key[:visible], value[:visible], attn_mask=mask))
+            first, end = chunk_index * chunk, (chunk_index + 1) * chunk
+            contexts.append(self._attend_causally(half, key[:end], value[:end], first=first, starts=starts))
         return torch.cat(contexts)
 
-
-class _GatherSequence(torch.autograd.Function):
-    """[s, ...] of every rank to [S, ...] in rank order; backward sums the gradients of each rank's part."""
-
-    @staticmethod
-    def forward(ctx: Any, local: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        gathered = local.new_empty((local.shape[0] * group.size(), *local.shape[1:]))
-        distributed.all_gather_into_tensor(gathered, local.contiguous(), group=group)
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        local = gradient.new_empty((gradient.shape[0] // ctx.group.size(), *gradient.shape[1:]))
-        distributed.reduce_scatter_tensor(local, gradient.contiguous(), group=ctx.group)
-        return local, None
+    def _attend_to_own_heads(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor | None
+    ) -> torch.Tensor:
+        # Queries stay with the keys they share: rank i takes the i-th share of the query heads and of the key heads.
+        shares = [part.unflatten(2, (self.cp_group.size(), -1)) for part in (query, key, value)]
+        mine = sequence_to_heads(torch.cat(shares, dim=3), group=self.cp_group)
+        query, key, value = mine.split([share.shape[3] for share in shares], dim=2)
+        context = self._attend_causally(query, key, value, first=0, starts=starts)
+        return heads_to_sequence(context, group=self.cp_group)
 
 
-def _global_order(cp_size: int, chunk: int, device: torch.device) -> torch.Tensor:
-    """Index [S] that puts the concatenation of all ranks' balanced halves back in sequence order."""
-    held = [index for rank in range(cp_size) for index in (rank, 2 * cp_size - 1 - rank)]
-    place = torch.empty(2 * cp_size, dtype=torch.int64)
-    place[torch.tensor(held)] = torch.arange(2 * cp_size)
-    return (place[:, None] * chunk + torch.arange(chunk)).reshape(-1).to(device)
+_sdpa = functional.scaled_dot_product_attention
+
+
+def attend_in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    block_mask: BlockMask,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """FlexAttention, compiled where a GPU makes its tiles pay: [b, n, q, d], [b, g, k, d] twice, to [b, n, q, d]."""
+    kernel: Any = _compiled_flex_attention() if query.is_cuda else flex_attention
+    result = kernel(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=enable_gqa)
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    """One compiled kernel of the process for all layers."""
+    return torch.compile(flex_attention)
+
+
+@functools.lru_cache(maxsize=8)
+def _one_document(length: int, *, device: torch.device) -> torch.Tensor:
+    """Begins of a sequence that is one document: [1, S] int32 zeros, the same tensor for the same length."""
+    return torch.zeros(1, length, dtype=torch.int32, device=device)

@@ -20,7 +20,7 @@ def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
 
     Args:
         heads: [s, b, n, d].
-        frequencies: [s, 1, 1, d] angles, fp32; both halves of the last axis are equal.
+        frequencies: [s, 1 or b, 1, d] angles, fp32; both halves of the last axis are equal.
     Returns:
         [s, b, n, d], contiguous.
     Source: Su et al. 2021 (arXiv:2104.09864), in the half-split form of GPT-NeoX and Llama.
@@ -29,6 +29,18 @@ def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
     angles = frequencies.chunk(2, dim=-1)[0]
     result: torch.Tensor = _Rotate.apply(heads, angles.cos().to(heads.dtype), angles.sin().to(heads.dtype))
     return result
+
+
+def frequencies_at(position_ids: torch.Tensor, *, table: torch.Tensor) -> torch.Tensor:
+    """Angles of each token's own position.
+
+    Args:
+        position_ids: [b, s] integers below S.
+        table: [S, 1, 1, d] angles of all positions.
+    Returns:
+        [s, b, 1, d].
+    """
+    return table[:, 0, 0][position_ids.transpose(0, 1)][:, :, None]
 
 
 class _Rotate(torch.autograd.Function):

@@ -53,9 +53,10 @@ def describe_parameters(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
     """
     described = []
     for index, chunk in enumerate(chunks):
+        metadata = {"non_homogeneous_layers": False, "dp_cp_group": chunk.pg_collection.dp_cp}
         entries = {
             id(entry.data): entry
-            for entry in _leaves(chunk.sharded_state_dict(metadata={"non_homogeneous_layers": False}))
+            for entry in _leaves(chunk.sharded_state_dict(metadata=metadata))
             if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None
         }
         for name, parameter in chunk.named_parameters():

@@ -13,6 +13,10 @@ from torch import distributed
 from trainer.config.parallel import ParallelConfig
 
 
+_SEEDS_APART = 1 << 20
+"""More than the offsets by which Megatron-Core tells tensor-parallel and expert-parallel ranks apart."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Where this process stands. Sizes and ranks are plain integers; `groups` is Megatron-Core's collection."""
@@ -60,10 +64,11 @@ def start_world(parallel: ParallelConfig, *, timeout_seconds: int, seed: int) ->
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
         expert_model_parallel_size=parallel.expert_model_parallel_size,
+        expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
         distributed_timeout_minutes=max(1, timeout_seconds // 60),
         create_gloo_process_groups=False,
     )
-    model_parallel_cuda_manual_seed(seed)
+    seed_dropout(seed)
     return World(
         device=device,
         rank=distributed.get_rank(),
@@ -80,10 +85,30 @@ def start_world(parallel: ParallelConfig, *, timeout_seconds: int, seed: int) ->
     )
 
 
+def seed_dropout(seed: int) -> None:
+    """Start this process's random streams; the layout's groups must exist.
+
+    Megatron-Core keeps two: one that tensor-parallel ranks share, for what they hold copies of, and one that differs
+    between them, for what they hold shares of. Here both also differ between pipeline stages and between ranks that
+    work on other tokens, so that no two layers or samples drop the same elements.
+    """
+    dp_cp_rank = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    replica = dp_cp_rank * parallel_state.get_pipeline_model_parallel_world_size()
+    replica += parallel_state.get_pipeline_model_parallel_rank()
+    derived = (seed + replica * _SEEDS_APART) % (2**63 - _SEEDS_APART)
+    torch.manual_seed(derived)
+    model_parallel_cuda_manual_seed(derived)
+
+
+def end_layout() -> None:
+    """Forget the groups of the layout; the processes stay joined, and `start_world` can lay them out anew."""
+    parallel_state.destroy_model_parallel()
+
+
 def stop_world() -> None:
     """Leave the process groups; the process can start another world afterwards."""
     if distributed.is_initialized():
-        parallel_state.destroy_model_parallel()
+        end_layout()
         distributed.destroy_process_group()
 
 

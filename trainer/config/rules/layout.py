@@ -97,26 +97,6 @@ def _tensor_parallel_divides_the_model(config: TrainConfig, world_size: int | No
         )
 
 
-@reads(_PP, _VP, "model.num_layers")
-def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    layers, parallel = config.model.num_layers, config.parallel
-    chunks_per_stage = parallel.virtual_pipeline_model_parallel_size or 1
-    chunks = parallel.pipeline_model_parallel_size * chunks_per_stage
-    if layers % chunks:
-        factors = f"{_PP}={parallel.pipeline_model_parallel_size}"
-        if chunks_per_stage > 1:
-            factors += f" * {_VP}={chunks_per_stage} = {chunks}"
-        pipeline_sizes = [size for size in divisors(layers) if layers % (size * chunks_per_stage) == 0]
-        nearest = nearest_values(parallel.pipeline_model_parallel_size, pipeline_sizes)
-        yield Violation(
-            path="model.num_layers",
-            value=layers,
-            rule=f"is no multiple of {factors}, so stages would differ",
-            fix=f"use model.num_layers {either(nearest_multiples(layers, chunks))}"
-            + (f", or {_PP} {either(nearest)}" if nearest else f", or {_VP} null"),
-        )
-
-
 @reads(_PP, _VP, _TP, _CP, _DP, "training.global_batch_size", "training.micro_batch_size")
 def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     """Source: Megatron-Core schedules.py, forward_backward_pipelining_with_interleaving."""
@@ -176,11 +156,33 @@ def _sequence_is_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
         )
 
 
+@reads(_TP, _CP, "parallel.cp_comm_type", "model.num_query_groups", "model.num_attention_heads")
+def _exchanged_heads_are_whole(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    parallel, model = config.parallel, config.model
+    tp_size, cp_size, groups = (
+        parallel.tensor_model_parallel_size,
+        parallel.context_parallel_size,
+        model.num_query_groups,
+    )
+    # Query heads are a multiple of their groups; heads that tensor parallelism cannot share are another rule's.
+    if parallel.cp_comm_type != "a2a" or groups % tp_size or model.num_attention_heads % groups:
+        return
+    local_groups = groups // tp_size
+    if local_groups % cp_size:
+        yield Violation(
+            path="parallel.cp_comm_type",
+            value="a2a",
+            rule=f"exchanges whole heads, and {_CP}={cp_size} does not divide the {local_groups} key-value heads of a"
+            f" process (model.num_query_groups={groups} / {_TP}={tp_size})",
+            fix=f"use all_gather, or {_CP} {either(nearest_values(cp_size, divisors(local_groups)))}",
+        )
+
+
 RULES = (
     _world_size_is_the_product,
     _tensor_parallel_divides_the_model,
-    _stages_divide_layers,
     _interleaving_fits,
     _sequence_parallel_needs_tensor_parallel,
     _sequence_is_cut_evenly,
+    _exchanged_heads_are_whole,
 )

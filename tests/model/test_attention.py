@@ -1,0 +1,145 @@
+"""Attention inside documents: as if each document were alone, on every kernel, forward and backward.
+
+Tolerance: fp32 sums of a few hundred terms of size 1 in another order.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from trainer.parallel import cpu_shim
+
+cpu_shim.install()
+
+import torch  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from torch.nn.attention.flex_attention import create_block_mask  # noqa: E402
+
+from trainer.model.attention import attend_in_blocks  # noqa: E402
+from trainer.model.causal_mask import BLOCK_SIZE, CausalMasks, build_block_mask, build_dense_mask  # noqa: E402
+
+TOLERANCE = 1e-5
+BATCH, HEADS, GROUPS, CHANNELS = 2, 4, 2, 16
+# Begins of documents, by sequence; tiles of 128 make 300 positions two whole tiles and a part of one.
+DOCUMENTS = [[0, 1, 2, 100, 128, 256, 257], [0, 130, 299]]
+LENGTH = 300
+
+
+def starts_of(documents: list[list[int]], length: int) -> torch.Tensor:
+    starts = torch.zeros(len(documents), length, dtype=torch.int32)
+    for row, begins in zip(starts, documents, strict=True):
+        for begin in begins:
+            row[begin:] = begin
+    return starts
+
+
+@pytest.fixture
+def starts() -> torch.Tensor:
+    return starts_of(DOCUMENTS, LENGTH)
+
+
+@pytest.fixture
+def inputs() -> list[torch.Tensor]:
+    """Query, key and value, [b, heads, S, d]."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(BATCH, heads, LENGTH, CHANNELS, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
+
+
+def each_document_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The definition."""
+    rows = []
+    for row, begins in enumerate(DOCUMENTS):
+        parts = [
+            functional.scaled_dot_product_attention(
+                *(tensor[row : row + 1, :, begin:end] for tensor in (query, key, value)),
+                is_causal=True,
+                enable_gqa=True,
+            )
+            for begin, end in itertools.pairwise([*begins, LENGTH])
+        ]
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
+
+
+def in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor
+) -> torch.Tensor:
+    mask = build_block_mask(first=first, num_queries=query.shape[2], num_keys=key.shape[2], starts=starts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # uncompiled, FlexAttention is slow; these inputs are small
+        return attend_in_blocks(query, key, value, block_mask=mask, scale=None, enable_gqa=True)
+
+
+def masked(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor
+) -> torch.Tensor:
+    mask = build_dense_mask(first=first, num_queries=query.shape[2], num_keys=key.shape[2], starts=starts)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+
+
+def output_and_gradients(attend: Callable[..., torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    output = attend(*leaves)
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(2)))
+    gradients = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert len(gradients) == 3
+    return [output.detach(), *gradients]
+
+
+def test_documents_attend_as_if_alone(inputs: list[torch.Tensor], starts: torch.Tensor) -> None:
+    ours = output_and_gradients(lambda *tensors: masked(*tensors, first=0, starts=starts), inputs)
+    for mine, expected in zip(ours, output_and_gradients(each_document_alone, inputs), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_documents_attend_as_if_alone_in_blocks(inputs: list[torch.Tensor], starts: torch.Tensor) -> None:
+    with torch.no_grad():  # on a CPU FlexAttention has no backward pass
+        ours = in_blocks(*inputs, first=0, starts=starts)
+    torch.testing.assert_close(ours, each_document_alone(*inputs), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the compiled kernel and its backward pass are CUDA's")
+def test_compiled_blocks_and_their_gradients(inputs: list[torch.Tensor], starts: torch.Tensor) -> None:
+    on_device = [tensor.cuda() for tensor in inputs]
+    ours = output_and_gradients(lambda *tensors: in_blocks(*tensors, first=0, starts=starts.cuda()).cpu(), on_device)
+    for mine, expected in zip(ours, output_and_gradients(each_document_alone, inputs), strict=True):
+        torch.testing.assert_close(mine.cpu(), expected, rtol=100 * TOLERANCE, atol=100 * TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [in_blocks, masked])
+@pytest.mark.parametrize(("first", "end"), [(0, 75), (75, 150), (150, 300), (299, 300)])
+def test_a_part_of_the_queries_sees_what_it_sees_in_the_whole(
+    kernel: Callable[..., torch.Tensor], first: int, end: int, inputs: list[torch.Tensor], starts: torch.Tensor
+) -> None:
+    query, key, value = inputs
+    part = kernel(query[:, :, first:end], key[:, :, :end], value[:, :, :end], first=first, starts=starts)
+    torch.testing.assert_close(part, each_document_alone(*inputs)[:, :, first:end], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("first", "num_queries"), [(0, LENGTH), (100, 150), (172, 128)])
+def test_tiles_are_those_that_flex_attention_finds_itself(first: int, num_queries: int, starts: torch.Tensor) -> None:
+    num_keys = first + num_queries
+    ours = build_block_mask(first=first, num_queries=num_queries, num_keys=num_keys, starts=starts)
+
+    def sees(b: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query + first) & (key >= starts[b, query + first])
+
+    theirs = create_block_mask(sees, BATCH, None, num_queries, num_keys, device="cpu", BLOCK_SIZE=BLOCK_SIZE)
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert int(ours.full_kv_num_blocks.sum()) + int(ours.kv_num_blocks.sum()) < ours.to_dense().numel()
+
+
+def test_masks_are_kept_until_another_micro_batch_comes(starts: torch.Tensor) -> None:
+    masks = CausalMasks()
+    where = {"first": 0, "num_queries": LENGTH, "num_keys": LENGTH}
+    mask = masks.dense(**where, starts=starts)
+    assert masks.dense(**where, starts=starts) is mask
+    assert masks.dense(**where, starts=starts.detach()) is mask, "the same tensor, as recomputation hands it on"
+    assert masks.blocks(**where, starts=starts) is masks.blocks(**where, starts=starts)
+    other = masks.dense(**where, starts=torch.zeros_like(starts))
+    assert not torch.equal(other, mask)
+    assert torch.equal(masks.dense(**where, starts=starts), mask)

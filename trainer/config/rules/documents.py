@@ -1,0 +1,53 @@
+"""Rules about the documents inside a sequence."""
+
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import show
+
+_EOD = "data.eod_token_id"
+
+
+@reads("data.reset_attention_mask", "data.reset_position_ids", "data.eod_mask_loss", _EOD, "tokenizer.path")
+def _end_of_document_is_known(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.data.uses_documents and config.data.eod_token_id is None and config.tokenizer.path is None:
+        yield Violation(
+            path=_EOD,
+            value="null",
+            rule="leaves open where documents end while tokenizer.path is null, and data.reset_attention_mask,"
+            " data.reset_position_ids or data.eod_mask_loss asks for it",
+            fix="set data.eod_token_id to the token that ends documents, or tokenizer.path to the tokenizer",
+        )
+
+
+@reads(_EOD, "model.vocab_size")
+def _end_of_document_is_a_token(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    eod, vocab_size = config.data.eod_token_id, config.model.vocab_size
+    if eod is not None and vocab_size is not None and eod >= vocab_size:
+        yield Violation(
+            path=_EOD,
+            value=eod,
+            rule=f"is no token of the model.vocab_size={vocab_size} tokens",
+            fix=f"use 0 to {vocab_size - 1}",
+        )
+
+
+@reads("data.reset_attention_mask", "data.reset_position_ids", "model.transformer_impl")
+def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """Transformer Engine's attention and rotary kernels take one position and one causal mask for all sequences."""
+    if config.model.transformer_impl != "transformer_engine":
+        return
+    for name in ("reset_attention_mask", "reset_position_ids"):
+        value = getattr(config.data, name)
+        if value:
+            yield Violation(
+                path=f"data.{name}",
+                value=show(value),
+                rule="is not supported by the kernels of model.transformer_impl=transformer_engine",
+                fix="use false, or model.transformer_impl torch",
+            )
+
+
+RULES = (_end_of_document_is_known, _end_of_document_is_a_token, _documents_need_torch_layers)

@@ -1,0 +1,130 @@
+"""Rules between the layers and the pipeline stages that they are cut into."""
+
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.pipeline_split import EMBEDDING, LAYER, LOSS, parse_layout, split_layers, write_layout
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+
+_PP = "parallel.pipeline_model_parallel_size"
+_VP = "parallel.virtual_pipeline_model_parallel_size"
+_FIRST = "parallel.num_layers_in_first_pipeline_stage"
+_LAST = "parallel.num_layers_in_last_pipeline_stage"
+_EMBEDDING = "parallel.account_for_embedding_in_pipeline_split"
+_LOSS = "parallel.account_for_loss_in_pipeline_split"
+_LAYOUT = "parallel.pipeline_model_parallel_layout"
+_SPLIT = (_PP, _VP, _FIRST, _LAST, _EMBEDDING, _LOSS, _LAYOUT)
+
+
+def _named(config: TrainConfig) -> dict[str, object]:
+    """The settings by which a split differs from equal parts, as far as they are made."""
+    parallel = config.parallel
+    values = {
+        _FIRST: parallel.num_layers_in_first_pipeline_stage,
+        _LAST: parallel.num_layers_in_last_pipeline_stage,
+        _EMBEDDING: parallel.account_for_embedding_in_pipeline_split or None,
+        _LOSS: parallel.account_for_loss_in_pipeline_split or None,
+        _LAYOUT: parallel.pipeline_model_parallel_layout,
+    }
+    return {path: value for path, value in values.items() if value is not None}
+
+
+def _clashes(named: dict[str, object]) -> bool:
+    """Whether the split is named in two ways: by its ends, by what is counted, or written out."""
+    return len([way for way in ({_FIRST, _LAST}, {_EMBEDDING, _LOSS}, {_LAYOUT}) if way & named.keys()]) > 1
+
+
+@reads(_PP, _FIRST, _LAST, _EMBEDDING, _LOSS, _LAYOUT)
+def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    named = _named(config)
+    if named and config.parallel.pipeline_model_parallel_size == 1:
+        path, value = next(iter(named.items()))
+        yield Violation(
+            path=path,
+            value=show(value),
+            rule=f"cuts layers into pipeline stages, and {_PP}=1",
+            fix=f"use {'false' if value is True else 'null'}, or {_PP} 2 or more",
+        )
+    elif _clashes(named):
+        (path, value), *others = named.items()
+        yield Violation(
+            path=path,
+            value=show(value),
+            rule=f"names the layers of the stages, and so does {' and '.join(f'{o}={show(v)}' for o, v in others)}",
+            fix="keep the sizes of the first and last stage, or what is accounted for, or the layout, and set the"
+            " others to null or false",
+        )
+
+
+@reads(*_SPLIT, "model.num_layers")
+def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    named, layers, parallel = _named(config), config.model.num_layers, config.parallel
+    is_left_to_others = _clashes(named) or (named and parallel.pipeline_model_parallel_size == 1)
+    if is_left_to_others or _LAYOUT in named or split_layers(layers, parallel) is not None:
+        return
+    chunks_per_stage = parallel.virtual_pipeline_model_parallel_size or 1
+    layout = write_layout(layers, parallel.num_model_chunks)
+    written = f"{_LAYOUT}={layout}" + (" with the other settings of the split at null or false" if named else "")
+    factors = f"{_PP}={parallel.pipeline_model_parallel_size}"
+    if chunks_per_stage > 1:
+        factors += f" * {_VP}={chunks_per_stage} = {parallel.num_model_chunks}"
+    if _FIRST in named or _LAST in named:
+        yield _ends_do_not_fit(config, {path: named[path] for path in (_FIRST, _LAST) if path in named}, written)
+        return
+    counted = layers + len(named)
+    multiples = [size - len(named) for size in nearest_multiples(counted, parallel.num_model_chunks)]
+    what = f" and {' and '.join(named)}, {counted} together," if named else ""
+    pipeline_sizes = [size for size in divisors(counted) if counted % (size * chunks_per_stage) == 0]
+    nearest = nearest_values(parallel.pipeline_model_parallel_size, pipeline_sizes)
+    yield Violation(
+        path="model.num_layers",
+        value=layers,
+        rule=f"{what} is no multiple of {factors}, so stages would differ".lstrip(),
+        fix=f"use model.num_layers {either(size for size in multiples if size > 0)}"
+        + (f", or {_PP} {either(nearest)}" if nearest else f", or {_VP} null")
+        + f", or {written}",
+    )
+
+
+def _ends_do_not_fit(config: TrainConfig, ends: dict[str, object], written: str) -> Violation:
+    layers, parallel = config.model.num_layers, config.parallel
+    chunks_per_stage = parallel.virtual_pipeline_model_parallel_size or 1
+    others = parallel.pipeline_model_parallel_size - len(ends)
+    given = " and ".join(f"{path}={value}" for path, value in ends.items())
+    rest = layers - sum(int(str(value)) for value in ends.values())
+    chunked = f" of {chunks_per_stage} equal chunks ({_VP})" if chunks_per_stage > 1 else ""
+    wanted = f"leave a positive multiple of {others * chunks_per_stage}" if others else f"sum up to {layers}"
+    even = f" and are multiples of {chunks_per_stage}" if chunks_per_stage > 1 else ""
+    return Violation(
+        path="model.num_layers",
+        value=layers,
+        rule=f"with {given} does not fit: {rest} layers are left for {others} equal stages{chunked}",
+        fix=f"choose sizes that {wanted}{even}, or {written}",
+    )
+
+
+@reads(*_SPLIT, "model.num_layers")
+def _layout_holds_the_model(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    parallel, layers = config.parallel, config.model.num_layers
+    text, num_chunks = parallel.pipeline_model_parallel_layout, parallel.num_model_chunks
+    if text is None or parallel.pipeline_model_parallel_size == 1 or _clashes(_named(config)):
+        return
+    chunks = parse_layout(text)
+    if chunks is None:
+        rule = f"holds more than {EMBEDDING} (embedding), {LAYER} (layer), {LOSS} (loss), | and repetitions"
+    elif len(chunks) != num_chunks:
+        rule = f"has {len(chunks)} chunks, and {_PP} * {_VP} is {num_chunks}"
+    elif not chunks[0].startswith(EMBEDDING) or sum(chunk.count(EMBEDDING) for chunk in chunks) != 1:
+        rule = f"has its one {EMBEDDING} (embedding) not at the beginning of the first chunk"
+    elif not chunks[-1].endswith(LOSS) or sum(chunk.count(LOSS) for chunk in chunks) != 1:
+        rule = f"has its one {LOSS} (loss) not at the end of the last chunk"
+    elif sum(chunk.count(LAYER) for chunk in chunks) != layers:
+        rule = f"has {sum(chunk.count(LAYER) for chunk in chunks)} layers, and model.num_layers is {layers}"
+    else:
+        return
+    yield Violation(path=_LAYOUT, value=text, rule=rule, fix=f"use {write_layout(layers, num_chunks)} or the like")
+
+
+RULES = (_split_is_named_once, _stages_divide_layers, _layout_holds_the_model)

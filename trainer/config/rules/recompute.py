@@ -1,0 +1,92 @@
+"""Rules about activations that are computed again, and about work that is put off."""
+
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.pipeline_split import split_layers
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors, either, nearest_values, show
+
+_GRANULARITY = "parallel.recompute_granularity"
+_METHOD = "parallel.recompute_method"
+_NUM_LAYERS = "parallel.recompute_num_layers"
+_MODULES = "parallel.recompute_modules"
+_SPLIT = (
+    "model.num_layers",
+    "parallel.pipeline_model_parallel_size",
+    "parallel.virtual_pipeline_model_parallel_size",
+    "parallel.num_layers_in_first_pipeline_stage",
+    "parallel.num_layers_in_last_pipeline_stage",
+    "parallel.account_for_embedding_in_pipeline_split",
+    "parallel.account_for_loss_in_pipeline_split",
+    "parallel.pipeline_model_parallel_layout",
+)
+
+
+@reads(_GRANULARITY, _METHOD, _NUM_LAYERS, _MODULES)
+def _recompute_settings_belong_together(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    parallel = config.parallel
+    granularity = parallel.recompute_granularity
+    used = {"full": (_METHOD, _NUM_LAYERS), "selective": (_MODULES,), None: ()}[granularity]
+    examples = {_METHOD: "uniform or block", _NUM_LAYERS: "1", _MODULES: "[core_attn], [layernorm], [mlp] or several"}
+    values = {
+        _METHOD: parallel.recompute_method,
+        _NUM_LAYERS: parallel.recompute_num_layers,
+        _MODULES: parallel.recompute_modules,
+    }
+    others = {_METHOD: "full", _NUM_LAYERS: "full", _MODULES: "selective"}
+    for path, value in values.items():
+        empty: list[str] | None = [] if path == _MODULES else None
+        if path in used and value == empty:
+            yield Violation(
+                path=path,
+                value=show(value),
+                rule=f"leaves open what {_GRANULARITY}={granularity} recomputes",
+                fix=f"use {examples[path]}, or {_GRANULARITY} null",
+            )
+        if path not in used and value != empty:
+            yield Violation(
+                path=path,
+                value=show(value),
+                rule=f"means nothing with {_GRANULARITY}={show(granularity)}",
+                fix=f"use {show(empty)}, or {_GRANULARITY} {others[path]}",
+            )
+
+
+@reads(_GRANULARITY, _METHOD, _NUM_LAYERS, *_SPLIT)
+def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """Megatron-Core's uniform method asks for layers that are not there where a chunk is no multiple of the unit."""
+    parallel, unit = config.parallel, config.parallel.recompute_num_layers
+    stages = split_layers(config.model.num_layers, parallel)
+    if parallel.recompute_granularity != "full" or unit is None or stages is None:
+        return
+    sizes = sorted({size for stage in stages for size in stage if size})
+    if parallel.recompute_method == "uniform" and any(size % unit for size in sizes):
+        common = [size for size in divisors(sizes[0]) if all(other % size == 0 for other in sizes)]
+        rule = (
+            f"does not divide the {either(sizes)} layers of a model chunk, and {_METHOD}=uniform cuts them into units"
+        )
+        fix = f"use {either(nearest_values(unit, common))}, or {_METHOD} block"
+    elif parallel.recompute_method == "block" and unit > sizes[-1]:
+        rule = f"is more than the {sizes[-1]} layers of the largest model chunk"
+        fix = f"use 1 to {sizes[-1]}"
+    else:
+        return
+    yield Violation(path=_NUM_LAYERS, value=unit, rule=rule, fix=fix)
+
+
+@reads("parallel.defer_embedding_wgrad_compute")
+def _embedding_gradient_is_not_deferred(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """Source: Megatron-Core model_parallel_config.py and drain_embedding_wgrad_compute."""
+    if config.parallel.defer_embedding_wgrad_compute:
+        yield Violation(
+            path="parallel.defer_embedding_wgrad_compute",
+            value="true",
+            rule="needs Apex's fused kernel that adds weight gradients to main_grad (gradient_accumulation_fusion),"
+            " which neither engine's layers use",
+            fix="use false; a shorter pipeline flush also comes from parallel.virtual_pipeline_model_parallel_size",
+        )
+
+
+RULES = (_recompute_settings_belong_together, _recomputed_layers_fit_the_chunks, _embedding_gradient_is_not_deferred)

@@ -1,0 +1,107 @@
+"""Masks of attention that is causal inside documents, for queries anywhere in a sequence.
+
+b: batch, S: sequence, q: queries, k: keys (the first k positions of the sequence).
+
+A query at position p sees the keys from the beginning of its document to p. Where a document begins is known per
+query, so a mask takes nothing from the keys, and a rank that holds a part of the queries needs no more than that.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
+
+BLOCK_SIZE = 128
+"""Queries and keys of one tile of FlexAttention, its own default."""
+
+
+class CausalMasks:
+    """The masks that the layers of one model chunk share, kept until another micro batch comes."""
+
+    def __init__(self) -> None:
+        self._starts: torch.Tensor | None = None
+        self._kept: dict[tuple[str, int, int, int], torch.Tensor | BlockMask] = {}
+
+    def dense(self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> torch.Tensor:
+        """True where a query sees a key.
+
+        Args:
+            first: position of the first query; the others follow it.
+            starts: [b, S] integers, where each position's document begins; on the device of the mask.
+        Returns:
+            [b, 1, q, k] bool.
+        """
+        mask = self._find("dense", first, num_queries, num_keys, starts, build_dense_mask)
+        assert isinstance(mask, torch.Tensor)
+        return mask
+
+    def blocks(self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> BlockMask:
+        """Build the same for FlexAttention: which tiles have work, and which of them need no mask inside."""
+        mask = self._find("blocks", first, num_queries, num_keys, starts, build_block_mask)
+        assert isinstance(mask, BlockMask)
+        return mask
+
+    def _find(
+        self,
+        kind: str,
+        first: int,
+        num_queries: int,
+        num_keys: int,
+        starts: torch.Tensor,
+        build: Callable[..., torch.Tensor | BlockMask],
+    ) -> torch.Tensor | BlockMask:
+        # The tensor that is held keeps its memory, so an equal address is the same tensor, also where activation
+        # recompute hands it on as another object.
+        if self._starts is None or self._starts.data_ptr() != starts.data_ptr() or self._starts.shape != starts.shape:
+            self._starts, self._kept = starts, {}
+        key = (kind, first, num_queries, num_keys)
+        if key not in self._kept:
+            self._kept[key] = build(first=first, num_queries=num_queries, num_keys=num_keys, starts=starts)
+        return self._kept[key]
+
+
+def build_dense_mask(*, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> torch.Tensor:
+    """Build the mask of `CausalMasks.dense`."""
+    positions = torch.arange(first, first + num_queries, device=starts.device)
+    keys = torch.arange(num_keys, device=starts.device)
+    begins = starts[:, first : first + num_queries, None]
+    return ((keys <= positions[:, None]) & (keys >= begins))[:, None]
+
+
+def build_block_mask(*, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> BlockMask:
+    """Build the mask of `CausalMasks.blocks`.
+
+    Tiles are judged by the ends of their ranges, since starts ascend along a sequence: work of (S / 128)**2, where
+    FlexAttention's own create_block_mask looks at all S**2 pairs.
+    """
+    device, batch = starts.device, len(starts)
+    begins = starts[:, first : first + num_queries].contiguous()
+    num_rows, num_columns = -(-num_queries // BLOCK_SIZE), -(-num_keys // BLOCK_SIZE)
+    padded = functional.pad(begins[:, None].float(), (0, num_rows * BLOCK_SIZE - num_queries), mode="replicate")
+    tiles = padded.view(batch, num_rows, BLOCK_SIZE)
+    first_begin, last_begin = tiles[..., 0, None], tiles[..., -1, None]
+    first_position = first + BLOCK_SIZE * torch.arange(num_rows, device=device)[:, None]
+    last_position = (first_position + BLOCK_SIZE - 1).clamp(max=first + num_queries - 1)
+    first_key = BLOCK_SIZE * torch.arange(num_columns, device=device)
+    last_key = first_key + BLOCK_SIZE - 1
+    has_work = (first_key <= last_position) & (last_key >= first_begin)
+    is_full = (last_key <= first_position) & (first_key >= last_begin)
+    partial, full = (has_work & ~is_full)[:, None], (has_work & is_full)[:, None]
+
+    def sees(b: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query + first) & (key >= begins[b, query])
+
+    return BlockMask.from_kv_blocks(
+        *_count_and_order(partial),
+        *_count_and_order(full),
+        BLOCK_SIZE=BLOCK_SIZE,
+        mask_mod=sees,
+        seq_lengths=(num_queries, num_keys),
+    )
+
+
+def _count_and_order(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[b, 1, rows, columns] bool to the number of columns in each row, and the columns with those in front."""
+    chosen = tiles.int()
+    return chosen.sum(dim=-1, dtype=torch.int32), chosen.argsort(dim=-1, descending=True, stable=True).int()
