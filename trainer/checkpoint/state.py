@@ -11,9 +11,9 @@ from typing import Any
 
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.loss_scale import LossScaleState
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.engine.base import LossScaleState
 
 STATE_NAME = "trainer_state.json"
 _LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")

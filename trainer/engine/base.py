@@ -6,22 +6,11 @@ from typing import Protocol
 
 import torch
 
+from trainer.common.loss_scale import LossScaleState as LossScaleState
 from trainer.data.batch import MicroBatch
 from trainer.model.sharding import ShardedParameter
 
 OPTIMIZER_STATES = ("param", "exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossScaleState:
-    """Where the dynamic loss scale of fp16 training stands."""
-
-    scale: float
-    """Factor of the loss in the next backward pass."""
-    num_good_steps: int
-    """Steps since the last one that was skipped, or since the scale last grew."""
-    num_skips_left: int
-    """Skipped steps until the scale falls; 0 or less where each further one halves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
