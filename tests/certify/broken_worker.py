@@ -1,0 +1,58 @@
+"""The process of a layout with bugs in it, each of which only one kind of layout runs into.
+
+A test names this module to the certificate as what its processes run; nothing in the product knows of it.
+"""
+
+import sys
+from typing import Any
+
+from trainer.parallel import cpu_shim
+
+cpu_shim.install()
+
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402 - the shim first
+
+from trainer.certificate import worker  # noqa: E402 - as above
+from trainer.engine import gradients  # noqa: E402 - as above
+from trainer.model import layer_spec  # noqa: E402 - as above
+
+
+def shift_positions_under_context_parallelism() -> None:
+    """Every rank but the first gives its tokens the positions of their neighbours."""
+    right = RotaryEmbedding.forward
+
+    def wrong(self: Any, *arguments: Any, **options: Any) -> Any:
+        angles = right(self, *arguments, **options)
+        is_cut = self.cp_group is not None and self.cp_group.size() > 1
+        return angles.roll(1, dims=0) if is_cut and self.cp_group.rank() > 0 else angles
+
+    RotaryEmbedding.forward = wrong
+
+
+def forget_gradients_of_norms_under_sequence_parallelism() -> None:
+    """Each tensor-parallel rank keeps the gradient of its own part of the sequence."""
+    gradients._sum_partial_gradients = lambda *arguments, **options: None
+
+
+def forget_tied_embedding() -> None:
+    """First and last stage keep their own parts of the tied embedding's gradient."""
+    gradients._sum_tied_embedding = lambda *arguments, **options: None
+
+
+def drop_layer_of_uneven_stages() -> None:
+    """The first stage builds one layer less than it should where stages differ."""
+    right = layer_spec.get_num_layers_to_build
+
+    def wrong(config: Any, vp_stage: Any, pp_rank: int) -> int:
+        is_uneven = config.pipeline_model_parallel_layout is not None
+        return right(config, vp_stage, pp_rank) - (is_uneven and pp_rank == 0)
+
+    layer_spec.get_num_layers_to_build = wrong
+
+
+if __name__ == "__main__":
+    shift_positions_under_context_parallelism()
+    forget_gradients_of_norms_under_sequence_parallelism()
+    forget_tied_embedding()
+    drop_layer_of_uneven_stages()
+    sys.exit(worker.main())

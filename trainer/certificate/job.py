@@ -1,0 +1,70 @@
+"""What the certificate asks of its processes, and what they answer: files, since the processes come and go."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of one layout."""
+
+    title: str
+    """For progress and messages."""
+    folder: str
+    """Where its answer is written."""
+    config_file: str
+    """The run's configuration, as `load_config_file` reads it."""
+    vocab_size: int
+    tokenizer_eod_id: int | None
+    num_processes: int
+    num_steps: int
+    noise_seed: int | None = None
+    """Draws rounding errors of its own and another order of the micro batches; None runs as training does."""
+    varies_lengths: bool = False
+    """Mask the end of each sequence, so that sequences and ranks have other numbers of target tokens."""
+    num_traced_steps: int = 0
+    """Steps from the first on of which every tensor is written."""
+
+    @property
+    def result_file(self) -> Path:
+        """Exists when the job is done."""
+        return Path(self.folder, "result.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """Scalars of a run: the same on every rank."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    skipped_steps: list[int]
+    seconds: float
+    """Wall time of the steps."""
+    device: str
+
+
+def write_jobs(path: Path, jobs: Sequence[Job]) -> None:
+    """Write the list that `trainer.certificate.worker` reads."""
+    path.write_text(json.dumps([asdict(job) for job in jobs]))
+
+
+def read_jobs(path: Path) -> list[Job]:
+    """Read the list that `write_jobs` wrote."""
+    return [Job(**entry) for entry in json.loads(path.read_text())]
+
+
+def write_result(job: Job, result: JobResult) -> None:
+    """Write the answer under its final name at once, since its existence says that the job is done."""
+    partial = job.result_file.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(result)))
+    partial.replace(job.result_file)
+
+
+def read_result(job: Job) -> JobResult | None:
+    """The answer, or None where the job is not done."""
+    try:
+        return JobResult(**json.loads(job.result_file.read_text()))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,201 @@
+"""Layouts as people write them: `llama tp2.sp.pp2 megatron recompute=full`.
+
+A text is words in any order:
+
+    sizes       tp2.sp.pp2.vp2.cp2.ep2.dp2: what is not named is 1; `single` is one process
+    engine      an option of conf/engine, and zero0 to zero3
+    precision   an option of conf/precision
+    shape       a name of certify.shapes
+    ulysses     context parallelism by all-to-all
+    recompute=  full, or modules for selective recomputation, separated by commas
+    stages=     layers of every pipeline chunk, as parallel.pipeline_model_parallel_layout has them
+    PATH=VALUE  any other override of the training configuration
+
+A mapping of overrides says the same: {name: my layout, parallel.tensor_model_parallel_size: 2, engine: megatron}.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.fields import is_inside
+from trainer.config.load import group_options
+from trainer.config.suggest import either, nearest_names, show
+
+SIZES = {
+    "tp": "parallel.tensor_model_parallel_size",
+    "pp": "parallel.pipeline_model_parallel_size",
+    "vp": "parallel.virtual_pipeline_model_parallel_size",
+    "cp": "parallel.context_parallel_size",
+    "ep": "parallel.expert_model_parallel_size",
+    "dp": "parallel.data_parallel_size",
+}
+SEQUENCE_PARALLEL = "parallel.sequence_parallel"
+ONE_PROCESS = {path: "null" if name == "vp" else "1" for name, path in SIZES.items()} | {SEQUENCE_PARALLEL: "false"}
+"""What sizes are that a layout does not name."""
+
+LAYOUT_PATHS = ("parallel", "engine", "training.micro_batch_size", "model.transformer_impl")
+"""What may differ between a layout and its reference: all other settings say what is computed, not how."""
+
+_SIZE = re.compile(r"(tp|pp|vp|cp|ep|dp)([0-9]+)")
+_ZERO = re.compile(r"zero([0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutSpec:
+    """One way to compute what the configuration says."""
+
+    name: str
+    """The text that it was written as."""
+    place: str
+    """Where it stands, for messages."""
+    how: tuple[str, ...]
+    """Overrides of the training configuration that say how it is computed."""
+    what: tuple[str, ...]
+    """Those that say what is computed: shape, precision, any other setting. The reference shares them."""
+    subject: str = ""
+    """The words that said it."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """All of them."""
+        return [*self.what, *self.how]
+
+
+def read_layouts(
+    layouts: Sequence[Any], *, shapes: Mapping[str, Sequence[str]]
+) -> tuple[list[LayoutSpec], list[Violation]]:
+    """Read the layouts of a certificate.
+
+    Returns:
+        Those that can be read; and every word that says nothing, and every layout that is named twice.
+    """
+    specs: dict[str, LayoutSpec] = {}
+    violations: list[Violation] = []
+    for number, layout in enumerate(layouts):
+        place = f"certify.layouts[{number}]"
+        try:
+            spec = read_layout(layout, place=place, shapes=shapes)
+        except ConfigError as error:
+            violations += error.violations
+            continue
+        if spec.name in specs:
+            rule, fix = f"is the same as {specs[spec.name].place}", "leave one out"
+            violations.append(Violation(path=place, value=spec.name, rule=rule, fix=fix))
+        specs.setdefault(spec.name, spec)
+    return list(specs.values()), violations
+
+
+def read_layout(layout: Any, *, place: str, shapes: Mapping[str, Sequence[str]]) -> LayoutSpec:
+    """Read one layout.
+
+    Raises:
+        ConfigError: every word of it that says nothing.
+    """
+    if isinstance(layout, str):
+        name = " ".join(layout.split())
+        words, violations = _read_words(layout, place=place, shapes=shapes)
+    elif isinstance(layout, dict):
+        settings = {str(path): value for path, value in layout.items() if path != "name"}
+        words, violations = [(f"{path}={value}", [f"{path}={_quoted(value)}"]) for path, value in settings.items()], []
+        name = str(layout.get("name", " ".join(word for word, _ in words)))
+    else:
+        fix = "write words such as tp2.pp2, or a mapping of overrides"
+        raise ConfigError([Violation(path=place, value=show(layout), rule="is no layout", fix=fix)])
+    if violations:
+        raise ConfigError(violations)
+    how = [f"{path}={value}" for path, value in ONE_PROCESS.items()]
+    what: list[str] = []
+    subject = []
+    for word, overrides in words:
+        parts = [(override, _says_how(override)) for override in overrides]
+        how += [override for override, says_how in parts if says_how]
+        what += [override for override, says_how in parts if not says_how]
+        if not all(says_how for _, says_how in parts):
+            subject.append(word)
+    return LayoutSpec(name=name, place=place, how=tuple(how), what=tuple(what), subject=" ".join(subject))
+
+
+def _says_how(override: str) -> bool:
+    return any(is_inside(override.partition("=")[0].lstrip("+"), path) for path in LAYOUT_PATHS)
+
+
+Words = list[tuple[str, list[str]]]
+"""Each word of a layout, and the overrides that it stands for."""
+
+
+def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -> tuple[Words, list[Violation]]:
+    words: Words = []
+    violations: list[Violation] = []
+    options = group_options()
+    for word in text.split():
+        overrides = _read_word(word, shapes=shapes, options=options)
+        if overrides is not None:
+            words.append((word, overrides))
+            continue
+        known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
+        close = nearest_names(word, known)
+        hint = f"did you mean {close[0]}? " if close else ""
+        fix = (
+            f"{hint}use sizes such as tp2.sp.pp2, {either(known)}, recompute=, stages= or an override PATH=VALUE"
+            " (docs/certificate.md)"
+        )
+        rule = f"has the word {word}, which says nothing about a layout"
+        violations.append(Violation(path=place, value=text, rule=rule, fix=fix))
+    return words, violations
+
+
+def _read_word(
+    word: str, *, shapes: Mapping[str, Sequence[str]], options: Mapping[str, Sequence[str]]
+) -> list[str] | None:
+    """The overrides that a word stands for; None where it says nothing."""
+    key, is_setting, value = word.partition("=")
+    if _is_sizes(word):
+        return _read_sizes(word)
+    if word in shapes:
+        return list(shapes[word])
+    for group in ("engine", "precision"):
+        if word in options[group]:
+            return [f"{group}={word}"]
+    if match := _ZERO.fullmatch(word):
+        return [f"engine.zero_stage={match[1]}"]
+    if word == "ulysses":
+        return ["parallel.cp_comm_type=a2a"]
+    if key == "recompute":
+        return _read_recompute(value)
+    if key == "stages":
+        return [f"parallel.pipeline_model_parallel_layout={_quoted(value)}"]
+    return [word] if is_setting else None
+
+
+def _is_sizes(word: str) -> bool:
+    return all(part in ("sp", "single") or _SIZE.fullmatch(part) for part in word.split("."))
+
+
+def _read_sizes(word: str) -> list[str]:
+    overrides = []
+    for part in word.split("."):
+        if part == "sp":
+            overrides.append(f"{SEQUENCE_PARALLEL}=true")
+        elif match := _SIZE.fullmatch(part):
+            overrides.append(f"{SIZES[match[1]]}={match[2]}")
+    return overrides
+
+
+def _read_recompute(value: str) -> list[str]:
+    if value == "full":
+        return [
+            "parallel.recompute_granularity=full",
+            "parallel.recompute_method=uniform",
+            "parallel.recompute_num_layers=1",
+        ]
+    return ["parallel.recompute_granularity=selective", f"parallel.recompute_modules=[{value}]"]
+
+
+def _quoted(value: Any) -> str:
+    """A value as Hydra's grammar takes it."""
+    if isinstance(value, str) and not re.fullmatch(r"[\w.+-]+", value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return show(value)

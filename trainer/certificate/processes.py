@@ -1,0 +1,133 @@
+"""Start the processes of the layouts, wait for their answers, and say why one gave none."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.certificate.job import Job, JobResult, read_result, write_jobs
+
+_LOGGER = logging.getLogger(__name__)
+
+WORKER_MODULE = "trainer.certificate.worker"
+_POLL_SECONDS = 0.1
+_START_SECONDS = 120.0
+"""Patience for importing the libraries, which many processes on few cores do slowly."""
+_LAST_LINES = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starter:
+    """How processes are started: as `launch.local` does, through torchrun, with one thread each."""
+
+    folder: Path
+    """Where lists of jobs and logs are written."""
+    timeout_seconds: float
+    """Longest time without an answer."""
+    worker_module: str = WORKER_MODULE
+    """What every process runs."""
+
+    def run(self, jobs: Sequence[Job], *, on_done: Callable[[Job, JobResult | str], object]) -> dict[Job, str]:
+        """Run jobs, those of one number of processes in one start; a job that fails costs a new start for the rest.
+
+        Args:
+            on_done: is told each job's answer, or why there is none, as it comes.
+        Returns:
+            Why there is no answer, for the jobs that gave none.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        failures: dict[Job, str] = {}
+        for num_processes in sorted({job.num_processes for job in jobs}):
+            remaining = [job for job in jobs if job.num_processes == num_processes]
+            attempt = 0
+            while remaining:
+                name = f"{num_processes}_processes_{attempt}"
+                done, reason = self._run_once(remaining, name=name, on_done=on_done)
+                remaining = remaining[done:]
+                if remaining:
+                    failures[remaining[0]] = reason
+                    on_done(remaining[0], reason)
+                    remaining = remaining[1:]
+                attempt += 1
+        return failures
+
+    def _run_once(
+        self, jobs: Sequence[Job], *, name: str, on_done: Callable[[Job, JobResult | str], object]
+    ) -> tuple[int, str]:
+        """Start processes for these jobs; how many of them were done, and why not all."""
+        jobs_file, log_file = self.folder / f"{name}.json", self.folder / f"{name}.log"
+        write_jobs(jobs_file, jobs)
+        with log_file.open("w") as log:
+            process = subprocess.Popen(
+                self._command(jobs_file, num_processes=jobs[0].num_processes),
+                env=_environment(os.environ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                done, is_late = self._wait(process, jobs, on_done=on_done)
+            finally:
+                _end(process)
+        if is_late:
+            return done, f"gave no answer for {self.timeout_seconds:g} s\n{_explain(log_file)}"
+        return done, _explain(log_file)
+
+    def _wait(
+        self,
+        process: subprocess.Popen[bytes],
+        jobs: Sequence[Job],
+        *,
+        on_done: Callable[[Job, JobResult | str], object],
+    ) -> tuple[int, bool]:
+        done, deadline = 0, time.monotonic() + self.timeout_seconds + _START_SECONDS
+        while done < len(jobs):
+            is_running = process.poll() is None  # asked first: what ends may have answered before
+            result = read_result(jobs[done])
+            if result is not None:
+                on_done(jobs[done], result)
+                done, deadline = done + 1, time.monotonic() + self.timeout_seconds
+            elif not is_running:
+                return done, False
+            elif time.monotonic() > deadline:
+                return done, True
+            else:
+                time.sleep(_POLL_SECONDS)
+        process.wait(timeout=self.timeout_seconds)
+        return done, False
+
+    def _command(self, jobs_file: Path, *, num_processes: int) -> list[str]:
+        torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        return [*torchrun, *rendezvous, "-m", self.worker_module, str(jobs_file)]
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """One thread a process: the order of additions must not depend on how many cores are free."""
+    return {**environment, "OMP_NUM_THREADS": "1", "PET_SHUTDOWN_TIMEOUT": "5"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _explain(log_file: Path) -> str:
+    """The traceback of the rank that failed first, or the last lines of the log."""
+    lines = log_file.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if match := re.match(r"\[rank (\d+)\] Traceback", line):
+            prefix = f"[rank {match[1]}] "
+            block = [text for text in lines[number:] if text.startswith(prefix)]
+            return "\n".join(block[-_LAST_LINES:])
+    return "\n".join(lines[-_LAST_LINES:]) or "the processes ended without a word"

@@ -1,0 +1,84 @@
+"""What the certificate is told: the `certify` group."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.common.errors import Violation
+from trainer.config.compose import ConfigRoot, compose_config
+from trainer.config.fields import is_inside
+from trainer.config.number_range import Range, find_out_of_range
+
+MAX_PERTURBED_RUNS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig:
+    """Which layouts are compared, for how long, and what may differ."""
+
+    layouts: list[Any] = field(default_factory=list)
+    """Each a text such as `tp2.sp.pp2 megatron recompute=full`, or a mapping of overrides (docs/certificate.md);
+    none compares the layout of the configuration itself."""
+    reference: str = "single deepspeed zero1"
+    """The layout that all are compared with, as a text of the same form; single is one process."""
+    shapes: dict[str, Any] = field(default_factory=dict)
+    """Names that a layout's text may use for a list of overrides: one per model shape."""
+    overrides: list[str] = field(default_factory=list)
+    """Overrides of the training configuration that come before those of the command line."""
+    num_steps: int = 10
+    """Optimizer steps of every run."""
+    num_perturbed_runs: int = 8
+    """Runs of the reference with rounding errors of their own; their spread gives the bounds."""
+    false_alarm_rate: float = 0.01
+    """Probability that a certificate in which all is right fails all the same; it widens the bounds."""
+    max_loss_difference: float | None = 1e-6
+    """In fp32 no relative difference of a loss may exceed this, whatever the estimate says; null asks the estimate
+    alone."""
+    max_grad_norm_difference: float | None = 1e-5
+    """The same for gradient norms."""
+    output_dir: str = "outputs/certificate"
+    """Where certificate.json, certificate.html and the logs are written."""
+    timeout_seconds: int = 300
+    """A layout that takes longer has failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyRoot:
+    """conf/certify.yaml."""
+
+    certify: CertifyConfig = field(default_factory=CertifyConfig)
+    """The certificate's settings."""
+
+
+ROOT = ConfigRoot(name="certify", schema=CertifyRoot)
+
+RANGES = {
+    "certify.num_steps": Range(minimum=1),
+    "certify.num_perturbed_runs": Range(minimum=2, maximum=MAX_PERTURBED_RUNS),
+    "certify.false_alarm_rate": Range(minimum=0, maximum=1, is_minimum_excluded=True, is_maximum_excluded=True),
+    "certify.max_loss_difference": Range(minimum=0, is_minimum_excluded=True),
+    "certify.max_grad_norm_difference": Range(minimum=0, is_minimum_excluded=True),
+    "certify.timeout_seconds": Range(minimum=1),
+}
+
+
+def load_settings(overrides: Sequence[str]) -> tuple[CertifyConfig, list[Violation]]:
+    """Compose conf/certify.yaml with `certify=OPTION` and `certify.FIELD=VALUE`.
+
+    Returns:
+        The settings, and what is wrong with their values.
+    Raises:
+        ConfigError: they have not even the right form.
+    """
+    root = compose_config(ROOT, overrides, validate=_check)
+    return root.certify, _check(root, ())
+
+
+def _check(root: CertifyRoot, ignore: Collection[str]) -> list[Violation]:
+    config = root.certify
+    found = list(find_out_of_range(root, RANGES))
+    for name, overrides in config.shapes.items():
+        if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+            rule, fix = "is no list of overrides", "write a list such as [model.num_layers=4, model.hidden_size=64]"
+            found.append(Violation(path=f"certify.shapes.{name}", value=overrides, rule=rule, fix=fix))
+    return [violation for violation in found if not any(is_inside(violation.path, path) for path in ignore)]

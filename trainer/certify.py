@@ -1,0 +1,68 @@
+"""The layout-equivalence certificate: the same weights and data under many layouts, compared.
+
+    python -m trainer.certify                                       the standard matrix
+    python -m trainer.certify OVERRIDES 'layouts=[tp2.sp,pp2 zero0]'
+    python -m trainer.certify OVERRIDES                             the layout that the overrides say
+
+Prints a table, and writes certificate.json and certificate.html (certify.output_dir). docs/certificate.md tells what
+is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input.
+"""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.certificate.processes import WORKER_MODULE
+from trainer.common.errors import EXIT_OK, exit_code_of
+from trainer.common.logging import configure_logging
+
+_LOGGER = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+
+
+def main() -> int:
+    """The command."""
+    configure_logging(rank=0)
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        sys.stdout.write((__doc__ or "").lstrip())
+        return EXIT_OK
+    return exit_code_of(lambda: run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
+    """Check the request, run and judge its layouts, report.
+
+    Args:
+        worker_module: what every process of a layout runs.
+    Returns:
+        The exit code.
+    Raises:
+        ConfigError: the settings or a layout cannot be used.
+    """
+    # Late: they import PyTorch, and --help need not wait for it.
+    import torch  # noqa: PLC0415 - see above
+
+    from trainer.certificate.certifier import Certifier  # noqa: PLC0415 - see above
+    from trainer.certificate.processes import Starter  # noqa: PLC0415 - see above
+    from trainer.certificate.report import render_table, write_report  # noqa: PLC0415 - see above
+    from trainer.certificate.request import read_request  # noqa: PLC0415 - see above
+
+    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else None
+    request = read_request(arguments, num_devices=num_devices)
+    output_dir = Path(request.settings.output_dir)
+    starter = Starter(
+        folder=output_dir / "logs", timeout_seconds=request.settings.timeout_seconds, worker_module=worker_module
+    )
+    with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder:
+        certificate = Certifier(request, starter=starter, folder=Path(folder)).issue()
+    sys.stdout.write(render_table(certificate))
+    for path in write_report(certificate, folder=output_dir):
+        _LOGGER.info("wrote %s", path)
+    return EXIT_OK if certificate.is_passed else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
