@@ -15,7 +15,6 @@ from data_tools.document import build_step
 from data_tools.extract_html import HtmlExtractor
 from data_tools.ledger import Ledger
 from data_tools.load import load_task
-from data_tools.normalize import normalize
 from data_tools.payload import undo_codings
 from data_tools.readers import read_documents
 from data_tools.sources import open_input, resolve_inputs
@@ -23,8 +22,8 @@ from data_tools.stages import Preparation, Share, Stage, run_stage
 
 
 def extract(paths: list[str]) -> dict[str, float]:
-    """WARC to text, through the reader and the steps that preparation uses; normalised, as theirs is not."""
-    source = SourceConfig(name="archives", kind="warc", paths=paths)
+    """WARC to text, through the reader and the step that preparation uses; unchecked digests, as theirs."""
+    source = SourceConfig(name="archives", kind="warc", paths=paths, wrong_digests="ignore")
     config = DataPrepConfig(output_dir="", sources=[source])
     files, _ = resolve_inputs([source])
     ledger = Ledger()
@@ -39,8 +38,7 @@ def extract(paths: list[str]) -> dict[str, float]:
                 name="undo",
                 ledger=ledger,
             )
-            texts = build_step(extractor, name="extract", ledger=ledger)(undo(documents))
-            for document in build_step(normalize, name="normalize", ledger=ledger)(texts):
+            for document in build_step(extractor, name="extract", ledger=ledger)(undo(documents)):
                 num_texts += bool(document.text)
                 num_characters += len(document.text)
     seconds = time.process_time() - start

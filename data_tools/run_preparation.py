@@ -1,4 +1,4 @@
-"""Raw files to token shards: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
+"""A whole preparation: from a command line to published shards and a summary."""
 
 import json
 import sys
@@ -15,18 +15,10 @@ from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.statistics import find_warnings, summarize
 from data_tools.workers import PreparationError
-from trainer.common.errors import EXIT_BAD_INPUT, exit_code_of
+from trainer.common.errors import EXIT_BAD_INPUT
 
 EXIT_STOPPED = 1
 EXIT_INTERRUPTED = 130
-
-USAGE = """\
-usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
-
-Options: files in conf/data_prep/. Fields: docs/data_prep_reference.md. How to: docs/data_preparation.md. For example
-  python -m data_tools.prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
-    data_prep.output_dir=outputs/notes data_prep.tokenizer.vocab_size=8192
-"""
 
 
 def prepare(task: Task) -> bool:
@@ -73,36 +65,28 @@ def _print_summary(config: DataPrepConfig, *, is_new: bool) -> None:
         print(warning if warning.startswith(" ") else f"warning: {warning}", file=sys.stderr)
 
 
-def main() -> int:
-    """The command."""
-    overrides = sys.argv[1:]
-    if not overrides or {"-h", "--help"} & set(overrides):
-        print(USAGE, end="")
-        return 0 if overrides else 2
+def run(overrides: list[str]) -> int:
+    """Run what a command line says; returns the exit code.
 
-    def body() -> int:
-        task = load_task(overrides)
-        try:
-            is_new = prepare(task)
-        except BadRecordError as error:
-            print(f"the preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
-            return EXIT_BAD_INPUT
-        except PreparationError as error:
-            print(f"the preparation stopped:\n  {error}\n{_going_on(task)}", file=sys.stderr)
-            return EXIT_STOPPED
-        except KeyboardInterrupt:
-            print(f"interrupted; {_going_on(task)}", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        if not is_new or task.config.executor.kind != "slurm":
-            _print_summary(task.config, is_new=is_new)
-        return 0
-
-    return exit_code_of(body)
+    Raises:
+        ConfigError: the settings or inputs are wrong.
+    """
+    task = load_task(overrides)
+    try:
+        is_new = prepare(task)
+    except BadRecordError as error:
+        print(f"the preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except PreparationError as error:
+        print(f"the preparation stopped:\n  {error}\n{_going_on(task)}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print(f"interrupted; {_going_on(task)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if not is_new or task.config.executor.kind != "slurm":
+        _print_summary(task.config, is_new=is_new)
+    return 0
 
 
 def _going_on(task: Task) -> str:
     return f"{task.config.output_dir} holds no part of it but .preparing, where the same command goes on"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

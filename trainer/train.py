@@ -35,7 +35,7 @@ def main() -> int:
         sys.stderr.write("".join(prefix + line for line in traceback.format_exc().splitlines(keepends=True)))
         sys.stderr.flush()
         os._exit(1)  # the other threads may hang in a collective that will never end
-    if rank == 0:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # each node's launcher looks for it
         leave_exit_code(code)
     return code
 

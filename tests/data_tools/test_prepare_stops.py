@@ -32,11 +32,11 @@ def wait_until(is_true: Callable[[], object], *, timeout_seconds: float = 30.0) 
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes; multiprocessing's own helper is none."""
+    """The worker processes; multiprocessing's own helpers are none."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # a dead one that nobody has asked about yet
-            if "spawn_main" in " ".join(child.cmdline()):
+            if child.ppid() != pid:  # a child of the server that workers are forked from
                 found.append(child)
     return found
 
