@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.transformer.moe.router import TopKRouter
 from torch import nn
 
 from trainer.model.attention import SdpaCoreAttention
@@ -87,6 +88,7 @@ def _adds_up(module: nn.Module) -> bool:
         | RowParallelLinear
         | VocabParallelEmbedding
         | SdpaCoreAttention
+        | TopKRouter
         | nn.RMSNorm
         | nn.LayerNorm,
     )
