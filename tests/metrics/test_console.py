@@ -38,6 +38,11 @@ def test_a_skipped_step_is_marked() -> None:
     assert "SKIPPED" in step_line(step_record(3, loss=float("nan"), is_skipped=True), total_steps=10)
 
 
+def test_the_loss_scale_of_fp16_is_shown() -> None:
+    assert "loss scale" not in step_line(step_record(3), total_steps=10)
+    assert step_line(step_record(3, loss_scale=65536.0), total_steps=10).endswith(" | loss scale 65536")
+
+
 def test_the_bar_shows_figures_and_keeps_validations() -> None:
     screen = io.StringIO()
     sink = BarConsoleSink(
