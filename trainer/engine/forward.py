@@ -114,8 +114,10 @@ def _forward_step(
         iterator: Iterator[MicroBatch], model: nn.Module
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
         batch = next(iterator)
+        # Of the whole sequence: attention knows which queries this rank has. Megatron-Core hands its mask through.
+        starts = None if batch.document_starts is None else batch.document_starts.to(device, non_blocking=True)
         output = model(
-            on_this_rank(batch.tokens), on_this_rank(batch.position_ids), None, labels=on_this_rank(batch.labels)
+            on_this_rank(batch.tokens), on_this_rank(batch.position_ids), starts, labels=on_this_rank(batch.labels)
         )
 
         def weighted_loss(token_losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from trainer.config.parallel import ParallelConfig
 from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
+from trainer.model.recompute import fill_checkpoint_slot
 from trainer.model.rotary import fill_fused_rotary_slot, frequencies_at
 from trainer.model.sharding import describe_parameters
 from trainer.model.split import fill_split_slot
@@ -58,6 +59,7 @@ def build_transformer_config(
     dtype = torch_dtype(precision.params_dtype)
     fill_fused_rotary_slot()
     fill_split_slot()
+    fill_checkpoint_slot()
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,

@@ -22,6 +22,18 @@ from trainer.model.attention import SdpaCoreAttention
 from trainer.model.causal_mask import CausalMasks
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, whose input is one edge of the graph.
+
+    Where torch composes it from several operations, each adds to the gradient of the residual stream on its own; as one
+    edge their sum is added at once, in the same order whether the norm is recomputed or not.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., h] to [..., h]."""
+        return super().forward(x.view_as(x))
+
+
 class TorchNorm:
     """Builds torch.nn.RMSNorm or LayerNorm and marks its weights for sequence parallelism.
 
@@ -31,11 +43,24 @@ class TorchNorm:
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> nn.Module:  # type: ignore[misc]
         """Build the module for activations [..., hidden_size]."""
-        kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
+        kind = RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         return norm
+
+
+class OutputLinear(RowParallelLinear):
+    """Hands its bias on as a view.
+
+    What a recomputed MLP returns becomes that computation's output, also a parameter itself, whose gradient then runs
+    into the same computation without end.
+    """
+
+    def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[..., f / tp_size] to [..., h], and the bias, to be added later."""
+        output, bias = super().forward(input_)
+        return output, None if bias is None else bias.view_as(bias)
 
 
 def build_block_submodules(
@@ -85,7 +110,7 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, masks: CausalMasks)
                 module=MLP,
                 submodules=MLPSubmodules(
                     linear_fc1=ColumnParallelLinear,
-                    linear_fc2=RowParallelLinear,
+                    linear_fc2=OutputLinear,
                     activation_func=swiglu if is_gated else None,
                 ),
             ),
