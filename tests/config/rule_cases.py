@@ -73,16 +73,202 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["model.num_layers=8", "parallel.pipeline_model_parallel_size=3"],
         None,
         "model.num_layers=8 is no multiple of parallel.pipeline_model_parallel_size=3, so stages would differ; use"
-        " model.num_layers 6 or 9, or parallel.pipeline_model_parallel_size 1, 2, 4 or 8",
-        ["model.num_layers=6", "model.num_layers=9", "parallel.pipeline_model_parallel_size=4"],
+        " model.num_layers 6 or 9, or parallel.pipeline_model_parallel_size 1, 2, 4 or 8, or"
+        " parallel.pipeline_model_parallel_layout=Et*3|t*3|t*2L",
+        [
+            "model.num_layers=6",
+            "model.num_layers=9",
+            "parallel.pipeline_model_parallel_size=4",
+            "parallel.pipeline_model_parallel_layout=Et*3|t*3|t*2L",
+        ],
     ),
     (
         ["model.num_layers=8", "parallel=pp2", "parallel.virtual_pipeline_model_parallel_size=3"],
         None,
         "model.num_layers=8 is no multiple of parallel.pipeline_model_parallel_size=2 *"
         " parallel.virtual_pipeline_model_parallel_size=3 = 6, so stages would differ; use model.num_layers 6 or 12, or"
-        " parallel.virtual_pipeline_model_parallel_size null",
-        ["model.num_layers=6", "model.num_layers=12", "parallel.virtual_pipeline_model_parallel_size=null"],
+        " parallel.virtual_pipeline_model_parallel_size null, or"
+        " parallel.pipeline_model_parallel_layout=Et*2|t*2|t*1|t*1|t*1|t*1L",
+        [
+            "model.num_layers=6",
+            "model.num_layers=12",
+            "parallel.virtual_pipeline_model_parallel_size=null",
+            "parallel.pipeline_model_parallel_layout=Et*2|t*2|t*1|t*1|t*1|t*1L",
+        ],
+    ),
+    (
+        ["model.num_layers=8", "parallel=pp2", "parallel.account_for_loss_in_pipeline_split=true"],
+        None,
+        "model.num_layers=8 and parallel.account_for_loss_in_pipeline_split, 9 together, is no multiple of"
+        " parallel.pipeline_model_parallel_size=2, so stages would differ; use model.num_layers 7 or 9, or"
+        " parallel.pipeline_model_parallel_size 1, 3 or 9, or parallel.pipeline_model_parallel_layout=Et*4|t*4L with"
+        " the other settings of the split at null or false",
+        [
+            "model.num_layers=7",
+            "model.num_layers=9",
+            "parallel.pipeline_model_parallel_size=3",
+            "parallel.account_for_loss_in_pipeline_split=false",
+        ],
+    ),
+    (
+        [
+            "model.num_layers=8",
+            "parallel.pipeline_model_parallel_size=4",
+            "parallel.num_layers_in_first_pipeline_stage=1",
+        ],
+        None,
+        "model.num_layers=8 with parallel.num_layers_in_first_pipeline_stage=1 does not fit: 7 layers are left for 3"
+        " equal stages; choose sizes that leave a positive multiple of 3, or"
+        " parallel.pipeline_model_parallel_layout=Et*2|t*2|t*2|t*2L with the other settings of the split at null or"
+        " false",
+        ["parallel.num_layers_in_first_pipeline_stage=2", "parallel.num_layers_in_last_pipeline_stage=3"],
+    ),
+    (
+        [
+            "model.num_layers=8",
+            "parallel=pp2",
+            "parallel.num_layers_in_first_pipeline_stage=3",
+            "parallel.num_layers_in_last_pipeline_stage=4",
+        ],
+        None,
+        "model.num_layers=8 with parallel.num_layers_in_first_pipeline_stage=3 and"
+        " parallel.num_layers_in_last_pipeline_stage=4 does not fit: 1 layers are left for 0 equal stages; choose sizes"
+        " that sum up to 8, or parallel.pipeline_model_parallel_layout=Et*4|t*4L with the other settings of the split"
+        " at null or false",
+        ["parallel.num_layers_in_first_pipeline_stage=4", "parallel.num_layers_in_last_pipeline_stage=null"],
+    ),
+    (
+        [
+            "model.num_layers=8",
+            "parallel=pp2",
+            "parallel.virtual_pipeline_model_parallel_size=2",
+            "parallel.num_layers_in_last_pipeline_stage=3",
+        ],
+        None,
+        "model.num_layers=8 with parallel.num_layers_in_last_pipeline_stage=3 does not fit: 5 layers are left for 1"
+        " equal stages of 2 equal chunks (parallel.virtual_pipeline_model_parallel_size); choose sizes that leave a"
+        " positive multiple of 2 and are multiples of 2, or parallel.pipeline_model_parallel_layout=Et*2|t*2|t*2|t*2L"
+        " with the other settings of the split at null or false",
+        ["parallel.num_layers_in_last_pipeline_stage=2", "parallel.num_layers_in_last_pipeline_stage=6"],
+    ),
+    (
+        ["parallel.num_layers_in_first_pipeline_stage=2"],
+        None,
+        "parallel.num_layers_in_first_pipeline_stage=2 cuts layers into pipeline stages, and"
+        " parallel.pipeline_model_parallel_size=1; use null, or parallel.pipeline_model_parallel_size 2 or more",
+        ["parallel.num_layers_in_first_pipeline_stage=null", "parallel.pipeline_model_parallel_size=2"],
+    ),
+    (
+        [
+            "parallel=pp2",
+            "parallel.num_layers_in_first_pipeline_stage=1",
+            "parallel.account_for_loss_in_pipeline_split=true",
+        ],
+        None,
+        "parallel.num_layers_in_first_pipeline_stage=1 names the layers of the stages, and so does"
+        " parallel.account_for_loss_in_pipeline_split=true; keep the sizes of the first and last stage, or what is"
+        " accounted for, or the layout, and set the others to null or false",
+        ["parallel.account_for_loss_in_pipeline_split=false"],
+    ),
+    (
+        ["parallel=pp2", "parallel.pipeline_model_parallel_layout=Et|xtttL"],
+        None,
+        "parallel.pipeline_model_parallel_layout=Et|xtttL holds more than E (embedding), t (layer), L (loss), | and"
+        " repetitions; use Et*2|t*2L or the like",
+        ["parallel.pipeline_model_parallel_layout=Et*2|t*2L"],
+    ),
+    (
+        ["parallel=pp2", "parallel.pipeline_model_parallel_layout=Et|tt|tL"],
+        None,
+        "parallel.pipeline_model_parallel_layout=Et|tt|tL has 3 chunks, and parallel.pipeline_model_parallel_size *"
+        " parallel.virtual_pipeline_model_parallel_size is 2; use Et*2|t*2L or the like",
+        ["parallel.pipeline_model_parallel_layout=Et*2|t*2L"],
+    ),
+    (
+        ["parallel=pp2", "parallel.pipeline_model_parallel_layout=tE|tttL"],
+        None,
+        "parallel.pipeline_model_parallel_layout=tE|tttL has its one E (embedding) not at the beginning of the first"
+        " chunk; use Et*2|t*2L or the like",
+        ["parallel.pipeline_model_parallel_layout=Et|tttL"],
+    ),
+    (
+        ["parallel=pp2", "parallel.pipeline_model_parallel_layout=Et|Lttt"],
+        None,
+        "parallel.pipeline_model_parallel_layout=Et|Lttt has its one L (loss) not at the end of the last chunk; use"
+        " Et*2|t*2L or the like",
+        ["parallel.pipeline_model_parallel_layout=Et|tttL"],
+    ),
+    (
+        ["parallel=pp2", "parallel.pipeline_model_parallel_layout=Et|ttL"],
+        None,
+        "parallel.pipeline_model_parallel_layout=Et|ttL has 3 layers, and model.num_layers is 4; use Et*2|t*2L or the"
+        " like",
+        ["parallel.pipeline_model_parallel_layout=Et*2|t*2L", "model.num_layers=3"],
+    ),
+    (
+        ["parallel.cp_comm_type=a2a", "parallel.context_parallel_size=4", "parallel.tensor_model_parallel_size=2"],
+        None,
+        "parallel.cp_comm_type=a2a exchanges whole heads, and parallel.context_parallel_size=4 does not divide the 2"
+        " key-value heads of a process (model.num_query_groups=4 / parallel.tensor_model_parallel_size=2); use"
+        " all_gather, or parallel.context_parallel_size 1 or 2",
+        ["parallel.cp_comm_type=all_gather", "parallel.context_parallel_size=2", "model.num_query_groups=8"],
+    ),
+    (
+        ["parallel.recompute_granularity=full", "parallel.recompute_num_layers=1"],
+        None,
+        "parallel.recompute_method=null leaves open what parallel.recompute_granularity=full recomputes; use uniform or"
+        " block, or parallel.recompute_granularity null",
+        ["parallel.recompute_method=uniform", "parallel.recompute_method=block", "parallel.recompute_granularity=null"],
+    ),
+    (
+        ["parallel.recompute_modules=[mlp]"],
+        None,
+        "parallel.recompute_modules=[mlp] means nothing with parallel.recompute_granularity=null; use [], or"
+        " parallel.recompute_granularity selective",
+        ["parallel.recompute_modules=[]", "parallel.recompute_granularity=selective"],
+    ),
+    (
+        [
+            "parallel.recompute_granularity=full",
+            "parallel.recompute_method=uniform",
+            "parallel.recompute_num_layers=3",
+        ],
+        None,
+        "parallel.recompute_num_layers=3 does not divide the 4 layers of a model chunk, and"
+        " parallel.recompute_method=uniform cuts them into units; use 1, 2 or 4, or parallel.recompute_method block",
+        ["parallel.recompute_num_layers=2", "parallel.recompute_method=block"],
+    ),
+    (
+        [
+            "parallel.recompute_granularity=full",
+            "parallel.recompute_method=block",
+            "parallel.recompute_num_layers=5",
+        ],
+        None,
+        "parallel.recompute_num_layers=5 is more than the 4 layers of the largest model chunk; use 1 to 4",
+        ["parallel.recompute_num_layers=1", "parallel.recompute_num_layers=4"],
+    ),
+    (
+        ["parallel.defer_embedding_wgrad_compute=true"],
+        None,
+        "parallel.defer_embedding_wgrad_compute=true needs Apex's fused kernel that adds weight gradients to main_grad"
+        " (gradient_accumulation_fusion), which neither engine's layers use; use false; a shorter pipeline flush also"
+        " comes from parallel.virtual_pipeline_model_parallel_size",
+        ["parallel.defer_embedding_wgrad_compute=false"],
+    ),
+    (
+        ["data.reset_attention_mask=true"],
+        None,
+        "data.eod_token_id=null leaves open where documents end while tokenizer.path is null, and"
+        " data.reset_attention_mask, data.reset_position_ids or data.eod_mask_loss asks for it; set data.eod_token_id"
+        " to the token that ends documents, or tokenizer.path to the tokenizer",
+        ["data.eod_token_id=0", "data.reset_attention_mask=false"],
+    ),
+    (
+        ["data.eod_token_id=8000"],
+        None,
+        "data.eod_token_id=8000 is no token of the model.vocab_size=8000 tokens; use 0 to 7999",
+        ["data.eod_token_id=0", "data.eod_token_id=7999"],
     ),
     (
         ["parallel.virtual_pipeline_model_parallel_size=2"],
@@ -210,10 +396,55 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["parallel.expert_model_parallel_size=1"],
     ),
     (
-        ["engine.zero_stage=2"],
+        ["engine.zero_stage=4"],
         None,
-        "engine.zero_stage=2 is not at least 0 and at most 1: stages 2 and 3 are not supported yet; use 0 or 1",
-        ["engine.zero_stage=0", "engine.zero_stage=1"],
+        "engine.zero_stage=4 is not at least 0 and at most 3; use 3 or less",
+        ["engine.zero_stage=3", "engine.zero_stage=2"],
+    ),
+    (
+        ["engine.zero_stage=2", "parallel=pp2"],
+        None,
+        "engine.zero_stage=2 reduces gradients within each backward pass, and under"
+        " parallel.pipeline_model_parallel_size=2 the passes of several micro batches interleave; use 0 or 1, or"
+        " engine=megatron, which shards optimizer state under every layout, or"
+        " parallel.pipeline_model_parallel_size=1",
+        ["engine.zero_stage=1", "parallel.pipeline_model_parallel_size=1"],
+    ),
+    (
+        ["engine.overlap_comm=true"],
+        None,
+        "engine.overlap_comm=true overlaps reduction with the backward pass, and engine.zero_stage=1 reduces after the"
+        " last one; use false, or engine.zero_stage=2 or 3, or engine=megatron, whose overlap_grad_reduce does it under"
+        " every layout",
+        ["engine.overlap_comm=false", "engine.zero_stage=2", "engine.zero_stage=3"],
+    ),
+    (
+        ["engine.zero_stage=0", "engine.offload_optimizer=cpu"],
+        None,
+        "engine.offload_optimizer=cpu moves what is sharded, and engine.zero_stage=0 shards nothing; use none, or"
+        " engine.zero_stage=1, 2 or 3",
+        ["engine.offload_optimizer=none", "engine.zero_stage=1"],
+    ),
+    (
+        ["engine.zero_stage=2", "engine.offload_optimizer=nvme", "engine.nvme_path=/scratch"],
+        None,
+        "engine.offload_optimizer=nvme is for engine.zero_stage=3, and engine.zero_stage=2; use none or cpu, or"
+        " engine.zero_stage=3",
+        ["engine.zero_stage=3"],
+    ),
+    (
+        ["engine.zero_stage=3", "engine.offload_optimizer=nvme"],
+        None,
+        "engine.nvme_path=null leaves open where engine.offload_optimizer=nvme puts its files; set it to a directory on"
+        " a fast disk of each host, or use engine.offload_optimizer=cpu",
+        ["engine.nvme_path=/scratch", "engine.offload_optimizer=cpu"],
+    ),
+    (
+        ["engine.nvme_path=/scratch"],
+        None,
+        "engine.nvme_path=/scratch is used by engine.offload_optimizer=nvme only, and engine.offload_optimizer=none;"
+        " use null, or engine.offload_optimizer=nvme engine.zero_stage=3",
+        ["engine.nvme_path=null"],
     ),
     (
         ["engine.zero_stage=0", "precision=bf16"],
