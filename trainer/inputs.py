@@ -14,6 +14,7 @@ from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trainer.data.checks import check_datasets
 from trainer.data.tokenizer import Tokenizer
+from trainer.engine.nvme import check_nvme_host
 
 PATIENCE_SECONDS = 60.0
 """How long the other ranks leave the word to rank 0, whose message is the same."""
@@ -63,9 +64,10 @@ def load_inputs(overrides: list[str], *, check_files: Callable[[TrainConfig, int
 
 
 def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
-    """Look at everything on disk that training reads or writes: shards, tokenizer, checkpoint, run directory."""
+    """Look at all that training reads or writes: shards, tokenizer, checkpoint, run directory, offloaded state."""
     return [
         *check_data_files(config, vocab_size),
+        *check_nvme_host(config.engine),
         *check_resume(
             config.resume,
             run_directory=Path(config.output_dir, config.run_name),

@@ -66,7 +66,7 @@ def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None
         "model=lama_8b",
         "+model.foo=1",
         "parallel.pipeline_model_parallel_size=3",
-        "engine.zero_stage=3",
+        "engine.zero_stage=4",
         "optimizer.lr=fast",
         "data.train=[]",
         PYTHONPATH=str(stand_in),
@@ -81,7 +81,7 @@ def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None
         "model=lama_8b",
         "model.foo=1",
         "optimizer.lr=fast",
-        "engine.zero_stage=3",
+        "engine.zero_stage=4",
         "data.train=[]",
     ]
     assert lines[2] == (

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from trainer.common.errors import Violation
 from trainer.config.fields import is_inside
-from trainer.config.rules import documents, engines, layout, model, pipeline, recompute, surroundings, training
+from trainer.config.rules import documents, engines, layout, model, pipeline, recompute, surroundings, training, zero
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
 
@@ -15,6 +15,7 @@ RULES = (
     *recompute.RULES,
     *training.RULES,
     *engines.RULES,
+    *zero.RULES,
     *documents.RULES,
     *surroundings.RULES,
 )

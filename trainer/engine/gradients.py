@@ -1,6 +1,6 @@
 """Gradient sums that model parallelism owes, before data-parallel reduction and the update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -31,6 +31,38 @@ def reduce_over_model_parallel(
         _sum_tied_embedding(chunks, groups=groups, gradient_of=gradient_of)
 
 
+def reduce_partial_gradients_as_computed(
+    chunks: Sequence[GPTModel], *, config: TransformerConfig, groups: ProcessGroupCollection
+) -> None:
+    """Have every backward pass sum over tensor-parallel ranks what `reduce_over_model_parallel` sums after the last.
+
+    For an engine that reduces over data-parallel ranks during the backward pass and keeps a part of the result. Costs
+    one small collective for each such weight and micro batch. Of one pipeline stage alone.
+    """
+    if groups.tp.size() == 1:
+        return
+
+    def sum_over_ranks(gradient: torch.Tensor) -> torch.Tensor:
+        summed = gradient.to(torch.float32, copy=True)
+        distributed.all_reduce(summed, group=groups.tp)
+        return summed.to(gradient.dtype)
+
+    for parameter in _parameters_with_partial_gradients(chunks, config=config):
+        parameter.register_hook(sum_over_ranks)
+
+
+def _parameters_with_partial_gradients(
+    chunks: Sequence[GPTModel], *, config: TransformerConfig
+) -> Iterator[nn.Parameter]:
+    """Weights that tensor-parallel ranks hold alike and use on different data."""
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)
+            sees_part_of_heads = "q_layernorm" in name or "k_layernorm" in name
+            if sees_part_of_sequence or sees_part_of_heads:
+                yield parameter
+
+
 def _sum_partial_gradients(
     chunks: Sequence[GPTModel],
     *,
@@ -39,13 +71,10 @@ def _sum_partial_gradients(
     gradient_of: Callable[[nn.Parameter], torch.Tensor | None],
 ) -> None:
     gradients = []
-    for chunk in chunks:
-        for name, parameter in chunk.named_parameters():
-            sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)
-            sees_part_of_heads = "q_layernorm" in name or "k_layernorm" in name
-            gradient = gradient_of(parameter)
-            if (sees_part_of_sequence or sees_part_of_heads) and gradient is not None:
-                gradients.append(gradient)
+    for parameter in _parameters_with_partial_gradients(chunks, config=config):
+        gradient = gradient_of(parameter)
+        if gradient is not None:
+            gradients.append(gradient)
     if not gradients:
         return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])

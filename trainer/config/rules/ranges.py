@@ -45,7 +45,9 @@ RANGES: dict[str, Range] = {
         minimum=1, maximum=1, reason="there is no mixture-of-experts model yet, so there are no experts to share"
     ),
     "parallel.data_parallel_size": _COUNT,
-    "engine.zero_stage": Range(minimum=0, maximum=1, reason="stages 2 and 3 are not supported yet"),
+    "engine.zero_stage": Range(minimum=0, maximum=3),
+    "engine.param_persistence_threshold": _MAYBE_NONE,
+    "engine.prefetch_bucket_size": _MAYBE_NONE,
     "engine.reduce_bucket_size": _COUNT,
     "engine.allgather_bucket_size": _COUNT,
     "engine.bucket_size": _COUNT,
