@@ -40,6 +40,7 @@ MEGATRON_GATHER = MegatronEngineConfig(overlap_param_gather=True, bucket_size=50
 MEGATRON_LATE = MegatronEngineConfig(overlap_grad_reduce=False)
 
 BF16 = PrecisionConfig(params_dtype="bf16")
+BF16_SUMS = PrecisionConfig(params_dtype="bf16", grad_accumulation_dtype="params_dtype")
 FP16 = PrecisionConfig(params_dtype="fp16")
 # Far too large a scale, which falls with each skipped step and soon grows again.
 OVERFLOWING = PrecisionConfig(
@@ -53,6 +54,7 @@ ONE = {
     "gpt2 clipped": Case(model=GPT2, optimizer="clipped"),
     "bf16": Case(precision=BF16),
     "megatron bf16": Case(precision=BF16, engine=MEGATRON),
+    "megatron bf16 sums": Case(precision=BF16_SUMS, engine=MEGATRON),
     "fp16": Case(precision=FP16),
     "megatron fp16": Case(precision=FP16, engine=MEGATRON),
     "overflowing": Case(precision=OVERFLOWING),
@@ -121,7 +123,12 @@ class Account:
 
 
 def run_one() -> Account:
-    return Account(trained=train_all(ONE), skipped={}, by_hand=train_by_hand(ONE["llama clipped"]))
+    return Account(
+        trained=train_all(ONE),
+        skipped={},
+        formats={"megatron bf16 sums": find_formats(ONE["megatron bf16 sums"])},
+        by_hand=train_by_hand(ONE["llama clipped"]),
+    )
 
 
 def run_two() -> Account:

@@ -45,3 +45,11 @@ def test_gradients_are_accumulated_and_weights_and_moments_kept_in_fp32(
         assert formats.states == {torch.float32}
         assert formats.is_finer_than_weights
         assert formats.are_weights_rounded_masters
+
+
+def test_gradients_are_accumulated_in_the_weights_format_where_asked(one: Account) -> None:
+    assert one.formats["megatron bf16 sums"].accumulated == {torch.bfloat16}
+    assert one.formats["megatron bf16 sums"].states == {torch.float32}
+    run, fp32 = one.trained["megatron bf16 sums"], one.trained["llama"]
+    assert losses_of(run) != losses_of(one.trained["megatron bf16"])
+    assert largest_difference(losses_of(run), losses_of(fp32)) <= TOLERANCES["bf16"][0]

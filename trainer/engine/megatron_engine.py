@@ -4,6 +4,7 @@ Gradients lie in flat buffers, in fp32 whatever the weights' format, and buckets
 backward pass still runs. The distributed optimizer owns an equal part of each bucket on every data-parallel rank.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,11 @@ class MegatronEngine:
         if self._loss_scale:
             self._loss_scale.update(is_skipped=is_skipped)
         return StepResult(
-            loss=losses.loss_sum / losses.num_tokens, grad_norm=grad_norm, is_skipped=is_skipped, loss_scale=scale
+            loss=losses.loss_sum / losses.num_tokens,
+            grad_norm=grad_norm,
+            is_skipped=is_skipped,
+            loss_scale=scale,
+            routing=losses.routing,
         )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
@@ -151,7 +156,7 @@ class MegatronEngine:
         squares = sum_of_squares(counted, device=self._device)
         distributed.all_reduce(squares)
         grad_norm = float(squares.sqrt()) / scale
-        is_skipped = not bool(torch.isfinite(squares))
+        is_skipped = not math.isfinite(grad_norm)
         if not is_skipped:
             factor = clip_factor(grad_norm, clip_grad=self._clip_grad) / scale
             if factor != 1:
