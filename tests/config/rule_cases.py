@@ -389,13 +389,6 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["model.transformer_impl=torch"],
     ),
     (
-        ["parallel.expert_model_parallel_size=2"],
-        None,
-        "parallel.expert_model_parallel_size=2 is not 1: there is no mixture-of-experts model yet, so there are no"
-        " experts to share; use 1",
-        ["parallel.expert_model_parallel_size=1"],
-    ),
-    (
         ["engine.zero_stage=4"],
         None,
         "engine.zero_stage=4 is not at least 0 and at most 3; use 3 or less",

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.config.load import load_config
 from trainer.config.model import ModelConfig
-from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.model_math import count_active_parameters, count_parameters, model_flops_per_token
 
 
 def preset(name: str) -> ModelConfig:
@@ -23,6 +23,8 @@ def preset(name: str) -> ModelConfig:
         # "175 B" is rounded. Table 2.1 (96 layers, width 12288, 2048 positions) with GPT-2's vocabulary, biases and
         # tied embeddings: 96 (12 h^2 + 13 h) + (50257 + 2048) h + 2 h with h = 12288.
         ("gpt3_175b", 174_604_259_328),
+        ("mixtral_8x7b", 46_702_792_704),
+        ("deepseek_moe_16b", 16_375_728_128),
     ],
 )
 def test_presets_have_the_published_numbers_of_parameters(name: str, num_parameters: int) -> None:
@@ -55,6 +57,18 @@ def test_shapes_with_what_the_presets_leave_out() -> None:
         **shape,
     )
     assert count_parameters(qwen_3, 151_936) == 596_049_920
+
+
+def test_experts_that_a_token_meets() -> None:
+    # "12.9 B active" (Jiang et al., 2024) and "2.8 B" (Dai et al., 2024).
+    mixtral, deepseek = preset("mixtral_8x7b"), preset("deepseek_moe_16b")
+    assert count_active_parameters(mixtral, 32_000) == 12_879_925_248
+    assert count_active_parameters(deepseek, 102_400) == 2_828_650_496
+    attention = 6 * 32 * 4096 * 8192
+    embedding_and_norms = 32_000 * 4096 + 65 * 4096
+    assert model_flops_per_token(mixtral, 32_000) == 6 * (12_879_925_248 - embedding_and_norms) + attention
+    dense = preset("llama_8b")
+    assert count_active_parameters(dense, 128_256) == count_parameters(dense, 128_256)
 
 
 def test_quickstart_is_small() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.config.rule_cases import CASES
+from tests.config import rule_cases
+from tests.config.moe_rule_cases import MOE_CASES
 from trainer.common.errors import Violation
 from trainer.config.fields import leaf_paths, union_members
 from trainer.config.load import load_config
@@ -18,6 +19,7 @@ from trainer.config.rules.rule import Rule
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import RULES, validate
 
+CASES = [*rule_cases.CASES, *MOE_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 

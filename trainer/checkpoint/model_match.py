@@ -7,6 +7,7 @@ from typing import Any
 from trainer.checkpoint.state import TrainerState
 from trainer.common.errors import Violation
 from trainer.config.model import ModelConfig
+from trainer.config.moe import find_expert_width, find_moe_layers
 
 _MAY_DIFFER = frozenset(
     {
@@ -18,14 +19,34 @@ _MAY_DIFFER = frozenset(
         "rotary_base",
         "rope_scaling_factor",
         "norm_epsilon",
+        "moe_router_topk",
+        "moe_router_score_function",
+        "moe_router_pre_softmax",
+        "moe_router_topk_scaling_factor",
+        "moe_router_dtype",
+        # They change how experts are trained.
+        "moe_router_load_balancing_type",
+        "moe_aux_loss_coeff",
+        "moe_z_loss_coeff",
         # Compared in another form below.
         "seq_length",
         "kv_channels",
         "vocab_size",
         "make_vocab_size_divisible_by",
+        "moe_layer_freq",
+        "moe_ffn_hidden_size",
     }
 )
-_CHANGE_RESULTS = ("rotary_base", "rope_scaling_factor", "norm_epsilon", "seq_length")
+_CHANGE_RESULTS = (
+    "rotary_base",
+    "rope_scaling_factor",
+    "norm_epsilon",
+    "seq_length",
+    "moe_router_topk",
+    "moe_router_score_function",
+    "moe_router_pre_softmax",
+    "moe_router_topk_scaling_factor",
+)
 
 
 def check_model(
@@ -67,6 +88,9 @@ def _identity(model: ModelConfig, padded_vocab_size: int) -> dict[str, Any]:
     }
     values["model.kv_channels"] = model.head_size
     values["padded_vocab_size"] = padded_vocab_size
+    if model.num_moe_experts is not None:
+        values["model.moe_layer_freq"] = [int(has_experts) for has_experts in find_moe_layers(model)]
+        values["model.moe_ffn_hidden_size"] = find_expert_width(model)
     if model.position_embedding_type == "learned_absolute":
         values["model.seq_length"] = model.seq_length
     return values

@@ -1,6 +1,6 @@
 """What the model is: the `model` group."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -54,6 +54,32 @@ class ModelConfig:
     """The vocabulary is padded to a multiple of this, so it does not depend on the layout."""
     transformer_impl: Literal["torch", "transformer_engine"] = "torch"
     """Layer specification: ours on PyTorch's kernels, or NVIDIA Transformer Engine's."""
+    num_moe_experts: int | None = None
+    """Experts of each mixture-of-experts layer; null makes all layers dense, and the other moe fields mean nothing."""
+    moe_layer_freq: list[int] = field(default_factory=lambda: [1])
+    """Which layers have experts (1) and which a dense MLP of ffn_hidden_size (0); repeated until all layers have one.
+    [1] is all of them, [1, 0] every second, from the first."""
+    moe_ffn_hidden_size: int | None = None
+    """Width inside one expert, counted as ffn_hidden_size is; null means ffn_hidden_size."""
+    moe_shared_expert_intermediate_size: int | None = None
+    """Width of an expert that all tokens pass besides those chosen (of several, their sum); null means none."""
+    moe_router_topk: int = 2
+    """Experts that each token is sent to. No token is ever dropped."""
+    moe_router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    """What turns the router's logits into weights; sigmoid's are divided by their sum over the chosen experts."""
+    moe_router_pre_softmax: bool = False
+    """Softmax over all experts, of which the chosen keep their share; false takes it over the chosen ones alone."""
+    moe_router_topk_scaling_factor: float | None = None
+    """Factor of the chosen experts' weights; null means 1."""
+    moe_router_dtype: Literal["fp32", "fp64"] | None = "fp32"
+    """Number format of the router's logits and weights; null takes that of the activations."""
+    moe_router_load_balancing_type: Literal["aux_loss", "seq_aux_loss", "none"] = "aux_loss"
+    """Loss that keeps experts equally loaded: aux_loss over the tokens of each micro batch (Switch Transformer, so it
+    depends on micro_batch_size), seq_aux_loss over each sequence (DeepSeek-V2)."""
+    moe_aux_loss_coeff: float = 0.01
+    """Weight of that loss."""
+    moe_z_loss_coeff: float | None = None
+    """Weight of the loss on large router logits (ST-MoE), such as 0.001; null switches it off."""
 
     @property
     def head_size(self) -> int:

@@ -1,10 +1,11 @@
 """How many parameters a model has, and how many operations a token costs."""
 
 from trainer.config.model import ModelConfig
+from trainer.config.moe import find_expert_width, find_moe_layers
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Count the parameters of the whole model, over all ranks, each shared one once.
+    """Count the parameters of the whole model, over all ranks, each shared one once, and all experts.
 
     Args:
         model: shape of the model.
@@ -12,19 +13,32 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> int:
     Returns:
         Number of parameters: weights, biases and norms, and the position table where there is one.
     """
+    return _count_parameters(model, vocab_size, num_experts_per_token=model.num_moe_experts or 0)
+
+
+def count_active_parameters(model: ModelConfig, vocab_size: int) -> int:
+    """Count the parameters that one token meets: of each mixture of experts, those that it is sent to.
+
+    Args and returns are those of `count_parameters`, with which it is equal for a dense model.
+    """
+    return _count_parameters(model, vocab_size, num_experts_per_token=_num_active_experts(model))
+
+
+def _count_parameters(model: ModelConfig, vocab_size: int, *, num_experts_per_token: int) -> int:
     head = model.head_size
     query_width, group_width = model.num_attention_heads * head, model.num_query_groups * head
     per_norm = model.hidden_size if model.normalization == "RMSNorm" else 2 * model.hidden_size
-    layer = _matrix_parameters_per_layer(model) + 2 * per_norm
+    layer = 2 * per_norm
     if model.add_bias_linear:
-        num_branches = 2 if model.activation == "swiglu" else 1
-        layer += 2 * model.hidden_size + num_branches * model.ffn_hidden_size
+        layer += model.hidden_size
     if model.add_bias_linear or model.add_qkv_bias:
         layer += query_width + 2 * group_width
     if model.qk_layernorm:
         layer += 2 * (head if model.normalization == "RMSNorm" else 2 * head)
     table = vocab_size * model.hidden_size
-    total = model.num_layers * layer + per_norm + table
+    total = _matrix_parameters(model, num_experts_per_token) + model.num_layers * layer + per_norm + table
+    if model.add_bias_linear:
+        total += _mlp_biases(model, num_experts_per_token)
     if model.untie_embeddings_and_output_weights:
         total += table
     if model.position_embedding_type == "learned_absolute":
@@ -37,7 +51,8 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
 
     6 * N_matmul + 6 * num_layers * (num_attention_heads * head_size) * seq_length:
     - N_matmul are the parameters of all matrix products: layers and output layer (tied or not), without embedding
-      look-ups, norms and biases. Each costs 2 operations (multiply, add) forward and 4 backward.
+      look-ups, norms and biases. Each costs 2 operations (multiply, add) forward and 4 backward. Of experts those count
+      that a token is sent to.
     - Attention scores and their weighted sum cost 2 * 2 * seq_length * width per token and layer forward, three times
       that with the backward pass, and half of it counts, since causal attention lets a position see only those
       before it. (PaLM's 12 * L * H * Q * T leaves the halving out; its figures for long sequences are higher.)
@@ -51,13 +66,32 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     Source: Chowdhery et al. 2022 (PaLM), appendix B; causal halving as in Megatron-LM's num_floating_point_operations
     and Dao et al. 2022 (FlashAttention).
     """
-    matmul_parameters = model.num_layers * _matrix_parameters_per_layer(model) + vocab_size * model.hidden_size
+    matmul_parameters = _matrix_parameters(model, _num_active_experts(model)) + vocab_size * model.hidden_size
     attention = 6 * model.num_layers * model.num_attention_heads * model.head_size * model.seq_length
     return 6 * matmul_parameters + attention
 
 
-def _matrix_parameters_per_layer(model: ModelConfig) -> int:
-    """Weights of the matrix products of one layer: query-key-value, attention output, MLP."""
+def _num_active_experts(model: ModelConfig) -> int:
+    return 0 if model.num_moe_experts is None else model.moe_router_topk
+
+
+def _matrix_parameters(model: ModelConfig, num_experts_per_token: int) -> int:
+    """Weights of the matrix products of all layers: query-key-value, attention output, MLP or router and experts."""
     attention_width = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.head_size
     num_mlp_matrices = 3 if model.activation == "swiglu" else 2
-    return model.hidden_size * (attention_width + num_mlp_matrices * model.ffn_hidden_size)
+    num_moe_layers = sum(find_moe_layers(model))
+    expert_width = num_experts_per_token * find_expert_width(model) + (model.moe_shared_expert_intermediate_size or 0)
+    dense = num_mlp_matrices * model.ffn_hidden_size
+    sparse = num_mlp_matrices * expert_width + (model.num_moe_experts or 0)
+    width = model.num_layers * attention_width + (model.num_layers - num_moe_layers) * dense + num_moe_layers * sparse
+    return model.hidden_size * width
+
+
+def _mlp_biases(model: ModelConfig, num_experts_per_token: int) -> int:
+    """Biases of all MLPs, experts and routers."""
+    num_branches = 2 if model.activation == "swiglu" else 1
+    num_moe_layers = sum(find_moe_layers(model))
+    dense = num_branches * model.ffn_hidden_size + model.hidden_size
+    expert = num_branches * find_expert_width(model) + model.hidden_size
+    sparse = num_experts_per_token * expert + (model.num_moe_experts or 0)
+    return (model.num_layers - num_moe_layers) * dense + num_moe_layers * sparse

@@ -54,7 +54,7 @@ class ParallelConfig:
     recompute_num_layers: int | None = None
     """With full: see recompute_method."""
     recompute_modules: list[Literal["core_attn", "layernorm", "mlp", "moe"]] = field(default_factory=list)
-    """With selective: core_attn (scores and their weighted sum), layernorm (in front of attention and MLP), mlp (that of
+    """With selective: core_attn (scores and their weighted sum), layernorm (in front of attention and MLP), mlp (of
     layers without experts), moe (router and experts)."""
     defer_embedding_wgrad_compute: bool = False
     """Compute the output layer's weight gradients while the pipeline drains. Not available: see the rule's message."""

@@ -4,7 +4,18 @@ from collections.abc import Collection
 
 from trainer.common.errors import Violation
 from trainer.config.fields import is_inside
-from trainer.config.rules import documents, engines, layout, model, pipeline, recompute, surroundings, training, zero
+from trainer.config.rules import (
+    documents,
+    engines,
+    layout,
+    model,
+    moe,
+    pipeline,
+    recompute,
+    surroundings,
+    training,
+    zero,
+)
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
 
@@ -12,6 +23,7 @@ RULES = (
     *model.RULES,
     *layout.RULES,
     *pipeline.RULES,
+    *moe.RULES,
     *recompute.RULES,
     *training.RULES,
     *engines.RULES,

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from trainer.common.loss_scale import LossScaleState as LossScaleState
+from trainer.common.routing import LayerRouting
 from trainer.data.batch import MicroBatch
 from trainer.model.sharding import ShardedParameter
 
@@ -25,6 +26,8 @@ class StepResult:
     """True when a non-finite gradient kept the update from the weights."""
     loss_scale: float | None
     """Factor of the loss in this step's backward pass; None unless the weights are fp16."""
+    routing: tuple[LayerRouting, ...] | None = None
+    """What each mixture-of-experts layer did; None where no layer has experts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ class DeepSpeedEngine:
             grad_norm=float(self._engine.get_global_grad_norm()),
             is_skipped=is_skipped,
             loss_scale=scale,
+            routing=losses.routing,
         )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:

@@ -4,15 +4,18 @@ b: sequences of a micro batch, s: tokens of a sequence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed, nn
 
+from trainer.common.routing import LayerRouting
 from trainer.data.batch import MicroBatch
+from trainer.engine.routing import sum_routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,12 @@ class LossSum:
     """Sum of the losses of all target tokens, in nats."""
     num_tokens: float
     """Target tokens: positions whose loss mask is not 0."""
+    routing: tuple[LayerRouting, ...] | None = None
+    """What the experts of each layer did, in training."""
 
 
 def forward_backward(
-    chunks: Sequence[nn.Module],
+    chunks: Sequence[GPTModel],
     micro_batches: Sequence[MicroBatch],
     *,
     groups: ProcessGroupCollection,
@@ -59,11 +64,15 @@ def forward_backward(
             micro_batch_size=first.tokens.shape[0],
             forward_only=forward_only,
         )
-    return _sum_over_ranks(losses, groups=groups, device=device)
+    total = _sum_over_ranks(losses, groups=groups, device=device)
+    if forward_only:
+        return total
+    routing = sum_routing(chunks, num_microbatches=len(micro_batches), groups=groups, device=device)
+    return replace(total, routing=routing)
 
 
 def evaluate_step(
-    chunks: Sequence[nn.Module],
+    chunks: Sequence[GPTModel],
     micro_batches: Sequence[MicroBatch],
     *,
     groups: ProcessGroupCollection,

@@ -132,6 +132,7 @@ class TrainLoop:
             is_skipped=result.is_skipped,
             num_skipped_steps=self.progress.step - self._engine.num_updates,
             loss_scale=result.loss_scale,
+            routing=result.routing,
         )
 
     def _validate(self) -> None:

@@ -77,12 +77,15 @@ def step_line(metrics: StepMetrics, *, total_steps: int) -> str:
     """All figures of a step on one line, in columns."""
     mfu = f" | MFU {metrics.mfu:6.1%}" if metrics.mfu is not None else ""
     scale = f" | loss scale {metrics.loss_scale:.0f}" if metrics.loss_scale is not None else ""
+    load = ""
+    if metrics.routing:
+        load = f" | expert load up to {max(layer.max_load_ratio for layer in metrics.routing):5.2f}x"
     skipped = " | SKIPPED: gradient not finite" if metrics.is_skipped else ""
     return (
         f"{_step(metrics.step, total_steps)} | loss {metrics.loss:8.4f} | lr {metrics.learning_rate:.3e}"
         f" | grad norm {metrics.grad_norm:8.3f} | {metrics.step_time_seconds:7.3f} s"
         f" | {format_count(metrics.tokens_per_second):>5} tok/s | {metrics.model_tflops_per_device:8.3f} TFLOP/s{mfu}"
-        f" | {format_bytes(metrics.memory_bytes):>8}{scale}{skipped}"
+        f" | {format_bytes(metrics.memory_bytes):>8}{load}{scale}{skipped}"
     )
 
 

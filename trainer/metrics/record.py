@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from trainer.common.routing import LayerRouting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class StepMetrics:
     """Such steps since the start of the run, this one included."""
     loss_scale: float | None
     """Factor of the loss in the backward pass; None unless the weights are fp16."""
+    routing: tuple[LayerRouting, ...] | None = None
+    """What each mixture-of-experts layer did; None where no layer has experts. See `routing_fields`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,33 @@ class ValidationMetrics:
 
 
 def fields_of(metrics: StepMetrics | ValidationMetrics) -> dict[str, Any]:
-    """Every field by name, in order, and the perplexity of a validation."""
+    """Every field by name, in order; the perplexity of a validation; what experts did, where there are any."""
     fields = dataclasses.asdict(metrics)
-    if isinstance(metrics, ValidationMetrics):
+    if isinstance(metrics, StepMetrics):
+        del fields["routing"]
+        if metrics.routing:
+            fields |= routing_fields(metrics.routing)
+    else:
         fields["perplexity"] = metrics.perplexity
     return fields
+
+
+def routing_fields(routing: Sequence[LayerRouting]) -> dict[str, Any]:
+    """What experts did, as a record has it.
+
+    Returns:
+        moe_load_balancing_loss, moe_z_loss: means over layers; None where they are off.
+        moe_max_load_ratio: load of the most loaded expert of all layers over its layer's mean.
+        moe_layers: one mapping per layer with all fields of `LayerRouting` and its max_load_ratio.
+    """
+    return {
+        "moe_load_balancing_loss": _mean([layer.load_balancing_loss for layer in routing]),
+        "moe_z_loss": _mean([layer.z_loss for layer in routing]),
+        "moe_max_load_ratio": max(layer.max_load_ratio for layer in routing),
+        "moe_layers": [{**dataclasses.asdict(layer), "max_load_ratio": layer.max_load_ratio} for layer in routing],
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -77,6 +77,10 @@ class WandbSink:
             return
         fields = fields_of(metrics)
         step = fields.pop("step")
+        # One curve for each number of a layer; the loads of single experts would be thousands, metrics.jsonl has them.
+        for layer in fields.pop("moe_layers", ()):
+            for key in ("load_balancing_loss", "z_loss", "max_load_ratio"):
+                fields[f"moe_layer_{layer['layer']}/{key}"] = layer[key]
         named = {f"{metrics.kind}/{key}": value for key, value in fields.items() if value is not None}
         try:
             self._run.log({"step": step, **named})

@@ -16,6 +16,7 @@ from trainer.config.parallel import ParallelConfig
 from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
+from trainer.model.moe import moe_settings
 from trainer.model.recompute import fill_checkpoint_slot
 from trainer.model.rotary import fill_fused_rotary_slot, frequencies_at
 from trainer.model.sharding import describe_parameters
@@ -86,7 +87,6 @@ def build_transformer_config(
         pipeline_model_parallel_layout=parallel.pipeline_model_parallel_layout,
         context_parallel_size=parallel.context_parallel_size,
         cp_comm_type=parallel.cp_comm_type,
-        expert_model_parallel_size=parallel.expert_model_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         recompute_granularity=parallel.recompute_granularity,
         recompute_method=parallel.recompute_method,
@@ -111,6 +111,7 @@ def build_transformer_config(
         persist_layer_norm=False,
         batch_p2p_comm=False,
         deallocate_pipeline_outputs=True,
+        **moe_settings(model, parallel=parallel),
     )
 
 

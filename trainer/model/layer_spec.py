@@ -14,12 +14,17 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import nn
 
 from trainer.model.activation import swiglu
 from trainer.model.attention import SdpaCoreAttention
 from trainer.model.causal_mask import CausalMasks
+from trainer.model.moe import build_moe_spec
 
 
 class RMSNorm(nn.RMSNorm):
@@ -78,17 +83,44 @@ def build_block_submodules(
     """
     if implementation == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    layer = _torch_layer_spec(qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit, masks=CausalMasks())
-    num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
+    layers = _torch_layer_specs(config, masks=CausalMasks())
+    first = get_transformer_layer_offset(config, vp_stage, pp_rank)
+    end = first + get_num_layers_to_build(config, vp_stage, pp_rank)
+    return TransformerBlockSubmodules(layer_specs=layers[first:end], layer_norm=TorchNorm)
 
 
-def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, masks: CausalMasks) -> ModuleSpec:
+def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks) -> list[ModuleSpec]:
+    """The specification of every layer of the model: equal ones, but for those that have experts."""
+    with_mlp, with_experts = (
+        _torch_layer_spec(
+            qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit, has_experts=has_experts, masks=masks
+        )
+        for has_experts in (False, True)
+    )
+    if config.num_moe_experts is None:
+        return [with_mlp] * config.num_layers
+    if isinstance(config.moe_layer_freq, int):
+        return [with_experts] * config.num_layers
+    return [with_experts if has_experts else with_mlp for has_experts in config.moe_layer_freq]
+
+
+def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, has_experts: bool, masks: CausalMasks) -> ModuleSpec:
     """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
 
     The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
-    specifications read the same checkpoint.
+    specifications read the same checkpoint. In front of experts, which are no fused layer, the norm has its own name.
     """
+    mlp = ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(
+            linear_fc1=ColumnParallelLinear,
+            linear_fc2=OutputLinear,
+            activation_func=swiglu if is_gated else None,
+        ),
+    )
+    keys_map = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    if not has_experts:
+        keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -106,19 +138,9 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, masks: CausalMasks)
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=TorchNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear,
-                    linear_fc2=OutputLinear,
-                    activation_func=swiglu if is_gated else None,
-                ),
-            ),
+            mlp=build_moe_spec(is_gated=is_gated) if has_experts else mlp,
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map={
-                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+            sharded_state_dict_keys_map=keys_map,
         ),
     )
 

@@ -50,6 +50,7 @@ def install() -> None:
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _disable_compiled_helpers()
     _track_cpu_random_state()
+    _copy_split_sizes()
 
 
 def is_installed() -> bool:
@@ -115,6 +116,10 @@ class _NullCudaObject:
     """Stands for a stream, an event or nvtx: every method exists and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def record_event(self, *args: Any) -> "_NullCudaObject":
+        """A stream's method whose result is used: the dispatcher of experts' tokens waits for the event."""
+        return self
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):
@@ -185,3 +190,13 @@ def _track_cpu_random_state() -> None:
     mcore_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     # The tracked generator is the CPU's own here, so its change inside a fork is the purpose, not an accident.
     logging.getLogger(mcore_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in str(record.msg))
+
+
+def _copy_split_sizes() -> None:
+    """Experts' tokens are exchanged by split sizes in numpy arrays, which Megatron-Core makes of CUDA tensors only."""
+    from megatron.core.transformer.moe import token_dispatcher  # noqa: PLC0415 - as above
+
+    def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = move

@@ -12,7 +12,6 @@ from torch import distributed
 
 from trainer.config.parallel import ParallelConfig
 
-
 _SEEDS_APART = 1 << 20
 """More than the offsets by which Megatron-Core tells tensor-parallel and expert-parallel ranks apart."""
 

@@ -1,0 +1,171 @@
+"""Mixture of experts: Megatron-Core's MoE layer with experts one after the other, and a router that keeps accounts.
+
+t: tokens of a micro batch on this rank, e: experts of a layer, h: hidden size.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler, z_loss_func
+from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from trainer.config.model import ModelConfig
+from trainer.config.moe import find_expert_width, find_moe_layers
+from trainer.config.parallel import ParallelConfig
+from trainer.model.activation import swiglu
+
+
+class Router(TopKRouter):
+    """Megatron-Core's router, which adds up what it decided since it was last asked.
+
+    Megatron-Core keeps losses in a table of the process and loads nowhere. Passes without gradients do not count, so
+    neither validation does, nor the first of two passes over a layer that is recomputed.
+    """
+
+    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
+        super().__init__(config=config, pg_collection=pg_collection)
+        self._account: torch.Tensor | None = None
+
+    def take_account(self) -> torch.Tensor | None:
+        """Hand out the sums over micro batches, and begin anew; None where there was no pass with gradients.
+
+        Returns:
+            [2 + e] fp64: this rank's part of the load-balancing loss (its sum over tensor- and context-parallel ranks
+            is the loss of a micro batch), its mean z-loss (which those ranks average), its tokens by expert.
+        """
+        account, self._account = self._account, None
+        return account
+
+    def routing(
+        self, logits: torch.Tensor, padding_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose experts: logits [s, b, e] to weights [t, e], 0 but for those chosen, and choices [t, e] bool."""
+        weights, chosen = super().routing(logits, padding_mask)
+        if self.training and torch.is_grad_enabled():
+            self._open_account(logits)[2:] += chosen.sum(dim=0)
+        return weights, chosen
+
+    def attach_and_log_load_balancing_loss(
+        self, activation: torch.Tensor, aux_loss_coeff: float, aux_loss: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Let the loss have its gradient when that of `activation` comes by.
+
+        Args:
+            aux_loss: this rank's part, times `aux_loss_coeff`.
+        """
+        self._open_account(activation)[0] += aux_loss.detach() / aux_loss_coeff
+        attached: torch.Tensor = MoEAuxLossAutoScaler.apply(activation, aux_loss)
+        return attached
+
+    def apply_z_loss(self, logits: torch.Tensor, padding_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Attach the z-loss, the mean square of logsumexp over a micro batch, to logits [t, e].
+
+        Source: Zoph et al. 2022 (ST-MoE, arXiv:2202.08906), equation 5.
+        """
+        coefficient = self.config.moe_z_loss_coeff
+        if coefficient is None or not self.training or not torch.is_grad_enabled():
+            return logits
+        loss = z_loss_func(logits, 1.0, padding_mask=padding_mask)
+        self._open_account(logits)[1] += loss.detach()
+        # Ranks that share the micro batch have equal parts of it: their mean is the loss.
+        attached: torch.Tensor = MoEAuxLossAutoScaler.apply(logits, loss * (coefficient / self.tp_cp_group.size()))
+        return attached
+
+    def _open_account(self, like: torch.Tensor) -> torch.Tensor:
+        if self._account is None:
+            self._account = torch.zeros(2 + self.num_experts, dtype=torch.float64, device=like.device)
+        return self._account
+
+
+class Experts(SequentialMLP):
+    """Megatron-Core's experts, whose weights know over which ranks their gradients are summed.
+
+    Megatron-Core marks weights as experts' under expert parallelism alone, but tensor-parallel ranks that keep experts
+    whole hold copies which see different tokens, too. Biases it marks as split along the sequence besides, and would
+    sum their gradients twice.
+    """
+
+    def __init__(
+        self,
+        num_local_experts: int,
+        config: TransformerConfig,
+        submodules: MLPSubmodules,
+        pg_collection: ProcessGroupCollection | None = None,
+    ) -> None:
+        super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection)
+        assert pg_collection is not None
+        is_laid_out_as_others = pg_collection.ep.size() == 1 and pg_collection.expt_tp.size() == pg_collection.tp.size()
+        for parameter in self.parameters():
+            parameter.allreduce = is_laid_out_as_others
+            parameter.sequence_parallel = False
+
+
+def build_moe_spec(*, is_gated: bool) -> ModuleSpec:
+    """What stands in place of the MLP: router, experts of torch kernels, and a shared one where that is configured."""
+    _fill_gemm_slot()
+    expert = MLPSubmodules(
+        linear_fc1=ColumnParallelLinear,
+        linear_fc2=RowParallelLinear,
+        activation_func=swiglu if is_gated else None,
+    )
+    return ModuleSpec(
+        module=MoELayer,
+        submodules=MoESubmodules(
+            router=Router,
+            experts=ModuleSpec(module=Experts, submodules=expert),
+            shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=expert),
+        ),
+    )
+
+
+def _fill_gemm_slot() -> None:
+    """Megatron-Core's router asks whether it has Transformer Engine's product by a name that only that defines."""
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
+
+
+def moe_settings(model: ModelConfig, *, parallel: ParallelConfig) -> dict[str, Any]:
+    """Translate what concerns experts into arguments of Megatron-Core's TransformerConfig."""
+    settings: dict[str, Any] = {
+        "expert_model_parallel_size": parallel.expert_model_parallel_size,
+        "expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size,
+    }
+    if model.num_moe_experts is None:
+        return settings
+    layers = [int(has_experts) for has_experts in find_moe_layers(model)]
+    is_balanced = model.moe_router_load_balancing_type != "none"
+    return settings | {
+        "num_moe_experts": model.num_moe_experts,
+        # Megatron-Core names weights by their layer where layers differ, and a list says that they do.
+        "moe_layer_freq": 1 if all(layers) else layers,
+        "moe_ffn_hidden_size": find_expert_width(model),
+        "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
+        "moe_router_topk": model.moe_router_topk,
+        "moe_router_score_function": model.moe_router_score_function,
+        "moe_router_pre_softmax": model.moe_router_pre_softmax,
+        "moe_router_topk_scaling_factor": model.moe_router_topk_scaling_factor,
+        "moe_router_dtype": model.moe_router_dtype,
+        "moe_router_load_balancing_type": model.moe_router_load_balancing_type,
+        "moe_aux_loss_coeff": model.moe_aux_loss_coeff if is_balanced else 0.0,
+        "moe_z_loss_coeff": model.moe_z_loss_coeff,
+        "moe_token_dispatcher_type": parallel.moe_token_dispatcher_type,
+    }
+
+
+def find_routers(chunks: Sequence[GPTModel]) -> Iterator[tuple[int, Router]]:
+    """Every router of these chunks with the number of its layer, from 1."""
+    for chunk in chunks:
+        for layer in chunk.decoder.layers:
+            if layer.is_moe_layer:
+                yield layer.layer_number, layer.mlp.router
