@@ -196,7 +196,14 @@ def test_broken_yaml_of_an_own_preset_is_no_traceback(tmp_path: Path) -> None:
 
 def test_empty_and_quoted_text_round_trip(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    for line in ("run_name='001'", "run_name='1e5'", "run_name='null'", "run_name='yes'", "tokenizer.path=''"):
+    for line in (
+        "run_name='001'",
+        "run_name='1e5'",
+        "run_name='null'",
+        "run_name='yes'",
+        "tokenizer.path=''",
+        "engine=megatron",
+    ):
         config = load_config([line])
         file.write_text(dump_config(config))
         assert load_config_file(file) == config
@@ -292,7 +299,8 @@ def test_a_union_of_engines_is_told_apart_by_name() -> None:
     conversion = to_dataclass(_TwoEngines, {"engine": {"name": "second", "overlp": True, "zero_stage": 1}})
     assert [str(violation) for violation in conversion.violations] == [
         "engine.overlp=true is no field of engine; did you mean engine.overlap?",
-        "engine.zero_stage=1 is no field of engine=second; its fields are name, overlap",
+        "engine.zero_stage=1 is no field of engine=second; leave it out, or use engine=first; its fields are name,"
+        " overlap",
     ]
     (violation,) = to_dataclass(_TwoEngines, {"engine": {"name": "secnd"}}).violations
     assert str(violation) == "engine.name=secnd is none of the choices; did you mean second? use first or second"

@@ -133,11 +133,13 @@ def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Viol
     elsewhere = [path for path, _ in leaf_paths(root) if path.rpartition(".")[2] == key]
     suggestions = list(dict.fromkeys([*here, *elsewhere]))
     owner = parent or "the configuration"
-    tag = tag_of(place.schema)
-    if path_of(place.loc) in suggestions and tag:
-        # Another alternative of a union has it: `engine=megatron engine.zero_stage=1`.
-        owner, suggestions = f"{parent}={tag}", [path for path in suggestions if path != path_of(place.loc)]
     fix = f"did you mean {either(suggestions)}?" if suggestions else f"its fields are {', '.join(siblings)}"
+    # Another alternative of a union may have it: `engine=megatron engine.zero_stage=1`.
+    alternatives = nested_schemas(field_types(root).get(parent))
+    owners = [tag_of(schema) for schema in alternatives if key in field_types(schema)]
+    if owners:
+        owner = f"{parent}={tag_of(place.schema)}"
+        fix = f"leave it out, or use {parent}={either(owners)}; its fields are {', '.join(siblings)}"
     violation = Violation(path=path_of(place.loc), value=show(value), rule=f"is no field of {owner}", fix=fix)
     return violation, place.loc, suggestions
 
