@@ -7,12 +7,13 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.checkpoint.fragments import PADDED_VOCAB_SIZE, build_chunks, open_world
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+
+transformers = pytest.importorskip("transformers")
+rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
 
 LLAMA = ModelConfig(
     num_layers=2,
@@ -58,16 +59,20 @@ def rope_settings(model: ModelConfig) -> dict[str, object]:
     }
 
 
-def llama_config(model: ModelConfig) -> LlamaConfig:
-    return LlamaConfig(**common_settings(model), rope_parameters=rope_settings(model), max_position_embeddings=131072)
+def llama_config(model: ModelConfig) -> "transformers.LlamaConfig":
+    return transformers.LlamaConfig(
+        **common_settings(model), rope_parameters=rope_settings(model), max_position_embeddings=131072
+    )
 
 
-def qwen_config(model: ModelConfig) -> Qwen3Config:
-    return Qwen3Config(**common_settings(model), rope_parameters=rope_settings(model), max_position_embeddings=4096)
+def qwen_config(model: ModelConfig) -> "transformers.Qwen3Config":
+    return transformers.Qwen3Config(
+        **common_settings(model), rope_parameters=rope_settings(model), max_position_embeddings=4096
+    )
 
 
 @torch.no_grad()
-def copy_weights(ours: torch.nn.Module, theirs: PreTrainedModel, *, model: ModelConfig) -> None:
+def copy_weights(ours: torch.nn.Module, theirs: "transformers.PreTrainedModel", *, model: ModelConfig) -> None:
     """Fill transformers' model; its query, key and value projections are apart, ours lie together by query group."""
     groups, heads, width = model.num_query_groups, model.num_attention_heads, model.head_size
     weights = dict(ours.named_parameters())
@@ -100,7 +105,7 @@ def copy_weights(ours: torch.nn.Module, theirs: PreTrainedModel, *, model: Model
         parameter.copy_(renamed[name])
 
 
-def logits_of_both(model: ModelConfig, theirs: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+def logits_of_both(model: ModelConfig, theirs: "transformers.PreTrainedModel") -> tuple[torch.Tensor, torch.Tensor]:
     with open_world(ParallelConfig()) as world, torch.no_grad():
         (ours,) = build_chunks(ParallelConfig(), world, model=model)
         generator = torch.Generator().manual_seed(11)
@@ -114,17 +119,17 @@ def logits_of_both(model: ModelConfig, theirs: PreTrainedModel) -> tuple[torch.T
 
 
 def test_llama_with_scaled_rotary_frequencies() -> None:
-    ours, theirs = logits_of_both(LLAMA, LlamaForCausalLM(llama_config(LLAMA)))
+    ours, theirs = logits_of_both(LLAMA, transformers.LlamaForCausalLM(llama_config(LLAMA)))
     assert theirs.std() > 0.5
     # fp32 sums of up to 512 terms in another order, over two layers; the logits are of size 1 to 10.
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-4)
     unscaled = dataclasses.replace(LLAMA, rope_scaling_factor=None)
-    _, others = logits_of_both(unscaled, LlamaForCausalLM(llama_config(unscaled)))
+    _, others = logits_of_both(unscaled, transformers.LlamaForCausalLM(llama_config(unscaled)))
     assert (others - theirs).abs().max() > 1e-2, "scaling matters at this length"
 
 
 def test_qwen_with_normalised_queries_and_keys() -> None:
-    ours, theirs = logits_of_both(QWEN, Qwen3ForCausalLM(qwen_config(QWEN)))
+    ours, theirs = logits_of_both(QWEN, transformers.Qwen3ForCausalLM(qwen_config(QWEN)))
     assert theirs.std() > 0.5
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-4)
 
@@ -132,7 +137,7 @@ def test_qwen_with_normalised_queries_and_keys() -> None:
 @pytest.mark.parametrize(("head_size", "factor"), [(64, 32.0), (128, 8.0)], ids=["llama 3.2 1B", "llama 3.1 8B"])
 def test_scaled_frequencies_are_those_of_the_published_models(head_size: int, factor: float) -> None:
     model = dataclasses.replace(LLAMA, kv_channels=head_size, rope_scaling_factor=factor)
-    expected, attention_factor = ROPE_INIT_FUNCTIONS["llama3"](llama_config(model), torch.device("cpu"))
+    expected, attention_factor = rope_utils.ROPE_INIT_FUNCTIONS["llama3"](llama_config(model), torch.device("cpu"))
     assert attention_factor == 1.0
     with open_world(ParallelConfig()) as world:
         (ours,) = build_chunks(ParallelConfig(), world, model=model)

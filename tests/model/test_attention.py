@@ -136,10 +136,14 @@ def test_tiles_are_those_that_flex_attention_finds_itself(first: int, num_querie
 def test_masks_are_kept_until_another_micro_batch_comes(starts: torch.Tensor) -> None:
     masks = CausalMasks()
     where = {"first": 0, "num_queries": LENGTH, "num_keys": LENGTH}
-    mask = masks.dense(**where, starts=starts)
-    assert masks.dense(**where, starts=starts) is mask
-    assert masks.dense(**where, starts=starts.detach()) is mask, "the same tensor, as recomputation hands it on"
+    mask = masks.dense(**where, starts=starts, dtype=torch.float32)
+    assert torch.equal(mask == 0, build_dense_mask(**where, starts=starts))
+    assert torch.equal(mask == -torch.inf, ~build_dense_mask(**where, starts=starts))
+    assert masks.dense(**where, starts=starts, dtype=torch.float32) is mask
+    as_recomputed = starts.detach()  # the same tensor, as recomputation hands it on
+    assert masks.dense(**where, starts=as_recomputed, dtype=torch.float32) is mask
+    assert masks.dense(**where, starts=starts, dtype=torch.bfloat16).dtype is torch.bfloat16
     assert masks.blocks(**where, starts=starts) is masks.blocks(**where, starts=starts)
-    other = masks.dense(**where, starts=torch.zeros_like(starts))
+    other = masks.dense(**where, starts=torch.zeros_like(starts), dtype=torch.float32)
     assert not torch.equal(other, mask)
-    assert torch.equal(masks.dense(**where, starts=starts), mask)
+    assert torch.equal(masks.dense(**where, starts=starts, dtype=torch.float32), mask)

@@ -107,7 +107,7 @@ class SdpaCoreAttention(nn.Module):
         where: dict[str, Any] = {"first": first, "num_queries": len(query), "num_keys": len(key), "starts": starts}
         if query.is_cuda and not (self.training and self.dropout):
             return self._attend(attend_in_blocks, query, key, value, block_mask=self.masks.blocks(**where))
-        return self._attend(_sdpa, query, key, value, attn_mask=self.masks.dense(**where))
+        return self._attend(_sdpa, query, key, value, attn_mask=self.masks.dense(**where, dtype=query.dtype))
 
     def _attend(
         self,

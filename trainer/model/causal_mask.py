@@ -7,6 +7,7 @@ query, so a mask takes nothing from the keys, and a rank that holds a part of th
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -23,16 +24,26 @@ class CausalMasks:
         self._starts: torch.Tensor | None = None
         self._kept: dict[tuple[str, int, int, int], torch.Tensor | BlockMask] = {}
 
-    def dense(self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> torch.Tensor:
-        """True where a query sees a key.
+    def dense(
+        self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """What is added to scores: 0 where a query sees a key, minus infinity elsewhere.
+
+        scaled_dot_product_attention would make the same of a mask of booleans, and keep one for each layer.
 
         Args:
             first: position of the first query; the others follow it.
             starts: [b, S] integers, where each position's document begins; on the device of the mask.
+            dtype: of the queries.
         Returns:
-            [b, 1, q, k] bool.
+            [b, 1, q, k].
         """
-        mask = self._find("dense", first, num_queries, num_keys, starts, build_dense_mask)
+
+        def build(**where: Any) -> torch.Tensor:
+            mask = build_dense_mask(**where)
+            return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+        mask = self._find(f"dense {dtype}", first, num_queries, num_keys, starts, build)
         assert isinstance(mask, torch.Tensor)
         return mask
 
@@ -62,7 +73,7 @@ class CausalMasks:
 
 
 def build_dense_mask(*, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> torch.Tensor:
-    """Build the mask of `CausalMasks.dense`."""
+    """True where a query sees a key: [b, 1, q, k]; arguments as of `CausalMasks.dense`."""
     positions = torch.arange(first, first + num_queries, device=starts.device)
     keys = torch.arange(num_keys, device=starts.device)
     begins = starts[:, first : first + num_queries, None]
