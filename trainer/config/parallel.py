@@ -32,7 +32,8 @@ class ParallelConfig:
     cp_comm_type: Literal["all_gather", "a2a"] = "all_gather"
     """How attention sees a sequence that context-parallel processes share: all_gather collects keys and values of the
     whole sequence on each of them (any number of heads), a2a exchanges shares of the sequence for shares of the heads
-    (DeepSpeed-Ulysses; less traffic, context_parallel_size must divide the key-value heads of a process)."""
+    (DeepSpeed-Ulysses; less traffic with many processes, and context_parallel_size must divide the key-value heads of
+    a process)."""
     expert_model_parallel_size: int = 1
     """Processes that share the experts of each mixture-of-experts layer. They are taken from those of data, context and
     tensor parallelism: the world size does not grow."""
