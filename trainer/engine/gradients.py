@@ -1,4 +1,4 @@
-"""Gradient sums that model parallelism owes, before data-parallel reduction and the update."""
+"""Gradient sums that model parallelism owes, before the update."""
 
 from collections.abc import Callable, Iterator, Sequence
 
