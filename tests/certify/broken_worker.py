@@ -12,6 +12,7 @@ cpu_shim.install()
 
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402 - the shim first
 
+from trainer import build  # noqa: E402 - as above
 from trainer.certificate import worker  # noqa: E402 - as above
 from trainer.engine import gradients  # noqa: E402 - as above
 from trainer.model import layer_spec  # noqa: E402 - as above
@@ -40,7 +41,7 @@ def forget_tied_embedding() -> None:
 
 
 def drop_layer_of_uneven_stages() -> None:
-    """The first stage builds one layer less than it should where stages differ."""
+    """The first stage builds one layer less than it should where stages differ, and nobody counts them."""
     right = layer_spec.get_num_layers_to_build
 
     def wrong(config: Any, vp_stage: Any, pp_rank: int) -> int:
@@ -48,6 +49,7 @@ def drop_layer_of_uneven_stages() -> None:
         return right(config, vp_stage, pp_rank) - (is_uneven and pp_rank == 0)
 
     layer_spec.get_num_layers_to_build = wrong
+    build._check_all_layers_are_built = lambda *arguments, **options: None
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_bounds_are_estimated_for_each_reference(good: Issued) -> None:
     # 16 bits of the 24 are gone: what reordering does shows it, and nothing limits it.
     assert bf16["loss_spread"][-1] > 100 * fp32["loss_spread"][-1]
     assert max(bf16["loss_bounds"]) > 1e-4
-    assert fp32["losses"][-1] < 0.98 * fp32["losses"][0], "something was learned"
+    assert fp32["losses"][-1] < 0.99 * fp32["losses"][0], "something was learned"
     for estimate in (fp32, bf16):
         assert len(estimate["weight_bounds"]) > 20
         for bounds in (estimate["loss_bounds"], estimate["grad_norm_bounds"]):

@@ -27,14 +27,21 @@ def test_what_no_bug_reaches_passes(broken: Issued) -> None:
         (ROTARY, "forward", "layer 1 attention query", [1]),
         (NORMS, "gradient", "decoder.final_layernorm.weight", [0, 1]),
         (TIED, "gradient", "embedding.word_embeddings.weight", [0, 1]),
-        # The layer's first tensor, which no rank computes.
-        (DROPPED, "forward", "layer 3 input norm", []),
+        # Seen before anything is computed.
+        (DROPPED, "initial", "layer 3 self_attention.linear_qkv.layer_norm_weight", []),
     ],
 )
 def test_a_bug_is_named(broken: Issued, layout: str, direction: str, name: str, ranks: list[int]) -> None:
     culprit = broken.layout(layout)["culprit"]
     assert (culprit["step"], culprit["direction"], culprit["name"], culprit["ranks"]) == (0, direction, name, ranks)
     assert broken.layout(layout)["culprit_text"] in broken.page.replace("&gt;", ">")
+
+
+def test_a_dropped_layer_is_missing_as_a_whole(broken: Issued) -> None:
+    culprit = broken.layout(DROPPED)["culprit"]
+    assert culprit["is_missing"]
+    assert culprit["also"] and all(name.startswith("initial: layer 3 ") for name in culprit["also"])
+    assert "is on no rank" in broken.layout(DROPPED)["culprit_text"]
 
 
 def test_all_that_a_missing_sum_touches_is_listed(broken: Issued) -> None:

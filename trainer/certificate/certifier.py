@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.certificate.bounds import Estimator, relative_differences, root_mean_square
 from trainer.certificate.compare import Difference, compare_traces, open_traces
-from trainer.certificate.culprit import find_culprit
+from trainer.certificate.culprit import MAX_NAMED, find_culprit
 from trainer.certificate.job import Job, JobResult, read_result
 from trainer.certificate.processes import Starter
 from trainer.certificate.request import Request, RequestedLayout, Run, write_synthetic_data
@@ -188,7 +188,7 @@ class Certifier:
             differences=relative_differences(result.grad_norms, expected.grad_norms), bounds=estimate.grad_norm_bounds
         )
         weights = judge_tensors(compare_jobs(reference.job, job, step=None), estimate.weight_bounds)
-        bad_initial = next((w for w in weights if w.direction == "initial" and not w.is_good), None)
+        bad_initial = [weight for weight in weights if weight.direction == "initial" and not weight.is_good]
         trained = [weight for weight in weights if weight.direction == "final"]
         is_good = all(weight.is_good for weight in weights) and result.skipped_steps == expected.skipped_steps
         return replace(
@@ -315,15 +315,18 @@ def _is_unexplained(verdict: LayoutVerdict) -> bool:
     return not verdict.is_passed and verdict.error is None and verdict.culprit is None
 
 
-def _initial_culprit(weight: TensorVerdict) -> Culprit:
+def _initial_culprit(weights: Sequence[TensorVerdict]) -> Culprit:
+    """Weights that were wrong before anything was computed."""
+    first, *others = weights
     return Culprit(
         step=0,
         direction="initial",
-        name=weight.name,
-        difference=weight.difference,
-        bound=weight.bound,
+        name=first.name,
+        difference=first.difference,
+        bound=first.bound,
         ranks=(),
-        also=(),
+        also=[f"initial: {weight.name}" for weight in others[:MAX_NAMED]],
+        is_missing=first.is_missing,
     )
 
 

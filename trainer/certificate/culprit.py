@@ -52,6 +52,7 @@ def find_culprit(
         bound=_bound(first, bounds),
         ranks=[] if first.is_missing else ranks,
         also=[f"{other.tensor.direction}: {other.tensor.name}" for other in bad[1 : 1 + MAX_NAMED]],
+        is_missing=first.is_missing,
     )
 
 

@@ -140,20 +140,22 @@ class Recorder:
 
 
 def _rectangles(direction: Direction, states: Mapping[str, list], *, prefix: str) -> Iterator[Rectangle]:
-    """Name the parts of stacked layers by layer."""
+    """Name the parts by layer, whether Megatron-Core stacks the layers of a tensor or (mixed ones) numbers them."""
     for key, parts in states.items():
         name = key.removeprefix(prefix)
+        rest = name.removeprefix(_LAYERS)
+        number, _, rest_of_numbered = rest.partition(".")
         for shape, offset, values in parts:
-            if name.startswith(_LAYERS):
-                layer = offset[0] + 1
-                tensor = TensorName(
-                    direction=direction,
-                    name=f"layer {layer} {name.removeprefix(_LAYERS)}",
-                    shape=shape[1:],
-                    order=(layer, 0),
-                )
-                yield Rectangle(tensor=tensor, offset=offset[1:], values=values[0])
-            else:
+            if rest == name:
                 order = (0 if name.startswith("embedding.") else AFTER_LAYERS, 0)
                 tensor = TensorName(direction=direction, name=name, shape=shape, order=order)
-                yield Rectangle(tensor=tensor, offset=offset, values=values)
+            elif number.isdigit():
+                tensor = _in_layer(direction, int(number) + 1, rest_of_numbered, shape)
+            else:
+                tensor = _in_layer(direction, offset[0] + 1, rest, shape[1:])
+                offset, values = offset[1:], values[0]
+            yield Rectangle(tensor=tensor, offset=offset, values=values)
+
+
+def _in_layer(direction: Direction, layer: int, name: str, shape: tuple[int, ...]) -> TensorName:
+    return TensorName(direction=direction, name=f"layer {layer} {name}", shape=shape, order=(layer, 0))

@@ -1,5 +1,6 @@
 """What the certificate says of one layout, and what its bounds were estimated from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ DIRECTION_WORDS: dict[Direction, str] = {
     "backward": "gradient of an activation",
     "gradient": "gradient of a weight",
     "update": "update of a weight",
+    "before": "weight before the step",
     "final": "weight after the last step",
 }
 
@@ -45,6 +47,7 @@ class TensorVerdict:
     name: str
     difference: float
     bound: float
+    is_missing: bool
 
     @property
     def is_good(self) -> bool:
@@ -66,12 +69,16 @@ class Culprit:
     """Ranks whose part of the tensor is off."""
     also: Sequence[str]
     """Other tensors beyond their bounds in the same step, in the order of computation."""
+    is_missing: bool = False
+    """Elements of it are on no rank."""
 
     def __str__(self) -> str:
         if self.direction is None:
             return f"step {self.step}: {self.name}"
         ranks = f" on rank{'s' if len(self.ranks) > 1 else ''} {', '.join(map(str, self.ranks))}" if self.ranks else ""
-        size = "is missing or no number" if self.difference == float("inf") else f"is off by {self.difference:.1e}"
+        if self.is_missing:
+            return f"step {self.step}, {DIRECTION_WORDS[self.direction]}: {self.name} is on no rank"
+        size = "is off by " + (f"{self.difference:.1e}" if math.isfinite(self.difference) else "what is no number")
         return (
             f"step {self.step}, {DIRECTION_WORDS[self.direction]}: {self.name} {size} (bound {self.bound:.1e}){ranks}"
         )
@@ -127,6 +134,7 @@ def judge_tensors(
             name=difference.tensor.name,
             difference=difference.relative,
             bound=bounds.get((difference.tensor.direction, difference.tensor.name), 0.0),
+            is_missing=difference.is_missing,
         )
         for difference in differences
     ]
