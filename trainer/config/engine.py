@@ -19,7 +19,7 @@ class DeepSpeedEngineConfig:
     """Where sharded optimizer state lies and is updated: none means on the device, cpu in the host's memory, nvme in
     files, a part at a time in the host's memory. cpu needs zero_stage 1 or more, nvme zero_stage 3."""
     nvme_path: str | None = None
-    """Directory for offload_optimizer=nvme, on a fast disk of each host."""
+    """Directory for offload_optimizer=nvme, on a fast disk of each host; each run needs one of its own."""
     offload_pin_memory: bool = True
     """Offload into page-locked memory, which devices copy to and from faster; false where the host limits it."""
     reduce_bucket_size: int = 500_000_000
