@@ -109,6 +109,11 @@ class Experts(SequentialMLP):
         for parameter in self.parameters():
             parameter.allreduce = is_laid_out_as_others
             parameter.sequence_parallel = False
+        if pg_collection.expt_tp.size() == 1:
+            # A whole expert has nothing to reduce. Megatron-Core hands its output through a function that changes
+            # nothing all the same, and then may not add a bias in place.
+            for expert in self.local_experts:
+                expert.linear_fc1.explicit_expert_comm = expert.linear_fc2.explicit_expert_comm = True
 
 
 def build_moe_spec(*, is_gated: bool) -> ModuleSpec:
