@@ -8,7 +8,7 @@ EXTRAS := test,dev,quickstart,benchmark,ray
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format clean
+.PHONY: help setup quickstart test certify check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ quickstart: $(STAMP) ## the whole job on real input, on CPU: crawl, prepare, tra
 
 test: $(STAMP) ## every test (CPU only); PYTEST_ARGS='-k name' selects
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+certify: $(STAMP) ## every layout and engine computes what one process does (CPU): docs/certificate.md
+	$(PYTHON) -m trainer.certify certify=standard
 
 check: $(STAMP) ## ruff, import-linter, mypy
 	$(VENV)/bin/ruff check .

@@ -10,6 +10,9 @@ import pytest
 
 from tests.certify.conftest import Issue, Issued
 
+# Starting eight groups of processes is most of it: a minute on two free cores, many where others work.
+pytestmark = pytest.mark.timeout(1800)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["certify=standard", "model.num_layers=2"]
 

@@ -4,6 +4,9 @@ import pytest
 
 from tests.certify.conftest import Issue, Issued
 
+# Starting eight groups of processes is most of it: a minute on two free cores, many where others work.
+pytestmark = pytest.mark.timeout(1800)
+
 ROTARY = "llama cp2"
 NORMS = "llama tp2.sp"
 TIED = "gpt2 pp2"
