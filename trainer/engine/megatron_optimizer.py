@@ -108,8 +108,9 @@ def _build_part(
         part = FP32Optimizer(adamw, settings, None)
     else:
         part = Float16OptimizerWithFloat16Params(adamw, settings, scaler, None)
-    # Where it looks for gradients that are not finite: on all ranks.
-    part.grad_stats_parallel_group = None
+    # Where it looks for gradients that are not finite: on the ranks that have this part, since a stage may be without
+    # experts. The engine, which decides, looks at all.
+    part.grad_stats_parallel_group = groups.tp_dp_cp
     return part
 
 
