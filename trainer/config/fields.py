@@ -66,7 +66,7 @@ def is_inside(path: str, outer: str) -> bool:
 
 def describe_type(annotation: Any) -> str:
     """Say in words what a field accepts."""
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "text or a mapping"}
     words = []
     for member in union_members(annotation):
         origin = typing.get_origin(member)
