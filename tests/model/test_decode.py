@@ -23,9 +23,10 @@ GPT2 = replace(
     attention_dropout=0.5,
 )
 LLAMA = replace(MODEL, num_query_groups=2, qk_layernorm=True, untie_embeddings_and_output_weights=True)
+MIXTURE = replace(LLAMA, num_moe_experts=4, moe_layer_freq=[0, 1], moe_shared_expert_intermediate_size=8)
 
 
-@pytest.fixture(params=[GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.fixture(params=[GPT2, LLAMA, MIXTURE], ids=["gpt2", "llama", "mixture"])
 def model(request: pytest.FixtureRequest) -> Iterator[torch.nn.Module]:
     with open_world(ParallelConfig()) as world:
         shape: ModelConfig = replace(request.param, init_method_std=0.3)
