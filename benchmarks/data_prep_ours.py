@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 from data_tools.config import DataPrepConfig, SourceConfig
@@ -91,7 +92,8 @@ def _run_last_stage(paths: list[Path], tokenizer: Path, output: Path, num_worker
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those that it waited for."""
+    """Of this process and of those that it waited for: workers count when the server that they are forked from ends."""
+    forkserver._forkserver._stop()
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
