@@ -58,6 +58,8 @@ class Stuck:
             f"data_prep.tokenizer.path={tokenizer}",
             "data_prep.num_workers=2",
         )
+        # A shell that starts the tests in the background has it ignored, and processes inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             prepare_command(*self.overrides),
             cwd=REPOSITORY,
