@@ -14,7 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -78,9 +78,19 @@ class WorkerPool:
         self._has_spoken = [False] * num_workers
         self.tasks = ["its start"] * num_workers
         """What each worker is at, in words, for messages about its end."""
-        started = [self._start() for _ in range(num_workers)]
-        self._processes = [process for process, _ in started]
-        self._connections = [ours for _, ours in started]
+        self._processes: list[Any] = []
+        self._connections: list[Connection] = []
+        # It unblocks the signal that `_start` blocks, when it is not there yet.
+        resource_tracker.ensure_running()
+        try:
+            for _ in range(num_workers):
+                process, ours = self._start()
+                self._processes.append(process)
+                self._connections.append(ours)
+        except BaseException:
+            for process in self._processes:
+                process.kill()
+            raise
 
     def _start(self) -> tuple[Any, Connection]:
         # A fork of this process would copy locks that other threads (progress bars) hold. A server without threads that
