@@ -85,8 +85,8 @@ def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None
         "data.train=[]",
     ]
     assert lines[2] == (
-        "  2. model=lama_8b is no option of the group model; did you mean llama_8b? use gpt2_124m, gpt3_175b, llama_1b,"
-        " llama_70b, llama_8b or quickstart"
+        "  2. model=lama_8b is no option of the group model; did you mean llama_8b? use deepseek_moe_16b, gpt2_124m,"
+        " gpt3_175b, llama_1b, llama_70b, llama_8b, mixtral_8x7b, quickstart or quickstart_moe"
     )
 
 
