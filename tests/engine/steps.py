@@ -123,6 +123,11 @@ def take_step(engine: Engine, step: int, *, case: Case, world: World) -> StepRes
     return engine.train_step(batches, learning_rate=rate_of(step))
 
 
+def largest_difference(values: list[float], expected: list[float]) -> float:
+    """Relative to what is expected."""
+    return max(abs(a - b) / abs(b) for a, b in zip(values, expected, strict=True))
+
+
 def rate_of(step: int) -> float:
     return 2e-3 * (1 + step % 3)
 

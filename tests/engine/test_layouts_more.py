@@ -18,7 +18,7 @@ from tests.engine.layout_runs import (
     run_one,
     run_two,
 )
-from tests.engine.steps import assemble
+from tests.engine.steps import assemble, largest_difference
 
 LOSS_TOLERANCE = 1e-6
 GRAD_NORM_TOLERANCE = 1e-5
@@ -55,10 +55,6 @@ def expected(layout: str, one: Account) -> Outcome:
 def ranks(layout: str, request: pytest.FixtureRequest) -> list[Outcome]:
     accounts: list[Account] = request.getfixturevalue("two" if layout in TWO else "four")
     return [account.outcomes[layout] for account in accounts]
-
-
-def largest_difference(values: list[float], expected: list[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(values, expected, strict=True))
 
 
 def test_layout_trains_as_one_process(layout: str, expected: Outcome, ranks: list[Outcome]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.cases import LAYOUTS, TWO, Account
-from tests.engine.steps import OPTIMIZERS, Trained, assemble
+from tests.engine.steps import OPTIMIZERS, Trained, assemble, largest_difference
 
 LOSS_TOLERANCE = 1e-6
 GRAD_NORM_TOLERANCE = 1e-5
@@ -37,10 +37,6 @@ def losses_of(trained: Trained) -> list[float]:
 
 def grad_norms_of(trained: Trained) -> list[float]:
     return [result.grad_norm for result in trained.results]
-
-
-def largest_difference(values: list[float], expected: list[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(values, expected, strict=True))
 
 
 def test_one_process_trains_as_a_loop_written_by_hand(one: Account) -> None:

@@ -23,10 +23,10 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.deepspeed_settings import ModelParallelUnit, deepspeed_settings
-from trainer.engine.forward import evaluate_step, forward_backward
+from trainer.engine.forward import forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel, reduce_partial_gradients_as_computed
-from trainer.engine.loss_scale import build_loss_scale
 from trainer.engine.optimizer import GuardedAdamW, build_adamw
+from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.engine.zero_state import build_zero_state
 from trainer.model.sharding import describe_parameters
 
@@ -39,7 +39,7 @@ if not torch.cuda.is_available():
     get_accelerator().is_fp16_supported = lambda: True
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(ScheduleEngine):
     """ZeRO-0 and ZeRO-1 under every layout, ZeRO-2 and ZeRO-3 under those of one pipeline stage."""
 
     def __init__(
@@ -52,11 +52,7 @@ class DeepSpeedEngine:
         groups: ProcessGroupCollection,
         device: torch.device,
     ) -> None:
-        self._chunks = chunks
-        self._groups = groups
-        self._device = device
-        self._num_updates = 0
-        self._loss_scale = build_loss_scale(precision)
+        super().__init__(chunks, precision=precision, groups=groups, device=device)
         # Described while they have their shapes: stage 3 leaves parameters empty.
         parameters = describe_parameters(chunks)
         for sharded in parameters:
@@ -108,45 +104,22 @@ class DeepSpeedEngine:
         )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        scale = self._loss_scale.value if self._loss_scale else None
-        if scale is not None:
-            self._optimizer.loss_scale = scale
-        self._engine.step()
-        is_skipped = bool(self._optimizer.overflow)
-        self._num_updates += not is_skipped
         if self._loss_scale:
-            self._loss_scale.update(is_skipped=is_skipped)
-        return StepResult(
-            loss=losses.loss_sum / losses.num_tokens,
+            self._optimizer.loss_scale = self._loss_scale.value
+        self._engine.step()
+        return self._account(
+            losses,
             grad_norm=float(self._engine.get_global_grad_norm()),
-            is_skipped=is_skipped,
-            loss_scale=scale,
-            routing=losses.routing,
+            is_skipped=bool(self._optimizer.overflow),
         )
-
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
-        """Sum of losses and number of target tokens over the global batch, the same on every rank."""
-        return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
         """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
         return self._state.fragments()
 
-    @property
-    def num_updates(self) -> int:
-        """Updates that reached the weights: Adam's step count."""
-        return self._num_updates
-
-    @property
-    def loss_scale(self) -> LossScaleState | None:
-        """Where the loss scale stands after the last step; None unless the weights are fp16."""
-        return self._loss_scale.state if self._loss_scale else None
-
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
         """Make the fragments' contents, written in place by a loader, the weights of the model."""
-        self._num_updates = num_updates
-        if self._loss_scale and loss_scale:
-            self._loss_scale.restore(loss_scale)
+        self._restore_account(num_updates=num_updates, loss_scale=loss_scale)
         self._state.restore(num_updates=num_updates)
 
     def close(self) -> None:

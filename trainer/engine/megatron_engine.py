@@ -19,15 +19,15 @@ from trainer.config.engine import MegatronEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
-from trainer.engine.forward import evaluate_step, forward_backward
+from trainer.engine.forward import forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel
-from trainer.engine.loss_scale import build_loss_scale
 from trainer.engine.megatron_optimizer import build_optimizer
 from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
+from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.model.sharding import describe_parameters
 
 
-class MegatronEngine:
+class MegatronEngine(ScheduleEngine):
     """Overlapped gradient reduction and sharded or replicated optimizer state, under every layout."""
 
     def __init__(
@@ -40,12 +40,8 @@ class MegatronEngine:
         groups: ProcessGroupCollection,
         device: torch.device,
     ) -> None:
-        self._chunks = chunks
-        self._groups = groups
-        self._device = device
-        self._num_updates = 0
+        super().__init__(chunks, precision=precision, groups=groups, device=device)
         self._clip_grad = optimizer.clip_grad
-        self._loss_scale = build_loss_scale(precision)
         parameters = describe_parameters(chunks)
         self._wrapped = _wrap(chunks, config=config, precision=precision, groups=groups)
         self._optimizer, self._owned = build_optimizer(
@@ -67,24 +63,10 @@ class MegatronEngine:
         losses = forward_backward(
             self._chunks, micro_batches, groups=self._groups, device=self._device, forward_only=False
         )
-        scale = self._loss_scale.value if self._loss_scale else None
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        grad_norm, is_skipped = self._update(scale or 1.0)
-        self._num_updates += not is_skipped
-        if self._loss_scale:
-            self._loss_scale.update(is_skipped=is_skipped)
-        return StepResult(
-            loss=losses.loss_sum / losses.num_tokens,
-            grad_norm=grad_norm,
-            is_skipped=is_skipped,
-            loss_scale=scale,
-            routing=losses.routing,
-        )
-
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
-        """Sum of losses and number of target tokens over the global batch, the same on every rank."""
-        return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
+        grad_norm, is_skipped = self._update(self._loss_scale.value if self._loss_scale else 1.0)
+        return self._account(losses, grad_norm=grad_norm, is_skipped=is_skipped)
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
         """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
@@ -106,22 +88,10 @@ class MegatronEngine:
             )
         return fragments
 
-    @property
-    def num_updates(self) -> int:
-        """Updates that reached the weights: Adam's step count."""
-        return self._num_updates
-
-    @property
-    def loss_scale(self) -> LossScaleState | None:
-        """Where the loss scale stands after the last step; None unless the weights are fp16."""
-        return self._loss_scale.state if self._loss_scale else None
-
     @torch.no_grad()
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
         """Make the fragments' contents, written in place by a loader, the weights of the model."""
-        self._num_updates = num_updates
-        if self._loss_scale and loss_scale:
-            self._loss_scale.restore(loss_scale)
+        self._restore_account(num_updates=num_updates, loss_scale=loss_scale)
         for owned in self._owned:
             adam_state(owned.adamw, owned.main)["step"].fill_(float(num_updates))
         for part in self._optimizer.chained_optimizers:

@@ -1,0 +1,65 @@
+"""What the back ends share: the chunks that Megatron-Core's schedule runs, the count of updates and the loss scale."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from trainer.config.optim import PrecisionConfig
+from trainer.data.batch import MicroBatch
+from trainer.engine.base import LossScaleState, StepResult
+from trainer.engine.forward import LossSum, evaluate_step
+from trainer.engine.loss_scale import build_loss_scale
+
+
+class ScheduleEngine:
+    """The part of the engine protocol that no back end does in its own way."""
+
+    def __init__(
+        self,
+        chunks: Sequence[GPTModel],
+        *,
+        precision: PrecisionConfig,
+        groups: ProcessGroupCollection,
+        device: torch.device,
+    ) -> None:
+        self._chunks = chunks
+        self._groups = groups
+        self._device = device
+        self._num_updates = 0
+        self._loss_scale = build_loss_scale(precision)
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
+        """Sum of losses and number of target tokens over the global batch, the same on every rank."""
+        return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that reached the weights: Adam's step count."""
+        return self._num_updates
+
+    @property
+    def loss_scale(self) -> LossScaleState | None:
+        """Where the loss scale stands after the last step; None unless the weights are fp16."""
+        return self._loss_scale.state if self._loss_scale else None
+
+    def _account(self, losses: LossSum, *, grad_norm: float, is_skipped: bool) -> StepResult:
+        """Count a step, and let the loss scale learn from it."""
+        scale = self._loss_scale.value if self._loss_scale else None
+        self._num_updates += not is_skipped
+        if self._loss_scale:
+            self._loss_scale.update(is_skipped=is_skipped)
+        return StepResult(
+            loss=losses.loss_sum / losses.num_tokens,
+            grad_norm=grad_norm,
+            is_skipped=is_skipped,
+            loss_scale=scale,
+            routing=losses.routing,
+        )
+
+    def _restore_account(self, *, num_updates: int, loss_scale: LossScaleState | None) -> None:
+        """Go on where a checkpoint stands."""
+        self._num_updates = num_updates
+        if self._loss_scale and loss_scale:
+            self._loss_scale.restore(loss_scale)
