@@ -37,8 +37,6 @@ def read_files(
         PreparationError: an input cannot be opened, or a worker died twice at one piece of work.
         BadRecordError: a record cannot be read, and config.strict.
     """
-    if all(state.is_finished for state in states):
-        return
     sizes = [state.file.bytes for state in states]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     # A file without a known number of batches may still keep every worker busy.

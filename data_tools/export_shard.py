@@ -15,12 +15,11 @@ from typing import BinaryIO
 import numpy as np
 
 from data_tools.stage_progress import Mode, StageProgress
-from trainer.common.errors import Violation, exit_code_of, raise_if_any
+from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
 from trainer.data.index_format import ShardReader, sync_directory
 from trainer.data.manifest import check_shard, read_manifest
 from trainer.data.shard_header import shard_file
 
-EXIT_STOPPED = 1
 SUFFIX = ".ds"
 PARTS = ("", ".index", ".metadata")
 """What follows OUTPUT.ds in the names of its files, the last one marking it as whole."""

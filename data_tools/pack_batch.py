@@ -26,8 +26,6 @@ PACKED_NAME = "packed"
 class PackTask:
     """A batch to tokenize."""
 
-    number: int
-    """Among all batches."""
     place: SpoolPlace
     fates: np.ndarray
     """uint8 per document, of `Fate`."""

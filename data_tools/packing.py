@@ -101,13 +101,14 @@ class Packing:
 
     def _run(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
         """Tokenize the batches that are not yet; yield all numbers in their order, each as soon as it is there."""
-        counts = {number: self._collection.batches[number].num_documents for number in numbers}
-        done = sum(count for number, count in counts.items() if number in self._places)
-        is_new = {number: number not in self._places for number in numbers}
-        with self._stages.begin("tokenize", total=sum(counts.values()), unit="documents", done_before=done) as progress:
+        batches = self._collection.batches
+        total = sum(batches[number].num_documents for number in numbers)
+        missing = {number: batches[number].num_documents for number in numbers if number not in self._places}
+        done = total - sum(missing.values())
+        with self._stages.begin("tokenize", total=total, unit="documents", done_before=done) as progress:
             for number in self._run_missing(numbers, num_workers=num_workers):
                 yield number
-                done += counts[number] * is_new[number]
+                done += missing.get(number, 0)
                 progress.update(done)
 
     def _run_missing(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
@@ -137,7 +138,6 @@ class Packing:
         fates, firsts, lines = self._choice.fates[documents], self._choice.firsts, self._choice.repeated_lines
         near = [] if firsts is None else firsts[documents][fates == Fate.NEAR_DUPLICATE]
         return PackTask(
-            number=number,
             place=batch.place,
             fates=np.array(fates),
             hashes=self._collection.hashes[documents].tobytes(),

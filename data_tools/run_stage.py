@@ -14,9 +14,8 @@ from data_tools.read_state import BadRecordError
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.work_place import WorkPlace, shared_work
 from data_tools.workers import PreparationError
-from trainer.common.errors import EXIT_BAD_INPUT, exit_code_of
+from trainer.common.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
 
-EXIT_STOPPED = 1
 TASK_NAME = "task.pickle"
 LOCK_PATIENCE_SECONDS = 60.0
 """The command that submitted this job may not have left yet."""

@@ -29,7 +29,7 @@ from data_tools.stage_timings import sum_timings
 from data_tools.statistics import build_stats
 from data_tools.tokenizer_files import SENTENCEPIECE_NAME, TOKENIZER_NAMES, find_tokenizer, install_tokenizer
 from data_tools.tokenizer_sample import choose_sample
-from data_tools.train_tokenizer import SampledBatch, find_unknown_id, train_tokenizer
+from data_tools.train_tokenizer import SampledBatch, train_tokenizer
 from data_tools.work_place import WorkPlace, find_work_place, name_run
 from data_tools.workers import PreparationError
 from trainer.data.index_format import token_dtype
@@ -127,6 +127,8 @@ def read(preparation: Preparation, share: Share) -> None:
         return
     files = share_files(preparation.task.files, share)
     states = load_states(files, place.read, file_keys=place.file_keys, is_strict=config.strict)
+    if all(state.is_finished for state in states):
+        return
     read_files(
         states,
         config=config,
@@ -192,7 +194,7 @@ def _make_tokenizer(preparation: Preparation) -> None:
 
 def tokenize(preparation: Preparation, share: Share) -> None:
     """Tokenize the documents of a share."""
-    packing, collection = _open_packing(preparation)
+    packing, collection, _ = _open_packing(preparation)
     count = len(collection.batches)
     first, end = (count * number // share.count for number in (share.number, share.number + 1))
     packing.tokenize(range(first, end), num_workers=preparation.num_workers)
@@ -203,15 +205,14 @@ def assemble(preparation: Preparation) -> None:
     place, built = preparation.place, preparation.place.built
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir(parents=True)
-    packing, collection = _open_packing(preparation)
+    packing, collection, tokenizer = _open_packing(preparation)
     for name in TOKENIZER_NAMES:
         if (place.pack / name).exists():
             shutil.copyfile(place.pack / name, built / name)
-    tokenizer = _open_tokenizer(place.pack)
     results = packing.write_shards(built, vocab_size=tokenizer.vocab_size, num_workers=preparation.num_workers)
     stats = build_stats(
         results,
-        unknown_id=find_unknown_id(tokenizer.path),
+        unknown_id=tokenizer.unknown_id,
         statistics={name: result.statistics for name, result in results.items()},
     )
     stats["validation_fraction"] = preparation.config.split.validation_fraction
@@ -230,23 +231,26 @@ def share_files(files: list[InputFile], share: Share) -> list[InputFile]:
     """The files of a share: the largest first, each to the share that has least so far."""
     known = [file.bytes for file in files if file.bytes is not None]
     typical = sum(known) / len(known) if known else 1.0
+    sizes = {file.index: typical if file.bytes is None else file.bytes for file in files}
     loads = [0.0] * share.count
     mine = []
-    for file in sorted(files, key=lambda file: (-(typical if file.bytes is None else file.bytes), file.index)):
+    for file in sorted(files, key=lambda file: (-sizes[file.index], file.index)):
         least = loads.index(min(loads))
-        loads[least] += 1 + (typical if file.bytes is None else file.bytes)
+        loads[least] += 1 + sizes[file.index]
         if least == share.number:
             mine.append(file)
     return sorted(mine, key=lambda file: file.index)
 
 
-def _open_packing(preparation: Preparation) -> tuple[Packing, Collection]:
+def _open_packing(preparation: Preparation) -> tuple[Packing, Collection, Tokenizer]:
     place, config = preparation.place, preparation.config
     for directory in (place.choose, place.pack):
         if not (directory / _FINISHED).exists():
             raise PreparationError("the documents were not chosen yet; run the preparation again")
     collection = Collection.load(place.choose)
-    tokenizer = _open_tokenizer(place.pack)
+    path = find_tokenizer(place.pack)
+    assert path is not None
+    tokenizer = Tokenizer(path)
     settings = PackSettings(
         tokenizer_path=tokenizer.path,
         dtype=token_dtype(tokenizer.vocab_size),
@@ -255,13 +259,8 @@ def _open_packing(preparation: Preparation) -> tuple[Packing, Collection]:
         directory=place.pack,
         run=name_run(),
     )
-    return Packing(collection, Choice.load(place.choose), settings=settings, stages=preparation.progress), collection
-
-
-def _open_tokenizer(directory: Path) -> Tokenizer:
-    path = find_tokenizer(directory)
-    assert path is not None
-    return Tokenizer(path)
+    packing = Packing(collection, Choice.load(place.choose), settings=settings, stages=preparation.progress)
+    return packing, collection, tokenizer
 
 
 def _read_evaluations(preparation: Preparation) -> EvaluationTexts | None:

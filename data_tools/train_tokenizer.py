@@ -15,7 +15,6 @@ from data_tools.line_duplicates import read_without_lines
 from data_tools.spool import SpoolPlace
 from data_tools.stage_progress import Stages
 from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
-from trainer.data.tokenizer import Tokenizer
 
 MAX_SENTENCE_BYTES = 4192
 """SentencePiece leaves longer lines out, so they are cut."""
@@ -70,11 +69,6 @@ def train_tokenizer(
                     pool.tasks[0] = "the training of the tokenizer"
                     message = 0
                 num_lines = message
-
-
-def find_unknown_id(path: str | Path) -> int | None:
-    """The id that stands for what a tokenizer cannot write; None when it has none."""
-    return Tokenizer(path).unknown_id
 
 
 def list_special_tokens(config: TokenizerConfig) -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 EXIT_OK = 0
+EXIT_STOPPED = 1
+"""A command began, and could not end what it was asked for."""
 EXIT_BAD_INPUT = 2
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the run saved its state and asks to be started again."""
