@@ -1,4 +1,4 @@
-"""What surrounds the model: the `training`, `data`, `tokenizer`, `checkpoint`, `logging` and `cluster` groups."""
+"""What surrounds the model: the `training`, `data`, `tokenizer`, `logging` and `cluster` groups."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -68,20 +68,6 @@ class TokenizerConfig:
 
     path: str | None = None
     """SentencePiece model or tokenizer.json; null trains on token ids alone and needs model.vocab_size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """What is saved, and when."""
-
-    save_interval: int = 500
-    """Steps between checkpoints; 0 saves only at the end of the run."""
-    keep_last: int = 3
-    """Newest checkpoints that are kept; older ones are deleted after a new one is committed. 0 keeps all."""
-    save_at_end: bool = True
-    """Save after the last step and when the run is stopped."""
-    verify: bool = True
-    """Compare every file's sha256 with the checkpoint's manifest before loading."""
 
 
 @dataclass(frozen=True, kw_only=True)

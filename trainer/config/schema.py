@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.run import (
-    CheckpointConfig,
     ClusterConfig,
     DataConfig,
     LoggingConfig,

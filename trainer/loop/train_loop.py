@@ -6,8 +6,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.run import CheckpointConfig, TrainingConfig
+from trainer.config.run import TrainingConfig
 from trainer.data.loader import BatchLoader
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine, StepResult
