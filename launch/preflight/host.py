@@ -1,0 +1,181 @@
+"""Checks of this host and its file systems: room for checkpoints, credentials, ports, clocks, libraries."""
+
+import netrc
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
+from trainer.common.errors import Violation
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.run import WandbConfig
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""fp32 weight and both moments; what else a checkpoint holds is kilobytes (docs/checkpoints.md)."""
+DISTRIBUTION = "trireme"
+_WANDB_HOST = "api.wandb.ai"
+_CLOCK_TOLERANCE_SECONDS = 2.0
+"""More than the granularity of any file system's times."""
+
+
+def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_parameters: int, train_iters: int) -> Finding:
+    """Whether all checkpoints that retention keeps, and the one being written beside them, fit on the disk.
+
+    Args:
+        num_parameters: that are saved: with the padded vocabulary.
+        train_iters: steps of the run.
+    """
+    each = CHECKPOINT_BYTES_PER_PARAMETER * num_parameters
+    count = count_kept_checkpoints(checkpoint, train_iters=train_iters)
+    place = nearest_existing(run_directory)
+    free = shutil.disk_usage(place).free
+    needed = each * count
+    text = f"{count} checkpoints of {_show_bytes(each)} need {_show_bytes(needed)}; {_show_bytes(free)} are free"
+    violations = []
+    if needed > free:
+        fitting = max(free // each - 1, 0)
+        fix = f"use checkpoint.keep_last={fitting}, or another output_dir" if fitting else "use another output_dir"
+        if checkpoint.keep_last and fitting >= checkpoint.keep_last:  # others are kept beside the newest
+            fix = "keep fewer of the others, or use another output_dir"
+        violations.append(
+            Violation(
+                path="output_dir",
+                value=str(run_directory.parent),
+                rule=f"has {_show_bytes(free)} free ({place}), and {count} checkpoints of {_show_bytes(each)} need"
+                f" {_show_bytes(needed)}",
+                fix=fix,
+            )
+        )
+    return judge("disk", violations, otherwise=text)
+
+
+def count_kept_checkpoints(checkpoint: CheckpointConfig, *, train_iters: int) -> int:
+    """The most checkpoints that are on disk at once, the one being written included."""
+    saves = train_iters // checkpoint.save_interval if checkpoint.save_interval else 0
+    saves += bool(checkpoint.save_at_end and (not checkpoint.save_interval or train_iters % checkpoint.save_interval))
+    if not checkpoint.keep_last:
+        return max(saves, 1)
+    return max(min(saves, checkpoint.keep_last + 1), 1)
+
+
+def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Finding:
+    """Whether a run that is to be watched online can log in."""
+    if wandb.mode != "online":
+        return found_ok("wandb", f"{wandb.mode}: nothing to log in to")
+    source = _find_wandb_key(environment)
+    violations = []
+    if source is None:
+        violations.append(
+            Violation(
+                path="logging.wandb.mode",
+                value="online",
+                rule="needs an API key, and there is none in WANDB_API_KEY or the netrc file",
+                fix="run `wandb login`, or use offline and `wandb sync` later",
+            )
+        )
+    return judge("wandb", violations, otherwise=f"API key from {source}")
+
+
+def _find_wandb_key(environment: Mapping[str, str]) -> str | None:
+    if environment.get("WANDB_API_KEY"):
+        return "WANDB_API_KEY"
+    path = Path(environment.get("NETRC") or Path(environment.get("HOME", "~")).expanduser() / ".netrc")
+    host = environment.get("WANDB_BASE_URL", f"https://{_WANDB_HOST}").partition("://")[2].split("/")[0].split(":")[0]
+    try:
+        return str(path) if netrc.netrc(path).authenticators(host) else None
+    except (OSError, netrc.NetrcParseError):
+        return None
+
+
+def check_port(environment: Mapping[str, str]) -> Finding:
+    """Whether the port that torchrun will meet at is free; it chooses one itself unless MASTER_PORT is set."""
+    named = environment.get("MASTER_PORT")
+    violations = []
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(named or 0)))
+            probe.listen()
+            port = probe.getsockname()[1]
+            text = f"port {port} is free" if named else "ports are free; the launcher takes one"
+    except (OSError, ValueError, OverflowError) as error:
+        text = ""
+        violations.append(
+            Violation(
+                path="MASTER_PORT",
+                value=named or "any",
+                rule=f"cannot be listened at on {socket.gethostname()}: {error}",
+                fix="unset it, so that a free port is taken, or name a free one",
+            )
+        )
+    return judge("port", violations, otherwise=text)
+
+
+def check_clock(run_directory: Path) -> Finding:
+    """Whether this host's clock agrees with the file system's: checkpoints and locks are told apart by time."""
+    place = nearest_existing(run_directory)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as probe:
+            probe.write(b"0")
+            probe.flush()
+            os.fsync(probe.fileno())
+            difference = time.time() - Path(probe.name).stat().st_mtime
+    except OSError as error:
+        return skipped("clock", f"no file can be written in {place}: {error.strerror}")
+    violations = []
+    if abs(difference) > _CLOCK_TOLERANCE_SECONDS:
+        violations.append(
+            Violation(
+                path="clock",
+                value=f"{difference:+.1f}s",
+                rule=f"is how far {socket.gethostname()} is from the clock of the file system of {place}",
+                fix="have both synchronised (chrony, ntpd)",
+            )
+        )
+    return warn("clock", violations, otherwise=f"within {_CLOCK_TOLERANCE_SECONDS:.0f} s of the file system's")
+
+
+def check_libraries(requirements: list[str] | None = None) -> Finding:
+    """Whether the libraries that are installed are those that this version of Trireme asks for.
+
+    Args:
+        requirements: as in pyproject.toml; null takes those of the installed distribution.
+    """
+    if requirements is None:
+        try:
+            requirements = metadata.requires(DISTRIBUTION) or []
+        except metadata.PackageNotFoundError:
+            return skipped("libraries", f"{DISTRIBUTION} is not installed; it runs from its sources")
+    parsed = [Requirement(text) for text in requirements]
+    needed = [one for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    violations = []
+    for one in needed:
+        try:
+            version = metadata.version(one.name)
+        except metadata.PackageNotFoundError:
+            version = "missing"
+        if version == "missing" or not one.specifier.contains(version, prereleases=True):
+            fix = f"pip install '{one.name}{one.specifier}'"
+            rule = f"is not {one.specifier}, which this version of Trireme needs"
+            violations.append(Violation(path=one.name, value=version, rule=rule, fix=fix))
+    return judge("libraries", violations, otherwise=f"{len(needed)} libraries have the versions that are needed")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The directory itself, or the first above it that exists."""
+    absolute = path.absolute()
+    return next(place for place in (absolute, *absolute.parents) if place.is_dir())
+
+
+def _show_bytes(count: int) -> str:
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.1f} kB"

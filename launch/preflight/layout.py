@@ -1,0 +1,33 @@
+"""Whether the layout suits the cluster's hosts, beyond what the rules between fields refuse."""
+
+from collections.abc import Iterator
+
+from launch.preflight.finding import Finding, judge, skipped
+from trainer.common.errors import Violation
+from trainer.config.schema import TrainConfig
+
+
+def check_layout(config: TrainConfig) -> Finding:
+    """Whether tensor parallelism stays inside a host, whose links are ten times as fast as those between hosts."""
+    per_host = config.cluster.gpus_per_node
+    if per_host is None:
+        return skipped("layout", "cluster.gpus_per_node is null: hosts are not known")
+    tensor = config.parallel.tensor_model_parallel_size
+    return judge("layout", _violations(config, per_host), otherwise=f"tensor parallelism of {tensor} inside {per_host}")
+
+
+def _violations(config: TrainConfig, per_host: int) -> Iterator[Violation]:
+    parallel = config.parallel
+    sizes = {
+        "parallel.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "parallel.expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or 1,
+    }
+    for path, size in sizes.items():
+        if size > 1 and per_host % size:
+            inside = [divisor for divisor in range(1, per_host + 1) if per_host % divisor == 0]
+            yield Violation(
+                path=path,
+                value=size,
+                rule=f"puts ranks of one group on different hosts of cluster.gpus_per_node={per_host}",
+                fix=f"use {', '.join(map(str, inside))}, or accept=layout if the links between hosts are that fast",
+            )

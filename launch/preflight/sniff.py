@@ -1,0 +1,149 @@
+"""The sniff test of `trainer.sniff`, started here or on the nodes of a Slurm cluster, and judged."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.preflight.finding import Finding, judge, skipped
+from launch.preflight.host import nearest_existing
+from trainer.common.errors import Violation
+
+TOLERANCE = 0.1
+"""A device or link this share below the median of its kind is slow. Source: NVIDIA's and MegaScale's acceptance tests
+repeat within a few percent; a tenth is no noise."""
+CPU_TOLERANCE = 0.6
+"""Of processes that share a host's cores with others."""
+CLOCK_TOLERANCE_SECONDS = 1.0
+RATES = {
+    "gemm_tflops": "multiplies at {:.3g} TFLOP/s",
+    "memory_gb_per_second": "copies memory at {:.3g} GB/s",
+    "host_allreduce_gb_per_second": "all-reduces inside the host at {:.3g} GB/s",
+    "neighbour_gb_per_second": "sends to the next host at {:.3g} GB/s",
+}
+"""Fields of a rank's report of which more is better, and how to say them."""
+TIMEOUT_SECONDS = 600
+
+
+def sniff_here(*, num_processes: int, run_directory: Path) -> Finding:
+    """Measure the devices of this host with as many processes as a run would start."""
+    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return run_sniff(
+        torchrun,
+        directory=nearest_existing(run_directory),
+        environment={"OMP_NUM_THREADS": str(threads), **os.environ},
+    )
+
+
+def run_sniff(start: Sequence[str], *, directory: Path, environment: Mapping[str, str]) -> Finding:
+    """Run `trainer.sniff` behind a command that starts processes, and judge what they report.
+
+    Args:
+        start: the command up to and without `-m trainer.sniff`.
+        directory: that all hosts share.
+    """
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".preflight-") as place:
+        output = Path(place, "sniff.json")
+        command = [*start, "-m", "trainer.sniff", "--directory", place, "--output", str(output)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment)
+        except subprocess.TimeoutExpired:
+            return _failed(f"did not end in {TIMEOUT_SECONDS} s", command)
+        except OSError as error:
+            return skipped("sniff", f"{command[0]} cannot be run: {error.strerror}")
+        if done.returncode or not output.is_file():
+            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            return _failed(f"ended with {done.returncode}: {last}", command)
+        ranks = json.loads(output.read_text())["ranks"]
+    rates = [f"{name}: {statistics.median(values):.3g}" for name, values in _rates(ranks).items() if values]
+    return judge("sniff", judge_ranks(ranks), otherwise=f"{len(ranks)} processes alike; medians {', '.join(rates)}")
+
+
+def judge_ranks(ranks: Sequence[Mapping[str, Any]]) -> list[Violation]:
+    """Name every rank that is slow, damaged or unlike the others.
+
+    Args:
+        ranks: `trainer.sniff.RankReport` of each, as mappings.
+    """
+    return [*_slow(ranks), *_damaged(ranks), *_unlike(ranks)]
+
+
+def bad_hosts(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hosts of ranks that are slow or damaged, for a scheduler to leave out."""
+    named = {violation.path.partition(":")[0] for violation in [*_slow(ranks), *_damaged(ranks)]}
+    return sorted(named)
+
+
+def _slow(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    for device in sorted({rank["device"] for rank in ranks}):
+        alike = [rank for rank in ranks if rank["device"] == device]
+        tolerance = CPU_TOLERANCE if device == "cpu" else TOLERANCE
+        for name, sentence in RATES.items():
+            known = [rank for rank in alike if rank[name] is not None]
+            median = statistics.median(rank[name] for rank in known) if known else 0.0
+            for rank in known:
+                if rank[name] < (1 - tolerance) * median:
+                    yield Violation(
+                        path=_place(rank),
+                        value=device,
+                        rule=f"{sentence.format(rank[name])}, and the median is {median:.3g}",
+                        fix=f"leave host {rank['host']} out, or see what slows it (clocks, power, heat, cables)",
+                    )
+
+
+def _damaged(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    for rank in ranks:
+        if rank["uncorrected_ecc_errors"]:
+            yield Violation(
+                path=_place(rank),
+                value=rank["device"],
+                rule=f"has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
+                fix=f"leave host {rank['host']} out and reset or replace the device",
+            )
+
+
+def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    for rank in ranks:
+        if rank["sees_directory"] is False:
+            yield Violation(
+                path=_place(rank),
+                value="output_dir",
+                rule="does not see what another process wrote there, or cannot write",
+                fix="use an output_dir on a file system that all hosts mount",
+            )
+        if abs(rank["clock_seconds"]) > CLOCK_TOLERANCE_SECONDS:
+            yield Violation(
+                path=_place(rank),
+                value=f"{rank['clock_seconds']:+.1f}s",
+                rule="is how far its clock is from that of rank 0",
+                fix="have all hosts synchronised (chrony, ntpd)",
+            )
+    for library in sorted({name for rank in ranks for name in rank["versions"]}):
+        hosts = defaultdict(set)
+        for rank in ranks:
+            hosts[rank["versions"].get(library, "missing")].add(rank["host"])
+        if len(hosts) > 1:
+            shown = "; ".join(f"{version} on {', '.join(sorted(names))}" for version, names in sorted(hosts.items()))
+            rule = "is not one version on all hosts"
+            yield Violation(path=library, value=shown, rule=rule, fix="install one environment on all")
+
+
+def _rates(ranks: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    return {name: [rank[name] for rank in ranks if rank[name] is not None] for name in RATES}
+
+
+def _place(rank: Mapping[str, Any]) -> str:
+    return f"{rank['host']}:{rank['local_rank']}"
+
+
+def _failed(what: str, command: Sequence[str]) -> Finding:
+    fix = "run it by hand to see all that it says: " + " ".join(command[: command.index("trainer.sniff") + 1])
+    return judge("sniff", [Violation(path="sniff", value="failed", rule=what, fix=fix)], otherwise="")

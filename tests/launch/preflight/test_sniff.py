@@ -1,0 +1,97 @@
+"""One real sniff test of two processes, and what becomes of its reports when something is wrong."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.preflight import sniff
+from launch.preflight.finding import Verdict
+
+Ranks = list[dict[str, Any]]
+TORCHRUN = [sys.executable, "-W", "ignore", "-m", "trainer.torchrun", "--nproc-per-node", "2"]
+TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    place = tmp_path_factory.mktemp("sniff")
+    output = place / "sniff.json"
+    command = [*TORCHRUN, "-m", "trainer.sniff", "--size", "128", "--megabytes", "1"]
+    command += ["--directory", str(place), "--output", str(output)]
+    subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert [path.name for path in place.iterdir()] == ["sniff.json"], "the test leaves files behind"
+    return json.loads(output.read_text())["ranks"]
+
+
+@pytest.fixture
+def ranks(measured: Ranks) -> Ranks:
+    """Eight alike ranks of two hosts with GPUs, made from the measured ones."""
+    made = []
+    for number in range(8):
+        rank = copy.deepcopy(measured[number % 2])
+        rank |= {"rank": number, "host": f"n{number // 4}", "local_rank": number % 4, "device": "H100"}
+        rank |= dict.fromkeys(sniff.RATES, 100.0)
+        made.append(rank)
+    return made
+
+
+def test_every_rank_measures(measured: Ranks) -> None:
+    assert [rank["rank"] for rank in measured] == [0, 1]
+    for rank in measured:
+        assert rank["gemm_tflops"] > 0
+        assert rank["memory_gb_per_second"] > 0
+        assert rank["host_allreduce_gb_per_second"] > 0
+        assert rank["neighbour_gb_per_second"] is None  # one host
+        assert abs(rank["clock_seconds"]) < sniff.CLOCK_TOLERANCE_SECONDS
+        assert rank["sees_directory"] is True
+        assert rank["versions"]["torch"]
+
+
+def test_alike_ranks_are_good(ranks: Ranks) -> None:
+    assert sniff.judge_ranks(ranks) == []
+    assert sniff.bad_hosts(ranks) == []
+
+
+@pytest.mark.parametrize("rate", sniff.RATES)
+def test_a_slow_one_is_named(ranks: Ranks, rate: str) -> None:
+    ranks[5][rate] = 85.0
+    (violation,) = sniff.judge_ranks(ranks)
+    assert str(violation).startswith("n1:1=H100 ")
+    assert "85" in str(violation) and "the median is 100" in str(violation)
+    assert sniff.bad_hosts(ranks) == ["n1"]
+
+
+def test_another_kind_of_device_is_judged_by_its_own(ranks: Ranks) -> None:
+    for rank in ranks[4:]:
+        rank |= {"device": "A100"} | dict.fromkeys(sniff.RATES, 30.0)
+    assert sniff.judge_ranks(ranks) == []
+
+
+def test_damage_and_differences_are_named(ranks: Ranks) -> None:
+    ranks[2]["uncorrected_ecc_errors"] = 3
+    ranks[6]["sees_directory"] = False
+    ranks[7]["clock_seconds"] = -40.0
+    ranks[4]["versions"] = {**ranks[4]["versions"], "torch": "1.0"}
+    found = [str(violation) for violation in sniff.judge_ranks(ranks)]
+    assert [line.split("=")[0] for line in found] == ["n0:2", "n1:2", "n1:3", "torch"]
+    assert "3 uncorrected ECC errors" in found[0]
+    assert "all hosts mount" in found[1]
+    assert "-40.0s" in found[2]
+    assert "1.0 on n1" in found[3]
+    assert sniff.bad_hosts(ranks) == ["n0"]
+
+
+def test_a_test_that_fails_is_an_error_with_its_last_word(tmp_path: Path) -> None:
+    start = [sys.executable, "-c", "raise SystemExit('no room')"]
+    finding = sniff.run_sniff(start, directory=tmp_path, environment=os.environ)
+    assert finding.verdict is Verdict.ERROR
+    assert "ended with 1: no room" in str(finding.violations[0])
+    absent = sniff.run_sniff([str(tmp_path / "srun")], directory=tmp_path, environment=os.environ)
+    assert absent.verdict is Verdict.SKIPPED
+    assert list(tmp_path.iterdir()) == []
