@@ -79,6 +79,24 @@ def test_an_unverified_choice_sees_sizes_only(tmp_path: Path) -> None:
     assert choose_checkpoint("auto", run_directory=tmp_path, verify=False) == first == find_latest(tmp_path)
 
 
+def test_a_rollback_takes_the_one_saved_last_at_or_before_a_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose(step: int) -> Path | None:
+        return choose_checkpoint("auto", run_directory=tmp_path, verify=True, at_or_before_step=step)
+
+    ten, _, thirty = (_make(tmp_path, step=step) for step in (10, 20, 30))
+    assert choose(30) == thirty
+    assert choose(29) == thirty.with_name("step_00000020")
+    _flip(thirty.with_name("step_00000020") / "__0_0.distcp")
+    with caplog.at_level(logging.WARNING):
+        assert choose(25) == ten
+    assert "step_00000020 is damaged" in caplog.text
+    assert choose(9) is None
+    again = _make(tmp_path, step=15)
+    assert choose(30) == again, "after the run went back to step 10"
+
+
 def test_every_share_of_the_files_is_looked_at(tmp_path: Path) -> None:
     path = _make(tmp_path, step=10)
     for name in ("__0_0.distcp", "__1_0.distcp", STATE_NAME):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint.manifest import FileRecord, read_manifest
-from trainer.checkpoint.store import begin, commit, delete, list_checkpoints, retain
+from trainer.checkpoint.store import abandon_after, begin, commit, delete, list_checkpoints, retain
 
 
 def commit_small(run: Path, *, step: int, content: bytes = b"tensors") -> Path:
@@ -72,6 +72,26 @@ def test_retention_keeps_the_last_saved(tmp_path: Path) -> None:
     assert len(list_checkpoints(tmp_path)) == 3
     retain(tmp_path, keep_last=2)
     assert _names(tmp_path) == ["step_00000002", "step_00000003"]
+
+
+def test_what_a_rollback_leaves_is_no_checkpoint_and_goes_with_the_next_save(tmp_path: Path) -> None:
+    first, *_ = (commit_small(tmp_path, step=step) for step in (10, 20, 30))
+    assert [path.name for path in abandon_after(first)] == ["step_00000030.abandoned", "step_00000020.abandoned"]
+    assert list_checkpoints(tmp_path) == [first], "no start chooses another, not even before the next save"
+    commit_small(tmp_path, step=20)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000020", "step_00000010"]
+    retain(tmp_path, keep_last=0)
+    assert len(_names(tmp_path)) == 4, "0 keeps all"
+    retain(tmp_path, keep_last=2)
+    assert _names(tmp_path) == ["step_00000010", "step_00000020"]
+
+
+def test_a_second_rollback_leaves_the_same_step_again(tmp_path: Path) -> None:
+    first = commit_small(tmp_path, step=10)
+    for _ in range(2):
+        commit_small(tmp_path, step=20)
+        assert [path.name for path in abandon_after(first)] == ["step_00000020.abandoned"]
+    assert _names(tmp_path) == ["step_00000010", "step_00000020.abandoned"]
 
 
 def test_an_unreadable_manifest_comes_first_in_a_search_and_goes_first_in_retention(tmp_path: Path) -> None:

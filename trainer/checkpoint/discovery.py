@@ -8,7 +8,7 @@ from torch import distributed
 from trainer.checkpoint.agreement import Ranks
 from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifest
 from trainer.checkpoint.state import STATE_NAME, read_state
-from trainer.checkpoint.store import checkpoints_directory, list_checkpoints
+from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
 from trainer.common.errors import ConfigError, Violation
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,7 +77,12 @@ def resolve(resume: str, *, run_directory: Path) -> Path | None:
 
 
 def choose_checkpoint(
-    resume: str, *, run_directory: Path, verify: bool, process_group: distributed.ProcessGroup | None = None
+    resume: str,
+    *,
+    run_directory: Path,
+    verify: bool,
+    at_or_before_step: int | None = None,
+    process_group: distributed.ProcessGroup | None = None,
 ) -> Path | None:
     """Choose the checkpoint to start from; all ranks call this and get the same answer. None starts anew.
 
@@ -87,17 +92,29 @@ def choose_checkpoint(
         resume: see `candidates`.
         run_directory: of the run that is starting.
         verify: read every byte and compare sha256; the ranks share the files.
+        at_or_before_step: leave out checkpoints of later steps; None takes any. A rollback asks for the last good
+            state before a step; see `store.abandon_after`.
         process_group: of all ranks; None takes the default one.
     Raises:
         ConfigError: there are candidates, and all are damaged; or the path holds none.
     """
-    return _choose(resume, run_directory=run_directory, verify_hashes=verify, ranks=Ranks(process_group))
-
-
-def _choose(resume: str, *, run_directory: Path, verify_hashes: bool, ranks: Ranks) -> Path | None:
-    paths = ranks.on_coordinator(
-        lambda: candidates(resume, run_directory=run_directory), doing="looking for checkpoints"
+    return _choose(
+        resume,
+        run_directory=run_directory,
+        verify_hashes=verify,
+        ranks=Ranks(process_group),
+        at_or_before_step=at_or_before_step,
     )
+
+
+def _choose(
+    resume: str, *, run_directory: Path, verify_hashes: bool, ranks: Ranks, at_or_before_step: int | None = None
+) -> Path | None:
+    def list_candidates() -> list[Path]:
+        found = candidates(resume, run_directory=run_directory)
+        return [path for path in found if at_or_before_step is None or step_of(path) <= at_or_before_step]
+
+    paths = ranks.on_coordinator(list_candidates, doing="looking for checkpoints")
     damage: dict[str, Violation] = {}
     for path in paths:
         answers = ranks.everywhere(

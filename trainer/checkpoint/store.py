@@ -2,6 +2,7 @@
 
 checkpoints/step_00000010             complete: committed by one rename
 checkpoints/step_00000010.replaced    an older one of the same step; seen only if a save died while replacing it
+checkpoints/step_00000030.abandoned   of a timeline that a rollback left; the next save removes it
 checkpoints/.step_00000020.tmp-1f2e   being written or deleted; what a dead process left is removed by the next save
 """
 
@@ -19,7 +20,8 @@ from trainer.common.errors import ConfigError
 
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
-_TEMPORARY = re.compile(r"\.step_\d{8,}(\.replaced)?\.tmp-.*")
+_ABANDONED = ".abandoned"
+_TEMPORARY = re.compile(r"\.step_\d{8,}(\.replaced)?(\.abandoned)?\.tmp-.*")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -96,6 +98,31 @@ def retain(run_directory: Path, *, keep_last: int) -> None:
         return
     for path in sorted(found, key=_serial, reverse=True)[keep_last:]:
         delete(path)
+    for path in checkpoints_directory(run_directory).glob(f"step_*{_ABANDONED}"):
+        delete(path)
+
+
+def abandon_after(checkpoint: Path) -> list[Path]:
+    """Set aside every checkpoint of a run that was saved later than `checkpoint`, to which the run rolls back.
+
+    What they hold is no longer this run's past, so no start may choose them, not even one before the next save. They
+    keep their content, as step_NNNNNNNN.abandoned, until that save. Rank 0 calls this.
+
+    Returns:
+        Their new paths.
+    Raises:
+        OSError: one cannot be renamed.
+        ConfigError: the manifest of `checkpoint` cannot be read.
+    """
+    serial = read_manifest(checkpoint).serial
+    abandoned = []
+    for path in list_checkpoints(checkpoint.parent.parent):
+        if _serial(path) > serial:
+            target = path.with_name(path.name + _ABANDONED)
+            delete(target)
+            abandoned.append(path.rename(target))
+    sync_directory(checkpoint.parent)
+    return abandoned
 
 
 def delete(path: Path) -> None:
@@ -117,6 +144,16 @@ def delete(path: Path) -> None:
 def checkpoint_name(step: int) -> str:
     """Name the directory of a step's checkpoint."""
     return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name.
+
+    Raises:
+        ConfigError: the directory has been renamed, and its manifest cannot be read.
+    """
+    matched = _NAME.fullmatch(path.name)
+    return int(matched.group(1)) if matched else read_manifest(path).step
 
 
 def sync_directory(path: Path) -> None:
