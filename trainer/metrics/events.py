@@ -1,0 +1,41 @@
+"""events.jsonl: what happened to a run besides steps, one JSON object a line; nothing is ever taken out of it.
+
+metrics.jsonl is one curve: records of steps that are taken again make room. This is the diary beside it.
+"""
+
+import datetime
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "events.jsonl"
+_LOGGER = logging.getLogger(__name__)
+
+
+class EventLog:
+    """Appends events; any thread may call it. With no path (every rank but the main one) it does nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def record(self, kind: str, *, step: int, **fields: Any) -> None:
+        """Append one event; a disk that does not take it is named in the log, and the run goes on.
+
+        Args:
+            kind: what happened, such as `start` or `checkpoint_failed`.
+            step: optimizer steps done when it happened.
+            fields: plain values that JSON can hold.
+        """
+        if self._path is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"kind": kind, "step": step, **fields, "time": now}) + "\n"
+        try:
+            # Opened for each event: there are few, and a file system that comes back is used again.
+            with self._lock, self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            _LOGGER.warning("%s takes no event (%s): %s", self._path, error.strerror, line.rstrip())
