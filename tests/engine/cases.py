@@ -108,7 +108,6 @@ FOUR = {
         Case(parallel=TP2_SP, optimizer="clipped", engine=MEGATRON_PLAIN),
     ),
 }
-LAYOUTS = {**TWO, **FOUR}
 
 
 @dataclass(frozen=True, kw_only=True)

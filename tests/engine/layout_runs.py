@@ -186,18 +186,18 @@ class Dropout:
 class Account:
     """What one rank saw of all runs of its world size."""
 
-    outcomes: dict[str, Outcome]
+    trained: dict[str, Outcome]
     recomputed: dict[str, tuple[list[StepResult], list[StepResult]]] = field(default_factory=dict)
     dropout: dict[str, Dropout] = field(default_factory=dict)
 
 
 def run_one() -> Account:
-    return Account(outcomes={name: train(run) for name, run in ONE.items()})
+    return Account(trained={name: train(run) for name, run in ONE.items()})
 
 
 def run_two() -> Account:
     return Account(
-        outcomes={name: train(run) for name, (_, run) in TWO.items()},
+        trained={name: train(run) for name, (_, run) in TWO.items()},
         recomputed={
             name: (
                 train(Run(parallel=kept, model=DROPPING)).results,
@@ -210,7 +210,7 @@ def run_two() -> Account:
 
 
 def run_four() -> Account:
-    return Account(outcomes={name: train(run) for name, (_, run) in FOUR.items()})
+    return Account(trained={name: train(run) for name, (_, run) in FOUR.items()})
 
 
 def train(run: Run) -> Outcome:

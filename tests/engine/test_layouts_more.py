@@ -40,23 +40,7 @@ def four() -> list[Account]:
     return run_distributed(run_four, 4, timeout_seconds=400)
 
 
-@pytest.fixture(params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def expected(layout: str, one: Account) -> Outcome:
-    """The same run in one process."""
-    return one.outcomes[LAYOUTS[layout][0]]
-
-
-@pytest.fixture
-def ranks(layout: str, request: pytest.FixtureRequest) -> list[Outcome]:
-    accounts: list[Account] = request.getfixturevalue("two" if layout in TWO else "four")
-    return [account.outcomes[layout] for account in accounts]
-
-
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_trains_as_one_process(layout: str, expected: Outcome, ranks: list[Outcome]) -> None:
     assert all(rank.results == ranks[0].results for rank in ranks), "every rank tells the same"
     ours, theirs = ranks[0].results, expected.results
@@ -70,6 +54,7 @@ def test_layout_trains_as_one_process(layout: str, expected: Outcome, ranks: lis
     assert loss_sum == pytest.approx(expected.validation[0], rel=LOSS_TOLERANCE)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_weights_have_one_identity_under_every_layout(expected: Outcome, ranks: list[Outcome]) -> None:
     initial, expected_initial = assemble([rank.initial for rank in ranks]), assemble([expected.initial])
     assert initial.keys() == expected_initial.keys()
@@ -78,7 +63,7 @@ def test_weights_have_one_identity_under_every_layout(expected: Outcome, ranks: 
 
 def test_the_runs_would_show_a_mistake(one: Account) -> None:
     for name in ("llama", "gpt2"):
-        plain, documents = one.outcomes[name], one.outcomes[f"{name} documents"]
+        plain, documents = one.trained[name], one.trained[f"{name} documents"]
         assert plain.results[-1].loss < plain.results[0].loss
         assert abs(plain.results[0].loss - documents.results[0].loss) > 1e-3
         assert documents.validation[1] < plain.validation[1], "eod_mask_loss leaves tokens out"

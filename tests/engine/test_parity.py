@@ -7,28 +7,12 @@ gradient norm; the bounds leave a factor of 10 and 20.
 import pytest
 import torch
 
-from tests.engine.cases import LAYOUTS, TWO, Account
+from tests.engine.cases import FOUR, TWO, Account
 from tests.engine.steps import OPTIMIZERS, Trained, assemble, largest_difference
 
 LOSS_TOLERANCE = 1e-6
 GRAD_NORM_TOLERANCE = 1e-5
-
-
-@pytest.fixture(params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def expected(layout: str, one: Account) -> Trained:
-    """The same run in one process."""
-    return one.trained[LAYOUTS[layout][0]]
-
-
-@pytest.fixture
-def ranks(layout: str, request: pytest.FixtureRequest) -> list[Trained]:
-    accounts: list[Account] = request.getfixturevalue("two" if layout in TWO else "four")
-    return [account.trained[layout] for account in accounts]
+LAYOUTS = {**TWO, **FOUR}
 
 
 def losses_of(trained: Trained) -> list[float]:
@@ -66,6 +50,7 @@ def test_engines_train_alike_in_one_process(name: str, other: str, one: Account)
     assert largest_difference(grad_norms_of(trained), grad_norms_of(expected)) <= GRAD_NORM_TOLERANCE
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_trains_as_one_process(layout: str, expected: Trained, ranks: list[Trained]) -> None:
     assert all(rank.results == ranks[0].results for rank in ranks), "every rank tells the same"
     loss = largest_difference(losses_of(ranks[0]), losses_of(expected))
@@ -75,6 +60,7 @@ def test_layout_trains_as_one_process(layout: str, expected: Trained, ranks: lis
     assert grad_norm <= GRAD_NORM_TOLERANCE
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_weights_start_equal_and_copies_stay_equal(expected: Trained, ranks: list[Trained]) -> None:
     initial, expected_initial = assemble([rank.initial for rank in ranks]), assemble([expected.initial])
     assert initial.keys() == expected_initial.keys()

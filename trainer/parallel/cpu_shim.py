@@ -51,6 +51,7 @@ def install() -> None:
     _disable_compiled_helpers()
     _track_cpu_random_state()
     _copy_split_sizes()
+    _pad_unequal_parts()
 
 
 def is_installed() -> bool:
@@ -200,3 +201,38 @@ def _copy_split_sizes() -> None:
         return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
 
     token_dispatcher.maybe_move_tensor_to_cpu = move
+
+
+def _pad_unequal_parts() -> None:
+    """Ranks that cut experts hold tokens of different number; gloo gathers and scatters equal parts only.
+
+    So parts are padded to the largest, and cut again. NCCL takes unequal ones.
+    """
+    from megatron.core.tensor_parallel import mappings  # noqa: PLC0415 - as above
+
+    gather_equal, scatter_equal = mappings._gather_along_first_dim, mappings._reduce_scatter_along_first_dim
+
+    def gather(
+        part: torch.Tensor, group: Any, sizes: Sequence[int] | None = None, use_global_buffer: bool = False
+    ) -> torch.Tensor:
+        if sizes is None or group.size() == 1:
+            return gather_equal(part, group, None, use_global_buffer)
+        longest = max(*sizes, 1)
+        padded = gather_equal(_pad(part, longest), group).unflatten(0, (-1, longest))
+        return torch.cat([rows[:size] for rows, size in zip(padded, sizes, strict=True)])
+
+    def scatter(
+        whole: torch.Tensor, group: Any, sizes: Sequence[int] | None = None, use_global_buffer: bool = False
+    ) -> torch.Tensor:
+        if sizes is None or group.size() == 1:
+            return scatter_equal(whole, group, None, use_global_buffer)
+        longest = max(*sizes, 1)
+        padded = torch.cat([_pad(part, longest) for part in whole.split(list(sizes))])
+        return scatter_equal(padded, group)[: sizes[group.rank()]]
+
+    mappings._gather_along_first_dim, mappings._reduce_scatter_along_first_dim = gather, scatter
+
+
+def _pad(part: torch.Tensor, length: int) -> torch.Tensor:
+    """[n, ...] to [length, ...], zeros behind."""
+    return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
