@@ -1,6 +1,8 @@
-"""Our forms of SwiGLU, rotary embedding and splitting against the plain ones, forward and backward."""
+"""Our forms of SwiGLU, rotary embedding and splitting against the plain ones, and compiled ones against them."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +14,10 @@ import torch  # noqa: E402
 from megatron.core.models.common.embeddings import rope_utils  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+from tests.checkpoint.fragments import MODEL, build_chunks, open_world  # noqa: E402
+from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.model.activation import swiglu  # noqa: E402
+from trainer.model.kernels import EAGER, Kernels, choose_kernels, compile_kernels  # noqa: E402
 from trainer.model.rotary import apply_rotary, fill_fused_rotary_slot  # noqa: E402
 from trainer.model.split import split_along_dim  # noqa: E402
 
@@ -93,3 +98,77 @@ def test_split() -> None:
         (5, 2, 3, 16),
         torch.float32,
     )
+
+
+HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
+
+
+@pytest.fixture(scope="module", params=["aot_eager", "inductor"])
+def compiled(request: pytest.FixtureRequest) -> Kernels:
+    """aot_eager traces forward and backward pass and runs them with torch; inductor writes a kernel of each."""
+    if request.param == "inductor" and not HAS_COMPILER:
+        pytest.skip("inductor's kernels for a CPU need a C++ compiler")
+    return compile_kernels(request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_forms_are_the_eager_ones(compiled: Kernels, dtype: torch.dtype) -> None:
+    frequencies = torch.rand(6, 1, 1, 16, generator=torch.Generator().manual_seed(4))
+    frequencies = torch.cat([frequencies, frequencies], dim=-1)
+    weight, bias = torch.rand(2, 32, generator=torch.Generator().manual_seed(5)).to(dtype)
+    check(compiled.swiglu, EAGER.swiglu, (6, 2, 32), dtype)
+    check(lambda x: compiled.rotary(x, frequencies), lambda x: EAGER.rotary(x, frequencies), (6, 2, 3, 32), dtype)
+    check(lambda x: compiled.rms_norm(x, weight, 1e-5), lambda x: EAGER.rms_norm(x, weight, 1e-5), (6, 2, 32), dtype)
+    check(
+        lambda x: compiled.layer_norm(x, weight, bias, 1e-5),
+        lambda x: EAGER.layer_norm(x, weight, bias, 1e-5),
+        (6, 2, 32),
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_cross_entropy_is_the_chunked_one(compiled: Kernels, dtype: torch.dtype) -> None:
+    ours, chunked = compiled.cross_entropy, EAGER.cross_entropy
+    generator = torch.Generator().manual_seed(6)
+    rows = (5 * torch.randn(9, 40, generator=generator)).to(dtype)
+    for mine, other in zip(ours.summarize(rows), chunked.summarize(rows), strict=True):
+        assert mine.dtype is torch.float32
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
+    maximum, total = chunked.summarize(rows)
+    arguments = {
+        "maximum": maximum,
+        "softmax_scale": 0.5 / total,
+        "columns": torch.randint(0, 40, (9,), generator=generator),
+        "target_gradient": torch.tensor([-0.5, 0.0, -0.5] * 3),
+    }
+    mine, other = ours.differentiate(rows, **arguments), chunked.differentiate(rows, **arguments)
+    assert mine.dtype is dtype
+    tolerance = 1e-6 if dtype is torch.float32 else 2**-8  # one rounding
+    torch.testing.assert_close(mine, other, rtol=tolerance, atol=1e-7)
+
+
+def test_kernels_follow_the_device_unless_told_otherwise() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_kernels("auto", device=cpu) is EAGER
+    assert choose_kernels("never", device=cuda) is EAGER
+    assert choose_kernels("auto", device=cuda) is choose_kernels("always", device=cpu) is compile_kernels("inductor")
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="inductor's kernels for a CPU need a C++ compiler")
+def test_a_model_is_made_of_the_kernels_that_it_asks_for() -> None:
+    """Losses of a whole model, whose layers have every kind of kernel."""
+    losses = []
+    for choice in ("never", "always"):
+        model = replace(MODEL, normalization="RMSNorm", torch_compile=choice)
+        with open_world(ParallelConfig()) as world:
+            (chunk,) = build_chunks(ParallelConfig(), world, model=model)
+            assert (rope_utils.fused_apply_rotary_pos_emb is apply_rotary) == (choice == "never")
+            tokens = torch.arange(2 * model.seq_length).view(2, -1) % 60
+            loss = chunk(tokens, torch.arange(model.seq_length).expand(2, -1), None, labels=tokens + 1).mean()
+            loss.backward()
+            norm = chunk.decoder.layers[0].input_layernorm.weight.grad
+            losses.append((loss.detach(), norm.clone()))
+    for mine, expected in zip(*losses, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+    fill_fused_rotary_slot()

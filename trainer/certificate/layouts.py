@@ -36,7 +36,7 @@ SEQUENCE_PARALLEL = "parallel.sequence_parallel"
 ONE_PROCESS = {path: "null" if name == "vp" else "1" for name, path in SIZES.items()} | {SEQUENCE_PARALLEL: "false"}
 """What sizes are that a layout does not name."""
 
-LAYOUT_PATHS = ("parallel", "engine", "training.micro_batch_size", "model.transformer_impl")
+LAYOUT_PATHS = ("parallel", "engine", "training.micro_batch_size", "model.transformer_impl", "model.torch_compile")
 """What may differ between a layout and its reference: all other settings say what is computed, not how."""
 
 _SIZE = re.compile(r"(tp|pp|vp|cp|ep|dp)([0-9]+)")

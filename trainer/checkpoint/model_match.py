@@ -15,6 +15,7 @@ _MAY_DIFFER = frozenset(
         "attention_dropout",
         "init_method_std",
         "transformer_impl",
+        "torch_compile",
         # They change what the model computes, not what its tensors are; `describe_changes` tells.
         "rotary_base",
         "rope_scaling_factor",

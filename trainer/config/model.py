@@ -54,6 +54,10 @@ class ModelConfig:
     """The vocabulary is padded to a multiple of this, so it does not depend on the layout."""
     transformer_impl: Literal["torch", "transformer_engine"] = "torch"
     """Layer specification: ours on PyTorch's kernels, or NVIDIA Transformer Engine's."""
+    torch_compile: Literal["auto", "always", "never"] = "auto"
+    """Whether torch.compile makes one kernel each of norms, SwiGLU, rotary embedding (transformer_impl torch) and cross
+    entropy, which are bound by memory: auto on a GPU, always also on a CPU (for tests; needs a C++ compiler). Results
+    differ by rounding."""
     num_moe_experts: int | None = None
     """Experts of each mixture-of-experts layer; null makes all layers dense, and the other moe fields mean nothing."""
     moe_layer_freq: list[int] = field(default_factory=lambda: [1])

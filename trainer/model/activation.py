@@ -18,6 +18,12 @@ def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def plain_swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
+    """The same for a compiler, which finds the passes itself: [..., 2 * f] to [..., f]."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_and_up: torch.Tensor) -> torch.Tensor:

@@ -3,17 +3,35 @@
 s: sequence, b: batch, v: vocabulary rows of this rank.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import distributed
 
 CHUNK_BYTES = 2 << 20
-"""fp32 logits in work at a time: they stay in a CPU core's cache, and a GPU needs no fp32 copy of all logits."""
+"""fp32 logits in work at a time on a CPU: they stay in a core's cache."""
+DEVICE_CHUNK_BYTES = 256 << 20
+"""The same elsewhere: few enough chunks to keep a device busy, and no fp32 copy of all logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyForm:
+    """How what a rank does with its own columns is worked out; rows are those of all tokens, r = s * b."""
+
+    summarize: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    """As `summarize`."""
+    differentiate: Callable[..., torch.Tensor]
+    """As `differentiate`."""
 
 
 def vocab_parallel_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, *, group: distributed.ProcessGroup
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    group: distributed.ProcessGroup,
+    form: CrossEntropyForm | None = None,
 ) -> torch.Tensor:
     """Loss of each token in nats, fp32.
 
@@ -24,28 +42,98 @@ def vocab_parallel_cross_entropy(
         logits: [s, b, v] of any float type.
         targets: [s, b] int64 token ids of the whole vocabulary.
         group: tensor-parallel ranks; each holds consecutive rows of the vocabulary, in rank order.
+        form: None works a few rows at a time.
     Returns:
         [s, b].
     Source: Megatron-LM (arXiv:1909.08053, section 3), with the maximum folded in afterwards as in online softmax
         (Milakov and Gimelshein, arXiv:1805.02867).
     """
-    losses: torch.Tensor = _CrossEntropy.apply(logits, targets, group)
+    losses: torch.Tensor = _CrossEntropy.apply(logits, targets, group, form or IN_CHUNKS)
     return losses
+
+
+def summarize(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maximum of each row of logits and sum of exp(logit - maximum): [r, v] to [r] fp32 twice.
+
+    Written for a compiler: as one kernel it makes fp32 of each element as it reads it. Eager torch would make fp32 of
+    all of them.
+    """
+    values = rows.float()
+    maximum = values.amax(dim=-1)
+    return maximum, (values - maximum[:, None]).exp().sum(dim=-1)
+
+
+def differentiate(
+    rows: torch.Tensor,
+    *,
+    maximum: torch.Tensor,
+    softmax_scale: torch.Tensor,
+    columns: torch.Tensor,
+    target_gradient: torch.Tensor,
+) -> torch.Tensor:
+    """Gradient of each logit, for a compiler as `summarize` is.
+
+    Args:
+        rows: [r, v] logits.
+        maximum: [r] fp32, over all ranks.
+        softmax_scale: [r] fp32, what exp(logit - maximum) is multiplied by.
+        columns: [r] int64, of the targets.
+        target_gradient: [r] fp32, what is added there; 0 where another rank has the target.
+    Returns:
+        [r, v] in the format of the logits.
+    """
+    softmax = (rows.float() - maximum[:, None]).exp() * softmax_scale[:, None]
+    is_target = torch.arange(rows.shape[1], device=rows.device) == columns[:, None]
+    return (softmax + torch.where(is_target, target_gradient[:, None], 0.0)).to(rows.dtype)
+
+
+def _summarize_in_chunks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    maximum = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+    total = torch.empty_like(maximum)
+    for part in _parts(rows):
+        values = rows[part].float()
+        maximum[part] = values.amax(dim=-1)
+        total[part] = torch.sub(values, maximum[part, None]).exp_().sum(dim=-1)
+    return maximum, total
+
+
+def _differentiate_in_chunks(
+    rows: torch.Tensor,
+    *,
+    maximum: torch.Tensor,
+    softmax_scale: torch.Tensor,
+    columns: torch.Tensor,
+    target_gradient: torch.Tensor,
+) -> torch.Tensor:
+    result = torch.empty_like(rows)
+    for part in _parts(rows):
+        place = result[part]
+        # fp32 is worked out where it belongs; other formats are rounded once, at the end.
+        values = place if place.dtype is torch.float32 else torch.empty_like(place, dtype=torch.float32)
+        torch.sub(rows[part], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
+        values.scatter_add_(1, columns[part, None], target_gradient[part, None])
+        if values is not place:
+            place.copy_(values)
+    return result
+
+
+IN_CHUNKS = CrossEntropyForm(summarize=_summarize_in_chunks, differentiate=_differentiate_in_chunks)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        group: distributed.ProcessGroup,
+        form: CrossEntropyForm,
+    ) -> torch.Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
         local = targets.reshape(-1) - group.rank() * rows.shape[1]
         is_here = (local >= 0) & (local < rows.shape[1])
         columns = torch.where(is_here, local, 0)
-        maximum = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
-        total = torch.empty_like(maximum)
-        for part in _parts(rows):
-            values = rows[part].float()
-            maximum[part] = values.amax(dim=-1)
-            total[part] = torch.sub(values, maximum[part, None]).exp_().sum(dim=-1)
+        maximum, total = form.summarize(rows)
         chosen = torch.where(is_here, rows.gather(1, columns[:, None])[:, 0].float(), 0.0)
         if group.size() > 1:
             highest = maximum.clone()
@@ -55,27 +143,25 @@ class _CrossEntropy(torch.autograd.Function):
             maximum, (total, chosen) = highest, sums
         # The maximum stays apart from the logarithm: their sum would lose digits where logits are large.
         ctx.save_for_backward(logits, maximum, total, columns, is_here)
+        ctx.form = form
         return (total.log() + (maximum - chosen)).view(targets.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         logits, maximum, total, columns, is_here = ctx.saved_tensors
-        rows = logits.reshape(-1, logits.shape[-1])
         scale = gradient.reshape(-1).float()
-        softmax_scale, target_gradient = scale / total, torch.where(is_here, -scale, 0.0)
-        result = torch.empty_like(rows)
-        for part in _parts(rows):
-            place = result[part]
-            # fp32 is worked out where it belongs; other formats are rounded once, at the end.
-            values = place if place.dtype is torch.float32 else torch.empty_like(place, dtype=torch.float32)
-            torch.sub(rows[part], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
-            values.scatter_add_(1, columns[part, None], target_gradient[part, None])
-            if values is not place:
-                place.copy_(values)
-        return result.view(logits.shape), None, None
+        result = ctx.form.differentiate(
+            logits.reshape(-1, logits.shape[-1]),
+            maximum=maximum,
+            softmax_scale=scale / total,
+            columns=columns,
+            target_gradient=torch.where(is_here, -scale, 0.0),
+        )
+        return result.view(logits.shape), None, None, None
 
 
 def _parts(rows: torch.Tensor) -> list[slice]:
-    """Cut [n, v] into runs of rows of CHUNK_BYTES in fp32."""
-    size = max(1, CHUNK_BYTES // (4 * rows.shape[1]))
+    """Cut [r, v] into runs of rows of so many bytes in fp32."""
+    num_bytes = CHUNK_BYTES if rows.device.type == "cpu" else DEVICE_CHUNK_BYTES
+    size = max(1, num_bytes // (4 * rows.shape[1]))
     return [slice(start, start + size) for start in range(0, len(rows), size)]

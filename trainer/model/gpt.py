@@ -15,6 +15,7 @@ from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
+from trainer.model.kernels import EAGER, Kernels, choose_kernels
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
 from trainer.model.moe import moe_settings
 from trainer.model.recompute import fill_checkpoint_slot
@@ -30,11 +31,13 @@ class GPT(GPTModel):
         reset_position_ids: rotary embeddings follow position_ids, which each pipeline stage is then given; otherwise
             they count from 0 along the sequence, once for all micro batches. Position tables always follow
             position_ids.
+        kernels: the form of cross entropy; layers know theirs from their specification.
     """
 
-    def __init__(self, *args: Any, reset_position_ids: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, reset_position_ids: bool = False, kernels: Kernels = EAGER, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reset_position_ids = reset_position_ids
+        self._kernels = kernels
 
     def _preprocess(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Replace the rotary angles, the second of what Megatron-Core prepares for the layers."""
@@ -49,7 +52,9 @@ class GPT(GPTModel):
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
-        losses = vocab_parallel_cross_entropy(logits, labels.transpose(0, 1), group=self.pg_collection.tp)
+        losses = vocab_parallel_cross_entropy(
+            logits, labels.transpose(0, 1), group=self.pg_collection.tp, form=self._kernels.cross_entropy
+        )
         return losses.transpose(0, 1).contiguous()
 
 
@@ -136,6 +141,8 @@ def build_model_chunks(
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
+    kernels = choose_kernels(model.torch_compile, device=device)
+    fill_fused_rotary_slot(kernels.rotary)
     chunks = []
     for chunk in range(vp_size or 1):
         vp_stage = chunk if vp_size else None
@@ -146,7 +153,11 @@ def build_model_chunks(
             chunk_model = GPT(
                 config=transformer_config,
                 transformer_layer_spec=build_block_submodules(
-                    transformer_config, implementation=model.transformer_impl, pp_rank=pp_rank, vp_stage=vp_stage
+                    transformer_config,
+                    implementation=model.transformer_impl,
+                    pp_rank=pp_rank,
+                    vp_stage=vp_stage,
+                    kernels=kernels,
                 ),
                 vocab_size=padded_vocab_size,
                 max_sequence_length=model.seq_length,
@@ -160,6 +171,7 @@ def build_model_chunks(
                 pg_collection=groups,
                 vp_stage=vp_stage,
                 reset_position_ids=reset_position_ids,
+                kernels=kernels,
             )
         chunks.append(chunk_model)
     if seed is not None:

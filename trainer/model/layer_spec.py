@@ -19,40 +19,12 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
-from torch import nn
 
-from trainer.model.activation import swiglu
 from trainer.model.attention import SdpaCoreAttention
 from trainer.model.causal_mask import CausalMasks
+from trainer.model.kernels import Kernels
 from trainer.model.moe import build_moe_spec
-
-
-class RMSNorm(nn.RMSNorm):
-    """torch's, whose input is one edge of the graph.
-
-    Where torch composes it from several operations, each adds to the gradient of the residual stream on its own; as one
-    edge their sum is added at once, in the same order whether the norm is recomputed or not.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., h] to [..., h]."""
-        return super().forward(x.view_as(x))
-
-
-class TorchNorm:
-    """Builds torch.nn.RMSNorm or LayerNorm and marks its weights for sequence parallelism.
-
-    Megatron-Core's own WrappedTorchNorm refuses sequence parallelism. A mark is all it takes: the gradients of marked
-    weights are summed over tensor-parallel ranks, each of which saw a part of the sequence.
-    """
-
-    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> nn.Module:  # type: ignore[misc]
-        """Build the module for activations [..., hidden_size]."""
-        kind = RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
-        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
-        for parameter in norm.parameters():
-            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        return norm
+from trainer.model.norm import TorchNorm
 
 
 class OutputLinear(RowParallelLinear):
@@ -74,26 +46,32 @@ def build_block_submodules(
     implementation: Literal["torch", "transformer_engine"],
     pp_rank: int,
     vp_stage: int | None,
+    kernels: Kernels,
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """Build the specification of one model chunk's transformer block.
 
     Args:
         pp_rank: pipeline stage, which decides how many layers the chunk has.
         vp_stage: which of the stage's chunks, or None where a stage has one.
+        kernels: forms of what the `torch` specification works out element by element.
     """
     if implementation == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    layers = _torch_layer_specs(config, masks=CausalMasks())
+    layers = _torch_layer_specs(config, masks=CausalMasks(), kernels=kernels)
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     end = first + get_num_layers_to_build(config, vp_stage, pp_rank)
-    return TransformerBlockSubmodules(layer_specs=layers[first:end], layer_norm=TorchNorm)
+    return TransformerBlockSubmodules(layer_specs=layers[first:end], layer_norm=_norm_spec(kernels))
 
 
-def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks) -> list[ModuleSpec]:
+def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks, kernels: Kernels) -> list[ModuleSpec]:
     """The specification of every layer of the model: equal ones, but for those that have experts."""
     with_mlp, with_experts = (
         _torch_layer_spec(
-            qk_layernorm=config.qk_layernorm, is_gated=config.gated_linear_unit, has_experts=has_experts, masks=masks
+            qk_layernorm=config.qk_layernorm,
+            is_gated=config.gated_linear_unit,
+            has_experts=has_experts,
+            masks=masks,
+            kernels=kernels,
         )
         for has_experts in (False, True)
     )
@@ -104,18 +82,27 @@ def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks) -> list
     return [with_experts if has_experts else with_mlp for has_experts in config.moe_layer_freq]
 
 
-def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, has_experts: bool, masks: CausalMasks) -> ModuleSpec:
+def _norm_spec(kernels: Kernels) -> ModuleSpec:
+    return ModuleSpec(
+        module=TorchNorm, params={"kernels": {"RMSNorm": kernels.rms_norm, "LayerNorm": kernels.layer_norm}}
+    )
+
+
+def _torch_layer_spec(
+    *, qk_layernorm: bool, is_gated: bool, has_experts: bool, masks: CausalMasks, kernels: Kernels
+) -> ModuleSpec:
     """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
 
     The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
     specifications read the same checkpoint. In front of experts, which are no fused layer, the norm has its own name.
     """
+    norm = _norm_spec(kernels)
     mlp = ModuleSpec(
         module=MLP,
         submodules=MLPSubmodules(
             linear_fc1=ColumnParallelLinear,
             linear_fc2=OutputLinear,
-            activation_func=swiglu if is_gated else None,
+            activation_func=kernels.swiglu if is_gated else None,
         ),
     )
     keys_map = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
@@ -124,7 +111,7 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, has_experts: bool, 
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=TorchNorm,
+            input_layernorm=norm,
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
@@ -132,13 +119,13 @@ def _torch_layer_spec(*, qk_layernorm: bool, is_gated: bool, has_experts: bool, 
                     linear_qkv=ColumnParallelLinear,
                     core_attention=partial(SdpaCoreAttention, masks=masks),
                     linear_proj=RowParallelLinear,
-                    q_layernorm=TorchNorm if qk_layernorm else IdentityOp,
-                    k_layernorm=TorchNorm if qk_layernorm else IdentityOp,
+                    q_layernorm=norm if qk_layernorm else IdentityOp,
+                    k_layernorm=norm if qk_layernorm else IdentityOp,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=TorchNorm,
-            mlp=build_moe_spec(is_gated=is_gated) if has_experts else mlp,
+            pre_mlp_layernorm=norm,
+            mlp=build_moe_spec(activation=kernels.swiglu if is_gated else None) if has_experts else mlp,
             mlp_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map=keys_map,
         ),

@@ -3,7 +3,7 @@
 t: tokens of a micro batch on this rank, e: experts of a layer, h: hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from trainer.config.model import ModelConfig
 from trainer.config.moe import find_expert_width, find_moe_layers
 from trainer.config.parallel import ParallelConfig
-from trainer.model.activation import swiglu
 
 
 class Router(TopKRouter):
@@ -116,13 +115,17 @@ class Experts(SequentialMLP):
                 expert.linear_fc1.explicit_expert_comm = expert.linear_fc2.explicit_expert_comm = True
 
 
-def build_moe_spec(*, is_gated: bool) -> ModuleSpec:
-    """What stands in place of the MLP: router, experts of torch kernels, and a shared one where that is configured."""
+def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None) -> ModuleSpec:
+    """What stands in place of the MLP: router, experts of torch kernels, and a shared one where that is configured.
+
+    Args:
+        activation: of gated experts; None where the configuration's function has no gate.
+    """
     _fill_gemm_slot()
     expert = MLPSubmodules(
         linear_fc1=ColumnParallelLinear,
         linear_fc2=RowParallelLinear,
-        activation_func=swiglu if is_gated else None,
+        activation_func=activation,
     )
     return ModuleSpec(
         module=MoELayer,

@@ -1,18 +1,10 @@
 """Rotary position embedding on torch's kernels. s: sequence, b: batch, n: heads, d: channels of a head."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from megatron.core.models.common.embeddings import rope_utils
-
-
-def fill_fused_rotary_slot() -> None:
-    """Take the place that Megatron-Core keeps for a fused kernel (`apply_rope_fusion`), if no library has taken it.
-
-    Megatron-Core's unfused form joins halves four times a layer; on a CPU that was 10 % of a training step.
-    """
-    if rope_utils.fused_apply_rotary_pos_emb is None:
-        rope_utils.fused_apply_rotary_pos_emb = apply_rotary
 
 
 def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
@@ -29,6 +21,26 @@ def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
     angles = frequencies.chunk(2, dim=-1)[0]
     result: torch.Tensor = _Rotate.apply(heads, angles.cos().to(heads.dtype), angles.sin().to(heads.dtype))
     return result
+
+
+def plain_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
+    """The same for a compiler, which finds the passes itself."""
+    assert not interleaved
+    angles = frequencies.chunk(2, dim=-1)[0]
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def fill_fused_rotary_slot(kernel: Callable[..., torch.Tensor] = apply_rotary) -> None:
+    """Take the place that Megatron-Core keeps for a fused kernel (`apply_rope_fusion`), if no library has taken it.
+
+    Megatron-Core's unfused form joins halves four times a layer; on a CPU that was 10 % of a training step. There is
+    one place for all models of a process: the last one built decides.
+    """
+    taken = rope_utils.fused_apply_rotary_pos_emb
+    if taken is None or taken.__module__ == __name__:
+        rope_utils.fused_apply_rotary_pos_emb = kernel
 
 
 def frequencies_at(position_ids: torch.Tensor, *, table: torch.Tensor) -> torch.Tensor:

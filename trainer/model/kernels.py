@@ -1,0 +1,54 @@
+"""Which form the operations have that are bound by memory: torch's kernels one after the other, or compiled ones.
+
+A matrix product is as fast as it gets. Norms, SwiGLU, rotary embedding and cross entropy are several operations on each
+element, and as kernels of their own each of them reads and writes all of it; torch.compile makes one pass of them. They
+are compiled as functions, not layer by layer as torchtitan does it: between them are Megatron-Core's linear layers,
+whose collectives and autograd functions the compiler would break its graph at anyway.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from trainer.model.activation import plain_swiglu, swiglu
+from trainer.model.cross_entropy import IN_CHUNKS, CrossEntropyForm, differentiate, summarize
+from trainer.model.norm import layer_norm, rms_norm
+from trainer.model.rotary import apply_rotary, plain_rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """One form of each operation; which one makes no difference but for rounding."""
+
+    rms_norm: Callable[..., torch.Tensor]
+    layer_norm: Callable[..., torch.Tensor]
+    swiglu: Callable[[torch.Tensor], torch.Tensor]
+    rotary: Callable[..., torch.Tensor]
+    cross_entropy: CrossEntropyForm
+
+
+EAGER = Kernels(rms_norm=rms_norm, layer_norm=layer_norm, swiglu=swiglu, rotary=apply_rotary, cross_entropy=IN_CHUNKS)
+
+
+def choose_kernels(torch_compile: Literal["auto", "always", "never"], *, device: torch.device) -> Kernels:
+    """The kernels that `model.torch_compile` asks for on a device."""
+    is_compiled = torch_compile == "always" or (torch_compile == "auto" and device.type == "cuda")
+    return compile_kernels("inductor") if is_compiled else EAGER
+
+
+@functools.cache
+def compile_kernels(backend: str) -> Kernels:
+    """Compile each operation at its first call; once per process, for all layers."""
+    return Kernels(
+        rms_norm=torch.compile(rms_norm, backend=backend),
+        layer_norm=torch.compile(layer_norm, backend=backend),
+        swiglu=torch.compile(plain_swiglu, backend=backend),
+        rotary=torch.compile(plain_rotary, backend=backend),
+        cross_entropy=CrossEntropyForm(
+            summarize=torch.compile(summarize, backend=backend),
+            differentiate=torch.compile(differentiate, backend=backend),
+        ),
+    )
