@@ -304,3 +304,34 @@ def test_a_union_of_engines_is_told_apart_by_name() -> None:
     ]
     (violation,) = to_dataclass(_TwoEngines, {"engine": {"name": "secnd"}}).violations
     assert str(violation) == "engine.name=secnd is none of the choices; did you mean second? use first or second"
+
+
+def test_a_saved_configuration_can_be_started_from(tmp_path: Path) -> None:
+    saved = load_config(
+        ["model=llama_1b", "engine=megatron", DATA, r"cluster.slurm.setup=['export A=\${HOME}/a b']", "run_name=a"]
+    )
+    assert saved.cluster.slurm.setup == ["export A=${HOME}/a b"], "what stands in it is not for us to resolve"
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(saved))
+    assert load_config([f"config_file={file}"]) == saved == load_config_file(file)
+    changed = load_config([f"config_file={file}", "training.seed=5", "run_name=b"])
+    assert changed == dataclasses.replace(saved, run_name="b", training=dataclasses.replace(saved.training, seed=5)), (
+        "values win over the file"
+    )
+    problems = problems_of(f"config_file={file}", "model=llama_8b", "optimizer.lr=fast")
+    assert problems["model"] == (
+        f"model=llama_8b chooses an option, and config_file={file} holds what was chosen; set single values, or leave"
+        " config_file"
+    )
+    assert set(problems) == {"model", "optimizer.lr"}
+
+
+def test_a_saved_configuration_that_cannot_be_used_is_the_only_complaint(tmp_path: Path) -> None:
+    fix = "name the config.yaml of a run directory"
+    assert problems_of("config_file=/nowhere") == {"config_file": f"config_file=/nowhere is no file; {fix}"}
+    file = tmp_path / "config.yaml"
+    for text in ("[1, 2]", "a: ["):
+        file.write_text(text)
+        assert set(problems_of(f"config_file={file}")) == {"config_file"}
+    file.write_text("model: {hidden_sise: 3}")
+    assert "model.hidden_sise" in problems_of(f"config_file={file}")

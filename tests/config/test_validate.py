@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.config import rule_cases
 from tests.config.moe_rule_cases import MOE_CASES
+from tests.config.slurm_rule_cases import MAPPING_CASES, SLURM_CASES
 from trainer.common.errors import Violation
 from trainer.config.fields import leaf_paths, union_members
 from trainer.config.load import load_config
@@ -19,7 +20,7 @@ from trainer.config.rules.rule import Rule
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import RULES, validate
 
-CASES = [*rule_cases.CASES, *MOE_CASES]
+CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 
@@ -43,6 +44,12 @@ def test_rule(overrides: list[str], world_size: int | None, message: str, remedi
             assert check(*overrides, world_size=remedy) == []
         else:
             assert message not in check(*overrides, remedy, world_size=world_size)
+
+
+@pytest.mark.parametrize(("bad", "message", "good"), MAPPING_CASES)
+def test_rule_about_a_mapping(bad: str, message: str, good: str) -> None:
+    assert check(bad) == [message]
+    assert check(good) == []
 
 
 def test_heads_that_tensor_parallelism_cannot_share() -> None:

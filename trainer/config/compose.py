@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 SEARCH_PATH = "hydra.searchpath"
+CONFIG_FILE = "config_file"
+"""Names a whole configuration that a run saved, instead of the files of conf/."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ def compose_config(
     """Compose a file of conf/ with Hydra overrides.
 
     Args:
-        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last of several for one path counts.
+        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last of several for one path counts. `config_file=PATH` starts
+            from a saved configuration instead; values may follow, options may not.
         validate: names the broken rules of a configuration, leaving out those that read the given paths. Only for
             rules that are reported together with errors of form.
     Returns:
@@ -89,7 +92,7 @@ def compose_config(
     doubtful = {problem.doubtful_path for problem in problems} | {path_of(loc) for loc in unresolved}
     fallback = to_dataclass(root.schema, _repaired(plain, _to_plain(before)[0], conversion.bad_locs))
     further: list[Violation] = []
-    if root.recipe_group not in doubtful and fallback.config is not None:
+    if not {root.recipe_group, CONFIG_FILE} & doubtful and fallback.config is not None:
         further = list(validate(fallback.config, doubtful | conversion.doubtful_paths))
     form = [problem.violation for problem in problems] + list(unresolved.values())
     # A field whose interpolation failed is absent from the plain values; that it is then missing is no second error.
@@ -119,23 +122,30 @@ class _Request:
     """Group -> option."""
     search_path: list[str]
     """Further directories with groups."""
+    config_files: list[Path]
+    """A saved configuration to start from; the last counts."""
     values: list[Override]
     problems: list[_Problem]
 
 
 def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
     """Sort overrides into group options and values; what is neither is a problem."""
-    request = _Request(options={}, search_path=[], values=[], problems=[])
+    request = _Request(options={}, search_path=[], config_files=[], values=[], problems=[])
     parsed = [override for override in (_parse(line, request.problems) for line in lines) if override is not None]
     for override in (override for override in parsed if override.key_or_group == SEARCH_PATH):
         _read_search_path(override, request)
+    for override in (override for override in parsed if override.key_or_group == CONFIG_FILE):
+        _read_config_file(override, request)
     options = root.group_options([CONF_DIR, *map(Path, request.search_path)])
     for override in parsed:
         path, value = override.key_or_group, override.value()
-        if path == SEARCH_PATH:
+        if path in (SEARCH_PATH, CONFIG_FILE):
             continue
         if path not in options or isinstance(value, dict):
             request.values.append(override)
+        elif request.config_files:
+            rule = f"chooses an option, and {CONFIG_FILE}={request.config_files[-1]} holds what was chosen"
+            request.problems.append(_Problem.of_override(override, rule, f"set single values, or leave {CONFIG_FILE}"))
         elif path == root.recipe_group and value is None:
             request.options.pop(path, None)
         elif show(value) in options[path]:
@@ -184,7 +194,25 @@ def _read_search_path(override: Override, request: _Request) -> None:
             request.problems.append(_Problem.of_override(override, f"{directory} is no directory", "name one"))
 
 
+def _read_config_file(override: Override, request: _Request) -> None:
+    path = Path(str(override.value()))
+    if path.is_file():
+        request.config_files.append(path)
+    else:
+        request.problems.append(_Problem.of_override(override, "is no file", "name the config.yaml of a run directory"))
+
+
+def _load_saved(path: Path) -> DictConfig:
+    try:
+        return DictConfig(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        rule, fix = f"cannot be read: {first_line(error)}", "name the config.yaml of a run directory"
+        raise ConfigError([Violation(path=CONFIG_FILE, value=path, rule=rule, fix=fix)]) from error
+
+
 def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
+    if request.config_files:
+        return _load_saved(request.config_files[-1])
     overrides = [f"{group}={option}" for group, option in request.options.items()]
     if request.search_path:
         overrides.append(f"{SEARCH_PATH}=[{','.join(repr(directory) for directory in request.search_path)}]")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,8 +38,17 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None) -> T
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Write a configuration as YAML that `load_config_file` reads back to an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    """Write a configuration as YAML that `load_config_file` and `config_file=PATH` read back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
+
+
+def _escape(value: Any) -> Any:
+    """Keep what looks like an interpolation: all of them are resolved, so it is text, such as a shell's ${NAME}."""
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def load_config_file(path: str | Path) -> TrainConfig:
@@ -48,13 +58,12 @@ def load_config_file(path: str | Path) -> TrainConfig:
         ConfigError: the file cannot be read, or what it holds is no configuration; all errors at once.
     """
     try:
-        loaded = OmegaConf.load(path)
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError([_file_violation(path, f"cannot be read: {reason}", "name a saved config.yaml")]) from error
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError([_file_violation(path, f"is no YAML: {error}", "correct the file")]) from error
-    plain = OmegaConf.to_container(loaded, resolve=False)
     if not isinstance(plain, dict):
         raise ConfigError([_file_violation(path, "holds no mapping", "name a saved config.yaml")])
     conversion = to_dataclass(TrainConfig, {str(key): value for key, value in plain.items()})

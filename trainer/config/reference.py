@@ -30,6 +30,7 @@ PREFACE = """\
   variable, `'output_dir=${oc.env:SCRATCH}'`. Quote what the shell would read.
 - Text that looks like a number is quoted twice: `"run_name='001'"`.
 - `'hydra.searchpath=[/my/conf]'` adds a directory of your own options: `/my/conf/model/mine.yaml` is `model=mine`.
+- `config_file=PATH` starts from a whole configuration that a run saved; values may be set beside it.
 - `python -m launch.local --config OVERRIDES` prints the configuration that results. The same is kept in
   `config.yaml` in the run directory.
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.config.kubernetes import KubernetesConfig
+from trainer.config.slurm import SlurmConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -109,3 +112,7 @@ class ClusterConfig:
     when it is unknown."""
     timeout_seconds: int = 1800
     """Longest wait in one collective operation."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """The job on a Slurm cluster."""
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    """The job on a Kubernetes cluster."""

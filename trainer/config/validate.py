@@ -12,6 +12,7 @@ from trainer.config.rules import (
     moe,
     pipeline,
     recompute,
+    slurm,
     surroundings,
     training,
     zero,
@@ -30,6 +31,7 @@ RULES = (
     *zero.RULES,
     *documents.RULES,
     *surroundings.RULES,
+    *slurm.RULES,
 )
 
 

@@ -87,3 +87,10 @@ RANGES: dict[str, Range] = {
 def check_ranges(config: TrainConfig) -> Iterator[Violation]:
     """Name every number outside its range."""
     return find_out_of_range(config, RANGES)
+    # The most that sbatch takes.
+    "cluster.slurm.warn_seconds": Range(minimum=1, maximum=65535),
+    "cluster.slurm.max_restarts_without_progress": _COUNT,
+    "cluster.slurm.cpus_per_task": _COUNT,
+    "cluster.slurm.max_running": _COUNT,
+    "cluster.kubernetes.max_restarts": _MAYBE_NONE,
+    "cluster.kubernetes.grace_seconds": _COUNT,
