@@ -1,4 +1,4 @@
-"""Run a test function in several processes that form one gloo world; see every rank's failure, never hang."""
+"""Run a test function in several processes that form one world; see every rank's failure, never hang."""
 
 import datetime
 import faulthandler
@@ -26,7 +26,7 @@ class RanksFailed(Exception):
 
 
 def run_distributed(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 180.0
+    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 180.0, backend: str = "gloo"
 ) -> list[Any]:
     """Call `function(*args)` in `world_size` fresh processes that have joined one process group.
 
@@ -34,6 +34,7 @@ def run_distributed(
         function: a module-level function; it finds its rank in `torch.distributed` and in torchrun's environment names.
         args: picklable arguments, the same on every rank.
         timeout_seconds: from the start of the processes; then those still running show where they stand and are ended.
+        backend: nccl gives each rank a GPU of its own.
     Returns:
         what each rank's call returned (picklable), by rank.
     Raises:
@@ -44,7 +45,9 @@ def run_distributed(
         directory = Path(folder)
         processes: list[BaseProcess] = [
             context.Process(
-                target=_run_rank, args=(rank, world_size, directory, timeout_seconds, function, args), daemon=False
+                target=_run_rank,
+                args=(rank, world_size, directory, timeout_seconds, backend, function, args),
+                daemon=False,
             )
             for rank in range(world_size)
         ]
@@ -67,6 +70,7 @@ def _run_rank(
     world_size: int,
     directory: Path,
     timeout_seconds: float,
+    backend: str,
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
@@ -79,8 +83,10 @@ def _run_rank(
     )
     torch.set_num_threads(1)
     try:
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
         distributed.init_process_group(
-            "gloo",
+            backend,
             store=distributed.FileStore(str(directory / "store"), world_size),
             rank=rank,
             world_size=world_size,

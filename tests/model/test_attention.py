@@ -100,14 +100,6 @@ def test_documents_attend_as_if_alone_in_blocks(inputs: list[torch.Tensor], star
     torch.testing.assert_close(ours, each_document_alone(*inputs), rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the compiled kernel and its backward pass are CUDA's")
-def test_compiled_blocks_and_their_gradients(inputs: list[torch.Tensor], starts: torch.Tensor) -> None:
-    on_device = [tensor.cuda() for tensor in inputs]
-    ours = output_and_gradients(lambda *tensors: in_blocks(*tensors, first=0, starts=starts.cuda()).cpu(), on_device)
-    for mine, expected in zip(ours, output_and_gradients(each_document_alone, inputs), strict=True):
-        torch.testing.assert_close(mine.cpu(), expected, rtol=100 * TOLERANCE, atol=100 * TOLERANCE)
-
-
 @pytest.mark.parametrize("kernel", [in_blocks, masked])
 @pytest.mark.parametrize(("first", "end"), [(0, 75), (75, 150), (150, 300), (299, 300)])
 def test_a_part_of_the_queries_sees_what_it_sees_in_the_whole(
