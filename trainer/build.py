@@ -11,8 +11,9 @@ from torch import distributed
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.model_match import check_model, describe_changes
-from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.state import Layout, TrainerState, build_state, layout_of, read_state
+from trainer.checkpoint.run_directory import is_inside, keep_former_file
+from trainer.checkpoint.saver import CheckpointSaver, Origin
+from trainer.checkpoint.state import Layout, Progress, TrainerState, layout_of, read_state
 from trainer.common.errors import raise_if_any
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
@@ -25,7 +26,8 @@ from trainer.data.mixture import Mixture
 from trainer.data.validation import ValidationLoader, build_validation_loader
 from trainer.engine import factory
 from trainer.engine.base import Engine
-from trainer.loop.train_loop import LoopConfig, Progress, TrainLoop
+from trainer.loop.train_loop import LoopConfig, TrainLoop
+from trainer.metrics import events, jsonl
 from trainer.metrics.mfu import device_peak_tflops
 from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
@@ -44,9 +46,11 @@ class Run:
     loader: BatchLoader
     validation: ValidationLoader | None
     recorder: MetricsRecorder
+    saver: CheckpointSaver
 
     def close(self) -> None:
         """Release everything, in the reverse order of building."""
+        self.saver.finish()
         self.recorder.close()
         if self.validation is not None:
             self.validation.close()
@@ -62,13 +66,11 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
     """
     engine = build_engine(config, plan=plan, world=world)
     layout = _layout(config, world)
-    state = restore_run(config, plan=plan, engine=engine, layout=layout)
-    progress = Progress()
-    if state is not None:
-        progress = Progress(
-            step=state.step, consumed_samples=state.consumed_samples, consumed_tokens=state.consumed_tokens
-        )
+    state, origin = restore_run(config, plan=plan, engine=engine, layout=layout)
+    progress = state.progress if state is not None else Progress()
     loader = build_training_loader(config, plan=plan, world=world, state=state)
+    if state is None and world.is_main_rank:
+        keep_former_file(plan.run_directory / jsonl.FILE_NAME)
     recorder = build_recorder(
         config.logging,
         run_directory=plan.run_directory,
@@ -79,6 +81,25 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
         is_main_rank=world.is_main_rank,
     )
     validation = build_validation(config, plan=plan, world=world)
+    event_log = events.EventLog(plan.run_directory / events.FILE_NAME if world.is_main_rank else None)
+    event_log.record(
+        "start",
+        step=progress.step,
+        checkpoint=str(origin.checkpoint) if origin.checkpoint else None,
+        forked_from=[dataclasses.asdict(point) for point in origin.forked_from],
+        layout=dataclasses.asdict(layout),
+        mixture=loader.mixture.to_record(),
+    )
+    saver = CheckpointSaver(
+        config,
+        plan=plan,
+        engine=engine,
+        loader=loader,
+        layout=layout,
+        origin=origin,
+        progress=progress,
+        record=event_log.record,
+    )
     loop = TrainLoop(
         LoopConfig(
             training=config.training,
@@ -97,11 +118,11 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
             num_devices=world.world_size,
             peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
         ),
-        saver=CheckpointSaver(config, plan=plan, engine=engine, loader=loader, layout=layout),
+        saver=saver,
         progress=progress,
         device=world.device,
     )
-    return Run(loop=loop, engine=engine, loader=loader, validation=validation, recorder=recorder)
+    return Run(loop=loop, engine=engine, loader=loader, validation=validation, recorder=recorder, saver=saver)
 
 
 def build_engine(
@@ -202,14 +223,17 @@ def _document_config(config: TrainConfig, plan: RunPlan) -> DocumentConfig | Non
     )
 
 
-def restore_run(config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout) -> TrainerState | None:
-    """Load the checkpoint that `resume` names into the engine; None where the run starts anew."""
+def restore_run(
+    config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout
+) -> tuple[TrainerState | None, Origin]:
+    """Load the checkpoint that `resume` names into the engine; no state where the run starts anew."""
     path = find_checkpoint(config, plan=plan)
     if path is None:
-        return None
+        return None, Origin()
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
-    return state
+    is_fork = not is_inside(path, plan.run_directory)
+    return state, Origin(checkpoint=path, forked_from=state.fork(path) if is_fork else state.forked_from)
 
 
 def find_checkpoint(config: TrainConfig, *, plan: RunPlan) -> Path | None:
@@ -225,38 +249,6 @@ def find_checkpoint(config: TrainConfig, *, plan: RunPlan) -> Path | None:
         for change in describe_changes(config.model, state=saved):
             _LOGGER.warning("%s", change)
     return path
-
-
-class CheckpointSaver:
-    """Collects what a checkpoint holds and has it written."""
-
-    def __init__(
-        self, config: TrainConfig, *, plan: RunPlan, engine: Engine, loader: BatchLoader, layout: Layout
-    ) -> None:
-        self._config, self._plan = config, plan
-        self._engine, self._loader, self._layout = engine, loader, layout
-
-    def save(self, progress: Progress) -> Path:
-        """Save; all ranks call this."""
-        state = build_state(
-            self._config.model,
-            padded_vocab_size=self._plan.padded_vocab_size,
-            layout=self._layout,
-            run_name=self._config.run_name,
-            step=progress.step,
-            num_updates=self._engine.num_updates,
-            consumed_samples=progress.consumed_samples,
-            consumed_tokens=progress.consumed_tokens,
-            seed=self._config.training.seed,
-            mixture=self._loader.mixture.to_record(),
-            loss_scale=self._engine.loss_scale,
-        )
-        return save_checkpoint(
-            self._plan.run_directory,
-            fragments=self._engine.optimizer_fragments(),
-            state=state,
-            keep_last=self._config.checkpoint.keep_last,
-        )
 
 
 def build_training_loader(

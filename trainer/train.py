@@ -3,15 +3,17 @@
     torchrun --nproc-per-node N -m trainer.train OVERRIDES
     python -m launch.local OVERRIDES        # the same, processes counted for you
 
-Exit codes: 0 done, 2 bad configuration or input, 75 stopped by a signal after saving (start it again to go on).
+Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
+a signal after saving (start it again to go on).
 """
 
 import logging
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 
-from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, exit_code_of
+from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED, exit_code_of
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import configure_logging
 from trainer.common.progress import format_count
@@ -56,10 +58,13 @@ def run(overrides: list[str]) -> int:
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
     from trainer.build import build_run  # noqa: PLC0415 - the shim must stand before Megatron-Core is imported
+    from trainer.checkpoint.run_directory import claim_run_directory  # noqa: PLC0415 - as above
     from trainer.loop.stop import StopRequest  # noqa: PLC0415 - as above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - as above
 
-    with StopRequest() as stop:
+    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    claim = claim_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
+    with StopRequest() as stop, claim:
         world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
         configure_logging(rank=world.rank, run_directory=plan.run_directory)
         if world.is_main_rank:
@@ -70,7 +75,7 @@ def run(overrides: list[str]) -> int:
         outcome = built.loop.run(stop)
         built.close()
         stop_world()
-    return EXIT_OK if outcome == "done" else EXIT_REQUEUE
+    return {"done": EXIT_OK, "stopped": EXIT_REQUEUE, "unsaved": EXIT_STOPPED}[outcome]
 
 
 def _describe(config: TrainConfig, plan: RunPlan) -> None:

@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from megatron.core import parallel_state  # noqa: E402
 from torch import distributed  # noqa: E402
 
-from trainer.checkpoint.state import Layout, TrainerState, build_state, layout_of  # noqa: E402
+from trainer.checkpoint.state import Layout, Progress, TrainerState, build_state, layout_of  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
@@ -139,16 +139,20 @@ def state_of(
     world_size: int = 1,
     model: ModelConfig = MODEL,
     padded_vocab_size: int = PADDED_VOCAB_SIZE,
+    validation_loss: float | None = None,
 ) -> TrainerState:
     return build_state(
         model,
         padded_vocab_size=padded_vocab_size,
         layout=layout_in(parallel or ParallelConfig(), world_size=world_size),
         run_name="test",
-        step=step,
+        progress=Progress(
+            step=step,
+            consumed_samples=16 * step,
+            consumed_tokens=16 * step * model.seq_length,
+            validation_loss=validation_loss,
+        ),
         num_updates=step,
-        consumed_samples=16 * step,
-        consumed_tokens=16 * step * model.seq_length,
         seed=1234,
     )
 

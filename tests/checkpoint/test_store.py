@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint.manifest import FileRecord, read_manifest
-from trainer.checkpoint.store import abandon_after, begin, commit, delete, list_checkpoints, retain
+from trainer.checkpoint.retention import retain
+from trainer.checkpoint.store import abandon_later, begin, commit, delete, list_checkpoints
 
 
-def commit_small(run: Path, *, step: int, content: bytes = b"tensors") -> Path:
+def commit_small(run: Path, *, step: int, content: bytes = b"tensors", validation_loss: float | None = None) -> Path:
     temporary = begin(run, step=step)
     (temporary / "data").write_bytes(content)
     record = FileRecord(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    return commit(temporary, step=step, files={"data": record})
+    return commit(temporary, step=step, files={"data": record}, validation_loss=validation_loss)
 
 
 def _names(run: Path) -> list[str]:
@@ -76,7 +77,8 @@ def test_retention_keeps_the_last_saved(tmp_path: Path) -> None:
 
 def test_what_a_rollback_leaves_is_no_checkpoint_and_goes_with_the_next_save(tmp_path: Path) -> None:
     first, *_ = (commit_small(tmp_path, step=step) for step in (10, 20, 30))
-    assert [path.name for path in abandon_after(first)] == ["step_00000030.abandoned", "step_00000020.abandoned"]
+    abandoned = [path.name for path in abandon_later(tmp_path, than=first)]
+    assert abandoned == ["step_00000030.abandoned", "step_00000020.abandoned"]
     assert list_checkpoints(tmp_path) == [first], "no start chooses another, not even before the next save"
     commit_small(tmp_path, step=20)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000020", "step_00000010"]
@@ -90,8 +92,15 @@ def test_a_second_rollback_leaves_the_same_step_again(tmp_path: Path) -> None:
     first = commit_small(tmp_path, step=10)
     for _ in range(2):
         commit_small(tmp_path, step=20)
-        assert [path.name for path in abandon_after(first)] == ["step_00000020.abandoned"]
+        assert [path.name for path in abandon_later(tmp_path, than=first)] == ["step_00000020.abandoned"]
     assert _names(tmp_path) == ["step_00000010", "step_00000020.abandoned"]
+
+
+def test_all_is_later_than_what_a_fork_started_from(tmp_path: Path) -> None:
+    origin = commit_small(tmp_path / "parent", step=10)
+    commit_small(tmp_path / "fork", step=20)
+    assert [path.name for path in abandon_later(tmp_path / "fork", than=origin)] == ["step_00000020.abandoned"]
+    assert list_checkpoints(tmp_path / "parent") == [origin]
 
 
 def test_an_unreadable_manifest_comes_first_in_a_search_and_goes_first_in_retention(tmp_path: Path) -> None:

@@ -145,7 +145,13 @@ def test_a_run_leaves_its_configuration_and_a_log_of_every_rank(straight: Path) 
     logs = sorted((straight / "logs").iterdir())
     assert [log.name for log in logs] == [f"rank_{rank:03d}.log" for rank in range(4)]
     assert all(log.stat().st_size > 0 for log in logs)
-    assert sorted(path.name for path in straight.iterdir()) == ["checkpoints", "config.yaml", "logs", "metrics.jsonl"]
+    assert sorted(path.name for path in straight.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "events.jsonl",
+        "logs",
+        "metrics.jsonl",
+    ]
 
 
 def test_sigterm_finishes_the_step_saves_and_asks_to_be_started_again(stopped: tuple[int, str, Path]) -> None:

@@ -3,8 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from trainer.checkpoint.discovery import candidates, check_checkpoint
+from trainer.checkpoint.discovery import candidates, check_checkpoint, is_own_past, names_other_run
 from trainer.checkpoint.model_match import check_model
+from trainer.checkpoint.run_directory import must_restart
 from trainer.checkpoint.state import read_state
 from trainer.checkpoint.store import list_checkpoints
 from trainer.common.errors import ConfigError, Violation
@@ -17,20 +18,24 @@ def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded
     Needs no process group and writes nothing. Files are checked by size; `choose_checkpoint` reads them.
 
     Args:
-        resume: auto, never or a path.
+        resume: auto, never, restart or a path.
         run_directory: of the run that is starting; it need not exist.
         model: what will be built.
         padded_vocab_size: rows of its embedding.
     """
     violations = _check_writable(run_directory)
+    if must_restart(resume, run_directory):
+        return violations
     own = list_checkpoints(run_directory)
-    if own and (resume == "never" or _is_elsewhere(resume, run_directory)):
+    is_other = names_other_run(resume, run_directory) and not is_own_past(resume, own)
+    if own and (resume == "never" or is_other):
         violations.append(
             Violation(
                 path="resume",
                 value=resume,
                 rule=f"would start anew in {run_directory}, which already has the checkpoint {own[0].name}",
-                fix="use resume=auto to go on with it, or another run_name to start a new run",
+                fix="use resume=auto to go on with it, another run_name to start a new run, or resume=restart to move "
+                "what is there aside",
             )
         )
     try:
@@ -45,13 +50,6 @@ def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded
             return violations + check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=path)
         damage += found
     return violations + damage
-
-
-def _is_elsewhere(resume: str, run_directory: Path) -> bool:
-    """Whether `resume` is a path that is not inside the run that is starting."""
-    if resume in ("auto", "never"):
-        return False
-    return not Path(resume).expanduser().resolve().is_relative_to(run_directory.resolve())
 
 
 def _check_writable(run_directory: Path) -> list[Violation]:

@@ -1,16 +1,20 @@
-"""Which checkpoint a run starts from: `resume=auto`, `never`, or a path."""
+"""Which checkpoint a run starts from: `resume=auto`, `never`, `restart`, or a path."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import distributed
 
 from trainer.checkpoint.agreement import Ranks
 from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifest
+from trainer.checkpoint.run_directory import is_inside
 from trainer.checkpoint.state import STATE_NAME, read_state
 from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
 from trainer.common.errors import ConfigError, Violation
 
+KEYWORDS = ("auto", "never", "restart")
+"""Values of `resume` that are no path."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -23,15 +27,18 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
     """List the checkpoints that `resume` allows, best first; none of them has been looked into.
 
     Args:
-        resume: auto, never, or the path of a checkpoint, of a run directory, or of its checkpoints directory.
+        resume: auto, never, restart, or the path of a checkpoint, of a run directory, or of its checkpoints directory.
+            A run that was forked from that path goes on with its own. A run that restarts has made room before this.
         run_directory: of the run that is starting.
     Raises:
         ConfigError: the path is not there or holds no checkpoint.
     """
     if resume == "never":
         return []
-    if resume == "auto":
+    if resume in ("auto", "restart"):
         return list_checkpoints(run_directory)
+    if names_other_run(resume, run_directory) and is_own_past(resume, own := list_checkpoints(run_directory)):
+        return own
     path = Path(resume).expanduser()
     try:
         found = _checkpoints_at(path)
@@ -44,6 +51,22 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
     rule = "holds no complete checkpoint" if path.exists() else "does not exist"
     fix = "give a directory step_NNNNNNNN that contains manifest.json, the directory of a run that has one, or auto"
     raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)])
+
+
+def names_other_run(resume: str, run_directory: Path) -> bool:
+    """Whether `resume` is a path that is not inside the run that is starting."""
+    return resume not in KEYWORDS and not is_inside(Path(resume), run_directory)
+
+
+def is_own_past(resume: str, own: Sequence[Path]) -> bool:
+    """Whether a run's own checkpoints show that it was forked from a path: the same command, started again."""
+    for path in own:
+        try:
+            forked_from = read_state(path).forked_from
+        except ConfigError:
+            continue
+        return bool(forked_from) and is_inside(Path(forked_from[-1].checkpoint), Path(resume).expanduser())
+    return False
 
 
 def check_checkpoint(path: Path, *, verify_hashes: bool = False, share: tuple[int, int] = (0, 1)) -> list[Violation]:
@@ -93,7 +116,7 @@ def choose_checkpoint(
         run_directory: of the run that is starting.
         verify: read every byte and compare sha256; the ranks share the files.
         at_or_before_step: leave out checkpoints of later steps; None takes any. A rollback asks for the last good
-            state before a step; see `store.abandon_after`.
+            state before a step; see `CheckpointSaver.go_back`.
         process_group: of all ranks; None takes the default one.
     Raises:
         ConfigError: there are candidates, and all are damaged; or the path holds none.

@@ -34,6 +34,8 @@ class Manifest:
     serial: int
     """Counts the saves of a run directory. After a rollback the newest checkpoint need not have the highest step."""
     files: Mapping[str, FileRecord]
+    validation_loss: float | None = None
+    """Of the last validation at or before the step, by which retention keeps the best; None where there was none."""
     format_version: int = FORMAT_VERSION
 
 

@@ -148,9 +148,14 @@ def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:
     """Everything that this rank writes of its engine's state; what another rank holds too is written by one of them."""
     pieces: dict[str, Pieces] = {}
     for fragment in fragments:
-        if fragment.is_owner and fragment.sharded.is_main_replica:
+        if is_written_here(fragment):
             _add_fragment(pieces, fragment, max_elements=MAX_SAVED_ELEMENTS)
     return pieces
+
+
+def is_written_here(fragment: OptimizerFragment) -> bool:
+    """Whether this rank is the one, of those that hold the fragment, that saves it."""
+    return fragment.is_owner and fragment.sharded.is_main_replica
 
 
 def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:

@@ -15,9 +15,10 @@ from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import Pieces, pieces_to_save
 from trainer.checkpoint.planner import PieceSavePlanner
 from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.retention import retain
 from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
 from trainer.checkpoint.storage import HashingWriter
-from trainer.checkpoint.store import begin, commit, retain
+from trainer.checkpoint.store import begin, commit
 from trainer.engine.base import OptimizerFragment
 
 _LOGGER = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ def save_checkpoint(
     fragments: Iterable[OptimizerFragment],
     state: TrainerState,
     keep_last: int,
+    keep_interval: int = 0,
+    keep_best: int = 0,
+    random_states: Mapping[str, torch.Tensor] | None = None,
     process_group: distributed.ProcessGroup | None = None,
 ) -> Path:
     """Save the engine's state and this rank's random states; all ranks call this, and it returns when all is committed.
@@ -37,7 +41,8 @@ def save_checkpoint(
         run_directory: the checkpoint becomes `run_directory/checkpoints/step_NNNNNNNN`.
         fragments: `Engine.optimizer_fragments()`.
         state: where the run stands.
-        keep_last: checkpoints that are left afterwards; 0 keeps all.
+        keep_last, keep_interval, keep_best: which checkpoints are left afterwards, see `retain`.
+        random_states: of this rank, from `collect_random_states`; None takes those of this moment.
         process_group: of all ranks; None takes the default one. Only small objects travel through it.
     Returns:
         The new checkpoint.
@@ -52,7 +57,8 @@ def save_checkpoint(
         # Prepared before torch's first collective: a rank that failed inside it would leave the others waiting.
         pieces: dict[str, Pieces] = {}
         ranks.everywhere(
-            lambda: pieces.update(pieces_to_save(fragments) | random_state_pieces(ranks.rank)), doing=doing
+            lambda: pieces.update(pieces_to_save(fragments) | random_state_pieces(random_states, rank=ranks.rank)),
+            doing=doing,
         )
         written = ranks.everywhere(lambda: write_pieces(temporary, pieces, ranks=ranks), doing=doing)
         files = {name: record for records in written for name, record in records.items()}
@@ -62,7 +68,7 @@ def save_checkpoint(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     if ranks.is_coordinator:
-        retain(run_directory, keep_last=keep_last)
+        retain(run_directory, keep_last=keep_last, keep_interval=keep_interval, keep_best=keep_best)
         megabytes = sum(record.num_bytes for record in files.values()) / 1e6
         _LOGGER.info("saved %s: %.1f MB in %.2f s", path, megabytes, time.monotonic() - start)
     return path
@@ -73,10 +79,10 @@ def random_state_prefix(rank: int) -> str:
     return f"random_state.{rank:05d}."
 
 
-def random_state_pieces(rank: int) -> dict[str, Pieces]:
-    """This rank's random states as tensors of a checkpoint."""
+def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int) -> dict[str, Pieces]:
+    """A rank's random states as tensors of a checkpoint; None takes those of this moment."""
     pieces = {}
-    for name, value in collect_random_states().items():
+    for name, value in (collect_random_states() if states is None else states).items():
         whole = Pieces(value.shape, dtype=torch.uint8)
         whole.add((0,), value)
         pieces[random_state_prefix(rank) + name] = whole
@@ -98,4 +104,4 @@ def write_pieces(directory: Path, pieces: Mapping[str, Pieces], *, ranks: Ranks)
 
 def _finish(temporary: Path, *, state: TrainerState, files: dict[str, FileRecord]) -> Path:
     files[STATE_NAME] = write_state(temporary, state)
-    return commit(temporary, step=state.step, files=files)
+    return commit(temporary, step=state.step, files=files, validation_loss=state.validation_loss)

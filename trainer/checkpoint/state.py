@@ -66,6 +66,28 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """Where the run stands."""
+
+    step: int = 0
+    """Optimizer steps taken, skipped ones included."""
+    consumed_samples: int = 0
+    consumed_tokens: int = 0
+    validation_loss: float | None = None
+    """Of the last validation at or before `step`; None before the first one, and where it was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkPoint:
+    """Where a run took over the state of another one."""
+
+    run_name: str
+    step: int
+    checkpoint: str
+    """Absolute path that it was loaded from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
     """Where a run stands after `step` optimizer steps. The learning rate is a function of the step: it is not here."""
@@ -89,7 +111,26 @@ class TrainerState:
     """`trainer.data.mixture.Mixture` as a record: what the samples so far were drawn from; None where none is known."""
     loss_scale: LossScaleState | None = None
     """Of fp16 training; None for other number formats."""
+    validation_loss: float | None = None
+    """Of the last validation at or before `step`; see `Progress`."""
+    forked_from: tuple[ForkPoint, ...] = ()
+    """The runs that this one's state comes from, the oldest first; empty for a run that began by itself."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
+
+    @property
+    def progress(self) -> Progress:
+        """Where a run that loads this goes on."""
+        return Progress(
+            step=self.step,
+            consumed_samples=self.consumed_samples,
+            consumed_tokens=self.consumed_tokens,
+            validation_loss=self.validation_loss,
+        )
+
+    def fork(self, checkpoint: Path) -> tuple[ForkPoint, ...]:
+        """Describe the lineage of another run that starts from this state, loaded from `checkpoint`."""
+        point = ForkPoint(run_name=self.run_name, step=self.step, checkpoint=str(checkpoint.resolve()))
+        return (*self.forked_from, point)
 
     def model_config(self) -> ModelConfig:
         """Rebuild the configuration of the saved model, for commands that take it from a checkpoint."""
@@ -103,27 +144,25 @@ def build_state(
     padded_vocab_size: int,
     layout: Layout,
     run_name: str,
-    step: int,
+    progress: Progress,
     num_updates: int,
-    consumed_samples: int,
-    consumed_tokens: int,
     seed: int,
     mixture: Mapping[str, Any] | None = None,
     loss_scale: LossScaleState | None = None,
+    forked_from: tuple[ForkPoint, ...] = (),
 ) -> TrainerState:
     """Describe a run for a save."""
     return TrainerState(
         run_name=run_name,
-        step=step,
+        **asdict(progress),
         num_updates=num_updates,
-        consumed_samples=consumed_samples,
-        consumed_tokens=consumed_tokens,
         seed=seed,
         layout=layout,
         model=asdict(model),
         padded_vocab_size=padded_vocab_size,
         mixture=mixture,
         loss_scale=loss_scale,
+        forked_from=forked_from,
     )
 
 
@@ -142,7 +181,12 @@ def read_state(directory: Path) -> TrainerState:
     try:
         content = json.loads(path.read_bytes())
         loss_scale = LossScaleState(**content["loss_scale"]) if content.get("loss_scale") else None
-        state = TrainerState(**{**content, "layout": Layout(**content["layout"]), "loss_scale": loss_scale})
+        changes = {
+            "layout": Layout(**content["layout"]),
+            "loss_scale": loss_scale,
+            "forked_from": tuple(ForkPoint(**point) for point in content.get("forked_from", ())),
+        }
+        state = TrainerState(**{**content, **changes})
         state.model_config()
         return state
     except (OSError, ValueError, TypeError, KeyError) as error:

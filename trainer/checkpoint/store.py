@@ -40,7 +40,7 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST_NAME).is_file()]
-    return sorted(found, key=lambda path: (_serial(path) or math.inf, path.name), reverse=True)
+    return sorted(found, key=lambda path: (serial_of(path) or math.inf, path.name), reverse=True)
 
 
 def begin(run_directory: Path, *, step: int) -> Path:
@@ -56,7 +56,9 @@ def begin(run_directory: Path, *, step: int) -> Path:
     return temporary
 
 
-def commit(temporary: Path, *, step: int, files: Mapping[str, FileRecord]) -> Path:
+def commit(
+    temporary: Path, *, step: int, files: Mapping[str, FileRecord], validation_loss: float | None = None
+) -> Path:
     """Make a completely written temporary directory the newest checkpoint.
 
     Raises:
@@ -69,8 +71,8 @@ def commit(temporary: Path, *, step: int, files: Mapping[str, FileRecord]) -> Pa
                 f"{temporary / name} was written by another process but is not what rank 0 sees; "
                 "checkpoints need a file system that all hosts share"
             )
-    serial = 1 + max((_serial(path) for path in list_checkpoints(directory.parent)), default=0)
-    write_manifest(temporary, Manifest(step=step, serial=serial, files=dict(files)))
+    serial = 1 + max((serial_of(path) for path in list_checkpoints(directory.parent)), default=0)
+    write_manifest(temporary, Manifest(step=step, serial=serial, files=dict(files), validation_loss=validation_loss))
     sync_directory(temporary)
     final = directory / checkpoint_name(step)
     replaced = final.with_name(final.name + ".replaced")
@@ -84,45 +86,36 @@ def commit(temporary: Path, *, step: int, files: Mapping[str, FileRecord]) -> Pa
     return final
 
 
-def retain(run_directory: Path, *, keep_last: int) -> None:
-    """Delete all but the `keep_last` checkpoints saved last; 0 keeps all.
-
-    One with an unreadable manifest counts as the oldest.
-    """
-    if keep_last <= 0:
-        return
-    try:
-        found = list_checkpoints(run_directory)
-    except OSError as error:
-        _LOGGER.warning("could not look for old checkpoints: %s", error)
-        return
-    for path in sorted(found, key=_serial, reverse=True)[keep_last:]:
-        delete(path)
-    for path in checkpoints_directory(run_directory).glob(f"step_*{_ABANDONED}"):
-        delete(path)
-
-
-def abandon_after(checkpoint: Path) -> list[Path]:
-    """Set aside every checkpoint of a run that was saved later than `checkpoint`, to which the run rolls back.
+def abandon_later(run_directory: Path, *, than: Path) -> list[Path]:
+    """Set aside every checkpoint of a run that was saved later than the one that the run rolls back to.
 
     What they hold is no longer this run's past, so no start may choose them, not even one before the next save. They
     keep their content, as step_NNNNNNNN.abandoned, until that save. Rank 0 calls this.
 
+    Args:
+        than: a checkpoint of this run; of another one, which this run started from, all of its own are later.
     Returns:
         Their new paths.
     Raises:
         OSError: one cannot be renamed.
-        ConfigError: the manifest of `checkpoint` cannot be read.
+        ConfigError: the manifest of `than` cannot be read.
     """
-    serial = read_manifest(checkpoint).serial
+    own = list_checkpoints(run_directory)
+    serial = read_manifest(than).serial if than in own else 0
     abandoned = []
-    for path in list_checkpoints(checkpoint.parent.parent):
-        if _serial(path) > serial:
+    for path in own:
+        if serial_of(path) > serial:
             target = path.with_name(path.name + _ABANDONED)
             delete(target)
             abandoned.append(path.rename(target))
-    sync_directory(checkpoint.parent)
+    if abandoned:
+        sync_directory(checkpoints_directory(run_directory))
     return abandoned
+
+
+def list_abandoned(run_directory: Path) -> list[Path]:
+    """List what rollbacks of a run have set aside."""
+    return sorted(checkpoints_directory(run_directory).glob(f"step_*{_ABANDONED}"))
 
 
 def delete(path: Path) -> None:
@@ -156,6 +149,14 @@ def step_of(path: Path) -> int:
     return int(matched.group(1)) if matched else read_manifest(path).step
 
 
+def serial_of(path: Path) -> int:
+    """Number of the save in the run directory, from 1; 0 where the manifest is unreadable."""
+    try:
+        return read_manifest(path).serial
+    except ConfigError:
+        return 0
+
+
 def sync_directory(path: Path) -> None:
     """Have the disk confirm the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -174,11 +175,3 @@ def _remove(temporary: Path) -> None:
 
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-
-
-def _serial(path: Path) -> int:
-    """Number of the save in the run directory, from 1; 0 where the manifest is unreadable."""
-    try:
-        return read_manifest(path).serial
-    except ConfigError:
-        return 0

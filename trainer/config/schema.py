@@ -28,7 +28,8 @@ class TrainConfig:
     """Directory that holds run directories."""
     resume: str = "auto"
     """auto continues the run's newest good checkpoint when there is one, never refuses a run directory that has one,
-    anything else is the path of a checkpoint, or of a run directory, to start from."""
+    restart moves what the run directory holds aside and starts anew, anything else is the path of a checkpoint, or of
+    a run directory, to start from."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -1,11 +1,13 @@
 """What happens each step, and when: the training loop."""
 
 import logging
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 
+from trainer.checkpoint.state import Progress
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import TrainingConfig
@@ -22,22 +24,22 @@ from trainer.metrics.throughput import Throughput, ThroughputMeter
 
 _LOGGER = logging.getLogger(__name__)
 
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where the run stands."""
-
-    step: int = 0
-    """Optimizer steps taken, skipped ones included."""
-    consumed_samples: int = 0
-    consumed_tokens: int = 0
+Outcome = Literal["done", "stopped", "unsaved"]
 
 
 class Saver(Protocol):
-    """Writes a checkpoint of the run."""
+    """Writes checkpoints of the run, in the background perhaps; all ranks call every method."""
 
-    def save(self, progress: Progress) -> Any:
-        """Save; all ranks call this."""
+    def save(self, progress: Progress) -> None:
+        """Save where the run stands; a failure is told by the saver, and training goes on."""
+        ...
+
+    def save_last(self, progress: Progress) -> bool:
+        """Save where the run ends; False when that was not possible."""
+        ...
+
+    def finish(self) -> bool:
+        """Wait for the save in progress; False when the newest save failed."""
         ...
 
 
@@ -73,14 +75,13 @@ class TrainLoop:
         self._engine, self._loader, self._validation = engine, loader, validation
         self._recorder, self._meter, self._saver = recorder, meter, saver
         self._device = device
-        self._saved_step: int | None = progress.step or None
-        """Step of the newest checkpoint: what was loaded counts."""
 
-    def run(self, stop: StopRequest) -> Literal["done", "stopped"]:
+    def run(self, stop: StopRequest) -> Outcome:
         """Train; all ranks call this.
 
         Returns:
-            done at the end of the run or after training.stop_after_step, stopped when a signal asked for it.
+            done at the end of the run or after training.stop_after_step, stopped when a signal asked for it, unsaved
+            when the last save failed in either case.
         """
         training, checkpoint = self._config.training, self._config.checkpoint
         last_step = min(training.train_iters, training.stop_after_step or training.train_iters)
@@ -93,14 +94,15 @@ class TrainLoop:
                 self._validate()
             is_stopping = stop.is_agreed(device=self._device)
             if checkpoint.save_interval and step % checkpoint.save_interval == 0:
-                self._save()
+                self._saver.save(self.progress)
             if is_stopping:
-                if checkpoint.save_at_end:
-                    self._save()
-                return "stopped"
-        if checkpoint.save_at_end:
-            self._save()
-        return "done"
+                return self._end("stopped")
+        return self._end("done")
+
+    def _end(self, outcome: Outcome) -> Outcome:
+        is_last_saved = self._config.checkpoint.save_at_end
+        is_saved = self._saver.save_last(self.progress) if is_last_saved else self._saver.finish()
+        return outcome if is_saved else "unsaved"
 
     def _take_step(self) -> None:
         self._meter.start()
@@ -140,6 +142,7 @@ class TrainLoop:
         if self._validation is None:
             return
         result = run_validation(self._validation, evaluate=self._engine.evaluate)
+        self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
         self._recorder.record_validation(
             ValidationMetrics(
                 step=self.progress.step,
@@ -149,9 +152,3 @@ class TrainLoop:
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
-
-    def _save(self) -> None:
-        if self._saved_step == self.progress.step:
-            return
-        self._saver.save(self.progress)
-        self._saved_step = self.progress.step

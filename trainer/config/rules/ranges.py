@@ -75,18 +75,22 @@ RANGES: dict[str, Range] = {
     "data.prefetch_steps": _MAYBE_NONE,
     "checkpoint.save_interval": _MAYBE_NONE,
     "checkpoint.keep_last": _MAYBE_NONE,
+    "checkpoint.keep_interval": _MAYBE_NONE,
+    "checkpoint.keep_best": _MAYBE_NONE,
     "logging.log_interval": _COUNT,
+    "health.heartbeat_seconds": _POSITIVE,
+    "health.hang_step_multiple": Range(minimum=1, is_minimum_excluded=True),
+    "health.hang_min_seconds": _POSITIVE,
+    "health.startup_seconds": _POSITIVE,
+    "health.validation_seconds": _POSITIVE,
+    "health.checkpoint_seconds": _POSITIVE,
+    "health.straggler_interval": _MAYBE_NONE,
+    "health.straggler_ratio": Range(minimum=1, is_minimum_excluded=True),
+    "health.replica_check_interval": _MAYBE_NONE,
     "cluster.num_nodes": _COUNT,
     "cluster.gpus_per_node": _COUNT,
     "cluster.device_peak_tflops": _POSITIVE,
     "cluster.timeout_seconds": _COUNT,
-}
-"""Every number of the schema, by path; passed over where the engine has no such field or the value is null."""
-
-
-def check_ranges(config: TrainConfig) -> Iterator[Violation]:
-    """Name every number outside its range."""
-    return find_out_of_range(config, RANGES)
     # The most that sbatch takes.
     "cluster.slurm.warn_seconds": Range(minimum=1, maximum=65535),
     "cluster.slurm.max_restarts_without_progress": _COUNT,
@@ -94,3 +98,10 @@ def check_ranges(config: TrainConfig) -> Iterator[Violation]:
     "cluster.slurm.max_running": _COUNT,
     "cluster.kubernetes.max_restarts": _MAYBE_NONE,
     "cluster.kubernetes.grace_seconds": _COUNT,
+}
+"""Every number of the schema, by path; passed over where the engine has no such field or the value is null."""
+
+
+def check_ranges(config: TrainConfig) -> Iterator[Violation]:
+    """Name every number outside its range."""
+    return find_out_of_range(config, RANGES)

@@ -52,14 +52,14 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
 @reads("resume")
 def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     resume = config.resume
-    if resume not in ("auto", "never") and not Path(resume).exists():
-        close = nearest_names(resume, ["auto", "never"])
+    if resume not in ("auto", "never", "restart") and not Path(resume).expanduser().exists():
+        close = nearest_names(resume, ["auto", "never", "restart"])
         hint = f"did you mean {close[0]}? " if close else ""
         yield Violation(
             path="resume",
             value=resume,
-            rule="is neither auto nor never, and no such path exists",
-            fix=f"{hint}use auto, never, or the path of a checkpoint or run directory",
+            rule="is not auto, never or restart, and no such path exists",
+            fix=f"{hint}use auto, never, restart, or the path of a checkpoint or run directory",
         )
 
 

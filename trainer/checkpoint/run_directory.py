@@ -1,0 +1,74 @@
+"""A run's directory: continued, forked or started anew, and never overwritten by accident."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
+
+_RESTARTED_BY = ".restarted_by"
+"""Names the batch job that started a run anew: when it is requeued, it goes on."""
+_JOB_VARIABLE = "SLURM_JOB_ID"
+_LOGGER = logging.getLogger(__name__)
+
+
+def is_inside(path: Path, directory: Path) -> bool:
+    """Whether a path, links followed, is a directory or lies in it."""
+    return path.expanduser().resolve().is_relative_to(directory.resolve())
+
+
+def must_restart(resume: str, run_directory: Path) -> bool:
+    """Whether what the directory holds must make room: `resume=restart`, and not because the same job is back."""
+    if resume != "restart" or not _entries(run_directory):
+        return False
+    job = os.environ.get(_JOB_VARIABLE)
+    marker = run_directory / _RESTARTED_BY
+    return job is None or not marker.is_file() or marker.read_text() != job
+
+
+@contextmanager
+def claim_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
+    """Hold a run's directory for this job alone, after making room where the run is to start anew.
+
+    Raises:
+        ConfigError: another job holds it.
+    """
+    if must_restart(resume, run_directory):
+        with RunLock(run_directory):
+            target = _move_aside(run_directory)
+        (target / LOCK_NAME).unlink(missing_ok=True)
+        _LOGGER.warning("resume=restart: what %s held is in %s now", run_directory, target)
+    with RunLock(run_directory):
+        job = os.environ.get(_JOB_VARIABLE)
+        if resume == "restart" and job is not None:
+            (run_directory / _RESTARTED_BY).write_text(job)
+        yield
+
+
+def keep_former_file(path: Path) -> None:
+    """Give a file that a new run would overwrite another name beside it, such as metrics.former-1.jsonl."""
+    if not path.exists():
+        return
+    number = 1
+    while (target := path.with_name(f"{path.stem}.former-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(target)
+    _LOGGER.warning("%s is of a run that left no checkpoint; it is %s now, and the run starts anew", path, target.name)
+
+
+def _move_aside(run_directory: Path) -> Path:
+    """Rename the directory, to NAME.archived-1 and so on, and create an empty one."""
+    number = 1
+    while (target := run_directory.with_name(f"{run_directory.name}.archived-{number}")).exists():
+        number += 1
+    run_directory.rename(target)
+    run_directory.mkdir()
+    return target
+
+
+def _entries(run_directory: Path) -> list[str]:
+    if not run_directory.is_dir():
+        return []
+    return [entry.name for entry in run_directory.iterdir() if entry.name != LOCK_NAME]

@@ -1,0 +1,278 @@
+"""Saves a run while it trains: what a checkpoint holds, who writes it when, and what happens when that fails."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import distributed
+
+from trainer.checkpoint.agreement import CheckpointError, Ranks
+from trainer.checkpoint.discovery import choose_checkpoint
+from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.save import save_checkpoint
+from trainer.checkpoint.staging import HostCopy
+from trainer.checkpoint.state import ForkPoint, Layout, Progress, TrainerState, build_state
+from trainer.checkpoint.store import abandon_later, checkpoints_directory
+from trainer.common.errors import ConfigError
+from trainer.config.plan import RunPlan
+from trainer.config.schema import TrainConfig
+from trainer.data.loader import BatchLoader
+from trainer.engine.base import Engine, OptimizerFragment
+
+_LOGGER = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 5.0
+"""How long a broken connection is kept quiet: the death of another process says more, and ends this one sooner."""
+
+
+class RecordEvent(Protocol):
+    """Takes one event of a run, as `EventLog.record` does; any thread may call it."""
+
+    def __call__(self, kind: str, *, step: int, **fields: Any) -> None:
+        """Take it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run's state comes from."""
+
+    checkpoint: Path | None = None
+    """What was loaded at the start; None for a run that started anew."""
+    forked_from: tuple[ForkPoint, ...] = ()
+    """See `TrainerState.forked_from`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Snapshot:
+    """What this rank saves, or why it cannot."""
+
+    fragments: Callable[[], list[OptimizerFragment]]
+    random_states: Mapping[str, torch.Tensor] | None
+
+    def each_fragment(self) -> Iterator[OptimizerFragment]:
+        """Raise only where all ranks hear of it."""
+        yield from self.fragments()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    step: int
+    failure: "Future[str | None]"
+    """Why it failed; None where it did not."""
+
+
+class CheckpointSaver:
+    """Saves a run in the background or in the step itself; a save that fails is told, and training goes on.
+
+    All ranks call every method alike. At most one save is in progress. Ranks agree through a gloo group of its own,
+    which no other thread uses, so that nothing here gets between the collectives of training.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        plan: RunPlan,
+        engine: Engine,
+        loader: BatchLoader,
+        layout: Layout,
+        origin: Origin,
+        progress: Progress,
+        record: RecordEvent,
+    ) -> None:
+        """Form the group.
+
+        Args:
+            origin: its checkpoint counts as the newest one.
+            progress: where the run stands.
+            record: takes what happened.
+        """
+        self._config, self._plan = config, plan
+        self._engine, self._loader, self._layout = engine, loader, layout
+        self._origin, self._record = origin, record
+        timeout = timedelta(seconds=config.cluster.timeout_seconds)
+        self._group = distributed.new_group(backend="gloo", timeout=timeout)
+        self._ranks = Ranks(self._group)
+        self._host_copy = HostCopy()
+        self._newest = origin.checkpoint
+        self._saved_step: int | None = progress.step or None
+        self._pending: _Pending | None = None
+        self._failure: str | None = None
+
+    def save(self, progress: Progress) -> None:
+        """Save where the run stands, unless that is saved; first waits for the save before."""
+        if self._pending is not None and not self._pending.failure.done():
+            _LOGGER.info("waiting for the checkpoint of step %d, which is still being written", self._pending.step)
+        self.finish()
+        if progress.step == self._saved_step:
+            return
+        start = time.monotonic()
+        state = self._describe(progress)
+        self._pending = _Pending(step=state.step, failure=Future())
+        if not self._config.checkpoint.async_save:
+            snapshot = _Snapshot(fragments=self._engine.optimizer_fragments, random_states=None)
+            self._write(self._pending.failure, state=state, snapshot=snapshot, start=start, stall_seconds=None)
+            self.finish()
+            return
+        snapshot = self._copy()
+        stall_seconds = time.monotonic() - start
+        threading.Thread(
+            target=self._write,
+            name=f"checkpoint of step {state.step}",
+            args=(self._pending.failure,),
+            kwargs={"state": state, "snapshot": snapshot, "start": start, "stall_seconds": stall_seconds},
+            daemon=True,  # a process that must leave at once does not wait for it
+        ).start()
+
+    def finish(self) -> bool:
+        """Wait for the save in progress; False when the newest save failed."""
+        if self._pending is not None:
+            self._failure = self._pending.failure.result()
+            if self._failure is None:
+                self._saved_step = self._pending.step
+            self._pending = None
+        return self._failure is None
+
+    def save_last(self, progress: Progress) -> bool:
+        """Save where the run ends, once more if that failed before; False when it cannot be saved."""
+        self.save(progress)
+        if self.finish():
+            return True
+        _LOGGER.error(
+            "the run ends at step %d without having saved it (%s); %s",
+            progress.step,
+            self._failure,
+            f"resume=auto goes on from {self._newest}" if self._newest else "there is no checkpoint to go on from",
+        )
+        return False
+
+    def go_back(self, *, at_or_before_step: int) -> TrainerState | None:
+        """Load the last good checkpoint that is not after a step into the running engine; the caller moves the data.
+
+        Checkpoints saved later are set aside, so that no start chooses one whose past this run no longer has.
+
+        Returns:
+            Where the run stands now; None, with nothing changed, when there is no such checkpoint.
+        Raises:
+            ConfigError: on every rank, when there are some, and all are damaged.
+        """
+        self.finish()
+        path = self._find(at_or_before_step)
+        if path is None:
+            return None
+        state = load_checkpoint(
+            path, fragments=self._engine.optimizer_fragments(), layout=self._layout, process_group=self._group
+        )
+        self._engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
+        run_directory = self._plan.run_directory
+        doing = f"setting aside what was saved after {path}"
+        abandoned = self._ranks.on_coordinator(lambda: abandon_later(run_directory, than=path), doing=doing)
+        for old in abandoned if self._ranks.is_coordinator else []:
+            _LOGGER.warning("%s is set aside: the run goes on from step %d", old, state.step)
+        self._newest, self._saved_step, self._failure = path, state.step, None
+        return state
+
+    def _find(self, at_or_before_step: int) -> Path | None:
+        """Look among the run's own, then at what it started from."""
+        verify = self._config.checkpoint.verify
+        for place in ("auto", self._origin.checkpoint):
+            if place is not None:
+                found = choose_checkpoint(
+                    str(place),
+                    run_directory=self._plan.run_directory,
+                    verify=verify,
+                    at_or_before_step=at_or_before_step,
+                    process_group=self._group,
+                )
+                if found is not None:
+                    return found
+        return None
+
+    def _describe(self, progress: Progress) -> TrainerState:
+        return build_state(
+            self._config.model,
+            padded_vocab_size=self._plan.padded_vocab_size,
+            layout=self._layout,
+            run_name=self._config.run_name,
+            progress=progress,
+            num_updates=self._engine.num_updates,
+            seed=self._config.training.seed,
+            mixture=self._loader.mixture.to_record(),
+            loss_scale=self._engine.loss_scale,
+            forked_from=self._origin.forked_from,
+        )
+
+    def _copy(self) -> _Snapshot:
+        """Copy this rank's part; a rank that cannot still takes part, so that all hear of it."""
+        try:
+            copies = self._host_copy.take(self._engine.optimizer_fragments())
+            return _Snapshot(fragments=lambda: copies, random_states=collect_random_states())
+        except Exception as error:
+            reason = error
+
+            def fail() -> list[OptimizerFragment]:
+                raise reason
+
+            return _Snapshot(fragments=fail, random_states={})
+
+    def _write(
+        self,
+        failure: "Future[str | None]",
+        *,
+        state: TrainerState,
+        snapshot: _Snapshot,
+        start: float,
+        stall_seconds: float | None,
+    ) -> None:
+        """Write and commit; runs in a thread of its own when `stall_seconds`, the time of copying, is given."""
+        checkpoint = self._config.checkpoint
+        try:
+            self._newest = save_checkpoint(
+                self._plan.run_directory,
+                fragments=snapshot.each_fragment(),
+                state=state,
+                keep_last=checkpoint.keep_last,
+                keep_interval=checkpoint.keep_interval,
+                keep_best=checkpoint.keep_best,
+                random_states=snapshot.random_states,
+                process_group=self._group,
+            )
+        except (CheckpointError, ConfigError) as error:
+            failure.set_result(self._tell_failure(str(error), step=state.step))
+        except Exception as error:
+            if stall_seconds is None:
+                raise
+            time.sleep(_PATIENCE_SECONDS)
+            failure.set_result(self._tell_failure(f"{type(error).__name__}: {error}", step=state.step))
+        else:
+            seconds = time.monotonic() - start
+            if self._ranks.is_coordinator:
+                self._record(
+                    "checkpoint_saved",
+                    step=state.step,
+                    path=str(self._newest),
+                    total_seconds=round(seconds, 3),
+                    stall_seconds=round(seconds if stall_seconds is None else stall_seconds, 3),
+                )
+            failure.set_result(None)
+
+    def _tell_failure(self, reason: str, *, step: int) -> str:
+        if self._ranks.is_coordinator:
+            place = checkpoints_directory(self._plan.run_directory)
+            _LOGGER.error(
+                "THE CHECKPOINT OF STEP %d IS NOT SAVED in %s: %s. Training goes on, and the next save tries again; %s",
+                step,
+                place,
+                reason,
+                f"the newest checkpoint is {self._newest}" if self._newest else "there is no checkpoint yet",
+            )
+            self._record("checkpoint_failed", step=step, directory=str(place), reason=reason)
+        return reason
