@@ -220,8 +220,12 @@ class Sides:
             precision=PRECISION,
             padded_vocab_size=shape.vocab_size,
             world=self._world,
-            seed=1,
         )
+        # Drawn where they are: the draws that do not depend on the layout are made on the host, minutes for 8 B.
+        with torch.no_grad():
+            for parameter in chunks[0].parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=shape.model.init_method_std)
         mask = torch.ones(shape.batch_size, shape.model.seq_length, device=self.device)
         positions = torch.arange(shape.model.seq_length, device=self.device).expand(shape.batch_size, -1)
 

@@ -78,7 +78,11 @@ class _Perturb(torch.autograd.Function):
 
 
 def _perturbed(value: torch.Tensor, errors: Errors, size: float) -> torch.Tensor:
-    return (value.float() * (1 + size * errors(value))).to(value.dtype) if size else value.clone()
+    if not size:
+        return value.clone()
+    # Below the smallest normal number, where fp16 gradients may be, spacing falls no more, and errors do not either.
+    scale = value.abs().float().clamp(min=torch.finfo(value.dtype).smallest_normal)
+    return (value.float() + scale * (size * errors(value))).to(value.dtype)
 
 
 def _adds_up(module: nn.Module) -> bool:
