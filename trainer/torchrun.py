@@ -1,4 +1,4 @@
-"""torchrun, whose exit code is that of the process that failed first: 2 bad input, 75 asks to be requeued.
+"""torchrun, whose exit code is that of the process that failed first (docs/failure.md lists them).
 
 usage: python -m trainer.torchrun TORCHRUN-ARGUMENTS
 
@@ -6,27 +6,31 @@ torchrun itself exits with 1 and its own traceback whatever its processes said. 
 that the main process left in the file that EXIT_CODE_FILE names.
 """
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.distributed import run
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_REQUEUE
-from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
+from trainer.common.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
+from trainer.common.exit_code import EXIT_CODE_FILE, STORE_FILE, read_exit_code
 from trainer.common.logging import quiet_torchrun
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 DEFAULTS = {
     # Of torchrun itself: 30 seconds between a signal and SIGKILL, too short for a long step and a large checkpoint.
     "PET_SHUTDOWN_TIMEOUT": "300",
     # And without SIGUSR1, the warning that Slurm gives before the time is up.
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+    # A process that is gone makes every other one warn of its connections, with C++ frames.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Environment variables from which torchrun takes its options, unless they are set."""
+"""Environment variables that torch and torchrun read, unless they are set."""
 
 SIGNAL_BASE = 128
 """Shells report a process that a signal ended as 128 + the signal's number."""
@@ -37,36 +41,69 @@ def main() -> int:
     quiet_torchrun()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # Late: torch reads the variables while it is imported.
+    from torch.distributed import run  # noqa: PLC0415 - see above
+    from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
+
     with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
-        path = Path(folder, "code")
+        path, store_path = Path(folder, "code"), Path(folder, "store")
         os.environ[EXIT_CODE_FILE] = str(path)
+        os.environ[STORE_FILE] = str(store_path)
         try:
             run.main()
         except ChildFailedError as error:
-            return _exit_code(error)
+            if read_exit_code(path) == EXIT_HANG:
+                return EXIT_HANG  # a watchdog has explained it, and killed the rank that hung
+            code, text = _explain(error)
+            if text:
+                print(text, file=sys.stderr, flush=True)
+            _tell_other_hosts(store_path, code=code, text=text or f"a process there ended with exit code {code}")
+            return code
         except SignalException as error:
             code_left = read_exit_code(path)
             return SIGNAL_BASE + int(error.sigval) if code_left is None else code_left
     return 0
 
 
-def _exit_code(error: ChildFailedError) -> int:
-    """The code of the process whose failure made the others fail.
+def _explain(error: "ChildFailedError") -> tuple[int, str]:
+    """The code of the process whose failure made the others fail, and what only torchrun knows of it.
 
-    torchrun reports those that it ended with SIGTERM afterwards, too. A process that the system ended leaves no word,
-    and others raise at once because it is gone; torchrun often sees both together.
+    torchrun reports those that it ended with SIGTERM afterwards, too. A process that the system ended leaves no word;
+    others leave or raise because it is gone, and torchrun often sees them together.
     """
-    ended_by_torchrun = -signal.SIGTERM
-    failures = {rank: f for rank, f in error.failures.items() if f.exitcode != ended_by_torchrun} or error.failures
-    for failure in failures.values():
-        if failure.exitcode in (EXIT_BAD_INPUT, EXIT_REQUEUE):
-            return int(failure.exitcode)
-    killed = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0}
-    for rank, failure in killed.items():
-        print(f"rank {rank} (pid {failure.pid}) was ended by signal {-failure.exitcode}", file=sys.stderr, flush=True)
+    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+    for _, failure in failures:
+        # Said by the process itself; a watchdog also ends the one that hangs.
+        if failure.exitcode in (EXIT_BAD_INPUT, EXIT_HANG, EXIT_REPLICAS_DIFFER):
+            return int(failure.exitcode), ""
+    killed = [(rank, f) for rank, f in failures if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
     if killed:
-        return SIGNAL_BASE - int(next(iter(killed.values())).exitcode)
-    return int(min(failures.values(), key=lambda failure: failure.timestamp).exitcode)
+        lines = [f"rank {rank} (pid {f.pid}) was ended by {_name_signal(-f.exitcode)}" for rank, f in killed]
+        return SIGNAL_BASE - int(killed[0][1].exitcode), "\n".join(lines)
+    if any(failure.exitcode == EXIT_REQUEUE for _, failure in failures):
+        return EXIT_REQUEUE, ""
+    own = [int(f.exitcode) for _, f in failures if f.exitcode not in (EXIT_PEER_FAILED, -signal.SIGTERM)]
+    return (own or [int(f.exitcode) for _, f in failures])[0], ""
+
+
+def _name_signal(number: int) -> str:
+    hint = "; if nobody sent it, the host ran out of memory" if number == signal.SIGKILL else ""
+    return f"signal {number} ({signal.Signals(number).name}{hint})"
+
+
+def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
+    """Have the ranks of other hosts leave, if there are any and nobody of this host has told them."""
+    from trainer.health.board import board_of_launcher  # noqa: PLC0415 - as in main
+
+    board = board_of_launcher(store_path)
+    if board is not None:
+        with contextlib.suppress(RuntimeError):  # the host that keeps the store may have left
+            board.post_end(
+                code=EXIT_PEER_FAILED if code > SIGNAL_BASE else code,
+                text=text,
+                launcher=f"launcher on {socket.gethostname()}",
+            )
 
 
 if __name__ == "__main__":

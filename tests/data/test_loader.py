@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.shards import make_documents, write_counting_shard, write_shard
-from trainer.common.errors import ConfigError
+from trainer.common.errors import ConfigError, RunStopped
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.loader import BatchLoader, build_loader
@@ -195,7 +195,7 @@ def test_a_read_error_reaches_next_step(tmp_path: Path, prefetch_steps: int) -> 
     assert torch.equal(loader.next_step()[0].tokens, last_good[0].tokens)
     os.truncate(f"{prefix}.bin", 4)
     for _ in range(2):
-        with pytest.raises(OSError, match="ended while it was in use"):
+        with pytest.raises(RunStopped, match="bytes when the run began"):
             for _ in range(prefetch_steps + 2):
                 loader.next_step()
     loader.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.shards import write_counting_shard, write_shard
-from trainer.common.errors import ConfigError
+from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
 from trainer.data.token_dataset import TokenDataset
 
 
@@ -79,10 +79,42 @@ def test_a_file_that_shrinks_under_the_run_is_an_error_with_its_name(tmp_path: P
     prefix = write_counting_shard(tmp_path / "s", start=0, num_tokens=1000)
     dataset = TokenDataset([prefix], seq_length=10)
     os.truncate(f"{prefix}.bin", 2000)
-    assert _read(dataset, [0])[0, 0] == 0
-    with pytest.raises(OSError, match=rf"{prefix}\.bin ended while it was in use: byte 2000 is missing"):
+    with pytest.raises(RunStopped, match=rf"{prefix}\.bin=2000 bytes had 4000 bytes when the run began") as error:
         _read(dataset, [49])
+    assert error.value.exit_code == EXIT_BAD_INPUT
     dataset.close()
+
+
+def test_other_tokens_under_the_same_name_are_an_error(tmp_path: Path) -> None:
+    written = write_counting_shard(tmp_path / "written", start=0, num_tokens=1000)
+    replaced = write_counting_shard(tmp_path / "replaced", start=0, num_tokens=1000)
+    dataset = TokenDataset([written, replaced], seq_length=10)
+    _read(dataset, [0, 150])
+    with open(f"{written}.bin", "r+b") as file:
+        file.write(b"other")
+    os.utime(f"{written}.bin", ns=(0, 1))  # a clock tick later, whatever the file system's resolution
+    with pytest.raises(RunStopped, match=rf"{written}\.bin=changed was written to while the run used it"):
+        _read(dataset, [0])
+    os.rename(write_counting_shard(tmp_path / "new", start=7, num_tokens=1000).with_suffix(".bin"), f"{replaced}.bin")
+    assert _read(dataset, [150])[0, 0] == 500, "the file that was opened is still the old one"
+    dataset.close()
+    with pytest.raises(RunStopped, match=rf"{replaced}\.bin=inode \d+ is another file"):
+        _read(dataset, [150])
+
+
+def test_a_file_that_vanishes_is_named_and_read_while_it_is_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefix = write_counting_shard(tmp_path / "s", start=0, num_tokens=1000)
+    dataset = TokenDataset([prefix], seq_length=10)
+    _read(dataset, [0])
+    os.unlink(f"{prefix}.bin")
+    for _ in range(2):
+        assert _read(dataset, [3])[0, 0] == 30
+    assert caplog.text.count(f"{prefix}.bin was deleted or replaced") == 1
+    dataset.close()
+    with pytest.raises(RunStopped, match=rf"{prefix}\.bin=unreadable cannot be read any more: No such file"):
+        _read(dataset, [3])
 
 
 def test_identity_follows_content_and_not_place(tmp_path: Path) -> None:

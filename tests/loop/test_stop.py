@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.common.errors import EXIT_REQUEUE
+from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
 from trainer.loop import stop as stop_module
 from trainer.loop.stop import SIGNALS, StopRequest
@@ -120,7 +120,7 @@ def test_a_process_does_not_wait_for_one_that_has_failed(tmp_path: Path) -> None
     (tmp_path / "code").write_text("1")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
-    assert process.returncode == 1
+    assert process.returncode == EXIT_PEER_FAILED
     assert read_exit_code(tmp_path / "code") == 1
 
 

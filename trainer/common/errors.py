@@ -11,6 +11,14 @@ EXIT_STOPPED = 1
 EXIT_BAD_INPUT = 2
 EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: the run saved its state and asks to be started again."""
+EXIT_HANG = 79
+"""The run no longer got on, and its watchdog ended it."""
+EXIT_REPLICAS_DIFFER = 80
+"""Ranks that hold copies of the same weights hold different bits."""
+EXIT_PEER_FAILED = 81
+"""This process left because another one of the run is gone; that one, or its launcher, says why."""
+EXIT_NOT_RECOVERED = 82
+"""Training went wrong, and going back to a checkpoint has not helped, or there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,14 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(v) for v in self.violations))
 
 
+class RunStopped(Exception):
+    """A run cannot go on; the message says all that there is to say, so no traceback is shown."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def raise_if_any(violations: Iterable[Violation]) -> None:
     """Raise one `ConfigError` that carries all of them; return when there are none."""
     found = tuple(violations)
@@ -54,9 +70,22 @@ def format_config_error(error: ConfigError) -> str:
 
 
 def exit_code_of(main: Callable[[], int | None]) -> int:
-    """Run a command's body; a `ConfigError` becomes its message on stderr and exit code 2, without a traceback."""
+    """Run a command's body; a `ConfigError` becomes its message on stderr and exit code 2, without a traceback.
+
+    So does a `RunStopped`, with its own exit code.
+    """
     try:
         return main() or EXIT_OK
     except ConfigError as error:
         print(format_config_error(error), file=sys.stderr, flush=True)
-        return EXIT_BAD_INPUT
+        return exit_code_for(error)
+    except RunStopped as error:
+        print(error, file=sys.stderr, flush=True)
+        return exit_code_for(error)
+
+
+def exit_code_for(error: BaseException) -> int:
+    """The exit code of a command that ends with this error."""
+    if isinstance(error, RunStopped):
+        return error.exit_code
+    return EXIT_BAD_INPUT if isinstance(error, ConfigError) else EXIT_STOPPED

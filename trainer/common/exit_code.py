@@ -8,6 +8,9 @@ from trainer.common.errors import EXIT_OK, EXIT_REQUEUE
 EXIT_CODE_FILE = "TRIREME_EXIT_CODE_FILE"
 """Environment variable: where the main process, or one that failed, leaves its exit code."""
 
+STORE_FILE = "TRIREME_STORE_FILE"
+"""Environment variable: where the ranks of one host leave the address of the job's store for their launcher."""
+
 
 def leave_exit_code(code: int) -> None:
     """Write the code for the launcher, if there is one."""

@@ -7,6 +7,9 @@ from pathlib import Path
 EVERY_RANK = {"every_rank": True}
 """Pass as `extra=` to show an INFO message of any rank on the console, marked with its rank."""
 
+FILE_ONLY = {"file_only": True}
+"""Pass as `extra=` to keep a message of any level off the console."""
+
 LIBRARIES = (
     "megatron",
     "DeepSpeed",
@@ -80,6 +83,8 @@ class _ConsoleHandler(logging.Handler):
         self.addFilter(self._is_shown)
 
     def _is_shown(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "file_only", False):
+            return False
         if _is_from_library(record):
             return record.levelno >= logging.ERROR
         return self._rank == 0 or record.levelno >= logging.WARNING or getattr(record, "every_rank", False)
@@ -109,5 +114,9 @@ class _RankFileHandler(logging.FileHandler):
 
 def quiet_torchrun() -> None:
     """Keep the torchrun agent to errors that no process of the run explains: its own failures."""
-    for name in ("torch.distributed.elastic.multiprocessing.api", "torch.distributed.elastic.agent.server.api"):
+    for name in (
+        "torch.distributed.elastic.multiprocessing.api",
+        "torch.distributed.elastic.agent.server.api",
+        "torch.distributed.elastic.rendezvous.dynamic_rendezvous",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
+
 from trainer.common.errors import ConfigError, Violation, raise_if_any
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.microbatch import DocumentConfig, WindowReader
 from trainer.data.mixture import Mixture, continue_mixture
 from trainer.data.prefetch import Prefetcher
+from trainer.data.sample_ranges import SampleRanges
 from trainer.data.sampler import SampleOrder, sample_ids
 from trainer.data.token_dataset import MAX_OPEN_FILES, TokenDataset
 
@@ -24,6 +27,7 @@ class BatchLoader:
         order: which window each sample is.
         consumed_samples: first sample of the next step.
         global_batch_size: samples per step over all ranks; a multiple of dp_size * micro_batch_size.
+        left_out: samples that no step reads; those behind a skipped one move up.
         prefetch_steps: steps read ahead by a thread; 0 reads in `next_step` itself.
     """
 
@@ -37,17 +41,20 @@ class BatchLoader:
         dp_size: int,
         micro_batch_size: int,
         global_batch_size: int,
+        left_out: SampleRanges,
         prefetch_steps: int,
     ) -> None:
         self.consumed_samples = consumed_samples
+        """Samples of the global order that are behind, those that were left out included."""
         self.global_batch_size = global_batch_size
+        self.left_out = left_out
         self._reader = reader
         self._order = order
         self._dp_rank, self._dp_size, self._micro_batch_size = dp_rank, dp_size, micro_batch_size
         self._num_microbatches = count_microbatches(global_batch_size, dp_size * micro_batch_size)
-        self._next_read = consumed_samples
+        self._prefetch_steps = prefetch_steps
         self._is_closed = False
-        self._prefetcher = Prefetcher(self._read_step, depth=prefetch_steps) if prefetch_steps else None
+        self._start_reading()
 
     @property
     def mixture(self) -> Mixture:
@@ -55,18 +62,25 @@ class BatchLoader:
         return self._order.mixture
 
     def next_step(self) -> list[MicroBatch]:
-        """Return this rank's micro batches of one optimizer step and move on by one global batch.
+        """Return this rank's micro batches of one optimizer step and move on behind its last sample.
 
         Raises:
-            OSError: tokens could not be read.
+            RunStopped: tokens could not be read, or a file is not what it was.
             ConfigError: a token id is not in the vocabulary.
             RuntimeError: the loader is closed.
         """
         if self._is_closed:
             raise RuntimeError("the loader is closed")
         step = self._prefetcher.get() if self._prefetcher else self._read_step()
-        self.consumed_samples += self.global_batch_size
+        self.consumed_samples = self._end_of_step(self.consumed_samples)
         return step
+
+    def seek(self, consumed_samples: int, *, left_out: SampleRanges) -> None:
+        """Go on from another place of the same mixture, and leave out these samples from there on."""
+        if self._prefetcher:
+            self._prefetcher.close()
+        self.consumed_samples, self.left_out = consumed_samples, left_out
+        self._start_reading()
 
     def close(self) -> None:
         """End the background thread and close the files; more calls do nothing."""
@@ -84,17 +98,28 @@ class BatchLoader:
     ) -> None:
         self.close()
 
+    def _start_reading(self) -> None:
+        self._next_read = self.consumed_samples
+        depth = self._prefetch_steps
+        self._prefetcher = Prefetcher(self._read_step, depth=depth) if depth else None
+
+    def _end_of_step(self, start: int) -> int:
+        """The first sample behind a step that starts at `start`."""
+        last = np.array([start + self.global_batch_size - 1])
+        return 1 + int(self.left_out.step_over(last, start=start)[0])
+
     def _read_step(self) -> list[MicroBatch]:
-        samples = sample_ids(
+        places = sample_ids(
             consumed_samples=self._next_read,
             dp_rank=self._dp_rank,
             dp_size=self._dp_size,
             micro_batch_size=self._micro_batch_size,
             num_microbatches=self._num_microbatches,
         )
+        samples = self.left_out.step_over(places, start=self._next_read)
         locations = self._order.locate(samples.ravel())
         step = self._reader.read(samples, dataset=locations.dataset, window=locations.window)
-        self._next_read += self.global_batch_size
+        self._next_read = self._end_of_step(self._next_read)
         return step
 
 
@@ -112,6 +137,7 @@ def build_loader(
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
     former_mixture: Mixture | None = None,
+    left_out: SampleRanges | None = None,
 ) -> BatchLoader:
     """Open data sets and build the loader that goes on at consumed_samples.
 
@@ -120,6 +146,8 @@ def build_loader(
         vocab_size: smallest token id that the model does not have; null does not check ids.
         documents: what the documents inside a window change.
         former_mixture: what the checkpoint that is resumed recorded; null where the mixture never changed.
+        left_out: samples of the former mixture that no step reads. Where the mixture changes, numbers from
+            consumed_samples on are those of other samples, and nothing of them is left out.
     Raises:
         ConfigError: data sets that cannot be used (all their problems).
     """
@@ -130,6 +158,9 @@ def build_loader(
         former=former_mixture,
         consumed_samples=consumed_samples,
     )
+    left_out = left_out or SampleRanges()
+    if former_mixture is not None and mixture != former_mixture:
+        left_out = left_out.before(consumed_samples)
     return BatchLoader(
         WindowReader(datasets, vocab_size=vocab_size, documents=documents),
         order=SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=seed),
@@ -138,6 +169,7 @@ def build_loader(
         dp_size=dp_size,
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
+        left_out=left_out,
         prefetch_steps=prefetch_steps,
     )
 

@@ -6,12 +6,13 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import torch
 from torch import distributed
 
-from trainer.common.errors import EXIT_REQUEUE
+from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trainer.common.exit_code import has_failure, leave_exit_code
 from trainer.common.logging import EVERY_RANK
 
@@ -34,6 +35,7 @@ class StopRequest:
         self._signal: int | None = None
         self._asked_at = 0.0
         self._is_deferred = False
+        self._is_in_vain: Callable[[], bool] = has_failure
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -56,8 +58,14 @@ class StopRequest:
         self._thread.join()
         self._receiver.close()
 
-    def defer(self) -> None:
-        """From now on there are steps to finish and weights to save."""
+    def defer(self, is_in_vain: Callable[[], bool] = has_failure) -> None:
+        """From now on there are steps to finish and weights to save.
+
+        Args:
+            is_in_vain: whether another rank is gone, so that no step can be finished: torchrun then ends the others
+                with the signal that otherwise asks them to stop.
+        """
+        self._is_in_vain = is_in_vain
         self._is_deferred = True
 
     def is_agreed(self, *, device: torch.device) -> bool:
@@ -75,8 +83,8 @@ class StopRequest:
 
     def _take(self, number: int) -> None:
         name = signal.Signals(number).name
-        if has_failure():
-            os._exit(1)  # torchrun ends this process because another one raised, which has said why
+        if has_failure() or self._is_in_vain():
+            os._exit(EXIT_PEER_FAILED)  # torchrun ends this process because of another one, which it names
         elif not self._is_deferred:
             _LOGGER.warning("%s: leaving; training had not begun", name)
             _leave()

@@ -1,0 +1,53 @@
+"""Put the parts of a run's health together."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import nn
+
+from trainer.config.health import HealthConfig
+from trainer.health.compute_time import ComputeTime, ForwardEventTime, SampledComputeTime
+from trainer.health.health import Health
+from trainer.health.phase_clock import PhaseClock
+from trainer.health.processes import RankProcess
+from trainer.health.replicas import ReplicaCheck, find_replicas
+from trainer.health.stragglers import Stragglers
+
+
+def build_health(
+    config: HealthConfig,
+    *,
+    clock: PhaseClock,
+    processes: Sequence[RankProcess],
+    chunks: Sequence[nn.Module],
+    stage: int,
+    groups: ProcessGroupCollection,
+    device: torch.device,
+) -> Health:
+    """Build what the configuration asks for; all ranks call this.
+
+    Args:
+        chunks: this rank's model chunks, whose weights are compared and whose passes are timed.
+        stage: this rank's pipeline stage.
+    """
+    compute_time: ComputeTime | None = None
+    if config.straggler_interval and len(processes) > 1:
+        if device.type == "cuda":
+            compute_time = ForwardEventTime(chunks)
+        else:
+            compute_time = SampledComputeTime(lambda: clock.phase == "step")
+    replicas = None
+    if config.replica_check_interval:
+        replicas = ReplicaCheck(
+            find_replicas(chunks, groups=groups), processes=processes, device=device, mismatch=config.replica_mismatch
+        )
+    return Health(
+        config,
+        clock=clock,
+        compute_time=compute_time,
+        replicas=replicas,
+        stragglers=Stragglers(
+            processes, stage=stage, interval=config.straggler_interval, ratio=config.straggler_ratio, device=device
+        ),
+    )

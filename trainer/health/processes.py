@@ -1,0 +1,102 @@
+"""The processes of the run: who is where, who of this host has died, and what the system says of one that is silent."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import distributed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankProcess:
+    """One rank's process."""
+
+    rank: int
+    host: str
+    launcher: str
+    """What started it: ranks of one launcher can see each other's processes."""
+    pid: int
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on {self.host})"
+
+
+def gather_processes() -> list[RankProcess]:
+    """Every rank's process, by rank; all ranks call this."""
+    host = socket.gethostname()
+    launcher = os.environ.get("GROUP_RANK", host)  # torchrun's number of the node
+    own = RankProcess(rank=distributed.get_rank(), host=host, launcher=launcher, pid=os.getpid())
+    everyone: list[dict[str, object] | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, asdict(own))
+    return [RankProcess(**found) for found in everyone]  # type: ignore[arg-type]
+
+
+class Siblings:
+    """The other ranks that this rank's launcher started, by descriptors that outlive the reuse of pids."""
+
+    def __init__(self, processes: list[RankProcess], *, rank: int) -> None:
+        here = processes[rank].launcher
+        self._descriptors: dict[int, int] = {}
+        self._processes = {p.rank: p for p in processes if p.launcher == here and p.rank != rank}
+        for sibling in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                self._descriptors[sibling.rank] = os.pidfd_open(sibling.pid)
+        self._never_seen = self._processes.keys() - self._descriptors.keys()
+
+    def find_ended(self, *, except_for: Collection[int] = (), wake: int | None = None) -> list[RankProcess]:
+        """Those that have ended.
+
+        Args:
+            except_for: ranks not to look at.
+            wake: wait until one has ended or this descriptor can be read; None does not wait.
+        """
+        waiting = select.poll()
+        if wake is not None:
+            waiting.register(wake, select.POLLIN)
+        rank_of = {fd: rank for rank, fd in self._descriptors.items() if rank not in except_for}
+        for descriptor in rank_of:
+            waiting.register(descriptor, select.POLLIN)
+        lost = [rank for rank in self._never_seen if rank not in except_for]
+        found = waiting.poll(0 if lost or wake is None else None)
+        lost += [rank_of[descriptor] for descriptor, _ in found if descriptor in rank_of]
+        return [self._processes[rank] for rank in sorted(lost)]
+
+    def states(self) -> dict[int, str]:
+        """What the system says each sibling is doing."""
+        return {rank: describe_process(process.pid) for rank, process in self._processes.items()}
+
+    def kill(self, rank: int) -> None:
+        """End a sibling that answers to nothing else: one that is stopped takes no other signal."""
+        if rank in self._descriptors:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptors[rank], signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
+def describe_process(pid: int) -> str:
+    """State and place in the kernel of a process of this host, for example `T (stopped), in do_signal_stop`."""
+    folder = Path("/proc", str(pid))
+    try:
+        lines = (folder / "status").read_text().splitlines()
+    except OSError:
+        return "gone"
+    fields: Mapping[str, str] = dict(line.split(":", 1) for line in lines if ":" in line)
+    state = " ".join(fields.get("State", "unknown").split())
+    try:
+        frames = [line.split()[-1].split("+")[0] for line in (folder / "stack").read_text().splitlines()]
+    except OSError:  # for root alone
+        frames = []
+    if not frames:
+        with contextlib.suppress(OSError):
+            frames = [(folder / "wchan").read_text().strip()]
+    inside = " < ".join(frame for frame in frames[:4] if frame not in ("", "0"))
+    return f"{state}, in {inside}" if inside else state

@@ -1,0 +1,165 @@
+"""Whether ranks that hold copies of the same weights hold the same bits: memory and links corrupt silently.
+
+Data-parallel ranks update their copies from the same summed gradients, so the copies stay equal bit for bit; so do the
+weights that tensor-parallel ranks share under sequence parallelism, whose gradients are summed over those ranks.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import distributed, nn
+
+from trainer.common.errors import EXIT_REPLICAS_DIFFER, RunStopped
+from trainer.health.processes import RankProcess
+
+_LOGGER = logging.getLogger(__name__)
+NUM_TENSORS_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSet:
+    """Weights of this rank that every rank of a group holds."""
+
+    group: distributed.ProcessGroup
+    parameters: Mapping[str, nn.Parameter]
+    """By name, in the same order on every rank of the group."""
+
+
+def find_replicas(chunks: Sequence[nn.Module], *, groups: ProcessGroupCollection) -> list[ReplicaSet]:
+    """What this rank holds that others hold too.
+
+    Experts have data-parallel groups of their own; Megatron-Core marks them `allreduce=False`.
+    """
+    named = {
+        f"chunk{index}.{name}": parameter
+        for index, chunk in enumerate(chunks)
+        for name, parameter in chunk.named_parameters()
+    }
+    dense = {name: parameter for name, parameter in named.items() if getattr(parameter, "allreduce", True)}
+    experts = {name: parameter for name, parameter in named.items() if name not in dense}
+    shared = {name: parameter for name, parameter in dense.items() if getattr(parameter, "sequence_parallel", False)}
+    sets = [
+        ReplicaSet(group=groups.dp_cp, parameters=dense),
+        ReplicaSet(group=groups.expt_dp, parameters=experts) if experts else None,
+        ReplicaSet(group=groups.tp, parameters=shared) if shared else None,
+    ]
+    return [found for found in sets if found is not None and found.group.size() > 1]
+
+
+class ReplicaCheck:
+    """Compares copies of weights.
+
+    Args:
+        processes: every rank's process, for the message.
+        mismatch: whether to raise or to warn.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[ReplicaSet],
+        *,
+        processes: Sequence[RankProcess],
+        device: torch.device,
+        mismatch: Literal["stop", "warn"],
+    ) -> None:
+        self._sets, self._processes, self._device, self._mismatch = sets, processes, device, mismatch
+
+    def check(self, *, step: int) -> bool:
+        """Compare; all ranks call this after a step and get the same answer: whether all copies agree.
+
+        Two small collectives for each set of copies, and one over all ranks; the names travel only when something
+        differs.
+
+        Raises:
+            RunStopped: on every rank, when copies differ and that is to stop the run.
+        """
+        hashes = [hash_parameters(list(replicas.parameters.values()), self._device) for replicas in self._sets]
+        differs = torch.zeros(1, dtype=torch.int64, device=self._device)
+        for replicas, own in zip(self._sets, hashes, strict=True):
+            lowest, highest = own.clone(), own.clone()
+            distributed.all_reduce(lowest, op=distributed.ReduceOp.MIN, group=replicas.group)
+            distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=replicas.group)
+            differs |= (lowest != highest).any()
+        distributed.all_reduce(differs, op=distributed.ReduceOp.MAX)
+        if not differs.item():
+            return True
+        self._report(hashes, step=step)
+        return False
+
+    def _report(self, hashes: Sequence[torch.Tensor], *, step: int) -> None:
+        findings: list[str] = []
+        for replicas, own in zip(self._sets, hashes, strict=True):
+            gathered = [torch.empty_like(own) for _ in range(replicas.group.size())]
+            distributed.all_gather(gathered, own, group=replicas.group)
+            if replicas.group.rank() == 0:
+                ranks = distributed.get_process_group_ranks(replicas.group)
+                findings += describe_differences(
+                    list(replicas.parameters),
+                    {rank: rows.tolist() for rank, rows in zip(ranks, gathered, strict=True)},
+                    processes=self._processes,
+                )
+        everyone: list[list[str] | None] = [None] * len(self._processes)
+        distributed.all_gather_object(everyone, findings)
+        # Each group's first rank tells; two groups may tell the same of one rank, as of norms.
+        told = dict.fromkeys(finding for of_rank in everyone for finding in of_rank or ())
+        text = f"after step {step} copies of the same weights differ:\n" + "\n".join(f"  {line}" for line in told)
+        if self._mismatch == "stop":
+            raise RunStopped(
+                f"{text}\nnothing was saved; take the host out, and start the run again from its last checkpoint",
+                exit_code=EXIT_REPLICAS_DIFFER,
+            )
+        if distributed.get_rank() == 0:
+            _LOGGER.error("%s", text)
+
+
+def hash_parameters(parameters: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Two numbers for each tensor that change with any bit of it: [n, 2] int64, computed where the tensors are.
+
+    The exclusive or of all elements, and the sum of their bits taken as integers.
+    """
+    rows = []
+    for parameter in parameters:
+        values = parameter.detach().contiguous().view(-1)
+        bits = values.view({4: torch.int32, 2: torch.int16, 1: torch.int8}[values.element_size()])
+        rows.append(torch.stack([torch.hash_tensor(values).view(torch.int64), bits.sum(dtype=torch.int64)]))
+    return torch.stack(rows) if rows else torch.zeros(0, 2, dtype=torch.int64, device=device)
+
+
+def describe_differences(
+    names: Sequence[str], hashes: Mapping[int, Sequence[Sequence[int]]], *, processes: Sequence[RankProcess]
+) -> Iterator[str]:
+    """Say which ranks are odd, by majority, and in which tensors; where there is none, which ranks disagree.
+
+    Args:
+        names: of the tensors.
+        hashes: by rank, one row for each tensor.
+    """
+    odd: dict[tuple[int, ...], list[str]] = {}
+    undecided: list[str] = []
+    for index, name in enumerate(names):
+        rows = {rank: tuple(found[index]) for rank, found in hashes.items()}
+        counts = Counter(rows.values())
+        if len(counts) == 1:
+            continue
+        value, count = counts.most_common(1)[0]
+        if 2 * count > len(rows):
+            odd.setdefault(tuple(rank for rank, row in rows.items() if row != value), []).append(name)
+        else:
+            undecided.append(name)
+    for ranks, tensors in odd.items():
+        named = ", ".join(str(processes[rank]) for rank in ranks)
+        verb = "differs" if len(ranks) == 1 else "differ"
+        yield f"{named} {verb} from the other {len(hashes) - len(ranks)} in {_shorten(tensors)}"
+    if undecided:
+        named = " and ".join(str(processes[rank]) for rank in hashes)
+        yield f"{named} disagree, and neither is in the majority, in {_shorten(undecided)}"
+
+
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NUM_TENSORS_SHOWN} more tensors" if len(names) > NUM_TENSORS_SHOWN else ""
+    return ", ".join(names[:NUM_TENSORS_SHOWN]) + more

@@ -1,0 +1,136 @@
+"""Whose fault a hang is: the ranks that hold the others up, told apart from those that wait for them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.health.processes import RankProcess
+from trainer.health.standing import Standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankReport:
+    """What is known of one rank when the run has stopped getting on."""
+
+    process: RankProcess
+    step: int | None
+    """Its step at its last word; None where it never said one."""
+    phase: str
+    place: str
+    """Innermost frame of the project's own at its last word."""
+    silent_seconds: float
+    """Time since its last word."""
+    standing: Standing | None
+    """What it answered when it was asked; None where it did not answer."""
+    state: str | None
+    """What its host's system says of its process; None where nobody on that host answered."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it did not answer."""
+        return self.standing is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the user reads."""
+
+    culprits: list[int]
+    silent: list[int]
+    text: str
+
+
+def judge(reports: Sequence[RankReport], *, stalled_for: str) -> Verdict:
+    """Find the culprits: ranks that are silent; else those that wait for nobody; else those that are behind; else,
+    where all wait, those that wait in another call than most.
+
+    Args:
+        stalled_for: what took too long, for example `step 17 has taken 63 s, and the limit is 60 s`.
+    """
+    culprits, why = _find_culprits(reports)
+    lines = [f"the run hangs: {stalled_for}; {why}"]
+    lines += [line for report in reports if report.process.rank in culprits for line in _describe_culprit(report)]
+    victims = [report for report in reports if report.process.rank not in culprits]
+    waits: dict[str, list[int]] = {}
+    for report in victims:
+        waits.setdefault(_describe_victim(report), []).append(report.process.rank)
+    lines += [f"  {_ranks(ranks)} {what}" for what, ranks in waits.items()]
+    return Verdict(
+        culprits=culprits,
+        silent=[report.process.rank for report in reports if report.is_silent],
+        text="\n".join(lines),
+    )
+
+
+def _find_culprits(reports: Sequence[RankReport]) -> tuple[list[int], str]:
+    silent = [report.process.rank for report in reports if report.is_silent]
+    if silent:
+        return silent, f"{_ranks(silent)} no longer answer{'s' if len(silent) == 1 else ''}"
+    busy = [report.process.rank for report in reports if report.standing and report.standing.waits_in is None]
+    if busy and len(busy) < len(reports):
+        return busy, f"{_ranks(busy)} hold{'s' if len(busy) == 1 else ''} the others up"
+    steps = {report.process.rank: report.step or 0 for report in reports}
+    first = min(steps.values())
+    behind = [rank for rank, step in steps.items() if step == first]
+    if len(behind) < len(reports):
+        return behind, f"{_ranks(behind)} {_are(behind)} behind the others"
+    if busy:  # all of them
+        return busy, "no rank waits for another" if len(busy) > 1 else f"{_ranks(busy)} does not get on"
+    calls = {report.process.rank: _call(report) for report in reports}
+    counts = Counter(calls.values())
+    most_common = counts.most_common(1)[0][0]
+    odd = [rank for rank, call in calls.items() if call != most_common]
+    if odd and len(odd) < len(reports) / 2:
+        return odd, f"all ranks wait for each other, and {_ranks(odd)} in another call than the rest"
+    everyone = sorted(calls)
+    if len(counts) > 1:
+        return everyone, "all ranks wait for each other, in calls that do not match"
+    return everyone, "all ranks wait in the same call: the network between them, or a process outside, does not answer"
+
+
+def _call(report: RankReport) -> str:
+    """What a waiting rank calls, and from where."""
+    assert report.standing is not None
+    return f"{report.standing.waits_in}, called by {report.standing.place}"
+
+
+def _describe_culprit(report: RankReport) -> list[str]:
+    head = f"  {report.process}"
+    if report.is_silent:
+        said = (
+            f"its last word was {_when(report)}, in {report.place}"
+            if report.step is not None
+            else "it never said a word"
+        )
+        state = f"; its process is {report.state}" if report.state else ""
+        return [f"{head} has not been heard of for {report.silent_seconds:.0f} s; {said}{state}"]
+    standing = report.standing
+    assert standing is not None
+    lines = [f"{head}: {_when(report)}"]
+    if standing.waits_in:
+        lines.append(f"    waits in {_call(report)}")
+    lines += [f"    {'at' if number == 0 else 'from'} {frame}" for number, frame in enumerate(standing.frames)]
+    if standing.collective:
+        lines.append(f"    last collective: {standing.collective}")
+    return lines
+
+
+def _describe_victim(report: RankReport) -> str:
+    assert report.standing is not None
+    where = _when(report)
+    collective = f"; last collective: {report.standing.collective}" if report.standing.collective else ""
+    if report.standing.waits_in is None:
+        return f"at {where}, in {report.standing.frames[0] if report.standing.frames else 'no Python'}{collective}"
+    return f"at {where}, waiting in {_call(report)}{collective}"
+
+
+def _when(report: RankReport) -> str:
+    return f"step {report.step}" + ("" if report.phase == "step" else f" ({report.phase})")
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) != 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _are(ranks: Sequence[int]) -> str:
+    return "is" if len(ranks) == 1 else "are"
