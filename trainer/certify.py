@@ -9,6 +9,7 @@ is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 on
 """
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -54,7 +55,11 @@ def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
     request = read_request(arguments, num_devices=num_devices)
     output_dir = Path(request.settings.output_dir)
     starter = Starter(
-        folder=output_dir / "logs", timeout_seconds=request.settings.timeout_seconds, worker_module=worker_module
+        folder=output_dir / "logs",
+        timeout_seconds=request.settings.timeout_seconds,
+        worker_module=worker_module,
+        # On a CPU a process has one thread; accelerators are not shared.
+        max_processes=len(os.sched_getaffinity(0)) if num_devices is None else 1,
     )
     with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder:
         certificate = Certifier(request, starter=starter, folder=Path(folder)).issue()

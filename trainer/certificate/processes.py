@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +34,13 @@ class Starter:
     """Longest time without an answer."""
     worker_module: str = WORKER_MODULE
     """What every process runs."""
+    max_processes: int = 1
+    """As many may run at once; a layout that has more by itself runs alone."""
 
     def run(self, jobs: Sequence[Job], *, on_done: Callable[[Job, JobResult | str], object]) -> dict[Job, str]:
         """Run jobs, those of one number of processes in one start; a job that fails costs a new start for the rest.
+
+        Where max_processes allows it, several such starts share the jobs.
 
         Args:
             on_done: is told each job's answer, or why there is none, as it comes.
@@ -43,22 +49,62 @@ class Starter:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         failures: dict[Job, str] = {}
+        lock, stop = threading.Lock(), threading.Event()
+
+        def report(job: Job, answer: JobResult | str) -> None:
+            with lock:
+                on_done(job, answer)
+
         for num_processes in sorted({job.num_processes for job in jobs}):
-            remaining = [job for job in jobs if job.num_processes == num_processes]
-            attempt = 0
-            while remaining:
-                name = f"{num_processes}_processes_{attempt}"
-                done, reason = self._run_once(remaining, name=name, on_done=on_done)
-                remaining = remaining[done:]
-                if remaining:
-                    failures[remaining[0]] = reason
-                    on_done(remaining[0], reason)
-                    remaining = remaining[1:]
-                attempt += 1
+            of_this_size = [job for job in jobs if job.num_processes == num_processes]
+            num_lanes = min(max(1, self.max_processes // num_processes), len(of_this_size))
+            with ThreadPoolExecutor(num_lanes) as pool:
+                lanes = [
+                    pool.submit(
+                        self._run_lane,
+                        of_this_size[lane::num_lanes],
+                        name=f"{num_processes}_processes_{lane}",
+                        on_done=report,
+                        stop=stop,
+                    )
+                    for lane in range(num_lanes)
+                ]
+                try:
+                    for lane in lanes:
+                        failures.update(lane.result())
+                except BaseException:
+                    stop.set()  # the others end their processes before the error goes on
+                    raise
+        return failures
+
+    def _run_lane(
+        self,
+        jobs: Sequence[Job],
+        *,
+        name: str,
+        on_done: Callable[[Job, JobResult | str], object],
+        stop: threading.Event,
+    ) -> dict[Job, str]:
+        """Run jobs of one number of processes one after the other; why there is no answer, where there is none."""
+        failures: dict[Job, str] = {}
+        remaining, attempt = list(jobs), 0
+        while remaining and not stop.is_set():
+            done, reason = self._run_once(remaining, name=f"{name}_{attempt}", on_done=on_done, stop=stop)
+            remaining = remaining[done:]
+            if remaining and not stop.is_set():
+                failures[remaining[0]] = reason
+                on_done(remaining[0], reason)
+                remaining = remaining[1:]
+            attempt += 1
         return failures
 
     def _run_once(
-        self, jobs: Sequence[Job], *, name: str, on_done: Callable[[Job, JobResult | str], object]
+        self,
+        jobs: Sequence[Job],
+        *,
+        name: str,
+        on_done: Callable[[Job, JobResult | str], object],
+        stop: threading.Event,
     ) -> tuple[int, str]:
         """Start processes for these jobs; how many of them were done, and why not all."""
         jobs_file, log_file = self.folder / f"{name}.json", self.folder / f"{name}.log"
@@ -71,7 +117,7 @@ class Starter:
                 stderr=subprocess.STDOUT,
             )
             try:
-                done, is_late = self._wait(process, jobs, on_done=on_done)
+                done, is_late = self._wait(process, jobs, on_done=on_done, stop=stop)
             finally:
                 _end(process)
         if is_late:
@@ -84,6 +130,7 @@ class Starter:
         jobs: Sequence[Job],
         *,
         on_done: Callable[[Job, JobResult | str], object],
+        stop: threading.Event,
     ) -> tuple[int, bool]:
         done, deadline = 0, time.monotonic() + self.timeout_seconds + _START_SECONDS
         while done < len(jobs):
@@ -92,7 +139,7 @@ class Starter:
             if result is not None:
                 on_done(jobs[done], result)
                 done, deadline = done + 1, time.monotonic() + self.timeout_seconds
-            elif not is_running:
+            elif not is_running or stop.is_set():
                 return done, False
             elif time.monotonic() > deadline:
                 return done, True
