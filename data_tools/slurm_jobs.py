@@ -6,7 +6,6 @@ that Slurm requeues, and a chain that is submitted again, lose little.
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,15 @@ from string import Template
 from data_tools.run_stage import TASK_NAME, save_task, stage_command
 from data_tools.stages import Preparation, Stage
 from data_tools.workers import PreparationError
+from trainer.common.slurm import (
+    SlurmError,
+    array_range,
+    ask_slurm,
+    find_alive,
+    literal_path,
+    render_directives,
+    submit_script,
+)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = PROJECT_ROOT / "slurm" / "data_prep.sbatch"
@@ -49,9 +57,12 @@ def submit_jobs(preparation: Preparation) -> None:
         for script in scripts:
             print(f"# {script.path}, submitted behind all jobs of the stage before it\n{script.text}")
         return
-    _refuse_second_submission(preparation)
-    save_task(preparation)
-    submitted = _submit_chain(scripts, record=preparation.place.logs / SUBMITTED_NAME)
+    try:
+        _refuse_second_submission(preparation)
+        save_task(preparation)
+        submitted = _submit_chain(scripts, record=preparation.place.logs / SUBMITTED_NAME)
+    except SlurmError as error:
+        raise PreparationError(str(error)) from error
     ids = [job for jobs in submitted.values() for job in jobs]
     for stage, jobs in submitted.items():
         print(f"{stage.value:<9} {' '.join(jobs)}")
@@ -75,13 +86,13 @@ def _submit_chain(scripts: list[JobScript], *, record: Path) -> dict[Stage, list
         for stage in Stage:
             for script in (script for script in scripts if script.stage is stage):
                 script.path.write_text(script.text, encoding="utf-8")
-                ids.append(_submit(script.path, behind=before))
+                ids.append(submit_script(script.path, dependency=f"afterok:{':'.join(before)}" if before else None))
                 submitted[stage].append(ids[-1])
                 record.write_text(json.dumps(ids), encoding="utf-8")
             before = submitted[stage]
     except BaseException:
         if ids:
-            _ask_slurm(["scancel", *ids])
+            ask_slurm("scancel", *ids)
         raise
     return submitted
 
@@ -96,12 +107,11 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
         for first in range(0, count, settings.max_array_size) if stage in _SHARED else (0,):
             size = min(settings.max_array_size, count - first)
             name = f"{stage.value}-{first}" if stage in _SHARED and first else stage.value
-            # In a pattern % begins a number of the job, and %% stands for itself.
-            output = f"{logs}/{name}".replace("%", "%%")
-            directives = {
+            output = literal_path(logs / name)
+            options = {
                 "job-name": f"trireme-data-{stage.value}",
                 "output": f"{output}-%A_%a.out" if stage in _SHARED else f"{output}-%j.out",
-                "array": _array_range(size, settings.max_running) if stage in _SHARED else None,
+                "array": array_range(size, settings.max_running) if stage in _SHARED else None,
                 "partition": settings.partition,
                 "account": settings.account,
                 "qos": settings.qos,
@@ -109,11 +119,9 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
                 "cpus-per-task": settings.cpus_per_task,
                 "mem": settings.memory,
             }
-            lines = [_directive(key, value) for key, value in directives.items() if value is not None]
-            lines += [_directive(key, value) for key, value in settings.options.items()]
             share = f'"$(({first} + SLURM_ARRAY_TASK_ID))/{count}"' if stage in _SHARED else ""
             text = _Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-                directives="\n".join(lines),
+                directives="\n".join(render_directives(options, further=settings.options)),
                 setup="\n".join(settings.setup),
                 root=shlex.quote(str(PROJECT_ROOT)),
                 command=shlex.join([settings.python or sys.executable, *stage_command(stage, task_file=task_file)]),
@@ -122,41 +130,12 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
             yield JobScript(stage=stage, path=logs / f"{name}.sbatch", text=text)
 
 
-def _directive(key: str, value: object) -> str:
-    # sbatch takes quotes apart as a shell does.
-    return f"#SBATCH --{key}" + ("" if value is None else f"={shlex.quote(str(value))}")
-
-
-def _array_range(size: int, max_running: int | None) -> str:
-    return f"0-{size - 1}" + (f"%{max_running}" if max_running else "")
-
-
-def _submit(script: Path, *, behind: list[str]) -> str:
-    options = [f"--dependency=afterok:{':'.join(behind)}", "--kill-on-invalid-dep=yes"] if behind else []
-    return _ask_slurm(["sbatch", "--parsable", *options, str(script)]).partition(";")[0]
-
-
 def _refuse_second_submission(preparation: Preparation) -> None:
     try:
         known = json.loads((preparation.place.logs / SUBMITTED_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    # %F: an element that runs has a number of its own, and all have that of their array.
-    alive = set(_ask_slurm(["squeue", "--noheader", "--format=%F"]).split()) & set(known)
-    if alive:
+    if alive := find_alive(known):
         raise PreparationError(
-            f"jobs of this preparation are not over: {' '.join(sorted(alive))}; wait for them, or scancel them first"
+            f"jobs of this preparation are not over: {' '.join(alive)}; wait for them, or scancel them first"
         )
-
-
-def _ask_slurm(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise PreparationError(
-            f"{command[0]} is not installed here: submit from a login node, or look at the scripts with"
-            " data_prep.executor.dry_run=true"
-        ) from None
-    if done.returncode:
-        raise PreparationError(f"{shlex.join(command)} ended with code {done.returncode}: {done.stderr.strip()}")
-    return done.stdout.strip()

@@ -62,4 +62,4 @@ MAPPING_CASES: list[tuple[str, str, str]] = [
         "cluster.slurm.environment={NCCL_DEBUG: 1}",
     ),
 ]
-"""What is wrong with a mapping, and what to write instead; a mapping is added to, so that the two do not go together."""
+"""What is wrong with a mapping, and what to write instead. A mapping is added to, so the two do not go together."""

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.data.shards import write_shard
 from tests.slurm.cluster import SlurmCluster, SlurmUnavailableError, check_available
+from tests.slurm.jobs import Runs
+from tests.train.commands import counting_documents
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,3 +30,10 @@ def cluster(running_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
     """The cluster, without jobs before and after a test."""
     yield running_cluster
     running_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A small training, and a directory for its runs whose name is hard on scripts."""
+    shard = write_shard(tmp_path_factory.mktemp("data") / "counting", counting_documents(), with_manifest=True)
+    return Runs(output=tmp_path_factory.mktemp("my %j runs"), shard=shard)

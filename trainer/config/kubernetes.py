@@ -38,9 +38,9 @@ class KubernetesConfig:
     """Service account of the pods."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Environment variables of the run."""
-    secrets: list[str] = field(default_factory=list)
-    """Secrets whose keys become environment variables, such as one with WANDB_API_KEY."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Environment variable -> SECRET/KEY that it is taken from, such as {WANDB_API_KEY: wandb/api-key}."""
     max_restarts: int = 10
-    """Starts again after a failure or an eviction."""
+    """PyTorchJob: starts again after a failure or an eviction."""
     grace_seconds: int = 300
     """Between the request to leave and the end of a pod: a step and a checkpoint must fit in."""

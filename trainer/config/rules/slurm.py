@@ -1,7 +1,7 @@
 """Rules about the job on a Slurm cluster."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
@@ -77,7 +77,7 @@ def _environment_can_be_set(config: TrainConfig, world_size: int | None) -> Iter
     yield from check_environment("cluster.slurm.environment", config.cluster.slurm.environment)
 
 
-def check_environment(path: str, environment: dict[str, object]) -> Iterator[Violation]:
+def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[Violation]:
     """Name environment variables that no shell could set."""
     for name, value in environment.items():
         if not _VARIABLE.fullmatch(name):

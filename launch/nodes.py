@@ -1,0 +1,26 @@
+"""Whether processes can be shared out to nodes, each of which starts as many as the others."""
+
+from collections.abc import Iterator
+
+from trainer.common.errors import Violation
+from trainer.config.plan import count_processes
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import either
+
+
+def check_nodes(config: TrainConfig) -> Iterator[Violation]:
+    """Name a number of nodes that does not divide the processes; only a layout that counts them can be at fault."""
+    num_nodes, num_processes = config.cluster.num_nodes, count_processes(config)
+    if num_processes % num_nodes:
+        counts = [count for count in range(1, num_processes + 1) if num_processes % count == 0]
+        yield Violation(
+            path="cluster.num_nodes",
+            value=num_nodes,
+            rule=f"does not divide the {num_processes} processes of the layout, and every node starts as many",
+            fix=f"use {either(counts)}, or set cluster.gpus_per_node",
+        )
+
+
+def processes_per_node(config: TrainConfig) -> int:
+    """Processes that each node starts, where `check_nodes` finds nothing wrong."""
+    return count_processes(config) // config.cluster.num_nodes

@@ -1,0 +1,176 @@
+"""The batch script: slurm/train.sbatch, filled in for one or several runs that need the same kind of job."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from launch.nodes import processes_per_node
+from launch.slurm.snapshot import PROJECT_ROOT, describe_code
+from trainer.common.slurm import array_range, literal_path, render_directives
+from trainer.config.schema import TrainConfig
+from trainer.config.slurm import ContainerConfig
+
+_LEAVING_SHARE = 0.8
+"""Of the time between warning and end, what processes get to save before they are ended; the rest is for requeueing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Runs that one job, or one job array, takes."""
+
+    configs: Sequence[TrainConfig]
+    """One per run; they differ in nothing that Slurm is told."""
+    stamp: str
+    """Name of the submission."""
+    folder: Path
+    """Holds the script and the code; absolute."""
+    title: str
+    """Name of the run or of the sweep."""
+    name: str = "job"
+    """Of the script in the folder, without its ending."""
+    chain: int = 1
+    """How often it is submitted, each behind the one before."""
+    bad_nodes: Sequence[str] = ()
+    """Hosts to avoid."""
+
+    @property
+    def script_path(self) -> Path:
+        """Where the script is written."""
+        return self.folder / f"{self.name}.sbatch"
+
+    @property
+    def chain_path(self) -> Path:
+        """Where the numbers of a chain's jobs are written."""
+        return self.folder / f"{self.name}.chain"
+
+    @property
+    def output(self) -> Path:
+        """Where the jobs write, with Slurm's %j, %A and %a."""
+        return self.folder / ("%A_%a.out" if len(self.configs) > 1 else "%j.out")
+
+
+def directory_of(config: TrainConfig) -> Path:
+    """The run directory, absolute: nodes start elsewhere."""
+    return Path(config.output_dir, config.run_name).absolute()
+
+
+def render_job(job: Job, *, command: Sequence[str]) -> str:
+    """The script's text.
+
+    Args:
+        command: the command line that asked for it, to stand in the script.
+    """
+    config = job.configs[0]
+    slurm = config.cluster.slurm
+    code = describe_code()
+    names = [one.run_name for one in job.configs]
+    what = f"run {names[0]}" if len(names) == 1 else f"{len(names)} runs: {', '.join(names)}"
+    environment = Environment(
+        loader=FileSystemLoader(PROJECT_ROOT / "slurm"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # {# stands in shell scripts.
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
+    return environment.get_template("train.sbatch").render(
+        title=f"Train {what}" + (f" ({code})" if code else ""),
+        command=shlex.join(command).replace("\n", " "),
+        directives=job_directives(job),
+        code=shlex.quote(str(job.folder / "code")),
+        run_directories=[shlex.quote(str(directory_of(one))) for one in job.configs],
+        stamp=job.stamp,
+        modules=[shlex.quote(module) for module in slurm.modules],
+        setup=slurm.setup,
+        environment={name: shlex.quote(value) for name, value in _environment_of(config).items()},
+        working_directory=shlex.quote(str(Path.cwd())),
+        processes_per_node=processes_per_node(config),
+        exclude=shlex.quote(slurm.exclude) if slurm.exclude else None,
+        max_fruitless=slurm.max_restarts_without_progress,
+        warn_seconds=slurm.warn_seconds,
+        srun_options=_srun_options(config),
+        container=_container_prefix(config),
+        python=shlex.quote(slurm.python or ("python3" if slurm.container.image else sys.executable)),
+        shutdown_seconds=max(1, int(slurm.warn_seconds * _LEAVING_SHARE)),
+        chain=job.chain,
+        chain_file=shlex.quote(str(job.chain_path)),
+    )
+
+
+def job_directives(job: Job) -> list[str]:
+    """The #SBATCH lines."""
+    config = job.configs[0]
+    slurm, size = config.cluster.slurm, len(job.configs)
+    gpus = config.cluster.gpus_per_node if slurm.gpu_option != "none" else None
+    wanted = None if gpus is None else ":".join(word for word in (slurm.gpu_type, str(gpus)) if word)
+    exclude = [*([slurm.exclude] if slurm.exclude else []), *job.bad_nodes]
+    options: dict[str, object] = {
+        "job-name": f"trireme-{job.title}",
+        "output": literal_path(job.output.parent) + f"/{job.output.name}",
+        "open-mode": "append",
+        "array": array_range(size, slurm.max_running) if size > 1 else None,
+        "nodes": config.cluster.num_nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": slurm.cpus_per_task,
+        "gpus-per-node": wanted if slurm.gpu_option == "gpus-per-node" else None,
+        "gres": f"gpu:{wanted}" if wanted and slurm.gpu_option == "gres" else None,
+        "mem": slurm.memory,
+        "time": slurm.time_limit,
+        "signal": f"B:USR1@{slurm.warn_seconds}",
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "reservation": slurm.reservation,
+        "exclude": ",".join(exclude) or None,
+        "mail-user": slurm.mail_user,
+        "mail-type": ",".join(slurm.mail_type) or None,
+    }
+    flags = ["requeue", *(["exclusive"] if slurm.exclusive else [])]
+    return list(render_directives(options, further={**dict.fromkeys(flags), **slurm.options}))
+
+
+def _environment_of(config: TrainConfig) -> dict[str, str]:
+    """Variables of the run: of the network first, so that others can say otherwise."""
+    slurm = config.cluster.slurm
+    network = slurm.network_interface
+    variables = dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), network) if network else {}
+    given = {
+        name: str(value).lower() if isinstance(value, bool) else value for name, value in slurm.environment.items()
+    }
+    return {name: str(value) for name, value in {**variables, **given}.items()}
+
+
+def _srun_options(config: TrainConfig) -> list[str]:
+    slurm = config.cluster.slurm
+    options = ["--kill-on-bad-exit=1"]
+    if slurm.cpus_per_task is not None:
+        # From 22.05 on srun does not take it over from sbatch.
+        options.append(f"--cpus-per-task={slurm.cpus_per_task}")
+    if slurm.container.image and slurm.container.runtime == "pyxis":
+        options += [
+            f"--container-image={shlex.quote(slurm.container.image)}",
+            f"--container-mounts={shlex.quote(','.join(_mounts(slurm.container, config)))}",
+            f"--container-workdir={shlex.quote(str(Path.cwd()))}",
+        ]
+    return options
+
+
+def _container_prefix(config: TrainConfig) -> str:
+    container = config.cluster.slurm.container
+    if not container.image or container.runtime != "apptainer":
+        return ""
+    gpus = ["--nv"] if config.cluster.gpus_per_node is not None else []
+    binds = [word for mount in _mounts(container, config) for word in ("--bind", mount)]
+    return shlex.join(["apptainer", "exec", *gpus, *binds, "--pwd", str(Path.cwd()), container.image]) + " "
+
+
+def _mounts(container: ContainerConfig, config: TrainConfig) -> list[str]:
+    places = dict.fromkeys((str(Path.cwd()), str(Path(config.output_dir).absolute())))
+    return [*(f"{place}:{place}" for place in places), *container.mounts]

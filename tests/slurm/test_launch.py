@@ -1,0 +1,103 @@
+"""What else launch.slurm does with a real cluster: sweeps, chains, stopping, looking, and giving up in time."""
+
+import pytest
+
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.jobs import DEADLINE, NUM_STEPS, Runs, launch, wait_for_steps, warn
+from tests.train.commands import losses_of
+
+pytestmark = pytest.mark.slurm
+
+
+def test_a_sweep_is_an_array_of_runs_with_names_of_their_own(cluster: SlurmCluster, runs: Runs) -> None:
+    job = runs.submit(
+        cluster, "sweep", "-m", "optimizer.lr=1e-3,3e-4,choice(1e-4)", "training.train_iters=5", num_nodes=1
+    )
+    cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
+    assert len(cluster.show(job)) == 3
+    final = {name: losses_of(runs.directory(f"sweep_lr_{name}"))[5] for name in ("1e-3", "3e-4", "1e-4")}
+    assert final["1e-3"] < final["3e-4"] < final["1e-4"], "small steps learn little in so few"
+    done = launch(cluster, *runs.overrides("sweep", "-m", "optimizer.lr=1e-3,3e-4,1e-4", "action=status"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("job ")] == ["COMPLETED"] * 3
+    assert done.stdout.count("step       5 of 5, loss ") == 3
+
+
+def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster, runs: Runs) -> None:
+    first = runs.submit(cluster, "chained", "chain=3", num_nodes=1)
+    second, third = str(int(first) + 1), str(int(first) + 2)
+    wait_for_steps(runs.directory("chained"), 3)
+    assert cluster.states(second, third) == ["PENDING", "PENDING"]
+    warn(cluster, first)
+    cluster.wait_for(second, "COMPLETED", seconds=DEADLINE)
+    assert list(losses_of(runs.directory("chained"))) == list(range(1, NUM_STEPS + 1))
+    cluster.wait_for(third, "CANCELLED")
+    assert {cluster.show(job)[0]["Restarts"] for job in (first, second)} == {"0"}
+    assert "leaving the rest to the next job of the chain" in runs.printed("chained")
+
+
+def test_a_chain_whose_job_fails_ends_with_it(cluster: SlurmCluster, runs: Runs) -> None:
+    first = runs.submit(cluster, "broken", "chain=2", "cluster.slurm.setup=['exit 3']", num_nodes=1)
+    cluster.wait_for(first, "FAILED")
+    cluster.wait_for(str(int(first) + 1), "CANCELLED")
+
+
+def test_a_run_is_looked_at_and_stopped(cluster: SlurmCluster, runs: Runs) -> None:
+    these = ("run_name=watched", f"output_dir='{runs.output}'")
+    job = runs.submit(cluster, "watched", num_nodes=1)
+    again = launch(cluster, *runs.overrides("watched", num_nodes=1))
+    assert again.returncode == 2
+    assert f"run_name=watched is the run of job {job}, which is not over" in again.stderr
+    wait_for_steps(runs.directory("watched"), 3)
+    stopped = launch(cluster, *these, "action=stop")
+    assert stopped.stdout.startswith(f"{job}: asked to save and leave")
+    cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
+    assert cluster.show(job)[0]["Restarts"] == "0"
+    steps = len(losses_of(runs.directory("watched")))
+    assert steps < NUM_STEPS
+    status = launch(cluster, *these, "action=status").stdout
+    assert f"job        {job} COMPLETED" in status
+    assert f"step       {steps} of {NUM_STEPS}, loss " in status
+    assert f"step_{steps:08d}" in status
+    assert "stopped on request (exit code" in launch(cluster, *these, "action=logs").stdout
+    idle = launch(cluster, *these, "action=stop")
+    assert idle.returncode == 2
+    assert f"run_name=watched has no job that waits or runs ({job} is COMPLETED)" in idle.stderr
+
+
+def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> None:
+    # An interpreter that has gone: each start fails at once.
+    job = runs.submit(
+        cluster, "looping", "cluster.slurm.python=/bin/false", "cluster.slurm.max_restarts_without_progress=2"
+    )
+    cluster.wait_for(job, "FAILED")
+    assert cluster.show(job)[0]["Restarts"] == "2"
+    printed = runs.printed("looping")
+    assert printed.count("requeueing") == 2
+    assert "stopped: 2 starts brought no checkpoint newer than step none; see what was said above" in printed
+
+
+def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmCluster, runs: Runs) -> None:
+    refused = launch(cluster, *runs.overrides("refused", "cluster.slurm.partition=none"))
+    assert refused.returncode == 1
+    assert "Slurm refused:" in refused.stderr
+    assert "invalid partition specified: none" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(runs.directory("refused").glob("slurm/*")) == []
+
+
+def test_nodes_that_are_known_to_be_bad_are_never_asked_for(cluster: SlurmCluster, runs: Runs) -> None:
+    directory = runs.directory("avoiding")
+    directory.mkdir()
+    (directory / "bad_nodes.jsonl").write_text('{"host": "n1", "reason": "preflight"}\n')
+    job = runs.submit(cluster, "avoiding", "cluster.slurm.python=/bin/true", "cluster.slurm.exclude=n2", num_nodes=1)
+    cluster.wait_for(job, "COMPLETED")
+    assert cluster.show(job)[0]["NodeList"] == "n3"
+
+
+def test_gpus_are_asked_for_as_the_cluster_wants_it(cluster: SlurmCluster, runs: Runs) -> None:
+    for option, value in {"gpus-per-node": "gres:gpu:2", "gres": "gres:gpu:2", "none": None}.items():
+        further = ("cluster.gpus_per_node=2", f"cluster.slurm.gpu_option={option}", "cluster.slurm.python=/bin/true")
+        job = runs.submit(cluster, f"gpu-{option}", *further, num_nodes=1)
+        cluster.wait_for(job, "COMPLETED")
+        assert cluster.show(job)[0].get("TresPerNode") == value, option

@@ -1,0 +1,99 @@
+"""Slurm's commands: asked from a login node, their refusals kept for the user."""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+
+class SlurmError(Exception):
+    """Slurm is not there, or refuses; its message is for the user."""
+
+
+def ask_slurm(*command: str) -> str:
+    """Run a command of Slurm and return what it printed.
+
+    Raises:
+        SlurmError: with Slurm's own words.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not installed here: submit from a login node of the cluster") from None
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise SlurmError(f"{shlex.join(command)} ended with code {done.returncode}: {said}")
+    return done.stdout.strip()
+
+
+def submit_script(script: Path, *, dependency: str | None = None) -> str:
+    """Submit a batch script.
+
+    Args:
+        dependency: such as `afterok:12`; a job whose dependency can never be met is cancelled.
+    Returns:
+        The job's number.
+    """
+    options = [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
+    return ask_slurm("sbatch", "--parsable", *options, str(script)).partition(";")[0]
+
+
+def render_directives(options: Mapping[str, object], *, further: Mapping[str, object]) -> Iterator[str]:
+    """The #SBATCH lines of a script.
+
+    Args:
+        options: by long name; None leaves one out.
+        further: by long name; None is an option without a value.
+    """
+    yield from (_directive(name, value) for name, value in options.items() if value is not None)
+    yield from (_directive(name, value) for name, value in further.items())
+
+
+def _directive(name: str, value: object) -> str:
+    # sbatch takes quotes apart as a shell does.
+    return f"#SBATCH --{name}" + ("" if value is None else f"={shlex.quote(str(value))}")
+
+
+def array_range(size: int, max_running: int | None) -> str:
+    """Elements 0 to size - 1, so many of them at a time."""
+    return f"0-{size - 1}" + (f"%{max_running}" if max_running else "")
+
+
+def literal_path(path: Path) -> str:
+    """A path in a pattern of sbatch's --output, where % begins a number of the job and %% stands for itself."""
+    return str(path).replace("%", "%%")
+
+
+def find_alive(jobs: Iterable[str]) -> list[str]:
+    """Those of the jobs that wait or run.
+
+    Args:
+        jobs: numbers as sbatch gave them, or those of an array's elements (`12_0`).
+    """
+    wanted = set(jobs)
+    if not wanted:
+        return []
+    # %i: an element's number; %F: its array's, which all elements have; pending elements are listed one by one.
+    rows = [row.split() for row in ask_slurm("squeue", "--noheader", "--array", "--format=%i %F").splitlines()]
+    return sorted(wanted & {name for row in rows for name in row}, key=_by_number)
+
+
+def _by_number(job: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", job)]
+
+
+def read_bad_nodes(run_directory: Path) -> list[str]:
+    """Hosts in the run directory's bad_nodes.jsonl, by their short names; a line that is no JSON is passed over."""
+    hosts = set()
+    try:
+        lines = (run_directory / "bad_nodes.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            hosts.add(str(json.loads(line)["host"]).partition(".")[0])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return sorted(hosts)
