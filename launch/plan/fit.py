@@ -1,0 +1,174 @@
+"""Fit the coefficients to published runs, and write them to a file.
+
+usage: python -m launch.plan.fit [CSV] [OUTPUT]
+
+CSV is the table of published runs (default: the one in launch/plan/data), OUTPUT the file of coefficients that plans
+read (default: launch/plan/data/coefficients.yaml).
+
+The residual is the logarithm of predicted over published, with a loss that grows linearly for outliers (soft L1), plus
+each coefficient's distance from its prior. Memory is also fitted to what is published as running: a prediction that
+exceeds the device counts against the coefficients, one that does not is no evidence.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+from scipy.optimize import least_squares  # type: ignore[import-untyped]
+
+from launch.plan.arrays import Array, stack
+from launch.plan.coefficients import (
+    COEFFICIENTS_FILE,
+    RateLookup,
+    memory_names_of,
+    names_of,
+    prior_of,
+    upper_bound_of,
+)
+from launch.plan.job import Job
+from launch.plan.memory import predict_peak_memory
+from launch.plan.memory_rates import MemoryRates
+from launch.plan.published import PUBLISHED_CSV, PublishedRun, load_published
+from launch.plan.rates import Rates
+from launch.plan.step_time import predict_step_time
+
+TIME_NOISE = 0.08
+"""Standard deviation of the logarithm of published step times: repeated rows of one table differ by as much."""
+MEMORY_NOISE = 0.05
+FULL_SHARE = 0.97
+"""Of a device's memory that a run may need at most, when it is known to run."""
+_ITERATIONS = 30
+
+
+class TimeModel:
+    """The time of each of some runs, as a function of the logarithms of coefficients."""
+
+    def __init__(self, runs: Sequence[PublishedRun]) -> None:
+        """Look up the coefficients of these runs."""
+        self.job = stack([run.job for run in runs])
+        self.lookup = RateLookup(Rates, [_time_names(run) for run in runs])
+
+    def log_seconds(self, coefficients: dict[str, float]) -> Array:
+        """[n] predicted, from named coefficients; those that are missing have their priors."""
+        return self.predict(_vector(coefficients, self.lookup.names))
+
+    def predict(self, logarithms: Array) -> Array:
+        """[n] predicted logarithms of seconds."""
+        return np.asarray(np.log(predict_step_time(self.job, self.lookup.rates(logarithms)).total))
+
+
+class MemoryModel:
+    """The memory of each of some runs, as a function of the logarithms of coefficients."""
+
+    def __init__(self, runs: Sequence[PublishedRun], *, job: Job | None = None) -> None:
+        """Look up the coefficients of these runs, or of others in their place."""
+        self.job = stack([run.job for run in runs]) if job is None else job
+        self.lookup = RateLookup(MemoryRates, [_memory_names(run) for run in runs])
+
+    def log_bytes(self, coefficients: dict[str, float]) -> Array:
+        """[n] predicted, from named coefficients; those that are missing have their priors."""
+        return self.predict(_vector(coefficients, self.lookup.names))
+
+    def predict(self, logarithms: Array) -> Array:
+        """[n] predicted logarithms of bytes."""
+        return np.asarray(np.log(predict_peak_memory(self.job, self.lookup.rates(logarithms)).total))
+
+
+def fit_step_time(runs: Sequence[PublishedRun]) -> dict[str, float]:
+    """Coefficients of the time model by name.
+
+    Args:
+        runs: of which those with a step time count.
+    """
+    timed = [run for run in runs if run.seconds is not None and not run.is_out_of_memory]
+    model = TimeModel(timed)
+    published = np.log([run.seconds for run in timed if run.seconds is not None])
+    return _fit(model.lookup.names, lambda logarithms: _robust((model.predict(logarithms) - published) / TIME_NOISE))
+
+
+def fit_memory(runs: Sequence[PublishedRun]) -> dict[str, float]:
+    """Coefficients of the memory model by name.
+
+    Args:
+        runs: those with a memory figure count, and those that are known to fit with stated recomputation.
+    """
+    used = [run for run in runs if run.memory_bytes or (run.states_recompute and not run.is_out_of_memory)]
+    model = MemoryModel(used)
+    is_measured = np.array([run.memory_bytes is not None for run in used])
+    limits = np.log([run.memory_bytes or FULL_SHARE * float(run.job.machine.memory_bytes) for run in used])
+
+    def residuals(logarithms: Array) -> Array:
+        over = (model.predict(logarithms) - limits) / MEMORY_NOISE
+        return _robust(np.where(is_measured, over, 0.5 * np.maximum(over, 0)))
+
+    return _fit(model.lookup.names, residuals)
+
+
+def _fit(names: Sequence[str], residuals: Callable[[Array], Array]) -> dict[str, float]:
+    """The most probable coefficients, given residuals in standard deviations and the priors."""
+    priors = [prior_of(name) for name in names]
+    centre = np.log([prior.centre for prior in priors])
+    deviation = np.array([prior.log_deviation for prior in priors])
+    upper = np.log([upper_bound_of(name) for name in names])
+    solution = least_squares(
+        lambda logarithms: np.concatenate([residuals(logarithms), (logarithms - centre) / deviation]),
+        np.minimum(centre, upper - 1e-3),
+        bounds=(-np.inf, upper),
+        max_nfev=_ITERATIONS,
+        ftol=1e-5,
+        xtol=1e-4,
+    )
+    return dict(zip(names, np.exp(solution.x).tolist(), strict=True))
+
+
+def _robust(residuals: Array) -> Array:
+    """Residuals whose squares are the soft L1 loss."""
+    loss = np.sign(residuals) * np.sqrt(2 * (np.sqrt(1 + residuals**2) - 1))
+    return np.asarray(loss)
+
+
+def _vector(coefficients: dict[str, float], names: Sequence[str]) -> Array:
+    return np.log([coefficients.get(name, prior_of(name).centre) for name in names])
+
+
+def _time_names(run: PublishedRun) -> dict[str, str]:
+    return names_of(device=run.device, number_format=run.number_format, framework=run.framework)
+
+
+def _memory_names(run: PublishedRun) -> dict[str, str]:
+    return memory_names_of(framework=run.framework, sees_device=run.sees_device)
+
+
+def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
+    """Fit both models and write the file that plans read."""
+    fitted = {"step_time": fit_step_time(runs), "memory": fit_memory(runs)}
+    timed = [run for run in runs if run.seconds is not None]
+    sources = sorted({run.source for run in runs})
+    head = (
+        "# Coefficients of the planner, written by `python -m launch.plan.fit`; do not edit.\n"
+        f"# Fitted on {len(timed)} published step times and {sum(run.memory_bytes is not None for run in runs)} memory"
+        f" figures of {len(sources)} sources.\n"
+        "# What each means: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"
+    )
+    rounded = {part: {name: float(f"{value:.4g}") for name, value in table.items()} for part, table in fitted.items()}
+    path.write_text(head + yaml.safe_dump(rounded, sort_keys=True), encoding="utf-8")
+
+
+def main() -> int:
+    """The command."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
+        sys.stdout.write((__doc__ or "").lstrip())
+        return 0
+    table = Path(arguments[0]) if arguments else PUBLISHED_CSV
+    output = Path(arguments[1]) if len(arguments) > 1 else COEFFICIENTS_FILE
+    runs, _ = load_published(table)
+    write_coefficients(output, runs)
+    sys.stdout.write(f"{output}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

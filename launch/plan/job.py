@@ -1,0 +1,207 @@
+"""What is predicted: one training job, or many at once, in numbers alone.
+
+A `Job` has four parts, each a dataclass of numbers (see `arrays`): the model's shape, the layout, the machine, and what
+the training framework does in its own way. The configuration (`from_config`) and published runs (`published`) both end
+here, so the formulas know of neither.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.plan.arrays import Number
+from trainer.config.model import ModelConfig
+from trainer.config.moe import find_expert_width, find_moe_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A decoder-only transformer. Widths are in elements."""
+
+    num_layers: Number
+    hidden_size: Number
+    seq_length: Number
+    vocab_size: Number
+    """Rows of the embedding, with padding."""
+    num_attention_heads: Number
+    query_width: Number
+    """Of all query heads."""
+    key_value_width: Number
+    """Of all key heads and all value heads together."""
+    attention_parameters: Number
+    """Of one layer's projections."""
+    ffn_hidden_size: Number
+    num_mlp_matrices: Number
+    """3 with a gate, otherwise 2."""
+    is_tied: Number
+    """1 where the output layer shares the embedding's weights."""
+    position_rows: Number
+    """Of a learned table."""
+    dropout_masks: Number
+    """Dropout layers whose masks are kept, of the hidden state: 2, or 0 without dropout."""
+    num_moe_layers: Number = 0
+    num_experts: Number = 0
+    experts_per_token: Number = 0
+    expert_width: Number = 0
+    shared_width: Number = 0
+
+    @property
+    def dense_mlp_parameters(self) -> Number:
+        """Of one layer without experts."""
+        return self.num_mlp_matrices * self.hidden_size * self.ffn_hidden_size
+
+    @property
+    def shared_mlp_parameters(self) -> Number:
+        """Of what every token passes in a layer with experts: router and shared expert."""
+        return self.hidden_size * (self.num_experts + self.num_mlp_matrices * self.shared_width)
+
+    @property
+    def parameters_of_expert(self) -> Number:
+        """Of one expert."""
+        return self.num_mlp_matrices * self.hidden_size * self.expert_width
+
+    @property
+    def share_of_moe_layers(self) -> Number:
+        """Layers with experts over all layers."""
+        return self.num_moe_layers / self.num_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the model lies on devices, and what each of them keeps."""
+
+    tp: Number
+    pp: Number
+    vp: Number
+    """Chunks per pipeline stage."""
+    cp: Number
+    ep: Number
+    etp: Number
+    """Devices that share an expert's matrices."""
+    dp: Number
+    micro_batch_size: Number
+    num_microbatches: Number
+    sequence_parallel: Number
+    recomputed_share: Number
+    """Share of the layers' forward passes that is computed again, and whose activations are not kept."""
+    recomputes_core: Number
+    """1 where the core of attention is computed again in the rest: scores and their weighted sum."""
+    zero_stage: Number
+    optimizer_shards: Number
+    """Devices that share the optimizer's state of a dense parameter."""
+    weight_bytes: Number
+    """Per parameter, of weights and activations."""
+    gradient_bytes: Number
+    """Per parameter, of what is kept between micro batches."""
+    optimizer_bytes: Number
+    """Per parameter: fp32 weights where the others are of 16 bits, and both moments."""
+    extra_unsharded_bytes: Number = 0
+    """Per parameter, of copies that sharding leaves whole."""
+    sharded_gradient_bytes: Number = 0
+    """Per parameter and divided by the shards: fp32 copies of gradients in the optimizer step."""
+    offload: Number = 0
+    """1 where the optimizer's state lies in the host's memory."""
+
+    @property
+    def num_devices(self) -> Number:
+        """Of the whole job."""
+        return self.tp * self.pp * self.cp * self.dp
+
+    @property
+    def expert_shards(self) -> Number:
+        """Devices that hold copies of one expert, and share its optimizer state."""
+        return np.maximum(self.tp * self.cp * self.dp / (self.ep * self.etp), 1)
+
+    @property
+    def num_sequences(self) -> Number:
+        """Of an optimizer step."""
+        return self.micro_batch_size * self.num_microbatches * self.dp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One device and its links; rates in units of 1 per second."""
+
+    flops: Number
+    """Operations, in the format of matrix products."""
+    attention_flops: Number
+    """Operations, in the format that attention computes in (16 bits also where products are fp8)."""
+    memory_bytes: Number
+    memory_rate: Number
+    link_rate: Number
+    """Bytes, one direction, within a domain."""
+    link_domain: Number
+    """Devices of a domain."""
+    network_rate: Number
+    """Bytes, one direction, of one device to other domains."""
+    low_precision: Number
+    """1 where products are fp8, 2 where fp4: inputs are rounded, which passes over memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framework:
+    """What a framework does in its own way; see data/frameworks.yaml."""
+
+    materialises_scores: Number
+    """1 where attention writes its scores to memory, 0 with a fused kernel."""
+    skips_masked: Number
+    """1 where masked scores are not computed."""
+    unfused: Number
+    """Passes over memory of norms, activations and residuals, in those of fused kernels."""
+    hides_gradients: Number
+    """Share of data-parallel communication that may run beside computing."""
+    hides_tensor_parallel: Number
+    """Share of tensor-parallel communication that runs beside computing."""
+    hides_pipeline: Number
+    """Share of sends between stages that runs beside computing."""
+    logit_bytes: Number
+    """Per logit at the peak: the logits, their fp32 form and gradient."""
+    gathers_per_rank: Number
+    """1 where each rank's weights are broadcast on their own after a step."""
+    sends_once: Number
+    """1 where a token is sent once to a domain that holds several of its experts (DeepEP, HybridEP)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training job, or many."""
+
+    model: ModelShape
+    layout: Layout
+    machine: Machine
+    framework: Framework
+
+    @property
+    def tokens_per_step(self) -> Number:
+        """Of one optimizer step."""
+        return self.layout.num_sequences * self.model.seq_length
+
+
+def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
+    """The shape of a configured model.
+
+    Args:
+        vocab_size: rows of the embedding, with padding.
+    """
+    query_width = model.num_attention_heads * model.head_size
+    key_value_width = 2 * model.num_query_groups * model.head_size
+    return ModelShape(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        seq_length=model.seq_length,
+        vocab_size=vocab_size,
+        num_attention_heads=model.num_attention_heads,
+        query_width=query_width,
+        key_value_width=key_value_width,
+        attention_parameters=model.hidden_size * (2 * query_width + key_value_width),
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_mlp_matrices=3 if model.activation == "swiglu" else 2,
+        is_tied=int(not model.untie_embeddings_and_output_weights),
+        position_rows=model.seq_length if model.position_embedding_type == "learned_absolute" else 0,
+        dropout_masks=2 if model.hidden_dropout else 0,
+        num_moe_layers=sum(find_moe_layers(model)),
+        num_experts=model.num_moe_experts or 0,
+        experts_per_token=model.moe_router_topk if model.num_moe_experts else 0,
+        expert_width=find_expert_width(model) if model.num_moe_experts else 0,
+        shared_width=model.moe_shared_expert_intermediate_size or 0,
+    )

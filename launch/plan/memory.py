@@ -1,0 +1,175 @@
+"""How much device memory a stage of the pipeline takes, by part.
+
+Shape letters: m tokens of a micro batch on one device, h hidden size.
+
+Sources: Korthikanti et al. 2022 (activations of a layer, in flight under 1F1B and interleaving); Rajbhandari et al. 2020
+(16 bytes per parameter and what ZeRO shards of them).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.plan.arrays import Number, total
+from launch.plan.job import Job, Layout, ModelShape
+from launch.plan.memory_rates import MemoryRates
+
+GIB = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device at the peak; their sum is what the device must have."""
+
+    weights: Number
+    gradients: Number
+    optimizer: Number
+    activations: Number
+    """Kept for the backward pass of all micro batches in flight, and the largest that one layer needs meanwhile."""
+    logits: Number
+    """Of one micro batch, with their fp32 form and gradient."""
+    communication: Number
+    """Buffers of collectives, and weights gathered for use."""
+    reserve: Number
+    """Held by the allocator and not used: fragments."""
+    context: Number
+    """The driver, kernels and libraries."""
+
+    @property
+    def total(self) -> Number:
+        """All parts."""
+        return total(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the pipeline, as far as memory goes."""
+
+    index: Number
+    """From 0."""
+    num_layers: Number
+    has_embedding: Number
+    has_output: Number
+
+
+def first_stage(model: ModelShape, layout: Layout) -> Stage:
+    """The stage with the most micro batches in flight."""
+    layers = _layers(model, layout)
+    ends = np.where(layout.pp == 1, model.num_layers, layers)
+    return Stage(
+        index=0 * layout.pp, num_layers=ends, has_embedding=1 + 0 * layout.pp, has_output=1.0 * (layout.pp == 1)
+    )
+
+
+def last_stage(model: ModelShape, layout: Layout) -> Stage:
+    """The stage with the output layer; of uneven cuts it has what is left."""
+    layers = np.clip(model.num_layers - _layers(model, layout) * (layout.pp - 1), 0, None)
+    return Stage(
+        index=layout.pp - 1, num_layers=layers, has_embedding=1.0 * (layout.pp == 1), has_output=1 + 0 * layout.pp
+    )
+
+
+def _layers(model: ModelShape, layout: Layout) -> Number:
+    return np.ceil(model.num_layers / (layout.pp * layout.vp)) * layout.vp
+
+
+def predict_peak_memory(job: Job, rates: MemoryRates) -> Memory:
+    """The memory of the fullest device: one of the first or of the last stage."""
+    first = predict_memory(job, rates, first_stage(job.model, job.layout))
+    last = predict_memory(job, rates, last_stage(job.model, job.layout))
+    is_first = first.total >= last.total
+    return Memory(**{name: np.where(is_first, getattr(first, name), getattr(last, name)) for name in vars(first)})
+
+
+def predict_memory(job: Job, rates: MemoryRates, stage: Stage) -> Memory:
+    """The memory of a device of one stage."""
+    model, layout = job.model, job.layout
+    dense, experts = stage_parameters(model, layout, stage)
+    shards = np.maximum(layout.optimizer_shards, 1)
+    expert_shards = np.where(layout.zero_stage > 0, layout.expert_shards, 1)
+    sharded = dense / shards + experts / expert_shards
+    whole = dense + experts
+    weights = np.where(layout.zero_stage >= 3, sharded, whole) * layout.weight_bytes
+    gradients = np.where(layout.zero_stage >= 2, sharded, whole) * layout.gradient_bytes
+    optimizer = sharded * (layout.optimizer_bytes + layout.sharded_gradient_bytes) * (1 - layout.offload)
+    optimizer = optimizer + whole * layout.extra_unsharded_bytes
+    kept, working = _activations_of_layer(job, rates)
+    in_flight = micro_batches_in_flight(layout, stage) * stage.num_layers / layout.vp
+    tokens = layout.micro_batch_size * model.seq_length / layout.cp
+    # The loss is computed before any layer's backward pass: the larger of both needs is the peak's.
+    working = working * np.minimum(stage.num_layers, 1)
+    logits = stage.has_output * tokens * model.vocab_size / layout.tp * job.framework.logit_bytes * rates.logits
+    is_at_loss = logits > working
+    activations = kept * in_flight + np.where(is_at_loss, 0, working)
+    logits = np.where(is_at_loss, logits, 0)
+    layer = dense / np.maximum(stage.num_layers, 1)
+    # Two layers ahead and one in work; the embedding or output layer with its gradient, once it is reached.
+    table = model.vocab_size * model.hidden_size / layout.tp
+    unsharded = 3 * layer * layout.weight_bytes + table * (layout.weight_bytes + layout.gradient_bytes)
+    gathered = np.where(layout.zero_stage >= 3, unsharded, 0)
+    buffers = rates.buffer_gib * GIB * np.minimum(layout.num_devices - 1, 1)
+    dynamic = activations + logits + gathered
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        communication=gathered + buffers,
+        reserve=rates.reserve * dynamic,
+        context=rates.context_gib * GIB,
+    )
+
+
+def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[Number, Number]:
+    """Parameters of one device of a stage: dense ones, and experts'."""
+    share = model.share_of_moe_layers
+    per_layer = (
+        model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
+    )
+    table = model.vocab_size * model.hidden_size
+    shares_table = (model.is_tied > 0) & (stage.has_embedding > 0)
+    tables = stage.has_embedding * (table + model.position_rows * model.hidden_size)
+    tables = tables + np.where(shares_table, 0, stage.has_output * table)
+    experts = share * model.num_experts * model.parameters_of_expert / (layout.ep * layout.etp)
+    return (stage.num_layers * per_layer + tables) / layout.tp, stage.num_layers * experts
+
+
+def micro_batches_in_flight(layout: Layout, stage: Stage) -> Number:
+    """Chunks' activations that a stage keeps at once, in micro batches of one chunk.
+
+    1F1B: stage i of p keeps p - i. Interleaved with v chunks: 2 (p - i - 1) + (v - 1) p + 1 (Megatron-Core's warm-up and
+    the one in work). Never more than there are.
+    """
+    after = layout.pp - stage.index
+    interleaved = 2 * (after - 1) + (layout.vp - 1) * layout.pp + 1
+    chunks = np.where(layout.vp > 1, interleaved, after)
+    return np.minimum(chunks, layout.num_microbatches * layout.vp)
+
+
+def _activations_of_layer(job: Job, rates: MemoryRates) -> tuple[Number, Number]:
+    """Bytes of one layer and micro batch: what is kept, and what the layer in work needs besides."""
+    model, layout, framework = job.model, job.layout, job.framework
+    tokens = layout.micro_batch_size * model.seq_length / layout.cp
+    size = layout.weight_bytes
+    split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    share = model.share_of_moe_layers
+    # In elements of 2 bytes, per token. Not cut by tensor parallelism alone: inputs of both norms and of what follows
+    # them, and dropout masks of one byte. Cut: queries, keys, values, attention's output, the MLP's inside.
+    hidden = (4 * size + model.dropout_masks) * model.hidden_size
+    attention = size * (2 * model.query_width + model.key_value_width)
+    branches = model.num_mlp_matrices  # gate, up and their product; or before and after the activation
+    mlp = (1 - share) * model.ffn_hidden_size
+    mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
+    moved = share * 2 * model.experts_per_token * model.hidden_size * size
+    inside = attention + branches * mlp * size + moved
+    scores = np.where(
+        framework.materialises_scores > 0, model.num_attention_heads * model.seq_length * (2 * size + 1), 0
+    )
+    kept_scores = scores * (1 - layout.recomputes_core)
+    layer = tokens * (hidden / split + (inside + kept_scores) / layout.tp) * rates.activations
+    boundary = tokens * size * model.hidden_size / split
+    kept = (1 - layout.recomputed_share) * layer + layout.recomputed_share * boundary
+    # One layer is whole while its backward pass runs, with gradients of its inside.
+    everything = tokens * (hidden / split + (inside + scores) / layout.tp) * rates.activations
+    return kept, everything * (0.5 + layout.recomputed_share * 0.5 + layout.recomputes_core * 0.2)

@@ -1,0 +1,224 @@
+"""How long one optimizer step takes, by part.
+
+Every part is work over rate: operations over the rate of matrix products, bytes over the rate of memory or of a link.
+The rates are those of the data sheet times a few coefficients (`coefficients`). Shape letters: m tokens of a micro batch
+on one device, h hidden size, s sequence length.
+
+Sources: Korthikanti et al. 2022 (operations and traffic of tensor and sequence parallelism, recomputation); Narayanan
+et al. 2021 (pipeline bubble, interleaving); Rajbhandari et al. 2020 (ZeRO's traffic); Thakur et al. 2005 (ring
+collectives).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.plan import communication
+from launch.plan.arrays import Number, total
+from launch.plan.job import Job, Layout, ModelShape
+from launch.plan.rates import Rates
+
+BACKWARD = 2.0
+"""Operations of the backward pass of a matrix product, in those of the forward pass."""
+BACKWARD_ATTENTION = 2.5
+"""The same for fused attention, which computes the scores again (Dao et al. 2022)."""
+SCORE_BYTES = 16
+"""Passes of attention that writes its scores: of 2 bytes, scores, softmax, dropout and its mask, each read and written."""
+ADAM_BYTES = 30
+"""Read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
+LOGIT_PASS_BYTES = 20
+"""Read and written per logit by the loss, forward and backward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of one optimizer step, of the slowest pipeline stage; their sum is the step."""
+
+    compute: Number
+    """Products, attention, passes over memory, without recomputation."""
+    recompute: Number
+    """Activations computed again."""
+    tensor_parallel: Number
+    """Exposed: not hidden behind computing. So are those that follow."""
+    context_parallel: Number
+    expert_parallel: Number
+    pipeline_parallel: Number
+    data_parallel: Number
+    bubble: Number
+    """Stages that wait while the pipeline fills and drains."""
+    optimizer: Number
+    data: Number
+    """Batches copied to the device; they are read ahead."""
+    other: Number
+    """What is the same in each step: launches, norms, logging."""
+
+    @property
+    def total(self) -> Number:
+        """Of the step."""
+        return total(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """Seconds that one layer takes for one micro batch, forward."""
+
+    products: Number
+    attention: Number
+    passes: Number
+    """Elementwise work."""
+
+    @property
+    def forward(self) -> Number:
+        """All of it."""
+        return self.products + self.attention + self.passes
+
+    @property
+    def backward(self) -> Number:
+        """All of it."""
+        return BACKWARD * (self.products + self.passes) + BACKWARD_ATTENTION * self.attention
+
+
+def predict_step_time(job: Job, rates: Rates) -> StepTime:
+    """Predict the time of one optimizer step of each job."""
+    layout, model = job.layout, job.model
+    layer = layer_time(job, rates)
+    launches = rates.launch_seconds
+    layers_of_stage = largest_stage(model, layout)
+    head = _head_time(job, rates)
+    again = layout.recomputed_share * (layer.forward + launches)
+    again = again + layout.recomputes_core * (1 - layout.recomputed_share) * layer.attention
+    # In all layers together; a pipeline's slowest stage has its equal part, and the output layer where that is slower.
+    head_layers = model.num_layers - layers_of_stage * (layout.pp - 1)
+    with_head = np.maximum(head_layers, 0)
+    on_device = layer.forward + layer.backward + 3 * launches
+    # Small kernels of many experts: the device waits for the host. A power mean is a maximum without a corner.
+    on_device = on_device + _accumulation_time(job, rates)
+    waiting = model.share_of_moe_layers * rates.expert_launch_seconds
+    forward_backward = (on_device**4 + waiting**4) ** 0.25
+    exchange = communication.per_layer(job, rates, layer=layer)
+    per_layer = forward_backward + again + exchange.tensor + exchange.context + exchange.expert
+    slowest = np.maximum(layers_of_stage * per_layer, with_head * per_layer + head)
+    is_head_slowest = with_head * per_layer + head >= layers_of_stage * per_layer
+    num_layers = np.where(is_head_slowest, with_head, layers_of_stage)
+    batches = layout.num_microbatches
+    factor = rates.framework
+    whole = model.num_layers * per_layer + head
+    bubble = np.where(layout.pp > 1, np.maximum(whole - slowest, 0) / layout.vp, 0)
+    sends = communication.pipeline_time(job, rates, layer_seconds=per_layer)
+    micro_batch = slowest
+    reduction = communication.data_parallel_time(job, rates, micro_batch_seconds=micro_batch * factor)
+    return StepTime(
+        compute=batches * (num_layers * forward_backward + np.where(is_head_slowest, head, 0)) * factor,
+        recompute=batches * num_layers * again * factor,
+        tensor_parallel=batches * num_layers * exchange.tensor,
+        context_parallel=batches * num_layers * exchange.context,
+        expert_parallel=batches * num_layers * exchange.expert,
+        pipeline_parallel=sends,
+        data_parallel=reduction,
+        bubble=bubble * factor,
+        optimizer=_optimizer_time(job, rates),
+        data=batches * layout.micro_batch_size * model.seq_length * 16 / 10e9,
+        other=rates.step_seconds,
+    )
+
+
+def largest_stage(model: ModelShape, layout: Layout) -> Number:
+    """Layers of the pipeline's middle stages, where layers are cut as evenly as chunks allow."""
+    return np.ceil(model.num_layers / (layout.pp * layout.vp)) * layout.vp
+
+
+def layer_time(job: Job, rates: Rates) -> LayerTime:
+    """The forward pass of one average layer over one micro batch on one device."""
+    model, layout, machine = job.model, job.layout, job.machine
+    tokens = layout.micro_batch_size * model.seq_length / layout.cp
+    share = model.share_of_moe_layers
+    dense = model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
+    narrow = _size_factor(tokens, model.hidden_size / layout.tp, rates)
+    products = 2 * tokens * dense / layout.tp / (machine.flops * rates.gemm) * narrow
+    products = products + dense / layout.tp * layout.weight_bytes / (machine.memory_rate * rates.memory)
+    experts = share * model.experts_per_token * model.parameters_of_expert
+    # The tokens of all of a device's experts are multiplied in one grouped product.
+    wide = _size_factor(tokens * np.maximum(model.experts_per_token, 1), model.expert_width / layout.etp, rates)
+    products = products + np.where(
+        model.num_experts > 0,
+        2 * tokens * experts / layout.tp / (machine.flops * rates.gemm * rates.expert_gemm) * wide
+        + share
+        * model.num_experts
+        * model.parameters_of_expert
+        / (layout.ep * layout.etp)
+        * layout.weight_bytes
+        / (machine.memory_rate * rates.memory),
+        0,
+    )
+    return LayerTime(
+        products=products, attention=_attention_time(job, rates, tokens), passes=_pass_time(job, rates, tokens)
+    )
+
+
+def _size_factor(tokens: Number, width: Number, rates: Rates) -> Number:
+    """How much longer small products take than their operations say.
+
+    A device computes a product in waves of tiles, of which the last is not full: a loss that fades with the number of
+    tiles, that is, with the product's area. Narrow matrices also have short inner sums.
+    """
+    width = np.maximum(width, 1)
+    return 1 + rates.narrow_width / width + rates.small_area / (tokens * width)
+
+
+def _attention_time(job: Job, rates: Rates, tokens: Number) -> Number:
+    """Scores and their weighted sum."""
+    model, layout, machine, framework = job.model, job.layout, job.machine, job.framework
+    seen = model.seq_length * (1 - 0.5 * framework.skips_masked)
+    flops = 4 * tokens * seen * model.query_width / layout.tp
+    scores = tokens * model.seq_length * model.num_attention_heads / layout.tp
+    rate = machine.attention_flops * rates.attention * rates.attention_kernel
+    in_memory = flops / (machine.attention_flops * rates.gemm) + scores * SCORE_BYTES / (
+        machine.memory_rate * rates.memory
+    )
+    return np.where(framework.materialises_scores > 0, in_memory, flops / rate)
+
+
+def _pass_time(job: Job, rates: Rates, tokens: Number) -> Number:
+    """Norms, rotary embedding, activation, residuals, dropout; with low precision also the rounding of inputs."""
+    model, layout, machine = job.model, job.layout, job.machine
+    share = model.share_of_moe_layers
+    hidden = (10 + 2 * model.dropout_masks) * model.hidden_size / np.where(layout.sequence_parallel > 0, layout.tp, 1)
+    widths = 2 * (model.query_width + model.key_value_width)
+    mlp = (1 - share) * model.ffn_hidden_size
+    mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
+    moved = share * 6 * model.experts_per_token * model.hidden_size  # permuted, and back
+    inside = (widths + model.num_mlp_matrices * mlp + moved) / layout.tp
+    rounding = np.where(machine.low_precision > 0, 3 * (model.hidden_size + mlp) / layout.tp, 0)
+    values = hidden + inside + rounding
+    bytes_moved = tokens * values * layout.weight_bytes * job.framework.unfused
+    return bytes_moved / (machine.memory_rate * rates.memory)
+
+
+def _accumulation_time(job: Job, rates: Rates) -> Number:
+    """Adding one micro batch's gradients of a layer to those of the others."""
+    model, layout, machine = job.model, job.layout, job.machine
+    share = model.share_of_moe_layers
+    dense = model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
+    experts = share * model.num_experts * model.parameters_of_expert / (layout.ep * layout.etp)
+    bytes_moved = (dense / layout.tp + experts) * (layout.weight_bytes + 2 * layout.gradient_bytes)
+    return bytes_moved / (machine.memory_rate * rates.memory)
+
+
+def _head_time(job: Job, rates: Rates) -> Number:
+    """Output layer and loss of one micro batch, forward and backward."""
+    model, layout, machine = job.model, job.layout, job.machine
+    tokens = layout.micro_batch_size * model.seq_length / layout.cp
+    logits = tokens * model.vocab_size / layout.tp
+    # The output layer stays in 16 bits where other products are in fp8.
+    products = 2 * (1 + BACKWARD) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)
+    return products + logits * LOGIT_PASS_BYTES / (machine.memory_rate * rates.memory)
+
+
+def _optimizer_time(job: Job, rates: Rates) -> Number:
+    layout, machine = job.layout, job.machine
+    dense, experts = communication.parameters_of_device(job)
+    shards = np.maximum(layout.optimizer_shards, 1)
+    expert_shards = np.where(layout.zero_stage > 0, layout.expert_shards, 1)
+    updated = dense / shards + experts / expert_shards
+    rate = np.where(layout.offload > 0, machine.memory_rate / 40, machine.memory_rate * rates.memory)
+    return updated * ADAM_BYTES / rate
