@@ -88,14 +88,14 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
         stamp=job.stamp,
         modules=[shlex.quote(module) for module in slurm.modules],
         setup=slurm.setup,
-        environment={name: shlex.quote(value) for name, value in _environment_of(config).items()},
+        environment={name: shlex.quote(value) for name, value in environment_of(config).items()},
         working_directory=shlex.quote(str(Path.cwd())),
         processes_per_node=processes_per_node(config),
         exclude=shlex.quote(slurm.exclude) if slurm.exclude else None,
         max_fruitless=slurm.max_restarts_without_progress,
         warn_seconds=slurm.warn_seconds,
-        srun_options=_srun_options(config),
-        container=_container_prefix(config),
+        srun_options=srun_options(config),
+        container=container_prefix(config),
         python=shlex.quote(slurm.python or ("python3" if slurm.container.image else sys.executable)),
         shutdown_seconds=max(1, int(slurm.warn_seconds * _LEAVING_SHARE)),
         chain=job.chain,
@@ -105,30 +105,16 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
 
 def job_directives(job: Job) -> list[str]:
     """The #SBATCH lines."""
-    config = job.configs[0]
-    slurm, size = config.cluster.slurm, len(job.configs)
-    gpus = config.cluster.gpus_per_node if slurm.gpu_option != "none" else None
-    wanted = None if gpus is None else ":".join(word for word in (slurm.gpu_type, str(gpus)) if word)
-    exclude = [*([slurm.exclude] if slurm.exclude else []), *job.bad_nodes]
-    options: dict[str, object] = {
+    config, size = job.configs[0], len(job.configs)
+    slurm = config.cluster.slurm
+    options = {
         "job-name": f"trireme-{job.title}",
         "output": literal_path(job.output.parent) + f"/{job.output.name}",
         "open-mode": "append",
         "array": array_range(size, slurm.max_running) if size > 1 else None,
-        "nodes": config.cluster.num_nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": slurm.cpus_per_task,
-        "gpus-per-node": wanted if slurm.gpu_option == "gpus-per-node" else None,
-        "gres": f"gpu:{wanted}" if wanted and slurm.gpu_option == "gres" else None,
-        "mem": slurm.memory,
+        **placement_options(config, bad_nodes=job.bad_nodes),
         "time": slurm.time_limit,
         "signal": f"B:USR1@{slurm.warn_seconds}",
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "constraint": slurm.constraint,
-        "reservation": slurm.reservation,
-        "exclude": ",".join(exclude) or None,
         "mail-user": slurm.mail_user,
         "mail-type": ",".join(slurm.mail_type) or None,
     }
@@ -136,7 +122,29 @@ def job_directives(job: Job) -> list[str]:
     return list(render_directives(options, further={**dict.fromkeys(flags), **slurm.options}))
 
 
-def _environment_of(config: TrainConfig) -> dict[str, str]:
+def placement_options(config: TrainConfig, *, bad_nodes: Sequence[str] = ()) -> dict[str, object]:
+    """Where and how large a job is: options of sbatch and srun by their long names; None leaves one out."""
+    slurm = config.cluster.slurm
+    gpus = config.cluster.gpus_per_node if slurm.gpu_option != "none" else None
+    wanted = None if gpus is None else ":".join(word for word in (slurm.gpu_type, str(gpus)) if word)
+    exclude = [*([slurm.exclude] if slurm.exclude else []), *bad_nodes]
+    return {
+        "nodes": config.cluster.num_nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": slurm.cpus_per_task,
+        "gpus-per-node": wanted if slurm.gpu_option == "gpus-per-node" else None,
+        "gres": f"gpu:{wanted}" if wanted and slurm.gpu_option == "gres" else None,
+        "mem": slurm.memory,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "reservation": slurm.reservation,
+        "exclude": ",".join(exclude) or None,
+    }
+
+
+def environment_of(config: TrainConfig) -> dict[str, str]:
     """Variables of the run: of the network first, so that others can say otherwise."""
     slurm = config.cluster.slurm
     network = slurm.network_interface
@@ -147,7 +155,8 @@ def _environment_of(config: TrainConfig) -> dict[str, str]:
     return {name: str(value) for name, value in {**variables, **given}.items()}
 
 
-def _srun_options(config: TrainConfig) -> list[str]:
+def srun_options(config: TrainConfig) -> list[str]:
+    """Options of the srun that starts one launcher on each node."""
     slurm = config.cluster.slurm
     options = ["--kill-on-bad-exit=1"]
     if slurm.cpus_per_task is not None:
@@ -162,7 +171,8 @@ def _srun_options(config: TrainConfig) -> list[str]:
     return options
 
 
-def _container_prefix(config: TrainConfig) -> str:
+def container_prefix(config: TrainConfig) -> str:
+    """What stands before the command of a task that runs in Apptainer."""
     container = config.cluster.slurm.container
     if not container.image or container.runtime != "apptainer":
         return ""

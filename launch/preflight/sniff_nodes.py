@@ -1,0 +1,49 @@
+"""The sniff test as a small Slurm job: one launcher on each node, all under one srun that waits for its turn."""
+
+import os
+import secrets
+import shlex
+import sys
+from pathlib import Path
+
+from launch.nodes import check_nodes, processes_per_node
+from launch.preflight.finding import Finding, skipped
+from launch.preflight.host import nearest_existing
+from launch.preflight.sniff import run_sniff
+from launch.slurm.render import container_prefix, environment_of, placement_options, srun_options
+from trainer.common.slurm import render_directives
+from trainer.config.schema import TrainConfig
+
+TIME_LIMIT = "10"
+"""Minutes that the job may run."""
+
+
+def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
+    """Measure as many nodes as the run takes, placed as the run will be."""
+    if list(check_nodes(config)):
+        return skipped("sniff", "processes cannot be shared out to nodes")
+    return run_sniff(build_srun(config), directory=nearest_existing(run_directory), environment=os.environ)
+
+
+def build_srun(config: TrainConfig) -> list[str]:
+    """The command up to the module that every node's processes run."""
+    slurm = config.cluster.slurm
+    options = {"job-name": "trireme-preflight", "time": TIME_LIMIT, **placement_options(config)}
+    flags = {"quiet": None, **({"exclusive": None} if slurm.exclusive else {}), **slurm.options}
+    # srun's long options are sbatch's; these are quoted for a shell.
+    asked = [line.removeprefix("#SBATCH ") for line in render_directives(options, further=flags)]
+    asked = [word for line in [*asked, *srun_options(config)] for word in shlex.split(line)]
+    before = [f"module load {shlex.quote(module)} || exit" for module in slurm.modules]
+    before += slurm.setup
+    before += [f"export {name}={shlex.quote(value)}" for name, value in environment_of(config).items()]
+    before.append('export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"')
+    python = shlex.quote(slurm.python or ("python3" if slurm.container.image else sys.executable))
+    torchrun = (
+        f"{container_prefix(config)}{python} -m trainer.torchrun"
+        f' --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node {processes_per_node(config)} --rdzv-backend c10d'
+        ' --rdzv-endpoint "$first:$((20000 + SLURM_JOB_ID % 20000))"'
+        f" --rdzv-id sniff-{secrets.token_hex(4)}"
+    )
+    first = 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+    script = "\n".join([*before, first, f'exec {torchrun} "$@"'])
+    return ["srun", *asked, "bash", "-c", script, "sniff"]
