@@ -26,8 +26,11 @@ class Device:
     memory_gb_per_second: float
     link_gb_per_second: float
     link_domain: int
+    """Devices that links join."""
     network_gb_per_second: float
     price_per_hour: float
+    spans_hosts: bool = False
+    """Whether links join devices of several hosts."""
     efficiency_of: str | None = None
     """The type whose fitted coefficients stand in."""
 

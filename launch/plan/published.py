@@ -11,16 +11,17 @@ nothing that can be compared:
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from launch.plan.hardware import load_devices
 from launch.plan.frameworks import load_frameworks
-from launch.plan.job import Job, Layout, Machine, ModelShape
+from launch.plan.hardware import load_devices
+from launch.plan.job import Framework, Job, Layout, Machine, ModelShape
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_CSV = DATA / "published_throughput.csv"
@@ -277,7 +278,7 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
         model=shape,
         layout=_layout(row, shape),
         machine=_machine(row, extra, number_format),
-        framework=load_frameworks()[framework],
+        framework=_framework(row, framework),
     )
     return PublishedRun(
         row=row,
@@ -291,6 +292,12 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
         is_out_of_memory=row["status"] == "OOM",
         states_recompute=row["recompute"] not in ("", "none/selective (not stated)", "selective"),
     )
+
+
+def _framework(row: Mapping[str, str], name: str) -> Framework:
+    traits = load_frameworks()[name]
+    # Without autocast the loss is computed in 16 bits as well.
+    return dataclasses.replace(traits, logit_bytes=6) if "PURE" in row["notes"] else traits
 
 
 def _seconds(row: Mapping[str, str], job: Job) -> float | None:

@@ -1,10 +1,7 @@
-"""What surrounds the model: the `training`, `data`, `tokenizer`, `logging` and `cluster` groups."""
+"""What surrounds the model: the `training`, `data`, `tokenizer` and `logging` groups."""
 
 from dataclasses import dataclass, field
 from typing import Literal
-
-from trainer.config.kubernetes import KubernetesConfig
-from trainer.config.slurm import SlurmConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +94,3 @@ class LoggingConfig:
     """Progress bar on the console; auto shows it on a terminal and plain lines elsewhere."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases settings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """The machines of a run."""
-
-    num_nodes: int = 1
-    """Hosts of the job."""
-    gpus_per_node: int | None = None
-    """Accelerators of one host; null where the launcher counts processes from the layout (CPU)."""
-    device_peak_tflops: float | None = None
-    """Dense peak of one device in bf16 TFLOP/s, for MFU; null looks the device up by name, and leaves MFU out
-    when it is unknown."""
-    timeout_seconds: int = 1800
-    """Longest wait in one collective operation."""
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    """The job on a Slurm cluster."""
-    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
-    """The job on a Kubernetes cluster."""

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.cluster import ClusterConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.run import (
-    ClusterConfig,
     DataConfig,
     LoggingConfig,
     TokenizerConfig,

@@ -90,6 +90,10 @@ RANGES: dict[str, Range] = {
     "cluster.num_nodes": _COUNT,
     "cluster.gpus_per_node": _COUNT,
     "cluster.device_peak_tflops": _POSITIVE,
+    "cluster.device_memory_gib": _POSITIVE,
+    "cluster.intra_node_gb_per_second": _POSITIVE,
+    "cluster.inter_node_gb_per_second": _POSITIVE,
+    "cluster.device_price_per_hour": Range(minimum=0),
     "cluster.timeout_seconds": _COUNT,
     # The most that sbatch takes.
     "cluster.slurm.warn_seconds": Range(minimum=1, maximum=65535),
