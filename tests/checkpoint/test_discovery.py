@@ -19,7 +19,7 @@ from trainer.common.errors import ConfigError, Violation
 from trainer.config.model import ModelConfig
 
 
-def _make(run: Path, *, step: int, state: TrainerState | None = None) -> Path:
+def make(run: Path, *, step: int, state: TrainerState | None = None) -> Path:
     """A checkpoint without tensors."""
     temporary = begin(run, step=step)
     files = {
@@ -30,7 +30,7 @@ def _make(run: Path, *, step: int, state: TrainerState | None = None) -> Path:
     return commit(temporary, step=step, files=files)
 
 
-def _check(
+def check(
     resume: str, run: Path, *, model: ModelConfig = MODEL, padded_vocab_size: int = PADDED_VOCAB_SIZE
 ) -> list[Violation]:
     return check_resume(resume, run_directory=run, model=model, padded_vocab_size=padded_vocab_size)
@@ -59,7 +59,7 @@ SEEN_BY_SIZE = [damage for damage in DAMAGES if damage[1] is not _flip]
 def test_damage_is_named_and_the_last_good_checkpoint_is_used(
     tmp_path: Path, name: str, damage: Callable, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good, bad = _make(tmp_path, step=10), _make(tmp_path, step=20)
+    good, bad = make(tmp_path, step=10), make(tmp_path, step=20)
     damage(bad / name)
     with caplog.at_level(logging.WARNING):
         assert choose_checkpoint("auto", run_directory=tmp_path, verify=True) == good
@@ -72,7 +72,7 @@ def test_damage_is_named_and_the_last_good_checkpoint_is_used(
 
 
 def test_an_unverified_choice_sees_sizes_only(tmp_path: Path) -> None:
-    first, second = _make(tmp_path, step=10), _make(tmp_path, step=20)
+    first, second = make(tmp_path, step=10), make(tmp_path, step=20)
     _flip(second / "__0_0.distcp")
     assert choose_checkpoint("auto", run_directory=tmp_path, verify=False) == second == find_latest(tmp_path)
     _truncate(second / "__0_0.distcp")
@@ -85,7 +85,7 @@ def test_a_rollback_takes_the_one_saved_last_at_or_before_a_step(
     def choose(step: int) -> Path | None:
         return choose_checkpoint("auto", run_directory=tmp_path, verify=True, at_or_before_step=step)
 
-    ten, _, thirty = (_make(tmp_path, step=step) for step in (10, 20, 30))
+    ten, _, thirty = (make(tmp_path, step=step) for step in (10, 20, 30))
     assert choose(30) == thirty
     assert choose(29) == thirty.with_name("step_00000020")
     _flip(thirty.with_name("step_00000020") / "__0_0.distcp")
@@ -93,12 +93,12 @@ def test_a_rollback_takes_the_one_saved_last_at_or_before_a_step(
         assert choose(25) == ten
     assert "step_00000020 is damaged" in caplog.text
     assert choose(9) is None
-    again = _make(tmp_path, step=15)
+    again = make(tmp_path, step=15)
     assert choose(30) == again, "after the run went back to step 10"
 
 
 def test_every_share_of_the_files_is_looked_at(tmp_path: Path) -> None:
-    path = _make(tmp_path, step=10)
+    path = make(tmp_path, step=10)
     for name in ("__0_0.distcp", "__1_0.distcp", STATE_NAME):
         _flip(path / name)
     whole = {str(found) for found in check_checkpoint(path, verify_hashes=True)}
@@ -111,34 +111,34 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
     assert resolve("auto", run_directory=tmp_path / "none") is None
     assert resolve("never", run_directory=tmp_path) is None
     assert find_latest(tmp_path) is None
-    assert _check("auto", tmp_path / "none") == []
+    assert check("auto", tmp_path / "none") == []
     assert not (tmp_path / "none").exists(), "a check writes nothing"
 
 
 def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     for step in (10, 20):
-        (_make(tmp_path, step=step) / "__0_0.distcp").unlink()
+        (make(tmp_path, step=step) / "__0_0.distcp").unlink()
     with pytest.raises(ConfigError) as error:
         resolve("auto", run_directory=tmp_path)
     assert len(error.value.violations) == 2
-    assert len(_check("auto", tmp_path)) == 2
+    assert len(check("auto", tmp_path)) == 2
 
 
 @pytest.mark.parametrize("form", ["", "checkpoints", "checkpoints/step_00000020", "checkpoints/step_00000010"])
 def test_a_path_may_be_a_checkpoint_a_run_or_its_checkpoints(tmp_path: Path, form: str) -> None:
-    _make(tmp_path / "run", step=10)
-    newest = _make(tmp_path / "run", step=20)
+    make(tmp_path / "run", step=10)
+    newest = make(tmp_path / "run", step=20)
     expected = newest.with_name("step_00000010") if form.endswith("10") else newest
     resume = str(tmp_path / "run" / form)
     assert resolve(resume, run_directory=tmp_path / "new") == expected
-    assert _check(resume, tmp_path / "new") == []
-    assert _check(resume, tmp_path / "run") == []
+    assert check(resume, tmp_path / "new") == []
+    assert check(resume, tmp_path / "run") == []
 
 
 def test_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    incomplete = _make(tmp_path / "run", step=10)
+    incomplete = make(tmp_path / "run", step=10)
     (incomplete / "manifest.json").unlink()
     for name, rule in [
         ("absent", "does not exist"),
@@ -146,7 +146,7 @@ def test_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
         ("file", "holds no complete checkpoint"),
         ("run/checkpoints/step_00000010", "holds no complete checkpoint"),
     ]:
-        (violation,) = _check(str(tmp_path / name), tmp_path / "new")
+        (violation,) = check(str(tmp_path / name), tmp_path / "new")
         assert (violation.path, violation.value) == ("resume", str(tmp_path / name))
         assert violation.rule == rule
 
@@ -158,7 +158,7 @@ def test_an_unreadable_path_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", forbidden)
-    (violation,) = _check(str(tmp_path / "run"), tmp_path / "new")
+    (violation,) = check(str(tmp_path / "run"), tmp_path / "new")
     assert "cannot be read: Permission denied" in violation.rule
 
 
@@ -166,42 +166,42 @@ def test_an_unreadable_path_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_damaged_path_is_named_before_anything_starts(
     tmp_path: Path, name: str, damage: Callable, message: str
 ) -> None:
-    path = _make(tmp_path / "run", step=10)
+    path = make(tmp_path / "run", step=10)
     damage(path / name)
-    (violation,) = _check(str(path), tmp_path / "new")
+    (violation,) = check(str(path), tmp_path / "new")
     assert violation.path == str(path / name)
     assert message in str(violation)
 
 
 def test_an_occupied_run_directory_is_never_started_anew(tmp_path: Path) -> None:
-    _make(tmp_path / "run", step=10)
-    _make(tmp_path / "other", step=20)
+    make(tmp_path / "run", step=10)
+    make(tmp_path / "other", step=20)
     for resume in ("never", str(tmp_path / "other")):
-        (violation,) = _check(resume, tmp_path / "run")
+        (violation,) = check(resume, tmp_path / "run")
         assert "already has the checkpoint step_00000010" in violation.rule
         assert "resume=auto" in violation.fix
 
 
 def test_a_run_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (violation,) = _check("auto", tmp_path / "file" / "run")
+    (violation,) = check("auto", tmp_path / "file" / "run")
     assert violation.path == "output_dir"
     assert "cannot be written: Not a directory" in violation.rule
-    (violation,) = _check("auto", Path("/proc/run"))
+    (violation,) = check("auto", Path("/proc/run"))
     assert "cannot be written" in violation.rule
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _make(tmp_path, step=10)
+    path = make(tmp_path, step=10)
     monkeypatch.setattr(manifest, "FORMAT_VERSION", 0)
-    (violation,) = _check("auto", tmp_path)
+    (violation,) = check("auto", tmp_path)
     assert str(violation).startswith(f"{path / 'manifest.json'}=format 1 is a checkpoint format that this version")
 
 
 def test_each_differing_field_is_named_with_both_values(tmp_path: Path) -> None:
-    path = _make(tmp_path, step=10)
+    path = make(tmp_path, step=10)
     other = replace(MODEL, hidden_size=32, num_layers=8, activation="gelu", untie_embeddings_and_output_weights=True)
-    violations = {v.path: v for v in _check("auto", tmp_path, model=other, padded_vocab_size=128)}
+    violations = {v.path: v for v in check("auto", tmp_path, model=other, padded_vocab_size=128)}
     assert set(violations) == {
         "model.hidden_size",
         "model.num_layers",
@@ -217,9 +217,9 @@ def test_each_differing_field_is_named_with_both_values(tmp_path: Path) -> None:
 
 
 def test_what_may_differ(tmp_path: Path) -> None:
-    _make(tmp_path, step=10)
+    make(tmp_path, step=10)
     other = replace(MODEL, seq_length=64, hidden_dropout=0.1, kv_channels=4, rotary_base=5e5, vocab_size=60)
-    assert _check("auto", tmp_path, model=other) == []
+    assert check("auto", tmp_path, model=other) == []
     assert describe_changes(other, state=state_of(10)) == [
         "model.rotary_base was 10000.0 in the checkpoint and is 500000.0 now",
         "model.seq_length was 32 in the checkpoint and is 64 now",
@@ -228,17 +228,17 @@ def test_what_may_differ(tmp_path: Path) -> None:
 
 def test_a_learned_position_table_fixes_the_sequence_length(tmp_path: Path) -> None:
     learned = replace(MODEL, position_embedding_type="learned_absolute")
-    _make(tmp_path, step=10, state=state_of(10, model=learned))
-    (violation,) = _check("auto", tmp_path, model=replace(learned, seq_length=64))
+    make(tmp_path, step=10, state=state_of(10, model=learned))
+    (violation,) = check("auto", tmp_path, model=replace(learned, seq_length=64))
     assert violation.path == "model.seq_length"
 
 
 def test_a_field_that_an_older_checkpoint_does_not_know_had_its_default(tmp_path: Path) -> None:
     state = state_of(10)
     older = replace(state, model={name: value for name, value in state.model.items() if name != "qk_layernorm"})
-    _make(tmp_path, step=10, state=older)
-    assert _check("auto", tmp_path) == []
-    (violation,) = _check("auto", tmp_path, model=replace(MODEL, qk_layernorm=True))
+    make(tmp_path, step=10, state=older)
+    assert check("auto", tmp_path) == []
+    (violation,) = check("auto", tmp_path, model=replace(MODEL, qk_layernorm=True))
     assert violation.path == "model.qk_layernorm"
 
 

@@ -182,19 +182,20 @@ class CheckpointSaver:
 
     def _find(self, at_or_before_step: int) -> Path | None:
         """Look among the run's own, then at what it started from."""
-        verify = self._config.checkpoint.verify
-        for place in ("auto", self._origin.checkpoint):
-            if place is not None:
-                found = choose_checkpoint(
-                    str(place),
-                    run_directory=self._plan.run_directory,
-                    verify=verify,
-                    at_or_before_step=at_or_before_step,
-                    process_group=self._group,
-                )
-                if found is not None:
-                    return found
-        return None
+
+        def choose(resume: str, run_directory: Path) -> Path | None:
+            return choose_checkpoint(
+                resume,
+                run_directory=run_directory,
+                verify=self._config.checkpoint.verify,
+                at_or_before_step=at_or_before_step,
+                process_group=self._group,
+            )
+
+        found, origin = choose("auto", self._plan.run_directory), self._origin.checkpoint
+        if found is None and origin is not None:
+            found = choose(str(origin), origin.parent.parent)
+        return found
 
     def _describe(self, progress: Progress) -> TrainerState:
         return build_state(
@@ -208,6 +209,7 @@ class CheckpointSaver:
             mixture=self._loader.mixture.to_record(),
             loss_scale=self._engine.loss_scale,
             forked_from=self._origin.forked_from,
+            left_out_samples=self._loader.left_out.to_record(),
         )
 
     def _copy(self) -> _Snapshot:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -76,6 +76,13 @@ class Progress:
     consumed_tokens: int = 0
     validation_loss: float | None = None
     """Of the last validation at or before `step`; None before the first one, and where it was not finite."""
+    judgement: Mapping[str, Any] | None = None
+    """`trainer.loop.judge.Judge` as a record: the steps that the next ones are judged by; None before the first."""
+
+    def go_to(self, other: "Progress") -> None:
+        """Stand where another one does."""
+        for entry in dataclasses.fields(self):
+            setattr(self, entry.name, getattr(other, entry.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,10 @@ class TrainerState:
     """Of fp16 training; None for other number formats."""
     validation_loss: float | None = None
     """Of the last validation at or before `step`; see `Progress`."""
+    judgement: Mapping[str, Any] | None = None
+    """See `Progress`."""
+    left_out_samples: Sequence[Sequence[int]] = ()
+    """Ranges (first, end) of samples that no step reads, see `trainer.data.sample_ranges`; behind as well as ahead."""
     forked_from: tuple[ForkPoint, ...] = ()
     """The runs that this one's state comes from, the oldest first; empty for a run that began by itself."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
@@ -125,6 +136,7 @@ class TrainerState:
             consumed_samples=self.consumed_samples,
             consumed_tokens=self.consumed_tokens,
             validation_loss=self.validation_loss,
+            judgement=self.judgement,
         )
 
     def fork(self, checkpoint: Path) -> tuple[ForkPoint, ...]:
@@ -150,6 +162,7 @@ def build_state(
     mixture: Mapping[str, Any] | None = None,
     loss_scale: LossScaleState | None = None,
     forked_from: tuple[ForkPoint, ...] = (),
+    left_out_samples: Sequence[Sequence[int]] = (),
 ) -> TrainerState:
     """Describe a run for a save."""
     return TrainerState(
@@ -163,6 +176,7 @@ def build_state(
         mixture=mixture,
         loss_scale=loss_scale,
         forked_from=forked_from,
+        left_out_samples=left_out_samples,
     )
 
 

@@ -1,0 +1,266 @@
+"""Saving while training goes on: what is written is what was, a failure is told and no more, and a run can go back."""
+
+import logging
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.checkpoint.fragments import assert_filled, flip_bit, fragments_of, layout_in, open_world
+from tests.checkpoint.saving import ONE, open_saving, progress_of
+from tests.distributed.harness import run_distributed
+from trainer.checkpoint import saver
+from trainer.checkpoint.discovery import find_latest
+from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.manifest import read_manifest
+from trainer.checkpoint.saver import Origin
+from trainer.checkpoint.state import ForkPoint, read_state
+from trainer.checkpoint.storage import HashingWriter
+from trainer.common.errors import ConfigError
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.parallel import ParallelConfig
+
+ASYNC, SYNC = CheckpointConfig(), CheckpointConfig(async_save=False)
+BOTH = pytest.mark.parametrize("checkpoint", [ASYNC, SYNC], ids=["async", "sync"])
+
+
+def test_a_save_in_the_background_writes_the_bytes_of_one_in_the_step(tmp_path: Path) -> None:
+    contents = []
+    for name, checkpoint in (("async", ASYNC), ("sync", SYNC)):
+        torch.manual_seed(1)
+        with open_saving(tmp_path / name, checkpoint) as saving:
+            for step in (10, 20):
+                saving.save(step, validation_loss=2.5)
+        contents.append({path.name: path.read_bytes() for path in (find_latest(saving.run) or tmp_path).iterdir()})
+        assert saving.kinds() == [("checkpoint_saved", 10), ("checkpoint_saved", 20)]
+        assert 0 < saving.events[0]["stall_seconds"] <= saving.events[0]["total_seconds"]
+    assert (
+        contents[0].keys() == contents[1].keys() == {".metadata", "__0_0.distcp", "manifest.json", "trainer_state.json"}
+    )
+    assert [name for name in contents[0] if contents[0][name] != contents[1][name]] == []
+
+
+@contextmanager
+def _held(patch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Writing waits for the event."""
+    may_write, write = threading.Event(), HashingWriter.write_data
+
+    def wait(self: HashingWriter, *args: Any) -> Any:
+        assert may_write.wait(60)
+        return write(self, *args)
+
+    patch.setattr(HashingWriter, "write_data", wait)
+    try:
+        yield may_write
+    finally:
+        may_write.set()
+
+
+def test_what_is_written_is_what_was_when_the_step_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _held(monkeypatch) as may_write, open_saving(tmp_path, ASYNC) as saving:
+        torch.manual_seed(5)
+        saving.save(10)
+        drawn = torch.rand(3)
+        for fragment in saving.engine.fragments:
+            for values in fragment.states.values():
+                values.add_(1)
+        assert find_latest(saving.run) is None
+        may_write.set()
+        assert saving.saver.finish()
+        path = find_latest(saving.run)
+        assert path is not None
+    with open_world(ONE) as world:
+        fragments = fragments_of(ONE, world, fill=False)
+        load_checkpoint(path, fragments=fragments, layout=layout_in(ONE))
+        assert_filled(fragments)
+        assert torch.equal(torch.rand(3), drawn), "random states too"
+
+
+def test_one_save_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with _held(monkeypatch) as may_write, open_saving(tmp_path, ASYNC) as saving, caplog.at_level(logging.INFO):
+        saving.save(10)
+        timer = threading.Timer(0.3, may_write.set)
+        timer.start()
+        saving.save(20)
+        assert saving.kinds() == [("checkpoint_saved", 10)]
+        assert "waiting for the checkpoint of step 10, which is still being written" in caplog.text
+        assert saving.saver.finish()
+        timer.join()
+        assert saving.names() == ["step_00000010", "step_00000020"]
+
+
+def test_a_step_is_saved_once(tmp_path: Path) -> None:
+    with open_saving(tmp_path, ASYNC) as saving:
+        saving.save(10)
+        assert saving.saver.save_last(progress_of(10))
+        assert read_manifest(saving.run / "checkpoints" / "step_00000010").serial == 1
+    with open_saving(tmp_path, ASYNC, step=10) as saving:
+        saving.save(10)
+        assert saving.events == [], "what was loaded counts"
+
+
+def test_host_memory_is_used_again(tmp_path: Path) -> None:
+    with open_saving(tmp_path, ASYNC) as saving:
+        places = []
+        for step in (1, 2):
+            saving.save(step)
+            places.append(saving.saver._host_copy._memory.data_ptr())
+        num_elements = sum(fragment.num_elements for fragment in saving.engine.fragments)
+        assert saving.saver._host_copy.num_bytes == 12 * num_elements
+        assert places[0] == places[1]
+
+
+@contextmanager
+def _small_disk() -> Iterator[None]:
+    """Files cannot grow beyond 20 kB: an error of the operating system in the midst of writing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@BOTH
+def test_a_save_that_fails_is_told_and_training_goes_on(
+    tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_saving(tmp_path, replace(checkpoint, keep_last=1)) as saving:
+        saving.save(10)
+        assert saving.saver.finish()
+        with _small_disk():
+            saving.save(20)
+            assert not saving.saver.finish()
+        (record,) = [r for r in caplog.records if r.levelno == logging.ERROR and r.name == saver.__name__]
+        message = record.getMessage()
+        assert message.startswith(
+            f"THE CHECKPOINT OF STEP 20 IS NOT SAVED in {saving.run / 'checkpoints'}: failed while"
+        )
+        assert "rank 0: OSError: [Errno 27] File too large" in message
+        assert message.endswith(f"the newest checkpoint is {saving.run / 'checkpoints' / 'step_00000010'}")
+        failure = saving.events[-1]
+        assert (failure["kind"], failure["step"]) == ("checkpoint_failed", 20)
+        assert "File too large" in failure["reason"]
+        assert saving.names() == ["step_00000010"], "what was written is removed, and nothing older is deleted"
+        saving.save(20)
+        assert saving.saver.finish(), "the next save tries again, of the same step too"
+        assert saving.names() == ["step_00000020"]
+
+
+@BOTH
+def test_a_run_that_cannot_save_its_end_says_so(
+    tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_saving(tmp_path, checkpoint) as saving:
+        with _small_disk():
+            assert not saving.saver.save_last(progress_of(7))
+        assert "the run ends at step 7 without having saved it (failed while saving" in caplog.text
+        assert "there is no checkpoint to go on from" in caplog.text
+        saving.save(6)
+        with _small_disk():
+            saving.save(7)
+        assert saving.saver.save_last(progress_of(7)), "what failed at the last interval is tried again"
+        with _small_disk():
+            assert not saving.saver.save_last(progress_of(8))
+        assert f"resume=auto goes on from {saving.run / 'checkpoints' / 'step_00000007'}" in caplog.text
+
+
+def test_going_back_puts_the_state_into_the_running_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_saving(tmp_path, ASYNC) as saving:
+        for step in (10, 20, 30):
+            saving.engine.num_updates = step
+            saving.save(step)
+        for fragment in saving.engine.fragments:
+            fragment.states["param"].fill_(float("nan"))
+        state = saving.saver.go_back(at_or_before_step=29)
+        assert state is not None
+        assert (state.step, state.consumed_samples, saving.engine.num_updates) == (20, 160, 20)
+        assert_filled(saving.engine.fragments)
+        assert saving.names() == ["step_00000010", "step_00000020", "step_00000030.abandoned"]
+        assert "step_00000030.abandoned is set aside: the run goes on from step 20" in caplog.text
+        assert find_latest(saving.run) == saving.run / "checkpoints" / "step_00000020"
+        saving.save(20)
+        assert saving.kinds()[-1] == ("checkpoint_saved", 30), "step 20 is there"
+        saving.save(30)
+        assert saving.saver.finish()
+        assert saving.names() == ["step_00000010", "step_00000020", "step_00000030"]
+        assert find_latest(saving.run) == saving.run / "checkpoints" / "step_00000030"
+
+
+def test_going_back_passes_over_what_is_damaged(tmp_path: Path) -> None:
+    with open_saving(tmp_path, SYNC) as saving:
+        for step in (10, 20):
+            saving.save(step)
+        flip_bit(saving.run / "checkpoints" / "step_00000020" / "__0_0.distcp", position=5000)
+        state = saving.saver.go_back(at_or_before_step=20)
+        assert state is not None and state.step == 10
+        flip_bit(saving.run / "checkpoints" / "step_00000010" / "__0_0.distcp", position=5000)
+        with pytest.raises(ConfigError, match="has changed since it was written"):
+            saving.saver.go_back(at_or_before_step=20)
+
+
+def test_there_may_be_nothing_to_go_back_to(tmp_path: Path) -> None:
+    with open_saving(tmp_path, ASYNC) as saving:
+        saving.save(10)
+        assert saving.saver.go_back(at_or_before_step=9) is None
+        assert saving.names() == ["step_00000010"], "nothing has changed"
+
+
+def test_a_fork_goes_back_to_what_it_started_from(tmp_path: Path) -> None:
+    with open_saving(tmp_path, SYNC, run_name="parent") as saving:
+        saving.save(10)
+    parent = saving.run / "checkpoints" / "step_00000010"
+    lineage = (ForkPoint(run_name="parent", step=10, checkpoint=str(parent)),)
+    origin = Origin(checkpoint=parent, forked_from=lineage)
+    with open_saving(tmp_path, SYNC, run_name="child", origin=origin, step=10) as saving:
+        saving.save(20)
+        assert read_state(saving.run / "checkpoints" / "step_00000020").forked_from == lineage
+        state = saving.saver.go_back(at_or_before_step=19)
+        assert state is not None and (state.run_name, state.step) == ("parent", 10)
+        assert saving.names() == ["step_00000020.abandoned"]
+    assert parent.exists()
+
+
+def _on_two_ranks(directory: Path) -> list[tuple[bool, str | None]]:
+    """Saves in both modes that one rank cannot take part in, between others that work."""
+    answers = []
+    for name, checkpoint in (("async", ASYNC), ("sync", SYNC)):
+        parallel = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
+        with open_saving(directory, checkpoint, run_name=name, parallel=parallel) as saving:
+            rank = torch.distributed.get_rank()
+            for step in (1, 2, 3):
+                saving.engine.failure = MemoryError("no host memory") if step == 2 and rank == 1 else None
+                saving.save(step)
+                # Collectives of training go on meanwhile, in the order that the main threads give them.
+                for _ in range(50):
+                    torch.distributed.all_reduce(torch.ones(1))
+                answers.append((saving.saver.finish(), saving.saver._failure))
+            torch.distributed.barrier()
+            if rank == 0:
+                assert saving.names() == ["step_00000001", "step_00000003"]
+                assert [kind for kind, _ in saving.kinds()] == [
+                    "checkpoint_saved",
+                    "checkpoint_failed",
+                    "checkpoint_saved",
+                ]
+            else:
+                assert saving.events == []
+            assert saving.saver.go_back(at_or_before_step=2) is not None
+    return answers
+
+
+def test_what_one_rank_cannot_do_all_ranks_hear_of(tmp_path: Path) -> None:
+    first, second = run_distributed(_on_two_ranks, 2, tmp_path)
+    assert first == second
+    assert [is_saved for is_saved, _ in first] == [True, False, True] * 2
+    assert (
+        first[1][1]
+        == first[4][1]
+        == "failed while saving the checkpoint of step 2: rank 1: MemoryError: no host memory"
+    )
