@@ -1,20 +1,13 @@
 """The composition root: the one place where configuration, processes, model, data, engine and sinks meet."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import distributed
 
-from trainer.checkpoint.discovery import choose_checkpoint
-from trainer.checkpoint.load import load_checkpoint
-from trainer.checkpoint.model_match import check_model, describe_changes
-from trainer.checkpoint.run_directory import is_inside, keep_former_file
-from trainer.checkpoint.saver import CheckpointSaver, Origin
-from trainer.checkpoint.state import Layout, Progress, TrainerState, layout_of, read_state
-from trainer.common.errors import raise_if_any
+from trainer.checkpoint.saver import CheckpointSaver
+from trainer.checkpoint.state import Layout, Progress, TrainerState, layout_of
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -23,18 +16,22 @@ from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.microbatch import DocumentConfig
 from trainer.data.mixture import Mixture
+from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import ValidationLoader, build_validation_loader
 from trainer.engine import factory
 from trainer.engine.base import Engine
+from trainer.health.build import build_health
+from trainer.health.health import Health
+from trainer.health.vigil import Vigil
+from trainer.loop.recovery import Recovery
 from trainer.loop.train_loop import LoopConfig, TrainLoop
-from trainer.metrics import events, jsonl
+from trainer.metrics import events
 from trainer.metrics.mfu import device_peak_tflops
 from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.parallel.world import World
-
-_LOGGER = logging.getLogger(__name__)
+from trainer.restore import recall_past, restore_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,10 +44,12 @@ class Run:
     validation: ValidationLoader | None
     recorder: MetricsRecorder
     saver: CheckpointSaver
+    health: Health
 
     def close(self) -> None:
         """Release everything, in the reverse order of building."""
         self.saver.finish()
+        self.health.close()
         self.recorder.close()
         if self.validation is not None:
             self.validation.close()
@@ -58,19 +57,19 @@ class Run:
         self.engine.close()
 
 
-def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
+def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
     Raises:
         ConfigError: on every rank, when the checkpoint or the data cannot be used.
     """
-    engine = build_engine(config, plan=plan, world=world)
+    chunks: list[GPTModel] = []
+    engine = build_engine(config, plan=plan, world=world, watch=chunks.extend)
     layout = _layout(config, world)
     state, origin = restore_run(config, plan=plan, engine=engine, layout=layout)
     progress = state.progress if state is not None else Progress()
-    loader = build_training_loader(config, plan=plan, world=world, state=state)
-    if state is None and world.is_main_rank:
-        keep_former_file(plan.run_directory / jsonl.FILE_NAME)
+    past = recall_past(config, plan=plan, state=state)
+    loader = build_training_loader(config, plan=plan, world=world, state=state, left_out=past.left_out)
     recorder = build_recorder(
         config.logging,
         run_directory=plan.run_directory,
@@ -100,6 +99,15 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
         progress=progress,
         record=event_log.record,
     )
+    health = build_health(
+        config.health,
+        clock=vigil.clock,
+        processes=vigil.processes,
+        chunks=chunks,
+        stage=world.pp_rank,
+        groups=world.groups,
+        device=world.device,
+    )
     loop = TrainLoop(
         LoopConfig(
             training=config.training,
@@ -119,10 +127,28 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World) -> Run:
             peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
         ),
         saver=saver,
+        health=health,
+        recovery=Recovery(
+            config.recovery,
+            min_loss_scale=config.precision.min_loss_scale,
+            rewinder=saver,
+            loader=loader,
+            recorder=recorder,
+            ledger=past.ledger,
+            state=state,
+        ),
         progress=progress,
         device=world.device,
     )
-    return Run(loop=loop, engine=engine, loader=loader, validation=validation, recorder=recorder, saver=saver)
+    return Run(
+        loop=loop,
+        engine=engine,
+        loader=loader,
+        validation=validation,
+        recorder=recorder,
+        saver=saver,
+        health=health,
+    )
 
 
 def build_engine(
@@ -223,38 +249,19 @@ def _document_config(config: TrainConfig, plan: RunPlan) -> DocumentConfig | Non
     )
 
 
-def restore_run(
-    config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout
-) -> tuple[TrainerState | None, Origin]:
-    """Load the checkpoint that `resume` names into the engine; no state where the run starts anew."""
-    path = find_checkpoint(config, plan=plan)
-    if path is None:
-        return None, Origin()
-    state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
-    engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
-    is_fork = not is_inside(path, plan.run_directory)
-    return state, Origin(checkpoint=path, forked_from=state.fork(path) if is_fork else state.forked_from)
-
-
-def find_checkpoint(config: TrainConfig, *, plan: RunPlan) -> Path | None:
-    """Choose the checkpoint that `resume` names, whose tensors must fit the model; all ranks call this.
-
-    Raises:
-        ConfigError: on every rank, when it is another model's, or all candidates are damaged.
-    """
-    path = choose_checkpoint(config.resume, run_directory=plan.run_directory, verify=config.checkpoint.verify)
-    if path is not None:
-        saved = read_state(path)
-        raise_if_any(check_model(config.model, padded_vocab_size=plan.padded_vocab_size, state=saved, checkpoint=path))
-        for change in describe_changes(config.model, state=saved):
-            _LOGGER.warning("%s", change)
-    return path
-
-
 def build_training_loader(
-    config: TrainConfig, *, plan: RunPlan, world: World, state: TrainerState | None = None
+    config: TrainConfig,
+    *,
+    plan: RunPlan,
+    world: World,
+    state: TrainerState | None = None,
+    left_out: SampleRanges | None = None,
 ) -> BatchLoader:
-    """Build the loader of this rank's training batches, from where the checkpoint stood."""
+    """Build the loader of this rank's training batches, from where the checkpoint stood.
+
+    Args:
+        left_out: samples that no step reads.
+    """
     mixture = state.mixture if state is not None else None
     return build_loader(
         config.data.train,
@@ -269,6 +276,7 @@ def build_training_loader(
         vocab_size=plan.vocab_size,
         documents=_document_config(config, plan),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
+        left_out=left_out,
     )
 
 

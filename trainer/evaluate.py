@@ -41,11 +41,12 @@ def run(overrides: list[str]) -> int:
     inputs = load_inputs(overrides, check_files=_check_files)
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
-    from trainer.build import build_chunks, build_validation, find_checkpoint  # noqa: PLC0415 - see above
+    from trainer.build import build_chunks, build_validation  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
     from trainer.loop.validation import run_validation  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
+    from trainer.restore import find_checkpoint  # noqa: PLC0415 - see above
 
     world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
     checkpoint = find_checkpoint(config, plan=plan)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config import rule_cases
+from tests.config.health_rule_cases import HEALTH_CASES
 from tests.config.moe_rule_cases import MOE_CASES
+from tests.config.recovery_rule_cases import RECOVERY_CASES
 from tests.config.slurm_rule_cases import MAPPING_CASES, SLURM_CASES
 from trainer.common.errors import Violation
 from trainer.config.fields import leaf_paths, union_members
@@ -20,7 +22,7 @@ from trainer.config.rules.rule import Rule
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import RULES, validate
 
-CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES]
+CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *RECOVERY_CASES, *HEALTH_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 

@@ -19,6 +19,7 @@ from trainer.data.batch import MicroBatch
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.mixture import Mixture
 from trainer.data.prefetch import Prefetcher
+from trainer.data.sample_ranges import SampleRanges
 
 SEQ_LENGTH = 8
 
@@ -126,6 +127,56 @@ def test_a_changed_mixture_goes_on_without_repeats(configs: list[DatasetConfig])
     changed = [DatasetConfig(paths=configs[1].paths, weight=0.5), DatasetConfig(paths=configs[0].paths, weight=0.5)]
     rows |= _read(changed, 2, consumed_samples=24, former_mixture=Mixture.from_record(record))
     assert len({row[0] for row in rows.values()}) == 48
+
+
+@pytest.mark.parametrize("layout", [(1, 2, 0), (2, 3, 2), (3, 2, 1)])
+def test_samples_that_are_left_out_are_read_by_no_rank_and_the_others_move_up(
+    configs: list[DatasetConfig], layout: tuple[int, int, int]
+) -> None:
+    dp_size, micro_batch_size, prefetch_steps = layout
+    left_out = SampleRanges.of([(5, 9), (12, 12), (30, 54)])
+    whole = _read(configs, 9)
+    together: dict[int, list[int]] = {}
+    for dp_rank in range(dp_size):
+        changes = {"dp_rank": dp_rank, "dp_size": dp_size, "prefetch_steps": prefetch_steps}
+        with _build(configs, micro_batch_size=micro_batch_size, left_out=left_out, **changes) as loader:
+            steps, ends = [], []
+            for _ in range(5):
+                steps.append(loader.next_step())
+                ends.append(loader.consumed_samples)
+        # What a checkpoint at any of these places gives.
+        assert ends == [16, 28, 64, 76, 88]
+        together |= _rows(steps)
+    remaining = [sample for sample in range(88) if not (5 <= sample < 9 or 30 <= sample < 54)]
+    assert together == {sample: whole[sample] for sample in remaining}
+    assert len(remaining) == 5 * 12
+    resumed = _read(configs, 2, consumed_samples=28, left_out=left_out)
+    assert resumed == {sample: whole[sample] for sample in remaining if 28 <= sample < 76}
+
+
+@pytest.mark.parametrize("prefetch_steps", [0, 2])
+def test_seek_goes_on_from_another_place(configs: list[DatasetConfig], prefetch_steps: int) -> None:
+    whole = _read(configs, 9)
+    with _build(configs, prefetch_steps=prefetch_steps) as loader:
+        for _ in range(4):
+            loader.next_step()
+        loader.seek(24, left_out=SampleRanges.of([(24, 40)]))
+        assert _prefetch_threads() == (prefetch_steps > 0)
+        rows = _rows([loader.next_step() for _ in range(2)])
+        assert rows == {sample: whole[sample] for sample in range(40, 64)}
+        assert loader.consumed_samples == 64
+    assert _prefetch_threads() == 0
+
+
+def test_a_changed_mixture_leaves_out_nothing_of_the_former_one(configs: list[DatasetConfig]) -> None:
+    with _build(configs) as loader:
+        former = loader.mixture
+    changed = [DatasetConfig(paths=configs[1].paths, weight=0.5), DatasetConfig(paths=configs[0].paths, weight=0.5)]
+    left_out = SampleRanges.of([(3, 5), (20, 40)])
+    with _build(changed, consumed_samples=24, former_mixture=former, left_out=left_out) as loader:
+        assert loader.left_out == SampleRanges.of([(3, 5), (20, 24)])
+    with _build(configs, consumed_samples=24, former_mixture=former, left_out=left_out) as loader:
+        assert loader.left_out == left_out
 
 
 def test_seeds_have_their_own_order(configs: list[DatasetConfig]) -> None:

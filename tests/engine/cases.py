@@ -138,6 +138,8 @@ def run_two() -> Account:
             "dp2 zero0": skip_a_step(Case(engine=ZERO_0), bad_rank=1),
             "megatron tp2 plain": skip_a_step(Case(parallel=TP2_SP, engine=MEGATRON_PLAIN), bad_rank=1),
             "megatron dp2": skip_a_step(Case(engine=MEGATRON), bad_rank=1),
+            "loss dp2": skip_a_step(Case(), bad_rank=1, is_loss_bad=True),
+            "loss megatron pp2 vp2": skip_a_step(Case(parallel=PP2_VP2, engine=MEGATRON), bad_rank=1, is_loss_bad=True),
         },
     )
 
@@ -154,6 +156,8 @@ def run_four() -> Account:
         trained=train_all({name: case for name, (_, case) in FOUR.items()} | sixteen_bits),
         skipped={
             "dp2 pp2": skip_a_step(Case(parallel=PP2), bad_rank=3),
+            "loss dp2 pp2": skip_a_step(Case(parallel=PP2), bad_rank=3, is_loss_bad=True),
+            "loss fp16": skip_a_step(sixteen_bits["fp16"], bad_rank=3, is_loss_bad=True),
             **{name: skip_a_step(case, bad_rank=3) for name, case in sixteen_bits.items()},
         },
         formats={name: find_formats(case) for name, case in sixteen_bits.items()}

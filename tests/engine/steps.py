@@ -199,8 +199,13 @@ class Skipped:
     """Those of the same steps where no bad step came between."""
 
 
-def skip_a_step(case: Case, *, bad_rank: int) -> Skipped:
-    """Between good steps take one whose gradient is infinite in one parameter of one rank; all ranks call this."""
+def skip_a_step(case: Case, *, bad_rank: int, is_loss_bad: bool = False) -> Skipped:
+    """Between good steps take one that is not finite on one rank; all ranks call this.
+
+    Args:
+        is_loss_bad: the loss is infinite, and its gradient would not be; otherwise the gradient of one parameter is.
+            `bad_rank` has the last layers then.
+    """
     with open_engine(case) as (engine, _, world):
         undisturbed = [take_step(engine, step, case=case, world=world).loss for step in range(4)]
     with open_engine(case) as (engine, chunks, world):
@@ -208,7 +213,13 @@ def skip_a_step(case: Case, *, bad_rank: int) -> Skipped:
             take_step(engine, step, case=case, world=world)
         before, num_updates = _state_of(engine, chunks), engine.num_updates
         parameter = next(parameter for name, parameter in chunks[0].named_parameters() if "norm" in name)
-        hook = parameter.register_hook(lambda grad: grad * torch.inf) if world.rank == bad_rank else None
+        hook = None
+        if world.rank == bad_rank:
+            hook = (
+                chunks[-1].register_forward_hook(lambda module, inputs, losses: losses + torch.inf)
+                if is_loss_bad
+                else parameter.register_hook(lambda grad: grad * torch.inf)
+            )
         result = take_step(engine, 2, case=case, world=world)
         if hook is not None:
             hook.remove()

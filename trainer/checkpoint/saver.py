@@ -109,7 +109,7 @@ class CheckpointSaver:
 
     def save(self, progress: Progress) -> None:
         """Save where the run stands, unless that is saved; first waits for the save before."""
-        if self._pending is not None and not self._pending.failure.done():
+        if self._pending is not None and self.is_saving:
             _LOGGER.info("waiting for the checkpoint of step %d, which is still being written", self._pending.step)
         self.finish()
         if progress.step == self._saved_step:
@@ -131,6 +131,11 @@ class CheckpointSaver:
             kwargs={"state": state, "snapshot": snapshot, "start": start, "stall_seconds": stall_seconds},
             daemon=True,  # a process that must leave at once does not wait for it
         ).start()
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save is being written on this rank."""
+        return self._pending is not None and not self._pending.failure.done()
 
     def finish(self) -> bool:
         """Wait for the save in progress; False when the newest save failed."""

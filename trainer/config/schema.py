@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.cluster import ClusterConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trainer.config.health import HealthConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.config.recovery import RecoveryConfig
 from trainer.config.run import (
     DataConfig,
     LoggingConfig,
@@ -50,5 +52,9 @@ class TrainConfig:
     """Saving."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     """Metrics."""
+    health: HealthConfig = field(default_factory=HealthConfig)
+    """Watching over the run."""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """What follows when training goes wrong."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """Machines."""

@@ -7,11 +7,13 @@ from trainer.config.fields import is_inside
 from trainer.config.rules import (
     documents,
     engines,
+    health,
     layout,
     model,
     moe,
     pipeline,
     recompute,
+    recovery,
     slurm,
     surroundings,
     training,
@@ -30,6 +32,8 @@ RULES = (
     *engines.RULES,
     *zero.RULES,
     *documents.RULES,
+    *health.RULES,
+    *recovery.RULES,
     *surroundings.RULES,
     *slurm.RULES,
 )

@@ -132,8 +132,10 @@ def _forward_step(
         def weighted_loss(token_losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             mask = on_this_rank(batch.loss_mask)
             loss_sum = (token_losses.float() * mask).sum()
+            # A loss that is not finite may have a gradient that is: 0 * inf makes it NaN, so that no rank updates.
+            guarded = weight + 0 * loss_sum.detach()
             # The schedule changes the loss in place; what is logged is a tensor of its own.
-            return loss_sum * weight, torch.stack([loss_sum.detach(), mask.sum()]).double()
+            return loss_sum * guarded, torch.stack([loss_sum.detach(), mask.sum()]).double()
 
         return output, weighted_loss
 

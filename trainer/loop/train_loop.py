@@ -8,12 +8,15 @@ from typing import Literal, Protocol
 import torch
 
 from trainer.checkpoint.state import Progress
+from trainer.common.rank_times import RankTimes
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import TrainingConfig
 from trainer.data.loader import BatchLoader
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine, StepResult
+from trainer.health.phase_clock import Phase
+from trainer.loop.judge import Finding
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.stop import StopRequest
 from trainer.loop.validation import run_validation
@@ -43,6 +46,30 @@ class Saver(Protocol):
         ...
 
 
+class Health(Protocol):
+    """Watches over the run; all ranks call every method."""
+
+    def enter(self, phase: Phase, step: int) -> None:
+        """Something begins; the step is the one that is taken, or was taken last."""
+        ...
+
+    def after_step(self, step: int) -> RankTimes | None:
+        """Make the checks that are due; the slowest rank, when the ranks were compared."""
+        ...
+
+
+class Recovery(Protocol):
+    """Judges steps and undoes what went wrong; all ranks call it."""
+
+    def judge(self, progress: Progress, result: StepResult, *, first_sample: int) -> Finding | None:
+        """What is wrong with the step, if it asks for something to be done."""
+        ...
+
+    def act(self, progress: Progress, finding: Finding) -> bool:
+        """Do it; whether the run has gone back, to where progress says now."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """The settings that decide what happens when."""
@@ -67,13 +94,16 @@ class TrainLoop:
         recorder: MetricsRecorder,
         meter: ThroughputMeter,
         saver: Saver,
+        health: Health,
+        recovery: Recovery,
         progress: Progress,
         device: torch.device,
     ) -> None:
         self.progress = progress
         self._config = config
         self._engine, self._loader, self._validation = engine, loader, validation
-        self._recorder, self._meter, self._saver = recorder, meter, saver
+        self._recorder, self._meter, self._saver, self._health = recorder, meter, saver, health
+        self._recovery = recovery
         self._device = device
 
     def run(self, stop: StopRequest) -> Outcome:
@@ -88,23 +118,29 @@ class TrainLoop:
         if self.progress.step >= last_step:
             _LOGGER.info("nothing to do: step %d of %d is done", self.progress.step, last_step)
         while self.progress.step < last_step:
-            self._take_step()
+            if self._take_step():
+                continue
             step = self.progress.step
             if training.eval_interval and (step % training.eval_interval == 0 or step == training.train_iters):
                 self._validate()
             is_stopping = stop.is_agreed(device=self._device)
             if checkpoint.save_interval and step % checkpoint.save_interval == 0:
+                self._health.enter("checkpoint", step)
                 self._saver.save(self.progress)
             if is_stopping:
                 return self._end("stopped")
         return self._end("done")
 
     def _end(self, outcome: Outcome) -> Outcome:
+        self._health.enter("checkpoint", self.progress.step)
         is_last_saved = self._config.checkpoint.save_at_end
         is_saved = self._saver.save_last(self.progress) if is_last_saved else self._saver.finish()
+        self._health.enter("end", self.progress.step)
         return outcome if is_saved else "unsaved"
 
-    def _take_step(self) -> None:
+    def _take_step(self) -> bool:
+        """Take one; whether it has led back to an earlier one."""
+        self._health.enter("step", self.progress.step + 1)
         self._meter.start()
         rate = learning_rate(
             self.progress.step,
@@ -112,14 +148,23 @@ class TrainLoop:
             schedule=self._config.lr_schedule,
             train_iters=self._config.training.train_iters,
         )
+        first_sample = self._loader.consumed_samples
         result = self._engine.train_step(self._loader.next_step(), learning_rate=rate)
         throughput = self._meter.stop()
         self.progress.step += 1
         self.progress.consumed_samples = self._loader.consumed_samples
         self.progress.consumed_tokens += self._config.tokens_per_step
-        self._recorder.record_step(self._step_metrics(result, throughput, rate))
+        rank_times = self._health.after_step(self.progress.step)
+        self._recorder.record_step(self._step_metrics(result, throughput, rate, rank_times))
+        finding = self._recovery.judge(self.progress, result, first_sample=first_sample)
+        if finding is None:
+            return False
+        self._health.enter("checkpoint", self.progress.step)
+        return self._recovery.act(self.progress, finding)
 
-    def _step_metrics(self, result: StepResult, throughput: Throughput, rate: float) -> StepMetrics:
+    def _step_metrics(
+        self, result: StepResult, throughput: Throughput, rate: float, rank_times: RankTimes | None
+    ) -> StepMetrics:
         return StepMetrics(
             step=self.progress.step,
             loss=result.loss,
@@ -136,11 +181,13 @@ class TrainLoop:
             num_skipped_steps=self.progress.step - self._engine.num_updates,
             loss_scale=result.loss_scale,
             routing=result.routing,
+            rank_times=rank_times,
         )
 
     def _validate(self) -> None:
         if self._validation is None:
             return
+        self._health.enter("validation", self.progress.step)
         result = run_validation(self._validation, evaluate=self._engine.evaluate)
         self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
         self._recorder.record_validation(

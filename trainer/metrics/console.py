@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.common.progress import format_bytes, format_count, should_draw_bar
-from trainer.metrics.record import StepMetrics, ValidationMetrics
+from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
 
 
 class PlainConsoleSink:
@@ -23,6 +23,10 @@ class PlainConsoleSink:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Write one line."""
         _write(validation_line(metrics, total_steps=self._total_steps))
+
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Write one line."""
+        _write(rollback_line(metrics, total_steps=self._total_steps))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -55,6 +59,11 @@ class BarConsoleSink:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Leave one line above the bar."""
         self._line(validation_line(metrics, total_steps=self._total_steps))
+
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Move the bar back and leave one line above it."""
+        self._progress.update(self._task, completed=metrics.step)
+        self._line(rollback_line(metrics, total_steps=self._total_steps))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -94,6 +103,15 @@ def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
     return (
         f"{_step(metrics.step, total_steps)} | validation loss {metrics.loss:8.4f}"
         f" | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens"
+    )
+
+
+def rollback_line(metrics: RollbackMetrics, *, total_steps: int) -> str:
+    """From where training goes on, on one line, in the columns of the step lines."""
+    num_samples = sum(end - first for first, end in metrics.skipped_samples)
+    return (
+        f"{_step(metrics.step, total_steps)} | WENT BACK from step {metrics.from_step}: {metrics.trouble}"
+        f" | {format_count(num_samples)} samples are left out"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from trainer.common.rank_times import RankTimes
 from trainer.common.routing import LayerRouting
 
 
@@ -29,7 +30,7 @@ class StepMetrics:
     mfu: float | None
     """Share of the device's bf16 peak that the model's operations reach; None where the peak is unknown."""
     consumed_samples: int
-    """Sequences trained on since the start of the run."""
+    """Sequences that are behind in the global order; those that a rollback left out are among them."""
     consumed_tokens: int
     memory_bytes: int
     """Most that was allocated on the device of rank 0; on CPU the resident memory of its process."""
@@ -41,6 +42,8 @@ class StepMetrics:
     """Factor of the loss in the backward pass; None unless the weights are fp16."""
     routing: tuple[LayerRouting, ...] | None = None
     """What each mixture-of-experts layer did; None where no layer has experts. See `routing_fields`."""
+    rank_times: RankTimes | None = None
+    """The slowest rank; None at steps after which ranks are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +70,33 @@ class ValidationMetrics:
             return math.inf
 
 
-def fields_of(metrics: StepMetrics | ValidationMetrics) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class RollbackMetrics:
+    """Training went wrong and goes on from an earlier step."""
+
+    kind: ClassVar[str] = "rollback"
+
+    step: int
+    """Optimizer steps done in the state that training goes on from; later ones are taken again."""
+    from_step: int
+    """Optimizer steps done before."""
+    trouble: str
+    """What went wrong: not_finite, loss_spike or grad_norm_spike."""
+    skipped_samples: list[list[int]]
+    """Ranges (first, end) of samples that are left out from now on; none where the same ones are taken again."""
+    consumed_samples: int
+
+
+def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dict[str, Any]:
     """Every field by name, in order; the perplexity of a validation; what experts did, where there are any."""
     fields = dataclasses.asdict(metrics)
     if isinstance(metrics, StepMetrics):
-        del fields["routing"]
+        del fields["routing"], fields["rank_times"]
         if metrics.routing:
             fields |= routing_fields(metrics.routing)
-    else:
+        if metrics.rank_times:
+            fields |= dataclasses.asdict(metrics.rank_times)
+    elif isinstance(metrics, ValidationMetrics):
         fields["perplexity"] = metrics.perplexity
     return fields
 

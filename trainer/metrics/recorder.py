@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from trainer.config.run import LoggingConfig
 from trainer.metrics.console import build_console_sink
 from trainer.metrics.jsonl import FILE_NAME, JsonlSink
-from trainer.metrics.record import StepMetrics, ValidationMetrics
+from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
 from trainer.metrics.wandb import WandbSink
 
 _LOGGER = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ class MetricsSink(Protocol):
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Take one validation record."""
+        ...
+
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Go on from an earlier step; records of later ones will come again."""
         ...
 
     def close(self) -> None:
@@ -46,6 +50,10 @@ class MetricsRecorder:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Give the record of one validation to every sink."""
         self._each(lambda sink: sink.record_validation(metrics))
+
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Have every sink go on from an earlier step."""
+        self._each(lambda sink: sink.record_rollback(metrics))
 
     def close(self) -> None:
         """Close every sink; further records are dropped."""

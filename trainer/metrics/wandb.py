@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from trainer.config.run import WandbConfig
-from trainer.metrics.record import StepMetrics, ValidationMetrics, fields_of
+from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,6 +62,10 @@ class WandbSink:
         """Log one validation record."""
         self._log(metrics)
 
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Log where training goes on from; W&B keeps the records of the steps that are taken again, too."""
+        self._log(metrics)
+
     def close(self) -> None:
         """Finish the run; the upload gets a limited time."""
         if self._run is None:
@@ -72,7 +76,7 @@ class WandbSink:
             self._give_up(error)
         self._run = None
 
-    def _log(self, metrics: StepMetrics | ValidationMetrics) -> None:
+    def _log(self, metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> None:
         if self._run is None:
             return
         fields = fields_of(metrics)

@@ -1,0 +1,66 @@
+"""Rules about what a run does when training goes wrong: there must be a checkpoint to go back to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.common.errors import Violation
+from trainer.config.rules.rule import reads
+from trainer.config.schema import TrainConfig
+
+
+def _acting(config: TrainConfig) -> list[str]:
+    """Fields by which the run acts on spikes."""
+    return [name for name in ("loss_spike", "grad_norm_spike") if getattr(config.recovery, name) == "act"]
+
+
+@reads("recovery.loss_spike", "recovery.grad_norm_spike", "checkpoint.save_interval")
+def _acting_needs_checkpoints(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.checkpoint.save_interval == 0:
+        for name in _acting(config):
+            yield Violation(
+                path=f"recovery.{name}",
+                value="act",
+                rule="goes back to a checkpoint, and checkpoint.save_interval=0 saves none on the way",
+                fix="set checkpoint.save_interval 500 or another positive number, or use warn",
+            )
+
+
+@reads(
+    "recovery.loss_spike",
+    "recovery.grad_norm_spike",
+    "recovery.skip_steps_before",
+    "recovery.spike_patience",
+    "checkpoint.save_interval",
+    "checkpoint.keep_last",
+)
+def _checkpoints_reach_back(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    recovery, checkpoint = config.recovery, config.checkpoint
+    if not _acting(config) or checkpoint.save_interval == 0 or checkpoint.keep_last == 0:
+        return
+    needed = recovery.skip_steps_before + recovery.spike_patience
+    kept = (checkpoint.keep_last - 1) * checkpoint.save_interval
+    if kept < needed:
+        enough = 1 + -(-needed // checkpoint.save_interval)
+        yield Violation(
+            path="checkpoint.keep_last",
+            value=checkpoint.keep_last,
+            rule=f"keeps {kept} steps of checkpoints every checkpoint.save_interval={checkpoint.save_interval} steps,"
+            f" and acting on a spike goes back {needed} (recovery.skip_steps_before={recovery.skip_steps_before} +"
+            f" recovery.spike_patience={recovery.spike_patience})",
+            fix=f"use checkpoint.keep_last {enough} or more, or 0, which keeps all",
+        )
+
+
+@reads("recovery.replay")
+def _replay_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    replay = config.recovery.replay
+    if replay is not None and not Path(replay).expanduser().exists():
+        yield Violation(
+            path="recovery.replay",
+            value=replay,
+            rule="does not exist",
+            fix="give the recovery.jsonl of a run, or the directory of a run that has one, or null",
+        )
+
+
+RULES = (_acting_needs_checkpoints, _checkpoints_reach_back, _replay_exists)

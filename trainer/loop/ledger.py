@@ -1,0 +1,99 @@
+"""recovery.jsonl: every decision about training that went wrong, one JSON object a line; only ever appended to."""
+
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.data.sample_ranges import SampleRanges
+from trainer.metrics.jsonl import read_records
+
+FILE_NAME = "recovery.jsonl"
+ROLLBACK = "rollback"
+_LOGGER = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The decisions of one run: every rank knows them, the main rank writes them.
+
+    Args:
+        path: None on every rank but the main one.
+        records: what the file holds.
+    """
+
+    def __init__(self, path: Path | None, *, records: Sequence[dict[str, Any]] = ()) -> None:
+        self._path = path
+        self._records = list(records)
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether this is the rank that writes and tells."""
+        return self._path is not None
+
+    def append(self, kind: str, *, step: int, **fields: Any) -> None:
+        """Take one decision, and have the disk confirm it; a disk that does not is named in the log."""
+        record = {"kind": kind, "step": step, **fields}
+        self._records.append(record)
+        if self._path is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({**record, "time": now}) + "\n"
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            _LOGGER.error("%s does not take this decision (%s): %s", self._path, error.strerror, line.rstrip())
+
+    def rollbacks(self, *, since_step: int) -> list[dict[str, Any]]:
+        """Those that were decided at or after a step: the places that a run there has not got past."""
+        return [record for record in self._records if record["kind"] == ROLLBACK and record["step"] >= since_step]
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """All decisions of a run; none where it has made none.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    return read_records(path) if path.exists() else []
+
+
+def left_out_by(records: Iterable[dict[str, Any]], *, first_sample: int | None = None) -> SampleRanges:
+    """The samples that decisions leave out.
+
+    Args:
+        first_sample: of the mixture whose sample numbers count; None takes those of any.
+    Raises:
+        KeyError, TypeError, ValueError: a record is not one of this file.
+    """
+    found = (
+        pair
+        for record in records
+        if record["kind"] == ROLLBACK and (first_sample is None or record["mixture_first_sample"] == first_sample)
+        for pair in record["skipped_samples"]
+    )
+    return SampleRanges.of(found)
+
+
+def read_replay(replay: str) -> SampleRanges:
+    """The samples that another run left out.
+
+    Args:
+        replay: its recovery.jsonl, or its directory.
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    path = Path(replay).expanduser()
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        return left_out_by(read_records(path))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        rule = f"cannot be replayed: {type(error).__name__}: {error}"
+        fix = f"give the {FILE_NAME} of a run, or the directory of a run that has one, or null"
+        raise ConfigError([Violation(path="recovery.replay", value=replay, rule=rule, fix=fix)]) from error
