@@ -13,6 +13,7 @@ import pytest
 from torch import distributed
 
 from tests.checkpoint.fragments import layout_in, state_of
+from tests.checkpoint.lineage import FIRST_OF_SECOND, GLOBAL_BATCH_SIZE, PARTS, Seen, train_over_layouts, write_shards
 from tests.distributed.harness import run_distributed
 from tests.engine.steps import LLAMA, Case, largest_difference, open_engine, take_step
 from trainer.checkpoint.load import load_checkpoint
@@ -72,6 +73,8 @@ class _Account:
     """By the layout that saved."""
     resumed: dict[tuple[str, str], list[float]]
     """By the layouts that saved and that loaded."""
+    lineage: list[Seen]
+    """Of one run over several layouts."""
 
 
 def _with(model, cases: Mapping[str, Case]) -> dict[str, Case]:
@@ -104,6 +107,11 @@ def _load_each(directory: Path, saved: Sequence[str], loading: str, case: Case) 
     return losses
 
 
+def _run_four(directory: Path, shards: list[Path]) -> _Account:
+    account = _run(directory, FOUR, FOUR_SPARSE)
+    return replace(account, lineage=train_over_layouts(directory / "outputs", shards))
+
+
 def _run(directory: Path, dense: Mapping[str, Case], sparse: Mapping[str, Case]) -> _Account:
     families = [(DENSE_NAMES, _with(DENSE, dense)), (SPARSE_NAMES, _with(SPARSE, sparse))]
     uninterrupted = {
@@ -116,7 +124,7 @@ def _run(directory: Path, dense: Mapping[str, Case], sparse: Mapping[str, Case])
     for names, cases in families:
         for name, case in cases.items():
             resumed |= _load_each(directory, names, name, case)
-    return _Account(uninterrupted=uninterrupted, resumed=resumed)
+    return _Account(uninterrupted=uninterrupted, resumed=resumed, lineage=[])
 
 
 def _wait_for(run: Path) -> None:
@@ -131,7 +139,7 @@ def _wait_for(run: Path) -> None:
 def account(tmp_path_factory: pytest.TempPathFactory) -> _Account:
     directory = tmp_path_factory.mktemp("matrix")
     with ThreadPoolExecutor() as pool:
-        four = pool.submit(run_distributed, _run, 4, directory, FOUR, FOUR_SPARSE, timeout_seconds=600)
+        four = pool.submit(run_distributed, _run_four, 4, directory, write_shards(directory), timeout_seconds=600)
         two = pool.submit(run_distributed, _run, 2, directory, TWO, TWO_SPARSE, timeout_seconds=600)
         first, second = four.result()[0], two.result()[0]
     return _Account(uninterrupted=first.uninterrupted | second.uninterrupted, resumed=first.resumed | second.resumed)
@@ -149,3 +157,21 @@ def test_losses_go_on_as_those_of_the_uninterrupted_run(names: list[str], accoun
     assert {pair: difference for pair, difference in differences.items() if difference > 1e-6} == {}
     assert [name for name in names if differences[name, name] != 0] == [], "the same layout goes on bit for bit"
     assert all(losses[-1] != losses[0] for losses in account.uninterrupted.values())
+
+
+def test_every_sample_is_seen_once_and_in_its_order_over_all_layouts(account: _Account) -> None:
+    """Data, tensor and pipeline parallelism, engine, micro batch and mixture change at the resumes."""
+    num_steps = sum(part[0] for part in PARTS)
+    assert [seen.sample for seen in account.lineage] == list(range(num_steps * GLOBAL_BATCH_SIZE))
+    steps = [seen.step for seen in account.lineage]
+    assert steps == [1 + sample // GLOBAL_BATCH_SIZE for sample in range(num_steps * GLOBAL_BATCH_SIZE)]
+    windows = [seen.first_token for seen in account.lineage]
+    assert len(set(windows)) == len(windows), "no window twice, over a change of the mixture too"
+
+
+def test_a_change_of_the_mixture_holds_from_the_resumed_sample_on(account: _Account) -> None:
+    changed_at = sum(part[0] for part in PARTS if part[1] == 1)
+    second = [seen.first_token >= FIRST_OF_SECOND for seen in account.lineage]
+    before, after = second[: changed_at * GLOBAL_BATCH_SIZE], second[changed_at * GLOBAL_BATCH_SIZE :]
+    assert sum(before) / len(before) == 1 / 2
+    assert sum(after) / len(after) == 3 / 4
