@@ -38,7 +38,6 @@ SIGNAL_BASE = 128
 
 def main() -> int:
     """Run torchrun's own main."""
-    quiet_torchrun()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     # Late: torch reads the variables while it is imported.
@@ -46,6 +45,7 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
 
+    quiet_torchrun()  # its modules set levels when they are imported
     with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
         path, store_path = Path(folder, "code"), Path(folder, "store")
         os.environ[EXIT_CODE_FILE] = str(path)

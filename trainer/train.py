@@ -4,9 +4,11 @@
     python -m launch.local OVERRIDES        # the same, processes counted for you
 
 Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
-a signal after saving (start it again to go on).
+a signal after saving (start it again to go on), 79 the run hung, 80 copies of weights differ, 81 another process is
+gone (docs/failure.md).
 """
 
+import faulthandler
 import logging
 import os
 import sys
@@ -28,6 +30,7 @@ def main() -> int:
     """The command."""
     rank = int(os.environ.get("RANK", "0"))
     configure_logging(rank=rank)
+    faulthandler.enable()  # what the system ends with SIGSEGV, SIGBUS or SIGABRT shows where it was
     try:
         code = exit_code_of(lambda: run(sys.argv[1:]))
     except BaseException:
@@ -39,6 +42,8 @@ def main() -> int:
         os._exit(1)  # the other threads may hang in a collective that will never end
     if os.environ.get("LOCAL_RANK", "0") == "0":  # each node's launcher looks for it
         leave_exit_code(code)
+    if code not in (EXIT_OK, EXIT_REQUEUE):
+        os._exit(code)  # as above
     return code
 
 
@@ -59,6 +64,7 @@ def run(overrides: list[str]) -> int:
     cpu_shim.install()
     from trainer.build import build_run  # noqa: PLC0415 - the shim must stand before Megatron-Core is imported
     from trainer.checkpoint.run_directory import claim_run_directory  # noqa: PLC0415 - as above
+    from trainer.health.vigil import Vigil  # noqa: PLC0415 - as above
     from trainer.loop.stop import StopRequest  # noqa: PLC0415 - as above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - as above
 
@@ -70,10 +76,11 @@ def run(overrides: list[str]) -> int:
         if world.is_main_rank:
             _describe(config, plan)
             (plan.run_directory / "config.yaml").write_text(dump_config(config))
-        built = build_run(config, plan=plan, world=world)
-        stop.defer()
-        outcome = built.loop.run(stop)
-        built.close()
+        with Vigil(config.health, rank=world.rank, run_directory=plan.run_directory) as vigil:
+            built = build_run(config, plan=plan, world=world, vigil=vigil)
+            stop.defer(vigil.has_lost_rank)
+            outcome = built.loop.run(stop)
+            built.close()
         stop_world()
     return {"done": EXIT_OK, "stopped": EXIT_REQUEUE, "unsaved": EXIT_STOPPED}[outcome]
 

@@ -60,7 +60,7 @@ def test_a_process_that_the_system_ended_is_named_also_when_others_failed_with_i
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert errors.startswith("rank 1 (pid ")
-    assert errors.endswith(") was ended by signal 9\n")
+    assert errors.endswith(") was ended by signal 9 (SIGKILL; if nobody sent it, the host ran out of memory)\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -80,7 +80,8 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
         print(format_config_error(error), file=sys.stderr, flush=True)
         return exit_code_for(error)
     except RunStopped as error:
-        print(error, file=sys.stderr, flush=True)
+        if str(error):  # what all ranks raise, one tells
+            print(error, file=sys.stderr, flush=True)
         return exit_code_for(error)
 
 

@@ -4,6 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
+from trainer.common.line_file import LineFile
+
 EVERY_RANK = {"every_rank": True}
 """Pass as `extra=` to show an INFO message of any rank on the console, marked with its rank."""
 
@@ -23,6 +25,9 @@ LIBRARIES = (
     "root",
 )
 """Loggers whose messages below ERROR go to the rank's file only."""
+
+MAX_WAITING_LINES = 10_000
+"""Of a rank's log, while its disk takes none."""
 
 _LIBRARIES_WITH_OWN_HANDLERS = ("DeepSpeed",)
 
@@ -103,13 +108,29 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-class _RankFileHandler(logging.FileHandler):
+class _RankFileHandler(logging.Handler):
     """The file that keeps everything one rank says."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(path, mode="a", encoding="utf-8")
+        super().__init__()
+        self._file = LineFile(path, say=_say_on_console, max_waiting=MAX_WAITING_LINES)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._file.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _say_on_console(text: str) -> None:
+    """Past the handlers, one of which is asking."""
+    sys.stderr.write(f"warning: {text}\n")
+    sys.stderr.flush()
 
 
 def quiet_torchrun() -> None:

@@ -1,9 +1,9 @@
 """Put the parts of a run's health together."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
 from trainer.config.health import HealthConfig
@@ -14,6 +14,9 @@ from trainer.health.processes import RankProcess
 from trainer.health.replicas import ReplicaCheck, find_replicas
 from trainer.health.stragglers import Stragglers
 
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
 
 def build_health(
     config: HealthConfig,
@@ -22,7 +25,7 @@ def build_health(
     processes: Sequence[RankProcess],
     chunks: Sequence[nn.Module],
     stage: int,
-    groups: ProcessGroupCollection,
+    groups: "ProcessGroupCollection",
     device: torch.device,
 ) -> Health:
     """Build what the configuration asks for; all ranks call this.

@@ -8,14 +8,16 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed, nn
 
 from trainer.common.errors import EXIT_REPLICAS_DIFFER, RunStopped
 from trainer.health.processes import RankProcess
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
 
 _LOGGER = logging.getLogger(__name__)
 NUM_TENSORS_SHOWN = 5
@@ -30,7 +32,7 @@ class ReplicaSet:
     """By name, in the same order on every rank of the group."""
 
 
-def find_replicas(chunks: Sequence[nn.Module], *, groups: ProcessGroupCollection) -> list[ReplicaSet]:
+def find_replicas(chunks: Sequence[nn.Module], *, groups: "ProcessGroupCollection") -> list[ReplicaSet]:
     """What this rank holds that others hold too.
 
     Experts have data-parallel groups of their own; Megatron-Core marks them `allreduce=False`.
@@ -109,10 +111,10 @@ class ReplicaCheck:
         told = dict.fromkeys(finding for of_rank in everyone for finding in of_rank or ())
         text = f"after step {step} copies of the same weights differ:\n" + "\n".join(f"  {line}" for line in told)
         if self._mismatch == "stop":
-            raise RunStopped(
-                f"{text}\nnothing was saved; take the host out, and start the run again from its last checkpoint",
-                exit_code=EXIT_REPLICAS_DIFFER,
-            )
+            text += "\nnothing was saved; take the host out, and start the run again from its last checkpoint"
+            # Raised on every rank, and told by one.
+            message = text if distributed.get_rank() == 0 else ""
+            raise RunStopped(message, exit_code=EXIT_REPLICAS_DIFFER)
         if distributed.get_rank() == 0:
             _LOGGER.error("%s", text)
 

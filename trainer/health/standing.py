@@ -71,7 +71,10 @@ def is_waiting(innermost: FrameType) -> bool:
     if _COLLECTIVES.search(file):
         return True
     # Of a request that torch.distributed returned; Python's own locks and queues wait in the standard library.
-    return ".wait(" in linecache.getline(file, innermost.f_lineno) and "site-packages" in file
+    if "site-packages" not in file:
+        return False
+    line: int | None = innermost.f_lineno  # None between two lines
+    return line is not None and ".wait(" in linecache.getline(file, line)
 
 
 def describe_wait(frames: list[FrameType]) -> str | None:

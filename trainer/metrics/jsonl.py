@@ -6,23 +6,29 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from trainer.metrics.record import StepMetrics, ValidationMetrics, fields_of
+from trainer.common.line_file import LineFile
+from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
 _LOGGER = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
+MAX_WAITING_RECORDS = 100_000
+"""While the disk takes none; each has some 400 bytes."""
 
 
 class JsonlSink:
-    """Appends records to a file, each with the system before the next step starts: a killed process loses none."""
+    """Appends records to a file, each with the system before the next step starts: a killed process loses none.
+
+    While the disk is full they wait in memory, see `LineFile`.
+    """
 
     def __init__(self, path: Path, *, resumed_step: int) -> None:
         """Open the file without the records after `resumed_step`, which training goes on from (0 for a new run)."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_after(path, step=resumed_step)
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        self._path = path
+        self._file = self._open_after(resumed_step)
 
     def record_step(self, metrics: StepMetrics) -> None:
         """Append one training record."""
@@ -32,16 +38,26 @@ class JsonlSink:
         """Append one validation record."""
         self._append(metrics)
 
+    def record_rollback(self, metrics: RollbackMetrics) -> None:
+        """Remove the records of steps that are taken again, and say so in their place."""
+        self._file.close()
+        self._file = self._open_after(metrics.step)
+        self._append(metrics)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _append(self, metrics: StepMetrics | ValidationMetrics) -> None:
+    def _open_after(self, step: int) -> LineFile:
+        remove_after(self._path, step=step)
+        return LineFile(self._path, say=_LOGGER.error, max_waiting=MAX_WAITING_RECORDS)
+
+    def _append(self, metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         record = {"kind": metrics.kind, **fields_of(metrics), "time": now}
         # JSON has no NaN; null is what readers such as pandas turn into one.
         clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        self._file.write(json.dumps(clean))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,231 @@
+"""The real command when something goes wrong under it: what ends, how soon, what the user reads, and the exit code."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.common.small_disk import fill, small_file_system
+from tests.data.shards import write_shard
+from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of
+from trainer.metrics.jsonl import read_records
+
+FAULTS = Path(__file__).parent / "faults"
+ENDLESS = "training.train_iters=100000"
+NOISE = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "ChildFailedError", "TCPStore")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shard(tmp_path_factory.mktemp("data") / "counting", counting_documents(), with_manifest=True)
+
+
+class RealRun:
+    """One or more launchers that run the same command, their errors in files."""
+
+    def __init__(self, directory: Path, commands: Sequence[list[str]], *, fault: str = "") -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        changes = {"TRIREME_TEST_FAULT": fault, "PYTHONPATH": str(FAULTS)} if fault else {}
+        self._files = [directory.with_name(f"{directory.name}.{number}.err") for number in range(len(commands))]
+        self.launchers = [
+            subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environment(**changes),
+                stdout=subprocess.DEVNULL,
+                stderr=file.open("w"),
+            )
+            for command, file in zip(commands, self._files, strict=True)
+        ]
+
+    def wait_for_steps(self, count: int, *, seconds: float = 180) -> None:
+        metrics, deadline = self.directory / "metrics.jsonl", time.monotonic() + seconds
+        while not metrics.exists() or len(read_records(metrics)) < count:
+            assert all(launcher.poll() is None for launcher in self.launchers), self.errors()
+            assert time.monotonic() < deadline, f"{count} steps were not taken: {self.errors()}"
+            time.sleep(0.05)
+
+    def rank(self, number: int) -> psutil.Process:
+        processes = [child for launcher in self.launchers for child in psutil.Process(launcher.pid).children()]
+        return next(process for process in processes if process.environ().get("RANK") == str(number))
+
+    def wait(self, *, seconds: float) -> list[int]:
+        """Exit codes of the launchers, all of which end within that time."""
+        deadline = time.monotonic() + seconds
+        try:
+            return [launcher.wait(timeout=max(0.1, deadline - time.monotonic())) for launcher in self.launchers]
+        finally:
+            for launcher in self.launchers:
+                if launcher.poll() is None:
+                    for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
+                        process.kill()
+
+    def errors(self) -> list[str]:
+        return [file.read_text() for file in self._files]
+
+
+Start = Callable[..., RealRun]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_file_system(tmp_path / "disk", kibibytes=256) as place:
+        yield place
+
+
+@pytest.fixture
+def start(tmp_path: Path, shard: Path) -> Start:
+    def start(
+        *overrides: str, fault: str = "", nodes: int = 1, shard: Path = shard, output: Path = tmp_path
+    ) -> RealRun:
+        run = [f"data.train=[{{paths:['{shard}']}}]", f"output_dir='{output}'", "run_name=run", *overrides]
+        if nodes == 1:
+            return RealRun(output / "run", [command_of(*SMALL, *run)], fault=fault)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        torchrun = [sys.executable, "-m", "trainer.torchrun", "--nnodes", str(nodes), "--nproc-per-node", "1"]
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "127.0.0.1"]
+        command = [*torchrun, *rendezvous, "-m", "trainer.train", *SMALL, *run]
+        return RealRun(output / "run", [command] * nodes, fault=fault)
+
+    return start
+
+
+def assert_quiet(errors: str) -> None:
+    assert [noise for noise in NOISE if noise in errors] == []
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_is_named(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2")
+    run.wait_for_steps(3)
+    other, victim = run.rank(0), run.rank(1)
+    victim.kill()
+    _, alive = psutil.wait_procs([other], timeout=10)
+    assert alive == []
+    assert run.wait(seconds=20) == [128 + signal.SIGKILL]
+    (errors,) = run.errors()
+    assert f"rank 1 (pid {victim.pid}) was ended by signal 9 (SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert_quiet(errors)
+    assert "finishing this step" not in errors, "torchrun's SIGTERM is no request from outside"
+
+
+def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_only_one(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2", fault="raise:1:4")
+    run.wait_for_steps(3)
+    began = time.monotonic()
+    assert run.wait(seconds=30) == [1]
+    assert time.monotonic() - began < 10
+    (errors,) = run.errors()
+    assert errors.count("Traceback (most recent call last)") == 1
+    assert "[rank 1] ZeroDivisionError: planted" in errors
+    assert_quiet(errors)
+    log = (run.directory / "logs" / "rank_000.log").read_text()
+    assert "another rank is gone" in log or "leaving: " in log, "what the others met is kept"
+
+
+def test_a_rank_that_is_killed_on_another_node_ends_all_nodes(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2", nodes=2)
+    run.wait_for_steps(3)
+    run.rank(1).kill()
+    assert sorted(run.wait(seconds=10)) == [81, 128 + signal.SIGKILL]
+    errors = "\n".join(run.errors())
+    assert "was ended by signal 9 (SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert_quiet(errors)
+
+
+def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2", "health.hang_min_seconds=4", "health.heartbeat_seconds=0.5")
+    run.wait_for_steps(4)
+    stopped = run.rank(1)
+    stopped.suspend()
+    assert run.wait(seconds=40) == [79]
+    assert not stopped.is_running()
+    (errors,) = run.errors()
+    assert re.search(
+        r"the run hangs: step \d+ has taken \d+ s, and the limit is \d+ s; rank 1 no longer answers", errors
+    )
+    said = r"rank 1 \(pid \d+ on \S+\) has not been heard of for \d+ s; its last word was step \d+"
+    assert re.search(said, errors)
+    assert "its process is T (stopped)" in errors
+    assert re.search(r"rank 0 at step \d+, waiting in \w+ over", errors)
+    assert_quiet(errors)
+
+
+def test_a_rank_that_holds_the_others_up_is_told_from_its_victims(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2", "health.hang_min_seconds=4", fault="hang:1:5")
+    assert run.wait(seconds=120) == [79]
+    (errors,) = run.errors()
+    assert "has taken" in errors and "rank 1 holds the others up" in errors
+    assert re.search(r"rank 1 \(pid \d+ on \S+\): step 5\n    at _hold_everyone_up \(\S*sitecustomize.py:\d+\)", errors)
+    assert re.search(r"rank 0 at step 5, waiting in \w+ over .*; last collective: gloo:\w+ number \d+ of group", errors)
+    assert "_hold_everyone_up" in (run.directory / "logs" / "rank_001.stacks.txt").read_text()
+    for rank in (0, 1):
+        recorded = json.loads((run.directory / "logs" / f"rank_{rank:03d}.collectives.json").read_text())
+        assert recorded["entries"]
+
+
+def test_a_slow_rank_is_named(start: Start) -> None:
+    slow = start(
+        "training.train_iters=40",
+        "parallel=dp2",
+        "health.straggler_interval=20",
+        "health.replica_check_interval=5",
+        "engine=megatron",
+        fault="slow:1:1",
+    )
+    assert slow.wait(seconds=180) == [0], slow.errors()
+    (errors,) = slow.errors()
+    assert re.search(r"warning: step \d+: rank 1 \(pid \d+ on \S+\) is slow: it computes", errors)
+    compared = [record for record in read_records(slow.directory / "metrics.jsonl") if "slowest_rank" in record]
+    assert [record["step"] for record in compared] == [20, 40]
+    assert compared[1]["slowest_rank"] == 1 and compared[1]["slowest_rank_ratio"] > 1.5
+
+
+def test_a_flipped_bit_stops_the_run(start: Start) -> None:
+    run = start(ENDLESS, "parallel=dp2", "engine.zero_stage=0", "health.replica_check_interval=5", fault="flip:1:8")
+    assert run.wait(seconds=180) == [80], run.errors()
+    (errors,) = run.errors()
+    assert errors.count("after step 10 copies of the same weights differ:") == 1
+    assert re.search(r"rank 0 \(pid .* and rank 1 \(pid .* disagree, and neither is in the majority, in chunk0", errors)
+    assert "Traceback" not in errors
+
+
+def test_a_shard_that_is_cut_under_the_run_is_named(start: Start, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "shrinks", counting_documents())
+    run = start(ENDLESS, "parallel=dp2", shard=shard)
+    run.wait_for_steps(3)
+    size = os.path.getsize(f"{shard}.bin")
+    os.truncate(f"{shard}.bin", 1000)
+    assert run.wait(seconds=20) == [2]
+    (errors,) = run.errors()
+    assert f"{shard}.bin=1000 bytes had {size} bytes when the run began; put the file back" in errors
+    assert "Traceback" not in errors
+    assert_quiet(errors)
+
+
+def test_a_full_disk_costs_a_warning_and_no_record(start: Start, small_disk: Path) -> None:
+    run = start("training.train_iters=400", "checkpoint=off", output=small_disk)
+    run.wait_for_steps(3)
+    filler = fill(small_disk)
+    deadline = time.monotonic() + 60
+    while "takes no more lines" not in run.errors()[0] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    filler.unlink()
+    assert run.wait(seconds=120) == [0], run.errors()
+    (errors,) = run.errors()
+    assert errors.count("metrics.jsonl takes no more lines (No space left on device)") == 1
+    assert errors.count("metrics.jsonl takes lines again") == 1
+    assert list(losses_of(run.directory)) == list(range(1, 401))
