@@ -1,11 +1,14 @@
 """The real W&B client: offline files, an unreachable server, a missing key, a client that raises. Never a dead run."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -85,7 +88,100 @@ def test_a_missing_key_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
     assert _num_records(tmp_path) == 6
 
 
+OUTAGE = """
+import sys, time
+from pathlib import Path
+from tests.metrics.records import step_record
+from trainer.common.logging import configure_logging
+from trainer.config.run import LoggingConfig, WandbConfig
+from trainer.metrics import wandb
+from trainer.metrics.recorder import build_recorder
+
+wandb.INIT_TIMEOUT_SECONDS, wandb.FINISH_TIMEOUT_SECONDS = 30.0, 4.0
+configure_logging(rank=0)
+recorder = build_recorder(
+    LoggingConfig(progress="off", wandb=WandbConfig(mode="online")),
+    run_directory=Path(sys.argv[1]), run_name="demo", run_config={},
+    total_steps=1000, resumed_step=0, is_main_rank=True,
+)
+for step in range(1, 6):
+    recorder.record_step(step_record(step))
+print("recorded", flush=True)
+sys.stdin.readline()
+started, longest = time.monotonic(), 0.0
+for step in range(6, 406):
+    before = time.monotonic()
+    recorder.record_step(step_record(step))
+    longest = max(longest, time.monotonic() - before)
+before = time.monotonic()
+recorder.close()
+print(f"longest {longest} close {time.monotonic() - before}", flush=True)
+"""
+
+
+class WandbServer(BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs to begin."""
+
+    RUN: ClassVar[dict[str, Any]] = {
+        "id": "run",
+        "displayName": "demo",
+        "config": "{}",
+        "historyLineCount": 0,
+        "project": {"id": "project", "name": "trireme", "entity": {"id": "entity", "name": "me"}},
+    }
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data: dict[str, Any] = {}
+        if b"upsertBucket" in body:
+            name = json.loads(body)["variables"]["name"]
+            data = {"upsertBucket": {"bucket": {**self.RUN, "name": name}, "inserted": True}}
+        elif b"RunResumeStatus" in body:
+            data = {"model": None}
+        answer = json.dumps({"data": data} if self.path == "/graphql" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_server_that_goes_away_under_the_run_neither_stops_nor_slows_it(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WandbServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    address = f"http://127.0.0.1:{server.server_port}"
+    with subprocess.Popen(
+        [sys.executable, "-c", OUTAGE, str(tmp_path)],
+        env={**inherited, "HOME": str(tmp_path), "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "recorded\n":
+            assert process.poll() is None, process.communicate()
+        server.shutdown()
+        server.server_close()
+        output, errors = process.communicate("go on\n", timeout=120)
+    assert process.returncode == 0, errors
+    longest, closing = (float(word) for word in output.split("longest ")[1].split(" close "))
+    assert longest < 1.0 and closing < 30.0
+    assert _num_records(tmp_path) == 405
+    (directory,) = (tmp_path / "wandb").glob("run-*-*")
+    assert errors.count("Weights & Biases has not taken the last records within 4 s") == 1
+    assert f"`wandb sync {directory}` sends them" in errors
+    (kept,) = directory.glob("run-*.wandb")
+    assert b"train/loss" in kept.read_bytes()
+
+
 class FakeRun:
+    dir = "/nowhere/files"
+
     def __init__(self, *, failing: str) -> None:
         self.failing = failing
         self.logged: list[dict[str, Any]] = []

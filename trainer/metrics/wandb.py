@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,8 +71,16 @@ class WandbSink:
         """Finish the run; the upload gets a limited time."""
         if self._run is None:
             return
+        started, directory = time.monotonic(), self._run.dir
         try:
             self._run.finish()
+            if time.monotonic() - started >= FINISH_TIMEOUT_SECONDS:
+                _LOGGER.warning(
+                    "Weights & Biases has not taken the last records within %.0f s; `wandb sync %s` sends them, and"
+                    " metrics.jsonl has every number",
+                    FINISH_TIMEOUT_SECONDS,
+                    Path(directory).parent,
+                )
         except Exception as error:
             self._give_up(error)
         self._run = None
