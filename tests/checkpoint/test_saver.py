@@ -117,10 +117,10 @@ def test_host_memory_is_used_again(tmp_path: Path) -> None:
 
 
 @contextmanager
-def _small_disk() -> Iterator[None]:
-    """Files cannot grow beyond 20 kB: an error of the operating system in the midst of writing."""
+def _small_disk(limit: int = 20_000) -> Iterator[None]:
+    """Files cannot grow beyond a limit: an error of the operating system in the midst of writing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         yield
     finally:
@@ -151,6 +151,26 @@ def test_a_save_that_fails_is_told_and_training_goes_on(
         saving.save(20)
         assert saving.saver.finish(), "the next save tries again, of the same step too"
         assert saving.names() == ["step_00000020"]
+
+
+@BOTH
+def test_what_the_disk_said_is_told_wherever_it_says_it(
+    tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch's serializer makes of it "unexpected pos 704 vs 598" when the disk is full at the end of a tensor."""
+    with open_saving(tmp_path, checkpoint) as saving:
+        saving.save(1)
+        assert saving.saver.finish()
+        whole = (saving.run / "checkpoints" / "step_00000001" / "__0_0.distcp").stat().st_size
+        limits = range(700, whole, whole // 12)
+        for step, limit in enumerate(limits, start=2):
+            with _small_disk(limit):
+                saving.save(step)
+                assert not saving.saver.finish()
+        reasons = [event["reason"] for event in saving.events[1:]]
+        assert len(reasons) == len(limits)
+        wanted = "OSError: [Errno 27] File too large: "
+        assert [reason for reason in reasons if wanted not in reason or "__0_0.distcp" not in reason] == []
 
 
 @BOTH

@@ -1,6 +1,6 @@
 """The real command, interrupted and started again: as if nothing had happened.
 
-Five runs of 20 steps on a small model are shared by the tests of this file.
+Runs of 20 steps on a small model are shared by the tests of this file.
 """
 
 import shutil
@@ -27,6 +27,7 @@ from tests.train.commands import (
     losses_of,
     tensors_of,
 )
+from trainer.checkpoint.state import ForkPoint, read_state
 from trainer.metrics.jsonl import read_records
 
 DROPOUT = ("parallel=tp2_pp2", "model.hidden_dropout=0.1", "model.attention_dropout=0.1")
@@ -186,28 +187,46 @@ def test_what_sigterm_stopped_goes_on_under_the_same_and_under_other_layouts(
     assert 0 < difference <= 1e-6
 
 
-def test_a_rank_that_raises_ends_the_run_at_once_and_is_quoted(output: Path, tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "shrinks", counting_documents())
-    at = 0.0
+@pytest.fixture(scope="module")
+def fork(output: Path, straight: Path, shard: Path) -> Path:
+    """A run of its own that begins with the state of another one's step 10, under another layout."""
+    return train(output, "fork", shard, *_fork_of(straight), "training.stop_after_step=12")
 
-    def truncate(process: subprocess.Popen[str]) -> None:
-        nonlocal at
-        with shard.with_suffix(".bin").open("r+b") as file:
-            file.truncate(1000)
-        at = time.monotonic()
 
-    code, errors = stop_in_the_middle(
-        output,
-        "raises",
-        shard,
-        "parallel=dp2",
-        "data.prefetch_steps=0",
-        "training.train_iters=100000",
-        act=truncate,
+def _fork_of(run: Path) -> tuple[str, ...]:
+    return ("parallel=single", f"resume='{run / 'checkpoints' / 'step_00000010'}'")
+
+
+def test_a_fork_is_a_run_of_its_own_that_knows_where_it_comes_from(fork: Path, straight: Path) -> None:
+    assert list(losses_of(fork)) == [11, 12], "its own steps only"
+    state = read_state(last_checkpoint(fork))
+    parent = straight / "checkpoints" / "step_00000010"
+    assert (state.run_name, state.step) == ("fork", 12)
+    assert state.forked_from == (ForkPoint(run_name="straight", step=10, checkpoint=str(parent)),)
+    start, saved = read_records(fork / "events.jsonl")[:2]
+    assert (start["kind"], start["step"], start["checkpoint"]) == ("start", 10, str(parent))
+    assert start["forked_from"] == [{"run_name": "straight", "step": 10, "checkpoint": str(parent)}]
+    assert (saved["kind"], saved["step"]) == ("checkpoint_saved", 12)
+    assert list(losses_of(straight)) == list(range(1, 21)), "the other run is as it was"
+
+
+def test_the_same_command_goes_on_and_a_last_state_that_no_disk_takes_is_no_success(
+    fork: Path, straight: Path, output: Path, shard: Path
+) -> None:
+    command = command_of(*overrides(output, "fork", shard, *_fork_of(straight), "training.stop_after_step=14"))
+    # No file may grow beyond 128 kB: the weights do, and nothing else.
+    limited = ["bash", "-c", 'ulimit -f 128 && exec "$@"', "limited", *command]
+    result = subprocess.run(
+        limited, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240, check=False
     )
-    assert time.monotonic() - at < 20
-    assert code == 1
-    lines = [line for line in errors.splitlines() if f"OSError: {shard}.bin ended while it was in use" in line]
-    assert lines
-    assert all(line.startswith(("[rank 0]", "[rank 1]")) for line in lines)
-    assert "ChildFailedError" not in errors, "torchrun's own traceback says nothing"
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    own = fork / "checkpoints" / "step_00000012"
+    assert f"THE CHECKPOINT OF STEP 14 IS NOT SAVED in {fork / 'checkpoints'}: " in result.stderr
+    assert "File too large" in result.stderr
+    assert "the run ends at step 14 without having saved it" in result.stderr
+    assert f"resume=auto goes on from {own}" in result.stderr
+    assert list(losses_of(fork)) == [11, 12, 13, 14], "training was not disturbed"
+    assert list((fork / "checkpoints").iterdir()) == [own]
+    kinds = [event["kind"] for event in read_records(fork / "events.jsonl")]
+    assert kinds == ["start", "checkpoint_saved", "start", "checkpoint_failed"]

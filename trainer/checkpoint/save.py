@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.checkpoint.agreement import Ranks
@@ -92,13 +93,18 @@ def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int)
 def write_pieces(directory: Path, pieces: Mapping[str, Pieces], *, ranks: Ranks) -> dict[str, FileRecord]:
     """Plan together, then write this rank's file; rank 0 writes the table of contents too."""
     writer = HashingWriter(directory)
-    save(
-        dict(pieces),
-        storage_writer=writer,
-        planner=PieceSavePlanner(),
-        process_group=ranks.process_group,
-        no_dist=not ranks.is_distributed,
-    )
+    try:
+        save(
+            dict(pieces),
+            storage_writer=writer,
+            planner=PieceSavePlanner(),
+            process_group=ranks.process_group,
+            no_dist=not ranks.is_distributed,
+        )
+    except CheckpointException as error:
+        if writer.disk_error is not None:
+            raise writer.disk_error from error
+        raise
     return writer.records
 
 

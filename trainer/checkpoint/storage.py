@@ -49,6 +49,11 @@ class HashingWriter(FileSystemWriter):
         """The files that this process wrote."""
         return self._files.records
 
+    @property
+    def disk_error(self) -> OSError | None:
+        """What the disk said when it did not take a file; torch's serializer turns that into an error of its own."""
+        return self._files.error
+
     def storage_meta(self) -> StorageMeta:
         """Leave the directory's name out of the metadata: it is a temporary one."""
         return StorageMeta()
@@ -86,18 +91,31 @@ class _MetadataUnpickler(pickle.Unpickler):
 class _HashingFileSystem(FileSystem):
     def __init__(self) -> None:
         self.records: dict[str, FileRecord] = {}
+        self.error: OSError | None = None
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
         assert mode == "wb", f"a checkpoint's files are written once, never opened with {mode}"
-        with Path(path).open("wb") as file:
-            stream = _HashingStream(file)
-            yield stream
+        try:
+            with Path(path).open("wb") as file:
+                stream = _HashingStream(file)
+                yield stream
+        except Exception as error:
+            if (found := _find_disk_error(error)) is not None:
+                self.error = OSError(found.errno, found.strerror, str(path))
+            raise
         self.records[Path(path).name] = FileRecord(num_bytes=stream.num_bytes, sha256=stream.digest.hexdigest())
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         super().rename(path, new_path)
         self.records[Path(new_path).name] = self.records.pop(Path(path).name)
+
+
+def _find_disk_error(error: BaseException | None) -> OSError | None:
+    """Look for what an error was raised over."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class _HashingStream(io.RawIOBase):
