@@ -9,7 +9,7 @@ from types import FrameType
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.health.standing import describe_wait, is_waiting, last_collective, shorten
+from trainer.health.standing import describe_wait, find_standing, is_waiting, last_collective, shorten
 
 
 def _frames_of(thread: threading.Thread) -> list[FrameType]:
@@ -54,3 +54,23 @@ def test_a_collective_is_named_with_its_ranks_and_found_in_the_flight_recorder()
 
 def test_paths_begin_at_the_package() -> None:
     assert shorten(distributed.__file__ or "") == "torch/distributed/__init__.py"
+
+
+def _wait_in_another_thread() -> str | None:
+    """As a run does that waits for the checkpoint that a thread is writing."""
+    if distributed.get_rank() == 1:
+        time.sleep(1.5)
+        distributed.barrier()
+        return None
+    told: list[str | None] = []
+    writer = threading.Thread(target=distributed.barrier)
+    asker = threading.Thread(target=lambda: (time.sleep(0.5), told.append(find_standing().waits_in)))
+    writer.start()
+    asker.start()
+    writer.join()
+    asker.join()
+    return told[0]
+
+
+def test_a_thread_that_the_main_one_waits_for_tells() -> None:
+    assert run_distributed(_wait_in_another_thread, 2) == ["barrier over ranks 0, 1", None]

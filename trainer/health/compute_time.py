@@ -1,6 +1,6 @@
 """How long a rank computes itself. The time of a whole step is the same on all ranks: the fast ones wait for the slow.
 
-On a CPU a thread looks at the main thread fifty times a second and adds up the time in which it does not wait for
+On a CPU a thread looks at the main thread ten times a second and adds up the time in which it does not wait for
 other ranks: forward and backward passes, the update, reading data. Nothing is wrapped. On a GPU the main thread is
 ahead of the device, so events around each chunk's forward pass are timed instead.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 from trainer.health.standing import is_waiting
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.1
 
 
 class ComputeTime(Protocol):

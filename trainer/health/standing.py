@@ -25,18 +25,18 @@ class Standing:
     """One moment of one rank."""
 
     frames: list[str]
-    """Innermost Python frames of the main thread, the innermost first: `forward (trainer/model/moe.py:12)`."""
+    """Innermost Python frames of what it does, the innermost first: `forward (trainer/model/moe.py:12)`."""
     place: str
     """The innermost of them that belongs to this project."""
     waits_in: str | None
-    """The communication that the main thread waits in, with its group where that is known; None where it does not."""
+    """The communication that it waits in, with its group where that is known; None where it waits for nobody."""
     collective: str | None
     """The last collective that the flight recorder has."""
 
 
 def find_standing() -> Standing:
-    """Where this process's main thread stands; called by another thread."""
-    frames = main_frames()
+    """Where this process stands; called by another thread than the main one."""
+    frames = _frames_that_matter()
     return Standing(
         frames=[_describe(frame) for frame in frames[:NUM_FRAMES]],
         place=_find_own(frames),
@@ -47,11 +47,26 @@ def find_standing() -> Standing:
 
 def main_frames() -> list[FrameType]:
     """Frames of the main thread, the innermost first."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return _frames_of(threading.main_thread())
+
+
+def _frames_of(thread: threading.Thread) -> list[FrameType]:
+    frame = sys._current_frames().get(thread.ident or 0)
     frames = []
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
+    return frames
+
+
+def _frames_that_matter() -> list[FrameType]:
+    """Those of the main thread; where it waits for another thread that waits for other ranks, those of that one."""
+    frames = main_frames()
+    if frames and Path(frames[0].f_code.co_filename) == Path(threading.__file__):
+        for thread in threading.enumerate():
+            others = _frames_of(thread)
+            if thread is not threading.main_thread() and others and is_waiting(others[0]):
+                return others
     return frames
 
 
