@@ -40,6 +40,8 @@ def test_the_code_is_left_where_the_launcher_reads_it(tmp_path: Path, monkeypatc
     monkeypatch.setenv(EXIT_CODE_FILE, str(path))
     leave_exit_code(75)
     assert read_exit_code(path) == 75
+    leave_exit_code(81, only_first=True)
+    assert read_exit_code(path) == 75
     path.write_text("")
     assert read_exit_code(path) is None
 

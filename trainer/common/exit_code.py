@@ -12,10 +12,14 @@ STORE_FILE = "TRIREME_STORE_FILE"
 """Environment variable: where the ranks of one host leave the address of the job's store for their launcher."""
 
 
-def leave_exit_code(code: int) -> None:
-    """Write the code for the launcher, if there is one."""
+def leave_exit_code(code: int, *, only_first: bool = False) -> None:
+    """Write the code for the launcher, if there is one.
+
+    Args:
+        only_first: leave the code that another process has left, which says more.
+    """
     path = os.environ.get(EXIT_CODE_FILE)
-    if path:
+    if path and not (only_first and read_exit_code(Path(path)) is not None):
         Path(path).write_text(str(code))
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
-from trainer.common.exit_code import has_failure, leave_exit_code
+from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
 from trainer.config.health import HealthConfig
 from trainer.health.board import NOTICE, leave_store_address, open_board
@@ -201,8 +201,7 @@ class Vigil:
             self._leave(code)
 
     def _leave(self, code: int) -> None:
-        if not has_failure():
-            leave_exit_code(code)
+        leave_exit_code(code, only_first=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
