@@ -58,11 +58,18 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
 
 def count_kept_checkpoints(checkpoint: CheckpointConfig, *, train_iters: int) -> int:
     """The most checkpoints that are on disk at once, the one being written included."""
-    saves = train_iters // checkpoint.save_interval if checkpoint.save_interval else 0
-    saves += bool(checkpoint.save_at_end and (not checkpoint.save_interval or train_iters % checkpoint.save_interval))
+    steps = (
+        set(range(checkpoint.save_interval, train_iters + 1, checkpoint.save_interval))
+        if checkpoint.save_interval
+        else set()
+    )
+    if checkpoint.save_at_end:
+        steps.add(train_iters)
     if not checkpoint.keep_last:
-        return max(saves, 1)
-    return max(min(saves, checkpoint.keep_last + 1), 1)
+        return max(len(steps), 1)
+    for_ever = {step for step in steps if checkpoint.keep_interval and step % checkpoint.keep_interval == 0}
+    others = len(steps) - len(for_ever)
+    return max(len(for_ever) + min(others, checkpoint.keep_last + checkpoint.keep_best + 1), 1)
 
 
 def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Finding:

@@ -25,6 +25,8 @@ def only_violation(finding: Finding) -> str:
         (CheckpointConfig(save_interval=300, keep_last=0, save_at_end=False), 3),
         (CheckpointConfig(save_interval=0, keep_last=3), 1),
         (CheckpointConfig(save_interval=900, keep_last=5), 2),
+        (CheckpointConfig(save_interval=100, keep_last=1, keep_best=2), 4),
+        (CheckpointConfig(save_interval=100, keep_last=2, keep_interval=500), 5),  # 500 and 1000 stay for ever
     ],
 )
 def test_checkpoints_on_disk_at_once(checkpoint: CheckpointConfig, expected: int) -> None:
