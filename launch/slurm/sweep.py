@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from trainer.common.errors import Violation
+from trainer.config.compose import first_line
 from trainer.config.load import group_options
 
 
@@ -21,7 +23,7 @@ class Choice:
     overrides: tuple[str, ...]
     """Of this run: no sweep is left in them."""
     name: str | None = None
-    """What tells its run from the others', such as lr_1e-3; None where run_name itself is swept."""
+    """What tells its run from the others', such as lr_0.001; None where run_name itself is swept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class _Axis:
-    """An override and its values; several where it is swept."""
+    """An override and its values: several where it is swept, none where it is wrong."""
 
     key: str
     lines: list[str]
@@ -49,7 +51,7 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
             fastest. What Hydra cannot read is left for the loader to explain.
     """
     problems: list[Violation] = []
-    axes = [_read_axis(line, problems) for line in overrides]
+    axes = [axis for axis in (_read_axis(line, problems) for line in overrides) if axis.lines]
     swept = [axis.key for axis in axes if axis.is_swept]
     if not swept and not problems:
         rule, fix = "has nothing to sweep", "give an override several values, such as optimizer.lr=1e-3,3e-4"
@@ -73,9 +75,11 @@ def _read_axis(line: str, problems: list[Violation]) -> _Axis:
         return _Axis(key=key, lines=[line])
     try:
         values = _values_of(override)
-    except HydraException as error:
-        problems.append(Violation(path=key, value=written, rule=f"cannot be swept: {error}", fix=f"write {key}=A,B"))
-        return _Axis(key=key, lines=[line])
+    except (HydraException, OmegaConfBaseException) as error:  # the latter for a sweep inside another
+        problems.append(
+            Violation(path=key, value=written, rule=f"cannot be swept: {first_line(error)}", fix=f"write {key}=A,B")
+        )
+        return _Axis(key=key, lines=[])
     repeated = [value for value, count in Counter(map(_plain, values)).items() if count > 1]
     if repeated or not values:
         rule = f"gives several runs the name {repeated[0]}" if repeated else "has no values"

@@ -17,11 +17,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "setpriv")
 # Daemons lie in directories that are not on everyone's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+FREEZER = Path("/sys/fs/cgroup/freezer")
+"""Where Slurm keeps a job's processes under cgroup v1."""
 CPUS_PER_NODE = 4
 GPUS_PER_NODE = 2
 MEGABYTES_PER_NODE = 4096
@@ -43,7 +45,7 @@ SlurmdPidFile={directory}/%n/slurmd.pid
 SlurmdLogFile={directory}/%n.log
 PlugStackConfig={directory}/plugstack.conf
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -97,10 +99,16 @@ class Node:
 
 
 class SlurmCluster:
-    """A controller and its nodes; `with SlurmCluster(num_nodes=2) as cluster` starts them and leaves nothing behind."""
+    """A controller and its nodes; `with SlurmCluster(num_nodes=2) as cluster` starts them and leaves nothing behind.
 
-    def __init__(self, *, num_nodes: int) -> None:
+    Args:
+        proctrack: how a node knows which processes belong to a job: by their ancestry, their control group, or their
+            process group.
+    """
+
+    def __init__(self, *, num_nodes: int, proctrack: Literal["linuxproc", "cgroup", "pgid"] = "linuxproc") -> None:
         self._num_nodes = num_nodes
+        self._proctrack = proctrack
         self._stack = ExitStack()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -118,6 +126,8 @@ class SlurmCluster:
             SlurmUnavailableError: no cluster can be started here.
         """
         check_available()
+        if self._proctrack == "cgroup" and not FREEZER.is_dir():
+            raise SlurmUnavailableError(f"proctrack/cgroup needs {FREEZER}, or systemd under cgroup v2")
         with ExitStack() as stack:
             # Not in pytest's directory, which others may not enter, as munged demands; and sockets want a short path.
             self.directory = Path(tempfile.mkdtemp(prefix="slurm-"))
@@ -157,7 +167,10 @@ class SlurmCluster:
             )
             for node in self.nodes
         ]
-        conf = _CONF.format(directory=directory, controller_port=controller_port, nodes="\n".join(nodes))
+        conf = _CONF.format(
+            directory=directory, controller_port=controller_port, proctrack=self._proctrack, nodes="\n".join(nodes)
+        )
+        (directory / "cgroup.conf").write_text("CgroupAutomount=no\nCgroupPlugin=cgroup/v1\n")
         (directory / "slurm.conf").write_text(conf)
         (directory / "plugstack.conf").touch()
         (directory / "gres.conf").write_text(f"Name=gpu File={directory}/gpu[0-{GPUS_PER_NODE - 1}]\n")
@@ -210,6 +223,10 @@ class SlurmCluster:
         for daemon in reversed(self._daemons.values()):
             end_process(daemon, signal.SIGTERM)
         self._daemons.clear()
+        if self._proctrack == "cgroup":
+            for node in self.nodes:
+                for group, _, _ in os.walk(FREEZER / f"slurm_{node.name}", topdown=False):
+                    os.rmdir(group)
 
     def environment(self, **changes: str) -> dict[str, str]:
         """Variables for commands that are to find this cluster, and no other that this process may be a job of."""

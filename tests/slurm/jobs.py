@@ -11,6 +11,9 @@ from tests.train.commands import REPOSITORY, SMALL
 from trainer.metrics.jsonl import read_records
 
 NUM_STEPS = 120
+"""Of a run of two nodes: long enough for what happens to it on the way."""
+NUM_STEPS_ALONE = 400
+"""Of one node, whose steps wait for nobody."""
 # Of a job that takes some 15 seconds on two idle cores.
 DEADLINE = 300.0
 
@@ -26,7 +29,7 @@ class Runs:
         """The command line of a run; each node has one GPU, as far as Slurm knows."""
         return [
             *SMALL,
-            f"training.train_iters={NUM_STEPS}",
+            f"training.train_iters={NUM_STEPS if num_nodes > 1 else NUM_STEPS_ALONE}",
             f"data.train=[{{paths:['{self.shard}']}}]",
             f"output_dir='{self.output}'",
             f"run_name={name}",

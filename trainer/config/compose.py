@@ -1,4 +1,4 @@
-"""Compose one configuration of any schema from conf/ and a command line. The only module that knows Hydra.
+"""Compose one configuration of any schema from conf/ and a command line. Hydra is known here, and to sweeps.
 
 Hydra composes the YAML groups; the values of the command line are put in afterwards, one by one, so that every error
 among them is found in one go.

@@ -1,0 +1,318 @@
+"""launch.slurm without a cluster: what it writes and what a user reads. On a cluster: tests/slurm."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from launch.slurm.__main__ import main
+from launch.slurm.request import parse_request
+from launch.slurm.snapshot import copy_code, new_stamp
+from launch.slurm.sweep import expand_sweep
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]", "run_name=first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What a command left on the terminal."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Launch = Callable[..., Ended]
+Render = Callable[..., str]
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
+    """The command, in this process, which has its modules already."""
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setattr(sys, "argv", ["launch.slurm", *arguments])
+        code = main()
+        captured = capsys.readouterr()
+        return Ended(returncode=code, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+@pytest.fixture
+def render(launch: Launch, tmp_path: Path) -> Render:
+    """The script of a dry run, which bash can read."""
+
+    def run(*overrides: str) -> str:
+        done = launch(*GOOD, f"output_dir='{tmp_path}'", "dry_run=true", *overrides)
+        assert done.returncode == 0, done.stderr
+        assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
+        subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+        return done.stdout
+
+    return run
+
+
+def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command as users start it."""
+    return subprocess.run(
+        [sys.executable, "-m", "launch.slurm", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_every_problem_is_printed_and_nothing_is_submitted(launch: Launch, tmp_path: Path) -> None:
+    done = launch(
+        "--dry",
+        "action=stopp",
+        "chain=0",
+        "dry_run=yes",
+        f"output_dir={tmp_path}",
+        "cluster.num_nodes=3",
+        "parallel.data_parallel_size=2",
+        "cluster.slurm.time_limit=long",
+        "cluster.slurm.partitoin=gpu",
+        "cluster.slurm.cpus_per_task=0",
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line.split(". ", 1)[1] for line in done.stderr.splitlines()[1:]]
+    assert [line.partition(" ")[0] for line in lines] == [
+        "option=--dry",
+        "action=stopp",
+        "dry_run=yes",
+        "chain=0",
+        "cluster.slurm.partitoin=gpu",
+        "cluster.slurm.cpus_per_task=0",
+        "model.vocab_size=null",
+        "data.train=[]",
+        "cluster.slurm.time_limit=long",
+    ]
+    assert lines[1] == "action=stopp is no action; did you mean stop? use submit, status, stop or logs"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_nodes_cannot_share_are_refused(launch: Launch) -> None:
+    done = launch(*GOOD, "dry_run=true", "cluster.num_nodes=3", "parallel=dp2_pp2", "training.global_batch_size=16")
+    assert done.returncode == 2
+    assert (
+        "cluster.num_nodes=3 does not divide the 4 processes of the layout, and every node starts as many; use 1, 2 or"
+        " 4, or set cluster.gpus_per_node" in done.stderr
+    )
+
+
+def test_the_script_asks_for_what_the_configuration_says(render: Render, tmp_path: Path) -> None:
+    script = render(
+        *("cluster=h100", "cluster.num_nodes=4", "training.global_batch_size=64", "cluster.slurm.partition=gpu"),
+        *("cluster.slurm.account='a b'", "cluster.slurm.qos=long", "cluster.slurm.constraint='h100&ib'"),
+        *("cluster.slurm.exclude='n[7-9]'", "cluster.slurm.gpu_type=h100", "cluster.slurm.cpus_per_task=96"),
+        *("cluster.slurm.memory='0'", "cluster.slurm.exclusive=true", "cluster.slurm.mail_type=[FAIL,END]"),
+        *("cluster.slurm.time_limit=1-12", "cluster.slurm.warn_seconds=600"),
+        "cluster.slurm.options={comment: my run, no-kill: null}",
+    )
+    found = directives(script)
+    stamp = found[1].rpartition("/slurm/")[2].partition("/")[0]
+    assert found == [
+        "job-name=trireme-first",
+        f"output={tmp_path}/first/slurm/{stamp}/%j.out",
+        "open-mode=append",
+        "nodes=4",
+        "ntasks-per-node=1",
+        "cpus-per-task=96",
+        "gpus-per-node=h100:8",
+        "mem=0",
+        "partition=gpu",
+        "account='a b'",
+        "qos=long",
+        "constraint='h100&ib'",
+        "exclude='n[7-9]'",
+        "time=1-12",
+        "signal=B:USR1@600",
+        "mail-type=FAIL,END",
+        "requeue",
+        "exclusive",
+        "comment='my run'",
+        "no-kill",
+    ]
+    assert '--nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8' in script
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=96 " in script
+    assert "--shutdown-timeout 480" in script
+
+
+def test_surroundings_of_the_run(render: Render) -> None:
+    script = render(
+        *("cluster.slurm.modules=[cuda/12.8,'my module']", r"cluster.slurm.setup=['ulimit -l \${LOCKED}']"),
+        "cluster.slurm.network_interface=ib0",
+        'cluster.slurm.environment={GLOO_SOCKET_IFNAME: eth0, NCCL_DEBUG: INFO, WORDS: "it\'s here", FLAG: true}',
+        "cluster.slurm.python=/opt/python",
+    )
+    lines = script.splitlines()
+    start = lines.index("module load cuda/12.8 || exit")
+    assert lines[start : start + 8] == [
+        "module load cuda/12.8 || exit",
+        "module load 'my module' || exit",
+        "ulimit -l ${LOCKED}",
+        "export NCCL_SOCKET_IFNAME=ib0",
+        "export GLOO_SOCKET_IFNAME=eth0",
+        "export NCCL_DEBUG=INFO",
+        "export WORDS='it'\"'\"'s here'",
+        "export FLAG=true",
+    ]
+    assert "/opt/python -m trainer.torchrun" in script
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_containers(render: Render, tmp_path: Path, runtime: str) -> None:
+    script = render(
+        "cluster=h100",
+        "training.global_batch_size=16",
+        f"cluster.slurm.container.runtime={runtime}",
+        "cluster.slurm.container.image=/images/my trireme.sqsh",
+        "cluster.slurm.container.mounts=['/data:/data:ro']",
+    )
+    here = f"{REPOSITORY}:{REPOSITORY}"
+    if runtime == "pyxis":
+        assert (
+            "srun --kill-on-bad-exit=1 --container-image='/images/my trireme.sqsh'"
+            f" --container-mounts={here},{tmp_path}:{tmp_path},/data:/data:ro --container-workdir={REPOSITORY} \\\n"
+            '  bash -c "$run_node" "$note" python3 -m trainer.torchrun' in script
+        )
+    else:
+        assert (
+            f'srun --kill-on-bad-exit=1 \\\n  bash -c "$run_node" "$note" apptainer exec --nv --bind {here}'
+            f" --bind {tmp_path}:{tmp_path} --bind /data:/data:ro --pwd {REPOSITORY} '/images/my trireme.sqsh' python3"
+            in script
+        )
+
+
+def test_a_sweep_of_like_runs_is_one_array_and_unlike_ones_are_jobs(render: Render, tmp_path: Path) -> None:
+    script = render("-m", "optimizer.lr=1e-3,3e-4", "training.seed=1,2", "cluster.slurm.max_running=2")
+    assert "array=0-3%2" in directives(script)
+    names = ("lr_0.001_seed_1", "lr_0.001_seed_2", "lr_0.0003_seed_1", "lr_0.0003_seed_2")
+    assert "run_directories=(\n" + "".join(f"  {tmp_path}/first_{name}\n" for name in names) + ")\n" in script
+    scripts = render("-m", "parallel=dp2,dp2_pp2", "cluster.num_nodes=1")
+    assert [line for line in directives(scripts) if line.startswith("array")] == []
+    assert "--nproc-per-node 2 " in scripts and "--nproc-per-node 4 " in scripts
+
+
+def test_a_sweep_names_what_is_wrong_with_every_run(launch: Launch) -> None:
+    done = launch(
+        *GOOD,
+        "dry_run=true",
+        "-m",
+        "optimizer.lr=1e-3,fast,1e-3",
+        "training.seed=interval(0,1)",
+        "optimizer.clip_grad=1,choice(2,3)",
+    )
+    assert done.returncode == 2
+    assert "optimizer.lr=1e-3,fast,1e-3 gives several runs the name 0.001; name each value once" in done.stderr
+    assert "training.seed=interval(0,1) cannot be swept" in done.stderr
+    assert "optimizer.clip_grad=1,choice(2,3) cannot be swept" in done.stderr
+    assert done.stderr.startswith("3 problems found"), "and no word of what follows from them"
+    done = launch(*GOOD, "dry_run=true", "-m", "optimizer.lr=1e-3,fast,-1", "model.num_layers=4,7", "parallel=dp2_pp2")
+    assert "optimizer.lr=fast is text, but the field takes a number" in done.stderr
+    assert "optimizer.lr=-1.0 is not more than 0" in done.stderr
+    assert done.stderr.count("model.num_layers=7 is no multiple") == 1, "once, however many runs have it"
+    assert "option=-m has nothing to sweep" in launch(*GOOD, "dry_run=true", "-m").stderr
+
+
+def test_choices_are_those_of_hydra() -> None:
+    def values(*overrides: str) -> list[tuple[str, ...]]:
+        return [choice.overrides for choice in expand_sweep(overrides).choices]
+
+    assert values("a=1,2", "b=x") == [("a=1", "b=x"), ("a=2", "b=x")]
+    assert values("a=range(1,4)") == [("a=1",), ("a=2",), ("a=3",)]
+    assert values("model=glob(llama*)") == [("model=llama_1b",), ("model=llama_70b",), ("model=llama_8b",)]
+    assert values("data.train=[{paths:[a,b]}]", "a=choice(1,2)")[1] == ("data.train=[{paths:[a,b]}]", "a=2")
+
+
+def test_names_of_runs_tell_paths_with_one_end_apart() -> None:
+    names = [choice.name for choice in expand_sweep(["x.lr=1", "a.lr=1e-3,2", "b.lr='p q',r/s"]).choices]
+    assert names == ["a.lr_0.001_b.lr_p-q", "a.lr_0.001_b.lr_r-s", "a.lr_2_b.lr_p-q", "a.lr_2_b.lr_r-s"]
+    assert [choice.name for choice in expand_sweep(["run_name=a,b", "x=1,2"]).choices] == [None] * 4
+
+
+def test_own_words_are_taken_out_of_the_overrides() -> None:
+    request = parse_request(["action=logs", "follow=true", "model=x", "chain=3", "--multirun", "dry_run=true"])
+    assert (request.action, request.follow, request.chain, request.is_sweep) == ("logs", True, 3, True)
+    assert request.dry_run
+    assert request.overrides == ("model=x",)
+    assert request.problems == ()
+
+
+def test_without_slurm_it_says_so_and_leaves_nothing_behind(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
+    done = launch(*GOOD, f"output_dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr == "Slurm refused:\n  sbatch is not installed here: submit from a login node of the cluster\n"
+    assert list(tmp_path.glob("first/slurm/*")) == []
+    idle = launch(*GOOD, f"output_dir={tmp_path}", "action=status")
+    assert idle.returncode == 2
+    assert f"run_name=first was never submitted: {tmp_path}/first remembers no job" in idle.stderr
+
+
+def test_data_is_prepared_by_the_same_command(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a note")
+    sources = f"data_prep.sources=[{{name:notes,kind:text,paths:['{tmp_path}/*.txt']}}]"
+    done = start("dry_run=true", sources, f"data_prep.output_dir={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("#SBATCH --job-name=trireme-data-") == 4
+    done = launch("data_prep=custom", "action=stop", "chain=2", "-m")
+    assert done.returncode == 2
+    assert [line.split(". ", 1)[1].partition(" ")[0] for line in done.stderr.splitlines()[1:]] == [
+        "action=stop",
+        "chain=2",
+        "option=-m",
+    ]
+
+
+def test_the_copy_of_the_code_stands_alone(tmp_path: Path) -> None:
+    copy_code(tmp_path / "code")
+    # Nothing of it comes from this directory: -P, and a place that has no project.
+    show = "import trainer.config.compose as c; print(c.__file__, c.CONF_DIR)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", show],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "code")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(tmp_path / "code/trainer/config/compose.py"), str(tmp_path / "code/conf")]
+
+
+def test_stamps_of_one_second_differ(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
+    stamps = []
+    for _ in range(3):
+        stamps.append(new_stamp(tmp_path, now=now))
+        (tmp_path / "slurm" / stamps[-1]).mkdir(parents=True)
+    assert stamps == ["20260131-235959", "20260131-235959-2", "20260131-235959-3"]
+
+
+def test_help_and_no_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[2:]; from launch.slurm.__main__ import main; code = main();"
+        " heavy = {'torch', 'megatron', 'deepspeed', 'numpy'} & set(sys.modules); assert not heavy, heavy;"
+        " sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--", *GOOD, "dry_run=true"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    done = start("--help")
+    assert done.returncode == 0
+    assert "usage: python -m launch.slurm" in done.stdout

@@ -1,0 +1,29 @@
+"""Signals reach a run however a site's Slurm keeps track of a job's processes; all other tests have linuxproc."""
+
+from typing import Literal
+
+import pytest
+
+from tests.slurm.cluster import SlurmCluster, SlurmUnavailableError
+from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, wait_for_steps, warn
+from tests.train.commands import losses_of
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.mark.parametrize("proctrack", ["cgroup", "pgid"])
+def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs, proctrack: Literal["cgroup", "pgid"]) -> None:
+    try:
+        with SlurmCluster(num_nodes=1, proctrack=proctrack) as cluster:
+            name = f"tracked-by-{proctrack}"
+            job = runs.submit(cluster, name, num_nodes=1)
+            wait_for_steps(runs.directory(name), 3)
+            warn(cluster, job)
+            cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
+            assert cluster.show(job)[0]["Restarts"] == "1"
+    except SlurmUnavailableError as reason:
+        pytest.skip(str(reason))
+    assert list(losses_of(runs.directory(name))) == list(range(1, NUM_STEPS_ALONE + 1))
+    printed = runs.printed(name)
+    assert printed.count("asking the run to save and leave") == 1
+    assert printed.count("/step_") - printed.count(f"/step_{NUM_STEPS_ALONE:08d}") >= 1, "it saved before it left"
