@@ -199,6 +199,7 @@ def read_state(directory: Path) -> TrainerState:
             "layout": Layout(**content["layout"]),
             "loss_scale": loss_scale,
             "forked_from": tuple(ForkPoint(**point) for point in content.get("forked_from", ())),
+            "left_out_samples": tuple(tuple(limits) for limits in content.get("left_out_samples", ())),
         }
         state = TrainerState(**{**content, **changes})
         state.model_config()
