@@ -69,7 +69,7 @@ def render(launch: Launch) -> Callable[..., list[dict[str, Any]]]:
 
 def schema_of_model(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """JSON schema of a type as the openapi generator's Python 2 models write it: V1Pod, list[V1Env], dict(str, str)."""
-    plain = {"str": "string", "int": "integer", "bool": "boolean", "float": "number"}
+    plain = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "Quantity": "string"}
     if name in plain:
         return {"type": plain[name]}
     if name in ("object", "datetime"):
