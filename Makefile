@@ -8,7 +8,7 @@ EXTRAS := test,dev,quickstart,benchmark,ray
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test certify check format clean
+.PHONY: help setup quickstart test certify chaos check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(STAMP) ## every test (CPU only); PYTEST_ARGS='-k name' selects
 
 certify: $(STAMP) ## every layout and engine computes what one process does (CPU): docs/certificate.md
 	$(PYTHON) -m trainer.certify certify=standard
+
+chaos: $(STAMP) ## faults in real runs, 66 of them, and what became of each (CPU): docs/chaos.md
+	$(PYTHON) -m tests.chaos --json benchmarks/results/chaos.json
 
 check: $(STAMP) ## ruff, import-linter, mypy
 	$(VENV)/bin/ruff check .

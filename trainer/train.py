@@ -5,7 +5,7 @@
 
 Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
 a signal after saving (start it again to go on), 79 the run hung, 80 copies of weights differ, 81 another process is
-gone (docs/failure.md).
+gone, 82 training went wrong and going back did not help (docs/failure.md).
 """
 
 import faulthandler

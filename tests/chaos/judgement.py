@@ -1,17 +1,15 @@
 """What came of each fault: when it was noticed, what it cost, and whether anybody could tell from the result."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tests.chaos.faulty import happenings, read_lineage, samples_of
 from tests.chaos.scenarios import GLOBAL_BATCH_SIZE, NUM_STEPS, Row, Scenario
 from tests.chaos.supervisor import Start
 from tests.train.commands import losses_of, tensors_of
 from trainer.checkpoint.store import checkpoint_name, checkpoints_directory
-from trainer.loop.ledger import FILE_NAME, read_ledger
+from trainer.loop.ledger import FILE_NAME, ROLLBACK, read_ledger
 
 TOLERANCE = 1e-6
 """Relative, of fp32 losses whose sums have another order."""
@@ -91,7 +89,7 @@ def judge(scenario: Scenario, *, run: Path, notes: Path, starts: list[Start], re
                 fault=row.fault,
                 design=scenario.design,
                 detected_after_seconds=None if detected is None else round(detected - begin, 2),
-                num_steps_lost=_steps_lost(notes, begin=begin),
+                num_steps_lost=_steps_lost(notes, begin=begin, run=run, starts=starts),
                 recovered_after_seconds=None if recovered is None else round(recovered - begin, 2),
                 is_equal=result.fits(scenario),
                 difference=result.difference,
@@ -139,17 +137,14 @@ def _next_step(notes: Path, *, after: float) -> float | None:
     return min((record["time"] for record in read_lineage(notes) if record["time"] > after), default=None)
 
 
-def _steps_lost(notes: Path, *, begin: float) -> int:
-    """How far the next step lies behind the one that was being taken."""
-    records = sorted(read_lineage(notes), key=lambda record: record["time"])
-    before = [record["step"] for record in records if record["time"] <= begin]
-    later = [record for record in records if record["time"] > begin]
-    backwards = [b["step"] for a, b in zip(later, later[1:], strict=False) if b["step"] < a["step"]]
-    if not before or not later:
-        return 0
-    return max(0, before[-1] + 1 - min(later[0]["step"], *(backwards[:1] or [later[0]["step"]])))
-
-
-def to_record(verdict: Verdict) -> dict[str, Any]:
-    """Plain values."""
-    return json.loads(json.dumps(asdict(verdict)))
+def _steps_lost(notes: Path, *, begin: float, run: Path, starts: list[Start]) -> int:
+    """Steps that were taken and had to be taken again: after going back, or in the next start."""
+    start = next(start for start in starts if begin <= start.ended)
+    for decision in read_ledger(run / FILE_NAME):
+        time = datetime.fromisoformat(decision["time"]).timestamp()
+        if decision["kind"] == ROLLBACK and begin - 0.01 <= time <= start.ended:
+            return int(decision["step"] - decision["to_step"])
+    lineage = read_lineage(notes)
+    taken = [record["step"] for record in lineage if start.began <= record["time"] <= start.ended]
+    later = [record["step"] for record in lineage if record["time"] > start.ended]
+    return max(0, max(taken) + 1 - later[0]) if taken and later else 0

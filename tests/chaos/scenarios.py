@@ -143,7 +143,7 @@ def _kills(engine: str, *, seed: int) -> Scenario:
 
 def _kills_in_saves(engine: str, *, seed: int) -> Scenario:
     faults, rows = [], []
-    for number, (rank, writes) in enumerate([(0, 0), (1, 1), (0, 2), (0, 4)]):
+    for number, (rank, writes) in enumerate([(0, 0), (1, 0), (0, 2), (0, 4)]):
         # It takes hold when the step begins, so that the next save is that of the step.
         step = SAVE_INTERVAL * (1 + number % 4)
         faults.append({"kind": "kill_in_save", "rank": rank, "step": step, "writes": writes})
@@ -201,8 +201,7 @@ def _not_finite_in_a_row(engine: str, *, seed: int) -> Scenario:
 
 
 def _not_finite_once(engine: str, *, seed: int) -> Scenario:
-    first, second, third = _draw(f"{engine} once", seed=seed, count=3)[:3]
-    first, second, third = first, max(second, first + 2), max(third, first + 4)
+    first, second, third = (2 * half for half in _draw(f"{engine} once", seed=seed, count=3, last=7))
     kinds = ((first, "nan_gradient", 0), (second, "nan_gradient", 1), (third, "inf_loss", 1))
     faults = [{"kind": kind, "rank": rank, "step": step} for step, kind, rank in kinds]
     words = {"nan_gradient": "NaN gradient", "inf_loss": "infinite loss"}
@@ -221,7 +220,8 @@ def _spike(engine: str) -> Scenario:
 
 def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
     name = f"{engine} damage"
-    steps = _draw(name, seed=seed, count=4, first=9)
+    # By step 7 the saves of steps 2 and 4 have ended: there is always an older one to go on from.
+    steps = _draw(name, seed=seed, count=4, first=7)
     faults = [{"kind": "kill", "rank": 0, "step": step} for step in steps]
     actions = (damage.truncate_tensors, damage.flip_bit, damage.lose_state, damage.spoil_manifest)
     rows, damages = [], {}
@@ -235,7 +235,8 @@ def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
             )
         )
         damages[number] = action
-    return _scenario(engine, "damaged checkpoints", rows, faults, damages=damages)
+    commands = (((*ENGINES[engine], "checkpoint.save_interval=2"), 2),)
+    return _scenario(engine, "damaged checkpoints", rows, faults, damages=damages, commands=commands)
 
 
 def _damaged_shards(engine: str, *, seed: int) -> Scenario:
@@ -302,11 +303,12 @@ def _elastic(seed: int) -> Scenario:
 
 
 def _short_first(engine: str, *, seed: int) -> Scenario:
-    step = _draw(f"{engine} short", seed=seed, count=1, first=9, last=11)[0]
+    # By step 13 the saves of steps 4 and 8 have ended: there is an older one to go on from.
+    step = _draw(f"{engine} short", seed=seed, count=1, first=13)[0]
     faults = [
         {"kind": "nan_gradient", "rank": 1, "step": 6, "last_step": 7},
         {"kind": "kill", "rank": 1, "step": step, "seconds": 0.01},
-        {"kind": "kill_in_save", "rank": 0, "step": 12, "writes": 1},
+        {"kind": "kill_in_save", "rank": 0, "step": NUM_STEPS, "writes": 1},
     ]
     rows = [
         Row(fault="NaN gradient on rank 1, steps 6 and 7", kind="nan_gradient", step=6),
@@ -317,7 +319,7 @@ def _short_first(engine: str, *, seed: int) -> Scenario:
             start=0,
             sign="is damaged and is not used",
         ),
-        Row(fault="kill -9 of rank 0 in the asynchronous save of step 12", kind="kill_in_save", step=12),
+        Row(fault=f"kill -9 of rank 0 in the save of step {NUM_STEPS}", kind="kill_in_save", step=NUM_STEPS),
     ]
     return _scenario(engine, "short form", rows, faults, damages={0: damage.flip_bit})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faulty import command_of, prepare
+from tests.chaos.faulty import command_of, prepare, read_lineage
 from tests.train.commands import REPOSITORY
 from trainer.checkpoint.store import list_checkpoints
 
@@ -47,18 +47,18 @@ def supervise(
         notes: directory in which the processes note what happens.
         after_start: repairs or damages something when a start has ended, given its number from 0.
     Raises:
-        CrashLoop: several starts in a row have saved nothing.
+        CrashLoop: several starts in a row have got no further.
     """
     starts: list[Start] = []
-    num_idle, newest = 0, _newest(run_directory)
+    num_idle, furthest = 0, _progress(run_directory, notes)
     while not starts or starts[-1].code != 0:
         overrides, num_processes = commands[min(len(starts), len(commands) - 1)]
         starts.append(
             _start(command_of(overrides, num_processes=num_processes), {**prepare(notes, faults), **environment})
         )
         after_start(len(starts) - 1)
-        before, newest = newest, _newest(run_directory)
-        num_idle = num_idle + 1 if newest == before else 0
+        before, furthest = furthest, _progress(run_directory, notes)
+        num_idle = num_idle + 1 if furthest == before else 0
         if starts[-1].code != 0 and num_idle >= MAX_STARTS_WITHOUT_PROGRESS:
             raise CrashLoop(f"{num_idle} starts without progress; the last said:\n{starts[-1].errors[-4000:]}")
     return starts
@@ -78,6 +78,7 @@ def _start(command: list[str], environment: dict[str, str]) -> Start:
     return Start(began=began, ended=time.time(), code=process.returncode, errors=errors)
 
 
-def _newest(run_directory: Path) -> tuple[str, float] | None:
-    found = list_checkpoints(run_directory)
-    return (found[0].name, found[0].stat().st_mtime) if found else None
+def _progress(run_directory: Path, notes: Path) -> tuple[list[str], int]:
+    """The checkpoints, and the furthest step that was taken."""
+    steps = (record["step"] for record in read_lineage(notes))
+    return [path.name for path in list_checkpoints(run_directory)], max(steps, default=0)

@@ -108,10 +108,9 @@ def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
 
 def rollback_line(metrics: RollbackMetrics, *, total_steps: int) -> str:
     """From where training goes on, on one line, in the columns of the step lines."""
-    num_samples = sum(end - first for first, end in metrics.skipped_samples)
     return (
         f"{_step(metrics.step, total_steps)} | WENT BACK from step {metrics.from_step}: {metrics.trouble}"
-        f" | {format_count(num_samples)} samples are left out"
+        f" | {format_count(metrics.num_skipped_samples)} samples are left out"
     )
 
 

@@ -86,6 +86,11 @@ class RollbackMetrics:
     """Ranges (first, end) of samples that are left out from now on; none where the same ones are taken again."""
     consumed_samples: int
 
+    @property
+    def num_skipped_samples(self) -> int:
+        """How many samples these are."""
+        return sum(end - first for first, end in self.skipped_samples)
+
 
 def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dict[str, Any]:
     """Every field by name, in order; the perplexity of a validation; what experts did, where there are any."""

@@ -90,6 +90,9 @@ class WandbSink:
             return
         fields = fields_of(metrics)
         step = fields.pop("step")
+        if isinstance(metrics, RollbackMetrics):
+            del fields["skipped_samples"]
+            fields["num_skipped_samples"] = metrics.num_skipped_samples
         # One curve for each number of a layer; the loads of single experts would be thousands, metrics.jsonl has them.
         for layer in fields.pop("moe_layers", ()):
             for key in ("load_balancing_loss", "z_loss", "max_load_ratio"):
