@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ DEFAULTS = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 """Environment variables that torch and torchrun read, unless they are set."""
+
+READING_SECONDS = 2.5
+"""How long a notice stands before this process leaves: two of the default heartbeats."""
 
 SIGNAL_BASE = 128
 """Shells report a process that a signal ended as 128 + the signal's number."""
@@ -98,12 +102,14 @@ def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
 
     board = board_of_launcher(store_path)
     if board is not None:
+        # The store may be this process's, and ends with it: the others need the time to read.
         with contextlib.suppress(RuntimeError):  # the host that keeps the store may have left
             board.post_end(
                 code=EXIT_PEER_FAILED if code > SIGNAL_BASE else code,
                 text=text,
                 launcher=f"launcher on {socket.gethostname()}",
             )
+            time.sleep(READING_SECONDS)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ GRACE_SECONDS = 1.0
 """How long a rank that learns of another's end stays, so that it can say what is wrong with itself, if anything is."""
 STORE_PATIENCE_SECONDS = 15.0
 """How long the store may fail to answer before the host that keeps it is taken for lost."""
+STORE_IS_SILENT = "the store of the job does not answer: the host that keeps it has left or cannot be reached"
 BLAME_SECONDS = 0.5
 BLAME_SECONDS_IN_COLLECTIVES = 5.0
 """How long a rank that raises looks for another that has died of itself: longer where its own error is that the others
@@ -49,6 +50,7 @@ class Vigil:
         self._siblings = Siblings(self.processes, rank=rank)
         self._is_ended = threading.Event()
         self._is_another_lost = threading.Event()
+        self._is_store_silent = False
         self._wake = os.eventfd(0)
         self._answered: str | None = None
         """Number of the last inquiry that this rank answered, at `_answered_at`."""
@@ -99,7 +101,12 @@ class Vigil:
         frames = [frame for frame, _ in traceback.walk_tb(trace)]
         is_of_collective = bool(frames) and is_waiting(frames[-1])
         seconds = BLAME_SECONDS_IN_COLLECTIVES if is_of_collective else BLAME_SECONDS
-        return self._is_another_lost.wait(seconds) or bool(self._find_lost())
+        if self._is_another_lost.wait(seconds) or self._find_lost():
+            return True
+        if is_of_collective and self._is_store_silent:
+            _LOGGER.error("%s", STORE_IS_SILENT, extra=EVERY_RANK)
+            return True
+        return False
 
     def _find_lost(self, *, wake: int | None = None, except_for: set[int] | None = None) -> list[RankProcess]:
         """Ranks of this host that ended before their work did."""
@@ -128,12 +135,12 @@ class Vigil:
         while True:
             try:
                 self._look_at_board()
-                answered_at = time.monotonic()
+                answered_at, self._is_store_silent = time.monotonic(), False
             except RuntimeError as error:
+                self._is_store_silent = True
                 if time.monotonic() - answered_at > STORE_PATIENCE_SECONDS:
                     self._is_another_lost.set()
-                    text = "the store of the job does not answer: the host that keeps it has left or cannot be reached"
-                    _LOGGER.error("%s (%s)", text, error, extra=EVERY_RANK)
+                    _LOGGER.error("%s (%s)", STORE_IS_SILENT, error, extra=EVERY_RANK)
                     self._leave_after_grace(EXIT_PEER_FAILED)
             if self._is_ended.wait(self._config.heartbeat_seconds):
                 return
