@@ -121,7 +121,7 @@ class RateLookup(Generic[T]):
             kind: `Rates` or `MemoryRates`.
             names: of each job, from `names_of` or `memory_names_of`.
         """
-        self._kind = kind
+        self._kind: type[T] = kind
         self.names = sorted({name for each in names for name in each.values()})
         place = {name: index for index, name in enumerate(self.names)}
         self._index = {field: np.array([place[each[field]] for each in names]) for field in names[0]}

@@ -33,9 +33,9 @@ def per_layer(job: Job, rates: Rates, *, layer: "LayerTime") -> LayerExchange:
 
     keys = hidden / model.hidden_size * model.key_value_width / layout.tp
     context_rate = _rate_of_group(job, rates, ranks=layout.cp, stride=layout.tp)
-    # Keys and values forward, again and their gradients backward; rings run beside attention.
+    # Keys and values forward, again and their gradients backward.
     ring = 3 * (layout.cp - 1) * keys / context_rate
-    context = np.maximum(ring - (1 + 2.5) * layer.attention, 0.1 * ring)
+    context = _exposed(ring, (1 + 2.5) * layer.attention, framework.hides_context)
 
     tokens_sent = hidden / np.where(layout.sequence_parallel > 0, layout.tp, 1)
     # Dispatch and combine, forward and backward.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from scipy.optimize import least_squares  # type: ignore[import-untyped]
+from scipy.optimize import least_squares
 
 from launch.plan.arrays import Array, stack
 from launch.plan.coefficients import (
@@ -150,7 +150,7 @@ def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
         "# Coefficients of the planner, written by `python -m launch.plan.fit`; do not edit.\n"
         f"# Fitted on {len(timed)} published step times and {sum(run.memory_bytes is not None for run in runs)} memory"
         f" figures of {len(sources)} sources.\n"
-        "# What each means: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"
+        "# Meanings: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"
     )
     rounded = {part: {name: float(f"{value:.4g}") for name, value in table.items()} for part, table in fitted.items()}
     path.write_text(head + yaml.safe_dump(rounded, sort_keys=True), encoding="utf-8")

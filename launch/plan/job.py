@@ -152,6 +152,8 @@ class Framework:
     """Share of data-parallel communication that may run beside computing."""
     hides_tensor_parallel: Number
     """Share of tensor-parallel communication that runs beside computing."""
+    hides_context: Number
+    """Share of context-parallel communication that may run beside attention: rings do, one gathering does not."""
     hides_pipeline: Number
     """Share of sends between stages that runs beside computing."""
     logit_bytes: Number

@@ -1,9 +1,7 @@
 """How much device memory a stage of the pipeline takes, by part.
 
-Shape letters: m tokens of a micro batch on one device, h hidden size.
-
-Sources: Korthikanti et al. 2022 (activations of a layer, in flight under 1F1B and interleaving); Rajbhandari et al. 2020
-(16 bytes per parameter and what ZeRO shards of them).
+Sources: Korthikanti et al. 2022 (activations of a layer, in flight under 1F1B and interleaving); Rajbhandari et al.
+2020 (16 bytes per parameter and what ZeRO shards of them).
 """
 
 from dataclasses import dataclass
@@ -138,8 +136,8 @@ def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[N
 def micro_batches_in_flight(layout: Layout, stage: Stage) -> Number:
     """Chunks' activations that a stage keeps at once, in micro batches of one chunk.
 
-    1F1B: stage i of p keeps p - i. Interleaved with v chunks: 2 (p - i - 1) + (v - 1) p + 1 (Megatron-Core's warm-up and
-    the one in work). Never more than there are.
+    1F1B: stage i of p keeps p - i. Interleaved with v chunks: 2 (p - i - 1) + (v - 1) p + 1 (Megatron-Core's warm-up
+    and the one in work). Never more than there are.
     """
     after = layout.pp - stage.index
     interleaved = 2 * (after - 1) + (layout.vp - 1) * layout.pp + 1

@@ -1,8 +1,7 @@
 """How long one optimizer step takes, by part.
 
 Every part is work over rate: operations over the rate of matrix products, bytes over the rate of memory or of a link.
-The rates are those of the data sheet times a few coefficients (`coefficients`). Shape letters: m tokens of a micro batch
-on one device, h hidden size, s sequence length.
+The rates are those of the data sheet times a few coefficients (`rates`).
 
 Sources: Korthikanti et al. 2022 (operations and traffic of tensor and sequence parallelism, recomputation); Narayanan
 et al. 2021 (pipeline bubble, interleaving); Rajbhandari et al. 2020 (ZeRO's traffic); Thakur et al. 2005 (ring
@@ -23,7 +22,7 @@ BACKWARD = 2.0
 BACKWARD_ATTENTION = 2.5
 """The same for fused attention, which computes the scores again (Dao et al. 2022)."""
 SCORE_BYTES = 16
-"""Passes of attention that writes its scores: of 2 bytes, scores, softmax, dropout and its mask, each read and written."""
+"""Read and written per score where attention writes them: scores, softmax, dropout and its mask."""
 ADAM_BYTES = 30
 """Read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
 LOGIT_PASS_BYTES = 20
@@ -84,7 +83,7 @@ def predict_step_time(job: Job, rates: Rates) -> StepTime:
     layer = layer_time(job, rates)
     launches = rates.launch_seconds
     layers_of_stage = largest_stage(model, layout)
-    head = _head_time(job, rates)
+    head = head_time(job, rates)
     again = layout.recomputed_share * (layer.forward + launches)
     again = again + layout.recomputes_core * (1 - layout.recomputed_share) * layer.attention
     # In all layers together; a pipeline's slowest stage has its equal part, and the output layer where that is slower.
@@ -204,7 +203,7 @@ def _accumulation_time(job: Job, rates: Rates) -> Number:
     return bytes_moved / (machine.memory_rate * rates.memory)
 
 
-def _head_time(job: Job, rates: Rates) -> Number:
+def head_time(job: Job, rates: Rates) -> Number:
     """Output layer and loss of one micro batch, forward and backward."""
     model, layout, machine = job.model, job.layout, job.machine
     tokens = layout.micro_batch_size * model.seq_length / layout.cp

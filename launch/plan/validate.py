@@ -1,6 +1,6 @@
 """The planner's error bars: its predictions against published runs that its coefficients have not seen.
 
-usage: python -m launch.plan.validate [CSV] [--json FILE]
+usage: python -m launch.plan.validate [CSV] [--json FILE] [--publish]
 
 CSV is a table like launch/plan/data/published_throughput.csv (the default). For every row the coefficients are fitted
 anew without it, in three ways:
@@ -11,7 +11,7 @@ anew without it, in three ways:
 
 Printed are the median and the 90th percentile of absolute errors of step time and memory, by source and by kind of
 parallelism; the rank correlation of predicted and published throughput within sweeps of layouts; and which published
-runs are judged not to fit. --json also writes them to FILE.
+runs are judged not to fit. --json also writes them to FILE; --publish writes the line that plans show of them.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from launch.plan.arrays import Array, stack
 from launch.plan.error_bars import ErrorBar, error_bar, error_bars, parallel_kind, sweeps
 from launch.plan.fit import MemoryModel, TimeModel, fit_memory, fit_step_time
 from launch.plan.job import Job
+from launch.plan.plan import ERROR_BARS_FILE
 from launch.plan.published import PUBLISHED_CSV, PublishedRun, load_published
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
-    table, output = _read_arguments(arguments)
+    table, output = _read_arguments([word for word in arguments if word != "--publish"])
     runs, skipped = load_published(table)
     report: dict[str, Any] = {"schemes": {}}
     for scheme in SCHEMES:
@@ -83,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     print_report(report, Console())
     if output:
         output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if "--publish" in arguments:
+        ERROR_BARS_FILE.write_text(json.dumps(_summary(report), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -99,7 +102,9 @@ def _read_arguments(arguments: Sequence[str]) -> tuple[Path, Path | None]:
     table = Path(words[0]) if words else PUBLISHED_CSV
     if len(words) > 1 or not table.is_file():
         value = " ".join(words) or str(table)
-        raise ConfigError([Violation(path="csv", value=value, rule="is no table", fix=f"name a file like {PUBLISHED_CSV}")])
+        raise ConfigError(
+            [Violation(path="csv", value=value, rule="is no table", fix=f"name a file like {PUBLISHED_CSV}")]
+        )
     return table, output
 
 
@@ -107,12 +112,12 @@ def hold_out(runs: Sequence[PublishedRun], *, scheme: str) -> HeldOut:
     """Predict every run by coefficients that were fitted without it."""
     timed = [each for each in runs if each.seconds is not None and not each.is_out_of_memory]
     log_seconds = np.zeros(len(timed))
-    for held in _folds(timed, scheme):
+    for held in fold_masks(timed, scheme):
         coefficients = fit_step_time([each for index, each in enumerate(timed) if not held[index]])
         chosen = [each for index, each in enumerate(timed) if held[index]]
         log_seconds[held] = TimeModel(chosen).log_seconds(coefficients)
     log_bytes, log_least = np.zeros(len(runs)), np.zeros(len(runs))
-    for held in _folds(runs, scheme):
+    for held in fold_masks(runs, scheme):
         coefficients = fit_memory([each for index, each in enumerate(runs) if not held[index]])
         chosen = [each for index, each in enumerate(runs) if held[index]]
         log_bytes[held] = MemoryModel(chosen).log_bytes(coefficients)
@@ -122,7 +127,7 @@ def hold_out(runs: Sequence[PublishedRun], *, scheme: str) -> HeldOut:
     )
 
 
-def _folds(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
+def fold_masks(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
     """[n] masks of what is held out together."""
     if scheme == "row":
         numbers = np.random.default_rng(0).permutation(len(runs)) % NUM_FOLDS
@@ -161,7 +166,7 @@ def judge(held: HeldOut) -> dict[str, Any]:
     out = np.array([each.is_out_of_memory for each in held.all_runs])
     found = sweeps(held.timed, held.log_seconds)
     step_time = {}
-    for kind in ("dense 16-bit", "dense fp8/fp4", "moe"):
+    for kind in sorted({each.kind for each in held.timed}):
         index = np.array([each.kind == kind for each in held.timed])
         chosen = [each for each in held.timed if each.kind == kind]
         step_time[kind] = {
@@ -169,15 +174,18 @@ def judge(held: HeldOut) -> dict[str, Any]:
             "by source": _plain_all(error_bars(chosen, errors[index], lambda each: each.source)),
             "by parallel kind": _plain_all(error_bars(chosen, errors[index], parallel_kind)),
         }
-    return {
-        "step_time": step_time,
-        "memory": {
+    memory = {}
+    if measured:
+        memory = {
             "all": _plain(error_bar(memory_errors)),
             "by source": _plain_all(error_bars(measured, memory_errors, lambda each: each.source)),
             "by parallel kind": _plain_all(error_bars(measured, memory_errors, parallel_kind)),
-        },
+        }
+    return {
+        "step_time": step_time,
+        "memory": memory,
         "sweeps": [dataclasses.asdict(sweep) for sweep in found],
-        "mean_spearman": round(float(np.mean([sweep.spearman for sweep in found])), 3),
+        "mean_spearman": round(float(np.mean([sweep.spearman for sweep in found])), 3) if found else None,
         "running": int((~out).sum()),
         "running_judged_over_by_10_percent": int((need[~out] > 1.1).sum()),
         "running_judged_over": int((need[~out] > 1.0).sum()),
@@ -187,24 +195,44 @@ def judge(held: HeldOut) -> dict[str, Any]:
 
 
 def check_goals(figures: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
-    """Each goal: what is aimed at, what is reached."""
-    times = figures["step_time"]
+    """Each goal that the table has rows for: what is aimed at, what is reached."""
+    times = {**figures["step_time"], "memory": figures["memory"]}
     reached = {
-        "dense 16-bit step time, median": times["dense 16-bit"]["all"]["median_percent"],
-        "dense 16-bit step time, 90th percentile": times["dense 16-bit"]["all"]["p90_percent"],
-        "dense fp8/fp4 step time, median": times["dense fp8/fp4"]["all"]["median_percent"],
-        "moe step time, median": times["moe"]["all"]["median_percent"],
-        "memory, median": figures["memory"]["all"]["median_percent"],
         "published as running, judged over memory by more than 10%": figures["running_judged_over_by_10_percent"],
         "published out of memory, judged to fit": figures["out_of_memory_judged_to_fit"],
     }
+    for kind, part in times.items():
+        if part:
+            name = kind if kind == "memory" else f"{kind} step time"
+            reached[f"{name}, median"] = part["all"]["median_percent"]
+            reached[f"{name}, 90th percentile"] = part["all"]["p90_percent"]
     goals: dict[str, dict[str, float | bool]] = {
-        name: {"goal": goal, "value": reached[name], "is_reached": reached[name] <= goal} for name, goal in GOALS.items()
+        name: {"goal": goal, "value": reached[name], "is_reached": reached[name] <= goal}
+        for name, goal in GOALS.items()
+        if name in reached
     }
     spearman = figures["mean_spearman"]
-    name = "Spearman rank correlation within sweeps, mean"
-    goals[name] = {"goal": MIN_SPEARMAN, "value": spearman, "is_reached": spearman >= MIN_SPEARMAN}
+    if spearman is not None:
+        name = "Spearman rank correlation within sweeps, mean"
+        goals[name] = {"goal": MIN_SPEARMAN, "value": spearman, "is_reached": spearman >= MIN_SPEARMAN}
     return goals
+
+
+def _summary(report: dict[str, Any]) -> dict[str, str]:
+    """The line that plans show."""
+
+    def errors(part: dict[str, Any]) -> str:
+        return f"{part['all']['median_percent']}%, {part['all']['p90_percent']}%"
+
+    figures, foreign = report["schemes"]["model"], report["schemes"]["framework"]
+    times = {kind: errors(part) for kind, part in figures["step_time"].items()}
+    unknown = f"step time {errors(foreign['step_time']['dense 16-bit'])}, memory {errors(foreign['memory'])}"
+    return {
+        **times,
+        "memory": errors(figures["memory"]),
+        "spearman": str(figures["mean_spearman"]),
+        "framework": unknown,
+    }
 
 
 def _plain(bar: ErrorBar) -> dict[str, float]:
@@ -219,6 +247,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     """Write the tables of the scheme that counts, and a line of each of the others."""
     figures = report["schemes"]["model"]
     for name, part in {**figures["step_time"], "memory": figures["memory"]}.items():
+        if not part:
+            continue
         title = name if name == "memory" else f"step time, {name}"
         table = Table(title=f"{title}: absolute errors in percent, rows of the same framework and model held out")
         table.add_column("")
@@ -237,13 +267,13 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         table.add_row(sweep["name"], str(sweep["num_layouts"]), str(sweep["spearman"]))
     console.print(table)
     table = Table(title="What is held out: median and 90th percentile in percent")
-    columns = ("dense 16-bit", "dense fp8/fp4", "moe", "memory", "Spearman")
+    columns = (*figures["step_time"], *(["memory"] if figures["memory"] else []), "Spearman")
     for column in ("held out", *columns):
         table.add_column(column)
     for scheme, each in report["schemes"].items():
-        parts = [each["step_time"][kind]["all"] for kind in columns[:3]] + [each["memory"]["all"]]
-        cells = [f"{part['median_percent']} / {part['p90_percent']}" for part in parts]
-        table.add_row(scheme, *cells, str(each["mean_spearman"]))
+        parts = [part["all"] for part in (*each["step_time"].values(), each["memory"]) if part]
+        pairs = [f"{part['median_percent']} / {part['p90_percent']}" for part in parts]
+        table.add_row(scheme, *pairs, str(each["mean_spearman"]))
     console.print(table)
     table = Table(title="Goals")
     for column in ("goal", "at most (or least)", "value", ""):

@@ -1,0 +1,129 @@
+"""Measured rates in place of fitted ones: `python -m launch.plan calibrate=true`.
+
+A child process runs trainer.sniff under torchrun on all devices of this host: matrix products, copies, all-reduces.
+What it finds is saved as CALIBRATION_NAME in the output directory, and plans for the same type of device use it. Slow
+devices count: of all ranks' rates the least is taken, since a step waits for it.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from launch.plan.coefficients import Coefficients
+from launch.plan.hardware import Device, find_device
+from trainer.common.errors import ConfigError, Violation
+
+CALIBRATION_NAME = "calibration.yaml"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was measured on one host."""
+
+    device: str
+    """Type, by the planner's name."""
+    num_devices: int
+    gemm_format: str
+    """Number format of the measured products."""
+    gemm_tflops: float
+    memory_gb_per_second: float
+    link_gb_per_second: float | None = None
+    """Bus bandwidth of an all-reduce on this host; None on a host with one device."""
+    network_gb_per_second: float | None = None
+    """From each device to another host; None where there was one host."""
+
+
+def measure(num_processes: int) -> Calibration:
+    """Run trainer.sniff on this host and summarise it.
+
+    Args:
+        num_processes: devices of this host.
+    Raises:
+        ConfigError: the measurement failed, or the device is not in the planner's table.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory, "sniff.json")
+        torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        command = [*torchrun, *rendezvous, "-m", "trainer.sniff", "--output", str(output)]
+        threads = str(max(1, len(os.sched_getaffinity(0)) // num_processes))
+        finished = subprocess.run(command, env={"OMP_NUM_THREADS": threads, **os.environ}, check=False)
+        if finished.returncode or not output.is_file():
+            rule = f"failed with exit code {finished.returncode}; what it said is above"
+            fix = "correct what it says, or plan without calibrate=true"
+            raise ConfigError([Violation(path="calibrate", value="true", rule=rule, fix=fix)])
+        return summarise(json.loads(output.read_text(encoding="utf-8")))
+
+
+def summarise(report: Mapping[str, Any]) -> Calibration:
+    """The slowest rates of a report of trainer.sniff.
+
+    Raises:
+        ConfigError: its device is not in the planner's table.
+    """
+    ranks = report["ranks"]
+    device = find_device(ranks[0]["device"])
+    if device is None:
+        rule, fix = "is no device of the planner", "add it to launch/plan/data/devices.yaml"
+        raise ConfigError([Violation(path="device", value=ranks[0]["device"], rule=rule, fix=fix)])
+    return Calibration(
+        device=device.name,
+        num_devices=len(ranks),
+        gemm_format="fp32" if device.name == "cpu" else "bf16",
+        gemm_tflops=_least(ranks, "gemm_tflops") or 0.0,
+        memory_gb_per_second=_least(ranks, "memory_gb_per_second") or 0.0,
+        link_gb_per_second=_least(ranks, "host_allreduce_gb_per_second"),
+        network_gb_per_second=_least(ranks, "neighbour_gb_per_second"),
+    )
+
+
+def _least(ranks: list[Mapping[str, Any]], name: str) -> float | None:
+    values = [float(rank[name]) for rank in ranks if rank[name] is not None]
+    return min(values) if values else None
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write a calibration that `load` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dataclasses.asdict(calibration), sort_keys=False), encoding="utf-8")
+
+
+def load(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        ConfigError: the file holds none.
+    """
+    try:
+        return Calibration(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        rule, fix = f"holds no calibration ({error})", "run launch.plan calibrate=true anew"
+        raise ConfigError([Violation(path="calibration", value=str(path), rule=rule, fix=fix)]) from error
+
+
+def apply(calibration: Calibration, coefficients: Coefficients, device: Device) -> Coefficients:
+    """Coefficients with measured shares of the data sheet's rates in place of fitted ones.
+
+    Formats that were not measured, such as fp8, keep their relation to the measured one.
+    """
+    fitted_as = device.fitted_as
+    table = dict(coefficients.step_time)
+    rates = coefficients.rates(device=device.name, number_format=calibration.gemm_format, framework="trireme-megatron")
+    measured = calibration.gemm_tflops / device.tflops[calibration.gemm_format]
+    for number_format in device.tflops:
+        own = coefficients.rates(device=device.name, number_format=number_format, framework="trireme-megatron")
+        table[f"gemm.{fitted_as}.{number_format}"] = float(measured * own.gemm / rates.gemm)
+    table[f"memory.{fitted_as}"] = calibration.memory_gb_per_second / device.memory_gb_per_second
+    if calibration.link_gb_per_second:
+        table["link"] = calibration.link_gb_per_second / device.link_gb_per_second
+    if calibration.network_gb_per_second:
+        table["network"] = calibration.network_gb_per_second / device.network_gb_per_second
+    return dataclasses.replace(coefficients, step_time=table)

@@ -1,0 +1,214 @@
+"""A configuration as a job of the planner."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from launch.plan.arrays import Number
+from launch.plan.frameworks import load_frameworks
+from launch.plan.hardware import Device, load_devices
+from launch.plan.job import Job, Layout, Machine, ModelShape, shape_of
+from trainer.common.errors import Violation
+from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
+from trainer.config.model import ModelConfig
+from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.config.pipeline_split import split_layers
+from trainer.config.plan import count_processes, find_dp_size, pad_vocab_size
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import either, nearest_names
+
+DATA_PATHS = ("data", "tokenizer", "output_dir", "resume", "run_name")
+"""Paths that a plan does not need: rules that read them are not judged."""
+_HOST_DOMAIN = 8
+"""Devices of a host where the cluster does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a plan is made for, apart from the layout."""
+
+    model: ModelConfig
+    shape: ModelShape
+    vocab_size: int
+    """Without padding."""
+    device: Device
+    number_format: str
+    machine: Machine
+    world_size: int
+    global_batch_size: int
+    precision: PrecisionConfig
+
+
+def check_setting(config: TrainConfig) -> Iterator[Violation]:
+    """Name what keeps a configuration from being planned for, apart from the trainer's own rules."""
+    devices = load_devices()
+    name = config.cluster.device or "cpu"
+    if name not in devices:
+        close = [device for device in devices if device.startswith(name)] or nearest_names(name, devices)
+        hint = f"did you mean {close[0]}? " if close else ""
+        yield Violation(
+            path="cluster.device", value=name, rule="is no device of the planner", fix=f"{hint}use {either(devices)}"
+        )
+    elif _number_format(config.precision) not in devices[name].tflops:
+        path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
+        value = config.precision.fp8 or config.precision.params_dtype
+        formats = [each for each in devices[name].tflops if each in ("fp32", "bf16", "fp16")]
+        yield Violation(
+            path=path, value=value, rule=f"is no format of cluster.device={name}", fix=f"use {either(formats)}"
+        )
+    if config.model.vocab_size is None:
+        yield Violation(
+            path="model.vocab_size",
+            value="null",
+            rule="is the tokenizer's, and a plan reads no tokenizer",
+            fix="write model.vocab_size=N",
+        )
+
+
+def setting_of(config: TrainConfig) -> Setting:
+    """What a plan is made for; `check_setting` must find nothing wrong."""
+    model, vocab_size = config.model, config.model.vocab_size
+    assert vocab_size is not None
+    device = load_devices()[config.cluster.device or "cpu"]
+    number_format = _number_format(config.precision)
+    return Setting(
+        model=model,
+        shape=shape_of(model, vocab_size=pad_vocab_size(model, vocab_size)),
+        vocab_size=vocab_size,
+        device=device,
+        number_format=number_format,
+        machine=_machine(config, device, number_format),
+        world_size=count_processes(config),
+        global_batch_size=config.training.global_batch_size,
+        precision=config.precision,
+    )
+
+
+def _number_format(precision: PrecisionConfig) -> str:
+    return "fp8" if precision.fp8 else precision.params_dtype
+
+
+def _machine(config: TrainConfig, device: Device, number_format: str) -> Machine:
+    cluster, machine = config.cluster, device.machine(number_format=number_format)
+    per_host = cluster.gpus_per_node or _HOST_DOMAIN
+    return dataclasses.replace(
+        machine,
+        memory_bytes=machine.memory_bytes if cluster.device_memory_gib is None else cluster.device_memory_gib * 2**30,
+        link_rate=_rate(cluster.intra_node_gb_per_second, machine.link_rate),
+        network_rate=_rate(cluster.inter_node_gb_per_second, machine.network_rate),
+        link_domain=device.link_domain if device.spans_hosts else min(per_host, device.link_domain),
+    )
+
+
+def _rate(configured: float | None, usual: Number) -> Number:
+    return usual if configured is None else configured * 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """A back end, and what of it shards."""
+
+    name: str
+    zero_stage: int
+    """Of engine=megatron: 1 with the distributed optimizer, 0 without."""
+
+    @property
+    def framework(self) -> str:
+        """The entry of frameworks.yaml."""
+        return f"trireme-{self.name}"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What chooses it on a command line."""
+        if self.name == "deepspeed":
+            return ("engine=deepspeed", f"engine.zero_stage={self.zero_stage}")
+        return ("engine=megatron", f"engine.use_distributed_optimizer={'true' if self.zero_stage else 'false'}")
+
+
+def engine_choice(engine: DeepSpeedEngineConfig | MegatronEngineConfig) -> EngineChoice:
+    """The choice that a configuration makes."""
+    if isinstance(engine, DeepSpeedEngineConfig):
+        return EngineChoice(name="deepspeed", zero_stage=engine.zero_stage)
+    return EngineChoice(name="megatron", zero_stage=int(engine.use_distributed_optimizer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateBytes:
+    """Bytes per parameter."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+def state_bytes(choice: EngineChoice, precision: PrecisionConfig) -> StateBytes:
+    """What an engine keeps of each parameter, before sharding.
+
+    fp32 moments always; an fp32 copy of the weights where these are of 16 bits, and, beside fp32 weights, in
+    DeepSpeed's stages that shard. Gradients are added up in fp32 unless the configuration says otherwise.
+    """
+    is_fp32 = precision.params_dtype == "fp32"
+    own_format = precision.grad_accumulation_dtype == "params_dtype"
+    has_copy = not is_fp32 or (choice.name == "deepspeed" and choice.zero_stage > 0)
+    return StateBytes(
+        weights=4 if is_fp32 else 2,
+        gradients=2 if own_format and not is_fp32 else 4,
+        optimizer=12 if has_copy else 8,
+    )
+
+
+def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
+    """Share of the layers' forward passes that is computed again, the core of attention apart."""
+    if parallel.recompute_granularity is None:
+        return 0.0
+    if parallel.recompute_granularity == "full":
+        stages = split_layers(model.num_layers, parallel)
+        if parallel.recompute_method != "block" or stages is None:
+            return 1.0
+        return min((parallel.recompute_num_layers or 0) / max(max(stage) for stage in stages), 1.0)
+    attention = model.hidden_size * (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.head_size
+    mlp = (3 if model.activation == "swiglu" else 2) * model.hidden_size * model.ffn_hidden_size
+    share = mlp / (mlp + attention) if {"mlp", "moe"} & set(parallel.recompute_modules) else 0.0
+    return share + (0.05 if "layernorm" in parallel.recompute_modules else 0.0)
+
+
+def layout_of(config: TrainConfig) -> Layout:
+    """The configured layout; the trainer's rules must hold."""
+    parallel, training = config.parallel, config.training
+    dp_size = find_dp_size(config, world_size=count_processes(config))
+    assert dp_size is not None
+    choice = engine_choice(config.engine)
+    sizes = state_bytes(choice, config.precision)
+    tp_size = parallel.tensor_model_parallel_size
+    is_offloaded = isinstance(config.engine, DeepSpeedEngineConfig) and config.engine.offload_optimizer != "none"
+    return Layout(
+        tp=tp_size,
+        pp=parallel.pipeline_model_parallel_size,
+        vp=parallel.virtual_pipeline_model_parallel_size or 1,
+        cp=parallel.context_parallel_size,
+        ep=parallel.expert_model_parallel_size,
+        etp=parallel.expert_tensor_parallel_size or tp_size,
+        dp=dp_size,
+        micro_batch_size=training.micro_batch_size,
+        num_microbatches=training.global_batch_size // (training.micro_batch_size * dp_size),
+        sequence_parallel=int(parallel.sequence_parallel),
+        recomputed_share=recomputed_share(config.model, parallel),
+        recomputes_core=int("core_attn" in parallel.recompute_modules),
+        zero_stage=choice.zero_stage,
+        optimizer_shards=dp_size * parallel.context_parallel_size if choice.zero_stage else 1,
+        weight_bytes=sizes.weights,
+        gradient_bytes=sizes.gradients,
+        optimizer_bytes=sizes.optimizer,
+        offload=int(is_offloaded),
+    )
+
+
+def job_of(config: TrainConfig, setting: Setting) -> Job:
+    """The configured job."""
+    return Job(
+        model=setting.shape,
+        layout=layout_of(config),
+        machine=setting.machine,
+        framework=load_frameworks()[engine_choice(config.engine).framework],
+    )

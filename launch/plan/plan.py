@@ -1,0 +1,164 @@
+"""A plan: what is predicted of the configured layout, the best ones, and what cannot be."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.plan.coefficients import Coefficients
+from launch.plan.from_config import DATA_PATHS, Setting, check_setting, engine_choice, setting_of
+from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
+from launch.plan.predict import Prediction, predict, predict_timeline
+from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
+from launch.plan.timeline import Work
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.plan import find_dp_size
+from trainer.config.schema import TrainConfig
+from trainer.config.validate import validate
+
+LAYOUT_PATHS = ("parallel.", "engine.", "training.micro_batch_size", "training.global_batch_size", "world_size")
+"""Rules about these are about the layout: other layouts may keep them."""
+NUM_SHOWN_REFUSALS = 8
+CLOUD_POINTS = 3000
+ERROR_BARS_FILE = Path(__file__).parent / "data" / "error_bars.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a plan says."""
+
+    title: str
+    notes: tuple[str, ...]
+    """What the reader should know of the setting."""
+    num_devices: int
+    device_memory_bytes: float
+    prediction: Prediction | None
+    """Of the configured layout; None where it cannot be used."""
+    timeline: tuple[Work, ...]
+    """Of the configured layout, or else of none."""
+    configured_refusal: Refusal | None
+    num_valid: int
+    num_fitting: int
+    best: tuple[Candidate, ...]
+    frontier: tuple[Candidate, ...]
+    cloud: tuple[tuple[float, float], ...]
+    """(bytes, tokens per second) of layouts, for a drawing."""
+    refusals: tuple[Refusal, ...]
+    num_shown_refusals: int
+    error_bars: tuple[str, ...]
+    """How far such predictions have been from published figures."""
+
+
+def make_plan(
+    config: TrainConfig,
+    coefficients: Coefficients,
+    *,
+    num_best: int,
+    num_tokens: float | None = None,
+    calibration_note: str = "",
+) -> Plan:
+    """Plan for a configuration.
+
+    Raises:
+        ConfigError: something else than the layout is wrong with it, so that no layout could be used.
+    """
+    problems = list(check_setting(config))
+    from_rules = validate(config, world_size=None if problems else setting_of(config).world_size, ignore=DATA_PATHS)
+    about_layout = [problem for problem in from_rules if problem.path.startswith(LAYOUT_PATHS)]
+    others = problems + [problem for problem in from_rules if problem not in about_layout]
+    if others:
+        raise ConfigError(others)
+    setting = setting_of(config)
+    ranking = Ranking(config, setting, coefficients)
+    prediction = None if about_layout else predict(config, coefficients, num_tokens=num_tokens)
+    timeline = () if about_layout else tuple(predict_timeline(config, coefficients))
+    return Plan(
+        title=_title(config, setting),
+        notes=tuple(_notes(config, setting, calibration_note)),
+        num_devices=setting.world_size,
+        device_memory_bytes=float(setting.machine.memory_bytes),
+        prediction=prediction,
+        timeline=timeline,
+        configured_refusal=_refuse_configured(config, ranking, about_layout, prediction),
+        num_valid=ranking.num_valid,
+        num_fitting=ranking.num_fitting,
+        best=tuple(ranking.best(num_best)),
+        frontier=tuple(ranking.frontier()),
+        cloud=tuple(ranking.cloud(CLOUD_POINTS)),
+        refusals=tuple(ranking.refusals()),
+        num_shown_refusals=NUM_SHOWN_REFUSALS,
+        error_bars=tuple(_error_bars()),
+    )
+
+
+def _title(config: TrainConfig, setting: Setting) -> str:
+    model = config.model
+    kind = f"{model.num_layers} layers of width {model.hidden_size}, sequences of {model.seq_length}"
+    hosts = f"{config.cluster.num_nodes} host{'s' if config.cluster.num_nodes > 1 else ''}"
+    count = f"{setting.world_size} x {setting.device.name} on {hosts}"
+    return f"{kind}; {setting.global_batch_size} sequences per step in {setting.number_format}; {count}"
+
+
+def _notes(config: TrainConfig, setting: Setting, calibration_note: str) -> Iterable[str]:
+    formats = setting.device.tflops
+    if setting.number_format == "fp32" and formats.get("bf16", 0) > formats["fp32"]:
+        yield (
+            f"precision=fp32 computes at {formats['fp32']:g} of the {formats['bf16']:g} TFLOP/s that precision=bf16 has"
+            " on this device."
+        )
+    if setting.device.efficiency_of:
+        yield (
+            f"No published run tells of {setting.device.name}: its shares of the data sheet's rates are those of"
+            f" {setting.device.efficiency_of}."
+        )
+    per_device = config.training.global_batch_size / setting.world_size
+    if per_device < 1 and config.training.global_batch_size < 64:
+        yield (
+            f"training.global_batch_size={config.training.global_batch_size} leaves {per_device:.3g} sequences to each"
+            " device; a larger one keeps them busier."
+        )
+    if calibration_note:
+        yield calibration_note
+
+
+def _refuse_configured(
+    config: TrainConfig, ranking: Ranking, problems: list[Violation], prediction: Prediction | None
+) -> Refusal | None:
+    if problems:
+        reason = "; ".join(str(problem) for problem in problems)
+    elif prediction is not None and prediction.peak_bytes > FULL_SHARE * prediction.device_memory_bytes:
+        need, have = prediction.peak_bytes / 2**30, prediction.device_memory_bytes / 2**30
+        reason = (
+            f"stage {prediction.fullest_stage} needs {need:.1f} GiB of memory, and has {FULL_SHARE:.0%} of {have:.0f}"
+        )
+    else:
+        return None
+    parallel = config.parallel
+    world_size = setting_of(config).world_size
+    sizes = Sizes(
+        tp=parallel.tensor_model_parallel_size,
+        pp=parallel.pipeline_model_parallel_size,
+        cp=parallel.context_parallel_size,
+        ep=parallel.expert_model_parallel_size,
+        dp=find_dp_size(config, world_size=world_size) or 1,
+    )
+    recompute = {"full": "full", "selective": "core_attn"}.get(parallel.recompute_granularity or "", "none")
+    assert recompute in RECOMPUTE_NAMES
+    near = ranking.nearest(sizes, micro_batch_size=config.training.micro_batch_size, recompute=recompute)
+    choice = engine_choice(config.engine)
+    return Refusal(layout=f"{sizes}, {' '.join(choice.overrides)}", reason=reason, nearest=near)
+
+
+def _error_bars() -> Iterable[str]:
+    """What launch.plan.validate found, in a few lines."""
+    figures: dict[str, Any] = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
+    yield (
+        "Published error bars (held-out runs; median, 90th percentile): step time dense 16-bit"
+        f" {figures['dense 16-bit']}, dense fp8/fp4 {figures['dense fp8/fp4']}, experts {figures['moe']}; memory"
+        f" {figures['memory']}; order of layouts within a sweep {figures['spearman']} (Spearman)."
+    )
+    yield (
+        "They are those of other frameworks' published runs; a run of this framework on your cluster may differ by as"
+        " much as a framework that no coefficient knows: " + figures["framework"] + "."
+    )

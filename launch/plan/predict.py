@@ -1,0 +1,137 @@
+"""Everything that is predicted of one configured run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launch.plan.arrays import stack
+from launch.plan.coefficients import Coefficients
+from launch.plan.communication import per_layer
+from launch.plan.from_config import Setting, engine_choice, job_of, setting_of
+from launch.plan.job import Job
+from launch.plan.memory import Memory, Stage, predict_memory
+from launch.plan.step_time import StepTime, head_time, layer_time, predict_step_time
+from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
+from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.pipeline_split import split_layers
+from trainer.config.plan import pad_vocab_size
+from trainer.config.schema import TrainConfig
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12.005
+"""fp32 weights and both moments, with their index (docs/checkpoints.md)."""
+SECONDS_PER_DAY = 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One configured run."""
+
+    stages: tuple[Memory, ...]
+    """Memory of a device of each pipeline stage, in bytes."""
+    device_memory_bytes: float
+    step_time: StepTime
+    tokens_per_step: int
+    tokens_per_second: float
+    model_flops_per_second: float
+    """Of one device."""
+    mfu: float
+    """Share of the device's peak in the format of matrix products that the model's operations take."""
+    checkpoint_bytes: float
+    num_tokens: float
+    """That the run is to see."""
+    days: float
+    cost: float | None
+    """In the currency of cluster.device_price_per_hour; None without a price."""
+
+    @property
+    def peak_bytes(self) -> float:
+        """Memory of the fullest device."""
+        return max(float(stage.total) for stage in self.stages)
+
+    @property
+    def fullest_stage(self) -> int:
+        """The pipeline stage of that device."""
+        return int(np.argmax([float(stage.total) for stage in self.stages]))
+
+
+def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: float | None = None) -> Prediction:
+    """Predict a configured run.
+
+    Args:
+        config: one that neither the trainer's rules nor `from_config.check_setting` find anything wrong with.
+        num_tokens: that the run is to see; None takes those of training.train_iters.
+    """
+    setting = setting_of(config)
+    job, framework = job_of(config, setting), engine_choice(config.engine).framework
+    rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
+    step_time = predict_step_time(job, rates)
+    step_time = StepTime(**{name: float(value) for name, value in vars(step_time).items()})
+    stages = predict_stages(config, job, coefficients, framework=framework)
+    tokens_per_step = config.training.global_batch_size * config.model.seq_length
+    tokens_per_second = tokens_per_step / float(step_time.total)
+    flops = model_flops_per_token(config.model, setting.vocab_size) * tokens_per_second / setting.world_size
+    wanted = num_tokens or float(tokens_per_step * config.training.train_iters)
+    seconds = wanted / tokens_per_second
+    price = config.cluster.device_price_per_hour
+    return Prediction(
+        stages=stages,
+        device_memory_bytes=float(setting.machine.memory_bytes),
+        step_time=step_time,
+        tokens_per_step=tokens_per_step,
+        tokens_per_second=tokens_per_second,
+        model_flops_per_second=flops,
+        mfu=flops / float(setting.machine.flops),
+        checkpoint_bytes=checkpoint_bytes(config, setting),
+        num_tokens=wanted,
+        days=seconds / SECONDS_PER_DAY,
+        cost=None if price is None else price * setting.world_size * seconds / 3600,
+    )
+
+
+def checkpoint_bytes(config: TrainConfig, setting: Setting) -> float:
+    """Size of one checkpoint on disk."""
+    num_parameters = count_parameters(config.model, pad_vocab_size(config.model, setting.vocab_size))
+    return num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
+
+
+def predict_stages(config: TrainConfig, job: Job, coefficients: Coefficients, *, framework: str) -> tuple[Memory, ...]:
+    """The memory of a device of each pipeline stage, with the layers that the configuration gives it."""
+    layers = split_layers(config.model.num_layers, config.parallel)
+    assert layers is not None
+    last = len(layers) - 1
+    stages = stack(
+        [
+            Stage(index=index, num_layers=sum(chunks), has_embedding=index == 0, has_output=index == last)
+            for index, chunks in enumerate(layers)
+        ]
+    )
+    memory = predict_memory(job, coefficients.memory_rates(framework=framework), stages)
+    values = {name: np.broadcast_to(value, len(layers)) for name, value in vars(memory).items()}
+    return tuple(
+        Memory(**{name: float(column[index]) for name, column in values.items()}) for index in range(len(layers))
+    )
+
+
+def predict_timeline(config: TrainConfig, coefficients: Coefficients) -> list[Work]:
+    """The passes of every pipeline stage in a step, of the first micro batches where there are many."""
+    setting = setting_of(config)
+    job, framework = job_of(config, setting), engine_choice(config.engine).framework
+    rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
+    layer, exchange = layer_time(job, rates), per_layer(job, rates, layer=layer_time(job, rates))
+    sent = exchange.tensor + exchange.context + exchange.expert
+    forward = float(layer.forward * rates.framework + sent / 3)
+    backward = float((layer.backward + job.layout.recomputed_share * layer.forward) * rates.framework + sent * 2 / 3)
+    layers = split_layers(config.model.num_layers, config.parallel)
+    assert layers is not None
+    counts = [sum(chunks) for chunks in layers]
+    head = float(head_time(job, rates) * rates.framework)
+    num_stages = len(counts)
+    num_chunks = config.parallel.virtual_pipeline_model_parallel_size or 1
+    shown = min(int(job.layout.num_microbatches), max(MAX_MICROBATCHES, 2 * num_stages))
+    shown -= shown % num_stages if num_chunks > 1 else 0
+    return play_schedule(
+        [*(count * forward for count in counts[:-1]), counts[-1] * forward + head / 3],
+        [*(count * backward for count in counts[:-1]), counts[-1] * backward + head * 2 / 3],
+        num_chunks=num_chunks,
+        num_microbatches=shown,
+    )

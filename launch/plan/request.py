@@ -1,0 +1,95 @@
+"""What launch.plan is asked for: its own words, taken out of the overrides of the run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.suggest import nearest_names
+
+WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
+_TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A command line, taken apart."""
+
+    overrides: tuple[str, ...]
+    """Of the run."""
+    calibrate: bool = False
+    """Measure this host instead of planning."""
+    calibration: str = "auto"
+    """auto reads the calibration of this output directory when there is one, none reads none; else a file."""
+    html: Path | None = None
+    """Where the page is written."""
+    json: Path | None = None
+    """Where all figures are written."""
+    tokens: float | None = None
+    """That the run is to see; None takes those of training.train_iters."""
+    top: int = 15
+    """Layouts that are shown."""
+
+
+def parse_request(arguments: Sequence[str]) -> Request:
+    """Split a command line.
+
+    Raises:
+        ConfigError: the planner's own words cannot be read; all problems at once.
+    """
+    words: dict[str, str] = {}
+    overrides: list[str] = []
+    problems: list[Violation] = []
+    for argument in arguments:
+        key, is_set, value = argument.partition("=")
+        if is_set and key in WORDS:
+            words[key] = value
+        elif argument.startswith("-"):
+            close = nearest_names(argument.lstrip("-"), WORDS)
+            fix = f"write {close[0]}=VALUE" if close else "use --help, or PATH=VALUE"
+            problems.append(Violation(path="option", value=argument, rule="is unknown", fix=fix))
+        else:
+            overrides.append(argument)
+    calibrate = words.get("calibrate", "false")
+    if calibrate not in _TRUTH:
+        rule = "is neither true nor false"
+        problems.append(Violation(path="calibrate", value=calibrate, rule=rule, fix="use true or false"))
+    tokens = _positive("tokens", words.get("tokens"), problems)
+    top = words.get("top", "15")
+    if not top.isdecimal() or int(top) < 1:
+        problems.append(Violation(path="top", value=top, rule="is no count of layouts", fix="use 1 or more"))
+    calibration = words.get("calibration", "auto")
+    if calibration not in ("auto", "none") and not Path(calibration).is_file():
+        fix = "name a file that calibrate=true wrote, or use auto or none"
+        problems.append(Violation(path="calibration", value=calibration, rule="is no file", fix=fix))
+    for name in ("html", "json"):
+        if name in words and not Path(words[name]).absolute().parent.is_dir():
+            rule = f"cannot be written: {Path(words[name]).parent} is no directory"
+            problems.append(Violation(path=name, value=words[name], rule=rule, fix="name a file in one that exists"))
+    if problems:
+        raise ConfigError(problems)
+    return Request(
+        overrides=tuple(overrides),
+        calibrate=_TRUTH[calibrate],
+        calibration=calibration,
+        html=Path(words["html"]) if "html" in words else None,
+        json=Path(words["json"]) if "json" in words else None,
+        tokens=tokens,
+        top=int(top),
+    )
+
+
+def _positive(name: str, text: str | None, problems: list[Violation]) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if value > 0 and math.isfinite(value):
+        return value
+    problems.append(
+        Violation(path=name, value=text, rule="is no positive number", fix="write tokens=15e12 or the like")
+    )
+    return None

@@ -1,0 +1,144 @@
+"""A plan on the terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from launch.plan.memory import GIB
+from launch.plan.plan import Plan
+from launch.plan.predict import Prediction
+from launch.plan.ranking import Candidate, Refusal
+
+PART_NAMES = {
+    "compute": "computing",
+    "recompute": "activations again",
+    "tensor_parallel": "tensor-parallel exchange, exposed",
+    "context_parallel": "context-parallel exchange, exposed",
+    "expert_parallel": "expert-parallel exchange, exposed",
+    "pipeline_parallel": "sends between stages, exposed",
+    "data_parallel": "data-parallel exchange, exposed",
+    "bubble": "pipeline bubble",
+    "optimizer": "optimizer",
+    "data": "data",
+    "other": "other",
+    "weights": "weights",
+    "gradients": "gradients",
+    "activations": "activations",
+    "logits": "logits",
+    "communication": "communication buffers",
+    "reserve": "fragments and workspaces",
+    "context": "driver and libraries",
+}
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Write what was found: the configured layout, the best ones, what is refused."""
+    console.print(f"[bold]{plan.title}[/bold]")
+    for note in plan.notes:
+        console.print(f"[yellow]{note}[/yellow]")
+    if plan.prediction is not None:
+        _print_prediction(plan.prediction, console)
+    if plan.configured_refusal is not None:
+        _print_refused("The configured layout cannot be used", [plan.configured_refusal], console)
+    _print_best(plan, console)
+    if plan.refusals:
+        shown = plan.refusals[: plan.num_shown_refusals]
+        title = f"Refused parallel sizes, {len(shown)} of {len(plan.refusals)}, and the nearest valid layouts"
+        _print_refused(title, shown, console)
+    for line in plan.error_bars:
+        console.print(f"[dim]{line}[/dim]")
+
+
+def _print_prediction(prediction: Prediction, console: Console) -> None:
+    table = Table(title="The configured layout", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for label, value in prediction_facts(prediction):
+        table.add_row(label, value)
+    console.print(table)
+    parts = Table(title=f"Time of a step, and memory of stage {prediction.fullest_stage}, the fullest")
+    for column in ("time", "seconds", "share", "memory", "GiB", "share "):
+        parts.add_column(column, justify="left" if column in ("time", "memory") else "right")
+    times = [(PART_NAMES[name], value) for name, value in vars(prediction.step_time).items() if value]
+    stage = prediction.stages[prediction.fullest_stage]
+    bytes_of = [(PART_NAMES[name], value) for name, value in vars(stage).items() if value]
+    for row in range(max(len(times), len(bytes_of))):
+        left, right = ("", "", ""), ("", "", "")
+        if row < len(times):
+            name, seconds = times[row]
+            left = (name, f"{seconds:.3f}", f"{seconds / float(prediction.step_time.total):.0%}")
+        if row < len(bytes_of):
+            name, size = bytes_of[row]
+            right = (name, f"{size / GIB:.1f}", f"{size / float(stage.total):.0%}")
+        parts.add_row(*left, *right)
+    console.print(parts)
+
+
+def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
+    """The figures that answer most questions, in words."""
+    facts = [
+        ("step", f"{float(prediction.step_time.total):.3g} s"),
+        ("tokens per second", f"{prediction.tokens_per_second:,.0f}"),
+        ("model operations per device", f"{prediction.model_flops_per_second / 1e12:.1f} TFLOP/s"),
+        ("MFU", f"{prediction.mfu:.1%}"),
+        (
+            "memory of the fullest device",
+            f"{prediction.peak_bytes / GIB:.1f} of {prediction.device_memory_bytes / GIB:.0f} GiB",
+        ),
+        ("checkpoint", f"{prediction.checkpoint_bytes / 1e9:,.1f} GB"),
+        (f"time to {prediction.num_tokens:.3g} tokens", f"{prediction.days:,.2f} days"),
+    ]
+    if prediction.cost is not None:
+        facts.append((f"cost to {prediction.num_tokens:.3g} tokens", f"{prediction.cost:,.0f}"))
+    return facts
+
+
+def _print_best(plan: Plan, console: Console) -> None:
+    title = f"Best of {plan.num_fitting:,} layouts that fit, of {plan.num_valid:,} valid ones; one per parallel sizes"
+    table = Table(title=title)
+    columns = ("sizes", "vp", "micro batch", "recompute", "engine", "step s", "tokens/s", "per device", "GiB")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("sizes", "recompute", "engine") else "right")
+    for candidate in plan.best:
+        table.add_row(*candidate_cells(candidate, plan.num_devices))
+    console.print(table)
+    if plan.best:
+        console.print("The first of them: " + " ".join(plan.best[0].overrides), soft_wrap=True)
+
+
+def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
+    """A layout as a row of a table."""
+    experts = f" etp{candidate.etp}" if candidate.etp != candidate.sizes.tp else ""
+    return (
+        f"{candidate.sizes}{experts}",
+        str(candidate.vp) if candidate.vp > 1 else "",
+        str(candidate.micro_batch_size),
+        candidate.recompute,
+        candidate.engine,
+        f"{candidate.step_seconds:.3g}",
+        f"{candidate.tokens_per_second:,.0f}",
+        f"{candidate.tokens_per_second / num_devices:,.0f}",
+        f"{candidate.memory_bytes / GIB:.1f}",
+    )
+
+
+def _print_refused(title: str, refusals: Sequence[Refusal], console: Console) -> None:
+    table = Table(title=title)
+    for column in ("layout", "why", "nearest that can be used"):
+        table.add_column(column, overflow="fold")
+    for refusal in refusals:
+        near = "\n".join(describe(candidate) for candidate in refusal.nearest) or "none fits these devices"
+        table.add_row(refusal.layout, refusal.reason, near)
+    console.print(table)
+
+
+def describe(candidate: Candidate) -> str:
+    """A layout in one line."""
+    parts = [
+        str(candidate.sizes),
+        f"vp{candidate.vp}" if candidate.vp > 1 else "",
+        f"micro batch {candidate.micro_batch_size}",
+    ]
+    parts += [f"recompute {candidate.recompute}" if candidate.recompute != "none" else "", candidate.engine]
+    return ", ".join(part for part in parts if part) + f": {candidate.tokens_per_second:,.0f} tokens/s"

@@ -1,0 +1,205 @@
+"""python -m launch.plan, as a user starts it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.plan import calibrate
+from launch.plan.__main__ import run
+from launch.plan.coefficients import load_coefficients
+from launch.plan.hardware import load_devices
+from launch.plan.plan import make_plan
+from trainer.common.errors import ConfigError
+from trainer.config.load import load_config
+
+LARGE = ("model=llama_70b", "cluster=h100", "cluster.num_nodes=64")
+TRAINED = (*LARGE, "precision=bf16", "training.global_batch_size=1024")
+SMALL = ("model=quickstart", "model.vocab_size=512")
+
+
+def test_a_large_model_is_planned_for_in_seconds_without_torch():
+    # CPU time, since other tests may hold the cores.
+    program = (
+        "import resource, sys; from launch.plan.__main__ import run; run(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print('torch' in sys.modules, 'scipy' in sys.modules, used.ru_utime + used.ru_stime, file=sys.stderr)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *LARGE], capture_output=True, text=True, timeout=120, check=True
+    )
+    has_torch, has_scipy, seconds = finished.stderr.split()
+    assert (has_torch, has_scipy) == ("False", "False")
+    assert float(seconds) < 5
+    assert "cannot be used" in finished.stdout and "Best of" in finished.stdout
+
+
+def test_a_page_and_all_figures_are_written(tmp_path, capsys):
+    page, figures = tmp_path / "plan.html", tmp_path / "plan.json"
+    assert run([*TRAINED, "parallel=tp8_pp4", "tokens=15e12", "top=3", f"html={page}", f"json={figures}"]) == 0
+    assert "computing" in capsys.readouterr().out
+    plan = json.loads(figures.read_text(encoding="utf-8"))
+    prediction = plan["prediction"]
+    assert len(prediction["stages"]) == 4
+    for part in (prediction["step_time"], *prediction["stages"]):
+        assert part["total"] == pytest.approx(sum(value for name, value in part.items() if name != "total"))
+    assert prediction["tokens_per_second"] == pytest.approx(1024 * 8192 / prediction["step_time"]["total"])
+    assert prediction["days"] == pytest.approx(15e12 / prediction["tokens_per_second"] / 86400)
+    assert prediction["cost"] == pytest.approx(prediction["days"] * 24 * 512 * 3.0)
+    # 12.005 bytes of 70.55 billion parameters: docs/checkpoints.md.
+    assert prediction["checkpoint_bytes"] == pytest.approx(70.55e9 * 12.005, rel=1e-3)
+    assert len(plan["best"]) == 3 and plan["configured_refusal"] is None
+    assert all(refusal["nearest"] for refusal in plan["refusals"])
+    html = page.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|src=", html)
+    for title in ("Memory of each pipeline stage", "What each stage does when", "Speed against memory", "Refused"):
+        assert title in html
+    assert html.count('<rect class="backward"') == html.count('<rect class="forward"') == 4 * 24
+    assert html.count("<rect") > 4 * 48 + 4 * 6
+
+
+def test_each_stage_of_an_interleaved_pipeline_is_drawn(tmp_path):
+    page = tmp_path / "plan.html"
+    interleaved = ("parallel=tp8_pp4", "parallel.virtual_pipeline_model_parallel_size=5", "engine=megatron")
+    assert run([*TRAINED, *interleaved, f"html={page}"]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert html.count('<rect class="forward') == 4 * 24 * 5
+    assert "stage 3, chunk 4, micro batch 23, backward" in html
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        # Rules of the trainer, and memory.
+        ((*TRAINED, "parallel.tensor_model_parallel_size=3"), "does not divide model.num_attention_heads=64"),
+        ((*TRAINED, "parallel=tp2"), "GiB of memory"),
+        ((*LARGE, "precision=bf16"), "global_batch_size=16 is no multiple"),
+    ],
+)
+def test_a_refused_layout_comes_with_the_nearest_valid_ones(overrides, reason):
+    plan = make_plan(load_config(overrides), load_coefficients(), num_best=1)
+    refusal = plan.configured_refusal
+    assert refusal is not None and reason in refusal.reason
+    assert len(refusal.nearest) == 3
+    assert len({near.sizes for near in refusal.nearest}) == 3
+
+
+def test_everything_that_no_layout_can_mend_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        make_plan(
+            load_config(["model=quickstart", "cluster.device=h100", "optimizer.lr=-1"]),
+            load_coefficients(),
+            num_best=1,
+        )
+    by_path = {violation.path: violation for violation in caught.value.violations}
+    assert set(by_path) == {"cluster.device", "model.vocab_size", "optimizer.lr"}
+    assert "did you mean h100_sxm" in by_path["cluster.device"].fix
+
+
+def test_a_number_format_that_the_device_lacks_is_named():
+    config = load_config(["model=llama_8b", "cluster=v100", "precision=bf16"])
+    with pytest.raises(
+        ConfigError, match=r"precision\.params_dtype=bf16 is no format of cluster\.device=v100_32gb; use fp32 or fp16"
+    ):
+        make_plan(config, load_coefficients(), num_best=1)
+
+
+def test_all_wrong_words_are_named_at_once(tmp_path):
+    words = ["tokens=many", "top=0", "calibrate=yes", "calibration=none.yaml", f"html={tmp_path}/no/plan.html", "--top"]
+    with pytest.raises(ConfigError) as caught:
+        run(words)
+    paths = [violation.path for violation in caught.value.violations]
+    assert sorted(paths) == ["calibrate", "calibration", "html", "option", "tokens", "top"]
+
+
+@pytest.mark.parametrize(
+    "cluster", ["v100", "a100", "a100_40gb", "h100", "h100_pcie", "h200", "b200", "gb200", "mi250x", "mi300x", "local"]
+)
+def test_every_cluster_has_a_device_and_a_plan(cluster):
+    precision = {"v100": "fp16", "local": "fp32"}.get(cluster, "bf16")
+    model = SMALL if cluster == "local" else ("model=llama_8b", "training.global_batch_size=256", "cluster.num_nodes=2")
+    config = load_config([*model, f"cluster={cluster}", f"precision={precision}"])
+    plan = make_plan(config, load_coefficients(), num_best=5)
+    assert plan.best
+    speeds = [candidate.tokens_per_second for candidate in plan.best]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+def test_faster_devices_are_faster():
+    speeds = {}
+    for cluster in ("a100", "h100", "h200", "b200"):
+        overrides = ("model=llama_8b", f"cluster={cluster}", "precision=bf16", "training.global_batch_size=128")
+        speeds[cluster] = make_plan(load_config(overrides), load_coefficients(), num_best=1).best[0].tokens_per_second
+    assert speeds["a100"] < speeds["h100"] <= speeds["h200"] < speeds["b200"]
+
+
+def test_experts_are_planned_for():
+    config = load_config(
+        [
+            "model=mixtral_8x7b",
+            "cluster=h100",
+            "cluster.num_nodes=4",
+            "precision=bf16",
+            "training.global_batch_size=256",
+        ]
+    )
+    plan = make_plan(config, load_coefficients(), num_best=20)
+    assert any(candidate.sizes.ep > 1 for candidate in plan.best)
+
+
+def test_a_calibration_is_measured_saved_and_used(tmp_path, capsys):
+    own = (*SMALL, f"output_dir={tmp_path}")
+    assert run([*own, "calibrate=true"]) == 0
+    path = tmp_path / calibrate.CALIBRATION_NAME
+    measured = calibrate.load(path)
+    assert (measured.device, measured.num_devices, measured.gemm_format) == ("cpu", 1, "fp32")
+    assert measured.gemm_tflops > 0 and measured.memory_gb_per_second > 0 and measured.link_gb_per_second is None
+    capsys.readouterr()
+    assert run([*own]) == 0
+    assert "Rates are those measured" in capsys.readouterr().out
+    assert run([*own, "calibration=none"]) == 0
+    assert "Rates are those measured" not in capsys.readouterr().out
+    other = (
+        "model=llama_8b",
+        "cluster=h100",
+        "precision=bf16",
+        f"output_dir={tmp_path}",
+        "training.global_batch_size=64",
+    )
+    assert run(list(other)) == 0
+    assert "not of h100_sxm" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_measured_rates_replace_fitted_ones():
+    device, fitted = load_devices()["h100_sxm"], load_coefficients()
+    ranks = [
+        {
+            "device": "NVIDIA H100 80GB HBM3",
+            "gemm_tflops": tflops,
+            "memory_gb_per_second": 2900.0,
+            "host_allreduce_gb_per_second": 400.0,
+            "neighbour_gb_per_second": None,
+        }
+        for tflops in (700.0, 650.0)
+    ]
+    found = calibrate.summarise({"ranks": ranks})
+    assert found.gemm_tflops == 650.0  # the slowest: a step waits for it
+    applied = calibrate.apply(found, fitted, device)
+    for number_format in ("bf16", "fp8"):
+        asked = {"device": "h100_sxm", "number_format": number_format, "framework": "trireme-megatron"}
+        before, after = fitted.rates(**asked), applied.rates(**asked)
+        ratio = (650 / 989.4) / fitted.step_time["gemm.h100_sxm.bf16"]
+        assert after.gemm / before.gemm == pytest.approx(ratio)
+        assert after.memory == pytest.approx(2900 / 3352)
+        assert after.link == pytest.approx(400 / 450)
+        assert after.network == before.network
+
+
+def test_what_holds_no_calibration_is_named(tmp_path):
+    path = Path(tmp_path, "calibration.yaml")
+    path.write_text("speed: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no calibration"):
+        run([*SMALL, f"output_dir={tmp_path}"])

@@ -1,0 +1,153 @@
+"""Step time against counted operations, and against the schedules that are played through."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from launch.plan.coefficients import load_coefficients
+from launch.plan.frameworks import load_frameworks
+from launch.plan.hardware import load_devices
+from launch.plan.job import Job, Layout, shape_of
+from launch.plan.predict import predict, predict_timeline
+from launch.plan.rates import Rates
+from launch.plan.step_time import layer_time, predict_step_time
+from trainer.config.load import load_config
+from trainer.config.model import ModelConfig
+from trainer.config.model_math import model_flops_per_token
+
+IDEAL = Rates(
+    gemm=1,
+    gemm_16bit=1,
+    attention=1,
+    attention_kernel=1,
+    memory=1e9,
+    link=1,
+    network=1,
+    framework=1,
+    expert_gemm=1,
+    narrow_width=0,
+    small_area=0,
+    launch_seconds=0,
+    expert_launch_seconds=0,
+    step_seconds=0,
+    straggling=0,
+    rank_seconds=0,
+)
+"""Products and attention at peak, memory as good as free: what is left is operations."""
+
+
+def layout(**changes: float) -> Layout:
+    values = dict.fromkeys(("tp", "pp", "vp", "cp", "ep", "etp", "dp", "micro_batch_size", "num_microbatches"), 1)
+    values |= {"sequence_parallel": 0, "recomputed_share": 0, "recomputes_core": 0, "zero_stage": 0}
+    values |= {"optimizer_shards": 1, "weight_bytes": 2, "gradient_bytes": 4, "optimizer_bytes": 12}
+    return Layout(**(values | changes))
+
+
+def model(**changes: object) -> ModelConfig:
+    values = {
+        "num_layers": 8,
+        "hidden_size": 1024,
+        "ffn_hidden_size": 2816,
+        "num_attention_heads": 16,
+        "num_query_groups": 4,
+        "seq_length": 2048,
+        "vocab_size": 32000,
+    }
+    return ModelConfig(**(values | changes))
+
+
+def job(config: ModelConfig, where: Layout, *, framework: str = "trireme-megatron", device: str = "h100_sxm") -> Job:
+    machine = load_devices()[device].machine(number_format="bf16")
+    shape = shape_of(config, vocab_size=32000)
+    return Job(model=shape, layout=where, machine=machine, framework=load_frameworks()[framework])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        model(),
+        model(activation="gelu", untie_embeddings_and_output_weights=False),
+        model(num_moe_experts=8, moe_ffn_hidden_size=512, moe_shared_expert_intermediate_size=256),
+        model(num_moe_experts=8, moe_layer_freq=[0, 1]),
+    ],
+)
+def test_computing_at_peak_takes_the_counted_operations(config):
+    case = job(config, layout(num_microbatches=4))
+    counted = model_flops_per_token(config, 32000) * case.tokens_per_step / case.machine.flops
+    attention = 6 * config.num_layers * 1024 * 2048 * case.tokens_per_step / case.machine.flops
+    # Fused attention computes the scores again in its backward pass: 3.5 times the forward operations instead of 3.
+    expected = counted + attention * (3.5 / 3 - 1)
+    assert predict_step_time(case, IDEAL).compute == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("share", "more"), [(1.0, 1.0), (0.5, 0.5)])
+def test_recomputation_repeats_a_share_of_the_forward_pass(share, more):
+    case = job(model(), layout(num_microbatches=4, recomputed_share=share))
+    forward = layer_time(case, IDEAL).forward * 8 * 4
+    assert predict_step_time(case, IDEAL).recompute == pytest.approx(more * forward)
+
+
+def test_what_is_not_parallel_is_not_exchanged():
+    times = predict_step_time(job(model(), layout(num_microbatches=4)), IDEAL)
+    names = ("tensor_parallel", "context_parallel", "expert_parallel", "pipeline_parallel", "data_parallel", "bubble")
+    assert [float(getattr(times, name)) for name in names] == [0] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"tp": 4, "sequence_parallel": 1}, "tensor_parallel"),
+        ({"cp": 4}, "context_parallel"),
+        ({"pp": 4}, "pipeline_parallel"),
+        ({"dp": 4, "zero_stage": 1, "optimizer_shards": 4}, "data_parallel"),
+        ({"dp": 4, "zero_stage": 3, "optimizer_shards": 4}, "data_parallel"),
+    ],
+)
+def test_each_kind_of_parallelism_pays_for_its_exchange_by_the_rate_of_its_link(change, part):
+    case = job(model(), layout(num_microbatches=8, **change), framework="trireme-deepspeed")
+    slow = dataclasses.replace(case, machine=dataclasses.replace(case.machine, link_rate=case.machine.link_rate / 2))
+    seconds, slower = (float(getattr(predict_step_time(each, IDEAL), part)) for each in (case, slow))
+    assert seconds > 0
+    assert slower == pytest.approx(2 * seconds, rel=0.01)
+
+
+def test_groups_that_leave_the_host_take_its_network():
+    where = layout(tp=8, dp=4, num_microbatches=4, zero_stage=1, optimizer_shards=4)
+    case = job(model(), where, framework="trireme-deepspeed")
+    inside = dataclasses.replace(case, machine=dataclasses.replace(case.machine, link_domain=64))
+    outside, within = (float(predict_step_time(each, IDEAL).data_parallel) for each in (case, inside))
+    assert outside / within == pytest.approx(450 / 50, rel=0.01)
+
+
+def test_experts_are_sent_to_and_from_other_devices():
+    config = model(num_moe_experts=8, moe_ffn_hidden_size=512)
+    times = predict_step_time(job(config, layout(dp=8, ep=8, num_microbatches=4)), IDEAL)
+    tokens, copies = 2048, 2
+    # Dispatch and combine, forward and backward, of the tokens whose expert is on one of the 7 other devices.
+    sent = 4 * 4 * 8 * tokens * copies * 7 / 8 * 1024 * 2
+    assert float(times.expert_parallel) == pytest.approx(sent / 450e9)
+
+
+@pytest.mark.parametrize("num_chunks", [None, 2])
+def test_bubble_is_that_of_the_schedule(num_chunks):
+    config = load_config(
+        [
+            *("model=llama_8b", "cluster=h100", "precision=bf16", "engine=megatron"),
+            *("parallel.pipeline_model_parallel_size=4", "training.global_batch_size=16"),
+            f"parallel.virtual_pipeline_model_parallel_size={'null' if num_chunks is None else num_chunks}",
+        ]
+    )
+    coefficients = load_coefficients()
+    times = predict(config, coefficients).step_time
+    timeline = predict_timeline(config, coefficients)
+    end = max(work.end for work in timeline)
+    # The timeline leaves out launches, the adding up of gradients, and what a step has once.
+    assert times.compute + times.bubble == pytest.approx(end, rel=0.05)
+
+
+def test_a_step_is_the_sum_of_its_parts_and_many_cases_are_predicted_at_once():
+    where = layout(tp=np.array([1.0, 2.0, 4.0]), num_microbatches=np.array([4.0, 8.0, 16.0]))
+    times = predict_step_time(job(model(), where), IDEAL)
+    assert times.total.shape == (3,)
+    assert np.allclose(times.total, sum(np.broadcast_to(value, 3) for value in vars(times).values()))
