@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.nn import functional
 
+from tests.engine.moe_runs import EP2, SPARSE
 from tests.engine.steps import (
     GPT2,
     NUM_STEPS,
@@ -138,6 +139,10 @@ def run_two() -> Account:
             "dp2 zero0": skip_a_step(Case(engine=ZERO_0), bad_rank=1),
             "megatron tp2 plain": skip_a_step(Case(parallel=TP2_SP, engine=MEGATRON_PLAIN), bad_rank=1),
             "megatron dp2": skip_a_step(Case(engine=MEGATRON), bad_rank=1),
+            # No other rank has this expert, or a sum that it is part of.
+            "megatron ep2": skip_a_step(
+                Case(model=SPARSE, parallel=EP2, engine=MEGATRON), bad_rank=1, bad_weight="local_experts"
+            ),
             "loss dp2": skip_a_step(Case(), bad_rank=1, is_loss_bad=True),
             "loss megatron pp2 vp2": skip_a_step(Case(parallel=PP2_VP2, engine=MEGATRON), bad_rank=1, is_loss_bad=True),
         },

@@ -199,12 +199,13 @@ class Skipped:
     """Those of the same steps where no bad step came between."""
 
 
-def skip_a_step(case: Case, *, bad_rank: int, is_loss_bad: bool = False) -> Skipped:
+def skip_a_step(case: Case, *, bad_rank: int, is_loss_bad: bool = False, bad_weight: str = "norm") -> Skipped:
     """Between good steps take one that is not finite on one rank; all ranks call this.
 
     Args:
         is_loss_bad: the loss is infinite, and its gradient would not be; otherwise the gradient of one parameter is.
             `bad_rank` has the last layers then.
+        bad_weight: part of the name of that parameter.
     """
     with open_engine(case) as (engine, _, world):
         undisturbed = [take_step(engine, step, case=case, world=world).loss for step in range(4)]
@@ -212,7 +213,7 @@ def skip_a_step(case: Case, *, bad_rank: int, is_loss_bad: bool = False) -> Skip
         for step in (0, 1):
             take_step(engine, step, case=case, world=world)
         before, num_updates = _state_of(engine, chunks), engine.num_updates
-        parameter = next(parameter for name, parameter in chunks[0].named_parameters() if "norm" in name)
+        parameter = next(parameter for name, parameter in chunks[0].named_parameters() if bad_weight in name)
         hook = None
         if world.rank == bad_rank:
             hook = (

@@ -17,7 +17,7 @@ def check(ranks: list[Skipped], *, is_loss_finite: bool = True) -> None:
         assert rank.later_losses == rank.undisturbed_losses
 
 
-@pytest.mark.parametrize("name", ["tp2", "dp2 zero0", "megatron tp2 plain", "megatron dp2"])
+@pytest.mark.parametrize("name", ["tp2", "dp2 zero0", "megatron tp2 plain", "megatron dp2", "megatron ep2"])
 def test_two_processes_skip_together(name: str, two: list[Account]) -> None:
     check([account.skipped[name] for account in two])
 
