@@ -1,6 +1,7 @@
 """Runs scenarios one after the other, each beside an undisturbed run."""
 
 import http.server
+import re
 import shutil
 import subprocess
 import threading
@@ -38,7 +39,7 @@ class Suite:
             Skipped: this host cannot.
             CrashLoop: the run never came to its end.
         """
-        name = scenario.name.replace(": ", "-").replace(" ", "-").replace("&", "and")
+        name = re.sub("[^a-z0-9]+", "-", scenario.name.lower())
         reference = None if scenario.design == "equal to its replay" else self._reference(scenario.reference)
         notes = self._directory / f"{name}-notes"
         with ExitStack() as stack:
