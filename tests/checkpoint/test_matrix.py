@@ -142,7 +142,11 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> _Account:
         four = pool.submit(run_distributed, _run_four, 4, directory, write_shards(directory), timeout_seconds=600)
         two = pool.submit(run_distributed, _run, 2, directory, TWO, TWO_SPARSE, timeout_seconds=600)
         first, second = four.result()[0], two.result()[0]
-    return _Account(uninterrupted=first.uninterrupted | second.uninterrupted, resumed=first.resumed | second.resumed)
+    return _Account(
+        uninterrupted=first.uninterrupted | second.uninterrupted,
+        resumed=first.resumed | second.resumed,
+        lineage=first.lineage,
+    )
 
 
 @pytest.mark.parametrize("names", [DENSE_NAMES, SPARSE_NAMES], ids=["dense", "experts"])
