@@ -102,11 +102,11 @@ class SlurmCluster:
     """A controller and its nodes; `with SlurmCluster(num_nodes=2) as cluster` starts them and leaves nothing behind.
 
     Args:
-        proctrack: how a node knows which processes belong to a job: by their ancestry, their control group, or their
-            process group.
+        proctrack: how a node knows which processes belong to a job: by their ancestry, or their control group. Under
+            the latter `scancel --signal` reaches only the first process of each task.
     """
 
-    def __init__(self, *, num_nodes: int, proctrack: Literal["linuxproc", "cgroup", "pgid"] = "linuxproc") -> None:
+    def __init__(self, *, num_nodes: int, proctrack: Literal["linuxproc", "cgroup"] = "linuxproc") -> None:
         self._num_nodes = num_nodes
         self._proctrack = proctrack
         self._stack = ExitStack()

@@ -1,5 +1,7 @@
 """What else launch.slurm does with a real cluster: sweeps, chains, stopping, looking, and giving up in time."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.slurm.cluster import SlurmCluster
@@ -21,6 +23,18 @@ def test_a_sweep_is_an_array_of_runs_with_names_of_their_own(cluster: SlurmClust
     assert done.stdout.count("step       5 of 5, loss ") == 3
 
 
+def test_one_run_of_a_sweep_starts_again_alone(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    # An interpreter that fails the last run, whose number is that of the array, too, while the others go on.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *seed_3*) exit 1 ;; esac\nsleep 10\n')
+    python.chmod(0o755)
+    further = (f"cluster.slurm.python='{python}'", "cluster.slurm.max_restarts_without_progress=2")
+    job = runs.submit(cluster, "uneven", "-m", "training.seed=1,2,3", *further, num_nodes=1)
+    cluster.wait_for(job, "COMPLETED", "FAILED")
+    found = {record["ArrayTaskId"]: (record["JobState"], record["Restarts"]) for record in cluster.show(job)}
+    assert found == {"0": ("COMPLETED", "0"), "1": ("COMPLETED", "0"), "2": ("FAILED", "2")}
+
+
 def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster, runs: Runs) -> None:
     first = runs.submit(cluster, "chained", "chain=3", num_nodes=1)
     second, third = str(int(first) + 1), str(int(first) + 2)
@@ -32,6 +46,24 @@ def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster,
     cluster.wait_for(third, "CANCELLED")
     assert {cluster.show(job)[0]["Restarts"] for job in (first, second)} == {"0"}
     assert "leaving the rest to the next job of the chain" in runs.printed("chained")
+
+
+def test_a_chain_of_a_sweep_ends_run_by_run(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    # The first run is done at once; the second asks to be started again, and is done then.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *seed_1*) exit 0 ;; esac\nmkdir {tmp_path}/begun && exit 75\nexit 0\n')
+    python.chmod(0o755)
+    sweep = ("-m", "training.seed=1,2", "chain=3", f"cluster.slurm.python='{python}'")
+    first = int(runs.submit(cluster, "chained-sweep", *sweep, num_nodes=1))
+    for job in range(first, first + 3):
+        cluster.wait_for(str(job), "COMPLETED", "CANCELLED")
+    found = [
+        {record["ArrayTaskId"]: record["JobState"] for record in cluster.show(str(job))}
+        for job in range(first, first + 3)
+    ]
+    assert found[0] == {"0": "COMPLETED", "1": "COMPLETED"}
+    assert found[1] == {"0": "CANCELLED", "1": "COMPLETED"}
+    assert set(found[2].values()) == {"CANCELLED"}
 
 
 def test_a_chain_whose_job_fails_ends_with_it(cluster: SlurmCluster, runs: Runs) -> None:
@@ -73,6 +105,19 @@ def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> Non
     printed = runs.printed("looping")
     assert printed.count("requeueing") == 2
     assert "stopped: 2 starts brought no checkpoint newer than step none; see what was said above" in printed
+
+
+@pytest.mark.parametrize(("code", "why"), [(2, "the configuration or an input cannot"), (82, "training went wrong")])
+def test_what_no_start_can_mend_is_no_reason_to_start_again(
+    cluster: SlurmCluster, runs: Runs, tmp_path: Path, code: int, why: str
+) -> None:
+    ends = tmp_path / "ends"
+    ends.write_text(f"#!/bin/sh\nexit {code}\n")
+    ends.chmod(0o755)
+    job = runs.submit(cluster, f"ends-{code}", f"cluster.slurm.python='{ends}'", num_nodes=1)
+    cluster.wait_for(job, "FAILED")
+    assert cluster.show(job)[0]["Restarts"] == "0"
+    assert f"stopped: {why}" in runs.printed(f"ends-{code}")
 
 
 def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmCluster, runs: Runs) -> None:

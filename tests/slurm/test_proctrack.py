@@ -1,6 +1,4 @@
-"""Signals reach a run however a site's Slurm keeps track of a job's processes; all other tests have linuxproc."""
-
-from typing import Literal
+"""Signals reach a run under proctrack/cgroup, which most sites have; all other tests have linuxproc."""
 
 import pytest
 
@@ -11,11 +9,10 @@ from tests.train.commands import losses_of
 pytestmark = pytest.mark.slurm
 
 
-@pytest.mark.parametrize("proctrack", ["cgroup", "pgid"])
-def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs, proctrack: Literal["cgroup", "pgid"]) -> None:
+def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs) -> None:
+    name = "tracked-by-cgroup"
     try:
-        with SlurmCluster(num_nodes=1, proctrack=proctrack) as cluster:
-            name = f"tracked-by-{proctrack}"
+        with SlurmCluster(num_nodes=1, proctrack="cgroup") as cluster:
             job = runs.submit(cluster, name, num_nodes=1)
             wait_for_steps(runs.directory(name), 3)
             warn(cluster, job)
