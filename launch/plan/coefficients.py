@@ -43,6 +43,8 @@ _GLOBAL = {
     "expert_gemm": Prior(centre=0.6, log_deviation=0.3),
     "narrow_width": Prior(centre=50, log_deviation=0.7),
     "small_area": Prior(centre=4e5, log_deviation=0.7),
+    "narrow_width.cpu": Prior(centre=10, log_deviation=0.7),
+    "small_area.cpu": Prior(centre=1e3, log_deviation=0.7),
     "step_seconds": Prior(centre=0.02, log_deviation=0.7),
     "straggling": Prior(centre=0.05, log_deviation=0.7),
     "rank_seconds": Prior(centre=2e-3, log_deviation=0.7),
@@ -85,6 +87,8 @@ def names_of(*, device: str, number_format: str, framework: str) -> dict[str, st
     sixteen = "fp32" if number_format == "fp32" else "bf16"
     own = sixteen if number_format == "fp16" else number_format
     names = {field.name: field.name for field in dataclasses.fields(Rates)}
+    if device == "cpu":  # a few cores: no waves of tiles to fill
+        names |= {"narrow_width": "narrow_width.cpu", "small_area": "small_area.cpu"}
     return names | {
         "gemm": f"gemm.{fitted_as}.{own}",
         "gemm_16bit": f"gemm.{fitted_as}.{sixteen}",

@@ -112,6 +112,8 @@ def _notes(config: TrainConfig, setting: Setting, calibration_note: str) -> Iter
             f"No published run tells of {setting.device.name}: its shares of the data sheet's rates are those of"
             f" {setting.device.efficiency_of}."
         )
+    if setting.device.name == "cpu" and not calibration_note:
+        yield "Rates of a CPU are those of two cores of some server; calibrate=true measures this one's."
     per_device = config.training.global_batch_size / setting.world_size
     if per_device < 1 and config.training.global_batch_size < 64:
         yield (

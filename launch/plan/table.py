@@ -9,6 +9,7 @@ from launch.plan.memory import GIB
 from launch.plan.plan import Plan
 from launch.plan.predict import Prediction
 from launch.plan.ranking import Candidate, Refusal
+from trainer.common.progress import format_count
 
 PART_NAMES = {
     "compute": "computing",
@@ -77,6 +78,7 @@ def _print_prediction(prediction: Prediction, console: Console) -> None:
 
 def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
     """The figures that answer most questions, in words."""
+    count = format_count(prediction.num_tokens)
     facts = [
         ("step", f"{float(prediction.step_time.total):.3g} s"),
         ("tokens per second", f"{prediction.tokens_per_second:,.0f}"),
@@ -87,10 +89,10 @@ def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
             f"{prediction.peak_bytes / GIB:.1f} of {prediction.device_memory_bytes / GIB:.0f} GiB",
         ),
         ("checkpoint", f"{prediction.checkpoint_bytes / 1e9:,.1f} GB"),
-        (f"time to {prediction.num_tokens:.3g} tokens", f"{prediction.days:,.2f} days"),
+        (f"time to {count} tokens", f"{prediction.days:,.2f} days"),
     ]
     if prediction.cost is not None:
-        facts.append((f"cost to {prediction.num_tokens:.3g} tokens", f"{prediction.cost:,.0f}"))
+        facts.append((f"cost to {count} tokens", f"{prediction.cost:,.0f}"))
     return facts
 
 
