@@ -557,8 +557,8 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (
         ["resume=atuo"],
         None,
-        "resume=atuo is not auto, never or restart, and no such path exists; did you mean auto? use auto, never, restart,"
-        " or the path of a checkpoint or run directory",
+        "resume=atuo is not auto, never or restart, and no such path exists; did you mean auto? use auto, never,"
+        " restart, or the path of a checkpoint or run directory",
         ["resume=auto", "resume=never", "resume=."],
     ),
     (
