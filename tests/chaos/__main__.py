@@ -29,15 +29,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="the few faults that `make test` plays")
     parser.add_argument("--seed", type=int, default=1, help="draws steps, moments and ranks")
-    parser.add_argument("--only", default="", help="scenarios whose name holds this text")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="scenarios whose name holds this text; may be given again"
+    )
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--keep", type=Path, help="leave the runs in this directory, which must be new")
     parser.add_argument("--list", action="store_true", help="name the faults and end")
     arguments = parser.parse_args()
     every = (short_form if arguments.short else long_form)(arguments.seed)
-    chosen = [scenario for scenario in every if arguments.only in scenario.name]
+    texts = arguments.only or [""]
+    chosen = [scenario for scenario in every if any(text in scenario.name for text in texts)]
     if not chosen:
-        parser.error(f"--only {arguments.only}: no such scenario; there are " + ", ".join(s.name for s in every))
+        parser.error("no such scenario; there are " + ", ".join(scenario.name for scenario in every))
     if arguments.list:
         for scenario in chosen:
             print(scenario.name, *(f"    {row.fault}" for row in scenario.rows), sep="\n")

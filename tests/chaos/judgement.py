@@ -68,7 +68,10 @@ def compare(run: Path, reference: Path, *, notes: Path, scenario: Scenario) -> R
     numbers = range(NUM_STEPS * GLOBAL_BATCH_SIZE + end - first)
     due = {sample for sample in numbers if not first <= sample < end}
     return Result(
-        difference=max(abs(losses[step] / expected[step] - 1) for step in losses),
+        # A loss that is not finite is null.
+        difference=max(
+            abs(loss / expected[step] - 1) for step, loss in losses.items() if loss is not None and expected[step]
+        ),
         are_tensors_equal=tensors.keys() == others.keys()
         and all(bool((tensors[key] == others[key]).all()) for key in tensors),
         num_samples_lost=len(due - set(read)) + len(set(read) - due),
