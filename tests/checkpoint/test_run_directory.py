@@ -46,6 +46,17 @@ def test_a_restart_moves_everything_aside_under_a_name_of_its_own(tmp_path: Path
     assert candidates(str(tmp_path / "run.archived-1"), run_directory=run), "nothing is lost"
 
 
+def test_a_restart_leaves_what_belongs_to_the_job_that_runs(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "slurm").mkdir(parents=True)
+    (run / "bad_nodes.jsonl").touch()
+    _start(run, resume="restart")
+    make(run, step=10)
+    _start(run, resume="restart")
+    assert sorted(entry.name for entry in run.iterdir()) == ["bad_nodes.jsonl", "slurm"]
+    assert [entry.name for entry in (tmp_path / "run.archived-1").iterdir()] == ["checkpoints"]
+
+
 def test_a_restart_in_a_new_directory_moves_nothing(tmp_path: Path) -> None:
     _start(tmp_path / "run", resume="restart")
     _start(tmp_path / "run", resume="restart")

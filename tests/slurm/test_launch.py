@@ -1,5 +1,6 @@
 """What else launch.slurm does with a real cluster: sweeps, chains, stopping, looking, and giving up in time."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_one_run_of_a_sweep_starts_again_alone(cluster: SlurmCluster, runs: Runs
 
 
 def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster, runs: Runs) -> None:
-    first = runs.submit(cluster, "chained", "chain=3", num_nodes=1)
+    # resume= is for the first of them: the second goes on, and does not begin again.
+    first = runs.submit(cluster, "chained", "chain=3", "resume=restart", num_nodes=1)
     second, third = str(int(first) + 1), str(int(first) + 2)
     wait_for_steps(runs.directory("chained"), 3)
     assert cluster.states(second, third) == ["PENDING", "PENDING"]
@@ -45,7 +47,9 @@ def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster,
     assert list(losses_of(runs.directory("chained"))) == list(range(1, NUM_STEPS_ALONE + 1))
     cluster.wait_for(third, "CANCELLED")
     assert {cluster.show(job)[0]["Restarts"] for job in (first, second)} == {"0"}
-    assert "leaving the rest to the next job of the chain" in runs.printed("chained")
+    printed = runs.printed("chained")
+    assert "leaving the rest to the next job of the chain" in printed
+    assert len(re.findall(rf"step +1/{NUM_STEPS_ALONE} ", printed)) == 1
 
 
 def test_a_chain_of_a_sweep_ends_run_by_run(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:

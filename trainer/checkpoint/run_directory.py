@@ -11,6 +11,8 @@ from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
 _RESTARTED_BY = ".restarted_by"
 """Names the batch job that started a run anew: when it is requeued, it goes on."""
 _JOB_VARIABLE = "SLURM_JOB_ID"
+_KEPT = (LOCK_NAME, "slurm", "bad_nodes.jsonl")
+"""Not of what was trained: the job that runs now has its script, code and output there, and its nodes are still bad."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -38,7 +40,6 @@ def claim_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
     if must_restart(resume, run_directory):
         with RunLock(run_directory):
             target = _move_aside(run_directory)
-        (target / LOCK_NAME).unlink(missing_ok=True)
         _LOGGER.warning("resume=restart: what %s held is in %s now", run_directory, target)
     with RunLock(run_directory):
         job = os.environ.get(_JOB_VARIABLE)
@@ -59,16 +60,17 @@ def keep_former_file(path: Path) -> None:
 
 
 def _move_aside(run_directory: Path) -> Path:
-    """Rename the directory, to NAME.archived-1 and so on, and create an empty one."""
+    """Move what the directory holds to NAME.archived-1 and so on."""
     number = 1
     while (target := run_directory.with_name(f"{run_directory.name}.archived-{number}")).exists():
         number += 1
-    run_directory.rename(target)
-    run_directory.mkdir()
+    target.mkdir()
+    for entry in _entries(run_directory):
+        (run_directory / entry).rename(target / entry)
     return target
 
 
 def _entries(run_directory: Path) -> list[str]:
     if not run_directory.is_dir():
         return []
-    return [entry.name for entry in run_directory.iterdir() if entry.name != LOCK_NAME]
+    return [entry.name for entry in run_directory.iterdir() if entry.name not in _KEPT]
