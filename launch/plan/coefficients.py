@@ -57,6 +57,9 @@ _MEMORY = {
     "reserve": Prior(centre=0.2, log_deviation=0.4),
     "buffer_gib": Prior(centre=1.0, log_deviation=0.5),
     "context_gib": Prior(centre=1.5, log_deviation=0.5),
+    # A process without a driver: libraries alone, as our own processes have them.
+    "buffer_gib.cpu": Prior(centre=0.05, log_deviation=0.5),
+    "context_gib.cpu": Prior(centre=0.55, log_deviation=0.5),
 }
 
 
@@ -73,7 +76,7 @@ def prior_of(name: str) -> Prior:
         return Prior(centre=1.1, log_deviation=0.12)
     if kind == "launch_seconds":
         return Prior(centre=1e-4, log_deviation=1.0)
-    return _MEMORY[kind] if kind in _MEMORY else _GLOBAL[name]
+    return _MEMORY.get(name) or _MEMORY.get(kind) or _GLOBAL[name]
 
 
 def upper_bound_of(name: str) -> float:
@@ -148,9 +151,11 @@ class Coefficients:
         names = names_of(device=device, number_format=number_format, framework=framework)
         return Rates(**{field: self.step_time.get(name, prior_of(name).centre) for field, name in names.items()})
 
-    def memory_rates(self, *, framework: str) -> MemoryRates:
+    def memory_rates(self, *, device: str, framework: str) -> MemoryRates:
         """The memory model's coefficients of a framework, for the memory of the whole device."""
         names = memory_names_of(framework=framework, sees_device=True)
+        if device == "cpu":
+            names |= {"buffer_gib": "buffer_gib.cpu", "context_gib": "context_gib.cpu"}
         return MemoryRates(**{field: self.memory.get(name, prior_of(name).centre) for field, name in names.items()})
 
 

@@ -66,7 +66,7 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
     rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
     step_time = predict_step_time(job, rates)
     step_time = StepTime(**{name: float(value) for name, value in vars(step_time).items()})
-    stages = predict_stages(config, job, coefficients, framework=framework)
+    stages = predict_stages(config, job, coefficients, device=setting.device.name, framework=framework)
     tokens_per_step = config.training.global_batch_size * config.model.seq_length
     tokens_per_second = tokens_per_step / float(step_time.total)
     flops = model_flops_per_token(config.model, setting.vocab_size) * tokens_per_second / setting.world_size
@@ -94,7 +94,9 @@ def checkpoint_bytes(config: TrainConfig, setting: Setting) -> float:
     return num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
 
 
-def predict_stages(config: TrainConfig, job: Job, coefficients: Coefficients, *, framework: str) -> tuple[Memory, ...]:
+def predict_stages(
+    config: TrainConfig, job: Job, coefficients: Coefficients, *, device: str, framework: str
+) -> tuple[Memory, ...]:
     """The memory of a device of each pipeline stage, with the layers that the configuration gives it."""
     layers = split_layers(config.model.num_layers, config.parallel)
     assert layers is not None
@@ -105,7 +107,7 @@ def predict_stages(config: TrainConfig, job: Job, coefficients: Coefficients, *,
             for index, chunks in enumerate(layers)
         ]
     )
-    memory = predict_memory(job, coefficients.memory_rates(framework=framework), stages)
+    memory = predict_memory(job, coefficients.memory_rates(device=device, framework=framework), stages)
     values = {name: np.broadcast_to(value, len(layers)) for name, value in vars(memory).items()}
     return tuple(
         Memory(**{name: float(column[index]) for name, column in values.items()}) for index in range(len(layers))

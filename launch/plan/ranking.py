@@ -193,7 +193,9 @@ def _predict(table: LayoutTable, setting: Setting, coefficients: Coefficients) -
         job = Job(model=setting.shape, layout=take(layouts, uses), machine=setting.machine, framework=frameworks[name])
         rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=name)
         seconds[uses] = predict_step_time(job, rates).total
-        memory[uses] = predict_peak_memory(job, coefficients.memory_rates(framework=name)).total
+        memory[uses] = predict_peak_memory(
+            job, coefficients.memory_rates(device=setting.device.name, framework=name)
+        ).total
     return seconds, memory
 
 
