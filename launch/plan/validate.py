@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     table, output = _read_arguments([word for word in arguments if word != "--publish"])
     runs, skipped = load_published(table)
-    report: dict[str, Any] = {"schemes": {}}
+    report: dict[str, Any] = {"command": "python -m launch.plan.validate", "schemes": {}}
     for scheme in SCHEMES:
         report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
     report["goals"] = check_goals(report["schemes"]["model"])
