@@ -53,8 +53,13 @@ class Faults:
 
     def note(self, step: int, loader: Any, samples: list[int]) -> None:
         """Write down what this rank has read in a step that it has taken."""
-        start = os.environ.get("TORCHELASTIC_RUN_ID", "")
-        record = {"start": start, "time": time.time(), "step": step, "dp_rank": loader._dp_rank, "samples": samples}
+        record = {
+            "start": os.getppid(),
+            "time": time.time(),
+            "step": step,
+            "dp_rank": loader._dp_rank,
+            "samples": samples,
+        }
         _append(self._directory / f"lineage.{self._rank}.jsonl", record)
 
     def spoil(self, batches: list[MicroBatch]) -> None:

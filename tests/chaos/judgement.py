@@ -131,7 +131,7 @@ def _said(run: Path, *, sign: str, since: float) -> float | None:
     for line in (run / "logs" / "rank_000.log").read_text().splitlines():
         if sign in line:
             time = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-            if time >= since - 1:
+            if time >= since:
                 return time
     return None
 

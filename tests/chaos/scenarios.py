@@ -275,8 +275,8 @@ def _wandb_outage(engine: str) -> Scenario:
 
 def _slow(engine: str, *, seed: int) -> Scenario:
     faults = [
-        {"kind": "slow", "rank": 1, "step": 3, "last_step": 4, "seconds": 0.4},
-        {"kind": "slow", "rank": 0, "step": 9, "last_step": 12, "seconds": 0.2},
+        {"kind": "slow", "rank": 1, "step": 3, "last_step": 4, "seconds": 0.5},
+        {"kind": "slow", "rank": 0, "step": 9, "last_step": 12, "seconds": 0.5},
     ]
     rows = [
         Row(fault="rank 1 is slow in steps 3 and 4", kind="slow", step=3, sign="is slow"),
