@@ -253,10 +253,11 @@ def _damaged_shards(engine: str, *, seed: int) -> Scenario:
 def _full_disk(engine: str) -> Scenario:
     faults = [
         {"kind": "fill_disk", "rank": 0, "step": 4, "path": "RUN"},
-        {"kind": "free_disk", "rank": 0, "step": 7, "path": "RUN"},
+        # The save of step 4 has ended when that of step 8 begins.
+        {"kind": "free_disk", "rank": 0, "step": 10, "path": "RUN"},
     ]
     sign = "WAS NOT SAVED"
-    rows = [Row(fault="the disk of the run is full from step 4 to step 7", kind="fill_disk", step=4, sign=sign)]
+    rows = [Row(fault="the disk of the run is full from step 4 to step 10", kind="fill_disk", step=4, sign=sign)]
     return _scenario(engine, "full disk", rows, faults, needs_small_disk=True)
 
 
