@@ -256,7 +256,7 @@ def _full_disk(engine: str) -> Scenario:
         # The save of step 4 has ended when that of step 8 begins.
         {"kind": "free_disk", "rank": 0, "step": 10, "path": "RUN"},
     ]
-    sign = "WAS NOT SAVED"
+    sign = "NOT SAVED"
     rows = [Row(fault="the disk of the run is full from step 4 to step 10", kind="fill_disk", step=4, sign=sign)]
     return _scenario(engine, "full disk", rows, faults, needs_small_disk=True)
 
