@@ -101,8 +101,7 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil)
     )
     health = build_health(
         config.health,
-        clock=vigil.clock,
-        processes=vigil.processes,
+        vigil=vigil,
         chunks=chunks,
         stage=world.pp_rank,
         groups=world.groups,

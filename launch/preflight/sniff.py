@@ -13,6 +13,7 @@ from typing import Any
 
 from launch.preflight.finding import Finding, judge, skipped
 from launch.preflight.host import nearest_existing
+from trainer.common.bad_nodes import note_bad_nodes
 from trainer.common.errors import Violation
 
 TOLERANCE = 0.1
@@ -43,12 +44,15 @@ def sniff_here(*, num_processes: int, run_directory: Path) -> Finding:
     )
 
 
-def run_sniff(start: Sequence[str], *, directory: Path, environment: Mapping[str, str]) -> Finding:
+def run_sniff(
+    start: Sequence[str], *, directory: Path, environment: Mapping[str, str], run_directory: Path | None = None
+) -> Finding:
     """Run `trainer.sniff` behind a command that starts processes, and judge what they report.
 
     Args:
         start: the command up to and without `-m trainer.sniff`.
         directory: that all hosts share.
+        run_directory: where hosts with bad accelerators are noted, for the run to do without; None notes none.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix=".preflight-") as place:
         output = Path(place, "sniff.json")
@@ -63,6 +67,10 @@ def run_sniff(start: Sequence[str], *, directory: Path, environment: Mapping[str
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
             return _failed(f"ended with {done.returncode}: {last}", command)
         ranks = json.loads(output.read_text())["ranks"]
+    bad = bad_hosts([rank for rank in ranks if rank["device"] != "cpu"])
+    if bad and run_directory is not None:
+        run_directory.mkdir(parents=True, exist_ok=True)
+        note_bad_nodes(run_directory, bad, reason="sniff test")
     rates = [f"{name}: {statistics.median(values):.3g}" for name, values in _rates(ranks).items() if values]
     return judge("sniff", judge_ranks(ranks), otherwise=f"{len(ranks)} processes alike; medians {', '.join(rates)}")
 

@@ -22,7 +22,12 @@ def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
     """Measure as many nodes as the run takes, placed as the run will be."""
     if list(check_nodes(config)):
         return skipped("sniff", "processes cannot be shared out to nodes")
-    return run_sniff(build_srun(config), directory=nearest_existing(run_directory), environment=os.environ)
+    return run_sniff(
+        build_srun(config),
+        directory=nearest_existing(run_directory),
+        environment=os.environ,
+        run_directory=run_directory,
+    )
 
 
 def build_srun(config: TrainConfig) -> list[str]:

@@ -11,8 +11,9 @@ from launch.slurm.render import Job, directory_of, render_job
 from launch.slurm.request import Request
 from launch.slurm.runs import Runs, group_alike
 from launch.slurm.snapshot import copy_code, new_stamp
+from trainer.common.bad_nodes import read_bad_nodes
 from trainer.common.errors import Violation, raise_if_any
-from trainer.common.slurm import ask_slurm, find_alive, read_bad_nodes, submit_script
+from trainer.common.slurm import ask_slurm, find_alive, submit_script
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
 

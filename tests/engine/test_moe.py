@@ -84,7 +84,9 @@ def test_bf16_differs_by_no_more_than_the_order_of_sums(layout: str, one: Accoun
         bounds = estimator.bounds(spread)
         print(f"{layout} {name}: {max(found):.1e}, bound {bounds[-1]:.1e}")
         assert all(difference <= bound for difference, bound in zip(found, bounds, strict=True))
-        assert bounds[-1] < 0.1, "a bound that a wrong layout would pass"
+        # Perturbed routers send some tokens elsewhere, which moves the norm by a tenth; a rank of four whose gradients
+        # are lost moves it by more than that.
+        assert bounds[-1] < 0.2, "a bound that a wrong layout would pass"
 
 
 def test_zero_3_gathers_experts_too(one: Account, two: list[Account]) -> None:

@@ -28,18 +28,19 @@ def test_the_majority_is_right() -> None:
     names = ["norm", "bias"]
     hashes = {0: [[1, 1], [2, 2]], 1: [[1, 1], [2, 2]], 2: [[1, 1], [9, 2]]}
     assert list(describe_differences(names, hashes, processes=PROCESSES)) == [
-        "rank 2 (pid 2 on n2) differs from the other 2 in bias"
+        ("rank 2 (pid 2 on n2) differs from the other 2 in bias", (2,))
     ]
     two = {rank: rows for rank, rows in hashes.items() if rank}
     assert list(describe_differences(names, two, processes=PROCESSES)) == [
-        "rank 1 (pid 1 on n1) and rank 2 (pid 2 on n2) disagree, and neither is in the majority, in bias"
+        ("rank 1 (pid 1 on n1) and rank 2 (pid 2 on n2) disagree, and neither is in the majority, in bias", ())
     ]
 
 
-def _corrupt_one_rank() -> list[str]:
+def _corrupt_one_rank() -> tuple[list[str], list[set[int]]]:
     torch.manual_seed(3)
     parameters = {f"layer{number}": nn.Parameter(torch.randn(10)) for number in range(8)}
-    told = []
+    told: list[str] = []
+    odd: list[set[int]] = []
     processes = gather_processes()
     for mismatch in ("warn", "stop"):
         check = ReplicaCheck(
@@ -47,6 +48,7 @@ def _corrupt_one_rank() -> list[str]:
             processes=processes,
             device=CPU,
             mismatch=mismatch,
+            on_odd=lambda ranks: odd.append(set(ranks)),
         )
         assert check.check(step=1)
         if distributed.get_rank() == 1:
@@ -59,12 +61,14 @@ def _corrupt_one_rank() -> list[str]:
             told.append(str(error))
         if distributed.get_rank() == 1:
             parameters["layer5"].data.view(torch.int32)[3] ^= 1
-    return told
+    return told, odd
 
 
 def test_three_ranks_and_one_flipped_bit() -> None:
-    first, second, _ = run_distributed(_corrupt_one_rank, 3)
+    (first, odd), (second, nothing), _ = run_distributed(_corrupt_one_rank, 3)
     assert first[0] == "warn"
     assert "after step 2 copies of the same weights differ:\n  rank 1 (pid " in first[1]
     assert "differs from the other 2 in layer5\n" in first[1]
     assert second == ["warn", ""], "one rank tells"
+    assert odd == [{1}, {1}]
+    assert nothing == []

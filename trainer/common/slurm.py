@@ -1,6 +1,5 @@
 """Slurm's commands: asked from a login node, their refusals kept for the user."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -82,18 +81,3 @@ def find_alive(jobs: Iterable[str]) -> list[str]:
 
 def _by_number(job: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", job)]
-
-
-def read_bad_nodes(run_directory: Path) -> list[str]:
-    """Hosts in the run directory's bad_nodes.jsonl, by their short names; a line that is no JSON is passed over."""
-    hosts = set()
-    try:
-        lines = (run_directory / "bad_nodes.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            hosts.add(str(json.loads(line)["host"]).partition(".")[0])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return sorted(hosts)

@@ -9,10 +9,9 @@ from torch import nn
 from trainer.config.health import HealthConfig
 from trainer.health.compute_time import ComputeTime, ForwardEventTime, SampledComputeTime
 from trainer.health.health import Health
-from trainer.health.phase_clock import PhaseClock
-from trainer.health.processes import RankProcess
 from trainer.health.replicas import ReplicaCheck, find_replicas
 from trainer.health.stragglers import Stragglers
+from trainer.health.vigil import Vigil
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 def build_health(
     config: HealthConfig,
     *,
-    clock: PhaseClock,
-    processes: Sequence[RankProcess],
+    vigil: Vigil,
     chunks: Sequence[nn.Module],
     stage: int,
     groups: "ProcessGroupCollection",
@@ -35,22 +33,30 @@ def build_health(
         stage: this rank's pipeline stage.
     """
     compute_time: ComputeTime | None = None
-    if config.straggler_interval and len(processes) > 1:
+    if config.straggler_interval and len(vigil.processes) > 1:
         if device.type == "cuda":
             compute_time = ForwardEventTime(chunks)
         else:
-            compute_time = SampledComputeTime(lambda: clock.phase == "step")
+            compute_time = SampledComputeTime(lambda: vigil.clock.phase == "step")
     replicas = None
     if config.replica_check_interval:
         replicas = ReplicaCheck(
-            find_replicas(chunks, groups=groups), processes=processes, device=device, mismatch=config.replica_mismatch
+            find_replicas(chunks, groups=groups),
+            processes=vigil.processes,
+            device=device,
+            mismatch=config.replica_mismatch,
+            on_odd=lambda ranks: vigil.note_bad_ranks(ranks, reason="its copy of weights is the odd one"),
         )
     return Health(
         config,
-        clock=clock,
+        clock=vigil.clock,
         compute_time=compute_time,
         replicas=replicas,
         stragglers=Stragglers(
-            processes, stage=stage, interval=config.straggler_interval, ratio=config.straggler_ratio, device=device
+            vigil.processes,
+            stage=stage,
+            interval=config.straggler_interval,
+            ratio=config.straggler_ratio,
+            device=device,
         ),
     )

@@ -6,7 +6,7 @@ weights that tensor-parallel ranks share under sequence parallelism, whose gradi
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +59,7 @@ class ReplicaCheck:
     Args:
         processes: every rank's process, for the message.
         mismatch: whether to raise or to warn.
+        on_odd: is told the odd ranks, on rank 0.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class ReplicaCheck:
         processes: Sequence[RankProcess],
         device: torch.device,
         mismatch: Literal["stop", "warn"],
+        on_odd: Callable[[Collection[int]], None],
     ) -> None:
+        self._on_odd = on_odd
         self._sets, self._processes, self._device, self._mismatch = sets, processes, device, mismatch
 
     def check(self, *, step: int) -> bool:
@@ -94,7 +97,7 @@ class ReplicaCheck:
         return False
 
     def _report(self, hashes: Sequence[torch.Tensor], *, step: int) -> None:
-        findings: list[str] = []
+        findings: list[tuple[str, tuple[int, ...]]] = []
         for replicas, own in zip(self._sets, hashes, strict=True):
             gathered = [torch.empty_like(own) for _ in range(replicas.group.size())]
             distributed.all_gather(gathered, own, group=replicas.group)
@@ -105,11 +108,14 @@ class ReplicaCheck:
                     {rank: rows.tolist() for rank, rows in zip(ranks, gathered, strict=True)},
                     processes=self._processes,
                 )
-        everyone: list[list[str] | None] = [None] * len(self._processes)
+        everyone: list[list[tuple[str, tuple[int, ...]]] | None] = [None] * len(self._processes)
         distributed.all_gather_object(everyone, findings)
         # Each group's first rank tells; two groups may tell the same of one rank, as of norms.
         told = dict.fromkeys(finding for of_rank in everyone for finding in of_rank or ())
-        text = f"after step {step} copies of the same weights differ:\n" + "\n".join(f"  {line}" for line in told)
+        odd = {rank for _, ranks in told for rank in ranks}
+        if distributed.get_rank() == 0:
+            self._on_odd(odd)
+        text = f"after step {step} copies of the same weights differ:\n" + "\n".join(f"  {line}" for line, _ in told)
         if self._mismatch == "stop":
             text += "\nnothing was saved; take the host out, and start the run again from its last checkpoint"
             # Raised on every rank, and told by one.
@@ -134,12 +140,14 @@ def hash_parameters(parameters: Sequence[torch.Tensor], device: torch.device) ->
 
 def describe_differences(
     names: Sequence[str], hashes: Mapping[int, Sequence[Sequence[int]]], *, processes: Sequence[RankProcess]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Say which ranks are odd, by majority, and in which tensors; where there is none, which ranks disagree.
 
     Args:
         names: of the tensors.
         hashes: by rank, one row for each tensor.
+    Yields:
+        A sentence, and the ranks that it finds odd; none where no majority says so.
     """
     odd: dict[tuple[int, ...], list[str]] = {}
     undecided: list[str] = []
@@ -156,10 +164,10 @@ def describe_differences(
     for ranks, tensors in odd.items():
         named = ", ".join(str(processes[rank]) for rank in ranks)
         verb = "differs" if len(ranks) == 1 else "differ"
-        yield f"{named} {verb} from the other {len(hashes) - len(ranks)} in {_shorten(tensors)}"
+        yield f"{named} {verb} from the other {len(hashes) - len(ranks)} in {_shorten(tensors)}", ranks
     if undecided:
         named = " and ".join(str(processes[rank]) for rank in hashes)
-        yield f"{named} disagree, and neither is in the majority, in {_shorten(undecided)}"
+        yield f"{named} disagree, and neither is in the majority, in {_shorten(undecided)}", ()
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -14,6 +14,9 @@ _LOGGER = logging.getLogger(__name__)
 _LEAST_SECONDS = 2.0
 """Of measured time: over less, what else a host does is as large as what a rank is slower by."""
 
+_SAMPLE_SECONDS = 1e-3
+"""Less time per step than this is not told apart."""
+
 
 def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Sequence[str]) -> RankTimes:
     """Find the slowest rank.
@@ -32,7 +35,11 @@ def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Seq
         stage: statistics.median_low([s for s, p in zip(seconds, peers, strict=True) if p == stage])
         for stage in set(peers)
     }
-    ratios = [second / max(medians[stage], 1e-9) for second, stage in zip(seconds, peers, strict=True)]
+    # Time is sampled: a median below a sample says only that it is small, and a ratio to it nothing.
+    ratios = [
+        max(second, _SAMPLE_SECONDS) / max(medians[stage], _SAMPLE_SECONDS)
+        for second, stage in zip(seconds, peers, strict=True)
+    ]
     slowest = max(range(len(ratios)), key=ratios.__getitem__)
     return RankTimes(
         slowest_rank=slowest,

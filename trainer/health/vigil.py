@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from trainer.common.bad_nodes import note_bad_nodes
 from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
@@ -45,6 +47,7 @@ class Vigil:
         self.clock = PhaseClock(config)
         self.processes: list[RankProcess] = gather_processes()
         self._config, self._rank = config, rank
+        self._run_directory = run_directory
         self._logs = rank_log_path(run_directory, rank=rank).parent
         self._board = open_board()
         self._siblings = Siblings(self.processes, rank=rank)
@@ -180,9 +183,20 @@ class Vigil:
             return
         verdict = inquiry.judge(stall)
         _LOGGER.error("%s\n  stacks of all threads, and the last collectives: %s", verdict.text, self._logs / "rank_*")
+        self.note_bad_ranks(verdict.silent, reason=verdict.text.splitlines()[0])
         ending = {"kind": "end", "code": EXIT_HANG, "text": verdict.text.splitlines()[0], "silent": verdict.silent}
         self._board.write(NOTICE, ending)
         self._obey(ending)
+
+    def note_bad_ranks(self, ranks: Collection[int], *, reason: str) -> None:
+        """Have the run do without these ranks' hosts from its next start on, if it has others; one rank calls this."""
+        bad = {self.processes[rank].host for rank in ranks}
+        if not bad or not self._config.note_bad_nodes or bad == {process.host for process in self.processes}:
+            return
+        try:
+            note_bad_nodes(self._run_directory, bad, reason=reason)
+        except OSError as error:
+            _LOGGER.warning("could not note %s as bad: %s", ", ".join(sorted(bad)), error, extra=EVERY_RANK)
 
     def _post_end(self, *, code: int, text: str) -> None:
         own = self.processes[self._rank]

@@ -31,7 +31,7 @@ def good(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_a_run_that_can_be_queued(good: tuple[str, ...], tmp_path: Path) -> None:
-    done = preflight(*good, "cluster.device=h100_sxm", "sniff=true")
+    done = preflight(*good, "cluster.device=h100_sxm", "sniff=true")  # one process: like itself
     assert done.returncode == 0, done.stdout + done.stderr
     for check in CHECKS:
         assert check in done.stdout

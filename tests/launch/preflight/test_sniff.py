@@ -12,6 +12,7 @@ import pytest
 
 from launch.preflight import sniff
 from launch.preflight.finding import Verdict
+from trainer.common.bad_nodes import read_bad_nodes
 
 Ranks = list[dict[str, Any]]
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "trainer.torchrun", "--nproc-per-node", "2"]
@@ -95,3 +96,13 @@ def test_a_test_that_fails_is_an_error_with_its_last_word(tmp_path: Path) -> Non
     absent = sniff.run_sniff([str(tmp_path / "srun")], directory=tmp_path, environment=os.environ)
     assert absent.verdict is Verdict.SKIPPED
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hosts_with_bad_accelerators_are_noted_for_the_run(ranks: Ranks, tmp_path: Path) -> None:
+    ranks[5]["gemm_tflops"] = 10.0
+    # Stands for torchrun: writes what the processes would have reported where --output says.
+    writer = f"import sys; open(sys.argv[-1], 'w').write({json.dumps({'ranks': ranks})!r})"
+    start = [sys.executable, "-c", writer]
+    finding = sniff.run_sniff(start, directory=tmp_path, environment=os.environ, run_directory=tmp_path / "run")
+    assert finding.verdict is Verdict.ERROR
+    assert read_bad_nodes(tmp_path / "run") == ["n1"]
