@@ -61,13 +61,16 @@ class Recovery:
         """
         trace = trace_step(step=progress.step, first_sample=first_sample, loss=result.loss, grad_norm=result.grad_norm)
         finding = self._judge.observe(trace, is_broken=result.is_skipped and not self._finds_scale(result, trace))
-        progress.judgement = self._judge.to_record()
         if result.is_skipped:
             samples = [[first_sample, progress.consumed_samples]]
             self._ledger.append(
                 "skipped_update", step=progress.step, samples=samples, loss=trace.loss, grad_norm=trace.grad_norm
             )
         return finding
+
+    def remember(self, progress: Progress) -> None:
+        """Write into progress, which is about to be saved, what the next steps are judged by."""
+        progress.judgement = self._judge.to_record()
 
     def act(self, progress: Progress, finding: Finding) -> bool:
         """Say what is wrong, and go back if that is what it takes; progress then says to where.

@@ -69,6 +69,10 @@ class Recovery(Protocol):
         """Do it; whether the run has gone back, to where progress says now."""
         ...
 
+    def remember(self, progress: Progress) -> None:
+        """Write into progress what it judges by, before progress is saved."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
@@ -126,6 +130,7 @@ class TrainLoop:
             is_stopping = stop.is_agreed(device=self._device)
             if checkpoint.save_interval and step % checkpoint.save_interval == 0:
                 self._health.enter("checkpoint", step)
+                self._recovery.remember(self.progress)
                 self._saver.save(self.progress)
             if is_stopping:
                 return self._end("stopped")
@@ -133,6 +138,7 @@ class TrainLoop:
 
     def _end(self, outcome: Outcome) -> Outcome:
         self._health.enter("checkpoint", self.progress.step)
+        self._recovery.remember(self.progress)
         is_last_saved = self._config.checkpoint.save_at_end
         is_saved = self._saver.save_last(self.progress) if is_last_saved else self._saver.finish()
         self._health.enter("end", self.progress.step)
