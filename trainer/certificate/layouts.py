@@ -22,7 +22,7 @@ from typing import Any
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.fields import is_inside
 from trainer.config.load import group_options
-from trainer.config.suggest import either, nearest_names, show
+from trainer.config.suggest import did_you_mean, either, show
 
 SIZES = {
     "tp": "parallel.tensor_model_parallel_size",
@@ -136,11 +136,9 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
             words.append((word, overrides))
             continue
         known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
-        close = nearest_names(word, known)
-        hint = f"did you mean {close[0]}? " if close else ""
         fix = (
-            f"{hint}use sizes such as tp2.sp.pp2, {either(known)}, recompute=, stages= or an override PATH=VALUE"
-            " (docs/certificate.md)"
+            f"{did_you_mean(word, known)}use sizes such as tp2.sp.pp2, {either(known)}, recompute=, stages= or an"
+            " override PATH=VALUE (docs/certificate.md)"
         )
         rule = f"has the word {word}, which says nothing about a layout"
         violations.append(Violation(path=place, value=text, rule=rule, fix=fix))

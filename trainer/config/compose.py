@@ -21,7 +21,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.convert import to_dataclass
 from trainer.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
-from trainer.config.suggest import either, nearest_names, show
+from trainer.config.suggest import did_you_mean, either, show
 
 T = TypeVar("T")
 
@@ -151,8 +151,7 @@ def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
         elif show(value) in options[path]:
             request.options[path] = show(value)
         else:
-            close = nearest_names(show(value), options[path])
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(show(value), options[path])
             rule = f"is no option of the group {path}"
             request.problems.append(_Problem.of_override(override, rule, f"{hint}use {either(options[path])}"))
     return request

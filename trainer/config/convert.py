@@ -25,7 +25,7 @@ from trainer.config.fields import (
     tag_of,
     union_members,
 )
-from trainer.config.suggest import either, nearest_names, show
+from trainer.config.suggest import did_you_mean, either, nearest_names, show
 
 T = TypeVar("T")
 
@@ -149,9 +149,7 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 
 
 def _choose(value: object, choices: list[Any]) -> str:
-    close = nearest_names(str(value), map(str, choices))
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}use {either(choices)}"
+    return f"{did_you_mean(str(value), map(str, choices))}use {either(choices)}"
 
 
 def _fix_type(path: str, value: object, annotation: Any) -> str:

@@ -30,6 +30,11 @@ def nearest_names(name: str, candidates: Iterable[str], *, count: int = 1) -> li
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.6)
 
 
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """`did you mean NAME? ` with the candidate spelled most like name; nothing when none is close."""
+    return "".join(f"did you mean {close}? " for close in nearest_names(name, candidates))
+
+
 def divisors(number: int) -> list[int]:
     """All divisors of a positive number, ascending."""
     small = [value for value in range(1, int(number**0.5) + 1) if number % value == 0]

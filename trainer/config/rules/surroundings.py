@@ -9,7 +9,7 @@ from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import nearest_names, show
+from trainer.config.suggest import did_you_mean, show
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_FILE_NAME = 255
@@ -53,8 +53,7 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
 def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     resume = config.resume
     if resume not in ("auto", "never", "restart") and not Path(resume).expanduser().exists():
-        close = nearest_names(resume, ["auto", "never", "restart"])
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(resume, ["auto", "never", "restart"])
         yield Violation(
             path="resume",
             value=resume,
