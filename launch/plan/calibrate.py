@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from launch.plan.coefficients import Coefficients
 from launch.plan.hardware import Device, find_device
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.local_torchrun import share_cores, torchrun_here
 
 CALIBRATION_NAME = "calibration.yaml"
 
@@ -51,11 +51,9 @@ def measure(num_processes: int) -> Calibration:
     """
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory, "sniff.json")
-        torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
-        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        command = [*torchrun, *rendezvous, "-m", "trainer.sniff", "--output", str(output)]
-        threads = str(max(1, len(os.sched_getaffinity(0)) // num_processes))
-        finished = subprocess.run(command, env={"OMP_NUM_THREADS": threads, **os.environ}, check=False)
+        command = [*torchrun_here(num_processes), "-m", "trainer.sniff", "--output", str(output)]
+        environment = share_cores(os.environ, num_processes=num_processes)
+        finished = subprocess.run(command, env=environment, check=False)
         if finished.returncode or not output.is_file():
             rule = f"failed with exit code {finished.returncode}; what it said is above"
             fix = "correct what it says, or plan without calibrate=true"

@@ -4,7 +4,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from launch.preflight.finding import Finding, judge, skipped
 from launch.preflight.host import nearest_existing
 from trainer.common.bad_nodes import note_bad_nodes
 from trainer.common.errors import Violation
+from trainer.common.local_torchrun import share_cores, torchrun_here
 
 TOLERANCE = 0.1
 """A device or link this share below the median of its kind is slow. Source: NVIDIA's and MegaScale's acceptance tests
@@ -34,13 +34,10 @@ TIMEOUT_SECONDS = 600
 
 def sniff_here(*, num_processes: int, run_directory: Path) -> Finding:
     """Measure the devices of this host with as many processes as a run would start."""
-    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
     return run_sniff(
-        torchrun,
+        torchrun_here(num_processes),
         directory=nearest_existing(run_directory),
-        environment={"OMP_NUM_THREADS": str(threads), **os.environ},
+        environment=share_cores(os.environ, num_processes=num_processes),
     )
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.certificate.job import Job, JobResult, read_result, write_jobs
+from trainer.common.local_torchrun import torchrun_here
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -149,9 +149,7 @@ class Starter:
         return done, False
 
     def _command(self, jobs_file: Path, *, num_processes: int) -> list[str]:
-        torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
-        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        return [*torchrun, *rendezvous, "-m", self.worker_module, str(jobs_file)]
+        return [*torchrun_here(num_processes), "-m", self.worker_module, str(jobs_file)]
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,17 @@
+"""How processes of this project are started on this host: torchrun, and the cores they get."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+
+def torchrun_here(num_processes: int) -> list[str]:
+    """The command, up to and without what the processes run. Port 0 lets several of them share a host."""
+    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
+    return [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+
+
+def share_cores(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
+    """An environment for the processes: cores shared out among them, unless the user did so."""
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return {"OMP_NUM_THREADS": str(num_threads), **environment}
