@@ -23,13 +23,14 @@ signal after saving (start it again to go on); otherwise that of the process tha
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from launch.arguments import unknown_option
 from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.common.local_torchrun import share_cores, torchrun_here
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import either, nearest_names
 from trainer.config.validate import validate
 
 OPTIONS = ("--print", "--config", "--help")
@@ -60,8 +61,8 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(dump_config(config))
         return 0
     num_processes = count_processes(config)
-    command = build_command(overrides, num_processes=num_processes)
-    environment = build_environment(os.environ, num_processes=num_processes)
+    command = [*torchrun_here(num_processes), "-m", "trainer.train", *overrides]
+    environment = share_cores(os.environ, num_processes=num_processes)
     if "--print" in options:
         sys.stdout.write(f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']} {shlex.join(command)}\n")
         return 0
@@ -69,22 +70,9 @@ def run(arguments: Sequence[str]) -> int:
     os.execve(command[0], command, environment)
 
 
-def build_command(overrides: Sequence[str], *, num_processes: int) -> list[str]:
-    """The torchrun command. Port 0 lets several runs share a host."""
-    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    return [*torchrun, *rendezvous, "-m", "trainer.train", *overrides]
-
-
-def build_environment(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
-    """The environment of the processes: cores shared out among them, unless the user did so."""
-    num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
-    return {"OMP_NUM_THREADS": str(num_threads), **environment}
-
-
 def _load_checked(options: Sequence[str], overrides: Sequence[str]) -> TrainConfig:
     """Load and validate, with all problems in one error: those of the options, of the form and of the rules."""
-    problems = [_explain_option(option) for option in options if option not in OPTIONS]
+    problems = [unknown_option(option, known=OPTIONS) for option in options if option not in OPTIONS]
     try:
         config = load_config(overrides)
     except ConfigError as error:
@@ -96,17 +84,6 @@ def _load_checked(options: Sequence[str], overrides: Sequence[str]) -> TrainConf
     if problems:
         raise ConfigError(problems)
     return config
-
-
-def _explain_option(option: str) -> Violation:
-    close = nearest_names(option, OPTIONS)
-    fix = f"did you mean {close[0]}? " if close else ""
-    return Violation(
-        path="option",
-        value=option,
-        rule="is unknown",
-        fix=f"{fix}use {either(OPTIONS)}; settings are written PATH=VALUE",
-    )
 
 
 if __name__ == "__main__":

@@ -5,19 +5,18 @@ from collections.abc import Iterator
 from trainer.common.errors import Violation
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import either
+from trainer.config.suggest import divisors, either
 
 
 def check_nodes(config: TrainConfig) -> Iterator[Violation]:
     """Name a number of nodes that does not divide the processes; only a layout that counts them can be at fault."""
     num_nodes, num_processes = config.cluster.num_nodes, count_processes(config)
     if num_processes % num_nodes:
-        counts = [count for count in range(1, num_processes + 1) if num_processes % count == 0]
         yield Violation(
             path="cluster.num_nodes",
             value=num_nodes,
             rule=f"does not divide the {num_processes} processes of the layout, and every node starts as many",
-            fix=f"use {either(counts)}, or set cluster.gpus_per_node",
+            fix=f"use {either(divisors(num_processes))}, or set cluster.gpus_per_node",
         )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.arguments import split_arguments
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.suggest import nearest_names
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
-_TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +38,10 @@ def parse_request(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: the planner's own words cannot be read; all problems at once.
     """
-    words: dict[str, str] = {}
-    overrides: list[str] = []
-    problems: list[Violation] = []
-    for argument in arguments:
-        key, is_set, value = argument.partition("=")
-        if is_set and key in WORDS:
-            words[key] = value
-        elif argument.startswith("-"):
-            close = nearest_names(argument.lstrip("-"), WORDS)
-            fix = f"write {close[0]}=VALUE" if close else "use --help, or PATH=VALUE"
-            problems.append(Violation(path="option", value=argument, rule="is unknown", fix=fix))
-        else:
-            overrides.append(argument)
-    calibrate = words.get("calibrate", "false")
-    if calibrate not in _TRUTH:
-        rule = "is neither true nor false"
-        problems.append(Violation(path="calibrate", value=calibrate, rule=rule, fix="use true or false"))
+    split = split_arguments(arguments, words=WORDS)
+    words = split.words
+    problems = [_unknown_option(option) for option in split.options]
+    problems += split.check_flags(("calibrate",))
     tokens = _positive("tokens", words.get("tokens"), problems)
     top = words.get("top", "15")
     if not top.isdecimal() or int(top) < 1:
@@ -70,14 +57,20 @@ def parse_request(arguments: Sequence[str]) -> Request:
     if problems:
         raise ConfigError(problems)
     return Request(
-        overrides=tuple(overrides),
-        calibrate=_TRUTH[calibrate],
+        overrides=split.overrides,
+        calibrate=split.is_true("calibrate"),
         calibration=calibration,
         html=Path(words["html"]) if "html" in words else None,
         json=Path(words["json"]) if "json" in words else None,
         tokens=tokens,
         top=int(top),
     )
+
+
+def _unknown_option(option: str) -> Violation:
+    close = nearest_names(option.lstrip("-"), WORDS)
+    fix = f"write {close[0]}=VALUE" if close else "use --help, or PATH=VALUE"
+    return Violation(path="option", value=option, rule="is unknown", fix=fix)
 
 
 def _positive(name: str, text: str | None, problems: list[Violation]) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from launch.preflight.finding import Finding, judge, skipped
 from trainer.common.errors import Violation
 from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors
 
 
 def check_layout(config: TrainConfig) -> Finding:
@@ -22,12 +23,12 @@ def _violations(config: TrainConfig, per_host: int) -> Iterator[Violation]:
         "parallel.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "parallel.expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or 1,
     }
+    inside = ", ".join(map(str, divisors(per_host)))
     for path, size in sizes.items():
         if size > 1 and per_host % size:
-            inside = [divisor for divisor in range(1, per_host + 1) if per_host % divisor == 0]
             yield Violation(
                 path=path,
                 value=size,
                 rule=f"puts ranks of one group on different hosts of cluster.gpus_per_node={per_host}",
-                fix=f"use {', '.join(map(str, inside))}, or accept=layout if the links between hosts are that fast",
+                fix=f"use {inside}, or accept=layout if the links between hosts are that fast",
             )

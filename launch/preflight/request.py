@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launch.arguments import split_arguments
 from trainer.common.errors import Violation, raise_if_any
-from trainer.config.suggest import either, nearest_names
+from trainer.config.suggest import did_you_mean, either
 
 CHECKS = (
     "configuration",
@@ -20,7 +21,7 @@ CHECKS = (
 )
 """All checks, in the order of the table."""
 
-_FLAGS = {"checksums": True, "sniff": False, "on_nodes": False}
+_FLAGS = ("checksums", "sniff", "on_nodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,35 +46,31 @@ def parse_request(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: an own key has a value that it cannot have; all of them at once.
     """
-    values: dict[str, bool] = dict(_FLAGS)
-    accept: set[str] = set()
-    overrides, problems = [], []
-    for argument in arguments:
-        key, is_set, value = argument.partition("=")
-        if is_set and key in _FLAGS:
-            if value not in ("true", "false"):
-                problems.append(Violation(path=key, value=value, rule="is neither true nor false", fix="use one"))
-            values[key] = value == "true"
-        elif is_set and key == "accept":
-            names = [name.strip() for name in value.strip("[]").split(",") if name.strip()]
-            problems += [_unknown_check(name) for name in names if name not in CHECKS]
-            accept |= set(names)
-        elif argument.startswith("-"):
-            rule, fix = "is no option", f"own keys are {either([f'{name}=true' for name in _FLAGS])} and accept=CHECK"
-            problems.append(Violation(path="option", value=argument, rule=rule, fix=fix))
-        else:
-            overrides.append(argument)
-    raise_if_any(problems)
+    split = split_arguments(arguments, words=(*_FLAGS, "accept"))
+    lists = [value.strip("[]").split(",") for word, value in split.given if word == "accept"]
+    accepted = [name.strip() for names in lists for name in names if name.strip()]
+    raise_if_any(
+        [
+            *split.check_flags(_FLAGS),
+            *(_unknown_check(name) for name in accepted if name not in CHECKS),
+            *(_unknown_option(option) for option in split.options),
+        ]
+    )
+    on_nodes = split.is_true("on_nodes")
     return Request(
-        overrides=tuple(overrides),
-        checksums=values["checksums"],
-        sniff=values["sniff"] or values["on_nodes"],
-        on_nodes=values["on_nodes"],
-        accept=frozenset(accept),
+        overrides=split.overrides,
+        checksums=split.is_true("checksums", default=True),
+        sniff=split.is_true("sniff") or on_nodes,
+        on_nodes=on_nodes,
+        accept=frozenset(accepted),
     )
 
 
 def _unknown_check(name: str) -> Violation:
-    close = nearest_names(name, CHECKS)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return Violation(path="accept", value=name, rule="is no check", fix=f"{hint}use {either(CHECKS)}")
+    fix = f"{did_you_mean(name, CHECKS)}use {either(CHECKS)}"
+    return Violation(path="accept", value=name, rule="is no check", fix=fix)
+
+
+def _unknown_option(option: str) -> Violation:
+    fix = f"own keys are {either([f'{name}=true' for name in _FLAGS])} and accept=CHECK"
+    return Violation(path="option", value=option, rule="is no option", fix=fix)

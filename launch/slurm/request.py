@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launch.arguments import Arguments, split_arguments, unknown_option
 from trainer.common.errors import Violation
-from trainer.config.suggest import either, nearest_names
+from trainer.config.suggest import did_you_mean, either
 
 ACTIONS = ("submit", "status", "stop", "logs")
+WORDS = ("action", "dry_run", "follow", "chain")
 OPTIONS = ("-m", "--multirun", "--help", "-h")
-_TRUTH = {"true": True, "false": False}
 _MOST_LINKS = 100
 
 
@@ -33,53 +34,31 @@ class Request:
 
 def parse_request(arguments: Sequence[str]) -> Request:
     """Split a command line; what is wrong with it is for the caller to report, together with the rest."""
-    words: dict[str, str] = {}
-    overrides, problems = [], []
-    for argument in arguments:
-        key, is_set, value = argument.partition("=")
-        if is_set and key in ("action", "dry_run", "follow", "chain"):
-            words[key] = value
-        elif argument.startswith("-"):
-            problems += [] if argument in OPTIONS else [_unknown_option(argument)]
-        else:
-            overrides.append(argument)
-    problems += _check_words(words)
+    split = split_arguments(arguments, words=WORDS)
+    unknown = [option for option in split.options if option not in OPTIONS]
+    problems = [*(unknown_option(option, known=OPTIONS) for option in unknown), *_check_words(split)]
+    is_sweep = not {"-m", "--multirun"}.isdisjoint(split.options)
     if problems:
-        return Request(overrides=tuple(overrides), problems=tuple(problems), is_sweep=_is_sweep(arguments))
+        return Request(overrides=split.overrides, problems=tuple(problems), is_sweep=is_sweep)
     return Request(
-        overrides=tuple(overrides),
-        action=words.get("action", "submit"),
-        dry_run=_TRUTH[words.get("dry_run", "false")],
-        follow=_TRUTH[words.get("follow", "false")],
-        chain=int(words.get("chain", "1")),
-        is_sweep=_is_sweep(arguments),
+        overrides=split.overrides,
+        action=split.words.get("action", "submit"),
+        dry_run=split.is_true("dry_run"),
+        follow=split.is_true("follow"),
+        chain=int(split.words.get("chain", "1")),
+        is_sweep=is_sweep,
     )
 
 
-def _is_sweep(arguments: Sequence[str]) -> bool:
-    return not {"-m", "--multirun"}.isdisjoint(arguments)
-
-
-def _check_words(words: dict[str, str]) -> list[Violation]:
+def _check_words(split: Arguments) -> list[Violation]:
     problems = []
-    action = words.get("action", "submit")
+    action = split.words.get("action", "submit")
     if action not in ACTIONS:
-        close = nearest_names(action, ACTIONS)
-        fix = (f"did you mean {close[0]}? " if close else "") + f"use {either(ACTIONS)}"
+        fix = f"{did_you_mean(action, ACTIONS)}use {either(ACTIONS)}"
         problems.append(Violation(path="action", value=action, rule="is no action", fix=fix))
-    for name in ("dry_run", "follow"):
-        if words.get(name, "false") not in _TRUTH:
-            rule = "is neither true nor false"
-            problems.append(Violation(path=name, value=words[name], rule=rule, fix="use true or false"))
-    chain = words.get("chain", "1")
+    problems += split.check_flags(("dry_run", "follow"))
+    chain = split.words.get("chain", "1")
     if not chain.isdecimal() or not 1 <= int(chain) <= _MOST_LINKS:
         rule = "is no number of jobs"
         problems.append(Violation(path="chain", value=chain, rule=rule, fix=f"use 1 to {_MOST_LINKS}"))
     return problems
-
-
-def _unknown_option(option: str) -> Violation:
-    close = nearest_names(option, OPTIONS)
-    hint = f"did you mean {close[0]}? " if close else ""
-    fix = f"{hint}use {either(OPTIONS)}; settings are written PATH=VALUE"
-    return Violation(path="option", value=option, rule="is unknown", fix=fix)
