@@ -158,7 +158,7 @@ class Vigil:
         self._board.write(f"beat/{self._rank}", beat)
         if notice is not None:
             self._answer(notice)
-        elif notice is None and (stall := self.clock.stall()):
+        elif stall := self.clock.stall():
             self._inquire(stall)
 
     def _answer(self, notice: dict[str, Any]) -> None:
