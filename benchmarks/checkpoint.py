@@ -10,6 +10,7 @@ stall: how long `save` keeps the step. total: until the checkpoint is committed.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -30,11 +31,11 @@ cpu_shim.install()  # before Megatron-Core is imported below
 import torch  # noqa: E402
 from torch import distributed  # noqa: E402
 
+from benchmarks.shapes import LLAMA_32M  # noqa: E402
 from trainer.checkpoint.saver import CheckpointSaver, Origin  # noqa: E402
 from trainer.checkpoint.state import Progress, layout_of  # noqa: E402
 from trainer.checkpoint.store import list_checkpoints  # noqa: E402
 from trainer.config.checkpoint import CheckpointConfig  # noqa: E402
-from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.config.plan import RunPlan, build_plan  # noqa: E402
@@ -49,15 +50,7 @@ from trainer.model.gpt import build_model_chunks, build_transformer_config  # no
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 
 NUM_PROCESSES = 2
-SHAPE = ModelConfig(
-    num_layers=8,
-    hidden_size=512,
-    ffn_hidden_size=1408,
-    num_attention_heads=8,
-    num_query_groups=4,
-    seq_length=128,
-    vocab_size=8192,
-)
+SHAPE = dataclasses.replace(LLAMA_32M, seq_length=128)
 WAYS = {"async": CheckpointConfig(keep_last=1), "sync": CheckpointConfig(keep_last=1, async_save=False)}
 
 

@@ -21,8 +21,8 @@ cpu_shim.install()  # before Megatron-Core is imported below
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from benchmarks.shapes import LLAMA_32M  # noqa: E402
 from trainer.config.engine import DeepSpeedEngineConfig  # noqa: E402
-from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.data.batch import MicroBatch  # noqa: E402
@@ -31,15 +31,7 @@ from trainer.model.gpt import build_model_chunks, build_transformer_config  # no
 from trainer.model.layer_spec import torch_dtype  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 
-SHAPE = ModelConfig(
-    num_layers=8,
-    hidden_size=512,
-    ffn_hidden_size=1408,
-    num_attention_heads=8,
-    num_query_groups=4,
-    seq_length=256,
-    vocab_size=8192,
-)
+SHAPE = LLAMA_32M
 BATCH_SIZE = 4
 OPTIMIZER = OptimizerConfig(lr=1e-4)
 Step = Callable[[torch.Tensor], float]

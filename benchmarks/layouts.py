@@ -13,6 +13,7 @@ makes, times what one takes longer than in torch. Prints one JSON line per layou
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -31,8 +32,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from benchmarks.shapes import LLAMA_32M
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
-from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import build_plan
 from trainer.config.run import TrainingConfig
@@ -40,15 +41,7 @@ from trainer.config.schema import TrainConfig
 from trainer.data.batch import MicroBatch
 from trainer.parallel import cpu_shim
 
-SHAPE = ModelConfig(
-    num_layers=8,
-    hidden_size=512,
-    ffn_hidden_size=1408,
-    num_attention_heads=8,
-    num_query_groups=4,
-    seq_length=512,
-    vocab_size=8192,
-)
+SHAPE = dataclasses.replace(LLAMA_32M, seq_length=512)
 SEQUENCES = 16
 GOAL = 0.85
 BASE = "one process"
