@@ -1,9 +1,10 @@
 """Hosts that a run should not get again: `bad_nodes.jsonl` in its directory, read when it is submitted and requeued."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from trainer.common.line_file import append_durably
 
 BAD_NODES_NAME = "bad_nodes.jsonl"
 """One JSON object with `host` and `reason` per line; slurm/train.sbatch reads it too."""
@@ -33,9 +34,4 @@ def note_bad_nodes(run_directory: Path, hosts: Iterable[str], *, reason: str) ->
     lines = "".join(
         json.dumps({"host": host.partition(".")[0], "reason": reason}) + "\n" for host in sorted(set(hosts))
     )
-    descriptor = os.open(run_directory / BAD_NODES_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, lines.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_durably(run_directory / BAD_NODES_NAME, lines)

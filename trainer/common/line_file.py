@@ -8,6 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def append_durably(path: Path, text: str) -> None:
+    """Append lines in one write, and have the disk confirm them: for what must outlive the process and the host.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class LineFile:
     """Hands each line to the system at once, whole or not at all; lines that it does not take wait in memory.
 

@@ -1,15 +1,14 @@
 """recovery.jsonl: every decision about training that went wrong, one JSON object a line; only ever appended to."""
 
-import datetime
-import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.line_file import append_durably
 from trainer.data.sample_ranges import SampleRanges
+from trainer.metrics.events import describe_event
 from trainer.metrics.jsonl import read_records
 
 FILE_NAME = "recovery.jsonl"
@@ -36,17 +35,12 @@ class Ledger:
 
     def append(self, kind: str, *, step: int, **fields: Any) -> None:
         """Take one decision, and have the disk confirm it; a disk that does not is named in the log."""
-        record = {"kind": kind, "step": step, **fields}
-        self._records.append(record)
+        self._records.append({"kind": kind, "step": step, **fields})
         if self._path is None:
             return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({**record, "time": now}) + "\n"
+        line = describe_event(kind, step=step, **fields)
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self._path, line)
         except OSError as error:
             _LOGGER.error("%s does not take this decision (%s): %s", self._path, error.strerror, line.rstrip())
 

@@ -14,6 +14,12 @@ FILE_NAME = "events.jsonl"
 _LOGGER = logging.getLogger(__name__)
 
 
+def describe_event(kind: str, *, step: int, **fields: Any) -> str:
+    """One line, with the present time as its last field."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"kind": kind, "step": step, **fields, "time": now}) + "\n"
+
+
 class EventLog:
     """Appends events; any thread may call it. With no path (every rank but the main one) it does nothing."""
 
@@ -31,8 +37,7 @@ class EventLog:
         """
         if self._path is None:
             return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"kind": kind, "step": step, **fields, "time": now}) + "\n"
+        line = describe_event(kind, step=step, **fields)
         try:
             # Opened for each event: there are few, and a file system that comes back is used again.
             with self._lock, self._path.open("a", encoding="utf-8") as file:
