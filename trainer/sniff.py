@@ -23,15 +23,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import distributed
 
+from trainer.checkpoint.state import library_versions
+
 ROUNDS = 5
 """Measurements of each kind; the median counts, the least of the clocks' differences."""
-LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy", "transformer-engine")
 _SIGHT_SECONDS = 10.0
 """How long a file may take to appear on another host."""
 
@@ -215,12 +215,7 @@ def _ecc_errors(device: torch.device) -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    versions = library_versions("transformer-engine")
     if torch.cuda.is_available():
         versions["cuda"] = str(torch.version.cuda)
         versions["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))

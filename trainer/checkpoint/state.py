@@ -55,10 +55,10 @@ def layout_of(parallel: ParallelConfig, *, world_size: int, engine: str, device_
     )
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of what computed the tensors."""
+def library_versions(*further: str) -> dict[str, str]:
+    """Versions of Python, of what computed the tensors, and of further distributions; what is not there is left out."""
     versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *further):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # run from a source tree, or without an optional part
