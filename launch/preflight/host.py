@@ -12,13 +12,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from launch.plan.predict import CHECKPOINT_BYTES_PER_PARAMETER
 from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
 from trainer.common.errors import Violation
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig
 
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""fp32 weight and both moments; what else a checkpoint holds is kilobytes (docs/checkpoints.md)."""
 DISTRIBUTION = "trireme"
 _WANDB_HOST = "api.wandb.ai"
 _CLOCK_TOLERANCE_SECONDS = 2.0
@@ -32,7 +31,7 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
         num_parameters: that are saved: with the padded vocabulary.
         train_iters: steps of the run.
     """
-    each = CHECKPOINT_BYTES_PER_PARAMETER * num_parameters
+    each = int(CHECKPOINT_BYTES_PER_PARAMETER * num_parameters)
     count = count_kept_checkpoints(checkpoint, train_iters=train_iters)
     place = nearest_existing(run_directory)
     free = shutil.disk_usage(place).free

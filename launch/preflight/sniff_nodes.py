@@ -3,14 +3,20 @@
 import os
 import secrets
 import shlex
-import sys
 from pathlib import Path
 
 from launch.nodes import check_nodes, processes_per_node
 from launch.preflight.finding import Finding, skipped
 from launch.preflight.host import nearest_existing
 from launch.preflight.sniff import run_sniff
-from launch.slurm.render import container_prefix, environment_of, placement_options, srun_options
+from launch.slurm.render import (
+    RENDEZVOUS_PORT,
+    container_prefix,
+    environment_of,
+    placement_options,
+    python_on_nodes,
+    srun_options,
+)
 from trainer.common.slurm import render_directives
 from trainer.config.schema import TrainConfig
 
@@ -42,11 +48,10 @@ def build_srun(config: TrainConfig) -> list[str]:
     before += slurm.setup
     before += [f"export {name}={shlex.quote(value)}" for name, value in environment_of(config).items()]
     before.append('export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"')
-    python = shlex.quote(slurm.python or ("python3" if slurm.container.image else sys.executable))
     torchrun = (
-        f"{container_prefix(config)}{python} -m trainer.torchrun"
+        f"{container_prefix(config)}{shlex.quote(python_on_nodes(config))} -m trainer.torchrun"
         f' --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node {processes_per_node(config)} --rdzv-backend c10d'
-        ' --rdzv-endpoint "$first:$((20000 + SLURM_JOB_ID % 20000))"'
+        f' --rdzv-endpoint "$first:{RENDEZVOUS_PORT}"'
         f" --rdzv-id sniff-{secrets.token_hex(4)}"
     )
     first = 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'

@@ -14,6 +14,8 @@ from trainer.common.slurm import array_range, literal_path, render_directives
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig
 
+RENDEZVOUS_PORT = "$((20000 + SLURM_JOB_ID % 20000))"
+"""As a shell works it out on the nodes: jobs that share a node meet at different ports."""
 _LEAVING_SHARE = 0.8
 """Of the time between warning and end, what processes get to save before they are ended; the rest is for requeueing."""
 
@@ -96,7 +98,8 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
         warn_seconds=slurm.warn_seconds,
         srun_options=srun_options(config),
         container=container_prefix(config),
-        python=shlex.quote(slurm.python or ("python3" if slurm.container.image else sys.executable)),
+        python=shlex.quote(python_on_nodes(config)),
+        port=RENDEZVOUS_PORT,
         shutdown_seconds=max(1, int(slurm.warn_seconds * _LEAVING_SHARE)),
         chain=job.chain,
         chain_file=shlex.quote(str(job.chain_path)),
@@ -142,6 +145,12 @@ def placement_options(config: TrainConfig, *, bad_nodes: Sequence[str] = ()) -> 
         "reservation": slurm.reservation,
         "exclude": ",".join(exclude) or None,
     }
+
+
+def python_on_nodes(config: TrainConfig) -> str:
+    """The interpreter of the run's processes."""
+    slurm = config.cluster.slurm
+    return slurm.python or ("python3" if slurm.container.image else sys.executable)
 
 
 def environment_of(config: TrainConfig) -> dict[str, str]:
