@@ -85,6 +85,23 @@ def test_a_file_that_shrinks_under_the_run_is_an_error_with_its_name(tmp_path: P
     dataset.close()
 
 
+def test_a_file_that_shrinks_between_the_look_at_its_size_and_the_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = write_counting_shard(tmp_path / "s", start=0, num_tokens=1000)
+    dataset = TokenDataset([prefix], seq_length=10)
+    read = os.pread
+
+    def shrink_then_read(descriptor: int, num_bytes: int, offset: int) -> bytes:
+        os.truncate(f"{prefix}.bin", 2000)
+        return read(descriptor, num_bytes, offset)
+
+    monkeypatch.setattr(os, "pread", shrink_then_read)
+    with pytest.raises(RunStopped, match=rf"{prefix}\.bin=2000 bytes had 4000 bytes when the run began"):
+        _read(dataset, [49])
+    dataset.close()
+
+
 def test_other_tokens_under_the_same_name_are_an_error(tmp_path: Path) -> None:
     written = write_counting_shard(tmp_path / "written", start=0, num_tokens=1000)
     replaced = write_counting_shard(tmp_path / "replaced", start=0, num_tokens=1000)

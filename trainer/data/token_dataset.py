@@ -113,6 +113,8 @@ class TokenDataset:
                 descriptor = self._file(shard).fileno()
                 self._check_unchanged(shard, os.fstat(descriptor))
                 raw = os.pread(descriptor, num_bytes, offset * dtype.itemsize)
+                if len(raw) != num_bytes:  # cut between the look at its size and the read
+                    self._check_unchanged(shard, os.fstat(descriptor))
         except OSError as error:
             raise self._lost(shard, "unreadable", f"cannot be read any more: {error.strerror}") from error
         if len(raw) != num_bytes:
