@@ -134,6 +134,7 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil)
             loader=loader,
             recorder=recorder,
             ledger=past.ledger,
+            replay=past.replay,
             state=state,
         ),
         progress=progress,

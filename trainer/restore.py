@@ -17,6 +17,7 @@ from trainer.config.schema import TrainConfig
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import Engine
 from trainer.loop import ledger
+from trainer.loop.ledger import Replay
 from trainer.metrics import jsonl
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Past:
     ledger: ledger.Ledger
     left_out: SampleRanges
     """Samples that no step reads: those of the checkpoint, of decisions after it was saved, and of recovery.replay."""
+    replay: Replay
+    """What recovery.replay says."""
 
 
 def recall_past(config: TrainConfig, *, plan: RunPlan, state: TrainerState | None) -> Past:
@@ -68,17 +71,22 @@ def recall_past(config: TrainConfig, *, plan: RunPlan, state: TrainerState | Non
     ranks = Ranks()
     path = plan.run_directory / ledger.FILE_NAME
 
-    def read() -> tuple[list[dict[str, object]], SampleRanges]:
+    def read() -> tuple[list[dict[str, object]], Replay]:
         if state is None:
             keep_former_file(plan.run_directory / jsonl.FILE_NAME)
             keep_former_file(path)
         replay = config.recovery.replay
-        return ledger.read_ledger(path), ledger.read_replay(replay) if replay is not None else SampleRanges()
+        return ledger.read_ledger(path), ledger.read_replay(replay) if replay is not None else Replay()
 
-    records, left_out = ranks.on_coordinator(read, doing=f"reading what {plan.run_directory} has decided")
+    records, replay = ranks.on_coordinator(read, doing=f"reading what {plan.run_directory} has decided")
+    book = ledger.Ledger(path if ranks.is_coordinator else None, records=records)
+    left_out = replay.left_out
     if state is not None:
         first_sample = state.mixture["first_sample"] if state.mixture is not None else 0
         # A run that ended between going back and its next save knows of that from the file alone.
         decided = ledger.left_out_by(records, first_sample=first_sample)
         left_out = left_out | decided | SampleRanges.of(state.left_out_samples)
-    return Past(ledger=ledger.Ledger(path if ranks.is_coordinator else None, records=records), left_out=left_out)
+        tried_again = [update.step for update in ledger.skipped_updates_of(records) if update.step > state.step]
+        if tried_again:
+            book.append(ledger.RESUMED, step=state.step, to_step=state.step, tried_again=tried_again)
+    return Past(ledger=book, left_out=left_out, replay=replay)

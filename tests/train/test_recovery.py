@@ -3,6 +3,7 @@ replayed. Five runs on a small model are shared by the tests of this file.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,37 @@ def test_a_fresh_run_that_replays_the_decisions_is_the_same_bit_for_bit(
     assert not (replay / "recovery.jsonl").exists(), "nothing went wrong"
     assert losses_of(replay) == losses_of(spiked)
     tensors, others = (tensors_of(run / "checkpoints" / "step_00000020") for run in (replay, spiked))
+    assert [key for key in tensors if not bool((tensors[key] == others[key]).all())] == []
+
+
+def test_updates_that_were_skipped_for_a_fault_that_does_not_come_back_are_skipped_at_a_replay(
+    output: Path, shard: Path
+) -> None:
+    """Not the one of step 8, which the run took again after its end and then could update with."""
+    faults = [
+        {"kind": "nan_gradient", "step": 7},
+        {"kind": "inf_loss", "step": 3},
+        {"kind": "nan_gradient", "step": 8},
+        {"kind": "nan_gradient", "step": 13},
+    ]
+    settings = ("checkpoint.save_interval=7", "model.hidden_dropout=0.1", "training.train_iters=15")
+    stop = ("training.stop_after_step=9", "checkpoint.save_at_end=false")
+    train(output, "transient", shard, *settings, *stop, num_processes=1, faults=faults)
+    run = train(output, "transient", shard, *settings, num_processes=1, faults=faults)
+    assert [(decision["kind"], decision["step"]) for decision in decisions(run)] == [
+        *(("skipped_update", step) for step in (3, 7, 8)),
+        ("resumed", 7),
+        ("skipped_update", 13),
+    ]
+    assert decisions(run)[3]["tried_again"] == [8]
+    replay = train(output, "again", shard, *settings, f"recovery.replay='{run}'", num_processes=1, faults=[])
+    assert [(decision["step"], decision["is_replayed"]) for decision in decisions(replay)] == [
+        (step, True) for step in (3, 7, 13)
+    ]
+    losses, expected = losses_of(replay), losses_of(run)
+    assert expected.pop(3) is None and math.isfinite(losses.pop(3)), "nothing went wrong this time"
+    assert losses == expected, "bit for bit"
+    tensors, others = (tensors_of(path / "checkpoints" / "step_00000015") for path in (replay, run))
     assert [key for key in tensors if not bool((tensors[key] == others[key]).all())] == []
 
 

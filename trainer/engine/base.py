@@ -47,8 +47,14 @@ class OptimizerFragment:
 class Engine(Protocol):
     """One back end. Both run Megatron-Core's schedule through `trainer.engine.forward`."""
 
-    def train_step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
-        """Forward and backward over this rank's micro batches, then one update."""
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
+    ) -> StepResult:
+        """Forward and backward over this rank's micro batches, then one update.
+
+        Args:
+            skip_update: leave the update out, as if a gradient had not been finite.
+        """
         ...
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:

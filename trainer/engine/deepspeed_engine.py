@@ -94,13 +94,20 @@ class DeepSpeedEngine(ScheduleEngine):
             chunk.config.finalize_model_grads_func = self._finalize_gradients
             chunk.config.grad_scale_func = self._loss_scale.multiply if self._loss_scale else None
 
-    def train_step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
+    ) -> StepResult:
         """Forward and backward over this rank's micro batches, then one update."""
         self._state.release_copies()
         for chunk in self._chunks:
             chunk.train()
         losses = forward_backward(
-            self._chunks, micro_batches, groups=self._groups, device=self._device, forward_only=False
+            self._chunks,
+            micro_batches,
+            groups=self._groups,
+            device=self._device,
+            forward_only=False,
+            skip_update=skip_update,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate

@@ -3,6 +3,7 @@
 b: sequences of a micro batch, s: tokens of a sequence.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,7 @@ def forward_backward(
     groups: ProcessGroupCollection,
     device: torch.device,
     forward_only: bool,
+    skip_update: bool = False,
 ) -> LossSum:
     """Run every micro batch through the pipeline; gradients of the mean loss per target token are left behind.
 
@@ -49,9 +51,12 @@ def forward_backward(
         groups: process groups of the layout.
         device: where the model is.
         forward_only: compute the loss alone, without gradients.
+        skip_update: make every gradient NaN, which keeps the engine from updating; losses are what they are.
     """
     first = micro_batches[0]
     weight = _gradient_weight(micro_batches, groups=groups, device=device)
+    if skip_update:
+        weight = weight * math.nan
     schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=len(chunks) if len(chunks) > 1 else None)
     with torch.set_grad_enabled(not forward_only):
         losses: list[torch.Tensor] = schedule(

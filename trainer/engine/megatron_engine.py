@@ -55,13 +55,20 @@ class MegatronEngine(ScheduleEngine):
                 contexts = [wrapped.no_sync for wrapped in self._wrapped]
                 chunk.config.no_sync_func = contexts if len(contexts) > 1 else contexts[0]
 
-    def train_step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepResult:
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
+    ) -> StepResult:
         """Forward and backward over this rank's micro batches, then one update."""
         for chunk, wrapped in zip(self._chunks, self._wrapped, strict=True):
             chunk.train()
             wrapped.zero_grad_buffer()
         losses = forward_backward(
-            self._chunks, micro_batches, groups=self._groups, device=self._device, forward_only=False
+            self._chunks,
+            micro_batches,
+            groups=self._groups,
+            device=self._device,
+            forward_only=False,
+            skip_update=skip_update,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate

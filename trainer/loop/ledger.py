@@ -1,7 +1,8 @@
 """recovery.jsonl: every decision about training that went wrong, one JSON object a line; only ever appended to."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from trainer.metrics.jsonl import read_records
 
 FILE_NAME = "recovery.jsonl"
 ROLLBACK = "rollback"
+SKIPPED_UPDATE = "skipped_update"
+RESUMED = "resumed"
+"""The run ended and went on from an earlier step: updates that had been skipped since are tried again."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -75,8 +79,64 @@ def left_out_by(records: Iterable[dict[str, Any]], *, first_sample: int | None =
     return SampleRanges.of(found)
 
 
-def read_replay(replay: str) -> SampleRanges:
-    """The samples that another run left out.
+@dataclass(frozen=True, kw_only=True)
+class SkippedUpdate:
+    """A step whose update was left out."""
+
+    step: int
+    first_sample: int
+    end_sample: int
+    """Behind its last sample."""
+    loss: float | None
+    """None where it was not finite."""
+    grad_norm: float | None
+    """None where it was not finite."""
+
+
+def skipped_updates_of(records: Iterable[dict[str, Any]]) -> list[SkippedUpdate]:
+    """The steps whose update is left out for good: not those that the run has taken again since.
+
+    Raises:
+        KeyError, TypeError, ValueError: a record is not one of this file.
+    """
+    updates: dict[int, SkippedUpdate] = {}
+    for record in records:
+        if record["kind"] in (ROLLBACK, RESUMED):
+            to_step = record["to_step"]
+            updates = {step: update for step, update in updates.items() if step <= to_step}
+        elif record["kind"] == SKIPPED_UPDATE:
+            ((first, end),) = record["samples"]
+            updates[record["step"]] = SkippedUpdate(
+                step=record["step"],
+                first_sample=first,
+                end_sample=end,
+                loss=record["loss"],
+                grad_norm=record["grad_norm"],
+            )
+    return list(updates.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What another run decided, to be done here from the start."""
+
+    left_out: SampleRanges = field(default_factory=SampleRanges)
+    skipped_updates: Mapping[tuple[int, int], SkippedUpdate] = field(default_factory=dict)
+    """By the samples behind which the step began and ended."""
+
+    def find_skipped(self, first_sample: int, end_sample: int) -> SkippedUpdate | None:
+        """The step of these samples, if its update was left out."""
+        return self.skipped_updates.get((first_sample, end_sample))
+
+    def is_cut(self, first_sample: int, end_sample: int) -> bool:
+        """Whether these samples hold a part of such a step, as under another global batch size."""
+        return self.find_skipped(first_sample, end_sample) is None and any(
+            first < end_sample and first_sample < end for first, end in self.skipped_updates
+        )
+
+
+def read_replay(replay: str) -> Replay:
+    """The samples and the updates that another run left out.
 
     Args:
         replay: its recovery.jsonl, or its directory.
@@ -86,7 +146,9 @@ def read_replay(replay: str) -> SampleRanges:
     path = Path(replay).expanduser()
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        return left_out_by(read_records(path))
+        records = read_records(path)
+        updates = {(update.first_sample, update.end_sample): update for update in skipped_updates_of(records)}
+        return Replay(left_out=left_out_by(records), skipped_updates=updates)
     except (OSError, KeyError, TypeError, ValueError) as error:
         rule = f"cannot be replayed: {type(error).__name__}: {error}"
         fix = f"give the {FILE_NAME} of a run, or the directory of a run that has one, or null"

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn, Protocol
 
 from trainer.checkpoint.state import Progress, TrainerState
@@ -12,7 +12,7 @@ from trainer.data.loader import BatchLoader
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
 from trainer.loop.judge import Finding, Judge, StepTrace, trace_step
-from trainer.loop.ledger import FILE_NAME, ROLLBACK, Ledger
+from trainer.loop.ledger import FILE_NAME, ROLLBACK, SKIPPED_UPDATE, Ledger, Replay
 from trainer.metrics.record import RollbackMetrics
 from trainer.metrics.recorder import MetricsRecorder
 
@@ -31,6 +31,7 @@ class Recovery:
     """Judges every step and acts on what is found; all ranks call it alike and come to the same decisions.
 
     Args:
+        replay: what another run decided.
         min_loss_scale: of fp16; while the scale is above it, a gradient that is not finite is part of finding it.
         state: what the checkpoint that was loaded remembers; None for a run that starts anew.
     """
@@ -44,11 +45,24 @@ class Recovery:
         loader: BatchLoader,
         recorder: MetricsRecorder,
         ledger: Ledger,
+        replay: Replay,
         state: TrainerState | None,
     ) -> None:
         self._config, self._min_loss_scale = config, min_loss_scale
         self._rewinder, self._loader, self._recorder, self._ledger = rewinder, loader, recorder, ledger
+        self._replay = replay
         self._judge = Judge(config, record=state.judgement if state is not None else None)
+
+    def must_skip(self, *, first_sample: int, end_sample: int) -> bool:
+        """Whether the run that is replayed left out the update of the step with these samples."""
+        if self._replay.is_cut(first_sample, end_sample):
+            _LOGGER.warning(
+                "the run of recovery.replay left out the update of a step of which samples %d to %d are a part; this"
+                " step's is made: use that run's global_batch_size",
+                first_sample,
+                end_sample - 1,
+            )
+        return self._replay.find_skipped(first_sample, end_sample) is not None
 
     def judge(self, progress: Progress, result: StepResult, *, first_sample: int) -> Finding | None:
         """Look at a step.
@@ -59,12 +73,20 @@ class Recovery:
         Returns:
             What is wrong, if it asks for something to be done.
         """
+        replayed = self._replay.find_skipped(first_sample, progress.consumed_samples)
         trace = trace_step(step=progress.step, first_sample=first_sample, loss=result.loss, grad_norm=result.grad_norm)
-        finding = self._judge.observe(trace, is_broken=result.is_skipped and not self._finds_scale(result, trace))
+        if replayed is not None:  # judged as it was judged there
+            trace = replace(trace, loss=replayed.loss, grad_norm=replayed.grad_norm)
+        is_broken = result.is_skipped and replayed is None and not self._finds_scale(result, trace)
+        finding = self._judge.observe(trace, is_broken=is_broken)
         if result.is_skipped:
-            samples = [[first_sample, progress.consumed_samples]]
             self._ledger.append(
-                "skipped_update", step=progress.step, samples=samples, loss=trace.loss, grad_norm=trace.grad_norm
+                SKIPPED_UPDATE,
+                step=progress.step,
+                samples=[[first_sample, progress.consumed_samples]],
+                loss=trace.loss,
+                grad_norm=trace.grad_norm,
+                is_replayed=replayed is not None,
             )
         return finding
 
@@ -195,10 +217,6 @@ def _describe(finding: Finding) -> str:
 
 def _ranges(samples: SampleRanges) -> str:
     return ", ".join(f"{first} to {end - 1}" for first, end in samples.ranges)
-
-
-def _numbers(trace: StepTrace) -> dict[str, float | None]:
-    return {"loss": trace.loss, "grad_norm": trace.grad_norm}
 
 
 def _unusual(finding: Finding) -> dict[str, Any] | None:

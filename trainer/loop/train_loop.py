@@ -61,6 +61,10 @@ class Health(Protocol):
 class Recovery(Protocol):
     """Judges steps and undoes what went wrong; all ranks call it."""
 
+    def must_skip(self, *, first_sample: int, end_sample: int) -> bool:
+        """Whether the update of the step with these samples is left out, as a run that is replayed did."""
+        ...
+
     def judge(self, progress: Progress, result: StepResult, *, first_sample: int) -> Finding | None:
         """What is wrong with the step, if it asks for something to be done."""
         ...
@@ -155,7 +159,9 @@ class TrainLoop:
             train_iters=self._config.training.train_iters,
         )
         first_sample = self._loader.consumed_samples
-        result = self._engine.train_step(self._loader.next_step(), learning_rate=rate)
+        micro_batches = self._loader.next_step()
+        skip_update = self._recovery.must_skip(first_sample=first_sample, end_sample=self._loader.consumed_samples)
+        result = self._engine.train_step(micro_batches, learning_rate=rate, skip_update=skip_update)
         throughput = self._meter.stop()
         self.progress.step += 1
         self.progress.consumed_samples = self._loader.consumed_samples

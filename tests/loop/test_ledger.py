@@ -1,0 +1,33 @@
+"""What a run's decisions leave out in the end."""
+
+from trainer.loop.ledger import Replay, skipped_updates_of
+
+
+def skipped(step: int) -> dict[str, object]:
+    return {
+        "kind": "skipped_update",
+        "step": step,
+        "samples": [[8 * step - 8, 8 * step]],
+        "loss": 1.5,
+        "grad_norm": None,
+    }
+
+
+def test_updates_of_steps_that_were_taken_again_are_not_skipped_for_good() -> None:
+    records = [
+        *map(skipped, (3, 8, 9)),
+        {"kind": "rollback", "step": 9, "to_step": 5},
+        *map(skipped, (8, 12)),
+        {"kind": "warning", "step": 12},
+        {"kind": "resumed", "step": 10, "to_step": 10},
+        skipped(14),
+    ]
+    assert [update.step for update in skipped_updates_of(records)] == [3, 8, 14]
+
+
+def test_a_step_is_known_by_its_samples_and_a_part_of_it_is_told() -> None:
+    (update,) = skipped_updates_of([skipped(3)])
+    replay = Replay(skipped_updates={(update.first_sample, update.end_sample): update})
+    assert replay.find_skipped(16, 24) == update and not replay.is_cut(16, 24)
+    assert replay.find_skipped(16, 20) is None and replay.is_cut(16, 20) and replay.is_cut(0, 32)
+    assert not replay.is_cut(8, 16) and not replay.is_cut(24, 32)
