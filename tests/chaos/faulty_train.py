@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
@@ -24,6 +25,7 @@ cpu_shim.install()
 import psutil  # noqa: E402 - the shim comes first
 
 from tests.chaos.plan import VARIABLE, Fault  # noqa: E402 - as above
+from tests.metrics.wandb_server import CUT_PATH  # noqa: E402 - as above
 from trainer import train  # noqa: E402 - as above
 from trainer.data.batch import MicroBatch  # noqa: E402 - as above
 from trainer.data.loader import BatchLoader  # noqa: E402 - as above
@@ -195,6 +197,12 @@ def fault_free_disk(fault: Fault, loop: Any) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def fault_cut_wandb(fault: Fault, loop: Any) -> AbstractContextManager[None]:
+    """The W&B server, which has taken the run, is no more."""
+    urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + CUT_PATH, data=b"").close()
+    return nullcontext()
+
+
 def install(faults: Faults) -> None:
     """Patch what the loop calls."""
     read, take = BatchLoader.next_step, TrainLoop._take_step
@@ -214,7 +222,8 @@ def install(faults: Faults) -> None:
         faults.note(step, loop._loader, loop._loader.samples_read)
         return went_back
 
-    wandb.INIT_TIMEOUT_SECONDS = 5.0  # nobody waits a minute for each outage
+    # Nobody waits a minute for each outage; a server that is there answers within seconds on a busy host.
+    wandb.INIT_TIMEOUT_SECONDS, wandb.FINISH_TIMEOUT_SECONDS = 15.0, 5.0
     BatchLoader.next_step = next_step  # type: ignore[method-assign]
     TrainLoop._take_step = take_step  # type: ignore[assignment,method-assign]
 

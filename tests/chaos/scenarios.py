@@ -28,6 +28,7 @@ SETTINGS = (
     "health.straggler_interval=4",
 )
 DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1")
+WANDB_ONLINE = "logging.wandb.mode=online"
 ENGINES: dict[str, tuple[str, ...]] = {
     "deepspeed dp2": ("engine=deepspeed", "parallel=dp2", *DROPOUT),
     "megatron pp2": ("engine=megatron", "parallel=pp2", *DROPOUT),
@@ -80,7 +81,8 @@ class Scenario:
     """By start, from 0 (-1: before the first): given the run's directory and the shard's prefix."""
     left_out: tuple[int, int] = (0, 0)
     needs_small_disk: bool = False
-    needs_wandb_server: bool = False
+    wandb_server: Literal["silent", "cut"] | None = None
+    """One that never answers, or one that takes the run and is cut off by a fault."""
 
 
 REFERENCES: dict[str, tuple[str, ...]] = {**ENGINES, "elastic": ELASTIC[0][0]}
@@ -120,6 +122,7 @@ def _of_engine(engine: str, *, seed: int) -> list[Scenario]:
         _damaged_shards(engine, seed=seed),
         _full_disk(engine),
         _wandb_outage(engine),
+        _wandb_cut(engine, seed=seed),
     ]
     return [*scenarios, _slow(engine, seed=seed)] if "dp2" in engine else scenarios
 
@@ -270,8 +273,17 @@ def _wandb_outage(engine: str) -> Scenario:
             sign="Weights & Biases failed",
         )
     ]
-    commands = (((*ENGINES[engine], "logging.wandb.mode=online"), 2),)
-    return _scenario(engine, "W&B outage", rows, (), commands=commands, needs_wandb_server=True)
+    commands = (((*ENGINES[engine], WANDB_ONLINE), 2),)
+    return _scenario(engine, "W&B outage", rows, (), commands=commands, wandb_server="silent")
+
+
+def _wandb_cut(engine: str, *, seed: int) -> Scenario:
+    step = _draw(f"{engine} cut", seed=seed, count=1, first=4, last=12)[0]
+    faults = [{"kind": "cut_wandb", "rank": 0, "step": step}]
+    what, sign = f"the W&B server takes the run and is cut off in step {step}", "has not taken the last records"
+    rows = [Row(fault=what, kind="cut_wandb", step=step, sign=sign)]
+    commands = (((*ENGINES[engine], WANDB_ONLINE), 2),)
+    return _scenario(engine, "W&B cut off", rows, faults, commands=commands, wandb_server="cut")
 
 
 def _slow(engine: str, *, seed: int) -> Scenario:

@@ -1,10 +1,8 @@
 """Runs scenarios one after the other, each beside an undisturbed run."""
 
-import http.server
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from tests.chaos.judgement import Verdict, compare, judge
 from tests.chaos.scenarios import REFERENCES, SETTINGS, Scenario
 from tests.chaos.supervisor import CrashLoop, supervise
 from tests.data.shards import write_shard
+from tests.metrics.wandb_server import WandbServer
 from tests.train.commands import counting_documents
 
 SMALL_DISK_BYTES = 12 << 20
@@ -46,7 +45,9 @@ class Suite:
             output = self._directory
             if scenario.needs_small_disk:
                 output = stack.enter_context(_small_disk(self._directory / f"{name}-disk"))
-            server = stack.enter_context(_silent_server()) if scenario.needs_wandb_server else None
+            server = None
+            if scenario.wandb_server is not None:
+                server = stack.enter_context(WandbServer(is_silent=scenario.wandb_server == "silent"))
             run = output / name
             places = {"SHARD": str(self._shard), "RUN": str(output)}
             faults = [
@@ -60,10 +61,12 @@ class Suite:
                     faults=faults,
                     notes=notes,
                     after_start=lambda number: _damage(scenario, number, run=run, shard=self._shard),
-                    environment={"WANDB_BASE_URL": server, "WANDB_API_KEY": "0" * 40} if server else {},
+                    environment={"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40} if server else {},
                 )
             finally:
                 shutil.copy2(self._shard.with_suffix(".bin.copy"), self._shard.with_suffix(".bin"))
+            if server is not None:
+                assert server.has_run == (scenario.wandb_server == "cut"), "the server did not do what it is for"
             if reference is None:
                 reference = self._replay(scenario, of=run, faults=faults)
             result = compare(run, reference, notes=notes, scenario=scenario)
@@ -141,31 +144,3 @@ def _small_disk(place: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
-
-
-@contextmanager
-def _silent_server() -> Iterator[str]:
-    """A server that takes connections and requests and never answers; its address."""
-    is_over = threading.Event()
-
-    class Silent(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            is_over.wait()
-
-        do_GET = do_POST
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """A client that gave up waiting is no error here."""
-
-    with Server(("127.0.0.1", 0), Silent) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        is_over.set()
-        server.shutdown()

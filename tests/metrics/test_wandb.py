@@ -1,18 +1,16 @@
 """The real W&B client: offline files, an unreachable server, a missing key, a client that raises. Never a dead run."""
 
-import json
 import logging
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from tests.metrics.records import step_record, validation_record
+from tests.metrics.wandb_server import WandbServer
 from trainer.config.run import WandbConfig
 from trainer.metrics import wandb as wandb_sink
 from trainer.metrics.wandb import WandbSink, load_run_id
@@ -119,54 +117,25 @@ print(f"longest {longest} close {time.monotonic() - before}", flush=True)
 """
 
 
-class WandbServer(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs to begin."""
-
-    RUN: ClassVar[dict[str, Any]] = {
-        "id": "run",
-        "displayName": "demo",
-        "config": "{}",
-        "historyLineCount": 0,
-        "project": {"id": "project", "name": "trireme", "entity": {"id": "entity", "name": "me"}},
-    }
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        data: dict[str, Any] = {}
-        if b"upsertBucket" in body:
-            name = json.loads(body)["variables"]["name"]
-            data = {"upsertBucket": {"bucket": {**self.RUN, "name": name}, "inserted": True}}
-        elif b"RunResumeStatus" in body:
-            data = {"model": None}
-        answer = json.dumps({"data": data} if self.path == "/graphql" else {}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 def test_a_server_that_goes_away_under_the_run_neither_stops_nor_slows_it(tmp_path: Path) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), WandbServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    address = f"http://127.0.0.1:{server.server_port}"
-    with subprocess.Popen(
-        [sys.executable, "-c", OUTAGE, str(tmp_path)],
-        env={**inherited, "HOME": str(tmp_path), "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40},
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        WandbServer() as server,
+        subprocess.Popen(
+            [sys.executable, "-c", OUTAGE, str(tmp_path)],
+            env={**inherited, "HOME": str(tmp_path), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40},
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         while process.stdout.readline() != "recorded\n":
             assert process.poll() is None, process.communicate()
-        server.shutdown()
-        server.server_close()
+        assert server.has_run
+        server.cut()
         output, errors = process.communicate("go on\n", timeout=120)
     assert process.returncode == 0, errors
     longest, closing = (float(word) for word in output.split("longest ")[1].split(" close "))
