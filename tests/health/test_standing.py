@@ -4,12 +4,17 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 from torch import distributed
+from torch.distributed.distributed_c10d import _get_default_store
 
 from tests.distributed.harness import run_distributed
-from trainer.health.standing import describe_wait, find_standing, is_waiting, last_collective, shorten
+from trainer.health.standing import describe_wait, find_standing, is_waiting, shorten
+
+T = TypeVar("T")
 
 
 def _frames_of(thread: threading.Thread) -> list[FrameType]:
@@ -31,22 +36,40 @@ def test_a_queue_is_no_other_rank() -> None:
     thread.join()
 
 
-def _wait_for_a_late_rank() -> tuple[str | None, str | None]:
+def _look(find: Callable[[], T | None]) -> T:
+    """What is found once a thread has got where it is to be looked at; the late rank waits for that."""
+    while (found := find()) is None:
+        time.sleep(0.01)
+    _get_default_store().set("looked", "yes")
+    return found
+
+
+def _come_late(group: distributed.ProcessGroup | None = None) -> None:
+    _get_default_store().wait(["looked"])
+    distributed.barrier(group=group)
+
+
+def _wait_for_a_late_rank() -> tuple[str, str | None] | None:
     group = distributed.new_group([0, 1])
     if distributed.get_rank() == 1:
-        time.sleep(1.5)
-        distributed.barrier(group=group)
-        return None, None
+        _come_late(group)
+        return None
     thread = threading.Thread(target=lambda: distributed.barrier(group=group))
     thread.start()
-    time.sleep(0.5)
-    told = describe_wait(_frames_of(thread)), last_collective()
+
+    def find() -> tuple[str, str | None] | None:
+        waits_in, standing = describe_wait(_frames_of(thread)), find_standing()
+        return (waits_in, standing.collective) if waits_in is not None and standing.is_collective_open else None
+
+    told = _look(find)
     thread.join()
     return told
 
 
 def test_a_collective_is_named_with_its_ranks_and_found_in_the_flight_recorder() -> None:
-    (waits_in, collective), _ = run_distributed(_wait_for_a_late_rank, 2)
+    (told, _) = run_distributed(_wait_for_a_late_rank, 2)
+    assert told is not None
+    waits_in, collective = told
     assert waits_in == "barrier over ranks 0, 1"
     assert collective is not None and "barrier number 1 of group" in collective
     assert collective.endswith("is not done")
@@ -59,12 +82,11 @@ def test_paths_begin_at_the_package() -> None:
 def _wait_in_another_thread() -> str | None:
     """As a run does that waits for the checkpoint that a thread is writing."""
     if distributed.get_rank() == 1:
-        time.sleep(1.5)
-        distributed.barrier()
+        _come_late()
         return None
-    told: list[str | None] = []
+    told: list[str] = []
     writer = threading.Thread(target=distributed.barrier)
-    asker = threading.Thread(target=lambda: (time.sleep(0.5), told.append(find_standing().waits_in)))
+    asker = threading.Thread(target=lambda: told.append(_look(lambda: find_standing().waits_in)))
     writer.start()
     asker.start()
     writer.join()

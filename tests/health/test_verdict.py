@@ -15,6 +15,7 @@ def report(rank: int, *, waits_in: str | None = "all_reduce over all ranks", **c
         place=changes.pop("called_by", "train_step (trainer/engine/e.py:5)"),
         waits_in=waits_in,
         collective="gloo:all_reduce number 4 of group default_pg, 2 elements, is not done",
+        is_collective_open=changes.pop("is_collective_open", True),
     )
     fields: dict[str, Any] = {
         "process": RankProcess(rank=rank, host=f"n{rank}", launcher=str(rank), pid=100 + rank),
@@ -81,3 +82,36 @@ def test_a_run_of_one_rank_does_not_get_on() -> None:
     culprits, text = text_of(report(0, waits_in=None))
     assert culprits == [0]
     assert "rank 0 does not get on" in text
+
+
+def test_where_all_wait_for_their_devices_the_flight_recorder_tells_which_has_not_joined() -> None:
+    culprits, text = text_of(
+        *(report(rank, waits_in=None, is_collective_open=rank != 1) for rank in range(3)),
+    )
+    assert culprits == [1]
+    assert "rank 1 has not joined the collective that the others wait in" in text
+
+
+BUSY: dict[str, Any] = {"waits_in": None}
+SAVING = {**BUSY, "phase": "checkpoint"}
+OF_ONE_HOST = {"process": RankProcess(rank=2, host="n1", launcher="1", pid=102)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "suspects"),
+    [
+        ([{}, BUSY, {}], [1]),
+        ([{}, BUSY, {**BUSY, **OF_ONE_HOST}], [1, 2]),
+        ([{}, BUSY, BUSY], []),
+        ([{}, {}, SAVING], []),
+        ([{"waits_in": None, "called_by": "write (trainer/metrics/jsonl.py:3)"}, {}, {}], []),
+        ([{}, {"step": 16}, {}], []),
+        ([{}, {}, {}], []),
+        ([{}, {"standing": None}, BUSY], []),
+    ],
+)
+def test_a_host_is_suspected_only_where_no_other_can_be_the_reason(
+    changes: list[dict[str, Any]], suspects: list[int]
+) -> None:
+    verdict = judge([report(rank, **change) for rank, change in enumerate(changes)], stalled_for="x")
+    assert verdict.suspects == suspects

@@ -31,5 +31,6 @@ class HealthConfig:
     replica_mismatch: Literal["stop", "warn"] = "stop"
     """What follows when they do not: stop ends the run (exit code 80) without saving, warn goes on."""
     note_bad_nodes: bool = True
-    """Write hosts whose rank no longer answers in a hang, or has the odd copy of weights, to bad_nodes.jsonl in the run
-    directory: a Slurm job that is requeued or submitted again does without them."""
+    """Write hosts whose rank no longer answers in a hang, or alone holds the others up in a step, or has the odd copy
+    of weights, to bad_nodes.jsonl in the run directory: a Slurm job that is requeued or submitted again does without
+    them."""

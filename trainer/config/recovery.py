@@ -33,5 +33,5 @@ class RecoveryConfig:
     skip_steps_after: int = 0
     """Steps behind the last bad one whose samples are left out, too."""
     replay: str | None = None
-    """recovery.jsonl of a run, or that run's directory: the samples that it left out and the updates that it skipped are
-    left out here from the start. Gives the losses that it had in the end, bit for bit. null for none."""
+    """recovery.jsonl of a run, or that run's directory: the samples that it left out and the updates that it skipped
+    are left out here from the start. Gives the losses that it had in the end, bit for bit. null for none."""

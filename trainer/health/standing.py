@@ -31,17 +31,21 @@ class Standing:
     waits_in: str | None
     """The communication that it waits in, with its group where that is known; None where it waits for nobody."""
     collective: str | None
-    """The last collective that the flight recorder has."""
+    """The last collective that the flight recorder has, in words."""
+    is_collective_open: bool
+    """Whether that one is not done: other ranks are to join it, or the device has not come to it."""
 
 
 def find_standing() -> Standing:
     """Where this process stands; called by another thread than the main one."""
     frames = _frames_that_matter()
+    last = _last_entry()
     return Standing(
         frames=[_describe(frame) for frame in frames[:NUM_FRAMES]],
         place=_find_own(frames),
         waits_in=describe_wait(frames),
-        collective=last_collective(),
+        collective=_describe_entry(last) if last is not None else None,
+        is_collective_open=last is not None and not _is_done(last),
     )
 
 
@@ -118,18 +122,23 @@ def _ranks_of(group: Any) -> list[int] | None:
         return None
 
 
-def last_collective() -> str | None:
-    """The newest entry of the flight recorder, in words; None where it has none."""
+def _last_entry() -> dict[str, Any] | None:
+    """The newest entry of the flight recorder; None where it has none."""
     try:
-        entries = json.loads(dump_flight_recorder()).get("entries", [])
+        entries: list[dict[str, Any]] = json.loads(dump_flight_recorder()).get("entries", [])
     except (ValueError, RuntimeError):
         return None
-    if not entries:
-        return None
-    entry = max(entries, key=lambda found: found.get("record_id", 0))
+    return max(entries, key=lambda found: found.get("record_id", 0), default=None)
+
+
+def _is_done(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("retired")) or entry.get("state") == "completed"
+
+
+def _describe_entry(entry: dict[str, Any]) -> str:
     group = next((part for part in reversed(entry.get("process_group", [])) if part not in ("", "undefined")), "?")
     number = entry.get("p2p_seq_id") if entry.get("is_p2p") else entry.get("collective_seq_id")
-    over = " is done" if entry.get("retired") or entry.get("state") == "completed" else " is not done"
+    over = " is done" if _is_done(entry) else " is not done"
     sizes = "x".join(map(str, (entry.get("input_sizes") or [[]])[0])) or "1"
     return f"{entry.get('profiling_name', 'unknown')} number {number} of group {group}, {sizes} elements,{over}"
 

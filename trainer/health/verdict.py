@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from trainer.health.processes import RankProcess
 from trainer.health.standing import Standing
 
+_MAIN_RANK_ONLY = ("trainer/metrics/", "trainer/loop/ledger.py", "trainer/common/line_file.py")
+"""Where only the main rank has work, within a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankReport:
@@ -37,6 +40,8 @@ class Verdict:
 
     culprits: list[int]
     silent: list[int]
+    suspects: list[int]
+    """Ranks that answer, and whose host alone can be why they hold the others up: a disk, a device, a driver."""
     text: str
 
 
@@ -47,7 +52,7 @@ def judge(reports: Sequence[RankReport], *, stalled_for: str) -> Verdict:
     Args:
         stalled_for: what took too long, for example `step 17 has taken 63 s, and the limit is 60 s`.
     """
-    culprits, why = _find_culprits(reports)
+    culprits, why, is_held_up = _find_culprits(reports)
     lines = [f"the run hangs: {stalled_for}; {why}"]
     lines += [line for report in reports if report.process.rank in culprits for line in _describe_culprit(report)]
     victims = [report for report in reports if report.process.rank not in culprits]
@@ -58,34 +63,61 @@ def judge(reports: Sequence[RankReport], *, stalled_for: str) -> Verdict:
     return Verdict(
         culprits=culprits,
         silent=[report.process.rank for report in reports if report.is_silent],
+        suspects=culprits if is_held_up and _is_fault_of_one_host(reports, culprits) else [],
         text="\n".join(lines),
     )
 
 
-def _find_culprits(reports: Sequence[RankReport]) -> tuple[list[int], str]:
+def _is_fault_of_one_host(reports: Sequence[RankReport], culprits: Sequence[int]) -> bool:
+    """Whether what holds the others up is work that every rank does, in a step, and one host alone is late with it.
+
+    What only the main rank does (records, events) may wait for a disk that all hosts share.
+    """
+    guilty = [report for report in reports if report.process.rank in culprits]
+    hosts = {report.process.host for report in guilty}
+    return (
+        len(hosts) == 1
+        and hosts != {report.process.host for report in reports}
+        and all(report.phase == "step" for report in guilty)
+        and not any(place in frame for report in guilty for frame in _frames(report) for place in _MAIN_RANK_ONLY)
+    )
+
+
+def _frames(report: RankReport) -> list[str]:
+    return [*report.standing.frames, report.standing.place] if report.standing is not None else []
+
+
+def _find_culprits(reports: Sequence[RankReport]) -> tuple[list[int], str, bool]:
+    """The culprits, why, and whether they answer and hold the others up."""
     silent = [report.process.rank for report in reports if report.is_silent]
     if silent:
-        return silent, f"{_ranks(silent)} no longer answer{'s' if len(silent) == 1 else ''}"
+        return silent, f"{_ranks(silent)} no longer answer{'s' if len(silent) == 1 else ''}", False
     busy = [report.process.rank for report in reports if report.standing and report.standing.waits_in is None]
     if busy and len(busy) < len(reports):
-        return busy, f"{_ranks(busy)} hold{'s' if len(busy) == 1 else ''} the others up"
+        return busy, f"{_ranks(busy)} hold{'s' if len(busy) == 1 else ''} the others up", True
+    if busy:
+        # On GPUs all wait for the device; those whose device waits for no other rank have not joined the others.
+        free = [report.process.rank for report in reports if report.standing and not report.standing.is_collective_open]
+        if free and len(free) < len(reports):
+            return free, f"{_ranks(free)} {_have(free)} not joined the collective that the others wait in", True
     steps = {report.process.rank: report.step or 0 for report in reports}
     first = min(steps.values())
     behind = [rank for rank, step in steps.items() if step == first]
     if len(behind) < len(reports):
-        return behind, f"{_ranks(behind)} {_are(behind)} behind the others"
+        return behind, f"{_ranks(behind)} {_are(behind)} behind the others", False
     if busy:  # all of them
-        return busy, "no rank waits for another" if len(busy) > 1 else f"{_ranks(busy)} does not get on"
+        return busy, "no rank waits for another" if len(busy) > 1 else f"{_ranks(busy)} does not get on", False
     calls = {report.process.rank: _call(report) for report in reports}
     counts = Counter(calls.values())
     most_common = counts.most_common(1)[0][0]
     odd = [rank for rank, call in calls.items() if call != most_common]
     if odd and len(odd) < len(reports) / 2:
-        return odd, f"all ranks wait for each other, and {_ranks(odd)} in another call than the rest"
+        return odd, f"all ranks wait for each other, and {_ranks(odd)} in another call than the rest", False
     everyone = sorted(calls)
     if len(counts) > 1:
-        return everyone, "all ranks wait for each other, in calls that do not match"
-    return everyone, "all ranks wait in the same call: the network between them, or a process outside, does not answer"
+        return everyone, "all ranks wait for each other, in calls that do not match", False
+    why = "all ranks wait in the same call: the network between them, or a process outside, does not answer"
+    return everyone, why, False
 
 
 def _call(report: RankReport) -> str:
@@ -130,6 +162,10 @@ def _when(report: RankReport) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) != 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _have(ranks: Sequence[int]) -> str:
+    return "has" if len(ranks) == 1 else "have"
 
 
 def _are(ranks: Sequence[int]) -> str:

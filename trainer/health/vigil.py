@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trainer.common.bad_nodes import note_bad_nodes
+from trainer.common.bad_nodes import note_bad_nodes, read_suspect_steps
 from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
@@ -183,18 +183,29 @@ class Vigil:
             return
         verdict = inquiry.judge(stall)
         _LOGGER.error("%s\n  stacks of all threads, and the last collectives: %s", verdict.text, self._logs / "rank_*")
-        self.note_bad_ranks(verdict.silent, reason=verdict.text.splitlines()[0])
-        ending = {"kind": "end", "code": EXIT_HANG, "text": verdict.text.splitlines()[0], "silent": verdict.silent}
+        reason = verdict.text.splitlines()[0]
+        self.note_bad_ranks(verdict.silent, reason=reason)
+        self.note_bad_ranks(verdict.suspects, reason=reason, step=self.clock.step)
+        ending = {"kind": "end", "code": EXIT_HANG, "text": reason, "silent": verdict.silent}
         self._board.write(NOTICE, ending)
         self._obey(ending)
 
-    def note_bad_ranks(self, ranks: Collection[int], *, reason: str) -> None:
-        """Have the run do without these ranks' hosts from its next start on, if it has others; one rank calls this."""
+    def note_bad_ranks(self, ranks: Collection[int], *, reason: str, step: int | None = None) -> None:
+        """Have the run do without these ranks' hosts from its next start on, if it has others; one rank calls this.
+
+        Args:
+            step: of what another host may do in the same step: then it is no host's fault.
+        """
         bad = {self.processes[rank].host for rank in ranks}
         if not bad or not self._config.note_bad_nodes or bad == {process.host for process in self.processes}:
             return
         try:
-            note_bad_nodes(self._run_directory, bad, reason=reason)
+            if step is not None and step in read_suspect_steps(self._run_directory):
+                _LOGGER.warning(
+                    "step %d has hung before, on another host: %s stays in the run", step, ", ".join(sorted(bad))
+                )
+                return
+            note_bad_nodes(self._run_directory, bad, reason=reason, step=step)
         except OSError as error:
             _LOGGER.warning("could not note %s as bad: %s", ", ".join(sorted(bad)), error, extra=EVERY_RANK)
 

@@ -1,9 +1,10 @@
 """Python runs this at its start when its folder is in PYTHONPATH: one rank of a real run goes wrong.
 
-TRIREME_TEST_FAULT=WHAT:RANK:STEP; see `_at_step`.
+TRIREME_TEST_FAULT=WHAT:RANK:STEP; see `_at_step`. Each rank takes itself to be on a host of its own.
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ def _plant(what, rank, step):
 
 
 if "TRIREME_TEST_FAULT" in os.environ:
+    if "RANK" in os.environ:
+        socket.gethostname = lambda: "n" + os.environ["RANK"]
     _what, _rank, _step = os.environ["TRIREME_TEST_FAULT"].split(":")
     if os.environ.get("RANK") == _rank:
         threading.Thread(target=_plant, args=(_what, _rank, int(_step)), daemon=True).start()
