@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.attention.flex_attention import create_block_mask  # noqa: E402
 
-from trainer.model.attention import attend_in_blocks  # noqa: E402
+from trainer.model.attention import attend_in_blocks, one_document  # noqa: E402
 from trainer.model.causal_mask import BLOCK_SIZE, CausalMasks, build_block_mask, build_dense_mask  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -139,3 +139,13 @@ def test_masks_are_kept_until_another_micro_batch_comes(starts: torch.Tensor) ->
     other = masks.dense(**where, starts=torch.zeros_like(starts), dtype=torch.float32)
     assert not torch.equal(other, mask)
     assert torch.equal(masks.dense(**where, starts=starts, dtype=torch.float32), mask)
+
+
+def test_sequences_of_one_document_have_a_row_each(inputs: list[torch.Tensor]) -> None:
+    """What a context-parallel rank attends with where documents are not told apart: the later half of the queries."""
+    query, key, value = inputs
+    where = {"first": 150, "starts": one_document(BATCH, LENGTH, device=query.device)}
+    expected = functional.scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True)[:, :, 150:]
+    for kernel in (in_blocks, masked):
+        part = kernel(query[:, :, 150:], key, value, **where)
+        torch.testing.assert_close(part, expected, rtol=TOLERANCE, atol=TOLERANCE)

@@ -22,6 +22,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from trainer.model.causal_mask import CausalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
 
+MIN_BLOCK_CHANNELS = 16
+"""Of a head: fewer do not fill the matrix units, and FlexAttention's compiled kernels refuse them."""
+
 
 class SdpaCoreAttention(nn.Module):
     """Causal attention, inside documents where their begins are given, over a sequence that ranks may share.
@@ -32,7 +35,8 @@ class SdpaCoreAttention(nn.Module):
     sequence of a share of the heads (DeepSpeed-Ulysses, arXiv:2309.14509).
 
     Plain causal attention of a whole sequence is SDPA's own case. What needs a mask goes to FlexAttention on CUDA,
-    which skips tiles without work, and to SDPA with a mask elsewhere and with dropout, which FlexAttention lacks.
+    which skips tiles without work, and to SDPA with a mask elsewhere, with dropout, which FlexAttention lacks, and with
+    heads too narrow for its matrix units.
 
     Args:
         masks: shared by the layers of a model chunk.
@@ -104,9 +108,10 @@ class SdpaCoreAttention(nn.Module):
         if starts is None and first == 0:
             return self._attend(_sdpa, query, key, value, is_causal=True)
         if starts is None:
-            starts = _one_document(len(key), device=query.device)
+            starts = one_document(query.shape[1], len(key), device=query.device)
         where: dict[str, Any] = {"first": first, "num_queries": len(query), "num_keys": len(key), "starts": starts}
-        if query.is_cuda and not (self.training and self.dropout):
+        has_tiles = query.is_cuda and query.shape[-1] >= MIN_BLOCK_CHANNELS
+        if has_tiles and not (self.training and self.dropout):
             return self._attend(attend_in_blocks, query, key, value, block_mask=self.masks.blocks(**where))
         return self._attend(_sdpa, query, key, value, attn_mask=self.masks.dense(**where, dtype=query.dtype))
 
@@ -200,11 +205,15 @@ def attend_in_blocks(
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    """One compiled kernel of the process for all layers."""
-    return torch.compile(flex_attention)
+    """One compiled kernel of the process for all layers.
+
+    Compiled anew for each shape, of which training has one, and two under context parallelism: kernels for any shape
+    are slower.
+    """
+    return torch.compile(flex_attention, dynamic=False)
 
 
 @functools.lru_cache(maxsize=8)
-def _one_document(length: int, *, device: torch.device) -> torch.Tensor:
-    """Begins of a sequence that is one document: [1, S] int32 zeros, the same tensor for the same length."""
-    return torch.zeros(1, length, dtype=torch.int32, device=device)
+def one_document(batch: int, length: int, *, device: torch.device) -> torch.Tensor:
+    """Begins in sequences that are one document each: [b, S] int32 zeros, the same tensor for the same shape."""
+    return torch.zeros(batch, length, dtype=torch.int32, device=device)

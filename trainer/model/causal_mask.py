@@ -99,9 +99,11 @@ def build_block_mask(*, first: int, num_queries: int, num_keys: int, starts: tor
     has_work = (first_key <= last_position) & (last_key >= first_begin)
     is_full = (last_key <= first_position) & (first_key >= last_begin)
     partial, full = (has_work & ~is_full)[:, None], (has_work & is_full)[:, None]
+    # A tensor, and no number in the function, which would be compiled anew for each.
+    positions = torch.arange(first, first + num_queries, device=device)
 
     def sees(b: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (key <= query + first) & (key >= begins[b, query])
+        return (key <= positions[query]) & (key >= begins[b, query])
 
     return BlockMask.from_kv_blocks(
         *_count_and_order(partial),
