@@ -16,7 +16,8 @@ import numpy as np
 
 from data_tools.stage_progress import Mode, StageProgress
 from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
-from trainer.data.index_format import ShardReader, sync_directory
+from trainer.common.whole_file import sync_directory
+from trainer.data.index_format import ShardReader
 from trainer.data.manifest import check_shard, read_manifest
 from trainer.data.shard_header import shard_file
 

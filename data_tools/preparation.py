@@ -23,7 +23,7 @@ from data_tools.stage_timings import REPORT_NAME, TIMINGS_NAME
 from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work_place import BUILT_NAME, WORK_NAME
 from trainer.common.errors import ConfigError, Violation
-from trainer.data.index_format import sync_directory
+from trainer.common.whole_file import sync_directory, write_whole
 from trainer.data.manifest import MANIFEST_SUFFIX, hash_file
 
 RECORD_NAME = "preparation.json"
@@ -155,13 +155,7 @@ def publish(output: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a durable JSON file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _publishing_order(name: str) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import queue
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from typing import IO
 from data_tools.crawl import CrawlSettings, crawl_with_progress
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 from trainer.common.progress import format_bytes
+from trainer.common.whole_file import written_whole
 
 DUMP_DISTRIBUTION = "gensim"
 DUMP_NAME = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -116,9 +116,8 @@ def copy_dump(output: Path) -> Path:
     if target.exists() and target.stat().st_size == source.stat().st_size:
         print(f"{target}: already there")
         return target
-    temporary = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with written_whole(target) as partial:
+        shutil.copyfile(source, partial)
     print(f"{target}: Wikipedia dump, {format_bytes(target.stat().st_size)}")
     return target
 

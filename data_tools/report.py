@@ -5,7 +5,6 @@ It is made of what lies beside the shards. It is no part of the output: equal pr
 
 import argparse
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.statistics import STATS_VERSION
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 from trainer.common.progress import format_count
+from trainer.common.whole_file import write_whole
 
 TEMPLATE_NAME = "report.html.j2"
 NAMES = {"train": "Training", "validation": "Validation", "kept": "Kept", "dropped": "Dropped", "failed": "Failed"}
@@ -40,9 +40,7 @@ def write_report(output: Path) -> Path:
     """
     html = render_report(output)
     path = output / REPORT_NAME
-    partial = path.with_name(f"{REPORT_NAME}.partial")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, html)
     return path
 
 

@@ -15,6 +15,7 @@ from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.work_place import WorkPlace, shared_work
 from data_tools.workers import PreparationError
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
+from trainer.common.whole_file import written_whole
 
 TASK_NAME = "task.pickle"
 LOCK_PATIENCE_SECONDS = 60.0
@@ -24,11 +25,8 @@ LOCK_PATIENCE_SECONDS = 60.0
 def save_task(preparation: Preparation) -> Path:
     """Write what is to be prepared for `run_stage`; only its owner may read it, since it may hold credentials."""
     path = preparation.place.logs / TASK_NAME
-    partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    with open(partial, "wb") as stream:
+    with written_whole(path, mode=0o600) as partial, open(partial, "wb") as stream:
         pickle.dump((preparation.task, preparation.place), stream)
-    partial.replace(path)
     return path
 
 

@@ -11,6 +11,7 @@ from launch.plan.memory import GIB, Memory
 from launch.plan.plan import Plan
 from launch.plan.table import PART_NAMES, candidate_cells, describe, prediction_facts
 from launch.plan.timeline import Work
+from trainer.common.whole_file import write_whole
 
 TEMPLATE_NAME = "page.html.j2"
 _WIDTH, _HEIGHT = 1000.0, 320.0
@@ -177,6 +178,4 @@ def frontier_dots(plan: Plan) -> Frontier:
 
 def write_page(plan: Plan, path: Path) -> None:
     """Write the page, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(render_page(plan), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, render_page(plan))

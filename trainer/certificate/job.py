@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.common.whole_file import write_whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -57,9 +59,7 @@ def read_jobs(path: Path) -> list[Job]:
 
 def write_result(job: Job, result: JobResult) -> None:
     """Write the answer under its final name at once, since its existence says that the job is done."""
-    partial = job.result_file.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(result)))
-    partial.replace(job.result_file)
+    write_whole(job.result_file, json.dumps(asdict(result)), is_durable=False)
 
 
 def read_result(job: Job) -> JobResult | None:

@@ -8,7 +8,6 @@ checkpoints/.step_00000020.tmp-1f2e   being written or deleted; what a dead proc
 
 import logging
 import math
-import os
 import re
 import secrets
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, write_manifest
 from trainer.common.errors import ConfigError
+from trainer.common.whole_file import sync_directory
 
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
@@ -155,15 +155,6 @@ def serial_of(path: Path) -> int:
         return read_manifest(path).serial
     except ConfigError:
         return 0
-
-
-def sync_directory(path: Path) -> None:
-    """Have the disk confirm the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(temporary: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.whole_file import sync_directory
 from trainer.data.shard_header import CODE_OF_DTYPE, HEADER, INDEX_VERSION, MAGIC, read_header, shard_file
 
 WRITE_CHUNK_BYTES = 4 << 20
@@ -198,12 +199,3 @@ class ShardWriter:
         header = HEADER.pack(MAGIC, INDEX_VERSION, CODE_OF_DTYPE[self.dtype], count, count + 1)
         indices = np.arange(count + 1, dtype="<i8")
         return b"".join([header, lengths.astype("<i4").tobytes(), pointers.astype("<i8").tobytes(), indices.tobytes()])
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ Numpy and the standard library only: data_tools and trainer share this file. doc
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.common.errors import ConfigError, Violation
-from trainer.data.index_format import ShardReader, sync_directory
+from trainer.common.whole_file import write_whole
+from trainer.data.index_format import ShardReader
 from trainer.data.shard_header import REBUILD, shard_file
 
 MANIFEST_SUFFIX = ".manifest.json"
@@ -47,15 +47,7 @@ class ShardManifest:
 
 def write_manifest(prefix: str | Path, manifest: ShardManifest) -> None:
     """Commit a manifest: durable, atomic, and last of a shard's files, so it marks the shard as whole."""
-    path = shard_file(prefix, MANIFEST_SUFFIX)
-    partial = shard_file(prefix, f"{MANIFEST_SUFFIX}.partial")
-    with open(partial, "w", encoding="utf-8") as stream:
-        json.dump(asdict(manifest), stream, indent=2, sort_keys=True)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    sync_directory(path.parent)
+    write_whole(shard_file(prefix, MANIFEST_SUFFIX), json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
 
 
 def read_manifest(prefix: str | Path) -> ShardManifest | None:

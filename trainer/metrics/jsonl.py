@@ -4,11 +4,11 @@ import datetime
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from trainer.common.line_file import LineFile
+from trainer.common.whole_file import written_whole
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,21 +73,17 @@ def remove_after(path: Path, *, step: int) -> None:
     """
     if not path.exists():
         return
-    temporary = path.with_name(path.name + ".partial")
-    num_removed = 0
-    with path.open("rb") as old, temporary.open("wb") as new:
-        for line in old:
-            record = _parse(line)
-            if record is not None and step > 0 and record["step"] <= step:
-                new.write(line)
-            else:
-                num_removed += 1
-        new.flush()
-        os.fsync(new.fileno())
-    if num_removed == 0:
-        temporary.unlink()
-        return
-    os.replace(temporary, path)
+
+    def stays(line: bytes) -> bool:
+        return step > 0 and (record := _parse(line)) is not None and record["step"] <= step
+
+    with path.open("rb") as old:
+        num_removed = sum(not stays(line) for line in old)
+        if num_removed == 0:
+            return
+        old.seek(0)
+        with written_whole(path) as partial, partial.open("wb") as new:
+            new.writelines(line for line in old if stays(line))
     _LOGGER.info("%s: %d records after step %d removed; they will be written again", path, num_removed, step)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trainer.common.whole_file import write_whole
 from trainer.config.run import WandbConfig
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
@@ -119,9 +120,7 @@ def load_run_id(run_directory: Path, *, is_resumed: bool) -> str:
         return kept
     run_id = uuid.uuid4().hex[:12]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(run_id + "\n")
-    temporary.replace(path)
+    write_whole(path, run_id + "\n")
     return run_id
 
 
