@@ -110,8 +110,9 @@ def build_transformer_config(
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
-        # Megatron-Core's name for "the layer specification names the activation module".
-        use_te_activation_func=model.activation == "swiglu",
+        # Megatron-Core's name for "the layer specification names the activation module", as Transformer Engine's own
+        # specification does not.
+        use_te_activation_func=model.activation == "swiglu" and model.transformer_impl == "torch",
         apply_rope_fusion=model.position_embedding_type == "rope",
         persist_layer_norm=False,
         batch_p2p_comm=False,
