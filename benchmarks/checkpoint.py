@@ -17,15 +17,19 @@ import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import take_stdout
 from trainer.parallel import cpu_shim
 
+FIGURES = take_stdout() if __name__ == "__main__" else sys.stdout  # before libraries are imported that write to it
 cpu_shim.install()  # before Megatron-Core is imported below
 
 import torch  # noqa: E402
@@ -75,8 +79,9 @@ def main() -> None:
         port = free.getsockname()[1]
         free.close()
         context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
         processes = [
-            context.Process(target=_rank, args=(rank, port, Path(directory), arguments.rounds))
+            context.Process(target=_rank, args=(rank, port, Path(directory), arguments.rounds, sender))
             for rank in range(NUM_PROCESSES)
         ]
         for process in processes:
@@ -85,9 +90,10 @@ def main() -> None:
             process.join()
         if any(process.exitcode for process in processes):
             raise SystemExit("a process failed")
+        print(json.dumps(receiver.recv()), file=FIGURES, flush=True)
 
 
-def _rank(rank: int, port: int, directory: Path, rounds: int) -> None:
+def _rank(rank: int, port: int, directory: Path, rounds: int, sender: Connection) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -100,7 +106,7 @@ def _rank(rank: int, port: int, directory: Path, rounds: int) -> None:
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=1)
     result = _measure(world, directory, rounds=rounds)
     if rank == 0:
-        print(json.dumps(result), flush=True)
+        sender.send(result)
     stop_world()
 
 

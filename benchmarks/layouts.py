@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from benchmarks.output import take_stdout
 from benchmarks.shapes import LLAMA_32M
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
 from trainer.config.parallel import ParallelConfig
@@ -103,6 +104,7 @@ class Runner:
 def main() -> None:
     """Measure all layouts and print their lines."""
     arguments = _arguments()
+    figures = take_stdout()
     chosen = {BASE: LAYOUTS[BASE], **{name: LAYOUTS[name] for name in arguments.layouts}}
     with tempfile.TemporaryDirectory() as directory:
         runners = {}
@@ -118,8 +120,8 @@ def main() -> None:
                 seconds[name].append(runners[name].ask("steps", arguments.steps))
             print(f"round {number + 1}/{arguments.rounds}", file=sys.stderr)
         for name, runner in runners.items():
-            print(json.dumps(_describe(name, runner, seconds, rounds=arguments.rounds)), flush=True)
-        print(json.dumps({"benchmark": "cpu_shim", **runners[BASE].ask("shim")}), flush=True)
+            print(json.dumps(_describe(name, runner, seconds, rounds=arguments.rounds)), file=figures, flush=True)
+        print(json.dumps({"benchmark": "cpu_shim", **runners[BASE].ask("shim")}), file=figures, flush=True)
         for runner in runners.values():
             runner.close()
 
