@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from launch.manifest_schema import check_manifest
 from launch.nodes import check_nodes, processes_per_node
 from trainer.common.errors import EXIT_OK, Violation, exit_code_of, raise_if_any
 from trainer.config.load import dump_config, load_config
@@ -71,7 +72,9 @@ def run(arguments: Sequence[str]) -> int:
     elsewhere = ("tokenizer.path", "output_dir", "resume")
     problems = validate(config, world_size=count_processes(config), ignore=elsewhere)
     raise_if_any([*problems, *check_nodes(config), *_check(config)])
-    sys.stdout.write(yaml.dump_all(build_manifest(config), Dumper=_PlainDumper, sort_keys=False, width=120))
+    config_map, job = build_manifest(config)
+    raise_if_any(check_manifest(job))
+    sys.stdout.write(yaml.dump_all([config_map, job], Dumper=_PlainDumper, sort_keys=False, width=120))
     return EXIT_OK
 
 

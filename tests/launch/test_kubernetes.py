@@ -1,4 +1,4 @@
-"""The manifests against the schemas that Kubeflow publishes with its SDKs, and what a user reads."""
+"""The manifests against the schemas of the resources, and what a user reads."""
 
 import re
 import subprocess
@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes.client.models
 import pytest
 import yaml
-from kubeflow.training import models as training_models
-from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+from kubernetes.client import models
 
 from launch.kubernetes import main
+from launch.manifest_schema import check_manifest
 from trainer.config.load import load_config, load_config_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,8 +78,7 @@ def schema_of_model(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     if match := re.fullmatch(r"dict[(\[]str, (.*)[)\]]", name):
         return {"type": "object", "additionalProperties": schema_of_model(match.group(1), definitions)}
     if name not in definitions:
-        core = kubernetes.client.models
-        model = getattr(training_models, name, None) or getattr(core, name.removeprefix("K8sIoApiAutoscaling"))
+        model = getattr(models, name)
         definitions[name] = {"type": "object", "additionalProperties": False}
         definitions[name]["properties"] = {
             model.attribute_map[field]: schema_of_model(kind, definitions)
@@ -94,14 +92,9 @@ def check_model(document: dict[str, Any], name: str) -> None:
     jsonschema.validate(document, {**schema_of_model(name, definitions), "$defs": definitions})
 
 
-def check_train_job(document: dict[str, Any]) -> None:
-    schema = TrainerV1alpha1TrainJob.model_json_schema()
-    for definition in (schema, *schema["$defs"].values()):
-        definition["additionalProperties"] = False
-    # Wrappers of their own around plain values.
-    schema["$defs"]["IoK8sApimachineryPkgApiResourceQuantity"] = {"type": "string"}
-    jsonschema.validate(document, schema)
-    assert TrainerV1alpha1TrainJob.from_dict(document) is not None
+def check_job(job: dict[str, Any]) -> list[str]:
+    check_model(job["metadata"], "V1ObjectMeta")
+    return [f"{problem.path} {problem.rule}" for problem in check_manifest(job)]
 
 
 @pytest.mark.parametrize("overrides", [(), FULL])
@@ -110,9 +103,10 @@ def test_a_pytorch_job_is_what_the_operator_takes(
 ) -> None:
     config_map, job = render(*overrides)
     check_model(config_map, "V1ConfigMap")
-    check_model(job, "KubeflowOrgV1PyTorchJob")
-    with pytest.raises(jsonschema.ValidationError, match="nprocPerNod"):
-        check_model({**job, "spec": {**job["spec"], "nprocPerNod": "8"}}, "KubeflowOrgV1PyTorchJob")
+    assert check_job(job) == []
+    (problem,) = check_job({**job, "spec": {**job["spec"], "nprocPerNod": "8"}})
+    assert problem.startswith("PyTorchJob.spec is refused by the schema of the resource: ")
+    assert "('nprocPerNod' was unexpected)" in problem
     replicas = job["spec"]["pytorchReplicaSpecs"]
     assert {kind: replica["replicas"] for kind, replica in replicas.items()} == (
         {"Master": 1, "Worker": 3} if overrides else {"Master": 1}
@@ -129,9 +123,9 @@ def test_a_train_job_is_what_the_trainer_takes(
 ) -> None:
     config_map, job = render("cluster.kubernetes.kind=TrainJob", *overrides)
     check_model(config_map, "V1ConfigMap")
-    check_train_job(job)
-    with pytest.raises(jsonschema.ValidationError, match="numNode"):
-        check_train_job({**job, "spec": {**job["spec"], "trainer": {"numNode": 2}}})
+    assert check_job(job) == []
+    (problem,) = check_job({**job, "spec": {**job["spec"], "trainer": {"numNode": 2}}})
+    assert problem.startswith("TrainJob.spec.trainer ") and "('numNode' was unexpected)" in problem
     assert job["spec"]["trainer"]["numNodes"] == (4 if overrides else 1)
     assert job["spec"]["trainer"]["numProcPerNode"] == 8
 
@@ -181,6 +175,28 @@ def test_every_problem_is_printed_and_no_manifest(launch: Launch) -> None:
         "cluster.kubernetes.environment.a-b",
     ]
     assert "has no claim that holds output_dir, /workspace/outputs: checkpoints would go away with their pod" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("PyTorchJob", "PyTorchJob.spec.pytorchReplicaSpecs.Master.template.spec.containers[0]"),
+        ("TrainJob", "TrainJob.spec.trainer"),
+    ],
+)
+def test_what_the_api_server_would_refuse_is_said_before(launch: Launch, kind: str, path: str) -> None:
+    code, printed, said = launch(
+        *GOOD,
+        *FULL,
+        f"cluster.kubernetes.kind={kind}",
+        "cluster.kubernetes.memory=900GB",
+        "cluster.kubernetes.environment={WANDB_API_KEY: no-secret}",
+    )
+    assert (code, printed) == (2, "")
+    assert said.count(f"{path}.") == 2, "once for all pods that are alike"
+    assert "limits.memory=900GB is no quantity of Kubernetes; write a number with or without a unit" in said
+    assert f"{path}.env=[" in said
+    assert "{name: WANDB_API_KEY} is there twice" in said
 
 
 def test_help_and_no_torch() -> None:

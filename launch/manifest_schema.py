@@ -1,0 +1,71 @@
+"""Manifests against the schemas by which a Kubernetes API server takes or refuses them (launch/schemas/README.md)."""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
+
+from trainer.common.errors import Violation
+from trainer.config.suggest import show
+
+
+def check_manifest(document: Mapping[str, Any]) -> Iterator[Violation]:
+    """Name what the API server would refuse in a job, or drop without a word because its schema does not know it.
+
+    Rules that a schema writes in CEL (x-kubernetes-validations) are not looked at.
+
+    Args:
+        document: a resource of a kind that has a schema here.
+    """
+    kind = document["kind"]
+    told = set()
+    for error in _Validator(_load_schema(kind)).iter_errors(document):
+        rule, fix = _explain(error)
+        value = show(error.instance)
+        if (value, rule) not in told:  # all replicas are alike
+            told.add((value, rule))
+            yield Violation(path=kind + error.json_path.removeprefix("$"), value=value, rule=rule, fix=fix)
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    is_quantity = error.validator == "pattern" and error.schema.get("x-kubernetes-int-or-string")
+    if is_quantity:
+        return "is no quantity of Kubernetes", "write a number with or without a unit, such as 96, 500m or 900Gi"
+    rule = f"is refused by the schema of the resource: {error.message}"
+    return rule, "change the setting of cluster.kubernetes that it comes from"
+
+
+def _check_keys(validator: Any, keys: list[str], instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+    """Items of a list that is a map have keys of their own, such as the names of variables."""
+    seen = []
+    for item in instance if isinstance(instance, list) else ():
+        key = {name: item.get(name) for name in keys}
+        if key in seen:
+            yield ValidationError(f"{show(key)} is there twice")
+        seen.append(key)
+
+
+_Validator = extend(Draft202012Validator, {"x-kubernetes-list-map-keys": _check_keys})
+
+
+def _load_schema(kind: str) -> dict[str, Any]:
+    packed = resources.files("launch").joinpath("schemas", f"{kind}.json.gz").read_bytes()
+    schema: dict[str, Any] = json.loads(gzip.decompress(packed))
+    _close(schema)
+    # The API server has a schema of its own for this one.
+    schema["properties"]["metadata"] = {"type": "object"}
+    return schema
+
+
+def _close(schema: dict[str, Any]) -> None:
+    """Refuse what a structural schema does not name: the API server would drop it."""
+    if schema.get("type") == "object" and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for each in inner:
+        if isinstance(each, dict):
+            _close(each)
