@@ -11,6 +11,7 @@ from data_tools.config import DataPrepConfig, SourceConfig
 from data_tools.validate_quality import QUALITY_RANGES, validate_quality
 from data_tools.validate_tokenizer import TOKENIZER_RANGES, validate_tokenizer
 from trainer.common.errors import Violation
+from trainer.common.existing_path import nearest_existing
 from trainer.config.number_range import Range, find_out_of_range
 
 _COUNT = Range(minimum=1)
@@ -121,7 +122,7 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
 
 def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
     directory = Path(config.output_dir)
-    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    existing = nearest_existing(directory)
     if not config.output_dir:
         rule = "is empty"
     elif not existing.is_dir():

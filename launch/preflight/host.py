@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from launch.plan.predict import CHECKPOINT_BYTES_PER_PARAMETER
 from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
 from trainer.common.errors import Violation
+from trainer.common.existing_path import nearest_existing
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig
 
@@ -172,12 +173,6 @@ def check_libraries(requirements: list[str] | None = None) -> Finding:
             rule = f"is not {one.specifier}, which this version of Trireme needs"
             violations.append(Violation(path=one.name, value=version, rule=rule, fix=fix))
     return judge("libraries", violations, otherwise=f"{len(needed)} libraries have the versions that are needed")
-
-
-def nearest_existing(path: Path) -> Path:
-    """The directory itself, or the first above it that exists."""
-    absolute = path.absolute()
-    return next(place for place in (absolute, *absolute.parents) if place.is_dir())
 
 
 def _show_bytes(count: int) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.preflight.finding import Finding, judge, skipped
-from launch.preflight.host import nearest_existing
 from trainer.common.bad_nodes import note_bad_nodes
 from trainer.common.errors import Violation
+from trainer.common.existing_path import nearest_existing
 from trainer.common.local_torchrun import share_cores, torchrun_here
 
 TOLERANCE = 0.1

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from launch.nodes import check_nodes, processes_per_node
 from launch.preflight.finding import Finding, skipped
-from launch.preflight.host import nearest_existing
 from launch.preflight.sniff import run_sniff
 from launch.slurm.render import (
     RENDEZVOUS_PORT,
@@ -17,6 +16,7 @@ from launch.slurm.render import (
     python_on_nodes,
     srun_options,
 )
+from trainer.common.existing_path import nearest_existing
 from trainer.common.slurm import render_directives
 from trainer.config.schema import TrainConfig
 

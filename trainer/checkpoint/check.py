@@ -9,6 +9,7 @@ from trainer.checkpoint.run_directory import must_restart
 from trainer.checkpoint.state import read_state
 from trainer.checkpoint.store import list_checkpoints
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.existing_path import nearest_existing
 from trainer.config.model import ModelConfig
 
 
@@ -54,7 +55,7 @@ def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded
 
 def _check_writable(run_directory: Path) -> list[Violation]:
     """Try to create a file where the run directory is, or in the nearest directory that exists above it."""
-    place = next(path for path in (run_directory.absolute(), *run_directory.absolute().parents) if path.exists())
+    place = nearest_existing(run_directory)
     try:
         # The access bits are not asked: they say nothing of read-only mounts, quotas or root squashing.
         with tempfile.TemporaryFile(dir=place):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.common.errors import Violation
+from trainer.common.existing_path import nearest_existing
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
@@ -32,7 +33,7 @@ def _run_name_is_plain(config: TrainConfig, world_size: int | None) -> Iterator[
 @reads("output_dir", "run_name")
 def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     directory = Path(config.output_dir, config.run_name)
-    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    existing = nearest_existing(directory)
     if not existing.is_dir():
         yield Violation(
             path="output_dir",
