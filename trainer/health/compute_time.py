@@ -42,7 +42,7 @@ class SampledComputeTime:
         self._is_counting = is_counting
         self._seconds = 0.0
         self._lock = threading.Lock()
-        self._is_ended = threading.Event()
+        self._is_ended = False
         self._main = threading.main_thread().ident or 0
         self._thread = threading.Thread(target=self._sample, name="compute-time", daemon=True)
         self._thread.start()
@@ -55,12 +55,13 @@ class SampledComputeTime:
 
     def close(self) -> None:
         """End the thread."""
-        self._is_ended.set()
+        self._is_ended = True
         self._thread.join()
 
     def _sample(self) -> None:
         last = time.perf_counter()
-        while not self._is_ended.wait(SAMPLE_SECONDS):
+        while not self._is_ended:
+            time.sleep(SAMPLE_SECONDS)  # a third of the time of a lock with a time limit
             # A process that is stopped or has no core to run on is late here, and that time is its own.
             now = time.perf_counter()
             frame = sys._current_frames().get(self._main)

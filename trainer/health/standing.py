@@ -1,6 +1,7 @@
 """Where a rank stands: the Python frames of its main thread, whether it waits for other ranks, its last collective."""
 
 import faulthandler
+import functools
 import json
 import linecache
 import re
@@ -86,14 +87,16 @@ def _find_own(frames: list[FrameType]) -> str:
 
 def is_waiting(innermost: FrameType) -> bool:
     """Whether a thread waits for other ranks: within torch.distributed, or for the end of what it started there."""
-    file = innermost.f_code.co_filename
+    line: int | None = innermost.f_lineno  # None between two lines
+    return _is_wait(innermost.f_code.co_filename, line or 0)
+
+
+@functools.lru_cache(maxsize=4096)  # asked ten times a second, and steps stand in the same lines again and again
+def _is_wait(file: str, line: int) -> bool:
     if _COLLECTIVES.search(file):
         return True
     # Of a request that torch.distributed returned; Python's own locks and queues wait in the standard library.
-    if "site-packages" not in file:
-        return False
-    line: int | None = innermost.f_lineno  # None between two lines
-    return line is not None and ".wait(" in linecache.getline(file, line)
+    return "site-packages" in file and ".wait(" in linecache.getline(file, line)
 
 
 def describe_wait(frames: list[FrameType]) -> str | None:

@@ -12,7 +12,7 @@ from trainer.loop.spike import Unusual, find_spike
 Trouble = Literal["not_finite", "loss_spike", "grad_norm_spike"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepTrace:
     """What is remembered of a step."""
 
@@ -48,8 +48,13 @@ class Judge:
         num_bad = max(config.spike_patience, config.max_skipped_steps)
         self._traces: deque[StepTrace] = deque(maxlen=config.spike_window + config.skip_steps_before + num_bad)
         self._rows: dict[Trouble, list[StepTrace]] = {"not_finite": [], "loss_spike": [], "grad_norm_spike": []}
+        # Beside the traces, so that no step has to look at all of them: 128 take a tenth of a millisecond to fetch.
+        self._values: dict[Trouble, deque[float | None]] = {
+            trouble: deque(maxlen=config.spike_window) for trouble in ("loss_spike", "grad_norm_spike")
+        }
         if record is not None:
-            self._traces.extend(_trace(values) for values in record["steps"])
+            for values in record["steps"]:
+                self._remember(_trace(values))
             known = {trace.step: trace for trace in self._traces}
             for trouble in self._rows:
                 self._rows[trouble] = [known[step] for step in record["rows"][trouble] if step in known]
@@ -65,9 +70,14 @@ class Judge:
             self._extend("not_finite", trace, is_bad=is_broken, patience=config.max_skipped_steps, reaction="act"),
             *(self._judge_value(trouble, trace) for trouble in ("loss_spike", "grad_norm_spike")),
         ]
-        self._traces.append(trace)
+        self._remember(trace)
         found = [finding for finding in findings if finding is not None]
         return next((finding for finding in found if finding.reaction == "act"), found[0] if found else None)
+
+    def _remember(self, trace: StepTrace) -> None:
+        self._traces.append(trace)
+        for trouble, values in self._values.items():
+            values.append(_value(trouble, trace))
 
     def since(self, step: int) -> list[StepTrace]:
         """What is remembered of the steps after `step`, the oldest first."""
@@ -91,10 +101,9 @@ class Judge:
         value = _value(trouble, trace)
         if reaction == "off" or value is None:  # a step without a value neither ends a row nor goes on with it
             return None
-        known = [_value(trouble, other) for other in list(self._traces)[-config.spike_window :]]
         unusual = find_spike(
             value,
-            before=[other for other in known if other is not None],
+            before=[other for other in self._values[trouble] if other is not None],
             min_values=max(2, config.spike_window // 2),
             threshold=config.spike_threshold,
             min_rise=config.spike_min_rise,
