@@ -105,7 +105,7 @@ def predict_memory(job: Job, rates: MemoryRates, stage: Stage) -> Memory:
     table = model.vocab_size * model.hidden_size / layout.tp
     unsharded = 3 * layer * layout.weight_bytes + table * (layout.weight_bytes + layout.gradient_bytes)
     gathered = np.where(layout.zero_stage >= 3, unsharded, 0)
-    buffers = rates.buffer_gib * GIB * np.minimum(layout.num_devices - 1, 1)
+    buffers = rates.buffer_gib * GIB * _count_groups(layout)
     dynamic = activations + logits + gathered
     return Memory(
         weights=weights,
@@ -117,6 +117,12 @@ def predict_memory(job: Job, rates: MemoryRates, stage: Stage) -> Memory:
         reserve=rates.reserve * dynamic,
         context=rates.context_gib * GIB,
     )
+
+
+def _count_groups(layout: Layout) -> Number:
+    """Groups of more than one device that a device is in: each has communicators with buffers of their own."""
+    sizes = (layout.tp, layout.pp, layout.cp, layout.ep, layout.dp)
+    return sum((np.minimum(size - 1, 1) for size in sizes), start=np.float64(0))
 
 
 def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[Number, Number]:

@@ -80,7 +80,12 @@ def run(arguments: Sequence[str]) -> int:
         report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
     report["goals"] = check_goals(report["schemes"]["model"])
     reasons = [each.reason for each in skipped]
-    report["rows"] = {"compared": len(runs), **{reason: reasons.count(reason) for reason in sorted(set(reasons))}}
+    untimed = sum(each.seconds is None and not each.is_out_of_memory for each in runs)
+    report["rows"] = {
+        "compared": len(runs),
+        "of them without their time: TFLOP/s by a convention that is not named": untimed,
+        **{reason: reasons.count(reason) for reason in sorted(set(reasons))},
+    }
     print_report(report, Console())
     if output:
         output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
