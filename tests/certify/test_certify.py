@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.certify.conftest import Issue, Issued
+from trainer.certificate.request import read_request
+from trainer.common.errors import ConfigError
 
 # Starting eight groups of processes is most of it: a minute on two free cores, many where others work.
 pytestmark = pytest.mark.timeout(1800)
@@ -72,18 +74,19 @@ def test_page_is_complete_in_itself(good: Issued) -> None:
 
 
 def test_every_bad_layout_is_refused_at_once_and_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     done = certify(
         "model=quickstart",
         "model.vocab_size=64",
         "model.hidden_dropout=0.1",
         "certify.num_steps=0",
-        f"certify.output_dir={tmp_path / 'out'}",
+        f"certify.output_dir={tmp_path / 'file' / 'out'}",
         'layouts=[tp3,"tp2 megatrn","pp2 stages=Et|L",{engine: deepspeed, engine.zero_stage: 7}]',
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert not (tmp_path / "out").exists()
     message = done.stderr
+    assert f"out is no directory that can be made: {tmp_path / 'file'} is a file; name another" in message
     assert "certify.num_steps=0 is not at least 1" in message
     assert "certify.layouts[0] (tp3): parallel.tensor_model_parallel_size=3 does not divide" in message
     assert (
@@ -96,6 +99,15 @@ def test_every_bad_layout_is_refused_at_once_and_nothing_starts(tmp_path: Path) 
     assert message.count("hidden_dropout") == 2
     assert re.search(r"\d\. model.hidden_dropout=0.1 draws other masks on other layouts", message)
     assert "Traceback" not in message
+
+
+def test_a_bad_reference_does_not_hide_what_else_is_wrong() -> None:
+    overrides = ["model=quickstart", "model.vocab_size=64", "certify.reference=blah"]
+    with pytest.raises(ConfigError) as refused:
+        read_request([*overrides, "layouts=[tp3,foo,dp100000]", "training.global_batch_size=100000"], num_devices=None)
+    message = str(refused.value)
+    for found in ("certify.reference=blah", "(tp3)", "=foo has", "processes=100000 is more than this host has memory"):
+        assert found in message
 
 
 def test_help_says_how_to_use_it() -> None:

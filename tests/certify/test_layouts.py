@@ -76,3 +76,21 @@ def test_every_bad_layout_is_named_with_a_reason() -> None:
 def test_a_bad_reference_is_an_error() -> None:
     with pytest.raises(ConfigError, match="certify.reference=tp has the word tp"):
         read_layout("tp", place="certify.reference", shapes=SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("tp2 llama tp4", "parallel.tensor_model_parallel_size=2 and parallel.tensor_model_parallel_size=4"),
+        ("pp2.pp2", "parallel.pipeline_model_parallel_size=2 and parallel.pipeline_model_parallel_size=2"),
+        ("dp2 deepspeed megatron", "engine=deepspeed and engine=megatron"),
+        ("dp2 zero1 zero2", "engine.zero_stage=1 and engine.zero_stage=2"),
+    ],
+)
+def test_what_is_said_twice_is_refused(text: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=f"certify.layouts.0.={text} says {found}; leave one out"):
+        read_layout(text, place="certify.layouts[0]", shapes=SHAPES)
+
+
+def test_an_override_may_change_what_a_shape_says() -> None:
+    assert values("llama model.num_layers=6")["model.num_layers"] == "6"

@@ -130,10 +130,13 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
     words: Words = []
     violations: list[Violation] = []
     options = group_options()
+    named: dict[str, str] = {}
     for word in text.split():
         overrides = _read_word(word, shapes=shapes, options=options)
         if overrides is not None:
             words.append((word, overrides))
+            if word not in shapes and not _is_override(word):
+                violations += _find_repeated(overrides, named, place=place, text=text)
             continue
         known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
         fix = (
@@ -145,11 +148,32 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
     return words, violations
 
 
+def _find_repeated(overrides: Sequence[str], named: dict[str, str], *, place: str, text: str) -> list[Violation]:
+    """Whatever a word says that another word, or the same, has said already; the last would count, unseen.
+
+    Args:
+        named: overrides so far, by what they set; those of the word are added.
+    """
+    found = []
+    for override in overrides:
+        path = override.partition("=")[0]
+        if path in named:
+            rule = f"says {named[path]} and {override}"
+            found.append(Violation(path=place, value=text, rule=rule, fix="leave one out, or make it two layouts"))
+        named[path] = override
+    return found
+
+
+def _is_override(word: str) -> bool:
+    key, is_setting, _ = word.partition("=")
+    return bool(is_setting) and key not in ("recompute", "stages")
+
+
 def _read_word(
     word: str, *, shapes: Mapping[str, Sequence[str]], options: Mapping[str, Sequence[str]]
 ) -> list[str] | None:
     """The overrides that a word stands for; None where it says nothing."""
-    key, is_setting, value = word.partition("=")
+    key, _, value = word.partition("=")
     if _is_sizes(word):
         return _read_sizes(word)
     if word in shapes:
@@ -165,7 +189,7 @@ def _read_word(
         return _read_recompute(value)
     if key == "stages":
         return [f"parallel.pipeline_model_parallel_layout={_quoted(value)}"]
-    return [word] if is_setting else None
+    return [word] if _is_override(word) else None
 
 
 def _is_sizes(word: str) -> bool:

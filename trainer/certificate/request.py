@@ -1,5 +1,6 @@
 """What a command line asks for: layouts, each with its configuration and its reference, all checked together."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from trainer.inputs import check_data_files, open_tokenizer
 _OWN_GROUP = "certify"
 _DROPOUTS = ("hidden_dropout", "attention_dropout")
 _MAX_SYNTHETIC_TOKENS = 1 << 20
+_PROCESS_BYTES = 384 << 20
+"""Of a process that has imported PyTorch, Megatron-Core and DeepSpeed: 393 MiB, measured."""
 _AS_CONFIGURED = LayoutSpec(name="as configured", place="configuration", how=(), what=())
 
 
@@ -78,11 +81,16 @@ def read_request(arguments: Sequence[str], *, num_devices: int | None) -> Reques
     if settings.layouts:
         specs, found = read_layouts(settings.layouts, shapes=settings.shapes)
         problems += found
-    reference = read_layout(settings.reference, place="certify.reference", shapes=settings.shapes)
+    problems += _check_output_dir(Path(settings.output_dir))
+    reference = None
+    try:
+        reference = read_layout(settings.reference, place="certify.reference", shapes=settings.shapes)
+    except ConfigError as error:
+        problems += error.violations
     layouts = []
     for spec in specs:
         run = reader.read(spec.overrides, spec=spec)
-        expected = reader.read([*spec.what, *reference.overrides], spec=reference)
+        expected = reader.read([*spec.what, *reference.overrides], spec=reference) if reference else None
         if run is not None and expected is not None:
             layouts.append(RequestedLayout(name=spec.name, run=run, reference=expected, subject=spec.subject))
     raise_if_any([*problems, *reader.violations()])
@@ -152,11 +160,29 @@ def _check_run(config: TrainConfig, *, num_processes: int, num_devices: int | No
         if getattr(config.model, name) > 0:
             rule, fix = "draws other masks on other layouts, which are no errors", f"use model.{name}=0"
             found.append(Violation(path=f"model.{name}", value=getattr(config.model, name), rule=rule, fix=fix))
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PROCESS_BYTES
+    if num_devices is None and num_processes > most:
+        rule = f"is more than this host has memory for: libraries alone take {_PROCESS_BYTES >> 20} MiB of each"
+        found.append(
+            Violation(path="number of processes", value=num_processes, rule=rule, fix=f"use layouts of {most} at most")
+        )
     if num_devices is not None and num_processes > num_devices:
         rule = f"is more than this host's {num_devices} accelerators, and each process needs one"
         fix = f"use layouts of {num_devices} at most, or hide the accelerators (CUDA_VISIBLE_DEVICES=) to use the CPU"
         found.append(Violation(path="number of processes", value=num_processes, rule=rule, fix=fix))
     return found
+
+
+def _check_output_dir(output_dir: Path) -> list[Violation]:
+    """Look whether the certificate can be written before hours are spent on it."""
+    there = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    if not there.is_dir():
+        rule, fix = f"is no directory that can be made: {there} is a file", "name another, or move the file away"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        rule, fix = f"cannot be written: {there} is not writable", "name another"
+    else:
+        return []
+    return [Violation(path="certify.output_dir", value=output_dir, rule=rule, fix=fix)]
 
 
 def write_synthetic_data(run: Run, *, folder: Path, num_steps: int) -> DataConfig:
