@@ -16,6 +16,7 @@ from torch.nn import functional  # noqa: E402
 
 from tests.checkpoint.fragments import MODEL, build_chunks, open_world  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
+from trainer.model import rotary  # noqa: E402
 from trainer.model.activation import swiglu  # noqa: E402
 from trainer.model.kernels import EAGER, Kernels, choose_kernels, compile_kernels  # noqa: E402
 from trainer.model.rotary import apply_rotary, fill_fused_rotary_slot  # noqa: E402
@@ -77,9 +78,13 @@ def test_rotary_keeps_lengths_and_depends_on_distance_only() -> None:
     assert abs(scores[3, 1] - scores[3, 2]) > 1e-3
 
 
-def test_rotary_takes_the_slot_that_is_free() -> None:
-    fill_fused_rotary_slot()
+def test_rotary_slot_is_the_librarys_where_its_layers_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformer Engine may be installed without being used: its kernel refuses positions that differ by sequence."""
+    fill_fused_rotary_slot(prefers_library=True)
     assert rope_utils.fused_apply_rotary_pos_emb is apply_rotary
+    monkeypatch.setattr(rotary, "_LIBRARY_KERNEL", torch.add)
+    fill_fused_rotary_slot(prefers_library=True)
+    assert rope_utils.fused_apply_rotary_pos_emb is torch.add
     fill_fused_rotary_slot()
     assert rope_utils.fused_apply_rotary_pos_emb is apply_rotary
 

@@ -63,7 +63,7 @@ def build_transformer_config(
 ) -> TransformerConfig:
     """Translate our configuration into Megatron-Core's; every name that both have is the same."""
     dtype = torch_dtype(precision.params_dtype)
-    fill_fused_rotary_slot()
+    fill_fused_rotary_slot(prefers_library=model.transformer_impl == "transformer_engine")
     fill_split_slot()
     fill_checkpoint_slot()
     return TransformerConfig(
@@ -143,7 +143,7 @@ def build_model_chunks(
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
     kernels = choose_kernels(model.torch_compile, device=device)
-    fill_fused_rotary_slot(kernels.rotary)
+    fill_fused_rotary_slot(kernels.rotary, prefers_library=model.transformer_impl == "transformer_engine")
     chunks = []
     for chunk in range(vp_size or 1):
         vp_stage = chunk if vp_size else None
