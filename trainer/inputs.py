@@ -73,6 +73,7 @@ def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation
             run_directory=Path(config.output_dir, config.run_name),
             model=config.model,
             padded_vocab_size=pad_vocab_size(config.model, vocab_size),
+            seed=config.training.seed,
         ),
     ]
 

@@ -33,6 +33,13 @@ def restore_run(
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
     is_fork = not is_inside(path, plan.run_directory)
+    if is_fork and state.seed != config.training.seed:
+        _LOGGER.warning(
+            "training.seed was %d in the run that is forked and is %d now: samples come in another order, and some"
+            " that it has seen are seen again",
+            state.seed,
+            config.training.seed,
+        )
     return state, Origin(checkpoint=path, forked_from=state.fork(path) if is_fork else state.forked_from)
 
 

@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, flip_bit, state_of
+from tests.common.small_disk import fill, small_file_system
 from trainer.checkpoint import manifest
 from trainer.checkpoint.check import check_resume
 from trainer.checkpoint.discovery import check_checkpoint, choose_checkpoint, find_latest, resolve
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.checkpoint.model_match import describe_changes
+from trainer.checkpoint.run_lock import RunLock
 from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
 from trainer.checkpoint.store import begin, commit
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.model import ModelConfig
+
+SEED = 1234
+"""Of `state_of`."""
 
 
 def make(run: Path, *, step: int, state: TrainerState | None = None) -> Path:
@@ -31,9 +36,9 @@ def make(run: Path, *, step: int, state: TrainerState | None = None) -> Path:
 
 
 def check(
-    resume: str, run: Path, *, model: ModelConfig = MODEL, padded_vocab_size: int = PADDED_VOCAB_SIZE
+    resume: str, run: Path, *, model: ModelConfig = MODEL, padded_vocab_size: int = PADDED_VOCAB_SIZE, seed: int = SEED
 ) -> list[Violation]:
-    return check_resume(resume, run_directory=run, model=model, padded_vocab_size=padded_vocab_size)
+    return check_resume(resume, run_directory=run, model=model, padded_vocab_size=padded_vocab_size, seed=seed)
 
 
 def _truncate(path: Path) -> None:
@@ -245,3 +250,22 @@ def test_a_field_that_an_older_checkpoint_does_not_know_had_its_default(tmp_path
 def test_records_of_the_state_file_are_those_of_its_bytes(tmp_path: Path) -> None:
     record = write_state(tmp_path, state_of(3))
     assert record == FileRecord(num_bytes=(tmp_path / STATE_NAME).stat().st_size, sha256=record.sha256)
+
+
+def test_a_run_keeps_its_order_of_samples_and_a_fork_may_take_another(tmp_path: Path) -> None:
+    make(tmp_path / "run", step=10)
+    (problem,) = check("auto", tmp_path / "run", seed=9)
+    assert str(problem).startswith("training.seed=9 differs from the 1234 of the run that goes on (")
+    assert "use 1234 to go on with it" in str(problem)
+    assert check(str(tmp_path / "run"), tmp_path / "fork", seed=9) == []
+
+
+def test_a_full_disk_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "disk", kibibytes=128) as place:
+        assert check("auto", place / "run") == []
+        fill(place)
+        (problem,) = check("auto", place / "run")
+        assert "cannot be written: No space left on device" in str(problem) and "make room there" in str(problem)
+        with pytest.raises(ConfigError, match="cannot be written: No space left on device"), RunLock(place / "run"):
+            pass
+        assert not list((place / "run").iterdir()), "the next start finds no lock"

@@ -1,6 +1,12 @@
 """What a run's decisions leave out in the end."""
 
-from trainer.loop.ledger import Replay, skipped_updates_of
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.common.errors import ConfigError
+from trainer.loop.ledger import Replay, read_replay, skipped_updates_of
 
 
 def skipped(step: int) -> dict[str, object]:
@@ -31,3 +37,12 @@ def test_a_step_is_known_by_its_samples_and_a_part_of_it_is_told() -> None:
     assert replay.find_skipped(16, 24) == update and not replay.is_cut(16, 24)
     assert replay.find_skipped(16, 20) is None and replay.is_cut(16, 20) and replay.is_cut(0, 32)
     assert not replay.is_cut(8, 16) and not replay.is_cut(24, 32)
+
+
+def test_a_file_of_another_kind_is_not_replayed(tmp_path: Path) -> None:
+    (tmp_path / "recovery.jsonl").write_text(json.dumps(skipped(3)) + "\n")
+    assert read_replay(str(tmp_path)).find_skipped(16, 24) is not None
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(json.dumps({"kind": "train", "step": 1, "loss": 2.0}) + "\n")
+    with pytest.raises(ConfigError, match="it has records of kind train; give the recovery.jsonl of a run"):
+        read_replay(str(metrics))

@@ -1,19 +1,25 @@
 """What can be said about `resume` before any process group exists."""
 
+import errno
 import tempfile
 from pathlib import Path
 
 from trainer.checkpoint.discovery import candidates, check_checkpoint, is_own_past, names_other_run
 from trainer.checkpoint.model_match import check_model
 from trainer.checkpoint.run_directory import must_restart
-from trainer.checkpoint.state import read_state
+from trainer.checkpoint.state import TrainerState, read_state
 from trainer.checkpoint.store import list_checkpoints
 from trainer.common.errors import ConfigError, Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.config.model import ModelConfig
 
+_ROOM_BYTES = 1 << 16
+"""What the first minutes of a run write besides checkpoints: configuration, logs, records."""
 
-def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded_vocab_size: int) -> list[Violation]:
+
+def check_resume(
+    resume: str, *, run_directory: Path, model: ModelConfig, padded_vocab_size: int, seed: int
+) -> list[Violation]:
     """Name everything that would stop a run from starting as `resume` says, and from saving.
 
     Needs no process group and writes nothing. Files are checked by size; `choose_checkpoint` reads them.
@@ -23,6 +29,7 @@ def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded
         run_directory: of the run that is starting; it need not exist.
         model: what will be built.
         padded_vocab_size: rows of its embedding.
+        seed: of the order of samples.
     """
     violations = _check_writable(run_directory)
     if must_restart(resume, run_directory):
@@ -48,24 +55,41 @@ def check_resume(resume: str, *, run_directory: Path, model: ModelConfig, padded
         found = check_checkpoint(path)
         if not found:
             state = read_state(path)
+            if not is_other:
+                violations += _check_seed(seed, state=state, checkpoint=path)
             return violations + check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=path)
         damage += found
     return violations + damage
 
 
+def _check_seed(seed: int, *, state: TrainerState, checkpoint: Path) -> list[Violation]:
+    """A run keeps its order of samples: in another one, some would be seen twice and others never."""
+    if seed == state.seed:
+        return []
+    rule = f"differs from the {state.seed} of the run that goes on ({checkpoint}), and orders the samples anew"
+    fix = f"use {state.seed} to go on with it, or another run_name to start or fork a run with another order"
+    return [Violation(path="training.seed", value=seed, rule=rule, fix=fix)]
+
+
 def _check_writable(run_directory: Path) -> list[Violation]:
-    """Try to create a file where the run directory is, or in the nearest directory that exists above it."""
+    """Try to write a file where the run directory is, or in the nearest directory that exists above it."""
     place = nearest_existing(run_directory)
     try:
         # The access bits are not asked: they say nothing of read-only mounts, quotas or root squashing.
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+            written = file.write(bytes(_ROOM_BYTES))
+            if written < _ROOM_BYTES:  # the next byte says why
+                file.write(bytes(_ROOM_BYTES - written))
             return []
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return [
             Violation(
                 path="output_dir",
                 value=str(run_directory),
                 rule=f"cannot be written: {error.strerror} ({place})",
-                fix="choose an output_dir that this user can create files in",
+                fix="make room there, or choose an output_dir that has some"
+                if is_full
+                else "choose an output_dir that this user can create files in",
             )
         ]

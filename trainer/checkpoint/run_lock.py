@@ -62,7 +62,10 @@ class RunLock:
         self._thread = threading.Thread(target=self._keep_alive, name="run lock", daemon=True)
 
     def __enter__(self) -> "RunLock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError([_cannot_lock(self._path, error)]) from error
         if not self._create():
             self._take_over(self._wait_for_its_end())
         self._thread.start()
@@ -83,6 +86,9 @@ class RunLock:
                 file.write(json.dumps(asdict(self._owner)))
         except FileExistsError:
             return False
+        except OSError as error:  # no room, say; an empty lock would be another one's to the next start
+            self._path.unlink(missing_ok=True)
+            raise ConfigError([_cannot_lock(self._path, error)]) from error
         return True
 
     def _wait_for_its_end(self) -> "_Look":
@@ -181,6 +187,15 @@ def _machine() -> str:
         except OSError:  # no Linux
             continue
     return "/".join(parts)
+
+
+def _cannot_lock(path: Path, error: OSError) -> Violation:
+    return Violation(
+        path="output_dir",
+        value=str(path.parent),
+        rule=f"cannot be written: {error.strerror} ({path.name})",
+        fix="make room there, or choose an output_dir that this user can create files in",
+    )
 
 
 def _in_use(path: Path, owner: _Owner | None) -> Violation:

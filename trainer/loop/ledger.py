@@ -15,8 +15,11 @@ from trainer.metrics.jsonl import read_records
 FILE_NAME = "recovery.jsonl"
 ROLLBACK = "rollback"
 SKIPPED_UPDATE = "skipped_update"
+WARNING = "warning"
+GAVE_UP = "gave_up"
 RESUMED = "resumed"
 """The run ended and went on from an earlier step: updates that had been skipped since are tried again."""
+_KINDS = {ROLLBACK, SKIPPED_UPDATE, RESUMED, WARNING, GAVE_UP}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -147,6 +150,8 @@ def read_replay(replay: str) -> Replay:
     path = path / FILE_NAME if path.is_dir() else path
     try:
         records = read_records(path)
+        if others := sorted({str(record.get("kind")) for record in records} - _KINDS):
+            raise ValueError(f"it has records of kind {', '.join(others)}")
         updates = {(update.first_sample, update.end_sample): update for update in skipped_updates_of(records)}
         return Replay(left_out=left_out_by(records), skipped_updates=updates)
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from trainer.data.loader import BatchLoader
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
 from trainer.loop.judge import Finding, Judge, StepTrace, trace_step
-from trainer.loop.ledger import FILE_NAME, ROLLBACK, SKIPPED_UPDATE, Ledger, Replay
+from trainer.loop.ledger import FILE_NAME, GAVE_UP, ROLLBACK, SKIPPED_UPDATE, WARNING, Ledger, Replay
 from trainer.metrics.record import RollbackMetrics
 from trainer.metrics.recorder import MetricsRecorder
 
@@ -183,7 +183,7 @@ class Recovery:
         samples = self._samples_from(self._judge.start_of(finding), progress, behind=0)
         _LOGGER.warning("%s; %s", _describe(finding), why)
         self._ledger.append(
-            "warning",
+            WARNING,
             step=progress.step,
             trouble=finding.trouble,
             first_step=finding.first.step,
@@ -195,7 +195,7 @@ class Recovery:
 
     def _give_up(self, progress: Progress, finding: Finding, *, why: str) -> NoReturn:
         samples = [[finding.first.first_sample, progress.consumed_samples]]
-        self._ledger.append("gave_up", step=progress.step, trouble=finding.trouble, reason=why, samples=samples)
+        self._ledger.append(GAVE_UP, step=progress.step, trouble=finding.trouble, reason=why, samples=samples)
         message = (
             f"the run ends at step {progress.step} without saving it: {_describe(finding)}, and {why}; samples"
             f" {_ranges(SampleRanges.of(samples))}. {FILE_NAME} has what was decided"

@@ -10,7 +10,7 @@ from trainer.common.existing_path import nearest_existing
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import did_you_mean, show
+from trainer.config.suggest import did_you_mean, either, nearest_values, show
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_FILE_NAME = 255
@@ -59,8 +59,21 @@ def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
             path="resume",
             value=resume,
             rule="is not auto, never or restart, and no such path exists",
-            fix=f"{hint}use auto, never, restart, or the path of a checkpoint or run directory",
+            fix=f"{hint}use {_nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
+            " directory",
         )
+
+
+def _nearest_checkpoints(resume: str) -> str:
+    """`step_00000004 or step_00000008 in its place, ` for a step that has no checkpoint beside others that have."""
+    asked, step = Path(resume).expanduser(), re.compile(r"step_(\d+)")
+    if not (wanted := step.fullmatch(asked.name)) or not asked.parent.is_dir() or not os.access(asked.parent, os.R_OK):
+        return ""
+    there = [int(found[1]) for entry in asked.parent.iterdir() if (found := step.fullmatch(entry.name))]
+    if not there:
+        return ""
+    names = either(f"step_{number:08d}" for number in nearest_values(int(wanted[1]), there, count=3))
+    return f"{names} in its place, "
 
 
 @reads("tokenizer.path")
