@@ -15,6 +15,7 @@ from trainer.config.validate import validate
 from trainer.data.checks import check_datasets
 from trainer.data.tokenizer import Tokenizer
 from trainer.engine.nvme import check_nvme_host
+from trainer.loop.ledger import read_replay
 
 PATIENCE_SECONDS = 60.0
 """How long the other ranks leave the word to rank 0, whose message is the same."""
@@ -75,7 +76,18 @@ def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation
             padded_vocab_size=pad_vocab_size(config.model, vocab_size),
             seed=config.training.seed,
         ),
+        *_check_replay(config.recovery.replay),
     ]
+
+
+def _check_replay(replay: str | None) -> list[Violation]:
+    """Name what is wrong with the decisions of another run; validate has named a missing file."""
+    if replay is not None and Path(replay).expanduser().exists():
+        try:
+            read_replay(replay)
+        except ConfigError as error:
+            return list(error.violations)
+    return []
 
 
 def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
