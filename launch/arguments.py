@@ -1,11 +1,15 @@
 """Command lines of launchers: a command's own words (WORD=VALUE) and options among the overrides of a run."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from trainer.common.errors import Violation
-from trainer.config.suggest import did_you_mean, either
+from trainer.config.load import group_options
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import did_you_mean, either, nearest_names
 
+_TOP_LEVEL = (*(field.name for field in fields(TrainConfig)), "config_file", "data_prep")
+"""What may stand before = in an override without a dot, besides the groups of conf/."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -19,6 +23,8 @@ class Arguments:
     """Of the run."""
     options: tuple[str, ...]
     """What begins with a hyphen."""
+    misspelled: tuple[tuple[str, str, str], ...]
+    """What is meant for an own word, it seems: as it was written, its value, and the word; in no other list."""
 
     @property
     def words(self) -> dict[str, str]:
@@ -29,6 +35,12 @@ class Arguments:
         """The value of a word that is true or false; `check_flags` must find nothing wrong with it."""
         value = self.words.get(word)
         return default if value is None else _TRUTH[value]
+
+    def check_words(self) -> Iterator[Violation]:
+        """Name words that look misspelled."""
+        for name, value, word in self.misspelled:
+            rule = "is neither a word of this command nor a field of the configuration"
+            yield Violation(path=name, value=value, rule=rule, fix=f"did you mean {word}?")
 
     def check_flags(self, names: Collection[str]) -> Iterator[Violation]:
         """Name words whose values are neither true nor false."""
@@ -44,19 +56,33 @@ def split_arguments(arguments: Sequence[str], *, words: Collection[str]) -> Argu
     Args:
         words: of the command itself; other WORD=VALUE are overrides.
     """
-    given, overrides, options = [], [], []
+    given, overrides, options, misspelled = [], [], [], []
+    top = {*words, *_TOP_LEVEL, *group_options()}
     for argument in arguments:
         key, is_set, value = argument.partition("=")
         if is_set and key in words:
             given.append((key, value))
         elif argument.startswith("-"):
             options.append(argument)
+        elif is_set and key.isidentifier() and (close := nearest_names(key, top)) and close[0] in words:
+            misspelled.append((key, value, close[0]))
         else:
             overrides.append(argument)
-    return Arguments(given=tuple(given), overrides=tuple(overrides), options=tuple(options))
+    return Arguments(
+        given=tuple(given), overrides=tuple(overrides), options=tuple(options), misspelled=tuple(misspelled)
+    )
 
 
-def unknown_option(option: str, *, known: Sequence[str]) -> Violation:
-    """What to say of an option that a command does not have."""
-    fix = f"{did_you_mean(option, known)}use {either(known)}; settings are written PATH=VALUE"
-    return Violation(path="option", value=option, rule="is unknown", fix=fix)
+def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[str] = ()) -> Violation:
+    """What to say of an option that a command does not have.
+
+    Args:
+        known: options that it has.
+        words: its own words, which are written without hyphens.
+    """
+    name = option.lstrip("-").partition("=")[0].replace("-", "_")
+    hint = did_you_mean(name, words) or did_you_mean(option, known)
+    own = f"use {either([*known, *(f'{word}=VALUE' for word in words)])}"
+    return Violation(
+        path="option", value=option, rule="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
+    )

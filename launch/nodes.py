@@ -11,7 +11,8 @@ from trainer.config.suggest import divisors, either
 def check_nodes(config: TrainConfig) -> Iterator[Violation]:
     """Name a number of nodes that does not divide the processes; only a layout that counts them can be at fault."""
     num_nodes, num_processes = config.cluster.num_nodes, count_processes(config)
-    if num_processes % num_nodes:
+    # Less than one is refused by the rule about ranges.
+    if num_nodes >= 1 and num_processes % num_nodes:
         yield Violation(
             path="cluster.num_nodes",
             value=num_nodes,

@@ -16,7 +16,7 @@ from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
 from trainer.config.plan import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import either, nearest_names
+from trainer.config.suggest import did_you_mean, either
 
 DATA_PATHS = ("data", "tokenizer", "output_dir", "resume", "run_name")
 """Paths that a plan does not need: rules that read them are not judged."""
@@ -45,11 +45,8 @@ def check_setting(config: TrainConfig) -> Iterator[Violation]:
     devices = load_devices()
     name = config.cluster.device or "cpu"
     if name not in devices:
-        close = [device for device in devices if device.startswith(name)] or nearest_names(name, devices)
-        hint = f"did you mean {close[0]}? " if close else ""
-        yield Violation(
-            path="cluster.device", value=name, rule="is no device of the planner", fix=f"{hint}use {either(devices)}"
-        )
+        fix = f"{did_you_mean(name, devices)}use {either(devices)}"
+        yield Violation(path="cluster.device", value=name, rule="is no device of the planner", fix=fix)
     elif _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
         value = config.precision.fp8 or config.precision.params_dtype

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.arguments import split_arguments
+from launch.arguments import split_arguments, unknown_option
 from trainer.common.errors import ConfigError, Violation
-from trainer.config.suggest import nearest_names
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
 
@@ -40,7 +39,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
     """
     split = split_arguments(arguments, words=WORDS)
     words = split.words
-    problems = [_unknown_option(option) for option in split.options]
+    problems = [unknown_option(option, known=("--help",), words=WORDS) for option in split.options]
+    problems += split.check_words()
     problems += split.check_flags(("calibrate",))
     tokens = _positive("tokens", words.get("tokens"), problems)
     top = words.get("top", "15")
@@ -65,12 +65,6 @@ def parse_request(arguments: Sequence[str]) -> Request:
         tokens=tokens,
         top=int(top),
     )
-
-
-def _unknown_option(option: str) -> Violation:
-    close = nearest_names(option.lstrip("-"), WORDS)
-    fix = f"write {close[0]}=VALUE" if close else "use --help, or PATH=VALUE"
-    return Violation(path="option", value=option, rule="is unknown", fix=fix)
 
 
 def _positive(name: str, text: str | None, problems: list[Violation]) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launch.arguments import split_arguments
+from launch.arguments import split_arguments, unknown_option
 from trainer.common.errors import Violation, raise_if_any
 from trainer.config.suggest import did_you_mean, either
 
@@ -22,6 +22,7 @@ CHECKS = (
 """All checks, in the order of the table."""
 
 _FLAGS = ("checksums", "sniff", "on_nodes")
+_WORDS = (*_FLAGS, "accept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,15 @@ def parse_request(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: an own key has a value that it cannot have; all of them at once.
     """
-    split = split_arguments(arguments, words=(*_FLAGS, "accept"))
+    split = split_arguments(arguments, words=_WORDS)
     lists = [value.strip("[]").split(",") for word, value in split.given if word == "accept"]
     accepted = [name.strip() for names in lists for name in names if name.strip()]
     raise_if_any(
         [
+            *split.check_words(),
             *split.check_flags(_FLAGS),
             *(_unknown_check(name) for name in accepted if name not in CHECKS),
-            *(_unknown_option(option) for option in split.options),
+            *(unknown_option(option, known=("--help",), words=_WORDS) for option in split.options),
         ]
     )
     on_nodes = split.is_true("on_nodes")
@@ -69,8 +71,3 @@ def parse_request(arguments: Sequence[str]) -> Request:
 def _unknown_check(name: str) -> Violation:
     fix = f"{did_you_mean(name, CHECKS)}use {either(CHECKS)}"
     return Violation(path="accept", value=name, rule="is no check", fix=fix)
-
-
-def _unknown_option(option: str) -> Violation:
-    fix = f"own keys are {either([f'{name}=true' for name in _FLAGS])} and accept=CHECK"
-    return Violation(path="option", value=option, rule="is no option", fix=fix)

@@ -36,7 +36,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
     """Split a command line; what is wrong with it is for the caller to report, together with the rest."""
     split = split_arguments(arguments, words=WORDS)
     unknown = [option for option in split.options if option not in OPTIONS]
-    problems = [*(unknown_option(option, known=OPTIONS) for option in unknown), *_check_words(split)]
+    problems = [unknown_option(option, known=OPTIONS, words=WORDS) for option in unknown]
+    problems += [*split.check_words(), *_check_words(split)]
     is_sweep = not {"-m", "--multirun"}.isdisjoint(split.options)
     if problems:
         return Request(overrides=split.overrides, problems=tuple(problems), is_sweep=is_sweep)

@@ -77,8 +77,9 @@ def test_every_problem_is_printed_and_nothing_is_submitted(launch: Launch, tmp_p
         "action=stopp",
         "chain=0",
         "dry_run=yes",
+        "folow=true",
         f"output_dir={tmp_path}",
-        "cluster.num_nodes=3",
+        "cluster.num_nodes=0",
         "parallel.data_parallel_size=2",
         "cluster.slurm.time_limit=long",
         "cluster.slurm.partitoin=gpu",
@@ -90,16 +91,18 @@ def test_every_problem_is_printed_and_nothing_is_submitted(launch: Launch, tmp_p
     lines = [line.split(". ", 1)[1] for line in done.stderr.splitlines()[1:]]
     assert [line.partition(" ")[0] for line in lines] == [
         "option=--dry",
+        "folow=true",
         "action=stopp",
         "dry_run=yes",
         "chain=0",
         "cluster.slurm.partitoin=gpu",
+        "cluster.num_nodes=0",
         "cluster.slurm.cpus_per_task=0",
         "model.vocab_size=null",
         "data.train=[]",
         "cluster.slurm.time_limit=long",
     ]
-    assert lines[1] == "action=stopp is no action; did you mean stop? use submit, status, stop or logs"
+    assert lines[2] == "action=stopp is no action; did you mean stop? use submit, status, stop or logs"
     assert list(tmp_path.iterdir()) == []
 
 

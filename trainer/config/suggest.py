@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LEAST_BEGINNING = 3
+"""Letters that say which name was meant."""
+
 
 def show(value: object) -> str:
     """Write a value as it is written in YAML and in an override."""
@@ -26,8 +29,11 @@ def either(values: Iterable[object]) -> str:
 
 
 def nearest_names(name: str, candidates: Iterable[str], *, count: int = 1) -> list[str]:
-    """The candidates spelled most like name, best first; none when nothing is close."""
-    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.6)
+    """The candidates that begin with name, then those spelled most like it, best first; none when nothing is close."""
+    known = list(candidates)
+    longer = sorted((each for each in known if each.startswith(name)), key=len) if len(name) >= _LEAST_BEGINNING else []
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    return list(dict.fromkeys([*longer, *close]))[:count]
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -22,4 +22,14 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert len(lines) == 3
     assert "sniff=yes is neither true nor false" in lines[0]
     assert "did you mean layout?" in lines[1]
-    assert lines[2].startswith("option=--fast is no option")
+    assert lines[2].startswith("option=--fast is unknown")
+
+
+def test_a_misspelled_word_is_no_field_of_the_configuration() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_request(["acept=layout", "--on-nodes=true", "model=llama_8b", "experiment=x", "tokenizer.path=x"])
+    assert [str(problem).partition(";")[0] for problem in caught.value.violations] == [
+        "acept=layout is neither a word of this command nor a field of the configuration",
+        "option=--on-nodes=true is unknown",
+    ]
+    assert all("did you mean" in str(problem) for problem in caught.value.violations)
