@@ -172,14 +172,14 @@ class Sides:
         return model_flops_per_token(shape.model, shape.vocab_size)
 
     def measure(self, side: str, shape: Shape, *, num_steps: int, num_warm_up: int) -> Measured:
-        """Build a side, take its steps, release it."""
+        """Build a side, take its steps, release it; whatever stops it stops neither the other side nor other shapes."""
         self._release()
         if self._is_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         try:
             return self._measure(side, shape, num_steps=num_steps, num_warm_up=num_warm_up)
-        except torch.OutOfMemoryError as error:
-            message = str(error).partition(". ")[0]
+        except Exception as error:  # compilers and libraries wrap a lack of memory in errors of their own
+            message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].partition('. ')[0]}"
             return Measured(seconds=None, peak_memory_bytes=None, last_loss=None, error=message)
 
     def _measure(self, side: str, shape: Shape, *, num_steps: int, num_warm_up: int) -> Measured:
@@ -203,7 +203,11 @@ class Sides:
             torch.cuda.synchronize(self.device)
 
     def _release(self) -> None:
-        """Engines and compiled models refer to themselves: it takes the collector to free them."""
+        """Engines and compiled models refer to themselves: it takes the collector to free them.
+
+        And kernels are forgotten: after one shape, those of the next would be compiled for any shape, and be slower.
+        """
+        torch.compiler.reset()
         gc.collect()
         if self._is_cuda:
             torch.cuda.empty_cache()
@@ -256,7 +260,6 @@ class Sides:
         return step
 
     def _build_peer(self, shape: Shape) -> Step:
-        torch.compiler.reset()
         config = transformers.LlamaConfig(
             num_hidden_layers=shape.model.num_layers,
             hidden_size=shape.model.hidden_size,

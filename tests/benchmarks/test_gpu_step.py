@@ -40,6 +40,14 @@ def test_both_sides_take_steps_of_the_same_size() -> None:
     assert line["parameters"] == 2 * 256 * 64 + 2 * (64 * 64 * 3 + 64 * 128 * 3 + 2 * 64) + 64
 
 
+def test_a_side_that_fails_leaves_the_other_its_figures() -> None:
+    done = run("--device", "cpu", "--shapes", "tiny", "--rounds", "1", "--steps", "1", "--peer-backend", "no_such")
+    assert done.returncode == 0, done.stderr
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["ours_figures"]["tokens_per_second"] > 0 and "median_ratio" not in line
+    assert line["peer_figures"]["error"].startswith("InvalidBackend: ")
+
+
 def test_without_a_gpu_it_says_so() -> None:
     done = run("--shapes", "tiny")
     assert done.returncode == 1
