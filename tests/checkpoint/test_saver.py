@@ -3,6 +3,7 @@
 import logging
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,13 +86,20 @@ def test_what_is_written_is_what_was_when_the_step_ended(tmp_path: Path, monkeyp
 def test_one_save_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with _held(monkeypatch) as may_write, open_saving(tmp_path, ASYNC) as saving, caplog.at_level(logging.INFO):
         saving.save(10)
-        timer = threading.Timer(0.3, may_write.set)
-        timer.start()
+        waits = "waiting for the checkpoint of step 10, which is still being written"
+
+        def let_it_write() -> None:
+            while waits not in caplog.text:
+                time.sleep(0.01)
+            may_write.set()
+
+        # It would wait for ever were it not said that it does.
+        writer = threading.Thread(target=let_it_write, daemon=True)
+        writer.start()
         saving.save(20)
         assert saving.kinds() == [("checkpoint_saved", 10)]
-        assert "waiting for the checkpoint of step 10, which is still being written" in caplog.text
         assert saving.saver.finish()
-        timer.join()
+        writer.join()
         assert saving.names() == ["step_00000010", "step_00000020"]
 
 

@@ -139,7 +139,7 @@ def test_a_server_that_goes_away_under_the_run_neither_stops_nor_slows_it(tmp_pa
         output, errors = process.communicate("go on\n", timeout=120)
     assert process.returncode == 0, errors
     longest, closing = (float(word) for word in output.split("longest ")[1].split(" close "))
-    assert longest < 1.0 and closing < 30.0
+    assert longest < 5.0 and closing < 30.0, "the client itself would wait for minutes"
     assert _num_records(tmp_path) == 405
     (directory,) = (tmp_path / "wandb").glob("run-*-*")
     assert errors.count("Weights & Biases has not taken the last records within 4 s") == 1

@@ -52,6 +52,11 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
+def planted(fault: str) -> dict[str, str]:
+    """Variables of a real run in which a rank goes wrong: `WHAT:RANK:STEP`, see `faults/sitecustomize.py`."""
+    return {"TRIREME_TEST_FAULT": fault, "PYTHONPATH": str(Path(__file__).parent / "faults")}
+
+
 def command_of(*overrides: str) -> list[str]:
     return [sys.executable, "-m", "launch.local", *overrides]
 

@@ -16,11 +16,10 @@ import pytest
 
 from tests.common.small_disk import fill, small_file_system
 from tests.data.shards import write_shard
-from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of
+from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of, planted
 from trainer.common.bad_nodes import read_bad_nodes, read_suspect_steps
 from trainer.metrics.jsonl import read_records
 
-FAULTS = Path(__file__).parent / "faults"
 ENDLESS = "training.train_iters=100000"
 NOISE = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "ChildFailedError", "TCPStore")
 
@@ -36,7 +35,7 @@ class RealRun:
     def __init__(self, directory: Path, commands: Sequence[list[str]], *, fault: str = "") -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        changes = {"TRIREME_TEST_FAULT": fault, "PYTHONPATH": str(FAULTS)} if fault else {}
+        changes = planted(fault) if fault else {}
         self._files = [directory.with_name(f"{directory.name}.{number}.err") for number in range(len(commands))]
         self.launchers = [
             subprocess.Popen(

@@ -25,6 +25,7 @@ from tests.train.commands import (
     environment,
     launch,
     losses_of,
+    planted,
     tensors_of,
 )
 from trainer.checkpoint.state import ForkPoint, read_state
@@ -71,7 +72,7 @@ def stop_in_the_middle(
     process = subprocess.Popen(
         command_of(*overrides(output, run_name, shard, *further)),
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment(**planted("slow:0:1")),  # so that a signal arrives before the last step, on a busy host too
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
