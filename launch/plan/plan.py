@@ -1,6 +1,8 @@
 """A plan: what is predicted of the configured layout, the best ones, and what cannot be."""
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
 from launch.plan.timeline import Work
 from trainer.common.errors import ConfigError, Violation
+from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import find_dp_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
@@ -64,8 +67,16 @@ def make_plan(
         ConfigError: something else than the layout is wrong with it, so that no layout could be used.
     """
     problems = list(check_setting(config))
-    from_rules = validate(config, world_size=None if problems else setting_of(config).world_size, ignore=DATA_PATHS)
-    about_layout = [problem for problem in from_rules if problem.path.startswith(LAYOUT_PATHS)]
+    world_size = None if problems else setting_of(config).world_size
+    from_rules = validate(config, world_size=world_size, ignore=DATA_PATHS)
+    # Some rules name the other side: model.num_layers that pipeline stages do not divide.
+    unsplit = dataclasses.replace(config, parallel=ParallelConfig())
+    lasting = {str(problem) for problem in validate(unsplit, world_size=world_size, ignore=DATA_PATHS)}
+    about_layout = [
+        problem
+        for problem in from_rules
+        if (problem.path.startswith(LAYOUT_PATHS) or str(problem) not in lasting) and not _is_no_size(problem.value)
+    ]
     others = problems + [problem for problem in from_rules if problem not in about_layout]
     if others:
         raise ConfigError(others)
@@ -90,6 +101,11 @@ def make_plan(
         num_shown_refusals=NUM_SHOWN_REFUSALS,
         error_bars=tuple(_error_bars()),
     )
+
+
+def _is_no_size(value: object) -> bool:
+    """Whether a value is no number of ranks or samples: what is near to it is no layout."""
+    return re.fullmatch(r"0|-\d+", str(value)) is not None
 
 
 def _title(config: TrainConfig, setting: Setting) -> str:

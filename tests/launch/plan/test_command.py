@@ -77,6 +77,8 @@ def test_each_stage_of_an_interleaved_pipeline_is_drawn(tmp_path):
         ((*TRAINED, "parallel.tensor_model_parallel_size=3"), "does not divide model.num_attention_heads=64"),
         ((*TRAINED, "parallel=tp2"), "GiB of memory"),
         ((*LARGE, "precision=bf16"), "global_batch_size=16 is no multiple"),
+        # A rule that names the model and not the layout.
+        ((*TRAINED, "parallel.pipeline_model_parallel_size=3"), "model.num_layers=80 is no multiple"),
     ],
 )
 def test_a_refused_layout_comes_with_the_nearest_valid_ones(overrides, reason):
@@ -90,12 +92,18 @@ def test_a_refused_layout_comes_with_the_nearest_valid_ones(overrides, reason):
 def test_everything_that_no_layout_can_mend_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         make_plan(
-            load_config(["model=quickstart", "cluster.device=h100", "optimizer.lr=-1"]),
+            load_config(
+                [
+                    *("model=quickstart", "cluster.device=h100", "optimizer.lr=-1"),
+                    *("parallel.tensor_model_parallel_size=0", "training.micro_batch_size=0"),
+                ]
+            ),
             load_coefficients(),
             num_best=1,
         )
     by_path = {violation.path: violation for violation in caught.value.violations}
-    assert set(by_path) == {"cluster.device", "model.vocab_size", "optimizer.lr"}
+    sizes = {"parallel.tensor_model_parallel_size", "training.micro_batch_size"}
+    assert set(by_path) == {"cluster.device", "model.vocab_size", "optimizer.lr", *sizes}
     assert "did you mean h100_sxm" in by_path["cluster.device"].fix
 
 
