@@ -335,3 +335,11 @@ def test_a_saved_configuration_that_cannot_be_used_is_the_only_complaint(tmp_pat
         assert set(problems_of(f"config_file={file}")) == {"config_file"}
     file.write_text("model: {hidden_sise: 3}")
     assert "model.hidden_sise" in problems_of(f"config_file={file}")
+
+
+def test_a_bad_item_of_a_list_does_not_hide_broken_rules() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(["experiment=quickstart", DATA, "parallel.recompute_modules=[mlpp]", "engine.overlap_comm=true"])
+    paths = [violation.path for violation in refused.value.violations]
+    assert "parallel.recompute_modules[0]" in paths and "engine.overlap_comm" in paths
+    assert "parallel.recompute_modules" not in paths, "nothing is said of the value that the user did not mean"

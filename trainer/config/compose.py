@@ -284,7 +284,10 @@ def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]
 def _repaired(plain: Mapping[str, Any], before: Mapping[str, Any], bad_locs: Iterable[Loc]) -> dict[str, Any]:
     """Put the values of before at the bad places, or nothing; only so that the other rules can be judged."""
     repaired = copy.deepcopy(dict(plain))
-    for loc in bad_locs:
+    for bad_loc in bad_locs:
+        loc = list(bad_loc)
+        while isinstance(loc[-1], int):  # an item has no value of its own to go back to: the list has
+            loc.pop()
         target: Any = repaired
         source: Any = before
         for part in loc[:-1]:
