@@ -55,7 +55,7 @@ class Recovery:
 
     def must_skip(self, *, first_sample: int, end_sample: int) -> bool:
         """Whether the run that is replayed left out the update of the step with these samples."""
-        if self._replay.is_cut(first_sample, end_sample):
+        if self._ledger.is_written_here and self._replay.is_cut(first_sample, end_sample):
             _LOGGER.warning(
                 "the run of recovery.replay left out the update of a step of which samples %d to %d are a part; this"
                 " step's is made: use that run's global_batch_size",
