@@ -4,7 +4,7 @@ usage: python -m launch.preflight [checksums=false] [sniff=true] [on_nodes=true]
 
 OVERRIDES are those of `trainer.train`. Checked are: the rules of the configuration; the layout against the cluster's
 hosts; shards with their checksums (checksums=false: by size), tokenizer, checkpoint, run directory; memory, by the
-planner; room for all checkpoints that are kept; W&B's credentials; the port; the clock; the libraries' versions.
+planner; room for all checkpoints that are kept; W&B's credentials; the container's image; the port; the clock; the libraries' versions.
 
   sniff=true     also measure this host's devices and links, and name what is slow or damaged
   on_nodes=true  the same as a job on the cluster's nodes: also their links, clocks and versions, and whether the
@@ -24,7 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from launch.preflight.finding import Finding, Verdict, accept, judge, skipped
-from launch.preflight.host import check_clock, check_disk, check_libraries, check_port, check_wandb
+from launch.preflight.host import check_clock, check_container, check_disk, check_libraries, check_port, check_wandb
 from launch.preflight.inputs import check_inputs
 from launch.preflight.layout import check_layout
 from launch.preflight.memory import check_memory
@@ -99,6 +99,7 @@ def _checks(request: Request, config: TrainConfig) -> Iterator[tuple[str, Callab
     yield "memory", lambda: _memory(config, is_valid=not violations)
     yield "disk", lambda: _disk(config, run_directory)
     yield "wandb", lambda: check_wandb(config.logging.wandb, environment=os.environ)
+    yield "container", lambda: check_container(config.cluster.slurm.container)
     yield "port", lambda: check_port(os.environ)
     yield "clock", lambda: check_clock(run_directory)
     yield "libraries", check_libraries

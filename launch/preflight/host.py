@@ -18,9 +18,11 @@ from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig
+from trainer.config.slurm import ContainerConfig
 
 DISTRIBUTION = "trireme"
 _WANDB_HOST = "api.wandb.ai"
+_IMAGE_FILES = (".sqsh", ".sqfs", ".squashfs", ".sif")
 _CLOCK_TOLERANCE_SECONDS = 2.0
 """More than the granularity of any file system's times."""
 
@@ -123,6 +125,21 @@ def check_port(environment: Mapping[str, str]) -> Finding:
             )
         )
     return judge("port", violations, otherwise=text)
+
+
+def check_container(container: ContainerConfig) -> Finding:
+    """Whether a container's image that is a file is there; where nodes find those of a registry is not known here."""
+    image = container.image
+    if image is None:
+        return found_ok("container", "none is asked for")
+    if "://" in image or not (image.startswith(("/", "./", "../")) or image.endswith(_IMAGE_FILES)):
+        return skipped("container", f"{image} is a registry's: nodes look it up when the job starts")
+    violations = []
+    if not os.access(image, os.R_OK):
+        rule = "cannot be read" if os.path.exists(image) else "does not exist"
+        fix = "name an image on a file system that all nodes see, or one of a registry"
+        violations.append(Violation(path="cluster.slurm.container.image", value=image, rule=rule, fix=fix))
+    return judge("container", violations, otherwise=f"{image} is there")
 
 
 def check_clock(run_directory: Path) -> Finding:

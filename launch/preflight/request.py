@@ -14,6 +14,7 @@ CHECKS = (
     "memory",
     "disk",
     "wandb",
+    "container",
     "port",
     "clock",
     "libraries",

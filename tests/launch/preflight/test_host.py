@@ -8,6 +8,7 @@ from launch.preflight import host
 from launch.preflight.finding import Finding, Verdict
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig
+from trainer.config.slurm import ContainerConfig
 
 
 def only_violation(finding: Finding) -> str:
@@ -100,3 +101,13 @@ def test_libraries_are_those_that_are_asked_for() -> None:
     finding = host.check_libraries(["numpy>=999", "no-such-library>=1", "absent>=1; extra == 'ray'", "pyyaml"])
     assert [violation.path for violation in finding.violations] == ["numpy", "no-such-library"]
     assert "pip install 'numpy>=999'" in str(finding.violations[0])
+
+
+def test_an_image_that_is_a_file_must_be_there(tmp_path: Path) -> None:
+    image = tmp_path / "trireme.sqsh"
+    said = only_violation(host.check_container(ContainerConfig(image=str(image))))
+    assert said.startswith(f"cluster.slurm.container.image={image} does not exist; name an image on a file")
+    image.touch()
+    assert host.check_container(ContainerConfig(image=str(image))).verdict is Verdict.OK
+    for other in ("nvcr.io#nvidia/pytorch:26.01-py3", "docker://nvcr.io/nvidia/pytorch:26.01.sif"):
+        assert host.check_container(ContainerConfig(image=other)).verdict is Verdict.SKIPPED
