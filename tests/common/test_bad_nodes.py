@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from trainer.common.bad_nodes import BAD_NODES_NAME, note_bad_nodes, read_bad_nodes, read_suspect_steps
+from trainer.common.bad_nodes import BAD_NODES_NAME, note_bad_nodes, note_suspects, read_bad_nodes
 
 
 def test_what_is_noted_is_read_by_short_name(tmp_path: Path) -> None:
@@ -16,8 +16,9 @@ def test_a_line_that_was_written_by_hand_and_is_wrong_is_passed_over(tmp_path: P
     assert read_bad_nodes(tmp_path) == ["n2"]
 
 
-def test_steps_in_which_a_host_held_the_others_up_are_remembered(tmp_path: Path) -> None:
+def test_a_step_that_hangs_on_one_host_after_another_is_no_hosts_fault(tmp_path: Path) -> None:
     note_bad_nodes(tmp_path, ["n3"], reason="its copy is odd")
-    note_bad_nodes(tmp_path, ["n4"], reason="holds the others up", step=7)
-    assert read_suspect_steps(tmp_path) == {7}
-    assert read_bad_nodes(tmp_path) == ["n3", "n4"]
+    assert note_suspects(tmp_path, ["n4"], reason="holds the others up", step=7)
+    assert not note_suspects(tmp_path, ["n5"], reason="holds the others up", step=7)
+    assert note_suspects(tmp_path, ["n6"], reason="holds the others up", step=9)
+    assert read_bad_nodes(tmp_path) == ["n3", "n4", "n6"]

@@ -1,7 +1,7 @@
 """Hosts that a run should not get again: `bad_nodes.jsonl` in its directory, read when it is submitted and requeued."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,31 @@ def read_bad_nodes(run_directory: Path) -> list[str]:
     return sorted({str(note["host"]).partition(".")[0] for note in _read_notes(run_directory)})
 
 
-def read_suspect_steps(run_directory: Path) -> set[int]:
-    """Steps in which a host was found to hold the others up."""
-    return {note["step"] for note in _read_notes(run_directory) if "step" in note}
-
-
-def note_bad_nodes(run_directory: Path, hosts: Iterable[str], *, reason: str, step: int | None = None) -> None:
+def note_bad_nodes(run_directory: Path, hosts: Iterable[str], *, reason: str) -> None:
     """Add hosts, each with the reason, in one write that survives the process.
 
-    Args:
-        step: in which they held the others up, where that is the reason.
     Raises:
         OSError: it cannot be written.
     """
-    further = {} if step is None else {"step": step}
-    lines = "".join(
-        json.dumps({"host": host.partition(".")[0], "reason": reason, **further}) + "\n" for host in sorted(set(hosts))
-    )
+    _append(run_directory, hosts, {"reason": reason})
+
+
+def note_suspects(run_directory: Path, hosts: Iterable[str], *, reason: str, step: int) -> bool:
+    """Add hosts that held the others up in a step, unless others are noted for it: then it is the step's fault.
+
+    Returns:
+        Whether they were added.
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    if any(note.get("step") == step for note in _read_notes(run_directory)):
+        return False
+    _append(run_directory, hosts, {"reason": reason, "step": step})
+    return True
+
+
+def _append(run_directory: Path, hosts: Iterable[str], fields: Mapping[str, object]) -> None:
+    lines = "".join(json.dumps({"host": host.partition(".")[0], **fields}) + "\n" for host in sorted(set(hosts)))
     append_durably(run_directory / BAD_NODES_NAME, lines)
 
 

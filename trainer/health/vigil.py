@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trainer.common.bad_nodes import note_bad_nodes, read_suspect_steps
+from trainer.common.bad_nodes import note_bad_nodes, note_suspects
 from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
@@ -200,12 +200,11 @@ class Vigil:
         if not bad or not self._config.note_bad_nodes or bad == {process.host for process in self.processes}:
             return
         try:
-            if step is not None and step in read_suspect_steps(self._run_directory):
-                _LOGGER.warning(
-                    "step %d has hung before, on another host: %s stays in the run", step, ", ".join(sorted(bad))
-                )
-                return
-            note_bad_nodes(self._run_directory, bad, reason=reason, step=step)
+            if step is None:
+                note_bad_nodes(self._run_directory, bad, reason=reason)
+            elif not note_suspects(self._run_directory, bad, reason=reason, step=step):
+                hosts = ", ".join(sorted(bad))
+                _LOGGER.warning("step %d has hung before: %s may stay in the run", step, hosts, extra=EVERY_RANK)
         except OSError as error:
             _LOGGER.warning("could not note %s as bad: %s", ", ".join(sorted(bad)), error, extra=EVERY_RANK)
 
