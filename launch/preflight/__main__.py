@@ -4,7 +4,8 @@ usage: python -m launch.preflight [checksums=false] [sniff=true] [on_nodes=true]
 
 OVERRIDES are those of `trainer.train`. Checked are: the rules of the configuration; the layout against the cluster's
 hosts; shards with their checksums (checksums=false: by size), tokenizer, checkpoint, run directory; memory, by the
-planner; room for all checkpoints that are kept; W&B's credentials; the container's image; the port; the clock; the libraries' versions.
+planner; room for all checkpoints that are kept; W&B's credentials; the container's image; the port; the clock; the
+libraries' versions.
 
   sniff=true     also measure this host's devices and links, and name what is slow or damaged
   on_nodes=true  the same as a job on the cluster's nodes: also their links, clocks and versions, and whether the
