@@ -10,6 +10,7 @@ import numpy as np
 from trainer.certificate.layouts import LayoutSpec, read_layout, read_layouts
 from trainer.certificate.settings import CertifyConfig, load_settings
 from trainer.common.errors import ConfigError, Violation, raise_if_any
+from trainer.common.existing_path import nearest_existing
 from trainer.config.load import load_config
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
@@ -175,7 +176,7 @@ def _check_run(config: TrainConfig, *, num_processes: int, num_devices: int | No
 
 def _check_output_dir(output_dir: Path) -> list[Violation]:
     """Look whether the certificate can be written before hours are spent on it."""
-    there = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    there = nearest_existing(output_dir)
     if not there.is_dir():
         rule, fix = f"is no directory that can be made: {there} is a file", "name another, or move the file away"
     elif not os.access(there, os.W_OK | os.X_OK):
