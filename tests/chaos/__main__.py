@@ -19,7 +19,8 @@ from trainer.parallel import cpu_shim
 
 cpu_shim.install()
 
-from tests.chaos.scenarios import long_form, short_form  # noqa: E402 - the shim comes first
+from tests.chaos.scenarios import long_form  # noqa: E402 - the shim comes first
+from tests.chaos.short_scenarios import short_form  # noqa: E402 - as above
 from tests.chaos.suite import Outcome, play_all  # noqa: E402 - as above
 from tests.chaos.table import draw, summarize  # noqa: E402 - as above
 

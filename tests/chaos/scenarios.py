@@ -93,13 +93,7 @@ def long_form(seed: int) -> list[Scenario]:
     return [scenario for engine in ENGINES for scenario in _of_engine(engine, seed=seed)] + [_elastic(seed)]
 
 
-def short_form(seed: int) -> list[Scenario]:
-    """A few faults that between them use most of the machinery."""
-    first, second = ENGINES
-    return [_short_first(first, seed=seed), _short_second(second, seed=seed)]
-
-
-def _draw(name: str, *, seed: int, count: int, first: int = 2, last: int = NUM_STEPS - 1) -> list[int]:
+def draw_steps(name: str, *, seed: int, count: int, first: int = 2, last: int = NUM_STEPS - 1) -> list[int]:
     """Different steps in order, of this scenario alone."""
     return sorted(random.Random(f"{seed} {name}").sample(range(first, last + 1), count))
 
@@ -127,7 +121,7 @@ def _of_engine(engine: str, *, seed: int) -> list[Scenario]:
     return [*scenarios, _slow(engine, seed=seed)] if "dp2" in engine else scenarios
 
 
-def _scenario(
+def build_scenario(
     engine: str, name: str, rows: Sequence[Row], faults: Sequence[dict[str, Any]], **further: Any
 ) -> Scenario:
     settings = {"reference": engine, "design": "equal", "commands": ((ENGINES[engine], 2),)}
@@ -137,11 +131,11 @@ def _scenario(
 def _kills(engine: str, *, seed: int) -> Scenario:
     name = f"{engine} kill"
     faults, rows = [], []
-    for number, step in enumerate(_draw(name, seed=seed, count=5)):
+    for number, step in enumerate(draw_steps(name, seed=seed, count=5)):
         rank, seconds = number % 2, _seconds(f"{name} {number}", seed=seed)
         faults.append({"kind": "kill", "rank": rank, "step": step, "seconds": seconds})
         rows.append(Row(fault=f"kill -9 of rank {rank}, {seconds} s into step {step}", kind="kill", step=step))
-    return _scenario(engine, "kill -9 at random steps", rows, faults)
+    return build_scenario(engine, "kill -9 at random steps", rows, faults)
 
 
 def _kills_in_saves(engine: str, *, seed: int) -> Scenario:
@@ -152,12 +146,12 @@ def _kills_in_saves(engine: str, *, seed: int) -> Scenario:
         faults.append({"kind": "kill_in_save", "rank": rank, "step": step, "writes": writes})
         what = f"kill -9 of rank {rank} in the asynchronous save of step {step}, {writes} files in"
         rows.append(Row(fault=what, kind="kill_in_save", step=step))
-    return _scenario(engine, "kill -9 inside saves", rows, faults)
+    return build_scenario(engine, "kill -9 inside saves", rows, faults)
 
 
 def _ends(engine: str, *, seed: int) -> Scenario:
     name = f"{engine} ends"
-    first, second, third, fourth = _draw(name, seed=seed, count=4, last=11)
+    first, second, third, fourth = draw_steps(name, seed=seed, count=4, last=11)
     seconds = _seconds(name, seed=seed)
     faults = [
         {"kind": "kill_job", "rank": 0, "step": first, "seconds": seconds},
@@ -173,11 +167,11 @@ def _ends(engine: str, *, seed: int) -> Scenario:
         Row(fault=f"SIGTERM in step {fourth}", kind="sigterm", step=fourth),
         Row(fault="SIGTERM while the checkpoint of step 12 is written", kind="sigterm_in_save", step=12),
     ]
-    return _scenario(engine, "ends of other kinds", rows, faults)
+    return build_scenario(engine, "ends of other kinds", rows, faults)
 
 
 def _standstills(engine: str, *, seed: int) -> Scenario:
-    first, second = _draw(f"{engine} standstill", seed=seed, count=2, first=4)
+    first, second = draw_steps(f"{engine} standstill", seed=seed, count=2, first=4)
     seconds = _seconds(f"{engine} standstill", seed=seed)
     faults = [
         {"kind": "stop", "rank": 1, "step": first, "seconds": seconds},
@@ -187,7 +181,7 @@ def _standstills(engine: str, *, seed: int) -> Scenario:
         Row(fault=f"SIGSTOP of rank 1 in step {first}", kind="stop", step=first),
         Row(fault=f"rank 0 hangs in step {second}", kind="hang", step=second),
     ]
-    return _scenario(engine, "standstills", rows, faults)
+    return build_scenario(engine, "standstills", rows, faults)
 
 
 def _not_finite_in_a_row(engine: str, *, seed: int) -> Scenario:
@@ -200,16 +194,16 @@ def _not_finite_in_a_row(engine: str, *, seed: int) -> Scenario:
         Row(fault=f"NaN gradient on rank 1, steps {step} and {step + 1}", kind="nan_gradient", step=step),
         Row(fault=f"infinite loss on rank 1, steps {step + 4} and {step + 5}", kind="inf_loss", step=step + 4),
     ]
-    return _scenario(engine, "not finite in a row", rows, faults)
+    return build_scenario(engine, "not finite in a row", rows, faults)
 
 
 def _not_finite_once(engine: str, *, seed: int) -> Scenario:
-    first, second, third = (2 * half for half in _draw(f"{engine} once", seed=seed, count=3, last=7))
+    first, second, third = (2 * half for half in draw_steps(f"{engine} once", seed=seed, count=3, last=7))
     kinds = ((first, "nan_gradient", 0), (second, "nan_gradient", 1), (third, "inf_loss", 1))
     faults = [{"kind": kind, "rank": rank, "step": step} for step, kind, rank in kinds]
     words = {"nan_gradient": "NaN gradient", "inf_loss": "infinite loss"}
     rows = [Row(fault=f"{words[kind]} on rank {rank}, step {step}", kind=kind, step=step) for step, kind, rank in kinds]
-    return _scenario(engine, "not finite once", rows, faults, design="equal to its replay")
+    return build_scenario(engine, "not finite once", rows, faults, design="equal to its replay")
 
 
 def _spike(engine: str) -> Scenario:
@@ -218,13 +212,13 @@ def _spike(engine: str) -> Scenario:
     rows = [Row(fault="wrong labels in samples 72 to 87: a loss spike", kind="bad_samples", step=10)]
     commands = (((*ENGINES[engine], *SPIKE), 2),)
     design: Design = "equal to its replay"
-    return _scenario(engine, "loss spike", rows, faults, design=design, commands=commands, left_out=(72, 88))
+    return build_scenario(engine, "loss spike", rows, faults, design=design, commands=commands, left_out=(72, 88))
 
 
 def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
     name = f"{engine} damage"
     # By step 7 the saves of steps 2 and 4 have ended: there is always an older one to go on from.
-    steps = _draw(name, seed=seed, count=4, first=7)
+    steps = draw_steps(name, seed=seed, count=4, first=7)
     faults = [{"kind": "kill", "rank": 0, "step": step} for step in steps]
     actions = (damage.truncate_tensors, damage.flip_bit, damage.lose_state, damage.spoil_manifest)
     rows, damages = [], {}
@@ -239,18 +233,18 @@ def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
         )
         damages[number] = action
     commands = (((*ENGINES[engine], "checkpoint.save_interval=2"), 2),)
-    return _scenario(engine, "damaged checkpoints", rows, faults, damages=damages, commands=commands)
+    return build_scenario(engine, "damaged checkpoints", rows, faults, damages=damages, commands=commands)
 
 
 def _damaged_shards(engine: str, *, seed: int) -> Scenario:
-    step = _draw(f"{engine} shard", seed=seed, count=1, first=6, last=12)[0]
+    step = draw_steps(f"{engine} shard", seed=seed, count=1, first=6, last=12)[0]
     rows = [
         Row(fault="a bit of a shard is flipped before the start", kind="flip_shard_bit", start=-1),
         Row(fault=f"a shard is cut while the run reads it, in step {step}", kind="truncate_shard", step=step),
     ]
     damages = {-1: damage.flip_shard_bit, 0: damage.restore_shard, 1: damage.restore_shard}
     faults = [{"kind": "truncate_shard", "rank": 0, "step": step, "path": "SHARD"}]
-    return _scenario(engine, "damaged shards", rows, faults, damages=damages)
+    return build_scenario(engine, "damaged shards", rows, faults, damages=damages)
 
 
 def _full_disk(engine: str) -> Scenario:
@@ -261,7 +255,7 @@ def _full_disk(engine: str) -> Scenario:
     ]
     sign = "NOT SAVED"
     rows = [Row(fault="the disk of the run is full from step 4 to step 10", kind="fill_disk", step=4, sign=sign)]
-    return _scenario(engine, "full disk", rows, faults, needs_small_disk=True)
+    return build_scenario(engine, "full disk", rows, faults, needs_small_disk=True)
 
 
 def _wandb_outage(engine: str) -> Scenario:
@@ -274,16 +268,16 @@ def _wandb_outage(engine: str) -> Scenario:
         )
     ]
     commands = (((*ENGINES[engine], WANDB_ONLINE), 2),)
-    return _scenario(engine, "W&B outage", rows, (), commands=commands, wandb_server="silent")
+    return build_scenario(engine, "W&B outage", rows, (), commands=commands, wandb_server="silent")
 
 
 def _wandb_cut(engine: str, *, seed: int) -> Scenario:
-    step = _draw(f"{engine} cut", seed=seed, count=1, first=4, last=12)[0]
+    step = draw_steps(f"{engine} cut", seed=seed, count=1, first=4, last=12)[0]
     faults = [{"kind": "cut_wandb", "rank": 0, "step": step}]
     what, sign = f"the W&B server takes the run and is cut off in step {step}", "has not taken the last records"
     rows = [Row(fault=what, kind="cut_wandb", step=step, sign=sign)]
     commands = (((*ENGINES[engine], WANDB_ONLINE), 2),)
-    return _scenario(engine, "W&B cut off", rows, faults, commands=commands, wandb_server="cut")
+    return build_scenario(engine, "W&B cut off", rows, faults, commands=commands, wandb_server="cut")
 
 
 def _slow(engine: str, *, seed: int) -> Scenario:
@@ -295,11 +289,11 @@ def _slow(engine: str, *, seed: int) -> Scenario:
         Row(fault="rank 1 is slow in steps 3 and 4", kind="slow", step=3, sign="is slow"),
         Row(fault="rank 0 is slow in steps 9 to 12", kind="slow", step=9, sign="is slow"),
     ]
-    return _scenario(engine, "slow ranks", rows, faults)
+    return build_scenario(engine, "slow ranks", rows, faults)
 
 
 def _elastic(seed: int) -> Scenario:
-    steps = _draw("elastic", seed=seed, count=4, first=3)
+    steps = draw_steps("elastic", seed=seed, count=4, first=3)
     faults = [{"kind": "kill", "rank": 0, "step": step} for step in steps]
     rows = [
         Row(fault=f"kill -9 in step {step}, goes on as {' '.join(settings)}", kind="kill", step=step)
@@ -313,38 +307,3 @@ def _elastic(seed: int) -> Scenario:
         faults=tuple(faults),
         commands=ELASTIC,
     )
-
-
-def _short_first(engine: str, *, seed: int) -> Scenario:
-    # By step 13 the saves of steps 4 and 8 have ended: there is an older one to go on from.
-    step = _draw(f"{engine} short", seed=seed, count=1, first=13)[0]
-    faults = [
-        {"kind": "nan_gradient", "rank": 1, "step": 6, "last_step": 7},
-        {"kind": "kill", "rank": 1, "step": step, "seconds": 0.01},
-        {"kind": "kill_in_save", "rank": 0, "step": NUM_STEPS, "writes": 1},
-    ]
-    rows = [
-        Row(fault="NaN gradient on rank 1, steps 6 and 7", kind="nan_gradient", step=6),
-        Row(fault=f"kill -9 of rank 1 in step {step}", kind="kill", step=step),
-        Row(
-            fault=f"and then {damage.flip_bit.__doc__}",
-            kind="flip_bit",
-            start=0,
-            sign="is damaged and is not used",
-        ),
-        Row(fault=f"kill -9 of rank 0 in the save of step {NUM_STEPS}", kind="kill_in_save", step=NUM_STEPS),
-    ]
-    return _scenario(engine, "short form", rows, faults, damages={0: damage.flip_bit})
-
-
-def _short_second(engine: str, *, seed: int) -> Scenario:
-    step = _draw(f"{engine} short", seed=seed, count=1, first=9)[0]
-    faults = [
-        {"kind": "inf_loss", "rank": 1, "step": 6, "last_step": 7},
-        {"kind": "kill_job", "rank": 0, "step": step},
-    ]
-    rows = [
-        Row(fault="infinite loss on rank 1, steps 6 and 7", kind="inf_loss", step=6),
-        Row(fault=f"kill -9 of launcher and ranks in step {step}", kind="kill_job", step=step),
-    ]
-    return _scenario(engine, "short form", rows, faults)
