@@ -41,7 +41,7 @@ test: $(STAMP) ## every test (CPU only); PYTEST_ARGS='-k name' selects
 certify: $(STAMP) ## every layout and engine computes what one process does (CPU): docs/certificate.md
 	$(PYTHON) -m trainer.certify certify=standard
 
-chaos: $(STAMP) ## faults in real runs, 66 of them, and what became of each (CPU): docs/chaos.md
+chaos: $(STAMP) ## faults in real runs, 68 of them, and what became of each (CPU): docs/chaos.md
 	$(PYTHON) -m tests.chaos --json benchmarks/results/chaos.json
 
 check: $(STAMP) ## ruff, import-linter, mypy
