@@ -23,7 +23,8 @@ def check_manifest(document: Mapping[str, Any]) -> Iterator[Violation]:
     """
     kind = document["kind"]
     told = set()
-    for error in _Validator(_load_schema(kind)).iter_errors(document):
+    errors = _Validator(_load_schema(kind)).iter_errors(document)
+    for error in sorted(errors, key=lambda error: error.json_path):  # the library goes through sets
         rule, fix = _explain(error)
         value = show(error.instance)
         if (value, rule) not in told:  # all replicas are alike
