@@ -71,11 +71,11 @@ def make_plan(
     from_rules = validate(config, world_size=world_size, ignore=DATA_PATHS)
     # Some rules name the other side: model.num_layers that pipeline stages do not divide.
     unsplit = dataclasses.replace(config, parallel=ParallelConfig())
-    lasting = {str(problem) for problem in validate(unsplit, world_size=world_size, ignore=DATA_PATHS)}
+    lasting = validate(unsplit, world_size=world_size, ignore=DATA_PATHS) if from_rules else []
     about_layout = [
         problem
         for problem in from_rules
-        if (problem.path.startswith(LAYOUT_PATHS) or str(problem) not in lasting) and not _is_no_size(problem.value)
+        if (problem.path.startswith(LAYOUT_PATHS) or problem not in lasting) and not _is_no_size(problem.value)
     ]
     others = problems + [problem for problem in from_rules if problem not in about_layout]
     if others:

@@ -59,7 +59,7 @@ def read_jobs(path: Path) -> list[Job]:
 
 def write_result(job: Job, result: JobResult) -> None:
     """Write the answer under its final name at once, since its existence says that the job is done."""
-    write_whole(job.result_file, json.dumps(asdict(result)), is_durable=False)
+    write_whole(job.result_file, json.dumps(asdict(result)))
 
 
 def read_result(job: Job) -> JobResult | None:

@@ -1,12 +1,12 @@
 """What can be said about `resume` before any process group exists."""
 
-import errno
 import tempfile
 from pathlib import Path
 
 from trainer.checkpoint.discovery import candidates, check_checkpoint, is_own_past, names_other_run
 from trainer.checkpoint.model_match import check_model
 from trainer.checkpoint.run_directory import must_restart
+from trainer.checkpoint.run_lock import cannot_write
 from trainer.checkpoint.state import TrainerState, read_state
 from trainer.checkpoint.store import list_checkpoints
 from trainer.common.errors import ConfigError, Violation
@@ -82,14 +82,4 @@ def _check_writable(run_directory: Path) -> list[Violation]:
                 file.write(bytes(_ROOM_BYTES - written))
             return []
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return [
-            Violation(
-                path="output_dir",
-                value=str(run_directory),
-                rule=f"cannot be written: {error.strerror} ({place})",
-                fix="make room there, or choose an output_dir that has some"
-                if is_full
-                else "choose an output_dir that this user can create files in",
-            )
-        ]
+        return [cannot_write(run_directory, error, to=str(place))]

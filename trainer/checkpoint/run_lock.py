@@ -5,6 +5,7 @@ owner: a process that is gone from this host is seen at once, one of another hos
 No lock of the operating system is asked, because shared file systems often have none or keep them to one host.
 """
 
+import errno
 import json
 import logging
 import os
@@ -65,7 +66,7 @@ class RunLock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError([_cannot_lock(self._path, error)]) from error
+            raise ConfigError([cannot_write(self._path.parent, error, to=self._path.name)]) from error
         if not self._create():
             self._take_over(self._wait_for_its_end())
         self._thread.start()
@@ -88,7 +89,7 @@ class RunLock:
             return False
         except OSError as error:  # no room, say; an empty lock would be another one's to the next start
             self._path.unlink(missing_ok=True)
-            raise ConfigError([_cannot_lock(self._path, error)]) from error
+            raise ConfigError([cannot_write(self._path.parent, error, to=self._path.name)]) from error
         return True
 
     def _wait_for_its_end(self) -> "_Look":
@@ -189,12 +190,20 @@ def _machine() -> str:
     return "/".join(parts)
 
 
-def _cannot_lock(path: Path, error: OSError) -> Violation:
+def cannot_write(run_directory: Path, error: OSError, *, to: str) -> Violation:
+    """What to say of a run directory in which something cannot be written.
+
+    Args:
+        to: the file or directory that the error is about.
+    """
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return Violation(
         path="output_dir",
-        value=str(path.parent),
-        rule=f"cannot be written: {error.strerror} ({path.name})",
-        fix="make room there, or choose an output_dir that this user can create files in",
+        value=str(run_directory),
+        rule=f"cannot be written: {error.strerror} ({to})",
+        fix="make room there, or choose an output_dir that has some"
+        if is_full
+        else "choose an output_dir that this user can create files in",
     )
 
 

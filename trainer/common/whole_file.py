@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: Path, *, mode: int = 0o666, is_durable: bool = True) -> Generator[Path]:
+def written_whole(path: Path, *, mode: int = 0o666) -> Generator[Path]:
     """Give the path of an empty file to write to, and rename it to `path` when the block ends.
 
-    Where the block raises, the file is removed, and what stood at `path` stays.
+    Where the block raises, the file is removed, and what stood at `path` stays. The disk confirms content and name,
+    so that they outlive the host too.
 
     Args:
         mode: permissions of the file, less the process's umask.
-        is_durable: have the disk confirm content and name, so that they also outlive the host.
     Raises:
         OSError: it cannot be written.
     """
@@ -23,22 +23,20 @@ def written_whole(path: Path, *, mode: int = 0o666, is_durable: bool = True) -> 
     partial.touch(mode=mode)
     try:
         yield partial
-        if is_durable:
-            _sync(partial, flags=os.O_RDWR)
+        _sync(partial, flags=os.O_RDWR)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    if is_durable:
-        sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def write_whole(path: Path, text: str, *, is_durable: bool = True) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a text file (UTF-8), whole or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    with written_whole(path, is_durable=is_durable) as partial:
+    with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

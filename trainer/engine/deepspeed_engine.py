@@ -23,7 +23,6 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.deepspeed_settings import ModelParallelUnit, deepspeed_settings
-from trainer.engine.forward import forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel, reduce_partial_gradients_as_computed
 from trainer.engine.optimizer import GuardedAdamW, build_adamw
 from trainer.engine.schedule_engine import ScheduleEngine
@@ -99,16 +98,7 @@ class DeepSpeedEngine(ScheduleEngine):
     ) -> StepResult:
         """Forward and backward over this rank's micro batches, then one update."""
         self._state.release_copies()
-        for chunk in self._chunks:
-            chunk.train()
-        losses = forward_backward(
-            self._chunks,
-            micro_batches,
-            groups=self._groups,
-            device=self._device,
-            forward_only=False,
-            skip_update=skip_update,
-        )
+        losses = self._run_schedule(micro_batches, skip_update=skip_update)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self._loss_scale:

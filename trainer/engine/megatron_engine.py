@@ -19,7 +19,6 @@ from trainer.config.engine import MegatronEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
-from trainer.engine.forward import forward_backward
 from trainer.engine.gradients import reduce_over_model_parallel
 from trainer.engine.megatron_optimizer import build_optimizer
 from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
@@ -59,17 +58,9 @@ class MegatronEngine(ScheduleEngine):
         self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
     ) -> StepResult:
         """Forward and backward over this rank's micro batches, then one update."""
-        for chunk, wrapped in zip(self._chunks, self._wrapped, strict=True):
-            chunk.train()
+        for wrapped in self._wrapped:
             wrapped.zero_grad_buffer()
-        losses = forward_backward(
-            self._chunks,
-            micro_batches,
-            groups=self._groups,
-            device=self._device,
-            forward_only=False,
-            skip_update=skip_update,
-        )
+        losses = self._run_schedule(micro_batches, skip_update=skip_update)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         grad_norm, is_skipped = self._update(self._loss_scale.value if self._loss_scale else 1.0)

@@ -9,7 +9,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from trainer.config.optim import PrecisionConfig
 from trainer.data.batch import MicroBatch
 from trainer.engine.base import LossScaleState, StepResult
-from trainer.engine.forward import LossSum, evaluate_step
+from trainer.engine.forward import LossSum, evaluate_step, forward_backward
 from trainer.engine.loss_scale import build_loss_scale
 
 
@@ -43,6 +43,19 @@ class ScheduleEngine:
     def loss_scale(self) -> LossScaleState | None:
         """Where the loss scale stands after the last step; None unless the weights are fp16."""
         return self._loss_scale.state if self._loss_scale else None
+
+    def _run_schedule(self, micro_batches: Sequence[MicroBatch], *, skip_update: bool) -> LossSum:
+        """Forward and backward over this rank's micro batches, in training mode."""
+        for chunk in self._chunks:
+            chunk.train()
+        return forward_backward(
+            self._chunks,
+            micro_batches,
+            groups=self._groups,
+            device=self._device,
+            forward_only=False,
+            skip_update=skip_update,
+        )
 
     def _account(self, losses: LossSum, *, grad_norm: float, is_skipped: bool) -> StepResult:
         """Count a step, and let the loss scale learn from it."""
