@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
 from trainer.common.exit_code import EXIT_CODE_FILE, STORE_FILE, read_exit_code
 from trainer.common.logging import quiet_torchrun
+from trainer.forked_ranks import WaitingRanks, fork_ranks, is_wanted, preload, quiet_interrupt, torchrun_starts
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -45,17 +46,20 @@ def main() -> int:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     # Late: torch reads the variables while it is imported.
-    from torch.distributed import run  # noqa: PLC0415 - see above
-    from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
+    with quiet_interrupt():
+        from torch.distributed import run  # noqa: PLC0415 - see above
+        from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
 
+        waiting = _fork_ranks(sys.argv[1:])
     quiet_torchrun()  # its modules set levels when they are imported
     with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
         path, store_path = Path(folder, "code"), Path(folder, "store")
         os.environ[EXIT_CODE_FILE] = str(path)
         os.environ[STORE_FILE] = str(store_path)
         try:
-            run.main()
+            with torchrun_starts(waiting):
+                run.main()
         except ChildFailedError as error:
             if read_exit_code(path) == EXIT_HANG:
                 return EXIT_HANG  # a watchdog has explained it, and killed the rank that hung
@@ -68,6 +72,18 @@ def main() -> int:
             code_left = read_exit_code(path)
             return SIGNAL_BASE + int(error.sigval) if code_left is None else code_left
     return 0
+
+
+def _fork_ranks(arguments: list[str]) -> WaitingRanks:
+    """Fork this host's processes, where they run a module and no device is in the way; else torchrun starts them."""
+    if not is_wanted():
+        return WaitingRanks()
+    from torch.distributed import run  # noqa: PLC0415 - as in main
+
+    request = run.parse_args(arguments)  # torchrun's own word on what is wrong with them
+    if not request.module or request.no_python or not preload():
+        return WaitingRanks()
+    return fork_ranks(run.determine_local_world_size(request.nproc_per_node))
 
 
 def _explain(error: "ChildFailedError") -> tuple[int, str]:

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 
 from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED, exit_code_of
 from trainer.common.exit_code import leave_exit_code
+from trainer.common.local_torchrun import name_process
 from trainer.common.logging import configure_logging
 from trainer.common.progress import format_count
 from trainer.config.load import dump_config
@@ -29,6 +30,8 @@ _LOGGER = logging.getLogger(__name__)
 def main() -> int:
     """The command."""
     rank = int(os.environ.get("RANK", "0"))
+    if "RANK" in os.environ:
+        name_process(rank)
     configure_logging(rank=rank)
     faulthandler.enable()  # what the system ends with SIGSEGV, SIGBUS or SIGABRT shows where it was
     try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.chaos.plan import VARIABLE
 from tests.train.commands import REPOSITORY, environment
 
@@ -34,18 +35,16 @@ def run_faulty(
     faults: Sequence[dict[str, Any]],
     timeout_seconds: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with faults in it to its end.
+    """Run the command with faults in it to its end, warm.
 
     Args:
         directory: takes what happened and what was read, over all starts of a run.
     """
-    return subprocess.run(
+    return warm.run(
         command_of(overrides, num_processes=num_processes),
         cwd=REPOSITORY,
         env=prepare(directory, faults),
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
+        timeout_seconds=timeout_seconds,
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from tests import warm
+
 GRACE_SECONDS = 5.0
 """How long the other ranks may go on after one has failed, so that their own error is seen too."""
 
@@ -28,7 +30,7 @@ class RanksFailed(Exception):
 def run_distributed(
     function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 180.0, backend: str = "gloo"
 ) -> list[Any]:
-    """Call `function(*args)` in `world_size` fresh processes that have joined one process group.
+    """Call `function(*args)` in `world_size` processes, forked warm, that have joined one process group.
 
     Args:
         function: a module-level function; it finds its rank in `torch.distributed` and in torchrun's environment names.
@@ -40,7 +42,8 @@ def run_distributed(
     Raises:
         RanksFailed: with the traceback of every rank that failed or hung.
     """
-    context = multiprocessing.get_context("spawn")
+    # CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn") if backend == "nccl" else warm.context()
     with tempfile.TemporaryDirectory(prefix="trireme-ranks-") as folder:
         directory = Path(folder)
         processes: list[BaseProcess] = [

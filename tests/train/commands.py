@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests import warm
 from trainer.checkpoint.load import read_pieces
 from trainer.checkpoint.pieces import Pieces
 from trainer.checkpoint.storage import SafeReader
@@ -62,15 +63,8 @@ def command_of(*overrides: str) -> list[str]:
 
 
 def launch(*overrides: str, timeout_seconds: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run the training command to its end."""
-    return subprocess.run(
-        command_of(*overrides),
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-    )
+    """Run the training command to its end, warm."""
+    return warm.run(command_of(*overrides), cwd=REPOSITORY, env=environment(), timeout_seconds=timeout_seconds)
 
 
 def losses_of(run_directory: Path) -> dict[int, float]:

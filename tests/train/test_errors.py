@@ -2,13 +2,13 @@
 
 import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from tests import warm
 from tests.checkpoint.fragments import state_of
 from tests.data.shards import make_documents, write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, environment
@@ -20,10 +20,8 @@ TOKENIZER_SIZE = 300
 
 
 def problems_of(command: list[str], **changes: str) -> list[str]:
-    """Run a command that must refuse to start; every problem it names, in order, without its number."""
-    result = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True, timeout=120
-    )
+    """Run a command that must refuse to start, warm; every problem it names, in order, without its number."""
+    result = warm.run(command, cwd=REPOSITORY, env=environment(**changes))
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""

@@ -17,6 +17,7 @@ import pytest
 from tests.common.small_disk import fill, small_file_system
 from tests.data.shards import write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of, planted
+from tests.warm import WarmProcess, end_tree
 from trainer.common.bad_nodes import read_bad_nodes
 from trainer.metrics.jsonl import read_records
 
@@ -30,22 +31,20 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class RealRun:
-    """One or more launchers that run the same command, their errors in files."""
+    """One or more launchers that run the same command, their errors in files.
 
-    def __init__(self, directory: Path, commands: Sequence[list[str]], *, fault: str = "") -> None:
+    They start warm, but for those whose tree of processes is what is tested. No limit of time here says how soon a run
+    ends on an idle host: each is below what would end it in another way (a hang's 130 s, gloo's 60 s twice).
+    """
+
+    def __init__(self, directory: Path, commands: Sequence[list[str]], *, fault: str = "", is_cold: bool) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         changes = planted(fault) if fault else {}
         self._files = [directory.with_name(f"{directory.name}.{number}.err") for number in range(len(commands))]
+        start = _start_cold if is_cold else _start_warm
         self.launchers = [
-            subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                env=environment(**changes),
-                stdout=subprocess.DEVNULL,
-                stderr=file.open("w"),
-            )
-            for command, file in zip(commands, self._files, strict=True)
+            start(command, environment(**changes), file) for command, file in zip(commands, self._files, strict=True)
         ]
 
     def wait_for_steps(self, count: int, *, seconds: float = 180) -> None:
@@ -57,7 +56,7 @@ class RealRun:
 
     def rank(self, number: int) -> psutil.Process:
         processes = [child for launcher in self.launchers for child in psutil.Process(launcher.pid).children()]
-        return next(process for process in processes if process.environ().get("RANK") == str(number))
+        return next(process for process in processes if process.name() == f"rank {number}")
 
     def wait(self, *, seconds: float) -> list[int]:
         """Exit codes of the launchers, all of which end within that time."""
@@ -67,11 +66,18 @@ class RealRun:
         finally:
             for launcher in self.launchers:
                 if launcher.poll() is None:
-                    for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
-                        process.kill()
+                    end_tree(launcher.pid)
 
     def errors(self) -> list[str]:
         return [file.read_text() for file in self._files]
+
+
+def _start_cold(command: list[str], env: dict[str, str], errors: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, stderr=errors.open("w"))
+
+
+def _start_warm(command: list[str], env: dict[str, str], errors: Path) -> WarmProcess:
+    return WarmProcess(command, cwd=REPOSITORY, env=env, stdout=errors.with_suffix(".out"), stderr=errors)
 
 
 Start = Callable[..., RealRun]
@@ -86,18 +92,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def start(tmp_path: Path, shard: Path) -> Start:
     def start(
-        *overrides: str, fault: str = "", nodes: int = 1, shard: Path = shard, output: Path = tmp_path
+        *overrides: str,
+        fault: str = "",
+        nodes: int = 1,
+        shard: Path = shard,
+        output: Path = tmp_path,
+        is_cold: bool = False,
     ) -> RealRun:
         run = [f"data.train=[{{paths:['{shard}']}}]", f"output_dir='{output}'", "run_name=run", *overrides]
         if nodes == 1:
-            return RealRun(output / "run", [command_of(*SMALL, *run)], fault=fault)
+            return RealRun(output / "run", [command_of(*SMALL, *run)], fault=fault, is_cold=is_cold)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         torchrun = [sys.executable, "-m", "trainer.torchrun", "--nnodes", str(nodes), "--nproc-per-node", "1"]
         rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "127.0.0.1"]
         command = [*torchrun, *rendezvous, "-m", "trainer.train", *SMALL, *run]
-        return RealRun(output / "run", [command] * nodes, fault=fault)
+        return RealRun(output / "run", [command] * nodes, fault=fault, is_cold=is_cold)
 
     return start
 
@@ -107,13 +118,12 @@ def assert_quiet(errors: str) -> None:
 
 
 def test_a_rank_that_is_killed_ends_the_others_and_is_named(start: Start) -> None:
-    run = start(ENDLESS, "parallel=dp2")
+    run = start(ENDLESS, "parallel=dp2", is_cold=True)
     run.wait_for_steps(3)
     other, victim = run.rank(0), run.rank(1)
     victim.kill()
-    _, alive = psutil.wait_procs([other], timeout=10)
-    assert alive == []
-    assert run.wait(seconds=20) == [128 + signal.SIGKILL]
+    assert run.wait(seconds=60) == [128 + signal.SIGKILL]
+    assert not other.is_running()
     (errors,) = run.errors()
     assert f"rank 1 (pid {victim.pid}) was ended by signal 9 (SIGKILL" in errors
     assert "Traceback" not in errors
@@ -124,9 +134,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_is_named(start: Start) -> Non
 def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_only_one(start: Start) -> None:
     run = start(ENDLESS, "parallel=dp2", fault="raise:1:4")
     run.wait_for_steps(3)
-    began = time.monotonic()
-    assert run.wait(seconds=30) == [1]
-    assert time.monotonic() - began < 10
+    assert run.wait(seconds=60) == [1]
     (errors,) = run.errors()
     assert errors.count("Traceback (most recent call last)") == 1
     assert "[rank 1] ZeroDivisionError: planted" in errors
@@ -136,10 +144,10 @@ def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_only_one(st
 
 
 def test_a_rank_that_is_killed_on_another_node_ends_all_nodes(start: Start) -> None:
-    run = start(ENDLESS, "parallel=dp2", nodes=2)
+    run = start(ENDLESS, "parallel=dp2", nodes=2, is_cold=True)
     run.wait_for_steps(3)
     run.rank(1).kill()
-    assert sorted(run.wait(seconds=10)) == [81, 128 + signal.SIGKILL]
+    assert sorted(run.wait(seconds=60)) == [81, 128 + signal.SIGKILL]
     errors = "\n".join(run.errors())
     assert "was ended by signal 9 (SIGKILL" in errors
     assert "Traceback" not in errors
@@ -151,7 +159,7 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
     run.wait_for_steps(4)
     stopped = run.rank(1)
     stopped.suspend()
-    assert run.wait(seconds=40) == [79]
+    assert run.wait(seconds=120) == [79]
     assert not stopped.is_running()
     (errors,) = run.errors()
     assert re.search(
@@ -210,7 +218,7 @@ def test_a_shard_that_is_cut_under_the_run_is_named(start: Start, tmp_path: Path
     run.wait_for_steps(3)
     size = os.path.getsize(f"{shard}.bin")
     os.truncate(f"{shard}.bin", 1000)
-    assert run.wait(seconds=20) == [2]
+    assert run.wait(seconds=60) == [2]
     (errors,) = run.errors()
     assert f"{shard}.bin=1000 bytes had {size} bytes when the run began; put the file back" in errors
     assert "Traceback" not in errors

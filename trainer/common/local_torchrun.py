@@ -1,8 +1,10 @@
-"""How processes of this project are started on this host: torchrun, and the cores they get."""
+"""How processes of this project are started on this host: torchrun, the cores they get, the names they show."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def torchrun_here(num_processes: int) -> list[str]:
@@ -15,3 +17,9 @@ def share_cores(environment: Mapping[str, str], *, num_processes: int) -> dict[s
     """An environment for the processes: cores shared out among them, unless the user did so."""
     num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
     return {"OMP_NUM_THREADS": str(num_threads), **environment}
+
+
+def name_process(rank: int) -> None:
+    """Let ps and top tell ranks apart: those that are forked have the command line of their launcher."""
+    with contextlib.suppress(OSError):  # Linux alone has the file
+        Path("/proc/self/comm").write_text(f"rank {rank}")

@@ -1,6 +1,7 @@
 """Python runs this at its start when its folder is in PYTHONPATH: one rank of a real run goes wrong.
 
-TRIREME_TEST_FAULT=WHAT:RANK:STEP; see `_at_step`. Each rank takes itself to be on a host of its own.
+TRIREME_TEST_FAULT=WHAT:RANK:STEP; see `_at_step`. Each rank takes itself to be on a host of its own. Ranks are forked
+from their launcher, which has no rank itself: the fault is planted once they know theirs.
 """
 
 import os
@@ -27,6 +28,10 @@ def _at_step(what, loop, is_first):
 
 
 def _plant(what, rank, step):
+    while "RANK" not in os.environ:
+        time.sleep(0.01)
+    if os.environ["RANK"] != rank:
+        return
     module = None
     while not hasattr(module, "TrainLoop"):
         time.sleep(0.01)
@@ -48,9 +53,15 @@ def _plant(what, rank, step):
     module.TrainLoop._take_step = take_step_wrongly
 
 
+def _start():
+    what, rank, step = os.environ["TRIREME_TEST_FAULT"].split(":")
+    threading.Thread(target=_plant, args=(what, rank, int(step)), daemon=True).start()
+
+
 if "TRIREME_TEST_FAULT" in os.environ:
+    _gethostname = socket.gethostname
+    socket.gethostname = lambda: "n" + os.environ["RANK"] if "RANK" in os.environ else _gethostname()
     if "RANK" in os.environ:
-        socket.gethostname = lambda: "n" + os.environ["RANK"]
-    _what, _rank, _step = os.environ["TRIREME_TEST_FAULT"].split(":")
-    if os.environ.get("RANK") == _rank:
-        threading.Thread(target=_plant, args=(_what, _rank, int(_step)), daemon=True).start()
+        _start()
+    else:
+        os.register_at_fork(after_in_child=_start)

@@ -1,0 +1,273 @@
+"""Fork the ranks of a host without CUDA from the launcher, once it has imported what they need.
+
+Importing PyTorch, Megatron-Core and DeepSpeed takes a process seconds, and N ranks N times as long where cores are
+few. So the launcher imports them once and forks the ranks before torchrun starts its threads. Each waits until torchrun
+tells it arguments, environment and outputs. From there on it is like any other process of torchrun: its child, in a
+session of its own, with its own exit code.
+
+CUDA does not survive a fork: where a device is present, and with TRIREME_FORK_RANKS=0, each rank starts cold.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import pickle
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+SWITCH = "TRIREME_FORK_RANKS"
+"""Environment variable: 0 starts every rank cold."""
+
+PRELOADED = ("trainer.inputs", "trainer.build", "trainer.checkpoint.run_directory")
+"""What `trainer.train` imports; the CPU shim is installed before."""
+
+_POLL_SECONDS = 0.01
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a waiting rank is told."""
+
+    module: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def is_wanted() -> bool:
+    """Whether the environment leaves the choice to this project."""
+    return os.environ.get(SWITCH) != "0"
+
+
+def preload() -> bool:
+    """Import what ranks need, as they would; False where they must start cold."""
+    import torch  # noqa: PLC0415 - after torchrun's defaults are in the environment, which torch reads
+
+    from trainer.common.logging import quiet_libraries  # noqa: PLC0415 - as above
+    from trainer.parallel import cpu_shim  # noqa: PLC0415 - as above
+
+    if torch.accelerator.is_available():
+        return False
+    quiet_libraries()
+    silence = logging.NullHandler()  # a rank keeps such words in its log; here they would reach the console
+    logging.getLogger().addHandler(silence)
+    try:
+        cpu_shim.install()
+        for name in PRELOADED:
+            importlib.import_module(name)
+    except Exception:
+        return False  # the ranks meet the same error, and show it as their own
+    finally:
+        logging.getLogger().removeHandler(silence)
+    return True
+
+
+class ForkedRank:
+    """A child that waits for its start, then is what `subprocess.Popen` is to torchrun."""
+
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._connection = connection
+
+    def begin(self, start: Start, *, outputs: Sequence[int]) -> None:
+        """Let it run.
+
+        Args:
+            outputs: two descriptors, its stdout and stderr.
+        """
+        data = pickle.dumps(start)
+        socket.send_fds(self._connection, [len(data).to_bytes(_LENGTH_BYTES, "little")], list(outputs))
+        self._connection.sendall(data)
+        self._connection.close()
+
+    def poll(self) -> int | None:
+        """The exit code, minus the signal's number where one ended it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked rank", timeout or 0.0)
+            time.sleep(_POLL_SECONDS)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+@dataclass(kw_only=True)
+class WaitingRanks:
+    """The ranks that are forked and have not begun; those that never begin leave when their launcher does."""
+
+    ranks: list[ForkedRank] = field(default_factory=list)
+
+    def begin(
+        self, command: Sequence[str], *, environment: Mapping[str, str], outputs: Sequence[int]
+    ) -> ForkedRank | None:
+        """Run the command in one of them; None where it is no `python -u -m MODULE ...`, or none waits."""
+        if not self.ranks or tuple(command[:3]) != (sys.executable, "-u", "-m"):
+            return None
+        rank = self.ranks.pop(0)
+        rank.begin(Start(module=command[3], arguments=tuple(command[4:]), environment=environment), outputs=outputs)
+        return rank
+
+
+def fork_ranks(count: int) -> WaitingRanks:
+    """Fork processes that wait for their start; call it while this process has one thread of its own."""
+    gc.collect()
+    gc.freeze()  # no collection writes to what the ranks share with this process
+    ranks: list[ForkedRank] = []
+    connections: list[socket.socket] = []
+    for _ in range(count):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            for other in (*connections, ours):
+                other.close()
+            _wait_and_run(theirs)
+        theirs.close()
+        connections.append(ours)
+        ranks.append(ForkedRank(pid, ours))
+    gc.unfreeze()
+    return WaitingRanks(ranks=ranks)
+
+
+@contextlib.contextmanager
+def torchrun_starts(waiting: WaitingRanks) -> Iterator[None]:
+    """Inside, torchrun takes the waiting ranks before it starts new processes."""
+    if not waiting.ranks:
+        yield
+        return
+    from torch.distributed.elastic import multiprocessing as torchrun  # noqa: PLC0415 - as in preload
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import (  # noqa: PLC0415 - as in preload
+        SubprocessHandler,
+    )
+
+    class ForkingHandler(SubprocessHandler):
+        """torchrun's handle of one process, which may be a forked one."""
+
+        def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Any:
+            outputs = [
+                stream.fileno() if stream else default for stream, default in ((self._stdout, 1), (self._stderr, 2))
+            ]
+            return waiting.begin(args, environment=env, outputs=outputs) or super()._popen(args, env)
+
+    api: Any = torchrun.api
+    former = api.get_subprocess_handler
+    api.get_subprocess_handler = ForkingHandler
+    try:
+        yield
+    finally:
+        api.get_subprocess_handler = former
+
+
+def _wait_and_run(connection: socket.socket) -> None:
+    """The life of a forked rank; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        start = _receive(connection)
+        code = 0 if start is None else run_module(start)
+    finally:
+        os._exit(code)
+
+
+def _receive(connection: socket.socket) -> Start | None:
+    """Wait for the start and take over its outputs; None where the launcher has gone without one."""
+    header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 2)
+    if len(header) < _LENGTH_BYTES:
+        return None
+    for standard, descriptor in enumerate(descriptors, start=1):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    with connection.makefile("rb") as stream:
+        start: Start = pickle.loads(stream.read(int.from_bytes(header, "little")))
+    connection.close()
+    return start
+
+
+def run_module(start: Start) -> int:
+    """Do in this forked process what `python -u -m MODULE ARGUMENTS` does in a new one; its exit code."""
+    os.environ.clear()
+    os.environ.update(start.environment)
+    _set_num_threads()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, write_through=True)
+    sys.argv = [start.module, *start.arguments]
+    try:
+        runpy.run_module(start.module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as leaving:
+        code = _code_of(leaving)
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    return code
+
+
+def _set_num_threads() -> None:
+    """Give PyTorch the threads that OMP_NUM_THREADS names; it read the launcher's when it was imported."""
+    torch: ModuleType | None = sys.modules.get("torch")
+    number = os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and number.isdigit() and int(number) > 0 and torch.get_num_threads() != int(number):
+        torch.set_num_threads(int(number))
+
+
+def _code_of(leaving: SystemExit) -> int:
+    """As the interpreter has it: nothing is 0, a number is itself, all else is printed."""
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    print(leaving.code, file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def quiet_interrupt() -> Iterator[None]:
+    """Inside, Ctrl-C ends this process at once, without the traceback of whatever it was importing."""
+    former = signal.getsignal(signal.SIGINT)
+    if former is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
