@@ -14,7 +14,7 @@ from torch import distributed
 
 from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trainer.common.exit_code import has_failure, leave_exit_code
-from trainer.common.logging import EVERY_RANK
+from trainer.common.logging import EVERY_RANK, FILE_ONLY
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -84,7 +84,9 @@ class StopRequest:
     def _take(self, number: int) -> None:
         name = signal.Signals(number).name
         if has_failure() or self._is_in_vain():
-            os._exit(EXIT_PEER_FAILED)  # torchrun ends this process because of another one, which it names
+            # torchrun ends this process because of another one, which it names.
+            _LOGGER.warning("leaving: another rank is gone, and %s came from the launcher", name, extra=FILE_ONLY)
+            os._exit(EXIT_PEER_FAILED)
         elif not self._is_deferred:
             _LOGGER.warning("%s: leaving; training had not begun", name)
             _leave()
