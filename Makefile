@@ -6,9 +6,11 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS := test,dev,quickstart,benchmark,ray
 PYTEST_ARGS ?=
+# As many processes as there are cores, up to four: each test may start four more.
+PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test certify chaos check format clean
+.PHONY: help setup quickstart test test-long test-all certify chaos check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +37,14 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## the whole job on real input, on CPU: crawl, prepare, train, resume, evaluate, generate
 	$(PYTHON) -m launch.quickstart
 
-test: $(STAMP) ## every test (CPU only); PYTEST_ARGS='-k name' selects
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## every test but the long ones (CPU only); PYTEST_ARGS='-k name' selects
+	$(PYTEST) -m 'not long' $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## the long tests: Slurm, chaos, the whole quickstart, Ray, a browser; PYTEST_ARGS='--part 1/3'
+	$(PYTEST) -m long $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## every test
+	$(PYTEST) $(PYTEST_ARGS)
 
 certify: $(STAMP) ## every layout and engine computes what one process does (CPU): docs/certificate.md
 	$(PYTHON) -m trainer.certify certify=standard

@@ -2,7 +2,10 @@
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from tests.schedule import ScopeScheduling, read_part, scope_of, scopes_of_part, sort_heavy_first
 
 # Set before torch is imported, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,3 +20,23 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 settings.register_profile("trireme", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("trireme")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", help="K/N: of all tests that are selected, only part K of N")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After `-m` and `-k` have had their say."""
+    sort_heavy_first(items)
+    part = config.getoption("--part")
+    if part:
+        number, count = read_part(part)
+        scopes = scopes_of_part([item.nodeid for item in items], number=number, count=count)
+        config.hook.pytest_deselected(items=[item for item in items if scope_of(item.nodeid) not in scopes])
+        items[:] = [item for item in items if scope_of(item.nodeid) in scopes]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ScopeScheduling:
+    return ScopeScheduling(config, log)
