@@ -15,9 +15,11 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
+
+from trainer.parallel.light_imports import leave_torch_uncompiled, light_imports
 
 _CPU = torch.device("cpu")
 _FACTORIES = (
@@ -46,6 +48,7 @@ def install() -> None:
         return
     if "megatron.core" in sys.modules:
         raise RuntimeError("trainer.parallel.cpu_shim.install() must run before megatron.core is imported")
+    leave_torch_uncompiled()
     sys.meta_path.insert(0, _MegatronFinder(_torch_view()))
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _disable_compiled_helpers()
@@ -82,7 +85,10 @@ def cuda_type_names() -> Iterator[None]:
 
 
 class _MegatronFinder:
-    """Gives each `megatron.core` module its view of torch as soon as the module has been executed."""
+    """Gives each `megatron.core` module its view of torch as soon as the module has been executed.
+
+    Those of DeepSpeed are imported lightly, too, and keep torch.
+    """
 
     def __init__(self, view: types.ModuleType) -> None:
         self.view = view
@@ -91,44 +97,20 @@ class _MegatronFinder:
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Find the module as Python would, with its loader's exec_module extended."""
-        if not name.startswith("megatron.core"):
+        if not name.startswith(("megatron.core", "deepspeed")):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
             execute = spec.loader.exec_module
 
             def execute_then_rebind(module: types.ModuleType) -> None:
-                with _light_imports():
+                with light_imports():
                     execute(module)
-                if module.__dict__.get("torch") is torch:
+                if name.startswith("megatron.core") and module.__dict__.get("torch") is torch:
                     module.__dict__["torch"] = self.view
 
             spec.loader.exec_module = execute_then_rebind  # type: ignore[method-assign]
         return spec
-
-
-@contextlib.contextmanager
-def _light_imports() -> Iterator[None]:
-    """Inside, decorating with `torch.compile` does nothing and wandb is not installed, unless it is in use already.
-
-    Megatron-Core decorates helpers and looks for wandb while it is imported: 1.6 of the 3.5 seconds of processor time
-    that importing the trainer took. A CPU run compiles nothing, and `trainer/metrics/wandb.py` reports to W&B itself.
-    """
-    compile_, has_wandb = torch.compile, "wandb" in sys.modules
-    torch.compile = _leave_uncompiled
-    if not has_wandb:
-        sys.modules["wandb"] = cast(Any, None)
-    try:
-        yield
-    finally:
-        torch.compile = compile_
-        if not has_wandb:
-            sys.modules.pop("wandb", None)
-
-
-def _leave_uncompiled(model: Any = None, **settings: Any) -> Any:
-    """Stand for `torch.compile`, with and without arguments."""
-    return model if model is not None else lambda function: function
 
 
 class _TorchView(types.ModuleType):
