@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_step", *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "benchmarks.gpu_step", *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return warm.run(command, cwd=REPOSITORY, env=environment, timeout_seconds=500)
 
 
 def test_both_sides_take_steps_of_the_same_size() -> None:

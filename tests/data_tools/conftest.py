@@ -1,10 +1,16 @@
-"""One preparation of all kinds of input, shared by the tests that look at its output."""
+"""The server of warm workers, and one preparation of all kinds of input for the tests that look at its output."""
 
+import contextlib
+import multiprocessing
 from dataclasses import dataclass
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
 
+from data_tools import workers
+from tests import warm
+from tests.data_tools.commands import REPOSITORY
 from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_dump, write_jsonl, write_warc
 
 
@@ -20,6 +26,18 @@ class Prepared:
     """In input order."""
     stdout: str
     stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_server() -> None:
+    """Start the server that all processes are forked from, unless it runs, with what other folders need of it too.
+
+    Left to the first preparation it would know of data_tools alone, and be the same for the rest of the tests.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*warm.PRELOADED, workers.PRELOADED])
+    with contextlib.chdir(REPOSITORY):
+        ensure_running()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
-"""Small inputs in the real formats, and the real command that prepares them."""
+"""Small inputs in the real formats, and the command that prepares them."""
 
 import bz2
 import io
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -13,9 +12,10 @@ from xml.sax.saxutils import escape
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from tests.data_tools.commands import REPOSITORY as REPOSITORY
+from tests.data_tools.commands import command_line, run_command
 from trainer.data.manifest import hash_file
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 OF_THE_RUN = ("report.html", "timings.json")
 """They tell how long it took; no run gives the same again."""
 
@@ -83,13 +83,12 @@ def sources_override(*sources: tuple[str, list[Path]]) -> str:
 
 def prepare_command(*overrides: str) -> list[str]:
     """The command line."""
-    return [sys.executable, "-m", "data_tools.prepare", *overrides]
+    return command_line("data_tools.prepare", *overrides)
 
 
 def run_prepare(*overrides: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command to its end."""
-    command = prepare_command(*overrides)
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    """Run the command to its end, in this process."""
+    return run_command("data_tools.prepare", *overrides)
 
 
 def hash_files(directory: Path) -> dict[str, str]:
@@ -98,6 +97,5 @@ def hash_files(directory: Path) -> dict[str, str]:
 
 
 def run_inspect(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run python -m data_tools.inspect."""
-    command = [sys.executable, "-m", "data_tools.inspect", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    """Run data_tools.inspect in this process."""
+    return run_command("data_tools.inspect", *arguments)

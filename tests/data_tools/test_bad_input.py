@@ -10,7 +10,6 @@ import json
 import random
 import re
 import socket
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data_tools.archives import Page, write_arc, write_warc
-from tests.data_tools.inputs import REPOSITORY, make_text, prepare_command, write_dump
+from tests.data_tools.commands import run_process
+from tests.data_tools.inputs import make_text, prepare_command, write_dump
 from tests.data_tools.test_prepare import read_documents
 from tests.data_tools.web_server import Served, web_server
 
@@ -331,9 +331,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         case.make(inputs / name, texts[name])
     body = lines(texts["broken.jsonl"])
     served = Served(b"".join(body), breaks_at=len(b"".join(body[:3])) + 5)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        refusing = f"http://127.0.0.1:{free.getsockname()[1]}/"
-    with web_server(**{"broken.jsonl": served}) as base:
+    with socket.socket() as silent, web_server(**{"broken.jsonl": served}) as base:
+        silent.bind(("127.0.0.1", 0))  # and nobody listens
+        refusing = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         paths = {name: str(inputs / name) for name in CASES}
         paths |= {"broken.jsonl": f"{base}broken.jsonl", "refused.jsonl": f"{refusing}refused.jsonl"}
         sources = [
@@ -351,9 +351,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
             "data_prep.tokenizer.num_threads=1",
             "data_prep.num_workers=2",
         )
-        done = subprocess.run(
-            [sys.executable, "-c", MEASURE, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
-        )
+        done = run_process(sys.executable, "-c", MEASURE, *command)
     assert done.returncode == 0, done.stderr
     ledger = json.loads((output / "ledger.json").read_text())
     yield Outcome(

@@ -1,9 +1,7 @@
 """The crawler against a real HTTP server on loopback: what it follows, what it leaves, what the WARC file holds."""
 
 import gzip
-import itertools
-import subprocess
-import sys
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +14,10 @@ from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
 from data_tools.crawl import CrawlSettings, crawl
 from data_tools.crawl_fetch import FetchSettings, normalize_url
+from tests.data_tools.commands import run_command
 from trainer.common.errors import ConfigError
 
-QUICK = FetchSettings(timeout_seconds=2.0, num_retries=1, retry_wait_seconds=0.01, max_page_bytes=100_000)
+QUICK = FetchSettings(num_retries=1, retry_wait_seconds=0.01, max_page_bytes=100_000)
 HTML = "text/html; charset=utf-8"
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -142,8 +141,9 @@ def test_the_file_is_a_genuine_warc(site: Site, tmp_path: Path) -> None:
     assert records[2][2]["Host"] == site.url.removeprefix("http://")
     assert records[2][2]["User-Agent"].startswith("Trireme-crawl/")
     assert b"robots: obey" in records[0][3]
-    check = [sys.executable, "-c", "from warcio.cli import main; main()", "check", "-v", str(path)]
-    assert b"digest pass" in subprocess.run(check, capture_output=True, check=True).stdout
+    checked = run_command("warcio.cli", "check", "-v", path)
+    assert checked.returncode == 0, checked.stderr
+    assert "digest pass" in checked.stdout
 
 
 def test_obeys_robots_txt_and_nofollow(site: Site, tmp_path: Path) -> None:
@@ -159,8 +159,10 @@ def test_obeys_robots_txt_and_nofollow(site: Site, tmp_path: Path) -> None:
     site.answers["/robots.txt"] = (200, {}, b"User-agent: *\nCrawl-delay: 1\n")
     site.requests.clear()
     crawl(_settings(site, tmp_path, output=tmp_path / "slow.warc.gz", max_pages=3))
-    times = [moment for path, moment in site.requests if path != "/robots.txt"]
-    assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(times))
+    times = [moment for _, moment in site.requests]
+    assert len(times) == 4
+    # A busy machine may deliver one late, but none before its turn.
+    assert all(moment - times[0] >= 1.0 * number for number, moment in enumerate(times[1:]))
     assert site.user_agents == {"Trireme-crawl/0.1"}
 
 
@@ -178,13 +180,12 @@ def test_robots_txt_that_is_not_there(site: Site, tmp_path: Path, status: int, i
 
 def test_keeps_to_its_delay_whatever_the_number_of_workers(site: Site, tmp_path: Path) -> None:
     site.page("/", *[f"/{n}" for n in range(6)])
+    begin = time.monotonic()
     crawl(_settings(site, tmp_path, delay_seconds=0.1, num_workers=4))
-    times = [moment for _, moment in site.requests]
+    times = sorted(moment for _, moment in site.requests)
     assert len(times) == 8
-    # A busy machine delivers one late, and the next on time; that leaves no more than one or two gaps short, and the
-    # whole as long.
-    assert sum(later - earlier > 0.05 for earlier, later in itertools.pairwise(times)) >= 5
-    assert times[-1] - times[0] > 0.65
+    # A busy machine may deliver one late, but none before its turn.
+    assert all(moment - begin >= 0.1 * number for number, moment in enumerate(times))
 
 
 def test_stays_below_the_start_page_or_on_its_host(site: Site, tmp_path: Path) -> None:
@@ -227,8 +228,10 @@ def test_tries_again_and_counts_what_fails(site: Site, tmp_path: Path) -> None:
     def recovers(count: int) -> Answer:
         return (503, {"Retry-After": "0"}, b"") if count == 1 else (200, {"Content-Type": HTML}, b"<p>at last")
 
+    is_over = threading.Event()
+
     def slow(count: int) -> Answer:
-        time.sleep(3.0)
+        is_over.wait(60)
         return 200, {}, b""
 
     site.page("/", "/busy", "/recovers", "/drops", "/slow")
@@ -236,8 +239,10 @@ def test_tries_again_and_counts_what_fails(site: Site, tmp_path: Path) -> None:
     site.answers["/recovers"] = recovers
     site.answers["/drops"] = (0, {}, b"")
     site.answers["/slow"] = slow
-    settings = FetchSettings(timeout_seconds=0.3, num_retries=1, retry_wait_seconds=0.01)
+    # On a busy machine the other answers take a while too.
+    settings = FetchSettings(timeout_seconds=1.5, num_retries=1, retry_wait_seconds=0.01)
     report = crawl(_settings(site, tmp_path, fetch=settings))
+    is_over.set()
     assert [site.paths.count(path) for path in ("/busy", "/recovers", "/drops", "/slow")] == [2, 2, 2, 2]
     assert report.statuses == {200: 2, 503: 1}
     assert report.errors == {"connection failed": 1, "timeout": 1}
@@ -325,29 +330,26 @@ def test_a_failure_leaves_no_file(site: Site, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "data_tools.crawl", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
 def test_the_command_reports_what_it_got(site: Site, tmp_path: Path) -> None:
     site.page("/", "/gone")
     output = tmp_path / "site.warc.gz"
-    done = _command(site.url, "--output", str(output), "--delay", "0", "--max-pages", "5")
+    done = run_command("data_tools.crawl", site.url, "--output", output, "--delay", "0", "--max-pages", "5")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0].startswith(f"{output}: 2 pages, ")
     assert done.stdout.splitlines()[1] == "  responses: HTTP 200: 1, HTTP 404: 1"
     assert "crawl: 2/5 pages" in done.stderr
-    again = _command(site.url, "--output", str(output))
+    again = run_command("data_tools.crawl", site.url, "--output", output)
     assert again.returncode == 2
     assert f"--output={output} exists; remove it or choose another" in again.stderr
 
 
 def test_a_server_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
-    done = _command("http://127.0.0.1:9/", "--output", str(tmp_path / "x.warc.gz"), "--delay", "0")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        done = run_command("data_tools.crawl", url, "--output", tmp_path / "x.warc.gz", "--delay", "0")
     assert done.returncode == 2
-    assert "START_URL=http://127.0.0.1:9/" in done.stderr and "connection failed" in done.stderr
+    assert f"START_URL={url}" in done.stderr and "connection failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

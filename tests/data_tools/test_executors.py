@@ -1,16 +1,19 @@
-"""The executors ray and slurm: the same bytes as local; and scripts that say what they do."""
+"""The executors ray and slurm without a cluster: the same bytes as local; and scripts that say what they do."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_tools import ray_executor
 from data_tools.config import SourceConfig
 from data_tools.sources import InputFile
 from data_tools.stages import Share, share_files
+from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import hash_files, run_prepare
 
@@ -30,43 +33,54 @@ def test_shares_hold_each_file_once_and_about_as_much_as_the_others() -> None:
     assert share_files(files[:1], Share(number=1, count=3)) == []
 
 
+class LocalRay(types.ModuleType):
+    """What `data_tools.ray_executor` uses of Ray; its tasks are done here, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.exceptions = types.SimpleNamespace(RayError=RuntimeError)
+        self.addresses: list[str] = []
+
+    def init(self, *, address: str, **options: Any) -> None:
+        if address == "auto":
+            raise ConnectionError("Could not find any running Ray instance.")
+        self.addresses.append(address)
+
+    def shutdown(self) -> None:
+        self.addresses.pop()
+
+    def remote(self, **options: Any) -> Callable[[Callable[[str], Any]], Any]:
+        return lambda run: types.SimpleNamespace(remote=lambda share: run(share))
+
+    def wait(self, references: list[Any]) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: Any) -> Any:
+        return reference
+
+
 @pytest.fixture
-def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray cluster of one node on this machine."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'trireme[ray]'")
-    ray = Path(sys.executable).with_name("ray")
-    # Its tokens lie in the home directory, which a test leaves alone.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    port = 20000 + os.getpid() % 10000
-    started = subprocess.run(
-        [
-            str(ray),
-            "start",
-            "--head",
-            f"--port={port}",
-            "--num-cpus=4",
-            "--include-dashboard=false",
-            "--disable-usage-stats",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert started.returncode == 0, started.stderr
-    yield f"127.0.0.1:{port}"
-    subprocess.run([str(ray), "stop", "--force"], capture_output=True, timeout=60, check=False)
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> LocalRay:
+    """Ray without processes: neither those of a cluster, nor those in which shares run."""
+
+    def run_share(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        assert command[:2] == [sys.executable, "-m"]
+        return run_command(*command[2:])
+
+    ray = LocalRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(ray_executor, "subprocess", types.SimpleNamespace(run=run_share))
+    return ray
 
 
-def test_ray_gives_the_same_bytes_and_goes_on_where_it_stopped(
-    prepared: Prepared, tmp_path: Path, ray_address: str
-) -> None:
-    output = tmp_path / "data"
+def check_ray(prepared: Prepared, output: Path, address: str) -> None:
+    """A bad record stops all shares, and the next run goes on to the same bytes as without Ray."""
     overrides = (
         *prepared.overrides,
         f"data_prep.output_dir={output}",
         "data_prep.executor.kind=ray",
         "data_prep.executor.num_shares=3",
-        f"data_prep.executor.ray_address={ray_address}",
+        f"data_prep.executor.ray_address={address}",
     )
     strict = run_prepare(*overrides, "data_prep.strict=true")
     assert strict.returncode == 2, strict.stderr
@@ -78,17 +92,27 @@ def test_ray_gives_the_same_bytes_and_goes_on_where_it_stopped(
     assert hash_files(output) == hash_files(prepared.output)
 
 
-def test_a_ray_cluster_that_is_not_there_is_named(prepared: Prepared, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'trireme[ray]'")
+def test_shares_give_the_same_bytes_and_go_on_where_they_stopped(
+    prepared: Prepared, tmp_path: Path, local_ray: LocalRay
+) -> None:
+    check_ray(prepared, tmp_path / "data", "here:1")
+    assert local_ray.addresses == [], "it is left each time"
+
+
+def check_missing_cluster(prepared: Prepared, output: Path) -> None:
     done = run_prepare(
         *prepared.overrides,
-        f"data_prep.output_dir={tmp_path / 'data'}",
+        f"data_prep.output_dir={output}",
         "data_prep.executor.kind=ray",
         "data_prep.executor.ray_address=auto",
     )
     assert done.returncode == 2
     assert "data_prep.executor.ray_address=auto leads to no Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_named(prepared: Prepared, tmp_path: Path, local_ray: LocalRay) -> None:
+    check_missing_cluster(prepared, tmp_path / "data")
 
 
 SLURM = (

@@ -1,7 +1,6 @@
 """Shards in datatrove's format: what its own data sets read is what the shard holds."""
 
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_tools.export_shard import _abbreviate, export_datatrove
+from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import REPOSITORY
 from trainer.common.errors import ConfigError
 from trainer.data.index_format import ShardReader, ShardWriter
 
@@ -25,8 +24,7 @@ def write_shard(prefix: Path, lengths: list[int], *, dtype: str = "<u2", seed: i
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.export_shard", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.export_shard", *arguments)
 
 
 @pytest.mark.parametrize(("dtype", "token_bytes"), [("<u2", 2), ("<i4", 4), ("u1", 2), ("<i8", 4)])

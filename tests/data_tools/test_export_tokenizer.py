@@ -3,7 +3,6 @@
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from data_tools.convert_tokenizer import UnsupportedModelError, convert_tokenize
 from data_tools.export_tokenizer import EDGE_TEXTS, build_texts, find_difference
 from data_tools.quality_prose import OWN_PROSE
 from data_tools.train_tokenizer import split_lines, trainer_options
-from tests.data_tools.inputs import REPOSITORY
+from tests.data_tools.commands import run_command
 from trainer.data.tokenizer import IncrementalDecoder, Tokenizer
 
 CODE = "def f(x):\n    if x > 10:\n        return {'k': [x, 2024]}  # <b>bold</b> && |x|\n\n\tx += 1\n"
@@ -80,8 +79,7 @@ def other(exported: Path) -> tokenizers.Tokenizer:
 
 
 def run_export(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.export_tokenizer", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.export_tokenizer", *arguments)
 
 
 def test_the_model_suits_the_tests(model: Tokenizer) -> None:

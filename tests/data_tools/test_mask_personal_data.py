@@ -67,6 +67,6 @@ def test_what_is_masked_is_noted_once_a_document():
     "text", ["a" * 200_000 + "@", "a.b-" * 50_000 + "@", "1 " * 100_000, "ab:" * 70_000, "1." * 99_000]
 )
 def test_no_text_takes_long(text):
-    start = time.perf_counter()
+    start = time.thread_time()
     mask_phones(mask_ips(mask_emails(text, "M"), "M"), "M")
-    assert time.perf_counter() - start < 2, "quadratic time would take minutes"
+    assert time.thread_time() - start < 5, "quadratic time would take minutes"

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ import pytest
 from data_tools import merge
 from data_tools.merge import merge_shards
 from tests.data.shards import make_documents, write_shard
+from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import REPOSITORY, run_inspect
+from tests.data_tools.inputs import run_inspect
 from trainer.common.errors import ConfigError
 from trainer.data.index_format import ShardReader
 from trainer.data.manifest import check_shard, hash_file, read_manifest, write_manifest
 
 
 def run_merge(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.merge", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.merge", *arguments)
 
 
 def write(prefix: Path, seed: int, **manifest: Any) -> list[np.ndarray]:

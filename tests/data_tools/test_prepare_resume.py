@@ -1,22 +1,17 @@
-"""Killed at any moment and run again, a preparation gives what it gives undisturbed, and does only what is missing."""
+"""What stopped and runs again does only what is missing."""
 
 import json
 import os
-import random
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from data_tools.journal import JournalWriter, read_journals
+from tests.data_tools.commands import run_process
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import (
-    REPOSITORY,
     hash_files,
     make_text,
     prepare_command,
@@ -24,81 +19,6 @@ from tests.data_tools.inputs import (
     sources_override,
     write_jsonl,
 )
-from tests.data_tools.test_prepare_stops import workers_of
-
-NUM_KILLS = 24
-
-
-def start(*overrides: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        prepare_command(*overrides),
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_processes(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.wait(timeout=60)
-
-
-def kill_at(seconds: float, *, is_parent: bool, source: random.Random, overrides: tuple[str, ...]) -> bool:
-    """Run the command and kill it, or one of its workers, after so long.
-
-    Returns:
-        Whether it was still there to be killed.
-    """
-    process = start(*overrides)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
-    workers: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        workers = workers_of(process.pid)
-    victim = process if is_parent or not workers else source.choice(workers)
-    is_killed = process.poll() is None
-    if is_killed:
-        with suppress(psutil.NoSuchProcess):
-            victim.kill()
-    if victim is process:
-        process.communicate(timeout=60)
-        wait_for_processes(workers)
-    else:
-        _, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, stderr
-    return is_killed
-
-
-def test_killed_twenty_times_and_more_it_gives_the_same_bytes(prepared: Prepared, tmp_path: Path) -> None:
-    overrides = (*prepared.overrides, "data_prep.num_workers=2", "data_prep.near_duplicates.is_enabled=true")
-    calm = tmp_path / "calm"
-    begin = time.monotonic()
-    done = run_prepare(*overrides, f"data_prep.output_dir={calm}")
-    seconds = time.monotonic() - begin
-    assert done.returncode == 0, done.stderr
-    expected = hash_files(calm)
-    assert {"train.bin", "train.manifest.json", "ledger.json", "ledger.parquet"} <= set(expected)
-    of_the_run = ("report.html", "report.html.partial", "timings.json")
-    source = random.Random(7)
-    num_kills, num_outputs = 0, 0
-    while num_kills < NUM_KILLS:
-        output = tmp_path / f"output{num_outputs}"
-        mine = (*overrides, f"data_prep.output_dir={output}")
-        # Several in a row in one directory: each goes on where the one before was killed.
-        for _ in range(source.randint(2, 5)):
-            # Most of the time at the beginning is imports.
-            moment = source.uniform(0.25, 1.0) * seconds
-            num_kills += kill_at(moment, is_parent=source.random() < 0.7, source=source, overrides=mine)
-            if output.exists():
-                assert {path.name for path in output.iterdir()} <= {".preparing", *expected, *of_the_run}
-        last = run_prepare(*mine)
-        assert last.returncode == 0, last.stderr
-        assert hash_files(output) == expected
-        assert (output / "report.html").exists()
-        num_outputs += 1
 
 
 @pytest.fixture
@@ -166,7 +86,7 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(prepared: Prepared, tmp_pat
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
         overrides = (*prepared.overrides, f"data_prep.output_dir={output}", "data_prep.num_workers=2")
-        full = run_prepare(*overrides)
+        full = run_process(*prepare_command(*overrides))
         assert full.returncode == 1
         assert "No space left on device" in full.stderr
         assert "Traceback" not in full.stderr
@@ -206,12 +126,3 @@ def test_an_entry_that_was_cut_off_is_not_there(tmp_path: Path) -> None:
         assert list(read_journals(tmp_path)) == (["first"] if end >= first_end else [])
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert list(read_journals(tmp_path)) == ["first"]
-
-
-def test_a_signal_to_everyone_leaves_the_work(inputs: list[Path], tmp_path: Path) -> None:
-    output = tmp_path / "data"
-    process = start(sources_override(("jsonl", inputs)), f"data_prep.output_dir={output}", "data_prep.num_workers=2")
-    time.sleep(0.7)
-    os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=10)
-    assert not output.exists() or {path.name for path in output.iterdir()} <= {".preparing"}

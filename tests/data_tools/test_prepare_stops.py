@@ -3,32 +3,16 @@
 import fcntl
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.data_tools.commands import LIMIT_SECONDS, start_command, wait_until
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import (
-    REPOSITORY,
-    hash_files,
-    make_text,
-    prepare_command,
-    run_prepare,
-    sources_override,
-    write_jsonl,
-)
-
-
-def wait_until(is_true: Callable[[], object], *, timeout_seconds: float = 30.0) -> None:
-    end = time.monotonic() + timeout_seconds
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
@@ -42,7 +26,17 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def has_open(process: psutil.Process, path: Path) -> bool:
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(entry) == str(path):
+                return True
+    return False
 
 
 class Stuck:
@@ -51,6 +45,8 @@ class Stuck:
     def __init__(self, directory: Path, tokenizer: Path) -> None:
         self.pipe, self.output = directory / "second.jsonl", directory / "data"
         os.mkfifo(self.pipe)
+        # Whoever opens the pipe to read from it may do so, and gets nothing.
+        self._writer = os.open(self.pipe, os.O_RDWR)
         first = write_jsonl(directory / "first.jsonl", ({"text": make_text(seed)} for seed in range(20)))
         self.overrides = (
             sources_override(("jsonl", [first, self.pipe])),
@@ -60,21 +56,24 @@ class Stuck:
         )
         # A shell that starts the tests in the background has it ignored, and processes inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.process = subprocess.Popen(
-            prepare_command(*self.overrides),
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = start_command("data_tools.prepare", *self.overrides)
         wait_until(lambda: self._spooled() and len(workers_of(self.process.pid)) == 2)
         self.workers = workers_of(self.process.pid)
+        wait_until(lambda: any(has_open(worker, self.pipe) for worker in self.workers))
+        # The one that is at the pipe comes last.
+        self.workers.sort(key=lambda worker: has_open(worker, self.pipe))
 
     def finish(self) -> tuple[int, str]:
         """Exit code and stderr; fails when the command hangs."""
-        _, stderr = self.process.communicate(timeout=30)
+        _, stderr = self.process.communicate(timeout=LIMIT_SECONDS)
         return self.process.returncode, stderr
+
+    def close(self) -> None:
+        """End what a failed test has left."""
+        os.close(self._writer)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def _spooled(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()
@@ -82,8 +81,10 @@ class Stuck:
 
 
 @pytest.fixture
-def stuck(prepared: Prepared, tmp_path: Path) -> Stuck:
-    return Stuck(tmp_path, prepared.output / "tokenizer.model")
+def stuck(prepared: Prepared, tmp_path: Path) -> Iterator[Stuck]:
+    made = Stuck(tmp_path, prepared.output / "tokenizer.model")
+    yield made
+    made.close()
 
 
 def test_the_input_at_which_a_worker_is_killed_twice_is_named(stuck: Stuck) -> None:
@@ -91,7 +92,7 @@ def test_the_input_at_which_a_worker_is_killed_twice_is_named(stuck: Stuck) -> N
     known = {worker.pid for worker in stuck.workers}
     wait_until(lambda: any(worker.pid not in known for worker in workers_of(stuck.process.pid)))
     # The one that was idle takes the file over, as soon as the new one is started.
-    time.sleep(0.5)
+    wait_until(lambda: has_open(stuck.workers[0], stuck.pipe))
     everyone = [*stuck.workers, *workers_of(stuck.process.pid)]
     stuck.workers[0].kill()
     code, stderr = stuck.finish()
@@ -123,6 +124,14 @@ def test_an_interrupt_leaves_no_output(stuck: Stuck) -> None:
     assert code == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
+    assert [path.name for path in stuck.output.iterdir()] == [".preparing"]
+
+
+def test_a_signal_to_everyone_leaves_the_work(stuck: Stuck) -> None:
+    os.killpg(stuck.process.pid, signal.SIGTERM)
+    code, _ = stuck.finish()
+    assert code == -signal.SIGTERM
+    wait_until(lambda: not any(map(is_alive, stuck.workers)))
     assert [path.name for path in stuck.output.iterdir()] == [".preparing"]
 
 

@@ -2,18 +2,17 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 from data_tools.quality_junk import JUNK_KINDS, make_junk
 from data_tools.quality_prose import OWN_PROSE, read_prose
-from tests.data_tools.inputs import REPOSITORY, write_jsonl
+from tests.data_tools.commands import run_command
+from tests.data_tools.inputs import write_jsonl
 
 
 def run_report(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.quality_report", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.quality_report", *arguments)
 
 
 def test_the_goal_is_reached(tmp_path):

@@ -1,21 +1,20 @@
 """The generated reference is the one in docs/, and every option of conf/data_prep loads."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_tools.config import DataPrepRoot
 from data_tools.load import ROOT, load_task
-from tests.data_tools.inputs import REPOSITORY
+from tests.data_tools.commands import REPOSITORY, command_line, run_process
 from trainer.common.errors import ConfigError
 from trainer.config.fields import leaf_paths
 
 
 def test_docs_are_current_and_complete() -> None:
-    command = [sys.executable, "-m", "data_tools.reference"]
-    text = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    done = run_process(*command_line("data_tools.reference"))
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
     written = (REPOSITORY / "docs" / "data_prep_reference.md").read_text(encoding="utf-8")
     assert text == written, "run: python -m data_tools.reference > docs/data_prep_reference.md"
     for path, _ in leaf_paths(DataPrepRoot):

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 from data_tools.report import render_report, write_report
 from data_tools.report_samples import MAX_TOKENS, NUM_SAMPLES, read_samples
 from data_tools.stage_timings import StageTiming, read_timings, write_timings
+from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import REPOSITORY, make_text, run_prepare, sources_override, write_jsonl
+from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_jsonl
 from trainer.common.errors import ConfigError
 from trainer.common.progress import format_duration
 
@@ -265,8 +265,7 @@ def test_the_command_writes_it_again(output: Path, tmp_path: Path) -> None:
 
 
 def run_report(output: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.report", str(output)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.report", output)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ from tests.data_tools.test_report import check_numbers, read_json
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
+]
 
 # What a page in a frame looks like, as text; the frame's width is that of the screen.
 MEASURE = """<iframe src="report.html" style="border:0;width:%dpx;height:800px"></iframe><pre></pre><script>

@@ -1,6 +1,5 @@
 """What a report counts in the tables: the same as a plain loop, in memory that does not grow with them."""
 
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ from data_tools.document_table import DocumentOrigin, DocumentTableWriter
 from data_tools.ledger import FileLedger, Ledger
 from data_tools.record_table import ROWS_PER_GROUP, RecordRow, RecordTableWriter, build_rows
 from data_tools.report_counts import NUM_LARGEST, TableCounts, count_tables
-from tests.data_tools.inputs import REPOSITORY
+from tests.data_tools.commands import run_process
 
 LANGUAGES = ("en", "zh", "")
 
@@ -116,8 +115,7 @@ def test_memory_does_not_grow_with_the_tables(tmp_path: Path) -> None:
             "found = count_tables(pathlib.Path(sys.argv[1])); assert found.near_duplicates.sizes;"
             "print(pyarrow.default_memory_pool().max_memory())"
         )
-        command = [sys.executable, "-c", code, str(output)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        done = run_process(sys.executable, "-c", code, output)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.3 * peaks[0], peaks

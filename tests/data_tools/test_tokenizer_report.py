@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,22 @@ import pytest
 
 from data_tools.quality_prose import OWN_PROSE
 from data_tools.tokenizer_report import ALL, measure, read_texts, read_validation, render
+from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import REPOSITORY
 from trainer.data.index_format import ShardReader
 from trainer.data.tokenizer import Tokenizer
 
 
 def run_report(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "data_tools.tokenizer_report", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return run_command("data_tools.tokenizer_report", *arguments)
 
 
 @pytest.fixture(scope="module")
 def exported(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tokenizer of the preparation as a tokenizer.json."""
     directory = tmp_path_factory.mktemp("exported") / "hf"
-    command = [
-        sys.executable,
-        "-m",
-        "data_tools.export_tokenizer",
-        str(prepared.output / "tokenizer.model"),
-        str(directory),
-    ]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
+    done = run_command("data_tools.export_tokenizer", prepared.output / "tokenizer.model", directory)
+    assert done.returncode == 0, done.stderr
     return directory
 
 
