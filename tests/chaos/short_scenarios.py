@@ -1,4 +1,4 @@
-"""The short form of the chaos suite, which `make test` plays."""
+"""The short form of the chaos suite, which `make test-long` plays."""
 
 from tests.chaos import damage
 from tests.chaos.scenarios import ENGINES, NUM_STEPS, Row, Scenario, build_scenario, draw_steps

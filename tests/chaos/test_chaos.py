@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.train.commands import REPOSITORY, environment
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_faults_of_real_runs_end_as_designed(tmp_path: Path) -> None:
@@ -16,7 +20,7 @@ def test_faults_of_real_runs_end_as_designed(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=840,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(results.read_text())

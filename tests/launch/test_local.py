@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import warm
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
@@ -40,10 +42,24 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def launch(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.local", *arguments]
+    """Run the command warm."""
+    return warm.run(command_of(*arguments), cwd=REPOSITORY, env=environment(**changes))
+
+
+def launch_cold(*arguments: str, stand_in: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a new interpreter, which finds the stand-in for torch."""
     return subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=environment(**changes)
+        command_of(*arguments),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(PYTHONPATH=str(stand_in), TRIREME_FORK_RANKS="0"),
     )
+
+
+def command_of(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "launch.local", *arguments]
 
 
 @pytest.fixture
@@ -61,7 +77,7 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None:
-    result = launch(
+    result = launch_cold(
         "--prnt",
         "model=lama_8b",
         "+model.foo=1",
@@ -69,7 +85,7 @@ def test_every_problem_is_printed_and_nothing_is_started(stand_in: Path) -> None
         "engine.zero_stage=4",
         "optimizer.lr=fast",
         "data.train=[]",
-        PYTHONPATH=str(stand_in),
+        stand_in=stand_in,
     )
     assert result.returncode == 2
     assert result.stdout == ""
@@ -149,7 +165,7 @@ def test_help() -> None:
 
 
 def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> None:
-    result = launch(*GOOD, "parallel=dp2", PYTHONPATH=str(stand_in))
+    result = launch_cold(*GOOD, "parallel=dp2", stand_in=stand_in)
     assert result.returncode == 7
     (_, arguments, _) = yaml.safe_load(result.stdout)
     assert arguments[:2] == ["--nproc-per-node", "2"]
@@ -159,9 +175,9 @@ def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "launch.local", *GOOD, "run_name=waits"],
+        command_of(*GOOD, "run_name=waits"),
         cwd=REPOSITORY,
-        env=environment(PYTHONPATH=str(stand_in)),
+        env=environment(PYTHONPATH=str(stand_in), TRIREME_FORK_RANKS="0"),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -170,7 +186,7 @@ def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
     assert pid == process.pid
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    assert process.communicate(timeout=30)[0] == f"got {number.name}\n"
+    assert process.communicate(timeout=60)[0] == f"got {number.name}\n"
     assert process.returncode == 9
 
 

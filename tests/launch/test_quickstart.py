@@ -29,6 +29,7 @@ def test_steps_taken_twice_are_compared() -> None:
     assert (other.first_step, other.last_step) == (21, 25)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_whole_job(tmp_path: Path) -> None:
     output = tmp_path / "quickstart"
