@@ -1,6 +1,7 @@
 """Rules between fields: each is broken once, and what its message proposes is tried."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *RECOVERY_CASES, *HEALTH_C
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 
+@functools.cache
+def configure(*overrides: str) -> TrainConfig:
+    """Each of the cases once, for the test of its rule and for that of all rules."""
+    return load_config([*GOOD, *overrides])
+
+
 def check(*overrides: str, world_size: int | None = None) -> list[str]:
-    return [str(violation) for violation in validate(load_config([*GOOD, *overrides]), world_size=world_size)]
+    return [str(violation) for violation in validate(configure(*overrides), world_size=world_size)]
 
 
 def test_a_good_configuration_breaks_no_rule() -> None:
@@ -138,7 +145,7 @@ def test_every_rule_reads_just_the_fields_it_declares() -> None:
     read: dict[int, set[str]] = {number: set() for number in range(len(RULES))}
     for overrides, world_size, _, remedies in CASES:
         for remedy in (None, *remedies):
-            config = load_config([*GOOD, *overrides, *([remedy] if isinstance(remedy, str) else [])])
+            config = configure(*overrides, *([remedy] if isinstance(remedy, str) else []))
             for number, rule in enumerate(RULES):
                 read[number] |= read_by(rule, config, world_size)
     assert [sorted(read[number]) for number in read] == [sorted(set(rule.reads)) for rule in RULES]

@@ -49,6 +49,13 @@ def _build(configs: list[DatasetConfig], **changes: Any) -> BatchLoader:
     return build_loader(configs, **{**settings, **changes})
 
 
+def _wait_until_full(loader: BatchLoader) -> None:
+    """Let the thread read as far ahead as it may."""
+    assert loader._prefetcher is not None
+    while not loader._prefetcher._ready.full():
+        time.sleep(0.005)
+
+
 def _rows(steps: list[list[MicroBatch]]) -> dict[int, list[int]]:
     """Sample number -> its tokens and last label."""
     rows = {}
@@ -116,7 +123,7 @@ def test_resume_is_a_number(
 def test_consumed_samples_counts_what_was_handed_out(configs: list[DatasetConfig]) -> None:
     with _build(configs, consumed_samples=24) as loader:
         loader.next_step()
-        time.sleep(0.05)
+        _wait_until_full(loader)
         assert loader.consumed_samples == 36
 
 
@@ -290,22 +297,27 @@ def test_prefetcher_keeps_the_cause_of_an_error() -> None:
 
 
 def test_reading_is_ahead_of_the_consumer(configs: list[DatasetConfig]) -> None:
-    """While a step runs, the next is read: taking it costs less than reading it."""
+    """While a step runs, the next ones are read: they can be taken when no more can be read."""
     with _build(configs) as loader:
         reader = loader._reader
         real_read = reader.read
+        may_read = threading.Event()
+        may_read.set()
 
-        def slow_read(*arguments: Any, **named: Any) -> list[MicroBatch]:
-            time.sleep(0.2)
+        def read_if_allowed(*arguments: Any, **named: Any) -> list[MicroBatch]:
+            may_read.wait()
             return real_read(*arguments, **named)
 
-        reader.read = slow_read  # type: ignore[method-assign]
+        reader.read = read_if_allowed  # type: ignore[method-assign]
         for _ in range(4):
             loader.next_step()
-        time.sleep(0.5)
-        start = time.monotonic()
-        loader.next_step()
-        assert time.monotonic() - start < 0.1
+        _wait_until_full(loader)
+        may_read.clear()
+        try:
+            for _ in range(2):
+                loader.next_step()
+        finally:
+            may_read.set()
 
 
 def test_values_are_those_of_the_shard(tmp_path: Path) -> None:

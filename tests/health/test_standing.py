@@ -29,7 +29,8 @@ def test_a_queue_is_no_other_rank() -> None:
     waiting: queue.Queue[int] = queue.Queue()
     thread = threading.Thread(target=waiting.get)
     thread.start()
-    time.sleep(0.1)
+    while _frames_of(thread)[0].f_code.co_name != "wait":
+        time.sleep(0.01)
     assert not is_waiting(_frames_of(thread)[0])
     assert describe_wait(_frames_of(thread)) is None
     waiting.put(1)

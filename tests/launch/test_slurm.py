@@ -63,7 +63,7 @@ def render(launch: Launch, tmp_path: Path) -> Render:
 def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """The command as users start it."""
     return subprocess.run(
-        [sys.executable, "-m", "launch.slurm", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "launch.slurm", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
 
 

@@ -104,7 +104,7 @@ def test_the_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
     time.sleep(1.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == EXIT_REQUEUE
     assert read_exit_code(tmp_path / "code") == EXIT_REQUEUE
 
@@ -112,7 +112,7 @@ def test_the_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
 def test_a_signal_before_training_leaves_at_once(tmp_path: Path) -> None:
     process = start_stuck("building", tmp_path / "code")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == EXIT_REQUEUE
     assert read_exit_code(tmp_path / "code") == EXIT_REQUEUE
 
@@ -121,7 +121,7 @@ def test_a_process_does_not_wait_for_one_that_has_failed(tmp_path: Path) -> None
     process = start_stuck("training", tmp_path / "code")
     (tmp_path / "code").write_text("1")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == EXIT_PEER_FAILED
     assert read_exit_code(tmp_path / "code") == 1
 

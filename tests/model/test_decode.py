@@ -92,5 +92,6 @@ def test_text_may_be_longer_than_the_window(model: torch.nn.Module) -> None:
 
 def test_padding_rows_are_never_drawn(model: torch.nn.Module) -> None:
     hot = SamplingConfig(temperature=50.0)
-    assert max(generate(model, [1], 200, sampling=hot)) >= 10
-    assert max(generate(model, [1], 200, sampling=hot, vocab_size=10)) < 10
+    # Nearly even odds: five tokens of six are 10 or more.
+    assert max(generate(model, [1], 50, sampling=hot)) >= 10
+    assert max(generate(model, [1], 50, sampling=hot, vocab_size=10)) < 10

@@ -26,7 +26,7 @@ from torch.nn.attention.flex_attention import BlockMask  # noqa: E402
 from torch.testing._internal.distributed import fake_pg  # noqa: E402
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend  # noqa: E402
 
-from tests.engine.layout_runs import DROPPING, GPT2, LLAMA  # noqa: E402
+from tests.engine.runs import DROPPING, GPT2, LLAMA  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402

@@ -11,12 +11,13 @@ from trainer.parallel import cpu_shim
 cpu_shim.install()
 
 import torch  # noqa: E402
+import torch._inductor.config  # noqa: E402
 from megatron.core.models.common.embeddings import rope_utils  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from tests.checkpoint.fragments import MODEL, build_chunks, open_world  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.model import rotary  # noqa: E402
+from trainer.model import kernels, rotary  # noqa: E402
 from trainer.model.activation import swiglu  # noqa: E402
 from trainer.model.kernels import EAGER, Kernels, choose_kernels, compile_kernels  # noqa: E402
 from trainer.model.rotary import apply_rotary, fill_fused_rotary_slot  # noqa: E402
@@ -105,15 +106,28 @@ def test_split() -> None:
     )
 
 
-HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("g++", "clang++")),
+    reason="inductor's kernels for a CPU need a C++ compiler",
+)
 
 
-@pytest.fixture(scope="module", params=["aot_eager", "inductor"])
+@pytest.fixture(
+    scope="module", params=["aot_eager", pytest.param("inductor", marks=[pytest.mark.long, needs_compiler])]
+)
 def compiled(request: pytest.FixtureRequest) -> Kernels:
     """aot_eager traces forward and backward pass and runs them with torch; inductor writes a kernel of each."""
-    if request.param == "inductor" and not HAS_COMPILER:
-        pytest.skip("inductor's kernels for a CPU need a C++ compiler")
     return compile_kernels(request.param)
+
+
+@needs_compiler
+def test_one_kernel_that_inductor_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is not long: 5 s of processor time, not 10, without vectors and headers compiled for the next."""
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
+    plainest = {"compile_threads": 1, "cpp.simdlen": 1, "cpp_cache_precompile_headers": False}
+    with torch._inductor.config.patch(plainest):
+        check(compile_kernels("inductor").swiglu, EAGER.swiglu, (6, 2, 32), torch.float32)
+    torch._dynamo.reset()  # the long tests compile it as users do
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -160,9 +174,9 @@ def test_kernels_follow_the_device_unless_told_otherwise() -> None:
     assert choose_kernels("auto", device=cuda) is choose_kernels("always", device=cpu) is compile_kernels("inductor")
 
 
-@pytest.mark.skipif(not HAS_COMPILER, reason="inductor's kernels for a CPU need a C++ compiler")
-def test_a_model_is_made_of_the_kernels_that_it_asks_for() -> None:
+def test_a_model_is_made_of_the_kernels_that_it_asks_for(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of a whole model, whose layers have every kind of kernel."""
+    monkeypatch.setattr(kernels, "compile_kernels", lambda backend: compiled)
     losses = []
     for choice in ("never", "always"):
         model = replace(MODEL, normalization="RMSNorm", torch_compile=choice)

@@ -84,7 +84,8 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
     )
 
 
-def layouts_of(config: TrainConfig) -> list[ParallelConfig]:
+@pytest.fixture(scope="module")
+def layouts(config: TrainConfig) -> list[ParallelConfig]:
     """Every layout that the rules allow."""
     found = []
     for tp, pp, vp, cp in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (None, 2, 3), (1, 2, 4, 8)):
@@ -162,9 +163,8 @@ def assert_whole(config: TrainConfig, parallel: ParallelConfig, expected: dict[s
     assert sum(volumes.values()) == count_parameters(config.model, padded_vocab_size(config))
 
 
-def test_every_layout_holds_the_model_once(config: TrainConfig) -> None:
+def test_every_layout_holds_the_model_once(config: TrainConfig, layouts: list[ParallelConfig]) -> None:
     expected = global_shapes(build_rank(config, ParallelConfig())[0])
-    layouts = layouts_of(config)
     tried = set()
     for parallel in layouts:
         if parallel.context_parallel_size == 1:
@@ -176,17 +176,23 @@ def test_every_layout_holds_the_model_once(config: TrainConfig) -> None:
     assert {pp for _, pp in tried} == {size for size in (1, 2, 4, 8, 16) if size <= config.model.num_layers}
 
 
-def test_context_parallel_ranks_hold_what_one_rank_holds(config: TrainConfig) -> None:
-    layouts = [parallel for parallel in layouts_of(config) if parallel.context_parallel_size > 1]
-    for parallel in layouts:
+def test_context_parallel_ranks_hold_what_one_rank_holds(config: TrainConfig, layouts: list[ParallelConfig]) -> None:
+    def last_stage(parallel: ParallelConfig, *, cp_rank: int) -> list[tuple[object, ...]]:
         last = parallel.pipeline_model_parallel_size - 1
-        shapes = []
-        for cp_rank, cp_size in ((0, 1), (parallel.context_parallel_size - 1, parallel.context_parallel_size)):
-            part = dataclasses.replace(parallel, context_parallel_size=cp_size)
-            parameters, _ = build_rank(config, part, pp_rank=last, cp_rank=cp_rank)
-            shapes.append([(sharded.name, sharded.parameter.shape, sharded.blocks) for sharded in parameters])
-        assert shapes[0] == shapes[1], parallel
-    assert {parallel.cp_comm_type for parallel in layouts} == {"all_gather", "a2a"}
+        parameters, _ = build_rank(config, parallel, pp_rank=last, cp_rank=cp_rank)
+        return [(sharded.name, sharded.parameter.shape, sharded.blocks) for sharded in parameters]
+
+    alone: dict[str, list[tuple[object, ...]]] = {}  # by layout; several sizes and ways of communication have the same
+    found = set()
+    for parallel in layouts:
+        if parallel.context_parallel_size == 1:
+            continue
+        plain = dataclasses.replace(parallel, context_parallel_size=1, cp_comm_type=ParallelConfig().cp_comm_type)
+        if str(plain) not in alone:
+            alone[str(plain)] = last_stage(plain, cp_rank=0)
+        assert last_stage(parallel, cp_rank=parallel.context_parallel_size - 1) == alone[str(plain)], parallel
+        found.add(parallel.cp_comm_type)
+    assert found == {"all_gather", "a2a"}
 
 
 def test_a_shape_that_is_cut_wrongly_is_found(config: TrainConfig) -> None:

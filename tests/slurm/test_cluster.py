@@ -8,7 +8,7 @@ import pytest
 
 from tests.slurm.cluster import SlurmCluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:

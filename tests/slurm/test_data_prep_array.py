@@ -26,7 +26,7 @@ from tests.data_tools.inputs import (
 )
 from tests.slurm.cluster import SlurmCluster, wait_until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 MARK = "Here the step waits."
 STAGES = ("read", "choose", "pack", "assemble")

@@ -9,7 +9,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, launch, wait_for_steps, warn
 from tests.train.commands import losses_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def test_a_sweep_is_an_array_of_runs_with_names_of_their_own(cluster: SlurmCluster, runs: Runs) -> None:

@@ -10,7 +10,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import Runs
 from tests.train.commands import REPOSITORY
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def preflight(cluster: SlurmCluster, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -6,7 +6,7 @@ from tests.slurm.cluster import SlurmCluster, SlurmUnavailableError
 from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, wait_for_steps, warn
 from tests.train.commands import losses_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs) -> None:

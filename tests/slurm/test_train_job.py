@@ -12,7 +12,7 @@ from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.slurm.jobs import DEADLINE, NUM_STEPS, Runs, wait_for_steps
 from tests.train.commands import losses_of
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ dataclasses themselves stay free of it. A field whose type is a union of datacla
 """
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Mapping
@@ -45,6 +46,17 @@ class Conversion(Generic[T]):
     """Paths that may hold something else than the user meant: the bad ones, and those that a misspelt key resembles."""
 
 
+@functools.cache
+def _envelope(schema: type) -> Any:
+    """A pydantic model around a dataclass, which hands its settings to all that the dataclass is made of.
+
+    Strict mode takes a dataclass from JSON but not from a dictionary.
+    """
+    return pydantic.create_model(
+        "Envelope", __config__=pydantic.ConfigDict(strict=True, extra="forbid"), config=(schema, ...)
+    )
+
+
 def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
     """Build a dataclass from plain values.
 
@@ -52,12 +64,8 @@ def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
         schema: a dataclass whose fields are plain types, lists, or such dataclasses.
         plain: what JSON can hold.
     """
-    # Strict mode takes a dataclass from JSON but not from a dictionary; the envelope hands its settings to all of them.
-    envelope: Any = pydantic.create_model(
-        "Envelope", __config__=pydantic.ConfigDict(strict=True, extra="forbid"), config=(schema, ...)
-    )
     try:
-        return Conversion(config=envelope.model_validate_json(json.dumps({"config": plain})).config)
+        return Conversion(config=_envelope(schema).model_validate_json(json.dumps({"config": plain})).config)
     except pydantic.ValidationError as error:
         explained = [_explain(schema, details) for details in error.errors(include_url=False)]
     violations = tuple(violation for violation, _, _ in explained)

@@ -25,7 +25,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     output = place / "sniff.json"
     command = [*TORCHRUN, "-m", "trainer.sniff", "--size", "128", "--megabytes", "1"]
     command += ["--directory", str(place), "--output", str(output)]
-    subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert [path.name for path in place.iterdir()] == ["sniff.json"], "the test leaves files behind"
     return json.loads(output.read_text())["ranks"]
 
