@@ -39,9 +39,9 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
 
-def write_durably(path: Path, text: str) -> FileRecord:
-    """Write a small file and have the disk confirm it."""
-    data = text.encode()
+def write_durably(path: Path, content: str | bytes) -> FileRecord:
+    """Write a small file, text as UTF-8, and have the disk confirm it."""
+    data = content.encode() if isinstance(content, str) else content
     with path.open("wb") as file:
         file.write(data)
         file.flush()

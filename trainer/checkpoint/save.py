@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.checkpoint.agreement import Ranks
-from trainer.checkpoint.manifest import FileRecord
+from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.checkpoint.pieces import Pieces, pieces_to_save
 from trainer.checkpoint.planner import PieceSavePlanner
 from trainer.checkpoint.random_states import collect_random_states
@@ -34,6 +34,7 @@ def save_checkpoint(
     keep_interval: int = 0,
     keep_best: int = 0,
     random_states: Mapping[str, torch.Tensor] | None = None,
+    further_files: Mapping[str, str | bytes] | None = None,
     process_group: distributed.ProcessGroup | None = None,
 ) -> Path:
     """Save the engine's state and this rank's random states; all ranks call this, and it returns when all is committed.
@@ -44,6 +45,7 @@ def save_checkpoint(
         state: where the run stands.
         keep_last, keep_interval, keep_best: which checkpoints are left afterwards, see `retain`.
         random_states: of this rank, from `collect_random_states`; None takes those of this moment.
+        further_files: small files by name that the checkpoint holds besides; those of rank 0 are taken.
         process_group: of all ranks; None takes the default one. Only small objects travel through it.
     Returns:
         The new checkpoint.
@@ -63,7 +65,9 @@ def save_checkpoint(
         )
         written = ranks.everywhere(lambda: write_pieces(temporary, pieces, ranks=ranks), doing=doing)
         files = {name: record for records in written for name, record in records.items()}
-        path = ranks.on_coordinator(lambda: _finish(temporary, state=state, files=files), doing=doing)
+        path = ranks.on_coordinator(
+            lambda: _finish(temporary, state=state, files=files, further_files=further_files or {}), doing=doing
+        )
     except BaseException:
         if ranks.is_coordinator:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -108,6 +112,14 @@ def write_pieces(directory: Path, pieces: Mapping[str, Pieces], *, ranks: Ranks)
     return writer.records
 
 
-def _finish(temporary: Path, *, state: TrainerState, files: dict[str, FileRecord]) -> Path:
+def _finish(
+    temporary: Path,
+    *,
+    state: TrainerState,
+    files: dict[str, FileRecord],
+    further_files: Mapping[str, str | bytes],
+) -> Path:
+    for name, content in further_files.items():
+        files[name] = write_durably(temporary / name, content)
     files[STATE_NAME] = write_state(temporary, state)
     return commit(temporary, step=state.step, files=files, validation_loss=state.validation_loss)

@@ -96,6 +96,18 @@ class ForkPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenizerRecord:
+    """The tokenizer that the saved model's token ids are of."""
+
+    sha256: str
+    """Hex digest of its file, as shard manifests record it."""
+    vocab_size: int
+    """Number of its token ids: the largest and one more."""
+    file: str
+    """Name of its copy in the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerState:
     """Where a run stands after `step` optimizer steps. The learning rate is a function of the step: it is not here."""
 
@@ -126,6 +138,8 @@ class TrainerState:
     """Ranges (first, end) of samples that no step reads, see `trainer.data.sample_ranges`; behind as well as ahead."""
     forked_from: tuple[ForkPoint, ...] = ()
     """The runs that this one's state comes from, the oldest first; empty for a run that began by itself."""
+    tokenizer: TokenizerRecord | None = None
+    """None where the run was given none, and in checkpoints that older versions wrote."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
     @property
@@ -138,6 +152,12 @@ class TrainerState:
             validation_loss=self.validation_loss,
             judgement=self.judgement,
         )
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens in the vocabulary, without padding; None where only a tokenizer knows that is not recorded here."""
+        configured = self.model_config().vocab_size
+        return self.tokenizer.vocab_size if configured is None and self.tokenizer is not None else configured
 
     def fork(self, checkpoint: Path) -> tuple[ForkPoint, ...]:
         """Describe the lineage of another run that starts from this state, loaded from `checkpoint`."""
@@ -163,6 +183,7 @@ def build_state(
     loss_scale: LossScaleState | None = None,
     forked_from: tuple[ForkPoint, ...] = (),
     left_out_samples: Sequence[Sequence[int]] = (),
+    tokenizer: TokenizerRecord | None = None,
 ) -> TrainerState:
     """Describe a run for a save."""
     return TrainerState(
@@ -177,6 +198,7 @@ def build_state(
         loss_scale=loss_scale,
         forked_from=forked_from,
         left_out_samples=left_out_samples,
+        tokenizer=tokenizer,
     )
 
 
@@ -199,6 +221,7 @@ def read_state(directory: Path) -> TrainerState:
             "layout": Layout(**content["layout"]),
             "loss_scale": loss_scale,
             "forked_from": tuple(ForkPoint(**point) for point in content.get("forked_from", ())),
+            "tokenizer": TokenizerRecord(**content["tokenizer"]) if content.get("tokenizer") else None,
             "left_out_samples": tuple(tuple(limits) for limits in content.get("left_out_samples", ())),
         }
         state = TrainerState(**{**content, **changes})
