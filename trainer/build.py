@@ -168,6 +168,7 @@ def build_engine(
         parallel=config.parallel,
         precision=config.precision,
         padded_vocab_size=plan.padded_vocab_size,
+        vocab_size=plan.vocab_size,
         world=world,
         seed=config.training.seed,
         reset_position_ids=config.data.reset_position_ids,
@@ -191,12 +192,15 @@ def build_chunks(
     precision: PrecisionConfig,
     padded_vocab_size: int,
     world: World,
+    vocab_size: int | None = None,
     seed: int | None = None,
     reset_position_ids: bool = False,
 ) -> list[GPTModel]:
     """Build this rank's model chunks; all ranks call this.
 
-    Without a seed their weights are undefined until a checkpoint is loaded.
+    Args:
+        vocab_size: tokens that there are; None takes model.vocab_size, or all rows of the embedding where it is null.
+        seed: None leaves the weights undefined until a checkpoint is loaded.
     """
     chunks = build_model_chunks(
         model,
@@ -206,6 +210,7 @@ def build_chunks(
         groups=world.groups,
         device=world.device,
         seed=seed,
+        vocab_size=model.vocab_size if vocab_size is None else vocab_size,
         reset_position_ids=reset_position_ids,
     )
     _check_all_layers_are_built(chunks, num_layers=model.num_layers, world=world)

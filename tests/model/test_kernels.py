@@ -147,7 +147,8 @@ def test_compiled_forms_are_the_eager_ones(compiled: Kernels, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_cross_entropy_is_the_chunked_one(compiled: Kernels, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("num_columns", [40, 33])
+def test_compiled_cross_entropy_is_the_chunked_one(compiled: Kernels, dtype: torch.dtype, num_columns: int) -> None:
     ours, chunked = compiled.cross_entropy, EAGER.cross_entropy
     generator = torch.Generator().manual_seed(6)
     rows = (5 * torch.randn(9, 40, generator=generator)).to(dtype)
@@ -158,11 +159,13 @@ def test_compiled_cross_entropy_is_the_chunked_one(compiled: Kernels, dtype: tor
     arguments = {
         "maximum": maximum,
         "softmax_scale": 0.5 / total,
-        "columns": torch.randint(0, 40, (9,), generator=generator),
+        "columns": torch.randint(0, num_columns, (9,), generator=generator),
         "target_gradient": torch.tensor([-0.5, 0.0, -0.5] * 3),
+        "num_columns": num_columns,
     }
     mine, other = ours.differentiate(rows, **arguments), chunked.differentiate(rows, **arguments)
     assert mine.dtype is dtype
+    assert (mine[:, num_columns:] == 0).all() and (mine[:, :num_columns] != 0).all()
     tolerance = 1e-6 if dtype is torch.float32 else 2**-8  # one rounding
     torch.testing.assert_close(mine, other, rtol=tolerance, atol=1e-7)
 

@@ -19,11 +19,13 @@ class StepResult:
     """One optimizer step, the same values on every rank."""
 
     loss: float
-    """Mean over the global batch's target tokens, in nats."""
+    """Mean over the global batch's target tokens, in nats; NaN where it has none."""
     grad_norm: float
     """Global L2 norm before clipping."""
     is_skipped: bool
-    """True when a non-finite gradient kept the update from the weights."""
+    """True when the update was kept from the weights: a gradient was not finite, or nothing was to be learned."""
+    has_targets: bool = True
+    """False where the loss mask leaves no token of the global batch."""
     loss_scale: float | None
     """Factor of the loss in this step's backward pass; None unless the weights are fp16."""
     routing: tuple[LayerRouting, ...] | None = None

@@ -108,13 +108,14 @@ def slice_for_context_parallel(batch: torch.Tensor, *, cp_rank: int, cp_size: in
 def _gradient_weight(
     micro_batches: Sequence[MicroBatch], *, groups: ProcessGroupCollection, device: torch.device
 ) -> torch.Tensor:
-    """dp_size * num_microbatches / target tokens of the global batch.
+    """dp_size * num_microbatches / target tokens of the global batch; NaN where it has none, so that no rank updates.
 
     The schedule divides by num_microbatches and multiplies by cp_size, the engine averages over dp_size * cp_size.
     """
     num_tokens = torch.stack([batch.loss_mask.sum() for batch in micro_batches]).sum().to(device)
     distributed.all_reduce(num_tokens, group=groups.dp)
-    return groups.dp.size() * len(micro_batches) / num_tokens.clamp(min=1)
+    weight = groups.dp.size() * len(micro_batches) / num_tokens.clamp(min=1)
+    return torch.where(num_tokens > 0, weight, math.nan)
 
 
 def _forward_step(

@@ -1,5 +1,6 @@
 """What the back ends share: the chunks that Megatron-Core's schedule runs, the count of updates and the loss scale."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -60,13 +61,15 @@ class ScheduleEngine:
     def _account(self, losses: LossSum, *, grad_norm: float, is_skipped: bool) -> StepResult:
         """Count a step, and let the loss scale learn from it."""
         scale = self._loss_scale.value if self._loss_scale else None
+        has_targets = losses.num_tokens > 0
         self._num_updates += not is_skipped
-        if self._loss_scale:
+        if self._loss_scale and has_targets:
             self._loss_scale.update(is_skipped=is_skipped)
         return StepResult(
-            loss=losses.loss_sum / losses.num_tokens,
-            grad_norm=grad_norm,
+            loss=losses.loss_sum / losses.num_tokens if has_targets else math.nan,
+            grad_norm=grad_norm if has_targets else 0.0,
             is_skipped=is_skipped,
+            has_targets=has_targets,
             loss_scale=scale,
             routing=losses.routing,
         )

@@ -77,8 +77,11 @@ class Recovery:
         trace = trace_step(step=progress.step, first_sample=first_sample, loss=result.loss, grad_norm=result.grad_norm)
         if replayed is not None:  # judged as it was judged there
             trace = replace(trace, loss=replayed.loss, grad_norm=replayed.grad_norm)
-        is_broken = result.is_skipped and replayed is None and not self._finds_scale(result, trace)
+        is_expected = not result.has_targets or self._finds_scale(result, trace)
+        is_broken = result.is_skipped and replayed is None and not is_expected
         finding = self._judge.observe(trace, is_broken=is_broken)
+        if not result.has_targets:
+            _LOGGER.warning("step %d has no target token: all are masked; its update is skipped", progress.step)
         if result.is_skipped:
             self._ledger.append(
                 SKIPPED_UPDATE,

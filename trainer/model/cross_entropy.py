@@ -31,6 +31,7 @@ def vocab_parallel_cross_entropy(
     targets: torch.Tensor,
     *,
     group: distributed.ProcessGroup,
+    vocab_size: int | None = None,
     form: CrossEntropyForm | None = None,
 ) -> torch.Tensor:
     """Loss of each token in nats, fp32.
@@ -42,14 +43,23 @@ def vocab_parallel_cross_entropy(
         logits: [s, b, v] of any float type.
         targets: [s, b] int64 token ids of the whole vocabulary.
         group: tensor-parallel ranks; each holds consecutive rows of the vocabulary, in rank order.
+        vocab_size: tokens that there are; the columns after them only make the ranks' shares equal, and have
+            probability 0 and gradient 0. None takes all columns.
         form: None works a few rows at a time.
     Returns:
         [s, b].
     Source: Megatron-LM (arXiv:1909.08053, section 3), with the maximum folded in afterwards as in online softmax
         (Milakov and Gimelshein, arXiv:1805.02867).
     """
-    losses: torch.Tensor = _CrossEntropy.apply(logits, targets, group, form or IN_CHUNKS)
+    width = logits.shape[-1]
+    num_columns = width if vocab_size is None else count_columns(vocab_size, width=width, rank=group.rank())
+    losses: torch.Tensor = _CrossEntropy.apply(logits, targets, num_columns, group, form or IN_CHUNKS)
     return losses
+
+
+def count_columns(vocab_size: int, *, width: int, rank: int) -> int:
+    """How many of a rank's columns belong to tokens: 0 to width; those after them are padding."""
+    return min(max(vocab_size - rank * width, 0), width)
 
 
 def summarize(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +80,7 @@ def differentiate(
     softmax_scale: torch.Tensor,
     columns: torch.Tensor,
     target_gradient: torch.Tensor,
+    num_columns: int,
 ) -> torch.Tensor:
     """Gradient of each logit, for a compiler as `summarize` is.
 
@@ -79,12 +90,16 @@ def differentiate(
         softmax_scale: [r] fp32, what exp(logit - maximum) is multiplied by.
         columns: [r] int64, of the targets.
         target_gradient: [r] fp32, what is added there; 0 where another rank has the target.
+        num_columns: the gradient of the columns after these is 0.
     Returns:
         [r, v] in the format of the logits.
     """
     softmax = (rows.float() - maximum[:, None]).exp() * softmax_scale[:, None]
-    is_target = torch.arange(rows.shape[1], device=rows.device) == columns[:, None]
-    return (softmax + torch.where(is_target, target_gradient[:, None], 0.0)).to(rows.dtype)
+    numbers = torch.arange(rows.shape[1], device=rows.device)
+    gradient = softmax + torch.where(numbers == columns[:, None], target_gradient[:, None], 0.0)
+    if num_columns < rows.shape[1]:
+        gradient = torch.where(numbers < num_columns, gradient, 0.0)
+    return gradient.to(rows.dtype)
 
 
 def _summarize_in_chunks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,14 +119,17 @@ def _differentiate_in_chunks(
     softmax_scale: torch.Tensor,
     columns: torch.Tensor,
     target_gradient: torch.Tensor,
+    num_columns: int,
 ) -> torch.Tensor:
     result = torch.empty_like(rows)
+    result[:, num_columns:] = 0
     for part in _parts(rows):
-        place = result[part]
+        place = result[part, :num_columns]
         # fp32 is worked out where it belongs; other formats are rounded once, at the end.
         values = place if place.dtype is torch.float32 else torch.empty_like(place, dtype=torch.float32)
-        torch.sub(rows[part], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
-        values.scatter_add_(1, columns[part, None], target_gradient[part, None])
+        torch.sub(rows[part, :num_columns], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
+        if num_columns:
+            values.scatter_add_(1, columns[part, None], target_gradient[part, None])
         if values is not place:
             place.copy_(values)
     return result
@@ -126,14 +144,19 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any,
         logits: torch.Tensor,
         targets: torch.Tensor,
+        num_columns: int,
         group: distributed.ProcessGroup,
         form: CrossEntropyForm,
     ) -> torch.Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
         local = targets.reshape(-1) - group.rank() * rows.shape[1]
-        is_here = (local >= 0) & (local < rows.shape[1])
+        is_here = (local >= 0) & (local < num_columns)
         columns = torch.where(is_here, local, 0)
-        maximum, total = form.summarize(rows)
+        if num_columns:
+            maximum, total = form.summarize(rows[:, :num_columns])
+        else:  # this rank has padding alone
+            maximum = torch.full((len(rows),), -torch.inf, dtype=torch.float32, device=rows.device)
+            total = torch.zeros_like(maximum)
         chosen = torch.where(is_here, rows.gather(1, columns[:, None])[:, 0].float(), 0.0)
         if group.size() > 1:
             highest = maximum.clone()
@@ -143,11 +166,11 @@ class _CrossEntropy(torch.autograd.Function):
             maximum, (total, chosen) = highest, sums
         # The maximum stays apart from the logarithm: their sum would lose digits where logits are large.
         ctx.save_for_backward(logits, maximum, total, columns, is_here)
-        ctx.form = form
+        ctx.form, ctx.num_columns = form, num_columns
         return (total.log() + (maximum - chosen)).view(targets.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         logits, maximum, total, columns, is_here = ctx.saved_tensors
         scale = gradient.reshape(-1).float()
         result = ctx.form.differentiate(
@@ -156,8 +179,9 @@ class _CrossEntropy(torch.autograd.Function):
             softmax_scale=scale / total,
             columns=columns,
             target_gradient=torch.where(is_here, -scale, 0.0),
+            num_columns=ctx.num_columns,
         )
-        return result.view(logits.shape), None, None, None
+        return result.view(logits.shape), None, None, None, None
 
 
 def _parts(rows: torch.Tensor) -> list[slice]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.model.cross_entropy import vocab_parallel_cross_entropy
+from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels, choose_kernels
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
@@ -31,13 +31,35 @@ class GPT(GPTModel):
         reset_position_ids: rotary embeddings follow position_ids, which each pipeline stage is then given; otherwise
             they count from 0 along the sequence, once for all micro batches. Position tables always follow
             position_ids.
+        unpadded_vocab_size: tokens that there are, where the vocabulary is padded: the columns after them are no part
+            of the loss, and their logits are -inf. None takes all.
         kernels: the form of cross entropy; layers know theirs from their specification.
     """
 
-    def __init__(self, *args: Any, reset_position_ids: bool = False, kernels: Kernels = EAGER, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        reset_position_ids: bool = False,
+        unpadded_vocab_size: int | None = None,
+        kernels: Kernels = EAGER,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.reset_position_ids = reset_position_ids
+        self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
+
+    def forward(self, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """Losses [b, s] where labels are given, else logits [b, s, v] (v / tp_size unless they are gathered).
+
+        A stage that is not the last gives its hidden states [s, b, h].
+        """
+        output: torch.Tensor = super().forward(*args, labels=labels, **kwargs)
+        if labels is None and self.post_process and self.unpadded_vocab_size is not None:
+            width = output.shape[-1]
+            rank = 0 if width == self.vocab_size else self.pg_collection.tp.rank()
+            output[..., count_columns(self.unpadded_vocab_size, width=width, rank=rank) :] = -torch.inf
+        return output
 
     def _preprocess(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Replace the rotary angles, the second of what Megatron-Core prepares for the layers."""
@@ -53,7 +75,11 @@ class GPT(GPTModel):
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
         losses = vocab_parallel_cross_entropy(
-            logits, labels.transpose(0, 1), group=self.pg_collection.tp, form=self._kernels.cross_entropy
+            logits,
+            labels.transpose(0, 1),
+            group=self.pg_collection.tp,
+            vocab_size=self.unpadded_vocab_size,
+            form=self._kernels.cross_entropy,
         )
         return losses.transpose(0, 1).contiguous()
 
@@ -130,6 +156,7 @@ def build_model_chunks(
     groups: ProcessGroupCollection,
     device: torch.device,
     seed: int | None,
+    vocab_size: int | None = None,
     reset_position_ids: bool = False,
 ) -> list[GPTModel]:
     """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
@@ -138,6 +165,7 @@ def build_model_chunks(
 
     Args:
         device: where the model goes; on the meta device it has shapes and no memory.
+        vocab_size: tokens that there are; None takes padded_vocab_size, the rows of the embedding.
         reset_position_ids: see `GPT`.
     """
     pp_size = transformer_config.pipeline_model_parallel_size
@@ -172,6 +200,7 @@ def build_model_chunks(
                 pg_collection=groups,
                 vp_stage=vp_stage,
                 reset_position_ids=reset_position_ids,
+                unpadded_vocab_size=vocab_size if vocab_size != padded_vocab_size else None,
                 kernels=kernels,
             )
         chunks.append(chunk_model)
