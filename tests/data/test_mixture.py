@@ -7,14 +7,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.mixture import Mixture, continue_mixture
+from trainer.data.mixture import DatasetIdentity, Mixture, continue_mixture
 from trainer.data.sampler import SampleOrder
 
 WINDOWS = {"a": 50, "b": 30, "c": 20, "d": 7}
 
 
+def _named(names: Sequence[str]) -> list[DatasetIdentity]:
+    return [DatasetIdentity(content=name) for name in names]
+
+
 def _start(names: Sequence[str], weights: Sequence[float]) -> Mixture:
-    return continue_mixture(names, weights=weights, former=None, consumed_samples=0)
+    return continue_mixture(_named(names), weights=weights, former=None, consumed_samples=0)
 
 
 def _draw(mixture: Mixture, names: Sequence[str], start: int, end: int) -> list[tuple[str, int, int]]:
@@ -26,11 +30,11 @@ def _draw(mixture: Mixture, names: Sequence[str], start: int, end: int) -> list[
 
 def test_an_unchanged_mixture_is_the_former_one() -> None:
     former = _start("ab", [3, 1])
-    assert continue_mixture("ab", weights=[0.75, 0.25], former=former, consumed_samples=100) is former
+    assert continue_mixture(_named("ab"), weights=[0.75, 0.25], former=former, consumed_samples=100) == former
 
 
 def test_the_record_is_json_and_comes_back_equal() -> None:
-    mixture = continue_mixture("cb", weights=[1, 2], former=_start("ab", [3, 1]), consumed_samples=100)
+    mixture = continue_mixture(_named("cb"), weights=[1, 2], former=_start("ab", [3, 1]), consumed_samples=100)
     assert Mixture.from_record(json.loads(json.dumps(mixture.to_record()))) == mixture
 
 
@@ -51,7 +55,9 @@ def test_each_data_set_goes_on_where_it_was_over_any_changes(
 ) -> None:
     former, consumed, drawn = None, 0, []
     for names, weights, num_samples in segments:
-        mixture = continue_mixture(names, weights=weights[: len(names)], former=former, consumed_samples=consumed)
+        mixture = continue_mixture(
+            _named(names), weights=weights[: len(names)], former=former, consumed_samples=consumed
+        )
         drawn += _draw(mixture, names, consumed, consumed + num_samples)
         consumed += num_samples
         former = Mixture.from_record(mixture.to_record())
@@ -66,21 +72,21 @@ def test_each_data_set_goes_on_where_it_was_over_any_changes(
 
 
 def test_the_new_weights_hold_from_the_change_on() -> None:
-    mixture = continue_mixture("ab", weights=[1, 3], former=_start("ab", [3, 1]), consumed_samples=1000)
+    mixture = continue_mixture(_named("ab"), weights=[1, 3], former=_start("ab", [3, 1]), consumed_samples=1000)
     names = [name for name, _, _ in _draw(mixture, "ab", 1000, 1400)]
     assert names.count("b") == 300
 
 
 def test_a_data_set_that_comes_back_has_kept_its_place_and_order() -> None:
     both = _start("ab", [1, 1])
-    without = continue_mixture("a", weights=[1], former=both, consumed_samples=20)
-    again = continue_mixture("ba", weights=[1, 1], former=without, consumed_samples=40)
+    without = continue_mixture(_named("a"), weights=[1], former=both, consumed_samples=20)
+    again = continue_mixture(_named("ba"), weights=[1, 1], former=without, consumed_samples=40)
     assert [entry.drawn for entry in again.active] == [10, 30]
     assert [entry.stream for entry in again.active] == [1, 0]
 
 
 def test_the_same_data_set_twice_has_two_orders() -> None:
     mixture = _start("aa", [1, 1])
-    changed = continue_mixture("aa", weights=[1, 3], former=mixture, consumed_samples=10)
+    changed = continue_mixture(_named("aa"), weights=[1, 3], former=mixture, consumed_samples=10)
     assert [entry.stream for entry in changed.active] == [0, 1]
     assert [entry.drawn for entry in changed.active] == [5, 5]

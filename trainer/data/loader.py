@@ -159,7 +159,7 @@ def build_loader(
         consumed_samples=consumed_samples,
     )
     left_out = left_out or SampleRanges()
-    if former_mixture is not None and mixture != former_mixture:
+    if former_mixture is not None and not mixture.draws_as(former_mixture):
         left_out = left_out.before(consumed_samples)
     return BatchLoader(
         WindowReader(datasets, vocab_size=vocab_size, documents=documents),

@@ -1,11 +1,11 @@
 """One data set: fixed-length windows over the tokens of its shards, laid end to end."""
 
-import hashlib
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
@@ -13,7 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation, raise_if_any
+from trainer.data.identity import identify_dataset
 from trainer.data.index_format import ShardReader
+from trainer.data.mixture import DatasetIdentity
 from trainer.data.shard_header import shard_file
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,11 +70,10 @@ class TokenDataset:
         """Whole windows; the tokens behind the last one are never read."""
         return (self.num_tokens - 1) // self.seq_length
 
-    @property
-    def identity(self) -> str:
-        """Digest of shard names, token counts and seq_length: equal where windows are, wherever the shards lie."""
-        parts = [f"{shard.prefix.name}:{shard.num_tokens}" for shard in self.shards]
-        return hashlib.blake2b("\n".join([str(self.seq_length), *parts]).encode(), digest_size=16).hexdigest()
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        """What the data set is, wherever its shards lie and whatever they are called."""
+        return identify_dataset(self.shards, seq_length=self.seq_length)
 
     def read_windows(self, windows: np.ndarray, *, out: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
         """Read windows into rows of an array.

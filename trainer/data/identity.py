@@ -1,0 +1,64 @@
+"""What a data set is, from what its shards hold: names and sizes are the same for data sets of the same making."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+
+from trainer.common.errors import ConfigError, Violation
+from trainer.data.index_format import ShardReader
+from trainer.data.manifest import read_manifest
+from trainer.data.mixture import DatasetIdentity
+from trainer.data.shard_header import shard_file
+
+SAMPLED_BYTES = 16 << 10
+"""Read at the beginning and at the end of each shard's tokens."""
+READING_THREADS = 16
+
+
+def identify_dataset(shards: Sequence[ShardReader], *, seq_length: int) -> DatasetIdentity:
+    """Tell a data set from others; takes two small reads of each shard, and its manifest where there is one.
+
+    Raises:
+        ConfigError: tokens cannot be read.
+    """
+    with ThreadPoolExecutor(max_workers=min(READING_THREADS, len(shards)) or 1) as pool:
+        samples = list(pool.map(_sample, shards))
+        checksums = list(pool.map(_find_checksum, shards))
+    length = str(seq_length)
+    names = [f"{shard.prefix.name}:{shard.num_tokens}" for shard in shards]
+    recorded = [checksum for checksum in checksums if checksum is not None]
+    return DatasetIdentity(
+        content=_digest([length, *samples]),
+        checksum=_digest([length, *recorded]) if len(recorded) == len(shards) else None,
+        name=_digest([length, *names]),
+    )
+
+
+def _sample(shard: ShardReader) -> str:
+    """Digest of a shard's header, and of its first and last tokens."""
+    digest = hashlib.sha256(repr(astuple(shard.header)).encode())
+    num_bytes, path = shard.header.bin_bytes, shard_file(shard.prefix, ".bin")
+    try:
+        with path.open("rb", buffering=0) as file:
+            for start in (0, max(0, num_bytes - SAMPLED_BYTES)):
+                digest.update(os.pread(file.fileno(), min(SAMPLED_BYTES, num_bytes - start), start))
+    except OSError as error:
+        rule, fix = f"cannot be read: {error.strerror}", "check its permissions and disk"
+        raise ConfigError([Violation(path=str(path), value="unreadable", rule=rule, fix=fix)]) from error
+    return digest.hexdigest()
+
+
+def _find_checksum(shard: ShardReader) -> str | None:
+    """The sha256 of a shard's tokens, as its manifest records it."""
+    try:
+        manifest = read_manifest(shard.prefix)
+    except ConfigError:  # named by the checks before the start
+        return None
+    record = manifest.files.get(".bin") if manifest is not None else None
+    return str(record["sha256"]) if record is not None else None
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
