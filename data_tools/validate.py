@@ -123,9 +123,7 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
 def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
     directory = Path(config.output_dir)
     existing = nearest_existing(directory)
-    if not config.output_dir:
-        rule = "is empty"
-    elif not existing.is_dir():
+    if not existing.is_dir():
         rule = f"cannot be a directory: {existing} is a file"
     elif not os.access(existing, os.W_OK | os.X_OK):
         rule = f"cannot be written: you may not write to {existing}"

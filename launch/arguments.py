@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from trainer.common.errors import Violation
 from trainer.config.load import group_options
+from trainer.config.path_text import BadPathError, expand_path
 from trainer.config.schema import TrainConfig
 from trainer.config.suggest import did_you_mean, either, nearest_names
 
@@ -35,6 +37,19 @@ class Arguments:
         """The value of a word that is true or false; `check_flags` must find nothing wrong with it."""
         value = self.words.get(word)
         return default if value is None else _TRUTH[value]
+
+    def path(self, word: str) -> Path | None:
+        """The path that a word names, with `~` expanded; `check_paths` must find nothing wrong with it."""
+        value = self.words.get(word)
+        return None if value is None else Path(expand_path(value))
+
+    def check_paths(self, names: Collection[str]) -> Iterator[Violation]:
+        """Name words whose values can be no paths."""
+        for name, value in self.given:
+            try:
+                expand_path(value if name in names else ".")
+            except BadPathError as error:
+                yield Violation(path=name, value=repr(value), rule=str(error), fix="write a path")
 
     def check_words(self) -> Iterator[Violation]:
         """Name words that look misspelled."""

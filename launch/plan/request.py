@@ -9,6 +9,8 @@ from launch.arguments import split_arguments, unknown_option
 from trainer.common.errors import ConfigError, Violation
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
+PATHS = ("calibration", "html", "json")
+"""Those of them that are, or may be, paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +44,19 @@ def parse_request(arguments: Sequence[str]) -> Request:
     problems = [unknown_option(option, known=("--help",), words=WORDS) for option in split.options]
     problems += split.check_words()
     problems += split.check_flags(("calibrate",))
+    problems += (bad_paths := list(split.check_paths(PATHS)))
     tokens = _positive("tokens", words.get("tokens"), problems)
     top = words.get("top", "15")
     if not top.isdecimal() or int(top) < 1:
         problems.append(Violation(path="top", value=top, rule="is no count of layouts", fix="use 1 or more"))
-    calibration = words.get("calibration", "auto")
+    paths = {} if bad_paths else {name: path for name in PATHS if (path := split.path(name)) is not None}
+    calibration = str(paths.get("calibration", "auto"))
     if calibration not in ("auto", "none") and not Path(calibration).is_file():
         fix = "name a file that calibrate=true wrote, or use auto or none"
         problems.append(Violation(path="calibration", value=calibration, rule="is no file", fix=fix))
     for name in ("html", "json"):
-        if name in words and not Path(words[name]).absolute().parent.is_dir():
-            rule = f"cannot be written: {Path(words[name]).parent} is no directory"
+        if name in paths and not paths[name].absolute().parent.is_dir():
+            rule = f"cannot be written: {paths[name].parent} is no directory"
             problems.append(Violation(path=name, value=words[name], rule=rule, fix="name a file in one that exists"))
     if problems:
         raise ConfigError(problems)
@@ -60,8 +64,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
         overrides=split.overrides,
         calibrate=split.is_true("calibrate"),
         calibration=calibration,
-        html=Path(words["html"]) if "html" in words else None,
-        json=Path(words["json"]) if "json" in words else None,
+        html=paths.get("html"),
+        json=paths.get("json"),
         tokens=tokens,
         top=int(top),
     )

@@ -523,7 +523,7 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (
         ["data.train=[]"],
         None,
-        "data.train=[] names no data to train on; write data.train=[{paths:[/path/prefix],weight:1}] (the shard"
+        "data.train=[] names no data to train on; write 'data.train=[{paths:[/path/prefix]}]' (the shard"
         " /path/prefix.bin and .idx)",
         ["data.train=[{paths:[/path/prefix],weight:1}]"],
     ),

@@ -114,7 +114,7 @@ def test_every_error_of_form_at_once() -> None:
         "logging.wandb.mode": "did you mean online? use online, offline or disabled",
         "logging.wandb.proj": "did you mean logging.wandb.project?",
         "parallel.sequence_parallel": "is an integer, but the field takes true or false",
-        "run_name": "quote it: \"run_name='5'\"",
+        "run_name": "quote it: 'run_name=\"5\"'",
         "engine.reduce_bucket_size": "use 500000000",
         "output_dir": "output_dir=${nowhere.here} cannot be resolved: Interpolation key 'nowhere.here' not found",
         "data.validation[0].paths": "data.validation[0].paths=(missing) is required",
@@ -135,6 +135,10 @@ def test_every_error_of_form_at_once() -> None:
         ("training.seed", "override=training.seed is no override: it has no value; write PATH=VALUE"),
         ("data.train=[{", "override=data.train=[{ is no override ("),
         ("--seed=3", "override=--seed=3 is no override ("),
+        ("run_name=a=b", "quote it: 'run_name=\"a=b\"'"),
+        ("data.train=[{paths:[/a=b,/c]}]", "quote it: 'data.train=[{paths:[\"/a=b\",/c]}]'"),
+        ("logging.wandb.tags=[x,5]", "quote it: 'logging.wandb.tags=[\"5\"]'"),
+        ("data.train=[{paths:[7]}]", "quote it: 'data.train=[{paths:[\"7\"]}]'"),
         ("~training.seed", "override=~training.seed deletes, and fields can only be set; write training.seed=VALUE"),
         ("model@optimizer=gpt2_124m", "moves a group to @optimizer"),
         ("logging.wandb.tags=a,b", "has several values; for a list write logging.wandb.tags=[a,b]"),
@@ -202,7 +206,6 @@ def test_empty_and_quoted_text_round_trip(tmp_path: Path) -> None:
         "run_name='1e5'",
         "run_name='null'",
         "run_name='yes'",
-        "tokenizer.path=''",
         "engine=megatron",
     ):
         config = load_config([line])

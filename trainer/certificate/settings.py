@@ -8,6 +8,7 @@ from trainer.common.errors import Violation
 from trainer.config.compose import ConfigRoot, compose_config
 from trainer.config.fields import is_inside
 from trainer.config.number_range import Range, find_out_of_range
+from trainer.config.path_text import PathText
 
 MAX_PERTURBED_RUNS = 64
 
@@ -36,7 +37,7 @@ class CertifyConfig:
     alone."""
     max_grad_norm_difference: float | None = 1e-5
     """The same for gradient norms."""
-    output_dir: str = "outputs/certificate"
+    output_dir: PathText = "outputs/certificate"
     """Where certificate.json, certificate.html and the logs are written."""
     timeout_seconds: int = 300
     """A layout that takes longer has failed."""

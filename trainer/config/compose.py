@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -22,6 +21,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.convert import to_dataclass
 from trainer.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
+from trainer.config.override_line import parse_override, suggest_quoting
+from trainer.config.path_text import BadPathError, expand_path
 from trainer.config.suggest import did_you_mean, either, show
 
 T = TypeVar("T")
@@ -162,10 +163,11 @@ def _parse(line: str, problems: list[_Problem]) -> Override | None:
     """Parse one override; a `+` or `++` in front says nothing here, since the schema knows all keys."""
     path = line.partition("=")[0].lstrip("+~")
     try:
-        override = OverridesParser.create().parse_override(line)
+        override = parse_override(line)
     except HydraException as error:
         rule = f"is no override ({first_line(error)})" if "=" in line else "is no override: it has no value"
-        fix = f"write PATH=VALUE, and quote special characters: \"{path or 'PATH'}='VALUE'\""
+        quoted = suggest_quoting(line)
+        fix = f"quote it: {quoted}" if quoted else "write PATH=VALUE; a list is [A,B], a mapping {A:1}"
         violation = Violation(path="override", value=line, rule=rule, fix=fix)
         problems.append(_Problem(violation=violation, doubtful_path=path))
         return None
@@ -187,7 +189,7 @@ def _parse(line: str, problems: list[_Problem]) -> Override | None:
 def _read_search_path(override: Override, request: _Request) -> None:
     value = override.value()
     for entry in value if isinstance(value, list) else [value]:
-        directory = str(entry).removeprefix("file://")
+        directory = str(_expand(str(entry).removeprefix("file://")))
         if Path(directory).is_dir():
             request.search_path.append(str(Path(directory).absolute()))
         else:
@@ -195,11 +197,19 @@ def _read_search_path(override: Override, request: _Request) -> None:
 
 
 def _read_config_file(override: Override, request: _Request) -> None:
-    path = Path(str(override.value()))
+    path = _expand(str(override.value()))
     if path.is_file():
         request.config_files.append(path)
     else:
         request.problems.append(_Problem.of_override(override, "is no file", "name the config.yaml of a run directory"))
+
+
+def _expand(text: str) -> Path:
+    """The path that a text stands for; one that is none does not exist, and is refused for that."""
+    try:
+        return Path(expand_path(text))
+    except BadPathError:
+        return Path(text)
 
 
 def _load_saved(path: Path) -> DictConfig:

@@ -8,6 +8,7 @@ dataclasses themselves stay free of it. A field whose type is a union of datacla
 import dataclasses
 import functools
 import json
+import shlex
 import typing
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
@@ -20,12 +21,15 @@ from trainer.config.fields import (
     describe_type,
     describe_value,
     field_types,
+    is_optional,
     leaf_paths,
     nested_schemas,
     path_of,
     tag_of,
     union_members,
 )
+from trainer.config.override_line import quote_text
+from trainer.config.path_text import BAD_PATH
 from trainer.config.suggest import did_you_mean, either, nearest_names, show
 
 T = TypeVar("T")
@@ -64,8 +68,9 @@ def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
         schema: a dataclass whose fields are plain types, lists, or such dataclasses.
         plain: what JSON can hold.
     """
+    envelope = _envelope(schema)  # type: ignore[arg-type]
     try:
-        return Conversion(config=_envelope(schema).model_validate_json(json.dumps({"config": plain})).config)
+        return Conversion(config=envelope.model_validate_json(json.dumps({"config": plain})).config)
     except pydantic.ValidationError as error:
         explained = [_explain(schema, details) for details in error.errors(include_url=False)]
     violations = tuple(violation for violation, _, _ in explained)
@@ -124,12 +129,15 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
             path=f"{path}.name", value=show(given), rule="is none of the choices", fix=_choose(given, tags)
         )
         return violation, place.loc, []
+    if details["type"] == BAD_PATH:
+        fix = "write a path" + (", or null" if is_optional(place.annotation) else "")
+        return Violation(path=path, value=repr(value), rule=details["ctx"]["rule"], fix=fix), place.loc, []
     choices = [choice for member in union_members(place.annotation) for choice in _literals(member)]
     if choices:
         rule, fix = "is none of the choices", _choose(value, choices)
     else:
         rule = f"is {describe_value(value)}, but the field takes {describe_type(place.annotation)}"
-        fix = _fix_type(path, value, place.annotation)
+        fix = _fix_type(place.loc, value, place.annotation)
     return Violation(path=path, value=show(value), rule=rule, fix=fix), place.loc, []
 
 
@@ -160,14 +168,23 @@ def _choose(value: object, choices: list[Any]) -> str:
     return f"{did_you_mean(str(value), map(str, choices))}use {either(choices)}"
 
 
-def _fix_type(path: str, value: object, annotation: Any) -> str:
+def _fix_type(loc: Loc, value: object, annotation: Any) -> str:
     """What to write instead of a value of the wrong type."""
     members = union_members(annotation)
     if int in members and isinstance(value, float) and value == value and abs(value) < 2**63:
         below = int(value // 1)
         return f"use {either([below] if value == below else [below, below + 1])}"
     if str in members and isinstance(value, bool | int | float):
-        return f"quote it: \"{path}='{show(value)}'\""
+        return f"quote it: {_quote_at(loc, show(value))}"
     if value is None:
-        return f"write {describe_type(annotation)}, or leave {path} out for its default"
+        return f"write {describe_type(annotation)}, or leave {path_of(loc)} out for its default"
     return f"write {describe_type(annotation)}"
+
+
+def _quote_at(loc: Loc, text: str) -> str:
+    """Show how a text is set at a place, as one word of a shell; of lists and mappings around it only itself."""
+    num_keys = next((number for number, part in enumerate(loc) if isinstance(part, int)), len(loc))
+    value = quote_text(text)
+    for part in reversed(loc[num_keys:]):
+        value = f"[{value}]" if isinstance(part, int) else f"{{{part}:{value}}}"
+    return shlex.quote(f"{path_of(loc[:num_keys])}={value}")

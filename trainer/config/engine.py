@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from trainer.config.path_text import PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedEngineConfig:
@@ -18,7 +20,7 @@ class DeepSpeedEngineConfig:
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where sharded optimizer state lies and is updated: none means on the device, cpu in the host's memory, nvme in
     files, a part at a time in the host's memory. cpu needs zero_stage 1 or more, nvme zero_stage 3."""
-    nvme_path: str | None = None
+    nvme_path: PathText | None = None
     """Directory for offload_optimizer=nvme, on a fast disk of each host; each run needs one of its own."""
     offload_pin_memory: bool = True
     """Offload into page-locked memory, which devices copy to and from faster; false where the host limits it."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.path_text import PathText
+
 Reaction = Literal["off", "warn", "act"]
 
 
@@ -32,6 +34,6 @@ class RecoveryConfig:
     """Steps before the first bad one whose samples are left out, too, and before which the checkpoint must lie."""
     skip_steps_after: int = 0
     """Steps behind the last bad one whose samples are left out, too."""
-    replay: str | None = None
+    replay: PathText | None = None
     """recovery.jsonl of a run, or that run's directory: the samples that it left out and the updates that it skipped
     are left out here from the start. Gives the losses that it had in the end, bit for bit. null for none."""

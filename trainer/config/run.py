@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer.config.path_text import PathText
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -28,7 +30,7 @@ class TrainingConfig:
 class DatasetConfig:
     """One data set of a blend."""
 
-    paths: list[str]
+    paths: list[PathText]
     """Shard prefixes (PREFIX.bin and PREFIX.idx); the data set is their concatenation."""
     weight: float = 1.0
     """Share of samples drawn from this data set, relative to the other weights."""
@@ -66,7 +68,7 @@ class DataConfig:
 class TokenizerConfig:
     """The tokenizer that made the shards."""
 
-    path: str | None = None
+    path: PathText | None = None
     """SentencePiece model or tokenizer.json; null trains on token ids alone and needs model.vocab_size."""
 
 

@@ -9,6 +9,7 @@ from trainer.config.health import HealthConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.config.path_text import PathText
 from trainer.config.recovery import RecoveryConfig
 from trainer.config.run import (
     DataConfig,
@@ -26,9 +27,9 @@ class TrainConfig:
     """What is trained."""
     run_name: str = "default"
     """Name of the run and of its directory."""
-    output_dir: str = "outputs"
+    output_dir: PathText = "outputs"
     """Directory that holds run directories."""
-    resume: str = "auto"
+    resume: PathText = "auto"
     """auto continues the run's newest good checkpoint when there is one, never refuses a run directory that has one,
     restart moves what the run directory holds aside and starts anew, anything else is the path of a checkpoint, or of
     a run directory, to start from."""

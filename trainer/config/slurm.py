@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.config.path_text import MountText, PathText
+
 _TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?", re.ASCII)
 
 
@@ -11,12 +13,12 @@ _TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))
 class ContainerConfig:
     """A container that each node's processes run in."""
 
-    image: str | None = None
+    image: PathText | None = None
     """Image: a file (.sqsh, .sif) or a registry's address as the runtime writes it; null runs without a container. It
     holds Python with this project's dependencies; the code comes from the run directory."""
     runtime: Literal["pyxis", "apptainer"] = "pyxis"
     """pyxis: the plug-in of srun that starts enroot containers; apptainer: `apptainer exec` in each task."""
-    mounts: list[str] = field(default_factory=list)
+    mounts: list[MountText] = field(default_factory=list)
     """Further directories inside, as SOURCE:TARGET or SOURCE:TARGET:ro: those with data and tokenizer. The directory in
     which the job was submitted and output_dir are always there."""
 
@@ -70,7 +72,7 @@ class SlurmConfig:
     """Environment variables of the run."""
     network_interface: str | None = None
     """Network that nodes talk over, such as ib0 (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME)."""
-    python: str | None = None
+    python: PathText | None = None
     """Interpreter on the nodes; null takes the one that submits, or python3 of the container."""
     container: ContainerConfig = field(default_factory=ContainerConfig)
     """Container of the run."""

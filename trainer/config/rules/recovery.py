@@ -54,7 +54,7 @@ def _checkpoints_reach_back(config: TrainConfig, world_size: int | None) -> Iter
 @reads("recovery.replay")
 def _replay_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     replay = config.recovery.replay
-    if replay is not None and not Path(replay).expanduser().exists():
+    if replay is not None and not Path(replay).exists():
         yield Violation(
             path="recovery.replay",
             value=replay,

@@ -53,7 +53,7 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
 @reads("resume")
 def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     resume = config.resume
-    if resume not in ("auto", "never", "restart") and not Path(resume).expanduser().exists():
+    if resume not in ("auto", "never", "restart") and not Path(resume).exists():
         hint = did_you_mean(resume, ["auto", "never", "restart"])
         yield Violation(
             path="resume",
@@ -66,7 +66,7 @@ def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
 
 def _nearest_checkpoints(resume: str) -> str:
     """`step_00000004 or step_00000008 in its place, ` for a step that has no checkpoint beside others that have."""
-    asked, step = Path(resume).expanduser(), re.compile(r"step_(\d+)")
+    asked, step = Path(resume), re.compile(r"step_(\d+)")
     if not (wanted := step.fullmatch(asked.name)) or not asked.parent.is_dir() or not os.access(asked.parent, os.R_OK):
         return ""
     there = [int(found[1]) for entry in asked.parent.iterdir() if (found := step.fullmatch(entry.name))]
@@ -121,7 +121,7 @@ def _datasets_are_named(config: TrainConfig, world_size: int | None) -> Iterator
             path="data.train",
             value="[]",
             rule="names no data to train on",
-            fix="write data.train=[{paths:[/path/prefix],weight:1}] (the shard /path/prefix.bin and .idx)",
+            fix="write 'data.train=[{paths:[/path/prefix]}]' (the shard /path/prefix.bin and .idx)",
         )
     yield from _check_datasets("data.train", config.data.train)
     yield from _check_datasets("data.validation", config.data.validation)
