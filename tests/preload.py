@@ -1,5 +1,6 @@
 """What the server of warm processes imports once: the trainer behind the CPU shim, the launcher, torchrun, pytest."""
 
+import gc
 import logging
 
 from trainer.common.logging import quiet_libraries
@@ -9,7 +10,10 @@ quiet_libraries()
 logging.getLogger().addHandler(_silence := logging.NullHandler())  # as trainer.forked_ranks has it
 cpu_shim.install()
 
-import pytest  # noqa: E402, F401 - the shim comes first; test modules import it
+import deepspeed.runtime.bf16_optimizer  # noqa: E402 - the shim comes first
+import deepspeed.runtime.zero.stage3  # noqa: E402
+import deepspeed.runtime.zero.stage_1_and_2  # noqa: E402, F401
+import pytest  # noqa: E402, F401 - test modules import it
 import torch.distributed.run  # noqa: E402, F401 - as above
 from torch.distributed.elastic.multiprocessing import api  # noqa: E402, F401 - as above
 
@@ -22,3 +26,5 @@ import trainer.forked_ranks  # noqa: E402 - as above
 import trainer.inputs  # noqa: E402, F401 - as above
 
 logging.getLogger().removeHandler(_silence)
+gc.collect()
+gc.freeze()  # DeepSpeed collects garbage while it opens an engine: 0.3 s each time where all of this is looked at

@@ -4,19 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.certify.conftest import Issue, Issued
+from tests import warm
+from tests.certify.conftest import Issue, Issued, run_warm
 from trainer.certificate.request import read_request
+from trainer.certify import run
 from trainer.common.errors import ConfigError
 
-# Starting eight groups of processes is most of it: a minute on two free cores, many where others work.
-pytestmark = pytest.mark.timeout(1800)
-
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = ["certify=standard", "model.num_layers=2"]
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +24,9 @@ def good(issue: Issue) -> Issued:
 
 
 def certify(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "trainer.certify", *arguments],
         cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
 
@@ -116,24 +112,32 @@ def test_help_says_how_to_use_it() -> None:
     assert "layouts=[tp2.sp,pp2 zero0]" in done.stdout
 
 
-def test_the_layout_of_the_configuration_is_certified_where_none_is_named(tmp_path: Path) -> None:
-    done = certify(
-        "model=quickstart",
-        "model.vocab_size=64",
-        "model.seq_length=16",
-        "model.hidden_size=32",
-        "parallel=dp2",
-        "certify.num_steps=2",
-        "certify.num_perturbed_runs=4",
-        f"certify.output_dir={tmp_path}",
+def test_the_layout_of_the_configuration_is_certified_where_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code = run_warm(
+        [
+            "model=quickstart",
+            "model.vocab_size=64",
+            "model.seq_length=16",
+            "model.hidden_size=32",
+            "parallel=dp2",
+            "certify.num_steps=2",
+            "certify.num_perturbed_runs=4",
+            f"certify.output_dir={tmp_path}",
+        ]
     )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^as configured +2 .* pass$", done.stdout, re.MULTILINE)
-    assert "all 1 layouts pass" in done.stdout
+    assert exit_code == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^as configured +2 .* pass$", table, re.MULTILINE)
+    assert "all 1 layouts pass" in table
 
 
 def test_a_layout_that_dies_fails_and_the_others_are_judged(issue: Issue) -> None:
-    found = issue(["llama dp2", "llama tp2", "llama pp2"], worker_module="tests.certify.dying_worker")
+    """torchrun starts these processes, as it does those of the command."""
+    found = issue(
+        ["llama dp2", "llama tp2", "llama pp2"], run_command=partial(run, worker_module="tests.certify.dying_worker")
+    )
     assert found.exit_code == 1
     assert [layout["is_passed"] for layout in found.record["layouts"]] == [True, False, True]
     error = found.layout("llama tp2")["error"]

@@ -1,11 +1,11 @@
 """Bugs that change a loss by little are found and named, and what is right beside them passes."""
 
+from functools import partial
+
 import pytest
 
-from tests.certify.conftest import Issue, Issued
-
-# Starting eight groups of processes is most of it: a minute on two free cores, many where others work.
-pytestmark = pytest.mark.timeout(1800)
+from tests.certify.broken_jobs import run_broken_jobs
+from tests.certify.conftest import Issue, Issued, run_warm
 
 ROTARY = "llama cp2"
 NORMS = "llama tp2.sp"
@@ -16,7 +16,7 @@ RIGHT = ["llama dp2", "llama tp2", "llama pp2"]
 
 @pytest.fixture(scope="module")
 def broken(issue: Issue) -> Issued:
-    return issue([ROTARY, NORMS, TIED, DROPPED, *RIGHT], worker_module="tests.certify.broken_worker")
+    return issue([ROTARY, NORMS, TIED, DROPPED, *RIGHT], run_command=partial(run_warm, run_jobs=run_broken_jobs))
 
 
 def test_what_no_bug_reaches_passes(broken: Issued) -> None:

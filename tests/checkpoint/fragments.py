@@ -11,7 +11,6 @@ from trainer.parallel import cpu_shim
 cpu_shim.install()
 
 import torch  # noqa: E402
-from megatron.core import parallel_state  # noqa: E402
 from torch import distributed  # noqa: E402
 
 from trainer.checkpoint.state import Layout, Progress, TrainerState, build_state, layout_of  # noqa: E402
@@ -21,7 +20,7 @@ from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.engine.base import OPTIMIZER_STATES, OptimizerFragment  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.sharding import ParameterBlock, ShardedParameter, describe_parameters  # noqa: E402
-from trainer.parallel.world import World, start_world  # noqa: E402
+from trainer.parallel.world import World, end_layout, start_world, stop_world  # noqa: E402
 
 PADDED_VOCAB_SIZE = 64
 FP32 = PrecisionConfig()
@@ -47,9 +46,10 @@ def open_world(parallel: ParallelConfig, *, seed: int = 1) -> Iterator[World]:
     try:
         yield world
     finally:
-        parallel_state.destroy_model_parallel()
-        if not was_initialized:
-            distributed.destroy_process_group()
+        if was_initialized:
+            end_layout()
+        else:
+            stop_world()
 
 
 def build_chunks(

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoint.fragments import fragments_of, layout_in, open_world, state_of
+from tests.distributed.harness import RanksFailed, run_distributed
 from trainer.checkpoint import save as save_module
 from trainer.checkpoint import store
 from trainer.checkpoint.discovery import choose_checkpoint
@@ -51,9 +50,8 @@ def _die_at(point: str) -> None:
         store.shutil.rmtree = _die
 
 
-def main() -> None:
+def _save_and_die(run: Path, point: str) -> None:
     """Save step 1, then be killed while saving another step, or step 1 again."""
-    run, point = Path(sys.argv[1]), sys.argv[2]
     _save(run, step=1)
     _die_at(point)
     _save(run, step=1 if point == "old one aside" else 2)
@@ -61,14 +59,8 @@ def main() -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_the_last_good_checkpoint(tmp_path: Path, point: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.checkpoint.test_kill", str(tmp_path), point],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with pytest.raises(RanksFailed, match=f"rank 0 died with exit code -{signal.SIGKILL.value}"):
+        run_distributed(_save_and_die, 1, tmp_path, point)
     path = choose_checkpoint("auto", run_directory=tmp_path, verify=True)
     assert path is not None
     step = LEFT.get(point, 1)
@@ -77,7 +69,3 @@ def test_a_kill_leaves_the_last_good_checkpoint(tmp_path: Path, point: str) -> N
         assert load_checkpoint(path, fragments=fragments, layout=layout_in(ONE)).step == step
     _save(tmp_path, step=3)
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tests.engine.cases import OVERFLOWING, Account
+from tests.distributed.harness import run_distributed
+from tests.engine.runs import FP16, MEGATRON_PLAIN, Case, Trained, train_all
 from trainer.config.optim import PrecisionConfig
 from trainer.engine.base import LossScaleState
 from trainer.engine.loss_scale import LossScale, build_loss_scale
@@ -13,6 +14,20 @@ from trainer.engine.loss_scale import LossScale, build_loss_scale
 PRECISION = PrecisionConfig(
     params_dtype="fp16", initial_loss_scale=64, min_loss_scale=16, loss_scale_window=3, loss_scale_hysteresis=2
 )
+
+# Far too large a scale, which falls with each skipped step and soon grows again.
+OVERFLOWING = PrecisionConfig(
+    params_dtype="fp16", initial_loss_scale=2**22, loss_scale_hysteresis=1, loss_scale_window=2
+)
+OVERFLOWING_RUNS = {
+    "overflowing": Case(precision=OVERFLOWING, num_steps=10),
+    "megatron overflowing": Case(precision=OVERFLOWING, engine=MEGATRON_PLAIN, num_steps=10),
+}
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Trained]:
+    return run_distributed(train_all, 1, {"fp16": Case(precision=FP16), **OVERFLOWING_RUNS})[0]
 
 
 def scales(scale: LossScale, steps: str) -> list[float]:
@@ -53,24 +68,21 @@ def test_only_fp16_is_scaled() -> None:
     assert torch.equal(scale.multiply(torch.tensor([3.0])), torch.tensor([192.0]))
 
 
-@pytest.mark.parametrize("name", ["overflowing", "megatron overflowing"])
-def test_training_finds_a_scale_that_fits(name: str, one: Account) -> None:
-    results, expected = one.trained[name].results, one.trained["fp16"].results
+@pytest.mark.parametrize("name", OVERFLOWING_RUNS)
+def test_training_finds_a_scale_that_fits(name: str, trained: dict[str, Trained]) -> None:
+    results, expected = trained[name].results, trained["fp16"].results
     assert results[0].loss_scale == OVERFLOWING.initial_loss_scale
     skipped = [result for result in results if result.is_skipped]
-    taken = [result for result in results if not result.is_skipped]
-    assert skipped and len(taken) >= 4
+    updates = [result for result in results if not result.is_skipped]
+    assert skipped and len(updates) >= 4
     assert all(not math.isfinite(result.grad_norm) and math.isfinite(result.loss) for result in skipped)
     # The loss stays where it is until the first update reaches the weights.
     assert results[0].loss == expected[0].loss
-    assert taken[0].grad_norm < 10, "unscaled by the scale that it was multiplied by"
+    assert updates[0].grad_norm < 10, "unscaled by the scale that it was multiplied by"
     assert results[-1].loss < results[0].loss
 
 
-def test_engines_skip_the_same_steps(one: Account) -> None:
-    first, second = ([(r.loss_scale, r.is_skipped) for r in one.trained[name].results] for name in OVERFLOWING_RUNS)
+def test_engines_skip_the_same_steps(trained: dict[str, Trained]) -> None:
+    first, second = ([(r.loss_scale, r.is_skipped) for r in trained[name].results] for name in OVERFLOWING_RUNS)
     assert first == second
     assert len({scale for scale, _ in first}) > 3
-
-
-OVERFLOWING_RUNS = ("overflowing", "megatron overflowing")

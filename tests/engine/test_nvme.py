@@ -8,8 +8,7 @@ from deepspeed.ops.op_builder import AsyncIOBuilder
 
 from tests.checkpoint.fragments import layout_in, state_of
 from tests.distributed.harness import run_distributed
-from tests.engine.cases import BF16
-from tests.engine.steps import LLAMA, Case, open_engine, take_step
+from tests.engine.runs import BF16, LLAMA, Case, open_engine, take_steps
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.save import save_checkpoint
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
@@ -49,10 +48,10 @@ def run(directory: Path) -> dict[str, list[float]]:
     losses = {}
     for name, case in (("memory", IN_MEMORY), ("files", in_files(directory / "nvme"))):
         with open_engine(case) as (engine, _, world):
-            losses[name] = [take_step(engine, step, case=case, world=world).loss for step in range(3)]
+            losses[name] = take_steps(engine, range(3), case=case, world=world)
             state = state_of(3, parallel=case.parallel, world_size=world.world_size, model=case.model)
             save_checkpoint(directory / name, fragments=engine.optimizer_fragments(), state=state, keep_last=1)
-            losses[name] += [take_step(engine, step, case=case, world=world).loss for step in (3, 4)]
+            losses[name] += take_steps(engine, (3, 4), case=case, world=world)
         assert any((directory / "nvme").rglob("*.swp")) == (name == "files")
     for saver in ("memory", "files"):
         for name, case in (("memory", IN_MEMORY), ("files", in_files(directory / "nvme"))):
@@ -61,9 +60,7 @@ def run(directory: Path) -> dict[str, list[float]]:
                 layout = layout_in(case.parallel, world_size=world.world_size)
                 load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
                 engine.restore(num_updates=3)
-                losses[f"{name} from {saver}"] = [
-                    take_step(engine, step, case=case, world=world).loss for step in (3, 4)
-                ]
+                losses[f"{name} from {saver}"] = take_steps(engine, (3, 4), case=case, world=world)
     return losses
 
 

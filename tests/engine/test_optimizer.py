@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.checkpoint.fragments import build_chunks, open_world
-from tests.engine.steps import GPT2
+from tests.engine.runs import GPT2
 from trainer.config.optim import OptimizerConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.optimizer import build_adamw, parameter_groups

@@ -1,74 +1,169 @@
-"""Every layout trains as one process does: same weights, same data, ten steps, fp32.
+"""One layout of each kind trains as one process does: same weights, same data, three steps, fp32.
 
-Two layouts add the same numbers in another order. Measured over all of them: 9e-8 relative of the loss and 5e-7 of the
-gradient norm; the bounds leave a factor of 10 and 20.
+The certificate compares all of them, for ten steps (conf/certify/standard.yaml).
 """
 
 import pytest
 import torch
+from torch.nn import functional
 
-from tests.engine.cases import FOUR, TWO, Account
-from tests.engine.steps import OPTIMIZERS, Trained, assemble, largest_difference
+from tests.distributed.harness import run_distributed
+from tests.engine.runs import (
+    CP2,
+    DOCUMENTS,
+    GPT2,
+    GRAD_NORM_TOLERANCE,
+    LOSS_TOLERANCE,
+    MEGATRON,
+    MEGATRON_GATHER,
+    MEGATRON_PLAIN,
+    NORMED,
+    OPTIMIZERS,
+    PP2,
+    PP2_VP2,
+    TP2,
+    TP2_SP,
+    ZERO_0,
+    Case,
+    Trained,
+    check_same_training,
+    check_same_weights,
+    largest_difference,
+    micro_batches,
+    open_engine,
+    rate_of,
+    train_all,
+)
 
-LOSS_TOLERANCE = 1e-6
-GRAD_NORM_TOLERANCE = 1e-5
+ONE = {
+    "llama": Case(),
+    "llama clipped": Case(optimizer="clipped"),
+    "llama documents": Case(documents=DOCUMENTS),
+    "normed clipped": Case(model=NORMED, optimizer="clipped"),
+    "gpt2": Case(model=GPT2),
+    "gpt2 clipped": Case(model=GPT2, optimizer="clipped"),
+    "megatron llama clipped": Case(optimizer="clipped", engine=MEGATRON),
+    "megatron plain gpt2": Case(model=GPT2, engine=MEGATRON_PLAIN),
+}
+# Each beside the name of the same run in one process.
+TWO = {
+    # Without sequence parallelism only the norms of queries and keys have gradients in parts.
+    "tp2": ("normed clipped", Case(parallel=TP2, model=NORMED, optimizer="clipped")),
+    "tp2 sp": ("normed clipped", Case(parallel=TP2_SP, model=NORMED, optimizer="clipped")),
+    "pp2 tied gpt2": ("gpt2 clipped", Case(parallel=PP2, model=GPT2, optimizer="clipped")),
+    "megatron pp2 vp2": ("llama clipped", Case(parallel=PP2_VP2, optimizer="clipped", engine=MEGATRON)),
+    "cp2 documents": ("llama documents", Case(parallel=CP2, documents=DOCUMENTS)),
+    "dp2": ("llama clipped", Case(optimizer="clipped")),
+    "dp2 zero0": ("llama clipped", Case(optimizer="clipped", engine=ZERO_0)),
+    "megatron dp2": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON)),
+    "megatron dp2 plain": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON_PLAIN)),
+    "megatron dp2 gather": ("llama clipped", Case(optimizer="clipped", engine=MEGATRON_GATHER)),
+}
+FOUR = {
+    # Both stages' ranks own the same part of the tied embedding, though their buffers differ.
+    "megatron dp2 pp2 tied gpt2": (
+        "gpt2 clipped",
+        Case(parallel=PP2, model=GPT2, optimizer="clipped", engine=MEGATRON),
+    ),
+}
 LAYOUTS = {**TWO, **FOUR}
 
 
-def losses_of(trained: Trained) -> list[float]:
-    return [result.loss for result in trained.results]
+def train_by_hand(case: Case) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of training that is written out with torch alone: one batch, its clipping and AdamW."""
+    optimizer_config = OPTIMIZERS[case.optimizer]
+    with open_engine(case) as (_, (model,), _):
+        decayed, undecayed = [], []
+        for name, parameter in model.named_parameters():
+            (undecayed if "norm" in name or name.endswith("bias") else decayed).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}],
+            betas=(optimizer_config.adam_beta1, optimizer_config.adam_beta2),
+            eps=optimizer_config.adam_eps,
+            weight_decay=optimizer_config.weight_decay,
+            foreach=False,
+        )
+        losses, norms = [], []
+        for step in range(case.num_steps):
+            batches = micro_batches(step, case=case)
+            tokens, labels, positions = (
+                torch.cat([getattr(batch, name) for batch in batches]) for name in ("tokens", "labels", "position_ids")
+            )
+            mask = torch.cat([batch.loss_mask for batch in batches]).bool()
+            logits = model(tokens, positions, None)
+            loss = functional.cross_entropy(logits[mask].float(), labels[mask])
+            optimizer.zero_grad()
+            loss.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_config.clip_grad).item())
+            for group in optimizer.param_groups:
+                group["lr"] = rate_of(step)
+            optimizer.step()
+            losses.append(loss.item())
+    return losses, norms
 
 
-def grad_norms_of(trained: Trained) -> list[float]:
-    return [result.grad_norm for result in trained.results]
+def run_one() -> tuple[dict[str, Trained], tuple[list[float], list[float]]]:
+    return train_all(ONE), train_by_hand(ONE["llama clipped"])
 
 
-def test_one_process_trains_as_a_loop_written_by_hand(one: Account) -> None:
-    assert one.by_hand is not None
-    losses, grad_norms = one.by_hand
-    engine = one.trained["llama clipped"]
-    assert largest_difference(losses_of(engine), losses) <= LOSS_TOLERANCE
-    assert largest_difference(grad_norms_of(engine), grad_norms) <= GRAD_NORM_TOLERANCE
+def run_many(cases: dict[str, tuple[str, Case]]) -> dict[str, Trained]:
+    return train_all({name: case for name, (_, case) in cases.items()})
 
 
-def test_the_runs_would_show_a_mistake(one: Account) -> None:
+@pytest.fixture(scope="module")
+def one() -> tuple[dict[str, Trained], tuple[list[float], list[float]]]:
+    return run_distributed(run_one, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def alone(one: tuple) -> dict[str, Trained]:
+    return one[0]
+
+
+@pytest.fixture(scope="module")
+def together() -> dict[str, list[Trained]]:
+    """What each rank of a layout saw of it."""
+    ranks = {}
+    for size, cases in ((2, TWO), (4, FOUR)):
+        found = run_distributed(run_many, size, cases, timeout_seconds=300)
+        ranks |= {name: [rank[name] for rank in found] for name in cases}
+    return ranks
+
+
+def test_one_process_trains_as_a_loop_written_by_hand(one: tuple) -> None:
+    trained, (losses, grad_norms) = one
+    assert largest_difference(trained["llama clipped"].losses, losses) <= LOSS_TOLERANCE
+    assert largest_difference(trained["llama clipped"].grad_norms, grad_norms) <= GRAD_NORM_TOLERANCE
+
+
+def test_the_runs_would_show_a_mistake(alone: dict[str, Trained]) -> None:
     for name in ("llama", "gpt2"):
-        usual, clipped = one.trained[name], one.trained[f"{name} clipped"]
-        assert losses_of(usual)[-1] < 0.9 * losses_of(usual)[0], "something was learned"
-        assert min(grad_norms_of(clipped)) > 5 * OPTIMIZERS["clipped"].clip_grad, "every step was clipped"
-        assert largest_difference(losses_of(usual), losses_of(clipped)) > 1e-3
-    fitting = [trained for name, trained in one.trained.items() if "overflowing" not in name]
-    assert not any(result.is_skipped for trained in fitting for result in trained.results)
+        usual, clipped = alone[name], alone[f"{name} clipped"]
+        assert usual.losses[-1] < usual.losses[0], "something was learned"
+        assert min(clipped.grad_norms) > 5 * OPTIMIZERS["clipped"].clip_grad, "every step was clipped"
+        assert largest_difference(usual.losses, clipped.losses) > 1e-3
+    plain, documents = alone["llama"], alone["llama documents"]
+    assert abs(plain.losses[0] - documents.losses[0]) > 1e-3
+    assert documents.evaluated[1] < plain.evaluated[1], "eod_mask_loss leaves tokens out"
+    assert not any(result.is_skipped for trained in alone.values() for result in trained.results)
 
 
 @pytest.mark.parametrize(
     ("name", "other"), [("megatron llama clipped", "llama clipped"), ("megatron plain gpt2", "gpt2")]
 )
-def test_engines_train_alike_in_one_process(name: str, other: str, one: Account) -> None:
-    trained, expected = one.trained[name], one.trained[other]
-    assert largest_difference(losses_of(trained), losses_of(expected)) <= LOSS_TOLERANCE
-    assert largest_difference(grad_norms_of(trained), grad_norms_of(expected)) <= GRAD_NORM_TOLERANCE
+def test_engines_train_alike_in_one_process(name: str, other: str, alone: dict[str, Trained]) -> None:
+    check_same_training([alone[name]], alone[other])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_trains_as_one_process(layout: str, expected: Trained, ranks: list[Trained]) -> None:
-    assert all(rank.results == ranks[0].results for rank in ranks), "every rank tells the same"
-    loss = largest_difference(losses_of(ranks[0]), losses_of(expected))
-    grad_norm = largest_difference(grad_norms_of(ranks[0]), grad_norms_of(expected))
-    print(f"{layout}: loss {loss:.1e}, grad norm {grad_norm:.1e}")
-    assert loss <= LOSS_TOLERANCE
-    assert grad_norm <= GRAD_NORM_TOLERANCE
+def test_layout_trains_as_one_process(
+    layout: str, alone: dict[str, Trained], together: dict[str, list[Trained]]
+) -> None:
+    check_same_training(together[layout], alone[LAYOUTS[layout][0]])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_weights_start_equal_and_copies_stay_equal(expected: Trained, ranks: list[Trained]) -> None:
-    initial, expected_initial = assemble([rank.initial for rank in ranks]), assemble([expected.initial])
-    assert initial.keys() == expected_initial.keys()
-    assert all(torch.equal(initial[key], expected_initial[key]) for key in initial), "bit for bit"
-
-    final, expected_final = assemble([rank.final for rank in ranks]), assemble([expected.final])
-    for key, tensor in final.items():
-        assert not torch.equal(tensor, initial[key]), f"{key} was trained"
-        # Adam makes a step of its own out of rounding where a gradient is near zero; such elements are few.
-        way = (expected_final[key] - expected_initial[key]).norm()
-        assert (tensor - expected_final[key]).norm() < 1e-3 * way, key
+def test_weights_start_equal_and_copies_stay_equal(
+    layout: str, alone: dict[str, Trained], together: dict[str, list[Trained]]
+) -> None:
+    check_same_weights(together[layout], alone[LAYOUTS[layout][0]])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.engine.steps import LLAMA, Case, train
+from tests.engine.runs import LLAMA, Case, train
 from tests.gpu.devices import ask_a_process, count_gpus, run_on_gpus
 from trainer.config.engine import MegatronEngineConfig
 from trainer.config.optim import PrecisionConfig

@@ -10,12 +10,26 @@ from dataclasses import replace
 import pytest
 
 from tests.distributed.harness import run_distributed
-from tests.engine import cases, layout_runs, moe_runs
-from tests.engine.steps import GPT2, LLAMA, Case, largest_difference, train
-from tests.engine.test_parity import GRAD_NORM_TOLERANCE, LOSS_TOLERANCE
-from tests.engine.test_precision import TOLERANCES
+from tests.engine import test_moe, test_parity
+from tests.engine.runs import (
+    DOCUMENTS,
+    EP2,
+    GPT2,
+    GRAD_NORM_TOLERANCE,
+    LLAMA,
+    LOSS_TOLERANCE,
+    MEGATRON,
+    MEGATRON_PLAIN,
+    PP2,
+    SPARSE,
+    TOLERANCES,
+    TP2_SP,
+    Case,
+    largest_difference,
+    train,
+)
 from tests.gpu.devices import needs_gpus, run_on_gpus
-from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
+from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.base import StepResult
@@ -23,14 +37,14 @@ from trainer.engine.base import StepResult
 pytestmark = [pytest.mark.gpu, needs_gpus(1)]
 
 Results = dict[str, list[StepResult]]
-MEGATRON = MegatronEngineConfig()
+NUM_STEPS = 10
 FP32 = {
     "llama": Case(),
     "llama eager": Case(model=replace(LLAMA, torch_compile="never")),
     "gpt2": Case(model=GPT2),
     "megatron llama": Case(engine=MEGATRON),
     "deepspeed zero3 offload": Case(engine=DeepSpeedEngineConfig(zero_stage=3, offload_optimizer="cpu")),
-    "experts": Case(model=moe_runs.SPARSE, engine=MEGATRON),
+    "experts": Case(model=SPARSE, engine=MEGATRON),
     "recomputed": Case(
         parallel=ParallelConfig(recompute_granularity="selective", recompute_modules=["core_attn", "layernorm", "mlp"]),
         engine=MEGATRON,
@@ -42,23 +56,32 @@ SIXTEEN_BITS = {
     for precision in ("bf16", "fp16")
 }
 # Heads of 16 channels, the fewest that FlexAttention takes.
-DOCUMENTS = {
-    name: replace(run, model=replace(run.model, hidden_size=16 * run.model.num_attention_heads))
-    for name, run in layout_runs.ONE.items()
-    if run.documents is not None
+OF_DOCUMENTS = {
+    name: Case(model=replace(model, hidden_size=16 * model.num_attention_heads), documents=DOCUMENTS)
+    for name, model in (("llama", LLAMA), ("gpt2", GPT2))
 }
 # Of two processes, with the name of the same run in one.
-TWO = {name: cases.TWO[name] for name in ("tp2 sp", "pp2 vp2", "dp2", "megatron tp2 sp gpt2", "megatron pp2 tied gpt2")}
-EXPERTS = {name: moe_runs.TWO[name] for name in ("ep2", "ep2 gather plain", "tp2", "pp2 vp2")}
-CUT_EXPERTS = {name: moe_runs.FOUR[name] for name in ("ep2 cut experts", "tp2 ep2 cut experts", "ep4")}
+TWO = {
+    **{name: test_parity.TWO[name] for name in ("tp2 sp", "megatron pp2 vp2", "dp2")},
+    "megatron tp2 sp gpt2": ("gpt2", Case(parallel=TP2_SP, model=GPT2, engine=MEGATRON)),
+    "megatron pp2 tied gpt2": (
+        "gpt2 clipped",
+        Case(parallel=PP2, model=GPT2, optimizer="clipped", engine=MEGATRON_PLAIN),
+    ),
+}
+EXPERTS = {
+    **{name: test_moe.LAYOUTS[name] for name in ("ep2", "ep2 gather plain", "pp2 vp2")},
+    "tp2": ("sparse", Case(model=SPARSE, parallel=TP2_SP, engine=MEGATRON)),
+}
+CUT_EXPERTS = {
+    "ep2 cut experts": Case(model=SPARSE, parallel=replace(EP2, expert_tensor_parallel_size=2), engine=MEGATRON),
+    "tp2 ep2 cut experts": Case(model=SPARSE, parallel=replace(TP2_SP, expert_model_parallel_size=2), engine=MEGATRON),
+    "ep4": Case(model=SPARSE, parallel=ParallelConfig(expert_model_parallel_size=4), engine=MEGATRON),
+}
 
 
 def results_of(runs: dict[str, Case]) -> Results:
-    return {name: train(case).results for name, case in runs.items()}
-
-
-def results_of_documents() -> Results:
-    return {name: layout_runs.train(run).results for name, run in DOCUMENTS.items()}
+    return {name: train(replace(case, num_steps=NUM_STEPS)).results for name, case in runs.items()}
 
 
 def check(results: list[StepResult], expected: list[StepResult], *, factor: float = 10.0) -> None:
@@ -96,14 +119,15 @@ def test_sixteen_bits_are_near_fp32(name: str, on_cpu: Results, on_gpu: Results)
 
 def test_documents_do_not_see_each_other() -> None:
     """On a GPU it is FlexAttention that keeps them apart, on a CPU a dense mask."""
-    expected, results = run_distributed(results_of_documents, 1)[0], run_on_gpus(results_of_documents, 1)[0]
-    for name in DOCUMENTS:
+    expected = run_distributed(results_of, 1, OF_DOCUMENTS)[0]
+    results = run_on_gpus(results_of, 1, OF_DOCUMENTS)[0]
+    for name in OF_DOCUMENTS:
         check(results[name], expected[name])
 
 
 @needs_gpus(2)
 def test_two_gpus_train_as_one() -> None:
-    for runs, alone in ((TWO, cases.ONE), (EXPERTS, moe_runs.ONE)):
+    for runs, alone in ((TWO, test_parity.ONE), (EXPERTS, test_moe.ONE)):
         expected = run_on_gpus(results_of, 1, {one: alone[one] for one, _ in runs.values()})[0]
         ranks = run_on_gpus(results_of, 2, {name: case for name, (_, case) in runs.items()})
         for name, (one, _) in runs.items():
@@ -114,7 +138,7 @@ def test_two_gpus_train_as_one() -> None:
 @needs_gpus(4)
 def test_four_gpus_cut_and_share_experts() -> None:
     """NCCL gathers parts of different length itself, where gloo has them padded."""
-    expected = run_on_gpus(results_of, 1, {"sparse": moe_runs.ONE["sparse"]})[0]
-    ranks = run_on_gpus(results_of, 4, {name: case for name, (_, case) in CUT_EXPERTS.items()})
+    expected = run_on_gpus(results_of, 1, {"sparse": test_moe.ONE["sparse"]})[0]
+    ranks = run_on_gpus(results_of, 4, CUT_EXPERTS)
     for name in CUT_EXPERTS:
         check(ranks[0][name], expected["sparse"])

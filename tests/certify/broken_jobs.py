@@ -1,9 +1,6 @@
-"""The process of a layout with bugs in it, each of which only one kind of layout runs into.
+"""Processes of layouts with bugs in them, each of which only one kind of layout runs into."""
 
-A test names this module to the certificate as what its processes run; nothing in the product knows of it.
-"""
-
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 from trainer.parallel import cpu_shim
@@ -14,6 +11,7 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEm
 
 from trainer import build  # noqa: E402 - as above
 from trainer.certificate import worker  # noqa: E402 - as above
+from trainer.certificate.job import Job  # noqa: E402 - as above
 from trainer.engine import gradients  # noqa: E402 - as above
 from trainer.model import layer_spec  # noqa: E402 - as above
 
@@ -52,9 +50,10 @@ def drop_layer_of_uneven_stages() -> None:
     build._check_all_layers_are_built = lambda *arguments, **options: None
 
 
-if __name__ == "__main__":
+def run_broken_jobs(jobs: Sequence[Job]) -> None:
+    """Run jobs in this process, with all bugs; it must end afterwards."""
     shift_positions_under_context_parallelism()
     forget_gradients_of_norms_under_sequence_parallelism()
     forget_tied_embedding()
     drop_layer_of_uneven_stages()
-    sys.exit(worker.main())
+    worker.run_jobs(jobs)
