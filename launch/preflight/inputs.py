@@ -19,7 +19,7 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         config: what they compose to.
         reads_all: compare checksums, too, whatever data.verify says; reads every byte.
     """
-    verify = ["data.verify=checksum"] if reads_all else []
+    verify = ["data.verify=checksum"] if reads_all and config.data.verify != "full" else []
     command = [sys.executable, "-W", "ignore", "-m", "trainer.check_inputs", "--json"]
     command += ["--world-size", str(world_size), *overrides, *verify]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
@@ -32,5 +32,5 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         )
     found = [Violation(**violation) for violation in json.loads(done.stdout)["violations"]]
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
-    depth = "with their checksums" if reads_all or config.data.verify == "checksum" else "by their sizes"
+    depth = "with their checksums" if reads_all or config.data.verify in ("checksum", "full") else "by their sizes"
     return judge("inputs", found, otherwise=f"{num_shards} shards {depth}, tokenizer, checkpoint")

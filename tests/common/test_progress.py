@@ -10,6 +10,7 @@ from trainer.common.progress import (
     format_bytes,
     format_count,
     format_duration,
+    format_number,
     should_draw_bar,
 )
 
@@ -54,6 +55,23 @@ def test_auto_draws_a_bar_on_a_terminal_only() -> None:
     assert not should_draw_bar("auto", stream=io.StringIO())
     assert should_draw_bar("on", stream=io.StringIO())
     assert not should_draw_bar("off", stream=Terminal())
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "plural", "text"),
+    [
+        (0, "step", None, "0 steps"),
+        (1, "process", None, "1 process"),
+        (2, "process", None, "2 processes"),
+        (3, "micro batch", None, "3 micro batches"),
+        (2, "entry", None, "2 entries"),
+        (2, "day", None, "2 days"),
+        (12_345, "index", "indices", "12,345 indices"),
+        (1, "index", "indices", "1 index"),
+    ],
+)
+def test_format_number(count: int, noun: str, plural: str | None, text: str) -> None:
+    assert format_number(count, noun, plural=plural) == text
 
 
 @pytest.mark.parametrize(

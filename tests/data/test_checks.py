@@ -37,7 +37,7 @@ def _check(*train: str, validation: tuple[str, ...] = (), **changes: Any) -> lis
     return [str(violation) for violation in check_datasets(data, **settings)]
 
 
-@pytest.mark.parametrize("verify", ["none", "size", "checksum"])
+@pytest.mark.parametrize("verify", ["none", "size", "checksum", "full"])
 def test_good_shards(tmp_path: Path, tokenizer: Path, verify: str) -> None:
     shard = _make(tmp_path / "s", tokenizer=tokenizer, vocab_size=1000)
     assert _check(shard, validation=(shard,), verify=verify, tokenizer_path=str(tokenizer)) == []
@@ -123,14 +123,46 @@ def test_shards_without_manifest_are_allowed_and_noted(
     shard = str(write_shard(tmp_path / "s", make_documents(num_tokens=100)))
     with caplog.at_level(logging.INFO):
         assert _check(shard, tokenizer_path=str(tokenizer), verify="checksum") == []
-    assert "1 shard(s) have no manifest" in caplog.text and shard in caplog.text
+    assert "1 shard without a manifest" in caplog.text and shard in caplog.text and "sampled" not in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert _check(shard, str(write_shard(tmp_path / "t", make_documents(num_tokens=100)))) == []
+    assert "2 shards without a manifest" in caplog.text
+    assert "token ids are sampled (data.verify=full reads them all)" in caplog.text
 
 
-def test_ids_of_a_shard_without_manifest_are_read_by_checksum(tmp_path: Path) -> None:
-    shard = str(write_shard(tmp_path / "s", [np.array([1, 2, 3, 1000, 1001]), *make_documents(num_tokens=100)]))
-    assert _check(shard, verify="size") == []
-    (message,) = _check(shard, verify="checksum")
-    assert message.startswith(f"{shard}.bin=token id 1000 at token 3 is not in the model's vocabulary of 1000")
+def _write_with_bad_id(prefix: Path, *, num_tokens: int, at: int, **manifest: Any) -> str:
+    tokens = np.zeros(num_tokens, dtype=np.uint16)
+    tokens[at] = 1000
+    return str(write_shard(prefix, [tokens], **manifest))
+
+
+@pytest.mark.parametrize("group", ["train", "validation"])
+def test_ids_that_no_manifest_vouches_for_are_looked_at(tmp_path: Path, group: str) -> None:
+    good = _make(tmp_path / "good")
+    shards = {
+        "a small shard": _write_with_bad_id(tmp_path / "small", num_tokens=260_000, at=123_457),
+        "the end of a large one": _write_with_bad_id(tmp_path / "end", num_tokens=300_000, at=299_999),
+        "a manifest that is silent": _write_with_bad_id(tmp_path / "silent", num_tokens=90, at=3, with_manifest=True),
+    }
+    for what, shard in shards.items():
+        train, validation = ((shard,), ()) if group == "train" else ((good,), (shard,))
+        (message,) = _check(*train, validation=validation)
+        assert message.startswith(f"{shard}.bin=token id 1000 at token "), what
+        assert "is not in the model's vocabulary of 1000" in message
+        assert _check(*train, validation=validation, verify="none") == []
+        assert _check(*train, validation=validation, vocab_size=None) == []
+
+
+def test_a_single_id_of_a_large_shard_takes_a_look_at_all(tmp_path: Path) -> None:
+    # Between two of the pieces that are sampled.
+    unknown = _write_with_bad_id(tmp_path / "unknown", num_tokens=1_000_000, at=20_000)
+    vouched = _write_with_bad_id(tmp_path / "vouched", num_tokens=1000, at=20, vocab_size=1000)
+    assert _check(unknown, validation=(vouched,), verify="size") == []
+    (message,) = _check(unknown, validation=(vouched,), verify="checksum")
+    assert message.startswith(f"{unknown}.bin=token id 1000 at token 20000 is not in the model's vocabulary")
+    _, message = _check(unknown, validation=(vouched,), verify="full")
+    assert message.startswith(f"{vouched}.bin=token id 1000 at token 20 is not in the model's vocabulary of 1000")
 
 
 def test_a_larger_model_vocabulary_is_fine(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Windows over shards laid end to end."""
 
+import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,43 @@ def test_other_tokens_under_the_same_name_are_an_error(tmp_path: Path) -> None:
     dataset.close()
     with pytest.raises(RunStopped, match=rf"{replaced}\.bin=inode \d+ is another file"):
         _read(dataset, [150])
+
+
+def test_a_file_that_is_touched_or_put_back_as_it_was_is_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    large, small = 400_000, 1000  # beyond the size that is compared whole, and below it
+    for name, num_tokens, with_manifest in (("a", large, False), ("b", small, True), ("c", small, False)):
+        prefix = write_shard(tmp_path / name, [np.arange(num_tokens)], dtype=np.int32, with_manifest=with_manifest)
+        dataset, path = TokenDataset([prefix], seq_length=10), Path(f"{prefix}.bin")
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            _read(dataset, [0])
+            os.utime(path, ns=(0, 1))
+            assert _read(dataset, [5, 7])[:, 0].tolist() == [50, 70]
+        assert caplog.text.count(f"{path} has another time of change than before, and the same content") == 1
+        dataset.close()
+        os.rename(shutil.copy(path, tmp_path / "copy"), path)
+        with caplog.at_level(logging.INFO):
+            assert _read(dataset, [6])[0, 0] == 60
+        assert f"{path} is another file than before, and the same content" in caplog.text
+        dataset.close()
+
+
+@pytest.mark.parametrize(("num_tokens", "with_manifest", "changed"), [(1000, False, 517), (400_000, True, 5_001)])
+def test_one_other_token_is_found_where_all_are_compared(
+    tmp_path: Path, num_tokens: int, with_manifest: bool, changed: int
+) -> None:
+    prefix = write_shard(tmp_path / "s", [np.arange(num_tokens)], dtype=np.int32, with_manifest=with_manifest)
+    dataset = TokenDataset([prefix], seq_length=10)
+    _read(dataset, [0])
+    with open(f"{prefix}.bin", "r+b") as file:
+        file.seek(4 * changed)
+        file.write(b"odd!")
+    os.utime(f"{prefix}.bin", ns=(0, 1))
+    with pytest.raises(RunStopped, match="bin=changed was written to while the run used it"):
+        _read(dataset, [0])
+    dataset.close()
 
 
 def test_a_file_that_vanishes_is_named_and_read_while_it_is_open(

@@ -18,6 +18,16 @@ def format_count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else _three_digits(value)
 
 
+def format_number(count: int, noun: str, *, plural: str | None = None) -> str:
+    """Write how many of something there are: 1 process, 2 processes, 1,234 shards.
+
+    Args:
+        noun: for one.
+        plural: for any other number, where it is not regular.
+    """
+    return f"{count:,} {noun if count == 1 else plural or _pluralize(noun)}"
+
+
 def format_bytes(value: float) -> str:
     """Write a size in binary units: 512 B, 1.50 KiB, 12.3 GiB."""
     size, units = float(value), ["B", "KiB", "MiB", "GiB", "TiB"]
@@ -100,6 +110,12 @@ class PlainProgress:
 
     def _rate(self, done: int, now: float) -> float:
         return (done - self._done_before) / max(now - self._start, 1e-9)
+
+
+def _pluralize(noun: str) -> str:
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
 
 
 def _three_digits(value: float) -> str:

@@ -44,8 +44,11 @@ class DataConfig:
     """Data sets blended for training."""
     validation: list[DatasetConfig] = field(default_factory=list)
     """Data sets blended for validation; none switches validation off."""
-    verify: Literal["none", "size", "checksum"] = "size"
-    """Checks before start: file sizes against the index, or also sha256 against the manifest (reads every byte)."""
+    verify: Literal["none", "size", "checksum", "full"] = "size"
+    """Checks of all shards, also those of validation, before the start. size compares file sizes with index and
+    manifest, and looks at a sample of the token ids where no manifest vouches for them; checksum also compares sha256
+    with the manifest and looks at all such ids; full looks at every token id of every shard, too. The latter two read
+    every byte. none looks at headers only."""
     reset_attention_mask: bool = False
     """Keep tokens from attending to other documents of their sequence: attention is causal inside each document. A
     document ends with its eod_token_id, which belongs to it."""

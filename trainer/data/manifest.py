@@ -96,13 +96,14 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_shard(prefix: str | Path, *, verify: Literal["none", "size", "checksum"] = "size") -> list[Violation]:
+def check_shard(prefix: str | Path, *, verify: Literal["none", "size", "checksum", "full"] = "size") -> list[Violation]:
     """Find everything that is wrong with one shard.
 
     Args:
         verify: none checks what opening checks (files, header, version, size of the .bin against the index);
             size also compares counts and file sizes with the manifest; checksum also compares every file's sha256
-            with the manifest and every entry of the index with its neighbours (reads every byte).
+            with the manifest and every entry of the index with its neighbours (reads every byte); full is checksum
+            here.
     """
     try:
         reader = ShardReader(prefix)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation, raise_if_any
+from trainer.data.file_content import FileContent, differs_from_manifest, look_at
 from trainer.data.identity import identify_dataset
 from trainer.data.index_format import ShardReader
 from trainer.data.mixture import DatasetIdentity
@@ -36,8 +37,9 @@ class TokenDataset:
     map's time on a cold file and 0.5 to 0.7 on a cached one, and a file that shrinks under the run or a failing disk
     raises an error here where a map kills the process with SIGBUS.
 
-    Every read looks at the file's size and time of change first (4 us beside the 17 us that a cached window of 2,049
-    tokens takes), since other tokens under the same name would be trained on without a word.
+    Every read looks at the file's size, inode and time of change first (4 us beside the 17 us that a cached window of
+    2,049 tokens takes), since other tokens under the same name would be trained on without a word. Where time or inode
+    differ, the content decides (`trainer.data.file_content`): `touch` is no change.
 
     Args:
         prefixes: shard prefixes, in order.
@@ -55,7 +57,7 @@ class TokenDataset:
         self.seq_length = seq_length
         self._starts = np.cumsum([0] + [shard.num_tokens for shard in self.shards], dtype=np.int64)
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
-        self._first_seen: dict[int, os.stat_result] = {}
+        self._contents: dict[int, FileContent] = {}
         self._is_unlinked: set[int] = set()
         self._lock = Lock()
         raise_if_any(check_window_count(self.num_tokens, seq_length=seq_length, path=", ".join(map(str, prefixes))))
@@ -112,25 +114,26 @@ class TokenDataset:
             # The lock keeps another thread from closing this descriptor, whose number may then be another file's.
             with self._lock:
                 descriptor = self._file(shard).fileno()
-                self._check_unchanged(shard, os.fstat(descriptor))
+                self._check_unchanged(shard, descriptor)
                 raw = os.pread(descriptor, num_bytes, offset * dtype.itemsize)
                 if len(raw) != num_bytes:  # cut between the look at its size and the read
-                    self._check_unchanged(shard, os.fstat(descriptor))
+                    self._check_unchanged(shard, descriptor)
         except OSError as error:
             raise self._lost(shard, "unreadable", f"cannot be read any more: {error.strerror}") from error
         if len(raw) != num_bytes:
             raise self._lost(shard, "cut", f"ends at byte {offset * dtype.itemsize + len(raw)} now")
         return np.frombuffer(raw, dtype=dtype)
 
-    def _check_unchanged(self, shard: int, now: os.stat_result) -> None:
-        first = self._first_seen.setdefault(shard, now)
+    def _check_unchanged(self, shard: int, descriptor: int) -> None:
+        now = os.fstat(descriptor)
         expected_bytes = self.shards[shard].header.bin_bytes
         if now.st_size != expected_bytes:
             raise self._lost(shard, f"{now.st_size} bytes", f"had {expected_bytes} bytes when the run began")
-        if (now.st_ino, now.st_dev) != (first.st_ino, first.st_dev):
-            raise self._lost(shard, f"inode {now.st_ino}", "is another file than the one that the run began with")
-        if now.st_mtime_ns != first.st_mtime_ns:
-            raise self._lost(shard, "changed", "was written to while the run used it")
+        first = self._contents.get(shard)
+        if first is None:
+            self._contents[shard] = look_at(descriptor, now)
+        elif not first.has_status(now):
+            self._contents[shard] = self._compare_content(shard, descriptor, first)
         if now.st_nlink == 0 and shard not in self._is_unlinked:
             self._is_unlinked.add(shard)
             _LOGGER.warning(
@@ -138,6 +141,21 @@ class TokenDataset:
                 " will not find it",
                 shard_file(self.shards[shard].prefix, ".bin"),
             )
+
+    def _compare_content(self, shard: int, descriptor: int, first: FileContent) -> FileContent:
+        """Tell a file that was only touched, or put back as it was, from one that holds other tokens."""
+        prefix = self.shards[shard].prefix
+        now = look_at(descriptor, os.fstat(descriptor))
+        is_same_file = first.is_same_file(now.status)
+        if now.sample != first.sample or differs_from_manifest(descriptor, prefix=prefix):
+            value = "changed" if is_same_file else f"inode {now.status.st_ino}"
+            rule = "was written to while the run used it"
+            raise self._lost(
+                shard, value, rule if is_same_file else "is another file than the one that the run began with"
+            )
+        what = "has another time of change than before" if is_same_file else "is another file than before"
+        _LOGGER.info("%s %s, and the same content: training continues", shard_file(prefix, ".bin"), what)
+        return now
 
     def _lost(self, shard: int, value: str, rule: str) -> RunStopped:
         path = str(shard_file(self.shards[shard].prefix, ".bin"))
