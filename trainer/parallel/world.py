@@ -1,6 +1,7 @@
 """The processes of a run: device, ranks and Megatron-Core's process groups."""
 
 import datetime
+import logging
 import os
 from dataclasses import dataclass
 
@@ -10,7 +11,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import distributed
 
+from trainer.common.cores import count_cores
+from trainer.common.logging import EVERY_RANK
+from trainer.common.waiting import telling_what_it_waits_for
 from trainer.config.parallel import ParallelConfig
+from trainer.parallel.gloo_groups import forget_groups, share_groups
+
+_LOGGER = logging.getLogger(__name__)
 
 _SEEDS_APART = 1 << 20
 """More than the offsets by which Megatron-Core tells tensor-parallel and expert-parallel ranks apart."""
@@ -55,18 +62,21 @@ def start_world(parallel: ParallelConfig, *, timeout_seconds: int, seed: int) ->
     nccl on a host with CUDA, gloo otherwise. Without torchrun's environment the process is a world of its own.
     """
     device = _local_device()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > count_cores():
+        torch.set_num_threads(count_cores())  # PyTorch does not know of a container's quota
     if not distributed.is_initialized():
         _init_process_group(device, datetime.timedelta(seconds=timeout_seconds))
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
-        context_parallel_size=parallel.context_parallel_size,
-        expert_model_parallel_size=parallel.expert_model_parallel_size,
-        expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
-        distributed_timeout_minutes=max(1, timeout_seconds // 60),
-        create_gloo_process_groups=False,
-    )
+    with share_groups():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+            pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+            virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+            context_parallel_size=parallel.context_parallel_size,
+            expert_model_parallel_size=parallel.expert_model_parallel_size,
+            expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
+            distributed_timeout_minutes=max(1, timeout_seconds // 60),
+            create_gloo_process_groups=False,
+        )
     seed_dropout(seed)
     return World(
         device=device,
@@ -100,7 +110,7 @@ def seed_dropout(seed: int) -> None:
 
 
 def end_layout() -> None:
-    """Forget the groups of the layout; the processes stay joined, and `start_world` can lay them out anew."""
+    """Forget the layout; the processes stay joined, and `start_world` can lay them out anew."""
     parallel_state.destroy_model_parallel()
 
 
@@ -109,6 +119,7 @@ def stop_world() -> None:
     if distributed.is_initialized():
         end_layout()
         distributed.destroy_process_group()
+        forget_groups()
 
 
 def _local_device() -> torch.device:
@@ -125,8 +136,21 @@ def _local_device() -> torch.device:
 def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
-        distributed.init_process_group(backend, timeout=timeout)
+        with telling_what_it_waits_for(_describe_joining(), say=_say_of_host):
+            distributed.init_process_group(backend, timeout=timeout)
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without it
         store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, timeout=timeout, rank=0, world_size=1, store=store)
+
+
+def _describe_joining() -> str:
+    number = os.environ.get("WORLD_SIZE", "?")
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    return f"all {number} ranks to join at {place}; rank 0 joins when it has checked the inputs"
+
+
+def _say_of_host(text: str) -> None:
+    """One rank of each host speaks: that of another one may wait for something else."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _LOGGER.info("%s", text, extra=EVERY_RANK)
