@@ -62,7 +62,7 @@ class DeepSpeedEngine(ScheduleEngine):
         adamw = (
             GuardedAdamW(parameters, config=optimizer, model_parallel_group=groups.mp)
             if config.zero_stage == 0
-            else build_adamw(parameters, config=optimizer)
+            else build_adamw(parameters, config=optimizer, model_parallel_group=groups.mp)
         )
         self._reduces_in_backward = config.zero_stage >= 2
         if self._reduces_in_backward:
@@ -70,7 +70,7 @@ class DeepSpeedEngine(ScheduleEngine):
             reduce_partial_gradients_as_computed(chunks, config=chunks[0].config, groups=groups)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             # Stage 3 must see the module that is called.
-            model=chunks[0] if self._reduces_in_backward else nn.ModuleList(chunks),
+            model=chunks[0] if self._reduces_in_backward else _all_of(chunks, adamw=adamw),
             optimizer=adamw,
             mpu=ModelParallelUnit(groups),
             config=deepspeed_settings(config, optimizer, dtype=chunks[0].config.params_dtype),
@@ -144,6 +144,17 @@ class DeepSpeedEngine(ScheduleEngine):
         reduce_over_model_parallel(
             self._chunks, config=self._chunks[0].config, groups=self._groups, gradient_of=_accumulated_gradient
         )
+
+
+def _all_of(chunks: Sequence[GPTModel], *, adamw: torch.optim.Optimizer) -> nn.ModuleList:
+    """Return the chunks, and what stands in the optimizer for parameters that only other stages have, as one module."""
+    module = nn.ModuleList(chunks)
+    own = {id(parameter) for parameter in module.parameters()}
+    others = [one for group in adamw.param_groups for one in group["params"] if id(one) not in own]
+    for number, stand_in in enumerate(others):
+        stand_in.model_parallel, stand_in.ds_pipe_replicated = False, True  # no part of the gradient norm
+        module.register_parameter(f"stand_in_{number}", stand_in)
+    return module
 
 
 def _accumulated_gradient(parameter: nn.Parameter) -> torch.Tensor | None:

@@ -12,20 +12,48 @@ from trainer.model.sharding import ShardedParameter
 
 def parameter_groups(parameters: Iterable[ShardedParameter], *, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Split parameters into those that decay and those that do not; empty groups are left out."""
+    return _with_decay(_split_by_decay(parameters, config=config), config=config)
+
+
+def _split_by_decay(
+    parameters: Iterable[ShardedParameter], *, config: OptimizerConfig
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for sharded in parameters:
         (decayed if _should_decay(sharded, config) else undecayed).append(sharded.parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    return decayed, undecayed
 
 
-def build_adamw(parameters: Sequence[ShardedParameter], *, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build torch's fused AdamW over `parameters`."""
-    return torch.optim.AdamW(parameter_groups(parameters, config=config), **_adam_arguments(config))
+def _with_decay(
+    kinds: tuple[list[nn.Parameter], list[nn.Parameter]], *, config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    groups = zip(kinds, (config.weight_decay, 0.0), strict=True)
+    return [{"params": kind, "weight_decay": decay} for kind, decay in groups if kind]
+
+
+def build_adamw(
+    parameters: Sequence[ShardedParameter],
+    *,
+    config: OptimizerConfig,
+    model_parallel_group: distributed.ProcessGroup | None = None,
+) -> torch.optim.AdamW:
+    """Build torch's fused AdamW over `parameters`; all ranks call this.
+
+    Args:
+        model_parallel_group: its ranks get as many parameter groups, since DeepSpeed sums the norm of one after the
+            other over them: where a pipeline stage has no parameter of a kind (the embedding alone), an element that
+            is no part of the model stands for it. None leaves such a group out.
+    """
+    kinds = _split_by_decay(parameters, config=config)
+    if model_parallel_group is not None:
+        like = parameters[0].parameter
+        is_somewhere = torch.tensor([bool(kind) for kind in kinds], dtype=torch.int32, device=like.device)
+        distributed.all_reduce(is_somewhere, op=distributed.ReduceOp.MAX, group=model_parallel_group)
+        for kind, is_needed in zip(kinds, is_somewhere.tolist(), strict=True):
+            if is_needed and not kind:
+                kind.append(nn.Parameter(torch.zeros(1, dtype=like.dtype, device=like.device)))
+    return torch.optim.AdamW(_with_decay(kinds, config=config), **_adam_arguments(config))
 
 
 _ELEMENTS_AT_A_TIME = 1 << 18
