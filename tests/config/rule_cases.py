@@ -334,11 +334,11 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["training.stop_after_step=1000", "training.stop_after_step=null"],
     ),
     (
-        ["training.train_iters=50"],
+        ["training.train_iters=50", "lr_schedule.warmup_steps=100"],
         None,
         "lr_schedule.warmup_steps=100 is after the end of the decay, training.train_iters=50; use"
-        " lr_schedule.warmup_steps 0 to 50, or training.train_iters 100 or more",
-        ["lr_schedule.warmup_steps=50", "training.train_iters=100"],
+        " lr_schedule.warmup_steps 0 to 50, null for a tenth of the steps, or training.train_iters 100 or more",
+        ["lr_schedule.warmup_steps=50", "lr_schedule.warmup_steps=null", "training.train_iters=100"],
     ),
     (
         ["lr_schedule.decay_steps=2000"],
@@ -361,14 +361,14 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["lr_schedule.wsd_decay_steps=null", "lr_schedule.style=wsd"],
     ),
     (
-        ["lr_schedule=wsd", "lr_schedule.wsd_decay_steps=901"],
+        ["lr_schedule=wsd", "lr_schedule.warmup_steps=100", "lr_schedule.wsd_decay_steps=901"],
         None,
         "lr_schedule.wsd_decay_steps=901 (901 steps of decay) does not fit between lr_schedule.warmup_steps=100 and"
         " training.train_iters=1000; use lr_schedule.wsd_decay_steps 1 to 900",
-        ["lr_schedule.wsd_decay_steps=900"],
+        ["lr_schedule.wsd_decay_steps=900", "lr_schedule.warmup_steps=null"],
     ),
     (
-        ["lr_schedule=wsd", "training.train_iters=105"],
+        ["lr_schedule=wsd", "lr_schedule.warmup_steps=100", "training.train_iters=105"],
         None,
         "lr_schedule.wsd_decay_steps=null (10 steps of decay) does not fit between lr_schedule.warmup_steps=100 and"
         " training.train_iters=105; use lr_schedule.wsd_decay_steps 1 to 5",

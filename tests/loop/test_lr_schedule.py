@@ -3,13 +3,14 @@
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.plan import wsd_decay_length
+from trainer.config.plan import warmup_length, wsd_decay_length
 from trainer.loop.lr_schedule import learning_rate
 
 PEAK = 1e-3
@@ -26,6 +27,29 @@ def rates(schedule: LrScheduleConfig, *, train_iters: int = 100, num_steps: int 
 def test_warmup_is_linear_starts_above_zero_and_ends_at_the_peak(style: str) -> None:
     schedule = LrScheduleConfig(style=style, warmup_steps=4)  # type: ignore[arg-type]
     assert rates(schedule)[:5] == pytest.approx([PEAK / 4, PEAK / 2, PEAK * 3 / 4, PEAK, PEAK])
+
+
+@pytest.mark.parametrize(
+    ("train_iters", "changes", "expected"),
+    [
+        (5000, {}, 100),
+        (1000, {}, 100),
+        (250, {}, 25),
+        (19, {}, 1),
+        (9, {}, 0),
+        (1000, {"decay_steps": 300}, 30),
+        (100, {"style": "wsd"}, 10),
+        (100, {"style": "wsd", "wsd_decay_steps": 97}, 3),
+        (100, {"style": "wsd", "wsd_decay_steps": 100}, 0),
+    ],
+)
+def test_a_warmup_that_is_not_set_is_a_share_of_the_run(
+    train_iters: int, changes: dict[str, Any], expected: int
+) -> None:
+    schedule = LrScheduleConfig(warmup_steps=None, **changes)
+    assert warmup_length(schedule, train_iters=train_iters) == expected
+    named = replace(schedule, warmup_steps=expected)
+    assert rates(schedule, train_iters=train_iters) == rates(named, train_iters=train_iters)
 
 
 def test_no_warmup_starts_at_the_peak() -> None:

@@ -34,8 +34,9 @@ class LrScheduleConfig:
 
     style: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Shape after warm-up; wsd holds the peak, then decays over the last wsd_decay_steps."""
-    warmup_steps: int = 0
-    """Steps of linear rise from 0 to the peak."""
+    warmup_steps: int | None = 0
+    """Steps of linear rise from 0 to the peak; null means a tenth of the steps up to the end of the decay, at most 100,
+    and no more than a wsd_decay_steps that is set leaves."""
     decay_steps: int | None = None
     """Step at which the decay ends; null means training.train_iters."""
     min_lr: float = 0.0

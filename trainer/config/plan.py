@@ -9,6 +9,9 @@ from trainer.config.model_math import count_parameters, model_flops_per_token
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.schema import TrainConfig
 
+MAX_DEFAULT_WARMUP_STEPS = 100
+"""Of a warm-up whose length is not set."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
@@ -40,6 +43,8 @@ class RunPlan:
     """Tokens of the whole run."""
     decay_steps: int
     """Step at which the learning rate reaches its minimum."""
+    warmup_steps: int
+    """Steps over which the learning rate rises to its peak."""
     wsd_decay_steps: int
     """Steps of the final decay of the wsd schedule."""
     run_directory: Path
@@ -76,6 +81,7 @@ def build_plan(
         tokens_per_step=tokens_per_step,
         total_tokens=tokens_per_step * training.train_iters,
         decay_steps=find_decay_steps(config),
+        warmup_steps=find_warmup_steps(config),
         wsd_decay_steps=find_wsd_decay_steps(config),
         run_directory=Path(config.output_dir, config.run_name),
     )
@@ -110,6 +116,20 @@ def find_decay_steps(config: TrainConfig) -> int:
     """Step at which the learning rate's decay ends."""
     decay_steps = config.lr_schedule.decay_steps
     return config.training.train_iters if decay_steps is None else decay_steps
+
+
+def find_warmup_steps(config: TrainConfig) -> int:
+    """Steps over which the learning rate rises: a tenth of all, at most 100, unless set."""
+    return warmup_length(config.lr_schedule, train_iters=config.training.train_iters)
+
+
+def warmup_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
+    """Steps of the rise, for whoever has the schedule but not the whole configuration."""
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    decay_steps = train_iters if schedule.decay_steps is None else schedule.decay_steps
+    held_back = schedule.wsd_decay_steps or 0 if schedule.style == "wsd" else 0
+    return max(0, min(MAX_DEFAULT_WARMUP_STEPS, decay_steps // 10, decay_steps - held_back))
 
 
 def find_wsd_decay_steps(config: TrainConfig) -> int:

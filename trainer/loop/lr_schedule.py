@@ -3,19 +3,20 @@
 import math
 
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.plan import wsd_decay_length
+from trainer.config.plan import warmup_length, wsd_decay_length
 
 
 def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_iters: int) -> float:
     """Learning rate of optimizer step `step` (0 is the first).
 
-    Warm-up rises linearly and reaches the peak at step warmup_steps - 1, so that the first step already moves.
+    Warm-up rises linearly and reaches the peak in its last step, so that the first step already moves.
 
     Source: cosine and linear as Megatron-Core's OptimizerParamScheduler; wsd (warm-up, stable, decay) MiniCPM
         (arXiv:2404.06395), its 1 - sqrt decay Haegele et al. (arXiv:2405.18392).
     """
-    if step < schedule.warmup_steps:
-        return peak * (step + 1) / schedule.warmup_steps
+    warmup_steps = warmup_length(schedule, train_iters=train_iters)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
     decay_steps = schedule.decay_steps or train_iters
     if schedule.style == "constant":
         return peak
@@ -23,7 +24,7 @@ def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_i
         start = decay_steps - wsd_decay_length(schedule, train_iters=train_iters)
         share = _decayed_share(schedule.wsd_decay_style, _progress(step, start=start, end=decay_steps))
     else:
-        share = _decayed_share(schedule.style, _progress(step, start=schedule.warmup_steps, end=decay_steps))
+        share = _decayed_share(schedule.style, _progress(step, start=warmup_steps, end=decay_steps))
     return peak - (peak - schedule.min_lr) * share
 
 

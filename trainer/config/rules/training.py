@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
-from trainer.config.plan import find_decay_steps, find_dp_size, find_wsd_decay_steps
+from trainer.config.plan import find_decay_steps, find_dp_size, find_warmup_steps, find_wsd_decay_steps
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values
@@ -55,12 +55,13 @@ def _stop_is_inside_the_run(config: TrainConfig, world_size: int | None) -> Iter
 def _warmup_ends_before_decay(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     schedule, decay_steps = config.lr_schedule, find_decay_steps(config)
     end = "training.train_iters" if schedule.decay_steps is None else "lr_schedule.decay_steps"
-    if schedule.warmup_steps > decay_steps:
+    if schedule.warmup_steps is not None and schedule.warmup_steps > decay_steps:
         yield Violation(
             path="lr_schedule.warmup_steps",
             value=schedule.warmup_steps,
             rule=f"is after the end of the decay, {end}={decay_steps}",
-            fix=f"use lr_schedule.warmup_steps 0 to {decay_steps}, or {end} {schedule.warmup_steps} or more",
+            fix=f"use lr_schedule.warmup_steps 0 to {decay_steps}, null for a tenth of the steps, or {end}"
+            f" {schedule.warmup_steps} or more",
         )
 
 
@@ -107,7 +108,8 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
                 fix="use null, or lr_schedule.style=wsd",
             )
         return
-    room = decay_steps - schedule.warmup_steps
+    warmup_steps = find_warmup_steps(config)
+    room = decay_steps - warmup_steps
     wsd_decay_steps = find_wsd_decay_steps(config)
     # Without room at all it is the warm-up that is too long, and the rule above says so.
     if 0 <= room < wsd_decay_steps:
@@ -117,7 +119,7 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
             path="lr_schedule.wsd_decay_steps",
             value=written,
             rule=f"({wsd_decay_steps} steps of decay) does not fit between lr_schedule.warmup_steps="
-            f"{schedule.warmup_steps} and {end}={decay_steps}",
+            f"{warmup_steps} and {end}={decay_steps}",
             fix=f"use lr_schedule.wsd_decay_steps 1 to {room}" if room else "shorten lr_schedule.warmup_steps",
         )
 

@@ -1,0 +1,57 @@
+"""What a run says of itself when it starts: sizes, layout, and what follows from settings that nobody named."""
+
+from trainer.common.progress import format_count, format_number
+from trainer.config.plan import MAX_DEFAULT_WARMUP_STEPS, RunPlan
+from trainer.config.schema import TrainConfig
+
+
+def describe_run(config: TrainConfig, plan: RunPlan) -> list[str]:
+    """Write one line for each subject."""
+    return [
+        f"run directory {plan.run_directory}",
+        _describe_size(config, plan),
+        _describe_schedule(config, plan),
+        _describe_validation(config),
+    ]
+
+
+def _describe_size(config: TrainConfig, plan: RunPlan) -> str:
+    training, parallel = config.training, config.parallel
+    sequences = format_number(training.micro_batch_size, "sequence")
+    return (
+        f"{format_count(plan.num_parameters)} parameters, {format_count(plan.total_tokens)} tokens in"
+        f" {format_number(training.train_iters, 'step')}; {format_number(plan.world_size, 'process')}:"
+        f" tensor {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size},"
+        f" context {parallel.context_parallel_size}, data {plan.dp_size};"
+        f" {format_number(plan.num_microbatches, 'micro batch')} of {sequences}"
+    )
+
+
+def _describe_schedule(config: TrainConfig, plan: RunPlan) -> str:
+    schedule, peak = config.lr_schedule, f"{config.optimizer.lr:g}"
+    if plan.warmup_steps:
+        start = f"rises to {peak} over {format_number(plan.warmup_steps, 'step')}"
+        if schedule.warmup_steps is None:
+            start += f" (a tenth of the run, at most {MAX_DEFAULT_WARMUP_STEPS}; set by lr_schedule.warmup_steps)"
+    else:
+        start = f"starts at {peak}"
+    end = f"{schedule.min_lr:g} at step {plan.decay_steps:,}"
+    if schedule.style == "constant":
+        rest = "stays there"
+    elif schedule.style == "wsd":
+        decay = format_number(plan.wsd_decay_steps, "step")
+        rest = f"stays there, and falls over the last {decay} to {end} ({schedule.wsd_decay_style})"
+    else:
+        rest = f"falls to {end} ({schedule.style})"
+    return f"the learning rate {start}, then {rest}"
+
+
+def _describe_validation(config: TrainConfig) -> str:
+    training = config.training
+    if not config.data.validation:
+        return "no validation: data.validation names no data"
+    if training.eval_interval == 0:
+        return "no validation: training.eval_interval=0 switches it off"
+    is_repeated = training.eval_interval < training.train_iters
+    often = f"every {format_number(training.eval_interval, 'step')} and " if is_repeated else ""
+    return f"validation {often}after the last step, on {format_number(training.eval_iters, 'global batch')} at most"
