@@ -5,7 +5,8 @@
     python -m trainer.certify OVERRIDES                             the layout that the overrides say
 
 Prints a table, and writes certificate.json and certificate.html (certify.output_dir). docs/certificate.md tells what
-is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input.
+is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input,
+130 interrupted.
 """
 
 import logging
@@ -16,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.certificate.processes import WORKER_MODULE
-from trainer.common.errors import EXIT_OK, exit_code_of
+from trainer.common.command import run_command, write_output
+from trainer.common.errors import EXIT_OK
 from trainer.common.logging import configure_logging
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,10 +29,7 @@ EXIT_FAILED = 1
 def main() -> int:
     """The command."""
     configure_logging(rank=0)
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        sys.stdout.write((__doc__ or "").lstrip())
-        return EXIT_OK
-    return exit_code_of(lambda: run(sys.argv[1:]))
+    return run_command(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
@@ -43,6 +42,9 @@ def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
     Raises:
         ConfigError: the settings or a layout cannot be used.
     """
+    if {"--help", "-h"} & set(arguments):
+        write_output((__doc__ or "").lstrip())
+        return EXIT_OK
     # Late: they import PyTorch, and --help need not wait for it.
     import torch  # noqa: PLC0415 - see above
 
@@ -63,9 +65,9 @@ def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder:
         certificate = Certifier(request, starter=starter, folder=Path(folder)).issue()
-    sys.stdout.write(render_table(certificate))
     for path in write_report(certificate, folder=output_dir):
         _LOGGER.info("wrote %s", path)
+    write_output(render_table(certificate))
     return EXIT_OK if certificate.is_passed else EXIT_FAILED
 
 

@@ -11,15 +11,21 @@ Exit codes: 0 all is well, 2 something is not.
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, exit_code_of
+from trainer.common.command import run_command, write_output
+from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, Violation
+from trainer.common.strict_json import to_json
 
 
 def main() -> int:
     """The command."""
+    return run_command(run)
+
+
+def run() -> int:
+    """Parse, check, answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world-size", type=int, default=1, help="processes of the run")
     parser.add_argument("--json", action="store_true", help="print what is wrong as JSON on stdout")
@@ -27,16 +33,17 @@ def main() -> int:
     arguments = parser.parse_args()
     # As torchrun would say it to the main rank.
     os.environ.update(WORLD_SIZE=str(arguments.world_size), RANK="0")
-    if not arguments.json:
-        return exit_code_of(lambda: check(arguments.overrides))
+    violations: tuple[Violation, ...] = ()
     try:
         check(arguments.overrides)
     except ConfigError as error:
-        violations = [{**dataclasses.asdict(one), "value": str(one.value)} for one in error.violations]
-        print(json.dumps({"violations": violations}))
-        return EXIT_BAD_INPUT
-    print(json.dumps({"violations": []}))
-    return EXIT_OK
+        if not arguments.json:
+            raise
+        violations = error.violations
+    if arguments.json:
+        records = [{**dataclasses.asdict(one), "value": str(one.value)} for one in violations]
+        write_output(to_json({"violations": records}) + "\n")
+    return EXIT_BAD_INPUT if violations else EXIT_OK
 
 
 def check(overrides: list[str]) -> None:

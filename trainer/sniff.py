@@ -13,7 +13,6 @@ Source of the method: MegaScale (arXiv 2402.15627), section 4.3: self-checks of 
 
 import argparse
 import dataclasses
-import json
 import os
 import secrets
 import socket
@@ -29,6 +28,8 @@ import torch
 from torch import distributed
 
 from trainer.checkpoint.state import library_versions
+from trainer.common.command import run_command, write_output
+from trainer.common.strict_json import to_json
 
 ROUNDS = 5
 """Measurements of each kind; the median counts, the least of the clocks' differences."""
@@ -64,6 +65,11 @@ class RankReport:
 
 def main() -> int:
     """The command."""
+    return run_command(run)
+
+
+def run() -> int:
+    """Parse, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, help="must be one and the same, and writable, on all hosts")
     parser.add_argument("--output", type=Path, help="file that rank 0 writes; otherwise stdout")
@@ -80,11 +86,11 @@ def main() -> int:
     reports: list[RankReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(reports, report)
     if distributed.get_rank() == 0:
-        text = json.dumps({"ranks": [dataclasses.asdict(one) for one in reports if one is not None]})
+        text = to_json({"ranks": [dataclasses.asdict(one) for one in reports if one is not None]})
         if arguments.output:
             arguments.output.write_text(text)
         else:
-            print(text)
+            write_output(text + "\n")
     distributed.destroy_process_group()
     return 0
 

@@ -20,6 +20,12 @@ def test_events_are_appended_over_restarts(tmp_path: Path) -> None:
     assert first["time"] <= second["time"]
 
 
+def test_not_finite_values_are_null(tmp_path: Path) -> None:
+    EventLog(tmp_path / "events.jsonl").record("rollback", step=7, loss=float("nan"), values=[float("inf"), 1.0])
+    text = (tmp_path / "events.jsonl").read_text()
+    assert '"loss": null, "values": [null, 1.0]' in text
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     EventLog(None).record("start", step=0)
     assert list(tmp_path.iterdir()) == []

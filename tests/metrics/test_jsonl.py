@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.metrics.records import step_record, validation_record
+from trainer.common.routing import LayerRouting
 from trainer.metrics.jsonl import JsonlSink, read_records
 
 
@@ -88,11 +89,14 @@ def test_a_line_cut_off_by_a_crash_goes_away(tmp_path: Path) -> None:
 def test_not_finite_values_are_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     sink = JsonlSink(path, resumed_step=0)
-    sink.record_step(step_record(1, loss=float("nan"), grad_norm=float("inf"), is_skipped=True))
+    lost = float("nan")
+    layer = LayerRouting(layer=1, load_balancing_loss=lost, z_loss=None, expert_load=(lost, lost))
+    sink.record_step(step_record(1, loss=lost, grad_norm=float("inf"), is_skipped=True, routing=(layer,)))
     sink.record_validation(validation_record(1, loss=1e6))
     sink.close()
     text = path.read_text()
     assert "NaN" not in text and "Infinity" not in text
     first, second = map(json.loads, text.splitlines())
     assert (first["loss"], first["grad_norm"], first["is_skipped"]) == (None, None, True)
+    assert (first["moe_layers"][0]["load_balancing_loss"], first["moe_layers"][0]["expert_load"]) == (None, [None] * 2)
     assert (second["loss"], second["perplexity"]) == (1e6, None)

@@ -1,10 +1,8 @@
 """The certificate as a table on the console, as JSON, and as one HTML page."""
 
 import datetime
-import json
 import math
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from trainer.certificate.certifier import Certificate
 from trainer.certificate.verdict import DIRECTION_WORDS, LayoutVerdict, Series
+from trainer.common.strict_json import finite_or_null, to_json
 
 VERSION = 1
 """Of the JSON's form."""
@@ -41,7 +40,7 @@ def write_report(certificate: Certificate, *, folder: Path) -> list[Path]:
     """Write certificate.json and certificate.html; their paths."""
     record = to_record(certificate)
     json_path, html_path = folder / "certificate.json", folder / "certificate.html"
-    json_path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    json_path.write_text(to_json(record, indent=1) + "\n")
     html_path.write_text(render_page(certificate, record), encoding="utf-8")
     return [json_path, html_path]
 
@@ -49,7 +48,7 @@ def write_report(certificate: Certificate, *, folder: Path) -> list[Path]:
 def to_record(certificate: Certificate) -> dict[str, Any]:
     """Everything, as JSON can hold it; what is infinite or no number is null."""
     settings = certificate.request.settings
-    return _plain(
+    return finite_or_null(
         {
             "version": VERSION,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -149,11 +148,3 @@ def _pad(cell: str, width: int, column: int) -> str:
 
 def _number(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "none"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

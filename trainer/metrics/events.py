@@ -4,11 +4,12 @@ metrics.jsonl is one curve: records of steps that are taken again make room. Thi
 """
 
 import datetime
-import json
 import logging
 import threading
 from pathlib import Path
 from typing import Any
+
+from trainer.common.strict_json import to_json
 
 FILE_NAME = "events.jsonl"
 _LOGGER = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 def describe_event(kind: str, *, step: int, **fields: Any) -> str:
     """One line, with the present time as its last field."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"kind": kind, "step": step, **fields, "time": now}) + "\n"
+    return to_json({"kind": kind, "step": step, **fields, "time": now}) + "\n"
 
 
 class EventLog:

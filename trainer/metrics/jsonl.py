@@ -3,11 +3,11 @@
 import datetime
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 from trainer.common.line_file import LineFile
+from trainer.common.strict_json import to_json
 from trainer.common.whole_file import written_whole
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
@@ -24,11 +24,16 @@ class JsonlSink:
     While the disk is full they wait in memory, see `LineFile`.
     """
 
-    def __init__(self, path: Path, *, resumed_step: int) -> None:
-        """Open the file without the records after `resumed_step`, which training goes on from (0 for a new run)."""
+    def __init__(self, path: Path, *, resumed_step: int, is_validation_due: bool = False) -> None:
+        """Open the file without the records that are going to be written again.
+
+        Args:
+            resumed_step: the step that training goes on from; 0 for a new run.
+            is_validation_due: whether that step is validated again.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._file = self._open_after(resumed_step)
+        self._file = self._open_after(resumed_step, is_validation_due=is_validation_due)
 
     def record_step(self, metrics: StepMetrics) -> None:
         """Append one training record."""
@@ -48,16 +53,14 @@ class JsonlSink:
         """Close the file."""
         self._file.close()
 
-    def _open_after(self, step: int) -> LineFile:
-        remove_after(self._path, step=step)
+    def _open_after(self, step: int, *, is_validation_due: bool = False) -> LineFile:
+        remove_after(self._path, step=step, is_validation_due=is_validation_due)
         return LineFile(self._path, say=_LOGGER.error, max_waiting=MAX_WAITING_RECORDS)
 
     def _append(self, metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         record = {"kind": metrics.kind, **fields_of(metrics), "time": now}
-        # JSON has no NaN; null is what readers such as pandas turn into one.
-        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
-        self._file.write(json.dumps(clean))
+        self._file.write(to_json(record))  # null is what readers such as pandas turn into NaN
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -66,16 +69,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         return [record for record in map(_parse, file) if record is not None]
 
 
-def remove_after(path: Path, *, step: int) -> None:
+def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> None:
     """Take away records of later steps, and lines cut off by a crash; step 0 takes all. Atomic: all or nothing.
 
-    A validation at `step` itself stays: it belongs to the weights that training goes on from.
+    A validation at `step` itself stays, unless it is due (again): it belongs to the weights that training goes on from.
     """
     if not path.exists():
         return
 
     def stays(line: bytes) -> bool:
-        return step > 0 and (record := _parse(line)) is not None and record["step"] <= step
+        if step == 0 or (record := _parse(line)) is None:
+            return False
+        is_again = is_validation_due and record.get("kind") == ValidationMetrics.kind
+        return bool(record["step"] < step if is_again else record["step"] <= step)
 
     with path.open("rb") as old:
         num_removed = sum(not stays(line) for line in old)

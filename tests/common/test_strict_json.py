@@ -1,0 +1,18 @@
+"""JSON that every reader takes."""
+
+import json
+import math
+from typing import Any
+
+from trainer.common.strict_json import to_json
+
+
+def test_what_is_no_finite_number_is_null_however_deep_it_lies() -> None:
+    value: dict[str, Any] = {"loss": math.nan, "layers": [{"load": (1.0, math.inf)}, -math.inf], "name": "nan", 3: 0.5}
+    assert to_json(value) == '{"loss": null, "layers": [{"load": [1.0, null]}, null], "name": "nan", "3": 0.5}'
+
+
+def test_finite_values_are_as_before() -> None:
+    value = {"a": [1, 2.5, None, True, "x"], "b": {"c": 1e300}}
+    assert to_json(value) == json.dumps(value)
+    assert to_json(value, indent=1) == json.dumps(value, indent=1)

@@ -1,0 +1,20 @@
+"""JSON as its standard has it: without NaN and Infinity, which Python writes and other readers refuse."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Write a value, with null in the place of every number that is not finite, however deep it is."""
+    return json.dumps(finite_or_null(value), indent=indent, allow_nan=False)
+
+
+def finite_or_null(value: Any) -> Any:
+    """Copy mappings and sequences, with None in the place of every float that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
