@@ -1,65 +1,123 @@
-"""Measure a run's newest checkpoint on its validation set, under any layout.
+"""Measure a checkpoint on a validation set, under any layout.
 
+    python -m trainer.evaluate outputs/quickstart [OVERRIDES]
+    torchrun --nproc-per-node N -m trainer.evaluate outputs/quickstart parallel=tp2 [OVERRIDES]
     python -m trainer.evaluate experiment=quickstart parallel=single
-    torchrun --nproc-per-node N -m trainer.evaluate OVERRIDES
 
-Takes the overrides of `trainer.train`; `resume=PATH` names another checkpoint. Only weights are loaded. Prints one JSON
-line, which is also written to RUN_DIRECTORY/evaluation.json. Exit codes: 0 done, 2 bad configuration or input.
+The first argument is a run directory, whose newest good checkpoint is measured, or a checkpoint. Model, tokenizer,
+data.validation and batch sizes are those of the run; the layout is one process per copy of the model. OVERRIDES change
+any of them, such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or
+parallel. Without a path OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
+
+Only weights are loaded. Prints one JSON line, which is also written to evaluation.json in the directory of the run that
+the checkpoint is of; a loss or perplexity that is no finite number is null there, and `note` says why. Exit codes:
+0 done, 2 bad configuration or input, 130 interrupted.
 """
 
-import json
+import dataclasses
+import logging
 import math
 import os
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.common.command import EXIT_INTERRUPTED, run_command, write_output
+from trainer.common.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trainer.common.logging import configure_logging
+from trainer.common.strict_json import to_json
+from trainer.common.whole_file import write_whole
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.cluster import ClusterConfig
+from trainer.config.load import dump_config, group_options, load_config, load_config_file
+from trainer.config.run import TokenizerConfig, TrainingConfig
 from trainer.config.schema import TrainConfig
 
 RESULT_NAME = "evaluation.json"
+KEYWORDS = ("auto", "never", "restart")
+"""Values of `resume` that name the run itself."""
+UNREAD = (
+    "data.train",
+    "engine",
+    "optimizer",
+    "lr_schedule",
+    "checkpoint",
+    "recovery",
+    "health",
+    "logging",
+    "output_dir",
+    "cluster.slurm",
+    "cluster.kubernetes",
+    "training.train_iters",
+    "training.stop_after_step",
+    "training.eval_interval",
+)
+"""Fields that matter to training alone: what is wrong with them keeps no checkpoint from being measured."""
+_SHOWN_TENSORS = 3
+_LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
     """The command."""
     configure_logging(rank=int(os.environ.get("RANK", "0")))
-    return exit_code_of(lambda: run(sys.argv[1:]))
+    code = run_command(lambda: run(sys.argv[1:]))
+    if code == EXIT_INTERRUPTED:
+        os._exit(code)  # other ranks may wait in a collective, and threads with them
+    return code
 
 
-def run(overrides: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """Check everything, load the weights, evaluate, print.
 
     Raises:
         ConfigError: the configuration or an input cannot be used.
     """
+    if {"--help", "-h"} & set(arguments):
+        write_output((__doc__ or "").lstrip())
+        return EXIT_OK
     # Late, as in trainer.train: wrong input is answered first, and the shim must stand before Megatron-Core.
-    from trainer.inputs import load_inputs  # noqa: PLC0415 - see above
+    from trainer.inputs import load_inputs, main_rank_answers  # noqa: PLC0415 - see above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
-    inputs = load_inputs(overrides, check_files=_check_files)
+    with tempfile.TemporaryDirectory(prefix="trireme-evaluate-") as folder:
+        if arguments and _is_path(arguments[0]):
+            with main_rank_answers():
+                config, values = _configure(Path(arguments[0]), arguments[1:])
+            saved = Path(folder, "config.yaml")
+            saved.write_text(dump_config(config), encoding="utf-8")
+            arguments = [f"config_file={saved}", *values]
+        inputs = load_inputs(arguments, check_files=_check_files, unread=UNREAD)
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
     from trainer.build import build_chunks, build_validation  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
+    from trainer.checkpoint.model_match import describe_changes  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
     from trainer.loop.validation import run_validation  # noqa: PLC0415 - see above
+    from trainer.model.finite import find_not_finite  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
-    from trainer.restore import find_checkpoint  # noqa: PLC0415 - see above
+    from trainer.saved_run import choose_at  # noqa: PLC0415 - see above
 
     world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
-    checkpoint = find_checkpoint(config, plan=plan)
-    assert checkpoint is not None
+    checkpoint = choose_at(_target(config), verify=config.checkpoint.verify, name="resume")
     chunks = build_chunks(
         config.model,
         parallel=config.parallel,
         precision=config.precision,
         padded_vocab_size=plan.padded_vocab_size,
+        vocab_size=plan.vocab_size,
         world=world,
         reset_position_ids=config.data.reset_position_ids,
     )
     state = load_weights(checkpoint, chunks=chunks)
+    for change in describe_changes(config.model, state=state):
+        _LOGGER.warning("%s", change)
+    damage = find_not_finite(chunks)
+    if damage:
+        further = f" and {len(damage) - _SHOWN_TENSORS} more" if len(damage) > _SHOWN_TENSORS else ""
+        _LOGGER.warning("The weights of %s hold %s%s.", checkpoint, ", ".join(damage[:_SHOWN_TENSORS]), further)
     validation = build_validation(config, plan=plan, world=world)
     assert validation is not None
     result = run_validation(
@@ -67,44 +125,180 @@ def run(overrides: list[str]) -> int:
     )
     validation.close()
     if world.is_main_rank:
-        _report(
-            {
-                "checkpoint": str(checkpoint),
-                "step": state.step,
-                "loss": result.loss,
-                "perplexity": math.exp(result.loss),
-                "num_tokens": result.num_tokens,
-            },
-            run_directory=plan.run_directory,
-        )
+        _report(describe_result(checkpoint, step=state.step, loss=result.loss, num_tokens=result.num_tokens))
     stop_world()
-    return 0
+    return EXIT_OK
+
+
+def describe_result(checkpoint: Path, *, step: int, loss: float, num_tokens: int) -> dict[str, Any]:
+    """Put a measurement into the form of evaluation.json.
+
+    Returns:
+        JSON's values, with null for a loss or perplexity that is not finite, and then `note`, which says why.
+    Raises:
+        ConfigError: no token was measured.
+    """
+    if num_tokens == 0:
+        rule, fix = "hold no token that counts in the loss", "name other data, or set data.eod_mask_loss=false"
+        raise ConfigError([Violation(path="data.validation", value="windows", rule=rule, fix=fix)])
+    try:
+        perplexity = math.exp(loss)
+    except OverflowError:
+        perplexity = math.inf
+    result = {
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "loss": loss if math.isfinite(loss) else None,
+        "perplexity": perplexity if math.isfinite(perplexity) else None,
+        "num_tokens": num_tokens,
+    }
+    if math.isnan(loss):
+        result["note"] = "The loss is not a number (NaN)."
+    elif math.isinf(loss):
+        result["note"] = "The loss is infinite."
+    elif result["perplexity"] is None:
+        result["note"] = "The perplexity is exp(loss), which is beyond the range of a float."
+    return result
+
+
+def _is_path(argument: str) -> bool:
+    """Whether an argument is a run rather than an override, which has a `=`, as a path may have too."""
+    return "=" not in argument or os.path.exists(argument)
+
+
+def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Take from a saved run what a measurement reads; the rest has its defaults.
+
+    Returns:
+        The configuration, with the options of `overrides` in it, and the single values that are left of them.
+    Raises:
+        ConfigError: there is no checkpoint, or an option cannot be used.
+    """
+    from trainer.checkpoint.tokenizer import find_config  # noqa: PLC0415 - imports torch; see run
+    from trainer.saved_run import locate_datasets, open_saved_run  # noqa: PLC0415 - see above
+
+    saved = open_saved_run(path, verify=False)
+    state, config_file = saved.state, find_config(saved.checkpoint)
+    model = state.model_config()
+    if model.vocab_size is None and saved.tokenizer_path is None:
+        model = dataclasses.replace(model, vocab_size=state.vocab_size or state.padded_vocab_size)
+    config = TrainConfig(model=model)
+    if config_file is not None:
+        told = load_config_file(config_file)
+        training = {
+            name: getattr(told.training, name)
+            for name in ("global_batch_size", "micro_batch_size", "eval_iters", "seed")
+        }
+        validation = locate_datasets(told.data.validation, config=told, run_directory=saved.run_directory)
+        config = dataclasses.replace(
+            config,
+            run_name=told.run_name,
+            output_dir=told.output_dir,
+            training=TrainingConfig(**training),
+            precision=told.precision,
+            data=dataclasses.replace(told.data, train=[], validation=validation),
+            checkpoint=CheckpointConfig(verify=told.checkpoint.verify),
+            cluster=ClusterConfig(timeout_seconds=told.cluster.timeout_seconds),
+        )
+    tokenizer = TokenizerConfig(path=str(saved.tokenizer_path) if saved.tokenizer_path else None)
+    config = dataclasses.replace(config, tokenizer=tokenizer, resume=str(path.expanduser().absolute()))
+    options, values = _split_overrides(path, overrides)
+    if options:
+        chosen = load_config([f"run_name={config.run_name}", *options.values()])
+        config = dataclasses.replace(config, **{group: getattr(chosen, group) for group in options})
+    return config, values
+
+
+def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Part `GROUP=OPTION`, by group, from single values."""
+    groups, options, values = group_options(), {}, []
+    violations: list[Violation] = []
+    for line in overrides:
+        key, _, value = line.partition("=")
+        if key in ("experiment", "config_file", "resume"):
+            rule, fix = f"says what {path} says already", "leave one of them out"
+            violations.append(Violation(path=key, value=value, rule=rule, fix=fix))
+        elif key in groups and not value.startswith("{"):
+            options[key] = line
+        else:
+            values.append(line)
+    raise_if_any(violations)
+    return options, values
+
+
+def _target(config: TrainConfig) -> Path:
+    """Where the checkpoint is looked for."""
+    return Path(config.output_dir, config.run_name) if config.resume in KEYWORDS else Path(config.resume)
 
 
 def _check_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
     """The shards, and that there is something to evaluate, and something to evaluate it on."""
-    from trainer.checkpoint.discovery import candidates  # noqa: PLC0415 - see run
-    from trainer.inputs import check_data_files  # noqa: PLC0415 - see run
+    from trainer.checkpoint.store import list_checkpoints  # noqa: PLC0415 - see run
+    from trainer.data.checks import check_datasets  # noqa: PLC0415 - see run
+    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
 
-    violations = check_data_files(config, vocab_size)
+    violations = check_datasets(
+        dataclasses.replace(config.data, train=[]),
+        tokenizer_path=config.tokenizer.path,
+        seq_length=config.model.seq_length,
+        vocab_size=vocab_size or None,
+    )
     if not config.data.validation:
         rule, fix = "names no data to evaluate on", "write data.validation=[{paths:[/path/prefix]}]"
         violations.append(Violation(path="data.validation", value="[]", rule=rule, fix=fix))
-    run_directory = Path(config.output_dir, config.run_name)
+    target = _target(config)
+    if config.resume in KEYWORDS and not list_checkpoints(target):
+        rule, fix = f"finds no checkpoint in {target}", "name the run or its checkpoint: resume=PATH"
+        return [*violations, Violation(path="resume", value=config.resume, rule=rule, fix=fix)]
     try:
-        if not candidates(config.resume, run_directory=run_directory):
-            rule, fix = f"finds no checkpoint in {run_directory}", "name the run or its checkpoint: resume=PATH"
-            violations.append(Violation(path="resume", value=config.resume, rule=rule, fix=fix))
+        saved = open_saved_run(target, verify=False, name="resume")
     except ConfigError as error:
-        violations += error.violations
-    return violations
+        return [*violations, *error.violations]
+    return violations + _check_match(config, vocab_size, saved=saved)
 
 
-def _report(result: dict[str, Any], *, run_directory: Path) -> None:
-    run_directory.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(result)
-    (run_directory / RESULT_NAME).write_text(line + "\n")
-    print(line, flush=True)
+def _check_match(config: TrainConfig, vocab_size: int, *, saved: Any) -> list[Violation]:
+    """Whether model and tokenizer are the checkpoint's."""
+    from trainer.checkpoint.model_match import check_model  # noqa: PLC0415 - see run
+    from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
+    from trainer.config.plan import pad_vocab_size  # noqa: PLC0415 - see run
+    from trainer.data.tokenizer import Tokenizer  # noqa: PLC0415 - see run
+    from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
+
+    otherwise = ", or name the run alone: python -m trainer.evaluate RUN_DIRECTORY"
+    state, checkpoint, tokenizer = saved.state, saved.checkpoint, config.tokenizer.path
+    found: list[Violation] = []
+    if tokenizer is not None and Path(tokenizer).is_file():
+        try:
+            found += check_tokenizer(Tokenizer(tokenizer), saved=saved, path="tokenizer.path", otherwise=otherwise)
+        except ConfigError:  # open_tokenizer has said what is wrong with it
+            return []
+    if not vocab_size:  # what the rules say of it is enough
+        return found
+    padded_vocab_size = pad_vocab_size(config.model, vocab_size)
+    wrong = check_model(config.model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
+    if not found:
+        found += check_vocab_size(vocab_size, state=state, checkpoint=checkpoint, otherwise=otherwise)
+        if found:
+            wrong = [one for one in wrong if one.path != "padded_vocab_size"]
+    return found + [dataclasses.replace(one, fix=f"{one.fix.partition(' to go on')[0]}{otherwise}") for one in wrong]
+
+
+def _report(result: dict[str, Any]) -> None:
+    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
+
+    line = to_json(result)
+    run_directory = run_directory_of(Path(result["checkpoint"]))
+    if run_directory is None:
+        _LOGGER.info("%s is in no run directory, so %s is not written", result["checkpoint"], RESULT_NAME)
+    else:
+        try:
+            write_whole(run_directory / RESULT_NAME, line + "\n")
+        except OSError as error:
+            _LOGGER.warning("%s cannot be written: %s", run_directory / RESULT_NAME, error.strerror)
+    if result.get("note"):
+        _LOGGER.warning("%s", result["note"])
+    write_output(line + "\n")
 
 
 if __name__ == "__main__":

@@ -2,24 +2,37 @@
 
     python -m trainer.generate outputs/quickstart --prompt "The history of"
 
-The checkpoint may have been saved under any layout; one process loads it. Exit codes: 0 done, 2 bad input.
+PATH is a run directory, whose newest good checkpoint is taken, or a checkpoint. It may have been saved under any
+layout; one process loads it, with the tokenizer that it holds. Exit codes: 0 done, 1 the model gives no finite numbers,
+2 bad input, 130 interrupted.
 """
 
 import argparse
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trainer.common.command import allow_any_text, run_command, write_output
+from trainer.common.errors import ConfigError, Violation, raise_if_any
 from trainer.common.logging import configure_logging
-from trainer.config.load import load_config_file
+
+if TYPE_CHECKING:
+    from trainer.data.tokenizer import Tokenizer
+    from trainer.saved_run import SavedRun
+
+MAX_SEED = 2**64 - 1
+"""Of PyTorch's generators."""
+_SHOWN_TENSORS = 3
+_LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
     """The command."""
-    arguments = _parse()
     configure_logging(rank=0)
-    return exit_code_of(lambda: run(arguments))
+    allow_any_text()
+    return run_command(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the arguments, the checkpoint or the tokenizer cannot be used.
+        RunStopped: the model's logits are not finite.
     """
     raise_if_any(_check(arguments))
     # Late: wrong arguments are answered at once, and the shim must stand before Megatron-Core is imported.
@@ -36,53 +50,69 @@ def run(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415 - see above
 
     from trainer.build import build_chunks  # noqa: PLC0415 - see above
-    from trainer.checkpoint.discovery import choose_checkpoint  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
-    from trainer.checkpoint.state import read_state  # noqa: PLC0415 - see above
     from trainer.config.optim import PrecisionConfig  # noqa: PLC0415 - see above
     from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
-    from trainer.data.tokenizer import IncrementalDecoder, Tokenizer  # noqa: PLC0415 - see above
+    from trainer.data.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above
     from trainer.model.decode import generate_tokens  # noqa: PLC0415 - see above
+    from trainer.model.finite import find_not_finite  # noqa: PLC0415 - see above
     from trainer.model.sampling import SamplingConfig  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
+    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
 
-    checkpoint = choose_checkpoint(str(arguments.path), run_directory=arguments.path, verify=True)
-    assert checkpoint is not None
-    tokenizer = Tokenizer(_find_tokenizer(arguments, checkpoint))
-    state = read_state(checkpoint)
+    saved = open_saved_run(arguments.path, verify=True)
+    tokenizer = _open_tokenizer(arguments.tokenizer, saved)
+    state, checkpoint = saved.state, saved.checkpoint
     model_config = state.model_config()
+    vocab_size = min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size)
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=arguments.seed)
     (model,) = build_chunks(
         model_config,
         parallel=ParallelConfig(),
         precision=PrecisionConfig(params_dtype=arguments.params_dtype),
         padded_vocab_size=state.padded_vocab_size,
+        vocab_size=state.vocab_size,
         world=world,
     )
     load_weights(checkpoint, chunks=[model])
+    if damage := find_not_finite([model]):
+        raise ConfigError([_describe_damage(checkpoint, damage)])
     model.eval()
-    print(f"{checkpoint}, step {state.step}", file=sys.stderr, flush=True)
+    _LOGGER.info("%s, step %d", checkpoint, state.step)
     # A document begins behind the mark that ends the one before it.
     eos_id = tokenizer.eos_id
     prompt = [*([] if eos_id is None else [eos_id]), *tokenizer.encode(arguments.prompt)]
+    if (num_dropped := len(prompt) - model_config.seq_length) > 0:
+        _LOGGER.warning(
+            "The prompt has %d tokens and the model's window %d: the first %d are dropped.",
+            len(prompt),
+            model_config.seq_length,
+            num_dropped,
+        )
     for sample in range(arguments.num_samples):
         if arguments.num_samples > 1:
-            _write(f"--- {sample + 1} of {arguments.num_samples}\n")
-        _write(arguments.prompt)
+            write_output(f"--- {sample + 1} of {arguments.num_samples}\n")
+        write_output(arguments.prompt)
         decoder = IncrementalDecoder(tokenizer, prompt=prompt)
-        for token in generate_tokens(
-            model,
-            prompt or [0],
-            max_new_tokens=arguments.max_new_tokens,
-            max_length=model_config.seq_length,
-            sampling=SamplingConfig(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p),
-            vocab_size=tokenizer.vocab_size,
-            eos_id=eos_id,
-            generator=torch.Generator().manual_seed(arguments.seed + sample),
-            device=world.device,
-        ):
-            _write(decoder.push(token))
-        _write(decoder.finish() + "\n")
+        try:
+            for token in generate_tokens(
+                model,
+                prompt or [0],
+                max_new_tokens=arguments.max_new_tokens,
+                max_length=model_config.seq_length,
+                sampling=SamplingConfig(
+                    temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
+                ),
+                vocab_size=vocab_size,
+                eos_id=eos_id,
+                generator=torch.Generator().manual_seed(arguments.seed + sample),
+                device=world.device,
+            ):
+                write_output(decoder.push(token))
+        except KeyboardInterrupt:
+            write_output(decoder.finish() + "\n")
+            raise
+        write_output(decoder.finish() + "\n")
     stop_world()
     return 0
 
@@ -103,7 +133,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num-samples", type=int, default=1, help="texts, with seeds one apart (%(default)s)")
     parser.add_argument("--params-dtype", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json; default: the one that the run names"
+        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json; default: the checkpoint's own"
     )
     return parser.parse_args()
 
@@ -118,36 +148,59 @@ class _Bound:
 
 def _check(arguments: argparse.Namespace) -> list[Violation]:
     """Every argument that cannot be used."""
+    last_seed = MAX_SEED - max(arguments.num_samples - 1, 0)
     bounds = (
         _Bound("temperature", "is negative or not finite", "use 0 or more", 0 <= arguments.temperature < float("inf")),
         _Bound("top_k", "is negative", "use 0 for no limit, or 1 or more", arguments.top_k >= 0),
         _Bound("top_p", "is no share of the probability", "use more than 0, at most 1", 0 < arguments.top_p <= 1),
         _Bound("max_new_tokens", "is negative", "use 0 or more", arguments.max_new_tokens >= 0),
         _Bound("num_samples", "is not positive", "use 1 or more", arguments.num_samples >= 1),
-        _Bound("seed", "is negative", "use 0 or more", arguments.seed >= 0),
+        _Bound("seed", "is no seed", f"use 0 to {last_seed}", 0 <= arguments.seed <= last_seed),
+        _Bound("prompt", "holds bytes that are no UTF-8", "encode it as UTF-8", _is_text(arguments.prompt)),
     )
     return [
-        Violation(path=f"--{b.name.replace('_', '-')}", value=getattr(arguments, b.name), rule=b.rule, fix=b.fix)
+        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), rule=b.rule, fix=b.fix)
         for b in bounds
         if not b.is_good
     ]
 
 
-def _find_tokenizer(arguments: argparse.Namespace, checkpoint: Path) -> Path:
-    """The tokenizer that was named, or the one in the config.yaml of the checkpoint's run."""
-    if arguments.tokenizer is not None:
-        return Path(arguments.tokenizer)
-    saved = checkpoint.parent.parent / "config.yaml"
-    path = load_config_file(saved).tokenizer.path if saved.is_file() else None
+def _is_text(prompt: str) -> bool:
+    """Whether it is text: Python keeps bytes of the command line that are none as lone surrogates."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _show(arguments: argparse.Namespace, name: str) -> object:
+    value = getattr(arguments, name)
+    return ascii(value) if isinstance(value, str) else value
+
+
+def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
+    """The tokenizer that was named, if it is the model's, or the model's own."""
+    from trainer.data.tokenizer import Tokenizer  # noqa: PLC0415 - see run
+    from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
+
+    path = given.expanduser() if given is not None else saved.tokenizer_path
     if path is None:
-        rule = "is not known: the run was trained on token ids" if saved.is_file() else f"is not known: no {saved}"
-        raise ConfigError([Violation(path="--tokenizer", value=None, rule=rule, fix="name its file")])
-    return Path(path)
+        rule, fix = f"is not known: {saved.checkpoint} holds none, and names none that is there", "name its file"
+        raise ConfigError([Violation(path="--tokenizer", value=None, rule=rule, fix=fix)])
+    tokenizer = Tokenizer(path)
+    raise_if_any(check_tokenizer(tokenizer, saved=saved, path="--tokenizer"))
+    return tokenizer
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _describe_damage(checkpoint: Path, damage: list[str]) -> Violation:
+    further = f" and {len(damage) - _SHOWN_TENSORS} more" if len(damage) > _SHOWN_TENSORS else ""
+    return Violation(
+        path="PATH",
+        value=checkpoint,
+        rule=f"cannot write text: the checkpoint's weights hold {', '.join(damage[:_SHOWN_TENSORS])}{further}",
+        fix="use an older checkpoint of the run",
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.check import check_resume
 from trainer.common.errors import ConfigError, Violation, raise_if_any
+from trainer.config.fields import is_inside
 from trainer.config.load import load_config
 from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
 from trainer.config.schema import TrainConfig
@@ -29,31 +31,46 @@ class RunInputs:
     plan: RunPlan
 
 
-def load_inputs(overrides: list[str], *, check_files: Callable[[TrainConfig, int], list[Violation]]) -> RunInputs:
+@contextmanager
+def main_rank_answers() -> Iterator[None]:
+    """Let rank 0 say what all ranks find wrong: its end is the end of all."""
+    try:
+        yield
+    except ConfigError:
+        if int(os.environ.get("RANK", "0")) != 0:
+            time.sleep(PATIENCE_SECONDS)
+        raise
+
+
+def load_inputs(
+    overrides: list[str],
+    *,
+    check_files: Callable[[TrainConfig, int], list[Violation]],
+    unread: Collection[str] = (),
+) -> RunInputs:
     """Load and check a run's configuration in every process of the job; rank 0 looks at the files too.
 
     Args:
         overrides: of the command line.
         check_files: what else the command needs, given the configuration and the vocabulary's size.
+        unread: paths of fields that the command does not read, so that their rules do not matter.
     Raises:
         ConfigError: everything that is wrong, at once.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    is_main_rank = int(os.environ.get("RANK", "0")) == 0
-    try:
-        config = load_config(overrides, world_size=world_size)
+    with main_rank_answers():
+        try:
+            config = load_config(overrides, world_size=world_size)
+        except ConfigError as error:
+            raise_if_any(_without_unread(error.violations, unread))
+            raise
         violations = validate(config, world_size=world_size)
         tokenizer, found = open_tokenizer(config)
         violations += found
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
-        if is_main_rank:
+        if int(os.environ.get("RANK", "0")) == 0:
             violations += check_files(config, vocab_size or 0)
-        raise_if_any(_without_repetitions(violations))
-    except ConfigError:
-        if not is_main_rank:
-            # Rank 0 finds the same and says so; its end is the end of all.
-            time.sleep(PATIENCE_SECONDS)
-        raise
+        raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None
     plan = build_plan(
         config,
@@ -123,6 +140,10 @@ def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violatio
         fix = f"use null or 0 to {tokenizer.vocab_size - 1}"
         violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, rule=rule, fix=fix))
     return tokenizer, violations
+
+
+def _without_unread(violations: Collection[Violation], unread: Collection[str]) -> list[Violation]:
+    return [one for one in violations if not any(is_inside(one.path, path) for path in unread)]
 
 
 def _without_repetitions(violations: list[Violation]) -> list[Violation]:

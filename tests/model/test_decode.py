@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, build_chunks, open_world
+from trainer.common.errors import RunStopped
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.decode import CachedDecoder, generate_tokens
+from trainer.model.finite import find_not_finite
 from trainer.model.sampling import SamplingConfig
 
 CPU = torch.device("cpu")
@@ -95,3 +97,11 @@ def test_padding_rows_are_never_drawn(model: torch.nn.Module) -> None:
     # Nearly even odds: five tokens of six are 10 or more.
     assert max(generate(model, [1], 50, sampling=hot)) >= 10
     assert max(generate(model, [1], 50, sampling=hot, vocab_size=10)) < 10
+
+
+def test_logits_that_are_not_finite_are_said(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        list(model.parameters())[-1].fill_(torch.nan)
+    with pytest.raises(RunStopped, match="gives NaN for token 2, so no token can be drawn"):
+        generate(model, [1, 2], 5)
+    assert [text.split()[0] for text in find_not_finite([model])] == ["NaN"]  # type: ignore[list-item]

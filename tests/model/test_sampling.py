@@ -50,3 +50,22 @@ def test_equal_seeds_give_equal_tokens(seed: int, temperature: float, top_k: int
     first, second = (sample(LOGITS, config=config, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first == second
     assert 0 <= first < 5
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-45, 1e-38, 1e-37, 1e-20])
+def test_a_temperature_near_0_takes_the_likeliest(temperature: float) -> None:
+    assert set(draw(5, temperature=temperature)) == {1}
+
+
+def test_extreme_settings_are_limits() -> None:
+    assert set(draw(20, top_p=1e-46)) == {1}  # 0 in fp32
+    assert draw(50, top_k=10**30) == draw(50)
+    assert len(set(draw(200, temperature=1e300))) == 5
+
+
+def test_equal_draws_as_before_for_usual_temperatures() -> None:
+    scores, tokens = (LOGITS / 0.7).sort(descending=True, stable=True)
+    generator = torch.Generator().manual_seed(1)
+    probabilities = scores.softmax(0)
+    expected = [int(tokens[torch.multinomial(probabilities, 1, generator=generator)]) for _ in range(50)]
+    assert draw(50, temperature=0.7) == expected

@@ -6,6 +6,7 @@ import torch
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 
+from trainer.common.errors import EXIT_STOPPED, RunStopped
 from trainer.model.sampling import SamplingConfig, sample
 
 
@@ -71,11 +72,14 @@ def generate_tokens(
         prompt: at least one token.
         vocab_size: tokens of the vocabulary; the rows that only pad the embedding are never drawn.
         generator: of the CPU.
+    Raises:
+        RunStopped: the model gives logits that are not finite, so there is nothing to draw from.
     """
     decoder = CachedDecoder(model, max_length=max_length, device=device)
     history = list(prompt)
     logits = decoder.feed(history[-max_length:])
     for _ in range(max_new_tokens):
+        _check_finite(logits[:vocab_size], position=len(history))
         token = sample(logits[:vocab_size], config=sampling, generator=generator)
         if token == eos_id:
             return
@@ -86,3 +90,10 @@ def generate_tokens(
             logits = decoder.feed(history[-max(1, max_length // 2) :])
         else:
             logits = decoder.feed([token])
+
+
+def _check_finite(logits: torch.Tensor, *, position: int) -> None:
+    if not bool(logits.isfinite().all()):
+        kind = "NaN" if bool(logits.isnan().any()) else "infinity"
+        message = f"The model gives {kind} for token {position}, so no token can be drawn."
+        raise RunStopped(f"{message} Its weights are too large, or damaged.", exit_code=EXIT_STOPPED)

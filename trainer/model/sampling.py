@@ -25,13 +25,25 @@ def sample(logits: torch.Tensor, *, config: SamplingConfig, generator: torch.Gen
         generator: of the CPU; equal states give equal tokens on every device.
     Source: top-k Fan et al. 2018 (arXiv:1805.04833), top-p Holtzman et al. 2019 (arXiv:1904.09751).
     """
-    if config.temperature == 0.0:
+    logits = logits.float().cpu()
+    # A divisor below the normal range of fp32 would count as 0.
+    if config.temperature < torch.finfo(torch.float32).tiny:
         return int(logits.argmax())
-    scores, tokens = (logits.float().cpu() / config.temperature).sort(descending=True, stable=True)
+    scores, tokens = _divide(logits, config.temperature).sort(descending=True, stable=True)
     if config.top_k > 0:
-        scores, tokens = scores[: config.top_k], tokens[: config.top_k]
+        num_kept = min(config.top_k, len(scores))
+        scores, tokens = scores[:num_kept], tokens[:num_kept]
     probabilities = scores.softmax(dim=0)
     # A token stays while those before it do not reach top_p yet, so the first always does.
     is_kept = probabilities.cumsum(dim=0) - probabilities < config.top_p
+    is_kept[0] = True  # top_p may be 0 in fp32
     choice = torch.multinomial(probabilities * is_kept, num_samples=1, generator=generator)
     return int(tokens[choice])
+
+
+def _divide(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Divide logits so that the largest stays a number."""
+    divided = logits / temperature
+    if divided.max().isinf():
+        return (logits - logits.max()) / temperature
+    return divided

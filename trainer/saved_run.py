@@ -1,0 +1,158 @@
+"""A run that was trained, opened to be measured or to write text: its checkpoint, configuration and tokenizer.
+
+The run directory may have been copied to another machine, and the command may start in any directory.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.checkpoint import tokenizer as saved_tokenizer
+from trainer.checkpoint.discovery import choose_checkpoint
+from trainer.checkpoint.state import TrainerState, read_state
+from trainer.checkpoint.store import CHECKPOINTS
+from trainer.checkpoint.tokenizer import find_tokenizer
+from trainer.common.errors import ConfigError, Violation
+from trainer.config.plan import pad_vocab_size
+from trainer.config.run import DatasetConfig
+from trainer.config.schema import TrainConfig
+from trainer.data.shard_header import shard_file
+from trainer.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """A checkpoint, and what surrounds it."""
+
+    checkpoint: Path
+    run_directory: Path | None
+    """The run that the checkpoint is of; None where it was copied out of one."""
+    state: TrainerState
+    tokenizer_path: Path | None
+    """The tokenizer that the model was trained with; None where it is not known, or there was none."""
+
+
+def open_saved_run(path: Path, *, verify: bool, name: str = "PATH") -> SavedRun:
+    """Open the newest good checkpoint at a path. Processes that are joined call this together.
+
+    Args:
+        path: a run directory, its directory of checkpoints, or a checkpoint; never a keyword of `resume`.
+        verify: read every byte of the checkpoint and compare sha256.
+        name: what the user knows the path by, for messages.
+    Raises:
+        ConfigError: there is none, or all are damaged.
+    """
+    checkpoint = choose_at(path, verify=verify, name=name)
+    return SavedRun(
+        checkpoint=checkpoint,
+        run_directory=run_directory_of(checkpoint),
+        state=read_state(checkpoint),
+        tokenizer_path=find_tokenizer(checkpoint),
+    )
+
+
+def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
+    """Choose the newest good checkpoint at a path; see `open_saved_run`."""
+    # Absolute, so that a directory called auto is one.
+    absolute = path.expanduser().absolute()
+    try:
+        checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
+    except ConfigError as error:
+        raise ConfigError(
+            dataclasses.replace(
+                violation,
+                path=name,
+                value=path,
+                fix=f"give a run directory that holds {CHECKPOINTS}/step_NNNNNNNN, or such a checkpoint",
+            )
+            if violation.path == "resume"
+            else violation
+            for violation in error.violations
+        ) from error
+    assert checkpoint is not None
+    return checkpoint
+
+
+def run_directory_of(checkpoint: Path) -> Path | None:
+    """The directory of the run that a checkpoint is of; None where it does not stand among a run's checkpoints."""
+    directory = checkpoint.resolve().parent
+    return directory.parent if directory.name == CHECKPOINTS else None
+
+
+def locate_datasets(
+    datasets: Sequence[DatasetConfig], *, config: TrainConfig, run_directory: Path | None
+) -> list[DatasetConfig]:
+    """Find shards that a run was told, although its directory has moved or the command starts elsewhere.
+
+    What is found nowhere keeps its name, for the message that it is missing.
+    """
+    if run_directory is None:
+        return list(datasets)
+    return [
+        dataclasses.replace(
+            dataset, paths=[_locate(path, config=config, run_directory=run_directory) for path in dataset.paths]
+        )
+        for dataset in datasets
+    ]
+
+
+def _locate(prefix: str, *, config: TrainConfig, run_directory: Path) -> str:
+    """A shard inside the run directory has moved with it; a relative one began where the run was started."""
+    path, named = Path(prefix).expanduser(), Path(config.output_dir, config.run_name).expanduser()
+    here = run_directory.resolve()
+    places = [path]
+    if path.is_relative_to(named):
+        places.append(here / path.relative_to(named))
+    if not path.is_absolute() and not named.is_absolute() and here.parts[-len(named.parts) :] == named.parts:
+        places.append(Path(*here.parts[: -len(named.parts)], path))
+    return str(next((place for place in places if shard_file(str(place), ".idx").exists()), path))
+
+
+def check_tokenizer(tokenizer: Tokenizer, *, saved: SavedRun, path: str, otherwise: str = "") -> list[Violation]:
+    """Name what makes a tokenizer another one than the model's: its ids would mean other tokens.
+
+    Another file with the same tokens, such as a tokenizer.json made from the SentencePiece model, is as good.
+
+    Args:
+        path: what the user knows the tokenizer by.
+        otherwise: what else can be done, such as `, or ...`.
+    """
+    state, checkpoint = saved.state, saved.checkpoint
+    if state.tokenizer is None and saved.tokenizer_path is None:
+        return _check_size(tokenizer, saved=saved, path=path)
+    found = saved_tokenizer.check_tokenizer(
+        tokenizer, state=state, checkpoint=checkpoint, path=path, otherwise=otherwise
+    )
+    return [] if found and has_tokens_of(tokenizer, saved.tokenizer_path) else found
+
+
+def _check_size(tokenizer: Tokenizer, *, saved: SavedRun, path: str) -> list[Violation]:
+    """Of a checkpoint that knows no tokenizer, the number of tokens is as much as can be compared."""
+    model, padded = saved.state.model_config(), saved.state.padded_vocab_size
+    known = saved.state.vocab_size or model.vocab_size
+    if known is None and pad_vocab_size(model, tokenizer.vocab_size) != padded:
+        rule = f"and the model's embedding has {padded} rows"
+    elif known is not None and tokenizer.vocab_size > known:
+        rule = f"and the model knows {known}"
+    else:
+        return []
+    return [
+        Violation(
+            path=path,
+            value=tokenizer.path,
+            rule=f"has {tokenizer.vocab_size} tokens (sha256 {tokenizer.sha256}), {rule} ({saved.checkpoint}): it is "
+            "not the one that the model was trained with",
+            fix="name the tokenizer that made the run's shards",
+        )
+    ]
+
+
+def has_tokens_of(tokenizer: Tokenizer, own_path: Path | None) -> bool:
+    """Whether each id of a tokenizer is the same token in the file at a path."""
+    if own_path is None:
+        return False
+    own = Tokenizer(own_path)
+    return own.vocab_size == tokenizer.vocab_size and all(
+        own.token_name(token) == tokenizer.token_name(token) for token in range(own.vocab_size)
+    )
