@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.common.progress import format_number
+
 EXIT_OK = 0
 EXIT_STOPPED = 1
 """A command began, and could not end what it was asked for."""
@@ -61,10 +63,9 @@ def raise_if_any(violations: Iterable[Violation]) -> None:
         raise ConfigError(found)
 
 
-def format_config_error(error: ConfigError) -> str:
-    """Render all violations, one a line, under a line that counts them."""
-    count = len(error.violations)
-    lines = [f"{count} problem{'s' if count != 1 else ''} found; nothing was started:"]
+def format_config_error(error: ConfigError, *, outcome: str = "nothing was started") -> str:
+    """Render all violations, one a line, under a line that counts them and says what follows."""
+    lines = [f"{format_number(len(error.violations), 'problem')} found; {outcome}:"]
     lines += [f"  {number}. {violation}" for number, violation in enumerate(error.violations, start=1)]
     return "\n".join(lines)
 
