@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ def tokenizer(tmp_path: Path) -> Path:
     return path
 
 
-def _make(prefix: Path, *, tokenizer: Path | None = None, **manifest: Any) -> str:
+def _make(prefix: Path, *, tokenizer: Path | None = None, seed: int = 0, **manifest: Any) -> str:
     if tokenizer:
         manifest["tokenizer_sha256"] = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
-    return str(write_shard(prefix, make_documents(num_tokens=2000), **manifest))
+    return str(write_shard(prefix, make_documents(num_tokens=2000, seed=seed), **manifest))
 
 
 def _check(*train: str, validation: tuple[str, ...] = (), **changes: Any) -> list[str]:
@@ -163,6 +164,25 @@ def test_a_single_id_of_a_large_shard_takes_a_look_at_all(tmp_path: Path) -> Non
     assert message.startswith(f"{unknown}.bin=token id 1000 at token 20000 is not in the model's vocabulary")
     _, message = _check(unknown, validation=(vouched,), verify="full")
     assert message.startswith(f"{vouched}.bin=token id 1000 at token 20 is not in the model's vocabulary of 1000")
+
+
+def test_a_shard_of_training_and_validation_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shard, other = _make(tmp_path / "s", vocab_size=1000), _make(tmp_path / "other", seed=1)
+    assert _check(shard, validation=(other,)) == []
+    assert "is trained on" not in caplog.text
+    (tmp_path / "link").symlink_to(tmp_path)
+    copy = str(tmp_path / "copy")
+    for suffix in (".bin", ".idx", ".manifest.json"):
+        shutil.copy(f"{shard}{suffix}", f"{copy}{suffix}")
+    for name in (shard, f"{tmp_path}/link/s", copy):
+        caplog.clear()
+        assert _check(other, shard, validation=(name,)) == []
+        assert (
+            f"data.validation[0].paths[0]={name} is trained on as well (data.train[1].paths[0]={shard})" in caplog.text
+        )
+    caplog.clear()
+    assert _check(shard, shard, validation=(other, other)) == []
+    assert "is trained on" not in caplog.text
 
 
 def test_a_larger_model_vocabulary_is_fine(tmp_path: Path) -> None:

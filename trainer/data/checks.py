@@ -38,6 +38,8 @@ class ShardReport:
     num_tokens: int
     """0 where the shard cannot be used."""
     has_manifest: bool
+    content: frozenset[object] = frozenset()
+    """What tells whether another shard holds the same: file, and sha256 where a manifest records it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +93,30 @@ def check_datasets(
             _describe_id_check(data.verify, vocab_size),
             ", ".join(without_manifest[:5]) + (", ..." if len(without_manifest) > 5 else ""),
         )
+    _warn_of_shared_shards(places, reports)
     remaining = iter(reports)
     for name, datasets in groups:
         found += _check_sizes(name, datasets, remaining, seq_length)
     return found
+
+
+def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[ShardReport]) -> None:
+    """Say which shards are trained on and validated on, under the same name or as copies."""
+    trained = {
+        mark: (place, prefix)
+        for (place, prefix), report in zip(places, reports, strict=True)
+        if place.startswith("data.train")
+        for mark in report.content
+    }
+    for (place, prefix), report in zip(places, reports, strict=True):
+        shared = next((trained[mark] for mark in report.content if mark in trained), None)
+        if place.startswith("data.validation") and shared is not None:
+            logger.warning(
+                "%s=%s is trained on as well (%s=%s): the validation loss says little about other text",
+                place,
+                prefix,
+                *shared,
+            )
 
 
 def _check_sizes(
@@ -125,7 +147,14 @@ def _check_prefix(place: str, prefix: str, expectation: _Expectation) -> ShardRe
         found = _check_tokenizer(prefix, made_by, expectation) + _check_vocabulary(prefix, vocab_size, expectation)
     if not found:
         found = _check_ids(reader, expectation, is_vouched_for=manifest is not None and manifest.vocab_size is not None)
-    return ShardReport(violations=found, num_tokens=reader.num_tokens, has_manifest=manifest is not None)
+    status = shard_file(prefix, ".bin").stat()
+    recorded = manifest.files.get(".bin", {}).get("sha256") if manifest else None
+    return ShardReport(
+        violations=found,
+        num_tokens=reader.num_tokens,
+        has_manifest=manifest is not None,
+        content=frozenset({(status.st_dev, status.st_ino), recorded} - {None}),
+    )
 
 
 def _describe_id_check(verify: Verify, vocab_size: int | None) -> str:

@@ -16,7 +16,8 @@ from trainer.data.manifest import hash_file, read_manifest
 
 NUM_BLOCKS = 16
 BLOCK_BYTES = 16 << 10
-"""A smaller file than all blocks together is read whole. Once per file and process: 0.3 ms cached, 3 ms cold on a local disk."""
+"""A smaller file than all blocks together is read whole. Once per file and process: 0.3 ms cached, 3 ms cold on a local
+disk."""
 MAX_HASHED_BYTES = 1 << 30
 """Larger files are not compared with their manifest while a run waits for them: 1 GiB takes 1 to 3 s."""
 
