@@ -6,6 +6,7 @@
 import inspect
 import sys
 
+from trainer.common.command import run_command, write_output
 from trainer.config.fields import field_types, nested_schemas, tag_of
 from trainer.config.load import ROOT
 from trainer.config.rules.ranges import RANGES
@@ -64,4 +65,4 @@ def _section(name: str, schema: type, *, is_choice: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render_reference())
+    sys.exit(run_command(lambda: write_output(render_reference())))
