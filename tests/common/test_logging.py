@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.logging import EVERY_RANK, configure_logging, quiet_libraries, rank_log_path
+from trainer.common.logging import EVERY_RANK, configure_logging, printed_to_log, quiet_libraries, rank_log_path
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,20 @@ def test_rank_0_speaks_and_libraries_only_when_something_broke(capsys: pytest.Ca
         "warning: careful",
         "error: broken",
     ]
+
+
+def test_what_a_library_prints_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(rank=0, run_directory=tmp_path)
+    with pytest.raises(ZeroDivisionError), printed_to_log("deepspeed"):
+        print("MA 0.33 GB")
+        print("one", end=" ")
+        print("line\nunfinished", end="")
+        raise ZeroDivisionError
+    print("ours")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("ours\n", "")
+    kept = rank_log_path(tmp_path, rank=0).read_text().splitlines()
+    assert [line.partition("deepspeed: ")[2] for line in kept] == ["MA 0.33 GB", "one line", "unfinished"]
 
 
 def test_other_ranks_speak_when_asked_or_in_trouble_and_say_their_rank(capsys: pytest.CaptureFixture[str]) -> None:

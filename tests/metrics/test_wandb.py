@@ -41,12 +41,14 @@ recorder.close()
 
 
 def _train(
-    mode: str, directory: Path, *, resumed_step: int = 0, **environment: str
+    mode: str, directory: Path, *, resumed_step: int = 0, home: str | None = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    if home is not None:
+        inherited["HOME"] = home or str(directory)
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, mode, str(directory), str(resumed_step)],
-        env={**inherited, "HOME": str(directory), **environment},
+        env={**inherited, **environment},
         cwd=Path(__file__).parents[2],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -71,6 +73,18 @@ def test_offline_writes_a_run_into_the_run_directory_and_a_resume_keeps_its_id(t
         assert name in content
     assert "Weights & Biases" not in done.stderr
     assert _num_records(tmp_path) == 3 + 5 + 1
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null"])
+def test_without_a_home_directory_its_service_is_as_quiet(
+    tmp_path: Path, home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    done = _train("offline", tmp_path, home=home)
+    assert (done.stdout.count("\n"), done.stderr) == (6, ""), "the steps and the validation, and nothing else"
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert list((tmp_path / "wandb" / "cache").rglob("core-debug-*.log"))
 
 
 def test_an_unreachable_server_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Logging of a job with many processes: rank 0 speaks on the console, every rank keeps a file."""
 
+import contextlib
+import io
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.common.line_file import LineFile
@@ -59,6 +62,36 @@ def quiet_libraries() -> None:
         library = logging.getLogger(name)
         if _hand_to_root not in library.filters:
             library.addFilter(_hand_to_root)
+
+
+@contextlib.contextmanager
+def printed_to_log(name: str) -> Iterator[None]:
+    """Lead what Python code prints to stdout, as libraries do, to the logger `name`."""
+    lines = _LinesToLog(logging.getLogger(name))
+    try:
+        with contextlib.redirect_stdout(lines):
+            yield
+    finally:
+        lines.close()
+
+
+class _LinesToLog(io.TextIOBase):
+    """A text stream whose lines are INFO messages of a logger."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._logger.info(line)
+        return len(text)
+
+    def close(self) -> None:
+        if self._begun:
+            self.write("\n")
+        super().close()
 
 
 def rank_log_path(run_directory: Path, *, rank: int) -> Path:

@@ -18,6 +18,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
+from trainer.common.logging import printed_to_log
 from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
@@ -68,14 +69,15 @@ class DeepSpeedEngine(ScheduleEngine):
         if self._reduces_in_backward:
             assert len(chunks) == 1, "ZeRO-2 and ZeRO-3 were asked for under pipeline parallelism"
             reduce_partial_gradients_as_computed(chunks, config=chunks[0].config, groups=groups)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            # Stage 3 must see the module that is called.
-            model=chunks[0] if self._reduces_in_backward else _all_of(chunks, adamw=adamw),
-            optimizer=adamw,
-            mpu=ModelParallelUnit(groups),
-            config=deepspeed_settings(config, optimizer, dtype=chunks[0].config.params_dtype),
-            dist_init_required=False,
-        )
+        with printed_to_log("deepspeed"):  # in bf16 it prints the memory in use four times and more
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                # Stage 3 must see the module that is called.
+                model=chunks[0] if self._reduces_in_backward else _all_of(chunks, adamw=adamw),
+                optimizer=adamw,
+                mpu=ModelParallelUnit(groups),
+                config=deepspeed_settings(config, optimizer, dtype=chunks[0].config.params_dtype),
+                dist_init_required=False,
+            )
         self._state = build_zero_state(
             self._optimizer, adamw=adamw, parameters=parameters, groups=groups, zero_stage=config.zero_stage
         )

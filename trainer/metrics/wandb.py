@@ -39,6 +39,7 @@ class WandbSink:
         if config.mode == "disabled":
             return
         try:
+            _give_a_cache(run_directory)
             wandb = _import_wandb()
             self._run = _start(
                 wandb,
@@ -131,6 +132,21 @@ def _import_wandb() -> ModuleType:
     import wandb  # noqa: PLC0415 - see above
 
     return wandb
+
+
+def _give_a_cache(run_directory: Path) -> None:
+    """Lead W&B's own logs and cache to the run directory where the user has no home directory that takes them.
+
+    Without a place for its log, W&B's service process writes it to the console.
+    """
+    if "WANDB_CACHE_DIR" in os.environ:
+        return
+    home = os.environ.get("HOME")
+    cache = os.environ.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
+    try:
+        Path(cache or "/dev/null", "wandb", "logs").mkdir(parents=True, exist_ok=True)  # as W&B does
+    except OSError:
+        os.environ["WANDB_CACHE_DIR"] = str(run_directory.absolute() / "wandb" / "cache")
 
 
 def _start(
