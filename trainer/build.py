@@ -8,6 +8,7 @@ from torch import distributed
 
 from trainer.checkpoint.saver import CheckpointSaver
 from trainer.checkpoint.state import Layout, Progress, TrainerState, layout_of
+from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -17,6 +18,7 @@ from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.microbatch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.sample_ranges import SampleRanges
+from trainer.data.tokenizer import Tokenizer
 from trainer.data.validation import ValidationLoader, build_validation_loader
 from trainer.engine import factory
 from trainer.engine.base import Engine
@@ -31,7 +33,7 @@ from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.parallel.world import World
-from trainer.restore import recall_past, restore_run
+from trainer.restore import has_work, recall_past, record_start, restore_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,13 @@ class Run:
         self.engine.close()
 
 
-def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil) -> Run:
+def build_run(
+    config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil, tokenizer: Tokenizer | None = None
+) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
+    Args:
+        tokenizer: that checkpoints get a copy of.
     Raises:
         ConfigError: on every rank, when the checkpoint or the data cannot be used.
     """
@@ -68,7 +74,9 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil)
     layout = _layout(config, world)
     state, origin = restore_run(config, plan=plan, engine=engine, layout=layout)
     progress = state.progress if state is not None else Progress()
-    past = recall_past(config, plan=plan, state=state)
+    is_active = has_work(config, progress)
+    is_writer = world.is_main_rank and is_active
+    past = recall_past(config, plan=plan, state=state, is_written=is_active)
     loader = build_training_loader(config, plan=plan, world=world, state=state, left_out=past.left_out)
     recorder = build_recorder(
         config.logging,
@@ -77,18 +85,21 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil)
         run_config=dataclasses.asdict(config),
         total_steps=config.training.train_iters,
         resumed_step=progress.step,
-        is_main_rank=world.is_main_rank,
+        is_main_rank=is_writer,
     )
     validation = build_validation(config, plan=plan, world=world)
-    event_log = events.EventLog(plan.run_directory / events.FILE_NAME if world.is_main_rank else None)
-    event_log.record(
-        "start",
-        step=progress.step,
-        checkpoint=str(origin.checkpoint) if origin.checkpoint else None,
-        forked_from=[dataclasses.asdict(point) for point in origin.forked_from],
-        layout=dataclasses.asdict(layout),
-        mixture=loader.mixture.to_record(),
-    )
+    event_log = events.EventLog(plan.run_directory / events.FILE_NAME if is_writer else None)
+    if is_writer:
+        record_start(
+            config,
+            plan=plan,
+            layout=layout,
+            state=state,
+            origin=origin,
+            mixture=loader.mixture,
+            tokenizer=tokenizer,
+            record=event_log.record,
+        )
     saver = CheckpointSaver(
         config,
         plan=plan,
@@ -98,6 +109,7 @@ def build_run(config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil)
         origin=origin,
         progress=progress,
         record=event_log.record,
+        tokenizer=copy_tokenizer(tokenizer) if tokenizer is not None else None,
     )
     health = build_health(
         config.health,

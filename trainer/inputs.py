@@ -29,6 +29,8 @@ class RunInputs:
 
     config: TrainConfig
     plan: RunPlan
+    tokenizer: Tokenizer | None
+    """None where the run is given none."""
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def load_inputs(
         vocab_size=vocab_size,
         tokenizer_eod_id=tokenizer.eos_id if tokenizer else None,
     )
-    return RunInputs(config=config, plan=plan)
+    return RunInputs(config=config, plan=plan, tokenizer=tokenizer)
 
 
 def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
@@ -92,6 +94,8 @@ def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation
             model=config.model,
             padded_vocab_size=pad_vocab_size(config.model, vocab_size),
             seed=config.training.seed,
+            tokenizer_path=config.tokenizer.path,
+            vocab_size=vocab_size or None,
         ),
         *_check_replay(config.recovery.replay),
     ]

@@ -20,7 +20,6 @@ from trainer.common.exit_code import leave_exit_code
 from trainer.common.local_torchrun import name_process
 from trainer.common.logging import configure_logging
 from trainer.common.progress import format_count
-from trainer.config.load import dump_config
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 
@@ -78,9 +77,8 @@ def run(overrides: list[str]) -> int:
         configure_logging(rank=world.rank, run_directory=plan.run_directory)
         if world.is_main_rank:
             _describe(config, plan)
-            (plan.run_directory / "config.yaml").write_text(dump_config(config))
         with Vigil(config.health, rank=world.rank, run_directory=plan.run_directory) as vigil:
-            built = build_run(config, plan=plan, world=world, vigil=vigil)
+            built = build_run(config, plan=plan, world=world, vigil=vigil, tokenizer=inputs.tokenizer)
             stop.defer(vigil.has_lost_rank)
             outcome = built.loop.run(stop)
             built.close()

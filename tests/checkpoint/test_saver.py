@@ -41,10 +41,10 @@ def test_a_save_in_the_background_writes_the_bytes_of_one_in_the_step(tmp_path: 
         contents.append({path.name: path.read_bytes() for path in (find_latest(saving.run) or tmp_path).iterdir()})
         assert saving.kinds() == [("checkpoint_saved", 10), ("checkpoint_saved", 20)]
         assert 0 < saving.events[0]["stall_seconds"] <= saving.events[0]["total_seconds"]
-    assert (
-        contents[0].keys() == contents[1].keys() == {".metadata", "__0_0.distcp", "manifest.json", "trainer_state.json"}
-    )
-    assert [name for name in contents[0] if contents[0][name] != contents[1][name]] == []
+    names = {".metadata", "__0_0.distcp", "config.yaml", "manifest.json", "trainer_state.json"}
+    assert contents[0].keys() == contents[1].keys() == names
+    differing = sorted(name for name in names if contents[0][name] != contents[1][name])
+    assert differing == ["config.yaml", "manifest.json"], "that says which of the two it was, and its hash"
 
 
 @contextmanager

@@ -149,6 +149,7 @@ def test_a_run_leaves_its_configuration_and_a_log_of_every_rank(straight: Path) 
     assert all(log.stat().st_size > 0 for log in logs)
     assert sorted(path.name for path in straight.iterdir()) == [
         "checkpoints",
+        "config.0.yaml",
         "config.yaml",
         "events.jsonl",
         "logs",

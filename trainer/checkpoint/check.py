@@ -5,20 +5,30 @@ from pathlib import Path
 
 from trainer.checkpoint.discovery import candidates, check_checkpoint, is_own_past, names_other_run
 from trainer.checkpoint.model_match import check_model
+from trainer.checkpoint.rollback import resume_of_start
 from trainer.checkpoint.run_directory import must_restart
 from trainer.checkpoint.run_lock import cannot_write
 from trainer.checkpoint.state import TrainerState, read_state
 from trainer.checkpoint.store import list_checkpoints
+from trainer.checkpoint.tokenizer import check_tokenizer, check_vocab_size
 from trainer.common.errors import ConfigError, Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.config.model import ModelConfig
+from trainer.data.tokenizer import Tokenizer
 
 _ROOM_BYTES = 1 << 16
 """What the first minutes of a run write besides checkpoints: configuration, logs, records."""
 
 
 def check_resume(
-    resume: str, *, run_directory: Path, model: ModelConfig, padded_vocab_size: int, seed: int
+    resume: str,
+    *,
+    run_directory: Path,
+    model: ModelConfig,
+    padded_vocab_size: int,
+    seed: int,
+    tokenizer_path: str | None = None,
+    vocab_size: int | None = None,
 ) -> list[Violation]:
     """Name everything that would stop a run from starting as `resume` says, and from saving.
 
@@ -30,10 +40,13 @@ def check_resume(
         model: what will be built.
         padded_vocab_size: rows of its embedding.
         seed: of the order of samples.
+        tokenizer_path: of the tokenizer; None where there is none. A missing or broken file is for others to name.
+        vocab_size: tokens, without padding; None does not compare.
     """
     violations = _check_writable(run_directory)
     if must_restart(resume, run_directory):
         return violations
+    resume = resume_of_start(resume, run_directory)
     own = list_checkpoints(run_directory)
     is_other = names_other_run(resume, run_directory) and not is_own_past(resume, own)
     if own and (resume == "never" or is_other):
@@ -57,6 +70,7 @@ def check_resume(
             state = read_state(path)
             if not is_other:
                 violations += _check_seed(seed, state=state, checkpoint=path)
+                violations += _check_vocabulary(vocab_size, tokenizer_path, state=state, checkpoint=path)
             return violations + check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=path)
         damage += found
     return violations + damage
@@ -69,6 +83,23 @@ def _check_seed(seed: int, *, state: TrainerState, checkpoint: Path) -> list[Vio
     rule = f"differs from the {state.seed} of the run that goes on ({checkpoint}), and orders the samples anew"
     fix = f"use {state.seed} to go on with it, or another run_name to start or fork a run with another order"
     return [Violation(path="training.seed", value=seed, rule=rule, fix=fix)]
+
+
+def _check_vocabulary(
+    vocab_size: int | None, tokenizer_path: str | None, *, state: TrainerState, checkpoint: Path
+) -> list[Violation]:
+    """A run keeps what its token ids mean; a fork may change it, and is told."""
+    otherwise = ", or fork the run with another: another run_name and resume=RUN"
+    if tokenizer_path is not None:
+        try:
+            tokenizer = Tokenizer(tokenizer_path)
+        except ConfigError:
+            return []
+        if found := check_tokenizer(tokenizer, state=state, checkpoint=checkpoint, otherwise=otherwise):
+            return found
+    if vocab_size is None:
+        return []
+    return check_vocab_size(vocab_size, state=state, checkpoint=checkpoint, otherwise=otherwise)
 
 
 def _check_writable(run_directory: Path) -> list[Violation]:

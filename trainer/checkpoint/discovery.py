@@ -12,6 +12,7 @@ from trainer.checkpoint.run_directory import is_inside
 from trainer.checkpoint.state import STATE_NAME, read_state
 from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
 from trainer.common.errors import ConfigError, Violation
+from trainer.config.rules.surroundings import nearest_checkpoints
 
 KEYWORDS = ("auto", "never", "restart")
 """Values of `resume` that are no path."""
@@ -49,7 +50,10 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
     if found:
         return found
     rule = "holds no complete checkpoint" if path.exists() else "does not exist"
-    fix = "give a directory step_NNNNNNNN that contains manifest.json, the directory of a run that has one, or auto"
+    fix = (
+        f"give {nearest_checkpoints(resume)}a directory step_NNNNNNNN that contains manifest.json, the directory of a"
+        " run that has one, or auto"
+    )
     raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)])
 
 

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
+from trainer.common.whole_file import write_whole
+
+CONFIG_NAME = "config.yaml"
+"""The configuration of a run's newest start, in its directory; in a checkpoint, of the start that saved it."""
 
 _RESTARTED_BY = ".restarted_by"
 """Names the batch job that started a run anew: when it is requeued, it goes on."""
@@ -46,6 +50,28 @@ def claim_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
         if resume == "restart" and job is not None:
             (run_directory / _RESTARTED_BY).write_text(job)
         yield
+
+
+def keep_configuration(run_directory: Path, text: str, *, step: int) -> str:
+    """Write a start's configuration as config.yaml, and for good as config.STEP.yaml.
+
+    Args:
+        step: that the start goes on from. Another start at the same step has config.STEP-2.yaml, unless it is the same.
+    Returns:
+        The name of the file that stays.
+    Raises:
+        OSError: it cannot be written.
+    """
+    number = 1
+    while True:
+        path = run_directory / f"config.{step}{f'-{number}' if number > 1 else ''}.yaml"
+        if not path.exists():
+            write_whole(path, text)
+        if path.read_text(encoding="utf-8") == text:
+            break
+        number += 1
+    write_whole(run_directory / CONFIG_NAME, text)
+    return path.name
 
 
 def keep_former_file(path: Path) -> None:

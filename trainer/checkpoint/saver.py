@@ -16,12 +16,16 @@ from torch import distributed
 from trainer.checkpoint.agreement import CheckpointError, Ranks
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.manifest import MANIFEST_NAME
 from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.run_directory import CONFIG_NAME
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.staging import HostCopy
 from trainer.checkpoint.state import ForkPoint, Layout, Progress, TrainerState, build_state
 from trainer.checkpoint.store import abandon_later, checkpoints_directory
+from trainer.checkpoint.tokenizer import TokenizerCopy
 from trainer.common.errors import ConfigError
+from trainer.config.load import dump_config
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader
@@ -48,6 +52,8 @@ class Origin:
     """What was loaded at the start; None for a run that started anew."""
     forked_from: tuple[ForkPoint, ...] = ()
     """See `TrainerState.forked_from`."""
+    is_rollback: bool = False
+    """Whether `resume` has named this checkpoint, one of the run's own, for the first time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,7 @@ class CheckpointSaver:
         origin: Origin,
         progress: Progress,
         record: RecordEvent,
+        tokenizer: TokenizerCopy | None = None,
     ) -> None:
         """Form the group.
 
@@ -94,10 +101,14 @@ class CheckpointSaver:
             origin: its checkpoint counts as the newest one.
             progress: where the run stands.
             record: takes what happened.
+            tokenizer: that each checkpoint gets a copy of.
         """
         self._config, self._plan = config, plan
         self._engine, self._loader, self._layout = engine, loader, layout
         self._origin, self._record = origin, record
+        self._tokenizer = tokenizer
+        self._further_files: dict[str, str | bytes] = {CONFIG_NAME: dump_config(config)}
+        self._further_files |= tokenizer.files if tokenizer is not None else {}
         timeout = timedelta(seconds=config.cluster.timeout_seconds)
         self._group = distributed.new_group(backend="gloo", timeout=timeout)
         self._ranks = Ranks(self._group)
@@ -198,9 +209,17 @@ class CheckpointSaver:
             )
 
         found, origin = choose("auto", self._plan.run_directory), self._origin.checkpoint
-        if found is None and origin is not None:
+        if found is None and origin is not None and self._is_there(origin):
             found = choose(str(origin), origin.parent.parent)
         return found
+
+    def _is_there(self, origin: Path) -> bool:
+        """Whether what the run started from has not been deleted since."""
+        doing = f"looking for {origin}"
+        is_there = self._ranks.on_coordinator(lambda: (origin / MANIFEST_NAME).is_file(), doing=doing)
+        if not is_there and self._ranks.is_coordinator:
+            _LOGGER.warning("%s, which the run started from, has been deleted", origin)
+        return is_there
 
     def _describe(self, progress: Progress) -> TrainerState:
         return build_state(
@@ -215,6 +234,7 @@ class CheckpointSaver:
             loss_scale=self._engine.loss_scale,
             forked_from=self._origin.forked_from,
             left_out_samples=self._loader.left_out.to_record(),
+            tokenizer=self._tokenizer.record if self._tokenizer is not None else None,
         )
 
     def _copy(self) -> _Snapshot:
@@ -250,6 +270,7 @@ class CheckpointSaver:
                 keep_interval=checkpoint.keep_interval,
                 keep_best=checkpoint.keep_best,
                 random_states=snapshot.random_states,
+                further_files=self._further_files,
                 process_group=self._group,
             )
         except (CheckpointError, ConfigError) as error:

@@ -34,6 +34,20 @@ class Layout:
     engine: str
     device_type: str
 
+    def __str__(self) -> str:
+        """In words, for messages."""
+        sizes = {
+            "tensor": self.tensor_model_parallel_size,
+            "pipeline": self.pipeline_model_parallel_size,
+            "virtual pipeline": self.virtual_pipeline_model_parallel_size or 1,
+            "context": self.context_parallel_size,
+            "expert": self.expert_model_parallel_size,
+            "data": self.data_parallel_size,
+        }
+        cut = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return f"{processes}{f' ({cut})' if cut else ''}, engine {self.engine}, {self.device_type}"
+
     def has_random_streams_of(self, other: "Layout") -> bool:
         """Whether each rank draws from the streams that the same rank of `other` draws from; engines share them."""
         return dataclasses.replace(self, engine=other.engine) == other

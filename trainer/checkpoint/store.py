@@ -21,7 +21,7 @@ from trainer.common.whole_file import sync_directory
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
 _ABANDONED = ".abandoned"
-_TEMPORARY = re.compile(r"\.step_\d{8,}(\.replaced)?(\.abandoned)?\.tmp-.*")
+_TEMPORARY = re.compile(r"\.step_\d{8,}(\.replaced)?(\.2)?(\.abandoned)?\.tmp-.*")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -101,11 +101,14 @@ def abandon_later(run_directory: Path, *, than: Path) -> list[Path]:
         ConfigError: the manifest of `than` cannot be read.
     """
     own = list_checkpoints(run_directory)
-    serial = read_manifest(than).serial if than in own else 0
+    than = than.expanduser().resolve()
+    serial = read_manifest(than).serial if than in [path.resolve() for path in own] else 0
     abandoned = []
     for path in own:
         if serial_of(path) > serial:
             target = path.with_name(path.name + _ABANDONED)
+            if target.resolve() == than:  # the run goes back to what an earlier rollback had set aside
+                target = path.with_name(f"{path.name}.2{_ABANDONED}")
             delete(target)
             abandoned.append(path.rename(target))
     if abandoned:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoint.run_directory import CONFIG_NAME
 from trainer.checkpoint.state import TokenizerRecord, TrainerState, read_state
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.load import load_config_file
@@ -16,8 +17,6 @@ from trainer.data.tokenizer import HUGGINGFACE_NAME, Tokenizer
 from trainer.data.tokenizer_models import CONFIG_NAMES
 
 SENTENCEPIECE_NAME = "tokenizer.model"
-CONFIG_NAME = "config.yaml"
-"""The configuration of what saved a checkpoint, in the checkpoint; of a run's newest start, in its directory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,21 +50,23 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
         )
 
 
-@reads("resume")
+@reads("resume", "output_dir", "run_name")
 def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     resume = config.resume
-    if resume not in ("auto", "never", "restart") and not Path(resume).exists():
+    # A run with checkpoints of its own may have been forked from it, or have gone back to it: `check_resume` judges.
+    has_own = any(Path(config.output_dir, config.run_name, "checkpoints").glob("step_*/manifest.json"))
+    if resume not in ("auto", "never", "restart") and not Path(resume).exists() and not has_own:
         hint = did_you_mean(resume, ["auto", "never", "restart"])
         yield Violation(
             path="resume",
             value=resume,
             rule="is not auto, never or restart, and no such path exists",
-            fix=f"{hint}use {_nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
+            fix=f"{hint}use {nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
             " directory",
         )
 
 
-def _nearest_checkpoints(resume: str) -> str:
+def nearest_checkpoints(resume: str) -> str:
     """`step_00000004 or step_00000008 in its place, ` for a step that has no checkpoint beside others that have."""
     asked, step = Path(resume), re.compile(r"step_(\d+)")
     if not (wanted := step.fullmatch(asked.name)) or not asked.parent.is_dir() or not os.access(asked.parent, os.R_OK):

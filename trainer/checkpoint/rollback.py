@@ -1,0 +1,92 @@
+"""A run that goes back to one of its own checkpoints because `resume` names it: once, however often it is started."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainer.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from trainer.checkpoint.run_directory import is_inside
+from trainer.checkpoint.store import abandon_later, list_checkpoints, step_of
+from trainer.common.errors import ConfigError
+from trainer.common.whole_file import write_whole
+
+RECORD_NAME = "rollback.json"
+"""In the run directory: the rollback that was carried out last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What was done."""
+
+    checkpoint: str
+    """Name of the directory that the run went back to."""
+    files_sha256: str
+    """Digest of its files' sha256: a later checkpoint of the same step is another one."""
+    step: int
+    from_step: int | None
+    """Of the checkpoint that was the newest before."""
+    set_aside: tuple[str, ...]
+    """Names that checkpoints saved later have now."""
+
+
+def names_own_checkpoint(resume: str, run_directory: Path) -> bool:
+    """Whether `resume` is the path of a single checkpoint of the run that is starting, there or deleted since."""
+    path = Path(resume).expanduser()
+    directory = run_directory.resolve()
+    return is_inside(path, directory) and path.resolve() not in (directory, directory / "checkpoints")
+
+
+def resume_of_start(resume: str, run_directory: Path) -> str:
+    """What `resume` asks of a start: auto where it names a rollback that an earlier start has carried out.
+
+    Otherwise a command that is started again, by a person or a scheduler, would throw away what the run has done since.
+    """
+    if not names_own_checkpoint(resume, run_directory) or not list_checkpoints(run_directory):
+        return resume
+    done = read_rollback(run_directory)
+    path = Path(resume).expanduser()
+    if done is None or path.name != done.checkpoint:
+        return resume
+    is_gone = not (path / MANIFEST_NAME).is_file()
+    return "auto" if is_gone or _digest(path) == done.files_sha256 else resume
+
+
+def roll_back(run_directory: Path, *, to: Path) -> Rollback:
+    """Set aside what was saved after one of a run's own checkpoints, and record that; rank 0 calls this.
+
+    Args:
+        to: what has been loaded.
+    Raises:
+        OSError: something cannot be renamed or written.
+        ConfigError: the manifest of `to` cannot be read.
+    """
+    own = list_checkpoints(run_directory)
+    done = Rollback(
+        checkpoint=to.name,
+        files_sha256=_digest(to),
+        step=step_of(to),
+        from_step=step_of(own[0]) if own else None,
+        set_aside=tuple(path.name for path in abandon_later(run_directory, than=to)),
+    )
+    write_whole(run_directory / RECORD_NAME, json.dumps(asdict(done), indent=1) + "\n")
+    return done
+
+
+def read_rollback(run_directory: Path) -> Rollback | None:
+    """Read the rollback that a run has carried out last; None where there was none, or its record is damaged."""
+    try:
+        record = json.loads((run_directory / RECORD_NAME).read_bytes())
+        return Rollback(**{**record, "set_aside": tuple(record["set_aside"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _digest(checkpoint: Path) -> str:
+    """Digest of what a checkpoint is by its manifest; empty where that cannot be read."""
+    try:
+        files = read_manifest(checkpoint).files
+    except ConfigError:  # named by whoever loads it
+        return ""
+    lines = [f"{name} {files[name].sha256}" for name in sorted(files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
