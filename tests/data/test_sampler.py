@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.mixture import continue_mixture
+from trainer.data.mixture import DatasetIdentity, continue_mixture
 from trainer.data.sampler import SampleOrder, sample_ids
 
 
 def _order(num_windows: list[int], weights: list[float] | None = None, seed: int = 1) -> SampleOrder:
     names = [str(d) for d in range(len(num_windows))]
     weights = weights or [1.0] * len(names)
-    mixture = continue_mixture(names, weights=weights, former=None, consumed_samples=0)
+    identities = [DatasetIdentity(content=name) for name in names]
+    mixture = continue_mixture(identities, weights=weights, former=None, consumed_samples=0)
     return SampleOrder(mixture, num_windows=num_windows, seed=seed)
 
 
@@ -98,8 +99,8 @@ def test_no_samples() -> None:
 
 
 def test_samples_before_a_change_of_mixture_are_refused() -> None:
-    former = continue_mixture(["a"], weights=[1], former=None, consumed_samples=0)
-    mixture = continue_mixture(["b"], weights=[1], former=former, consumed_samples=10)
+    former = continue_mixture([DatasetIdentity(content="a")], weights=[1], former=None, consumed_samples=0)
+    mixture = continue_mixture([DatasetIdentity(content="b")], weights=[1], former=former, consumed_samples=10)
     order = SampleOrder(mixture, num_windows=[5], seed=1)
     with pytest.raises(ValueError, match="older than this mixture"):
         order.locate(np.array([9]))
