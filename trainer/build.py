@@ -109,7 +109,7 @@ def build_run(
         origin=origin,
         progress=progress,
         record=event_log.record,
-        tokenizer=copy_tokenizer(tokenizer) if tokenizer is not None else None,
+        tokenizer=copy_tokenizer(tokenizer) if tokenizer is not None and world.is_main_rank else None,
     )
     health = build_health(
         config.health,

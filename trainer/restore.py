@@ -136,7 +136,8 @@ def _tell_changes(changes: Sequence[Change], *, checkpoint: Path) -> None:
         _LOGGER.warning("this start changes %d more settings; events.jsonl lists them", rest)
     if others:
         further = ", ..." if len(others) > _MOST_CHANGES_TOLD else ""
-        _LOGGER.info("it also differs from %s in %s%s", checkpoint, ", ".join(others[:_MOST_CHANGES_TOLD]), further)
+        told = ", ".join(others[:_MOST_CHANGES_TOLD])
+        _LOGGER.info("other settings that differ from those of %s: %s%s", checkpoint, told, further)
 
 
 def _find_rate_change(config: TrainConfig, changes: Sequence[Change], *, step: int, checkpoint: Path) -> list[Change]:
