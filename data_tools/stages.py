@@ -3,6 +3,7 @@
 Reading and tokenizing can be shared out among machines; the two others are one process's work.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -24,6 +25,7 @@ from data_tools.preparation import describe_preparation, finish_work, write_json
 from data_tools.read_state import load_states
 from data_tools.selection import Choice, Fate, choose
 from data_tools.sources import InputFile
+from data_tools.spool import raise_file_limit
 from data_tools.stage_progress import Stages
 from data_tools.stage_timings import sum_timings
 from data_tools.statistics import build_stats
@@ -32,6 +34,7 @@ from data_tools.tokenizer_sample import choose_sample
 from data_tools.train_tokenizer import SampledBatch, train_tokenizer
 from data_tools.work_place import WorkPlace, find_work_place, name_run
 from data_tools.workers import PreparationError
+from trainer.common.cores import count_cores
 from trainer.data.index_format import token_dtype
 from trainer.data.tokenizer import Tokenizer
 
@@ -78,7 +81,7 @@ class Preparation:
         place = find_work_place(Path(config.output_dir), description, task.files, batch_bytes=config.batch_bytes)
         match config.executor.kind:
             case "local":
-                num_cpus = len(os.sched_getaffinity(0))
+                num_cpus = count_cores()
             case "slurm":
                 num_cpus = config.executor.slurm.cpus_per_task
             case "ray":
@@ -109,15 +112,23 @@ def run_stage(stage: Stage, preparation: Preparation, share: Share) -> None:
     Raises:
         PreparationError: it cannot go on; what it has done so far is there for the next run.
     """
-    match stage:
-        case Stage.READ:
-            read(preparation, share)
-        case Stage.CHOOSE:
-            choose_documents(preparation)
-        case Stage.PACK:
-            tokenize(preparation, share)
-        case Stage.ASSEMBLE:
-            assemble(preparation)
+    limit = raise_file_limit()
+    try:
+        match stage:
+            case Stage.READ:
+                read(preparation, share)
+            case Stage.CHOOSE:
+                choose_documents(preparation)
+            case Stage.PACK:
+                tokenize(preparation, share)
+            case Stage.ASSEMBLE:
+                assemble(preparation)
+    except OSError as error:
+        hint = ""
+        if error.errno == errno.EMFILE:
+            hint = f"; this process may open {limit} files: raise the limit (ulimit -Hn), or use fewer num_workers"
+        place = error.filename or preparation.output
+        raise PreparationError(f"{place}: {error.strerror or error}{hint}") from error
 
 
 def read(preparation: Preparation, share: Share) -> None:

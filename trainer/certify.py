@@ -10,7 +10,6 @@ is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 on
 """
 
 import logging
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,10 @@ from pathlib import Path
 
 from trainer.certificate.processes import WORKER_MODULE
 from trainer.common.command import run_command, write_output
+from trainer.common.cores import count_cores
 from trainer.common.errors import EXIT_OK
 from trainer.common.logging import configure_logging
+from trainer.common.stop_signals import unwinding_on_signals
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
         timeout_seconds=request.settings.timeout_seconds,
         worker_module=worker_module,
         # On a CPU a process has one thread; accelerators are not shared.
-        max_processes=len(os.sched_getaffinity(0)) if num_devices is None else 1,
+        max_processes=count_cores() if num_devices is None else 1,
     )
-    with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder:
+    with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder, unwinding_on_signals():
         certificate = Certifier(request, starter=starter, folder=Path(folder)).issue()
     for path in write_report(certificate, folder=output_dir):
         _LOGGER.info("wrote %s", path)

@@ -1,22 +1,46 @@
 """How processes of this project are started on this host: torchrun, the cores they get, the names they show."""
 
 import contextlib
-import os
+import ipaddress
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from trainer.common.cores import count_cores
+
+LOOPBACK = "127.0.0.1"
 
 
 def torchrun_here(num_processes: int) -> list[str]:
     """The command, up to and without what the processes run. Port 0 lets several of them share a host."""
     torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", str(num_processes)]
-    return [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{LOOPBACK}:0"]
 
 
 def share_cores(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
     """An environment for the processes: cores shared out among them, unless the user did so."""
-    num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    num_threads = max(1, count_cores() // num_processes)
     return {"OMP_NUM_THREADS": str(num_threads), **environment}
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether HOST:PORT or HOST can be reached from this host alone."""
+    host = endpoint.rpartition("]")[0].lstrip("[") or endpoint.partition(":")[0]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def loopback_variables() -> dict[str, str]:
+    """Variables by which the processes of a run on this host alone meet on the loopback device.
+
+    torchrun and gloo look up this host's name otherwise. In containers, and on laptops behind a VPN, it may be the
+    name of nothing, or of another address, or the answer takes minutes.
+    """
+    device = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    return {"PET_LOCAL_ADDR": LOOPBACK} | ({"GLOO_SOCKET_IFNAME": device} if device is not None else {})
 
 
 def name_process(rank: int) -> None:
