@@ -9,7 +9,8 @@ OVERRIDES are those of `trainer.train`: GROUP=OPTION picks a file of conf/GROUP,
   python -m launch.local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
 
   --print    print the command that would be run, and stop
-  --config   print the whole configuration as YAML, and stop
+  --config   print the whole configuration as YAML, and stop; what keeps it from being started, such as data that do
+             not exist yet, is listed on stderr
   --help     print this text, and stop
 
 The number of processes is tensor * pipeline * context * data-parallel size, with parallel.data_parallel_size=null
@@ -26,8 +27,10 @@ import sys
 from collections.abc import Sequence
 
 from launch.arguments import unknown_option
-from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.common.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
 from trainer.common.local_torchrun import share_cores, torchrun_here
+from trainer.common.progress import format_number
+from trainer.common.start_notice import announce_start
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
@@ -56,34 +59,44 @@ def run(arguments: Sequence[str]) -> int:
     if "--help" in options or "-h" in options:
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
-    config = _load_checked(options, overrides)
+    config, problems = _load(options, overrides)
     if "--config" in options:
         sys.stdout.write(dump_config(config))
+        if problems:
+            outcome = "this configuration cannot be started yet"
+            sys.stderr.write(format_config_error(ConfigError(problems), outcome=outcome) + "\n")
         return 0
+    raise_if_any(problems)
     num_processes = count_processes(config)
     command = [*torchrun_here(num_processes), "-m", "trainer.train", *overrides]
     environment = share_cores(os.environ, num_processes=num_processes)
     if "--print" in options:
         sys.stdout.write(f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']} {shlex.join(command)}\n")
         return 0
+    where = format_number(num_processes, "process")
+    announce_start(f"run {config.run_name} starts on {where}", environment=environment)
     # Not a child: signals and the exit code are torchrun's without anything in between.
     os.execve(command[0], command, environment)
 
 
-def _load_checked(options: Sequence[str], overrides: Sequence[str]) -> TrainConfig:
-    """Load and validate, with all problems in one error: those of the options, of the form and of the rules."""
+def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:
+    """Load the configuration, and find the rules that it breaks.
+
+    Raises:
+        ConfigError: an option is unknown or the configuration has not even the right form; names broken rules, too.
+    """
     problems = [unknown_option(option, known=OPTIONS) for option in options if option not in OPTIONS]
     try:
         config = load_config(overrides)
     except ConfigError as error:
         raise ConfigError([*problems, *error.violations]) from error
-    problems += validate(config, world_size=count_processes(config))
+    broken = validate(config, world_size=count_processes(config))
     if config.cluster.num_nodes > 1:
         rule, fix = "is more than this host", "use 1, or start torchrun on every host"
-        problems.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))
+        broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))
     if problems:
-        raise ConfigError(problems)
-    return config
+        raise ConfigError([*problems, *broken])
+    return config, broken
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ usage: python -m launch.quickstart [--output DIRECTORY] [--max-pages N] [OVERRID
 Every part is the command that a user would type, printed before it runs; OVERRIDES go to training and evaluation, for
 example training.train_iters=40. What is there already is not done again; remove the directory to start over.
 
-Exit codes: 0 done; otherwise that of the part that failed.
+Exit codes: 0 done; otherwise that of the part that failed; 75 when a signal stopped the training, which has saved.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 from trainer.common.errors import exit_code_of
 from trainer.common.progress import format_duration
+from trainer.common.stop_signals import SIGNAL_BASE, signals_passed_to
 from trainer.config.load import load_config
 from trainer.config.schema import TrainConfig
 
@@ -227,9 +228,10 @@ def run_module(module: str, *arguments: str) -> None:
         PartFailed: it did not end with 0.
     """
     print(f"$ {shlex.join(['python', '-m', module, *arguments])}", flush=True)
-    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    with subprocess.Popen([sys.executable, "-m", module, *arguments]) as process, signals_passed_to(process):
+        code = process.wait()
     if code:
-        raise PartFailed(code)
+        raise PartFailed(code if code > 0 else SIGNAL_BASE - code)
 
 
 if __name__ == "__main__":

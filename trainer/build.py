@@ -85,6 +85,7 @@ def build_run(
         run_config=dataclasses.asdict(config),
         total_steps=config.training.train_iters,
         resumed_step=progress.step,
+        is_validation_due=progress.is_validation_due,
         is_main_rank=is_writer,
     )
     validation = build_validation(config, plan=plan, world=world)

@@ -22,10 +22,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+
+from trainer.common.stop_signals import once, suspend_with
 
 SWITCH = "TRIREME_FORK_RANKS"
 """Environment variable: 0 starts every rank cold."""
@@ -158,32 +160,39 @@ def fork_ranks(count: int) -> WaitingRanks:
 
 
 @contextlib.contextmanager
-def torchrun_starts(waiting: WaitingRanks) -> Iterator[None]:
-    """Inside, torchrun takes the waiting ranks before it starts new processes."""
-    if not waiting.ranks:
-        yield
-        return
+def torchrun_starts(waiting: WaitingRanks, *, on_start: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Inside, torchrun takes the waiting ranks before it starts new processes, and stops and continues with them.
+
+    Args:
+        on_start: is called before each process starts.
+    """
     from torch.distributed.elastic import multiprocessing as torchrun  # noqa: PLC0415 - as in preload
     from torch.distributed.elastic.multiprocessing.subprocess_handler import (  # noqa: PLC0415 - as in preload
         SubprocessHandler,
     )
 
+    pids: list[int] = []
+
     class ForkingHandler(SubprocessHandler):
         """torchrun's handle of one process, which may be a forked one."""
 
         def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Any:
+            on_start()
             outputs = [
                 stream.fileno() if stream else default for stream, default in ((self._stdout, 1), (self._stderr, 2))
             ]
-            return waiting.begin(args, environment=env, outputs=outputs) or super()._popen(args, env)
+            process = waiting.begin(args, environment=env, outputs=outputs) or super()._popen(args, env)
+            pids.append(process.pid)
+            return process
 
     api: Any = torchrun.api
-    former = api.get_subprocess_handler
-    api.get_subprocess_handler = ForkingHandler
+    former = api.get_subprocess_handler, api._terminate_process_handler
+    api.get_subprocess_handler, api._terminate_process_handler = ForkingHandler, once(former[1])
+    suspend_with(pids)
     try:
         yield
     finally:
-        api.get_subprocess_handler = former
+        api.get_subprocess_handler, api._terminate_process_handler = former
 
 
 def _wait_and_run(connection: socket.socket) -> None:

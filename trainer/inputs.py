@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.checkpoint.check import check_resume
 from trainer.common.errors import ConfigError, Violation, raise_if_any
+from trainer.common.waiting import telling_what_it_waits_for
 from trainer.config.fields import is_inside
 from trainer.config.load import load_config
 from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
@@ -71,7 +72,8 @@ def load_inputs(
         violations += found
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
         if int(os.environ.get("RANK", "0")) == 0:
-            violations += check_files(config, vocab_size or 0)
+            with telling_what_it_waits_for("rank 0 to check shards, tokenizer and checkpoint"):
+                violations += check_files(config, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None
     plan = build_plan(
@@ -103,7 +105,7 @@ def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation
 
 def _check_replay(replay: str | None) -> list[Violation]:
     """Name what is wrong with the decisions of another run; validate has named a missing file."""
-    if replay is not None and Path(replay).expanduser().exists():
+    if replay is not None and Path(replay).exists():
         try:
             read_replay(replay)
         except ConfigError as error:

@@ -6,6 +6,7 @@ torchrun itself exits with 1 and its own traceback whatever its processes said. 
 that the main process left in the file that EXIT_CODE_FILE names.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -13,12 +14,17 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
 from trainer.common.exit_code import EXIT_CODE_FILE, STORE_FILE, read_exit_code
+from trainer.common.local_torchrun import is_loopback, loopback_variables
 from trainer.common.logging import quiet_torchrun
+from trainer.common.start_notice import announce_start
+from trainer.common.stop_signals import SIGNAL_BASE, heeded_signals
+from trainer.common.waiting import telling_what_it_waits_for
 from trainer.forked_ranks import WaitingRanks, fork_ranks, is_wanted, preload, quiet_interrupt, torchrun_starts
 
 if TYPE_CHECKING:
@@ -27,8 +33,6 @@ if TYPE_CHECKING:
 DEFAULTS = {
     # Of torchrun itself: 30 seconds between a signal and SIGKILL, too short for a long step and a large checkpoint.
     "PET_SHUTDOWN_TIMEOUT": "300",
-    # And without SIGUSR1, the warning that Slurm gives before the time is up.
-    "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     # A process that is gone makes every other one warn of its connections, with C++ frames.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
@@ -37,35 +41,42 @@ DEFAULTS = {
 READING_SECONDS = 2.5
 """How long a notice stands before this process leaves: two of the default heartbeats."""
 
-SIGNAL_BASE = 128
-"""Shells report a process that a signal ended as 128 + the signal's number."""
-
 
 def main() -> int:
     """Run torchrun's own main."""
-    for name, value in DEFAULTS.items():
+    # torchrun would take over SIGHUP although nohup has switched it off, and let others end it without its processes.
+    heeded = ",".join(number.name for number in heeded_signals())
+    for name, value in {**DEFAULTS, "PET_SIGNALS_TO_HANDLE": heeded}.items():
         os.environ.setdefault(name, value)
+    if "trainer.train" in sys.argv:
+        announce_start("training starts")
     # Late: torch reads the variables while it is imported.
     with quiet_interrupt():
         from torch.distributed import run  # noqa: PLC0415 - see above
         from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
 
-        waiting = _fork_ranks(sys.argv[1:])
+        request = run.parse_args(sys.argv[1:])  # torchrun's own word on what is wrong with them
+        waiting = _fork_ranks(request)
     quiet_torchrun()  # its modules set levels when they are imported
+    if _is_local(request):
+        for name, value in loopback_variables().items():
+            os.environ.setdefault(name, value)
+        # torchrun asks for it several times for each process, for records that nobody reads.
+        socket.getfqdn = lambda name="": name or socket.gethostname()
     with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
         path, store_path = Path(folder, "code"), Path(folder, "store")
         os.environ[EXIT_CODE_FILE] = str(path)
         os.environ[STORE_FILE] = str(store_path)
         try:
-            with torchrun_starts(waiting):
+            with _telling_of_rendezvous(request) as has_joined, torchrun_starts(waiting, on_start=has_joined):
                 run.main()
         except ChildFailedError as error:
             if read_exit_code(path) == EXIT_HANG:
                 return EXIT_HANG  # a watchdog has explained it, and killed the rank that hung
             code, text = _explain(error)
             if text:
-                print(text, file=sys.stderr, flush=True)
+                _say(text)
             _tell_other_hosts(store_path, code=code, text=text or f"a process there ended with exit code {code}")
             return code
         except SignalException as error:
@@ -74,16 +85,40 @@ def main() -> int:
     return 0
 
 
-def _fork_ranks(arguments: list[str]) -> WaitingRanks:
+def _fork_ranks(request: argparse.Namespace) -> WaitingRanks:
     """Fork this host's processes, where they run a module and no device is in the way; else torchrun starts them."""
-    if not is_wanted():
+    if not is_wanted() or not request.module or request.no_python or not preload():
         return WaitingRanks()
     from torch.distributed import run  # noqa: PLC0415 - as in main
 
-    request = run.parse_args(arguments)  # torchrun's own word on what is wrong with them
-    if not request.module or request.no_python or not preload():
-        return WaitingRanks()
     return fork_ranks(run.determine_local_world_size(request.nproc_per_node))
+
+
+def _is_local(request: argparse.Namespace) -> bool:
+    """Whether all processes are on this host: nobody else can reach the place where they meet."""
+    if request.standalone:
+        return True
+    if request.rdzv_endpoint or request.rdzv_backend != "static":
+        return is_loopback(request.rdzv_endpoint)
+    return is_loopback(request.master_addr)
+
+
+@contextlib.contextmanager
+def _telling_of_rendezvous(request: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """Say after some time that torchrun waits for other hosts; what is given ends that, when processes start."""
+    place = request.rdzv_endpoint or f"{request.master_addr}:{request.master_port}"
+    what = f"torchrun's rendezvous at {place}, where {request.nnodes} hosts are to join"
+    if request.nnodes in ("1", "1:1"):
+        what = f"torchrun's rendezvous at {place}"
+    with contextlib.ExitStack() as telling:
+        telling.enter_context(telling_what_it_waits_for(what, say=_say))
+        yield telling.close
+
+
+def _say(text: str) -> None:
+    """Past the log, which torchrun has; the terminal may have been closed."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _explain(error: "ChildFailedError") -> tuple[int, str]:
@@ -129,4 +164,7 @@ def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    for heeded in heeded_signals():  # nothing is left to stop; the interpreter's end would give them their defaults
+        signal.signal(heeded, signal.SIG_IGN)
+    sys.exit(exit_code)

@@ -3,6 +3,8 @@
     torchrun --nproc-per-node N -m trainer.train OVERRIDES
     python -m launch.local OVERRIDES        # the same, processes counted for you
 
+OVERRIDES: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field; docs/configuration.md lists all of them.
+
 Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
 a signal after saving (start it again to go on), 79 the run hung, 80 copies of weights differ, 81 another process is
 gone, 82 training went wrong and going back did not help (docs/failure.md).
@@ -19,9 +21,9 @@ from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED, exit_code
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.local_torchrun import name_process
 from trainer.common.logging import configure_logging
-from trainer.common.progress import format_count
-from trainer.config.plan import RunPlan
-from trainer.config.schema import TrainConfig
+from trainer.common.start_notice import announce_start, seconds_since_start
+from trainer.common.waiting import telling_what_it_waits_for
+from trainer.config.describe import describe_run
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +59,12 @@ def run(overrides: list[str]) -> int:
     Raises:
         ConfigError: the configuration or an input cannot be used.
     """
+    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    if {"--help", "-h"} & set(overrides):
+        sys.stdout.write((__doc__ or "").lstrip() if is_main_rank else "")
+        return EXIT_OK
+    if is_main_rank:
+        announce_start("training starts")
     # Late: it imports PyTorch, and logging stands before libraries say anything.
     from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - see above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
@@ -70,39 +78,24 @@ def run(overrides: list[str]) -> int:
     from trainer.loop.stop import StopRequest  # noqa: PLC0415 - as above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - as above
 
-    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    seconds = seconds_since_start()
+    if seconds is not None:
+        _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
     claim = claim_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
     with StopRequest() as stop, claim:
         world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
         configure_logging(rank=world.rank, run_directory=plan.run_directory)
         if world.is_main_rank:
-            _describe(config, plan)
+            for line in describe_run(config, plan):
+                _LOGGER.info(line)
         with Vigil(config.health, rank=world.rank, run_directory=plan.run_directory) as vigil:
-            built = build_run(config, plan=plan, world=world, vigil=vigil, tokenizer=inputs.tokenizer)
+            with telling_what_it_waits_for("the model to be built and its checkpoint to be loaded"):
+                built = build_run(config, plan=plan, world=world, vigil=vigil, tokenizer=inputs.tokenizer)
             stop.defer(vigil.has_lost_rank)
             outcome = built.loop.run(stop)
             built.close()
         stop_world()
     return {"done": EXIT_OK, "stopped": EXIT_REQUEUE, "unsaved": EXIT_STOPPED}[outcome]
-
-
-def _describe(config: TrainConfig, plan: RunPlan) -> None:
-    parallel = config.parallel
-    _LOGGER.info("run directory %s", plan.run_directory)
-    _LOGGER.info(
-        "%s parameters, %s tokens in %d steps; %d processes: tensor %d, pipeline %d, context %d, data %d;"
-        " %d micro batches of %d sequences",
-        format_count(plan.num_parameters),
-        format_count(plan.total_tokens),
-        config.training.train_iters,
-        plan.world_size,
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.context_parallel_size,
-        plan.dp_size,
-        plan.num_microbatches,
-        config.training.micro_batch_size,
-    )
 
 
 if __name__ == "__main__":

@@ -213,12 +213,12 @@ def install(faults: Faults) -> None:
         loader.samples_read = [sample for batch in batches for sample in batch.sample_ids]
         return batches
 
-    def take_step(loop: Any) -> bool:
+    def take_step(loop: Any, *arguments: Any) -> bool:
         step = loop.progress.step + 1
         with ExitStack() as stack:
             for fault in faults.due(step):
                 stack.enter_context(globals()[f"fault_{fault.kind}"](fault, loop))
-            went_back = take(loop)
+            went_back = take(loop, *arguments)
         faults.note(step, loop._loader, loop._loader.samples_read)
         return went_back
 

@@ -17,6 +17,11 @@ GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 TORCHRUN = """
 import json, os, signal, sys, time
+from types import SimpleNamespace
+
+def parse_args(arguments):
+    place = dict(standalone=False, nnodes="1", rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", master_addr="")
+    return SimpleNamespace(module=True, no_python=False, master_port=0, nproc_per_node="1", **place)
 
 def main():
     print(json.dumps([os.getpid(), sys.argv[1:], os.environ["OMP_NUM_THREADS"]]), flush=True)
@@ -32,7 +37,11 @@ def main():
 """
 # What else trainer.torchrun takes from torch.
 OTHERS = {
-    "elastic/multiprocessing/__init__.py": "class SignalException(Exception): pass",
+    "elastic/multiprocessing/__init__.py": (
+        "from types import SimpleNamespace\nclass SignalException(Exception): pass\n"
+        "api = SimpleNamespace(get_subprocess_handler=None, _terminate_process_handler=None)\n"
+    ),
+    "elastic/multiprocessing/subprocess_handler/__init__.py": "class SubprocessHandler: pass",
     "elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): pass",
 }
 
@@ -126,7 +135,7 @@ def test_print_shows_the_command() -> None:
     assert command == [
         sys.executable,
         *("-m", "trainer.torchrun", "--nproc-per-node", "4", "--rdzv-backend", "c10d"),
-        *("--rdzv-endpoint", "localhost:0", "-m", "trainer.train"),
+        *("--rdzv-endpoint", "127.0.0.1:0", "-m", "trainer.train"),
         *overrides,
     ]
 
@@ -154,6 +163,21 @@ def test_config_shows_everything() -> None:
     assert shown["training"]["seed"] == 77
     assert shown["checkpoint"]["verify"] is True
     assert shown["data"]["train"] == [{"paths": ["/data/wiki"], "weight": 1.0}]
+
+
+def test_config_is_shown_before_data_exist(tmp_path: Path) -> None:
+    missing = (f"tokenizer.path={tmp_path}/tokenizer.model", "data.train=[]", "cluster.num_nodes=2")
+    result = launch("--config", "parallel=tp2", *missing)
+    assert result.returncode == 0
+    assert yaml.safe_load(result.stdout)["tokenizer"]["path"] == f"{tmp_path}/tokenizer.model"
+    lines = result.stderr.splitlines()
+    assert lines[0] == "3 problems found; this configuration cannot be started yet:"
+    for line, path in zip(lines[1:], ("tokenizer.path", "data.train", "cluster.num_nodes"), strict=True):
+        assert f". {path}=" in line
+    assert launch("parallel=tp2", *missing).returncode == 2, "it is not started"
+    unusable = launch("--config", "parallel=tp3", "--prnt")
+    assert (unusable.returncode, unusable.stdout) == (2, "")
+    assert "parallel=tp3 is no option" in unusable.stderr and "option=--prnt is unknown" in unusable.stderr
 
 
 def test_help() -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
+from trainer.common import stop_signals
 from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
-from trainer.loop import stop as stop_module
-from trainer.loop.stop import SIGNALS, StopRequest
+from trainer.common.stop_signals import STOP_SIGNALS
+from trainer.loop.stop import StopRequest
 
 CPU = torch.device("cpu")
 
@@ -34,31 +36,55 @@ with StopRequest() as stop:
 """
 
 
+@pytest.fixture(autouse=True)
+def defaults() -> Iterator[None]:
+    """Every signal has its default action, whatever these tests were started with."""
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def is_agreed(stop: StopRequest) -> bool:
+    return stop.agree(device=CPU)[0]
+
+
 def wait_until_asked(stop: StopRequest) -> bool:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if stop.is_agreed(device=CPU):
+        if is_agreed(stop):
             return True
         time.sleep(0.005)
     return False
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_nothing_is_asked_at_first_and_a_signal_is_remembered(number: signal.Signals) -> None:
     with StopRequest() as stop:
         stop.defer()
-        assert not stop.is_agreed(device=CPU)
+        assert not is_agreed(stop)
         os.kill(os.getpid(), number)
         assert wait_until_asked(stop)
-        assert stop.is_agreed(device=CPU), "and stays"
+        assert is_agreed(stop), "and stays"
+
+
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_until_asked(stop)
+        assert stop._signal == signal.SIGTERM
 
 
 def test_former_handlers_come_back() -> None:
-    former = [signal.getsignal(number) for number in SIGNALS]
+    former = [signal.getsignal(number) for number in STOP_SIGNALS]
     with pytest.raises(KeyError), StopRequest():
-        assert [signal.getsignal(number) for number in SIGNALS] != former
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] != former
         raise KeyError
-    assert [signal.getsignal(number) for number in SIGNALS] == former
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == former
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -66,8 +92,8 @@ def test_a_repetition_right_after_the_first_does_not_leave(monkeypatch: pytest.M
     # Ctrl-C reaches every process of the terminal, and torchrun then passes it on: twice within moments.
     left: list[int] = []
     now = [100.0]
-    monkeypatch.setattr(stop_module.os, "_exit", left.append)
-    monkeypatch.setattr(stop_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
     stop = StopRequest()
     stop.defer()
     stop._take(signal.SIGINT)
@@ -76,7 +102,8 @@ def test_a_repetition_right_after_the_first_does_not_leave(monkeypatch: pytest.M
     stop._take(signal.SIGTERM)
     assert left == []
     now[0] += 0.2
-    stop._take(signal.SIGUSR1)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        stop._take(number)
     assert left == [], "a warning that is given twice is still a warning"
     stop._take(signal.SIGTERM)
     assert left == [EXIT_REQUEUE]
@@ -129,12 +156,12 @@ def test_a_process_does_not_wait_for_one_that_has_failed(tmp_path: Path) -> None
 def _ask_one_rank() -> list[bool]:
     with StopRequest() as stop:
         stop.defer()
-        answers = [stop.is_agreed(device=CPU)]
+        answers = [is_agreed(stop)]
         if distributed.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             while stop._signal is None:  # a thread takes it
                 time.sleep(0.005)
-        answers.append(stop.is_agreed(device=CPU))
+        answers.append(is_agreed(stop))
     return answers
 
 

@@ -1,5 +1,7 @@
 """The real command when something goes wrong under it: what ends, how soon, what the user reads, and the exit code."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -7,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +21,8 @@ import pytest
 from tests.common.small_disk import fill, small_file_system
 from tests.data.shards import write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of, planted
-from tests.warm import WarmProcess, end_tree
+from tests.warm import WarmProcess, end_tree, wait_until
+from trainer.checkpoint.manifest import read_manifest
 from trainer.common.bad_nodes import read_bad_nodes
 from trainer.metrics.jsonl import read_records
 
@@ -113,6 +118,13 @@ def start(tmp_path: Path, shard: Path) -> Start:
     return start
 
 
+def _drain(terminal: int) -> None:
+    """Read what comes, as a terminal does, until it is closed."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
+
+
 def assert_quiet(errors: str) -> None:
     assert [noise for noise in NOISE if noise in errors] == []
 
@@ -172,6 +184,70 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
     assert_quiet(errors)
 
 
+@pytest.mark.long
+def test_a_run_that_stood_still_as_a_whole_has_not_hung(start: Start) -> None:
+    run = start("training.train_iters=60", "parallel=dp2", "health.hang_min_seconds=4", "health.heartbeat_seconds=0.5")
+    run.wait_for_steps(4)
+    processes = [psutil.Process(run.launchers[0].pid), run.rank(0), run.rank(1)]
+    for process in processes:
+        process.suspend()
+    time.sleep(8)
+    for process in processes:
+        process.resume()
+    assert run.wait(seconds=120) == [0], run.errors()
+    assert list(losses_of(run.directory)) == list(range(1, 61))
+
+
+def test_a_run_whose_terminal_closes_saves_and_leaves(tmp_path: Path, shard: Path) -> None:
+    ours, terminal = os.openpty()
+    command = command_of(*SMALL, ENDLESS, f"data.train=[{{paths:['{shard}']}}]", f"output_dir='{tmp_path}'")
+    process = subprocess.Popen(
+        [*command, "run_name=run"],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    reader = threading.Thread(target=_drain, args=(ours,), daemon=True)
+    reader.start()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(read_records(metrics)) > 3, seconds=180)
+    os.close(ours)
+    assert process.wait(timeout=120) == 75
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert checkpoint.name == f"step_{max(losses_of(tmp_path / 'run')):08d}"
+
+
+def test_a_request_to_stop_ends_a_validation_and_the_next_start_makes_it_up(start: Start, shard: Path) -> None:
+    validating = (
+        f"data.validation=[{{paths:['{shard}']}}]",
+        *("training.eval_interval=3", "training.eval_iters=4", "checkpoint.save_interval=3", "parallel=dp2"),
+    )
+    run = start("training.train_iters=6", *validating, fault="stop_validation:1:3")
+    assert run.wait(seconds=180) == [75], run.errors()
+    (checkpoint,) = (run.directory / "checkpoints").iterdir()
+    assert (checkpoint.name, read_manifest(checkpoint).validation_loss) == ("step_00000003", None)
+    again = start("training.train_iters=6", *validating)
+    assert again.wait(seconds=180) == [0], again.errors()
+    whole = start("training.train_iters=6", *validating, "run_name=whole")
+    assert whole.wait(seconds=180) == [0], whole.errors()
+    stopped, uninterrupted = (
+        [(record["kind"], record["step"], record["loss"]) for record in read_records(directory / "metrics.jsonl")]
+        for directory in (run.directory, run.directory.with_name("whole"))
+    )
+    assert stopped == uninterrupted
+    assert [step for kind, step, _ in stopped if kind == "validation"] == [3, 6]
+    for directory in (run.directory, run.directory.with_name("whole")):
+        for step in (3, 6):
+            manifest = read_manifest(directory / "checkpoints" / f"step_{step:08d}")
+            (loss,) = [loss for kind, at, loss in stopped if (kind, at) == ("validation", step)]
+            assert manifest.validation_loss == loss
+
+
 def test_a_rank_that_holds_the_others_up_is_told_from_its_victims(start: Start) -> None:
     run = start(ENDLESS, "parallel=dp2", "health.hang_min_seconds=4", fault="hang:1:5")
     assert run.wait(seconds=120) == [79]
@@ -221,7 +297,10 @@ def test_a_shard_that_is_cut_under_the_run_is_named(start: Start, tmp_path: Path
     assert run.wait(seconds=60) == [2]
     (errors,) = run.errors()
     assert f"{shard}.bin=1000 bytes had {size} bytes when the run began; put the file back" in errors
-    assert "Traceback" not in errors
+    step = int(re.search(r"step (\d+) cannot be taken: ", errors)[1])  # type: ignore[index]
+    assert f"\nstep {step - 1} is saved\n" in errors
+    assert [path.name for path in (run.directory / "checkpoints").iterdir()] == [f"step_{step - 1:08d}"]
+    assert "Traceback" not in errors and "nothing was started" not in errors
     assert_quiet(errors)
 
 

@@ -24,6 +24,7 @@ found = {
     "name": __name__, "argv": sys.argv, "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0),
     "world_size": os.environ["WORLD_SIZE"], "threads": torch.get_num_threads(),
     "has_trainer": "trainer.build" in sys.modules, "gc": __import__("gc").isenabled(),
+    "ignored": [int(n) for n in (1, 2, 3, 10, 12) if signal.getsignal(n) == signal.SIG_IGN],
     "sigterm": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "cwd": os.getcwd(),
 }
 open(f"{folder}/{rank}.json", "w").write(json.dumps(found))
@@ -42,6 +43,14 @@ print("end of", rank)
 '''
 
 
+def ignore() -> None:
+    """Start as under nohup, and as a script starts what it puts into the background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path):
     """Starts the probe on two ranks, cold or forked."""
@@ -53,6 +62,7 @@ def start(tmp_path: Path):
             [*torchrun, "--rdzv-endpoint", "localhost:0", "-m", "probe", what, str(tmp_path)],
             cwd=REPOSITORY,
             env=environment(PYTHONPATH=str(tmp_path), OMP_NUM_THREADS="1", **changes),
+            preexec_fn=ignore,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,6 +85,7 @@ def test_a_forked_rank_finds_what_a_cold_one_finds(start, tmp_path: Path) -> Non
         ranks = found_by(tmp_path)
         for rank in ranks:
             assert rank["parent"] == process.pid
+            assert rank["ignored"] == [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT]
             assert rank["session"] == rank["pid"], "Ctrl-C reaches the launcher alone"
         for rank in (0, 1):
             (tmp_path / f"{rank}.thread").unlink()

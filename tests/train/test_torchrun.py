@@ -1,13 +1,19 @@
 """torchrun with processes that import nothing: their exit codes, and signals, come through."""
 
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.train.commands import REPOSITORY, environment
+from tests.warm import wait_until
+from trainer.common.stop_signals import STOP_SIGNALS
 
 WORKER = """
 import os, signal, sys, time
@@ -21,8 +27,13 @@ if what == "refused" and rank == "1":
 if what == "raises" and rank == "1":
     sys.exit(1)
 if what == "waits":
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGUSR1, leave)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
+if what == "address":
+    os.write(1, f"{os.environ['MASTER_ADDR']} {os.environ['GLOO_SOCKET_IFNAME']}\\n".encode())
+    sys.exit()
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "killed":
@@ -32,14 +43,20 @@ time.sleep(30)
 """
 
 
-def start(tmp_path: Path, what: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, what: str, *, ignored: Sequence[int] = (), **changes: str) -> subprocess.Popen[str]:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
+
+    def set_signals() -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
     torchrun = [sys.executable, "-m", "trainer.torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     return subprocess.Popen(
         [*torchrun, "--rdzv-endpoint", "localhost:0", str(worker), what],
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment(**changes),
+        preexec_fn=set_signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,7 +80,7 @@ def test_a_process_that_the_system_ended_is_named_also_when_others_failed_with_i
     assert errors.endswith(") was ended by signal 9 (SIGKILL; if nobody sent it, the host ran out of memory)\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_reaches_the_processes_and_their_code_comes_back(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, "waits")
     assert process.stdout is not None
@@ -71,3 +88,91 @@ def test_a_signal_reaches_the_processes_and_their_code_comes_back(tmp_path: Path
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (75, "")
+
+
+def start_waiting(tmp_path: Path, *, ignored: Sequence[int] = ()) -> subprocess.Popen[str]:
+    process = start(tmp_path, "waits", ignored=ignored)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    return process
+
+
+def all_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+    assert len(found) == 3
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (75, "")
+
+
+def test_what_nohup_ignores_stays_ignored_in_launcher_and_processes(tmp_path: Path) -> None:
+    process = start_waiting(tmp_path, ignored=(signal.SIGHUP, signal.SIGUSR2))
+    for one in all_of(process):
+        one.send_signal(signal.SIGHUP)
+        one.send_signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    assert process.poll() is None and len(all_of(process)) == 3
+    end(process)
+
+
+def test_a_terminal_that_closes_sends_sighup_several_times(tmp_path: Path) -> None:
+    process = start_waiting(tmp_path)
+    for _ in range(4):
+        if process.poll() is None:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.02)
+    process.communicate(timeout=60)
+    assert process.returncode == 75, "the launcher waits for its processes"
+
+
+def test_ctrl_z_stops_the_processes_too_and_they_are_continued(tmp_path: Path) -> None:
+    process = start_waiting(tmp_path)
+    processes = all_of(process)
+    process.send_signal(signal.SIGTSTP)
+    wait_until(lambda: all(one.status() == psutil.STATUS_STOPPED for one in processes), seconds=60)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: all(one.status() != psutil.STATUS_STOPPED for one in processes), seconds=60)
+    end(process)
+
+
+NAMELESS = """
+import socket
+socket.getfqdn = socket.gethostname = lambda *name: "no-such-host.invalid"
+"""
+
+
+def test_a_host_whose_name_does_not_resolve(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NAMELESS)
+    process = start(tmp_path, "address", PYTHONPATH=str(tmp_path))
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert output.splitlines() == ["127.0.0.1 lo"] * 2
+
+
+IMPATIENT = """
+import trainer.common.waiting
+trainer.common.waiting.telling_what_it_waits_for.__wrapped__.__kwdefaults__["after_seconds"] = 1
+"""
+
+
+def test_a_launcher_that_waits_for_other_hosts_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    torchrun = [sys.executable, "-m", "trainer.torchrun", "--nnodes", "2", "--nproc-per-node", "1"]
+    with subprocess.Popen(
+        [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", place, "worker.py"],
+        cwd=REPOSITORY,
+        env=environment(PYTHONPATH=f"{tmp_path}:{REPOSITORY}"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.kill()
+    assert said.startswith(f"waiting for torchrun's rendezvous at {place}, where 2 hosts are to join, ")

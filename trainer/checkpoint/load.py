@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.checkpoint.agreement import Ranks
 from trainer.checkpoint.discovery import check_checkpoint
+from trainer.checkpoint.manifest import read_manifest
 from trainer.checkpoint.pieces import Pieces, pieces_to_load, weights_to_load
 from trainer.checkpoint.planner import PieceLoadPlanner
 from trainer.checkpoint.random_states import reseed, restore_random_states
@@ -47,7 +49,7 @@ def load_checkpoint(
         CheckpointError: on every rank, when a rank failed otherwise.
     """
     ranks = Ranks(process_group)
-    state = ranks.on_coordinator(lambda: read_state(path), doing=f"loading {path}")
+    state = ranks.on_coordinator(lambda: _read_state(path), doing=f"loading {path}")
     keeps_streams = layout.has_random_streams_of(state.layout)
 
     def read() -> None:
@@ -102,6 +104,12 @@ def read_pieces(path: Path, pieces: Mapping[str, Pieces]) -> None:
         # Without verification beforehand a damaged file shows as some library's error: name the file instead.
         raise_if_any(check_checkpoint(path, verify_hashes=True))
         raise
+
+
+def _read_state(path: Path) -> TrainerState:
+    """What was saved, and what a validation after the save has found."""
+    state, loss = read_state(path), read_manifest(path).validation_loss
+    return replace(state, validation_loss=loss, is_validation_due=state.is_validation_due and loss is None)
 
 
 def _read_random_states(path: Path, *, rank: int) -> dict[str, torch.Tensor]:

@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer.common.cores import count_cores
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.whole_file import write_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -35,7 +37,10 @@ class Manifest:
     """Counts the saves of a run directory. After a rollback the newest checkpoint need not have the highest step."""
     files: Mapping[str, FileRecord]
     validation_loss: float | None = None
-    """Of the last validation at or before the step, by which retention keeps the best; None where there was none."""
+    """Of the last validation at or before the step, by which retention keeps the best; None where there was none.
+
+    A step is saved before it is validated: then this is None at first, and `note_validation_loss` adds it.
+    """
     format_version: int = FORMAT_VERSION
 
 
@@ -51,8 +56,22 @@ def write_durably(path: Path, content: str | bytes) -> FileRecord:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, the last file of a checkpoint; it carries its own checksum."""
+    write_durably(directory / MANIFEST_NAME, _render(manifest))
+
+
+def note_validation_loss(directory: Path, loss: float) -> None:
+    """Have a checkpoint that is complete know the loss of its weights, which were saved before they were validated.
+
+    Raises:
+        ConfigError: its manifest is missing or damaged.
+        OSError: nothing can be written there; the checkpoint stays as it was.
+    """
+    write_whole(directory / MANIFEST_NAME, _render(replace(read_manifest(directory), validation_loss=loss)))
+
+
+def _render(manifest: Manifest) -> str:
     content = asdict(manifest)
-    write_durably(directory / MANIFEST_NAME, json.dumps({**content, "sha256": _checksum(content)}, indent=1) + "\n")
+    return json.dumps({**content, "sha256": _checksum(content)}, indent=1) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -93,7 +112,7 @@ def check_files(
     chosen = sorted(manifest.files if names is None else names)
     if not verify_hashes:
         return [found for name in chosen if (found := _check_size(directory / name, manifest.files[name]))]
-    with ThreadPoolExecutor(max_workers=min(_MAX_HASHING_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(_MAX_HASHING_THREADS, count_cores())) as pool:
         results = pool.map(lambda name: _check_content(directory / name, manifest.files[name]), chosen)
         return [found for found in results if found]
 

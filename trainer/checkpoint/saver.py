@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,9 @@ from torch import distributed
 from trainer.checkpoint.agreement import CheckpointError, Ranks
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
-from trainer.checkpoint.manifest import MANIFEST_NAME
+from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation_loss
 from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.retention import retain
 from trainer.checkpoint.run_directory import CONFIG_NAME
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.staging import HostCopy
@@ -116,6 +117,8 @@ class CheckpointSaver:
         self._newest = origin.checkpoint
         self._saved_step: int | None = progress.step or None
         self._pending: _Pending | None = None
+        self._validated: Progress | None = None
+        """Of a step that is still being saved."""
         self._failure: str | None = None
 
     def save(self, progress: Progress) -> None:
@@ -155,7 +158,37 @@ class CheckpointSaver:
             if self._failure is None:
                 self._saved_step = self._pending.step
             self._pending = None
+            if self._validated is not None and self._validated.step == self._saved_step:
+                self._note_loss(self._validated)
+            self._validated = None
         return self._failure is None
+
+    def note_validation(self, progress: Progress) -> None:
+        """Have the checkpoint of this step, if there is one, know the loss of its weights; retention keeps the best."""
+        if self._pending is not None and self._pending.step == progress.step:
+            self._validated = replace(progress)
+            if not self.is_saving:
+                self.finish()
+        elif self._saved_step == progress.step:
+            self._note_loss(progress)
+
+    def _note_loss(self, progress: Progress) -> None:
+        checkpoint, path = self._config.checkpoint, self._newest
+        if not self._ranks.is_coordinator or path is None or progress.validation_loss is None:
+            return
+        if path.parent != checkpoints_directory(self._plan.run_directory):
+            return  # of another run, which this one started from
+        try:
+            note_validation_loss(path, progress.validation_loss)
+        except (OSError, ConfigError) as error:
+            _LOGGER.warning("could not write the validation loss of step %d to %s: %s", progress.step, path, error)
+            return
+        retain(
+            self._plan.run_directory,
+            keep_last=checkpoint.keep_last,
+            keep_interval=checkpoint.keep_interval,
+            keep_best=checkpoint.keep_best,
+        )
 
     def save_last(self, progress: Progress) -> bool:
         """Save where the run ends, once more if that failed before; False when it cannot be saved."""

@@ -89,7 +89,9 @@ class Progress:
     consumed_samples: int = 0
     consumed_tokens: int = 0
     validation_loss: float | None = None
-    """Of the last validation at or before `step`; None before the first one, and where it was not finite."""
+    """Of the last validation at or before `step`; None before the first one, where it was not finite, or is due."""
+    is_validation_due: bool = False
+    """Whether the validation of `step` is still to come: steps are saved before that."""
     judgement: Mapping[str, Any] | None = None
     """`trainer.loop.judge.Judge` as a record: the steps that the next ones are judged by; None before the first."""
 
@@ -145,7 +147,9 @@ class TrainerState:
     loss_scale: LossScaleState | None = None
     """Of fp16 training; None for other number formats."""
     validation_loss: float | None = None
-    """Of the last validation at or before `step`; see `Progress`."""
+    """Of the last validation at or before `step`; see `Progress`. Of these weights the manifest knows it later."""
+    is_validation_due: bool = False
+    """See `Progress`."""
     judgement: Mapping[str, Any] | None = None
     """See `Progress`."""
     left_out_samples: Sequence[Sequence[int]] = ()
@@ -164,6 +168,7 @@ class TrainerState:
             consumed_samples=self.consumed_samples,
             consumed_tokens=self.consumed_tokens,
             validation_loss=self.validation_loss,
+            is_validation_due=self.is_validation_due,
             judgement=self.judgement,
         )
 

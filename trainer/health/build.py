@@ -37,7 +37,7 @@ def build_health(
         if device.type == "cuda":
             compute_time = ForwardEventTime(chunks)
         else:
-            compute_time = SampledComputeTime(lambda: vigil.clock.phase == "step")
+            compute_time = SampledComputeTime(lambda: vigil.clock.phase == "step", clock=vigil.awake_clock)
     replicas = None
     if config.replica_check_interval:
         replicas = ReplicaCheck(

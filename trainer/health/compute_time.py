@@ -36,10 +36,11 @@ class SampledComputeTime:
 
     Args:
         is_counting: whether the run is in a part that is to be measured.
+        clock: seconds; one that stands still with the process, or what it is stopped for is taken for its own time.
     """
 
-    def __init__(self, is_counting: Callable[[], bool]) -> None:
-        self._is_counting = is_counting
+    def __init__(self, is_counting: Callable[[], bool], *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._is_counting, self._clock = is_counting, clock
         self._seconds = 0.0
         self._lock = threading.Lock()
         self._is_ended = False
@@ -59,11 +60,11 @@ class SampledComputeTime:
         self._thread.join()
 
     def _sample(self) -> None:
-        last = time.perf_counter()
+        last = self._clock()
         while not self._is_ended:
             time.sleep(SAMPLE_SECONDS)  # a third of the time of a lock with a time limit
-            # A process that is stopped or has no core to run on is late here, and that time is its own.
-            now = time.perf_counter()
+            # A process that has no core to run on is late here, and that time is its own.
+            now = self._clock()
             frame = sys._current_frames().get(self._main)
             if frame is not None and self._is_counting() and not is_waiting(frame):
                 with self._lock:

@@ -82,6 +82,15 @@ class Siblings:
             os.close(self._descriptors.popitem()[1])
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this host has been stopped (SIGSTOP, Ctrl-Z) and not continued."""
+    try:
+        # The name in parentheses may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
 def describe_process(pid: int) -> str:
     """State and place in the kernel of a process of this host, for example `T (stopped), in do_signal_stop`."""
     folder = Path("/proc", str(pid))

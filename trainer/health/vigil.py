@@ -17,10 +17,11 @@ from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunS
 from trainer.common.exit_code import leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
 from trainer.config.health import HealthConfig
+from trainer.health.awake_clock import AwakeClock
 from trainer.health.board import NOTICE, leave_store_address, open_board
 from trainer.health.inquiry import Inquiry, answer
 from trainer.health.phase_clock import PhaseClock
-from trainer.health.processes import RankProcess, Siblings, gather_processes
+from trainer.health.processes import RankProcess, Siblings, gather_processes, is_stopped
 from trainer.health.standing import innermost_place, is_waiting
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Vigil:
     """
 
     def __init__(self, config: HealthConfig, *, rank: int, run_directory: Path) -> None:
-        self.clock = PhaseClock(config)
+        self.awake_clock = AwakeClock()
+        self.clock = PhaseClock(config, clock=self.awake_clock)
         self.processes: list[RankProcess] = gather_processes()
         self._config, self._rank = config, rank
         self._run_directory = run_directory
@@ -65,6 +67,7 @@ class Vigil:
 
     def __enter__(self) -> "Vigil":
         leave_store_address()
+        self.awake_clock.start()
         for thread in self._threads:
             thread.start()
         return self
@@ -94,6 +97,7 @@ class Vigil:
         os.eventfd_write(self._wake, 1)
         for thread in self._threads:
             thread.join()
+        self.awake_clock.close()
         os.close(self._wake)
         self._siblings.close()
 
@@ -134,14 +138,16 @@ class Vigil:
             done |= {process.rank for process in self._siblings.find_ended(except_for=done)}
 
     def _watch_board(self) -> None:
-        answered_at = time.monotonic()
+        answered_at = self.awake_clock()
         while True:
             try:
                 self._look_at_board()
-                answered_at, self._is_store_silent = time.monotonic(), False
+                answered_at, self._is_store_silent = self.awake_clock(), False
             except RuntimeError as error:
                 self._is_store_silent = True
-                if time.monotonic() - answered_at > STORE_PATIENCE_SECONDS:
+                if is_stopped(os.getppid()):  # the launcher, and the store with it; whoever did so can continue it
+                    answered_at = self.awake_clock()
+                elif self.awake_clock() - answered_at > STORE_PATIENCE_SECONDS:
                     self._is_another_lost.set()
                     _LOGGER.error("%s (%s)", STORE_IS_SILENT, error, extra=EVERY_RANK)
                     self._leave_after_grace(EXIT_PEER_FAILED)
@@ -164,9 +170,9 @@ class Vigil:
     def _answer(self, notice: dict[str, Any]) -> None:
         """Answer an inquiry once; take away one whose author never comes to an end."""
         if notice["number"] != self._answered:
-            self._answered, self._answered_at = notice["number"], time.monotonic()
+            self._answered, self._answered_at = notice["number"], self.awake_clock()
             answer(self._board, notice, rank=self._rank, siblings=self._siblings, logs=self._logs)
-        elif time.monotonic() - self._answered_at > STORE_PATIENCE_SECONDS:
+        elif self.awake_clock() - self._answered_at > STORE_PATIENCE_SECONDS:
             self._board.erase(NOTICE)
 
     def _inquire(self, stall: str) -> None:

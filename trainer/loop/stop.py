@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -15,11 +14,7 @@ from torch import distributed
 from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trainer.common.exit_code import has_failure, leave_exit_code
 from trainer.common.logging import EVERY_RANK, FILE_ONLY
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-REPETITION_SECONDS = 1.0
-"""Ctrl-C reaches every process of the terminal, and torchrun passes it on to them once more."""
+from trainer.common.stop_signals import WARNINGS, Repetitions, heeded_signals
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,14 +23,16 @@ class StopRequest:
     """Notes the first signal once `defer` has been called; before that, and at the second one, leaves at once.
 
     A thread takes the signals: Python runs a handler only when the main thread comes back from C++, and one that waits
-    for other processes does not. `with StopRequest() as stop` puts the former handlers back at the end.
+    for other processes does not. `with StopRequest() as stop` puts the former handlers back at the end. Signals that
+    are ignored when it begins stay ignored.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._asked_at = 0.0
+        self._repetitions = Repetitions()
         self._is_deferred = False
         self._is_in_vain: Callable[[], bool] = has_failure
+        self._heeded = heeded_signals()
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -44,7 +41,7 @@ class StopRequest:
         self._thread = threading.Thread(target=self._take_signals, name="signals", daemon=True)
         self._thread.start()
         self._former_descriptor = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:
+        for number in self._heeded:
             self._former[number] = signal.signal(number, _do_nothing)
         return self
 
@@ -68,17 +65,22 @@ class StopRequest:
         self._is_in_vain = is_in_vain
         self._is_deferred = True
 
-    def is_agreed(self, *, device: torch.device) -> bool:
-        """Whether any process was asked to stop; all ranks call this and get the same answer."""
-        flag = torch.tensor([self._signal or 0], device=device)
+    def agree(self, *, has_failed: bool = False, device: torch.device) -> tuple[bool, bool]:
+        """Find out whether any process was asked to stop, and whether any has failed; all ranks call this alike.
+
+        Returns:
+            both, the same on every rank.
+        """
+        flags = torch.tensor([self._signal or 0, int(has_failed)], device=device)
         if distributed.is_initialized():
-            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-        return bool(flag.item())
+            distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+        is_stopping, has_any_failed = flags.tolist()
+        return bool(is_stopping), bool(has_any_failed)
 
     def _take_signals(self) -> None:
         while numbers := self._receiver.recv(64):
             for number in numbers:
-                if number in SIGNALS:
+                if number in self._heeded:
                     self._take(number)
 
     def _take(self, number: int) -> None:
@@ -90,11 +92,13 @@ class StopRequest:
         elif not self._is_deferred:
             _LOGGER.warning("%s: leaving; training had not begun", name)
             _leave()
+        elif not self._repetitions.is_request(number):
+            return
         elif self._signal is None:
-            self._signal, self._asked_at = number, time.monotonic()
-            _LOGGER.warning("%s: finishing this step, saving and leaving; again to leave at once", name)
-        elif number != signal.SIGUSR1 and time.monotonic() - self._asked_at > REPETITION_SECONDS:
-            # SIGUSR1 is Slurm's warning, which may come to a process by two ways.
+            self._signal = number
+            again = "" if number in WARNINGS else "; again to leave at once"
+            _LOGGER.warning("%s: finishing this step, saving and leaving%s", name, again)
+        else:
             _LOGGER.warning("%s again: leaving at once", name, extra=EVERY_RANK)
             _leave()
 

@@ -2,12 +2,15 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
+from torch import distributed
 
 from trainer.checkpoint.state import Progress
+from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
 from trainer.common.rank_times import RankTimes
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
@@ -19,6 +22,7 @@ from trainer.health.phase_clock import Phase
 from trainer.loop.judge import Finding
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.stop import StopRequest
+from trainer.loop.together import ReadFailed, StopAsked, Together
 from trainer.loop.validation import run_validation
 from trainer.metrics.memory import measure_memory_bytes
 from trainer.metrics.record import StepMetrics, ValidationMetrics
@@ -28,6 +32,8 @@ from trainer.metrics.throughput import Throughput, ThroughputMeter
 _LOGGER = logging.getLogger(__name__)
 
 Outcome = Literal["done", "stopped", "unsaved"]
+
+T = TypeVar("T")
 
 
 class Saver(Protocol):
@@ -39,6 +45,10 @@ class Saver(Protocol):
 
     def save_last(self, progress: Progress) -> bool:
         """Save where the run ends; False when that was not possible."""
+        ...
+
+    def note_validation(self, progress: Progress) -> None:
+        """Have the checkpoint of this step, if there is one, know its validation loss."""
         ...
 
     def finish(self) -> bool:
@@ -120,25 +130,62 @@ class TrainLoop:
         Returns:
             done at the end of the run or after training.stop_after_step, stopped when a signal asked for it, unsaved
             when the last save failed in either case.
+        Raises:
+            RunStopped: on every rank, when the run cannot go on; where its weights are good, they are saved.
         """
+        start, together = self.progress.step, Together(stop, device=self._device)
+        try:
+            self._train(together)
+            return self._end("done")
+        except StopAsked:
+            return self._end("stopped")
+        except ReadFailed as error:
+            saved = self._save_before_leaving(is_new=self.progress.step > start)
+            raise RunStopped(tell_once(f"{error}\n{saved}"), exit_code=error.exit_code) from error
+        except ConfigError as error:
+            # Of going back to a checkpoint: what stands in memory is what it should have replaced.
+            reasons = "; ".join(map(str, error.violations))
+            text = f"the run ends at step {self.progress.step} without saving it: {reasons}"
+            raise RunStopped(tell_once(text), exit_code=EXIT_BAD_INPUT) from error
+
+    def _train(self, together: Together) -> None:
+        """Take the steps, save and validate where that is due; returns when the last one is done."""
         training, checkpoint = self._config.training, self._config.checkpoint
         last_step = min(training.train_iters, training.stop_after_step or training.train_iters)
-        if self.progress.step >= last_step:
+        if self.progress.is_validation_due and self._validation is not None and training.eval_interval:
+            self._validate(together)
+        elif self.progress.step >= last_step:
             _LOGGER.info("nothing to do: step %d of %d is done", self.progress.step, last_step)
         while self.progress.step < last_step:
-            if self._take_step():
+            if self._take_step(together):
                 continue
             step = self.progress.step
-            if training.eval_interval and (step % training.eval_interval == 0 or step == training.train_iters):
-                self._validate()
-            is_stopping = stop.is_agreed(device=self._device)
+            self.progress.is_validation_due = self._should_validate(step)
+            if self.progress.is_validation_due:
+                self.progress.validation_loss = None  # of these weights nobody knows it yet
+            # Saved first: a validation may take long, and who must leave meanwhile has saved.
             if checkpoint.save_interval and step % checkpoint.save_interval == 0:
                 self._health.enter("checkpoint", step)
                 self._recovery.remember(self.progress)
                 self._saver.save(self.progress)
-            if is_stopping:
-                return self._end("stopped")
-        return self._end("done")
+            if self.progress.is_validation_due:
+                self._validate(together)
+
+    def _should_validate(self, step: int) -> bool:
+        training = self._config.training
+        if self._validation is None or not training.eval_interval:
+            return False
+        return step % training.eval_interval == 0 or step == training.train_iters
+
+    def _save_before_leaving(self, *, is_new: bool) -> str:
+        """Save where the run stands, because it cannot go on; say what came of it."""
+        step = self.progress.step
+        if not is_new:
+            return f"no step was taken after step {step}, so there is nothing to save"
+        outcome = self._end("stopped")
+        if not self._config.checkpoint.save_at_end:
+            return f"step {step} is not saved (checkpoint.save_at_end=false)"
+        return f"step {step} is saved" if outcome == "stopped" else f"step {step} could not be saved"
 
     def _end(self, outcome: Outcome) -> Outcome:
         self._health.enter("checkpoint", self.progress.step)
@@ -148,8 +195,12 @@ class TrainLoop:
         self._health.enter("end", self.progress.step)
         return outcome if is_saved else "unsaved"
 
-    def _take_step(self) -> bool:
-        """Take one; whether it has led back to an earlier one."""
+    def _take_step(self, together: Together) -> bool:
+        """Take one; whether it has led back to an earlier one.
+
+        Raises:
+            StopAsked, ReadFailed: before anything of it is done.
+        """
         self._health.enter("step", self.progress.step + 1)
         self._meter.start()
         rate = learning_rate(
@@ -159,7 +210,9 @@ class TrainLoop:
             train_iters=self._config.training.train_iters,
         )
         first_sample = self._loader.consumed_samples
-        micro_batches = self._loader.next_step()
+        micro_batches = self._read(
+            self._loader.next_step, together, what=f"step {self.progress.step + 1} cannot be taken"
+        )
         skip_update = self._recovery.must_skip(first_sample=first_sample, end_sample=self._loader.consumed_samples)
         result = self._engine.train_step(micro_batches, learning_rate=rate, skip_update=skip_update)
         throughput = self._meter.stop()
@@ -196,18 +249,42 @@ class TrainLoop:
             rank_times=rank_times,
         )
 
-    def _validate(self) -> None:
+    def _validate(self, together: Together) -> None:
+        """Validate, and have the checkpoint of these weights know how good they are.
+
+        Raises:
+            StopAsked, ReadFailed: in between; then the next start validates again.
+        """
+        step = self.progress.step
         if self._validation is None:
             return
-        self._health.enter("validation", self.progress.step)
-        result = run_validation(self._validation, evaluate=self._engine.evaluate)
+        self._health.enter("validation", step)
+        result = run_validation(
+            self._validation,
+            evaluate=self._engine.evaluate,
+            read=lambda take: self._read(take, together, what=f"the validation after step {step} cannot be made"),
+        )
         self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
+        self.progress.is_validation_due = False
+        self._saver.note_validation(self.progress)
         self._recorder.record_validation(
             ValidationMetrics(
-                step=self.progress.step,
+                step=step,
                 loss=result.loss,
                 num_tokens=result.num_tokens,
                 consumed_samples=self.progress.consumed_samples,
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
+
+    @staticmethod
+    def _read(take: Callable[[], T], together: Together, *, what: str) -> T:
+        try:
+            return together(take)
+        except ReadFailed as error:
+            raise ReadFailed(f"{what}: {error}", exit_code=error.exit_code) from error
+
+
+def tell_once(text: str) -> str:
+    """What all ranks raise, one tells."""
+    return text if not distributed.is_initialized() or distributed.get_rank() == 0 else ""

@@ -17,16 +17,21 @@ class ValidationResult:
 
 
 def run_validation(
-    loader: ValidationLoader, *, evaluate: Callable[[Sequence[MicroBatch]], tuple[float, float]]
+    loader: ValidationLoader,
+    *,
+    evaluate: Callable[[Sequence[MicroBatch]], tuple[float, float]],
+    read: Callable[[Callable[[], list[MicroBatch]]], list[MicroBatch]] = lambda take: take(),
 ) -> ValidationResult:
     """Compute the exact mean loss over every window of the set; all ranks call this.
 
     Args:
         evaluate: sum of losses and number of target tokens of one global batch, as `Engine.evaluate`.
+        read: takes each global batch by calling what it is given; what it raises ends the validation.
     """
     loss_sum, num_tokens = 0.0, 0.0
-    for micro_batches in loader.steps():
-        step_loss_sum, step_num_tokens = evaluate(micro_batches)
+    steps = loader.steps()
+    for _ in range(loader.num_steps):
+        step_loss_sum, step_num_tokens = evaluate(read(steps.__next__))
         loss_sum += step_loss_sum
         num_tokens += step_num_tokens
     return ValidationResult(loss=loss_sum / max(num_tokens, 1.0), num_tokens=int(num_tokens))

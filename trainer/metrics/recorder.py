@@ -77,6 +77,7 @@ def build_recorder(
     run_config: Mapping[str, Any],
     total_steps: int,
     resumed_step: int,
+    is_validation_due: bool = False,
     is_main_rank: bool,
 ) -> MetricsRecorder:
     """The recorder of this rank: console, metrics.jsonl and W&B on the main rank, nothing on the others.
@@ -84,11 +85,12 @@ def build_recorder(
     Args:
         run_config: the resolved configuration, nested as it is written, for W&B's run page.
         resumed_step: the step that training goes on from; 0 starts new curves.
+        is_validation_due: whether that step is validated (again).
     """
     if not is_main_rank:
         return MetricsRecorder([])
     builders: list[Callable[[], MetricsSink]] = [
-        lambda: JsonlSink(run_directory / FILE_NAME, resumed_step=resumed_step),
+        lambda: JsonlSink(run_directory / FILE_NAME, resumed_step=resumed_step, is_validation_due=is_validation_due),
         lambda: WandbSink(
             config.wandb,
             run_directory=run_directory,

@@ -5,6 +5,7 @@ from their launcher, which has no rank itself: the fault is planted once they kn
 """
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -27,6 +28,20 @@ def _at_step(what, loop, is_first):
         parameter.data.view(-1)[7] += 1e-7
 
 
+def _stop_validation(loop, step):
+    evaluate, calls = loop._engine.evaluate, []
+
+    def evaluate_and_stop(*args):
+        calls.append(loop.progress.step)
+        if calls == [step, step]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # the signal is taken by then
+        assert calls.count(step) <= 2, "the validation goes on"
+        return evaluate(*args)
+
+    loop._engine.evaluate = evaluate_and_stop
+
+
 def _plant(what, rank, step):
     while "RANK" not in os.environ:
         time.sleep(0.01)
@@ -38,7 +53,7 @@ def _plant(what, rank, step):
         module = sys.modules.get("trainer.loop.train_loop")
     take_step = module.TrainLoop._take_step
 
-    def take_step_wrongly(self):
+    def take_step_wrongly(self, *arguments):
         if "train_step" not in vars(self._engine):
             train_step = self._engine.train_step
 
@@ -48,7 +63,9 @@ def _plant(what, rank, step):
                 return train_step(*args, **kwargs)
 
             self._engine.train_step = train_step_wrongly
-        return take_step(self)
+            if what == "stop_validation":
+                _stop_validation(self, step)
+        return take_step(self, *arguments)
 
     module.TrainLoop._take_step = take_step_wrongly
 

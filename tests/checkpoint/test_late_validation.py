@@ -1,0 +1,69 @@
+"""A step is saved before it is validated; its checkpoint learns the loss later, and retention keeps the best by it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.fragments import fragments_of, layout_in, open_world
+from tests.checkpoint.saving import ONE, Saving, open_saving, progress_of
+from trainer.checkpoint.discovery import check_checkpoint
+from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.manifest import read_manifest
+from trainer.checkpoint.saver import Origin
+from trainer.checkpoint.state import Progress
+from trainer.config.checkpoint import CheckpointConfig
+
+BOTH = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+
+
+def due(step: int) -> Progress:
+    progress = progress_of(step)
+    progress.is_validation_due = True
+    return progress
+
+
+def validate(saving: Saving, step: int, loss: float | None) -> None:
+    saving.saver.note_validation(progress_of(step, validation_loss=loss))
+
+
+def load(checkpoint: Path) -> Progress:
+    with open_world(ONE) as world:
+        return load_checkpoint(
+            checkpoint, fragments=fragments_of(ONE, world, fill=False), layout=layout_in(ONE, world_size=1)
+        ).progress
+
+
+@BOTH
+def test_a_checkpoint_learns_its_loss_and_stays_whole(tmp_path: Path, is_async: bool) -> None:
+    with open_saving(tmp_path, CheckpointConfig(async_save=is_async)) as saving:
+        saving.saver.save(due(10))
+        validate(saving, 10, 2.5)
+        saving.saver.save(due(20))
+        saving.saver.finish()
+    first, second = (saving.run / "checkpoints" / f"step_000000{step}" for step in (10, 20))
+    assert (read_manifest(first).validation_loss, read_manifest(second).validation_loss) == (2.5, None)
+    assert check_checkpoint(first, verify_hashes=True) == []
+    for checkpoint, loss, is_due in ((first, 2.5, False), (second, None, True)):
+        progress = load(checkpoint)
+        assert (progress.validation_loss, progress.is_validation_due) == (loss, is_due)
+
+
+@BOTH
+def test_the_best_are_kept_although_their_losses_come_later(tmp_path: Path, is_async: bool) -> None:
+    losses = {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.2, 50: 2.6, 60: 2.7, 70: None}
+    with open_saving(tmp_path, CheckpointConfig(async_save=is_async, keep_last=1, keep_best=2)) as saving:
+        for step, loss in losses.items():
+            saving.saver.save(due(step))
+            validate(saving, step, loss)
+    assert saving.names() == ["step_00000020", "step_00000040", "step_00000070"]
+
+
+def test_the_checkpoint_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
+    with open_saving(tmp_path, CheckpointConfig(async_save=False), run_name="first") as saving:
+        saving.saver.save(due(10))
+    source = saving.run / "checkpoints" / "step_00000010"
+    before = (source / "manifest.json").read_bytes()
+    origin = Origin(checkpoint=source)
+    with open_saving(tmp_path, CheckpointConfig(), run_name="fork", origin=origin, step=10) as fork:
+        validate(fork, 10, 2.5)
+    assert (source / "manifest.json").read_bytes() == before

@@ -1,0 +1,221 @@
+"""The order of what happens after a step, and what is saved when a run must leave: its parts note what is done."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+
+from trainer.checkpoint.state import Progress
+from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.optim import LrScheduleConfig
+from trainer.config.run import TrainingConfig
+from trainer.data.sample_ranges import SampleRanges
+from trainer.engine.base import StepResult
+from trainer.loop.stop import StopRequest
+from trainer.loop.train_loop import LoopConfig, TrainLoop
+from trainer.metrics.throughput import ThroughputMeter
+
+BAD_TOKEN = ConfigError([Violation(path="/data/x", value="token id 99", rule="is not in the vocabulary", fix="look")])
+GONE = RunStopped("/data/x.bin=gone cannot be read any more", exit_code=EXIT_BAD_INPUT)
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """All that a loop needs; `log` has what it asks, in order."""
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    log: list[str] = field(default_factory=list)
+    saved: list[Progress] = field(default_factory=list)
+    validated: list[Progress] = field(default_factory=list)
+    events: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What happens when something is asked: its line in the log -> what to do."""
+
+    consumed_samples: int = 0
+    left_out: SampleRanges = field(default_factory=SampleRanges)
+    num_steps: int = 3
+    """Of a validation."""
+    num_updates: int = 0
+
+    def note(self, line: str) -> None:
+        self.log.append(line)
+        self.events.get(line, lambda: None)()
+
+    def ask_to_stop(self) -> None:
+        self.stop._signal = 15
+
+    # The loader of training, and that of validation.
+    def next_step(self) -> list:
+        self.note(f"read {self.consumed_samples + 1}")
+        self.consumed_samples += 1
+        return []
+
+    def steps(self) -> Iterator[list]:
+        for number in range(self.num_steps):
+            self.note(f"read validation {number}")
+            yield []
+
+    # The engine.
+    def train_step(self, batches: list, **_: object) -> StepResult:
+        self.num_updates += 1
+        return StepResult(loss=2.0, grad_norm=1.0, is_skipped=False, loss_scale=None)
+
+    def evaluate(self, batches: list) -> tuple[float, float]:
+        return 7.0, 2.0
+
+    # The saver.
+    def save(self, progress: Progress) -> None:
+        self.note(f"save {progress.step}")
+        self.saved.append(replace(progress))
+
+    def save_last(self, progress: Progress) -> bool:
+        if not self.saved or self.saved[-1].step != progress.step:
+            self.save(progress)
+        return True
+
+    def finish(self) -> bool:
+        return True
+
+    def note_validation(self, progress: Progress) -> None:
+        self.note(f"validated {progress.step}")
+        self.validated.append(replace(progress))
+
+    # Health, recovery, recorder.
+    def enter(self, phase: str, step: int) -> None: ...
+
+    def after_step(self, step: int) -> None: ...
+
+    def must_skip(self, **_: object) -> bool:
+        return False
+
+    def judge(self, *_: object, **__: object) -> None: ...
+
+    def remember(self, progress: Progress) -> None: ...
+
+    def record_step(self, metrics: object) -> None: ...
+
+    def record_validation(self, metrics: object) -> None: ...
+
+
+def build(parts: Parts, *, progress: Progress | None = None, save_at_end: bool = True, steps: int = 4) -> TrainLoop:
+    training = TrainingConfig(train_iters=steps, eval_interval=2, eval_iters=3)
+    checkpoint = CheckpointConfig(save_interval=2, save_at_end=save_at_end)
+    parts.consumed_samples = progress.step if progress else 0
+    return TrainLoop(
+        LoopConfig(
+            training=training,
+            lr_schedule=LrScheduleConfig(warmup_steps=0),
+            checkpoint=checkpoint,
+            peak_learning_rate=1e-3,
+            tokens_per_step=8,
+        ),
+        engine=parts,  # type: ignore[arg-type]
+        loader=parts,  # type: ignore[arg-type]
+        validation=parts,  # type: ignore[arg-type]
+        recorder=parts,  # type: ignore[arg-type]
+        meter=ThroughputMeter(tokens_per_step=8, model_flops_per_token=1, num_devices=1, peak_tflops=None),
+        saver=parts,
+        health=parts,  # type: ignore[arg-type]
+        recovery=parts,  # type: ignore[arg-type]
+        progress=progress or Progress(),
+        device=torch.device("cpu"),
+    )
+
+
+def validation() -> list[str]:
+    return [f"read validation {number}" for number in range(3)]
+
+
+def test_a_step_is_saved_before_it_is_validated_and_its_loss_is_noted_after() -> None:
+    parts = Parts()
+    assert build(parts).run(parts.stop) == "done"
+    step = [*validation()]
+    assert parts.log == [
+        *("read 1", "read 2", "save 2", *step, "validated 2", "read 3", "read 4", "save 4", *step, "validated 4"),
+    ]
+    assert [(saved.validation_loss, saved.is_validation_due) for saved in parts.saved] == [(None, True)] * 2
+    assert [(done.validation_loss, done.is_validation_due) for done in parts.validated] == [(3.5, False)] * 2
+
+
+def test_a_request_to_stop_waits_for_one_batch_of_a_validation_and_the_next_start_validates_again() -> None:
+    parts = Parts()
+    parts.events["read validation 1"] = parts.ask_to_stop
+    loop = build(parts)
+    assert loop.run(parts.stop) == "stopped"
+    assert parts.log == ["read 1", "read 2", "save 2", "read validation 0", "read validation 1"]
+    assert loop.progress.is_validation_due and loop.progress.validation_loss is None
+    again = Parts()
+    assert build(again, progress=replace(parts.saved[-1])).run(again.stop) == "done"
+    assert again.log[:5] == [*validation(), "validated 2", "read 3"]
+
+
+def test_a_run_that_was_stopped_in_its_last_validation_makes_it_up() -> None:
+    parts = Parts()
+    assert build(parts, progress=Progress(step=4, is_validation_due=True)).run(parts.stop) == "done"
+    assert parts.log[:4] == [*validation(), "validated 4"]
+    assert not any(line.startswith("read") and "validation" not in line for line in parts.log)
+
+
+def test_a_request_to_stop_is_heard_before_the_next_step() -> None:
+    parts = Parts()
+    parts.events["read 2"] = parts.ask_to_stop
+    loop = build(parts)
+    assert loop.run(parts.stop) == "stopped"
+    assert [saved.step for saved in parts.saved] == [1], "step 2 had not begun"
+    assert parts.saved[0].consumed_samples == 1
+
+
+def fail(error: Exception) -> Callable[[], None]:
+    def throw() -> None:
+        raise error
+
+    return throw
+
+
+@pytest.mark.parametrize("error", [BAD_TOKEN, GONE], ids=["bad_token", "gone"])
+def test_data_that_cannot_be_read_any_more_end_the_run_after_a_save(error: Exception) -> None:
+    parts = Parts(events={"read 4": fail(error)})
+    with pytest.raises(RunStopped) as stopped:
+        build(parts).run(parts.stop)
+    assert stopped.value.exit_code == EXIT_BAD_INPUT
+    assert str(stopped.value) == f"step 4 cannot be taken: {error}\nstep 3 is saved"
+    assert [(saved.step, saved.consumed_samples) for saved in parts.saved] == [(2, 2), (3, 3)]
+
+
+def test_validation_data_that_cannot_be_read_end_the_run_after_a_save() -> None:
+    parts = Parts(events={"read validation 1": fail(BAD_TOKEN)})
+    with pytest.raises(
+        RunStopped, match="the validation after step 2 cannot be made: .*token id 99.*\nstep 2 is saved"
+    ):
+        build(parts).run(parts.stop)
+    assert parts.saved[-1].is_validation_due
+
+
+def test_where_nothing_was_done_nothing_is_saved_and_no_save_is_claimed_that_was_not_wanted() -> None:
+    parts = Parts(events={"read 1": fail(GONE)})
+    with pytest.raises(RunStopped, match="step 1 cannot be taken: .*\nno step was taken after step 0"):
+        build(parts).run(parts.stop)
+    assert parts.saved == []
+    parts = Parts(events={"read 2": fail(GONE)})
+    with pytest.raises(RunStopped, match=r"step 1 is not saved \(checkpoint.save_at_end=false\)"):
+        build(parts, save_at_end=False).run(parts.stop)
+    assert parts.saved == []
+
+
+def test_going_back_that_fails_is_no_refusal_to_start() -> None:
+    parts = Parts()
+    parts.judge = lambda *_, **__: "a spike"  # type: ignore[assignment,method-assign]
+    parts.act = fail(BAD_TOKEN)  # type: ignore[attr-defined]
+    parts.act = lambda *_: fail(BAD_TOKEN)()  # type: ignore[attr-defined]
+    with pytest.raises(RunStopped, match="the run ends at step 1 without saving it: .*token id 99") as stopped:
+        build(parts).run(parts.stop)
+    assert stopped.value.exit_code == EXIT_BAD_INPUT and parts.saved == []
+
+
+def test_a_validation_loss_that_is_not_finite_is_none() -> None:
+    parts = Parts()
+    parts.evaluate = lambda batches: (math.nan, 2.0)  # type: ignore[method-assign,assignment]
+    build(parts, steps=2).run(parts.stop)
+    assert [(done.validation_loss, done.is_validation_due) for done in parts.validated] == [(None, False)]

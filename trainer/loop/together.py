@@ -1,0 +1,72 @@
+"""What all ranks do before any of them goes on: each reads its batch, and nobody has been asked to stop."""
+
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from trainer.common.errors import EXIT_STOPPED, ConfigError, RunStopped, exit_code_for
+from trainer.loop.stop import StopRequest
+
+T = TypeVar("T")
+
+
+class StopAsked(Exception):
+    """A process was asked to stop; raised on every rank."""
+
+
+class ReadFailed(Exception):
+    """Data could not be read on at least one rank; raised on every rank, with the same message everywhere."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Together:
+    """Reads on every rank, or on none: a rank that failed alone would leave the others in the next collective."""
+
+    def __init__(self, stop: StopRequest, *, device: torch.device) -> None:
+        self._stop, self._device = stop, device
+
+    def __call__(self, read: Callable[[], T]) -> T:
+        """Return what this rank has read; all ranks call this alike.
+
+        Raises:
+            ReadFailed: one of them could not read.
+            StopAsked: one of them was asked to stop; what was read is lost.
+        """
+        failure: BaseException | None = None
+        try:
+            result = read()
+        except Exception as error:
+            failure = error
+        is_stopping, has_failed = self._stop.agree(has_failed=failure is not None, device=self._device)
+        if has_failed:
+            raise _gather(failure)
+        if is_stopping:
+            raise StopAsked
+        return result
+
+
+def _gather(own: BaseException | None) -> ReadFailed:
+    """What went wrong on all ranks, each thing once."""
+    told = None if own is None else (_describe(own), exit_code_for(own))
+    everyone: list[tuple[str, int] | None] = [told]
+    if distributed.is_initialized():
+        everyone = [None] * distributed.get_world_size()
+        distributed.all_gather_object(everyone, told)
+    failures = [failure for failure in everyone if failure is not None]
+    unexpected = [failure for failure in failures if failure[1] == EXIT_STOPPED]
+    message = "; ".join(dict.fromkeys(text for text, _ in failures))
+    return ReadFailed(message, exit_code=(unexpected or failures)[0][1])
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, ConfigError):
+        return "; ".join(map(str, error.violations))
+    if isinstance(error, RunStopped):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
