@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_tools.crawl_fetch import USER_AGENT, Fetcher, FetchError, FetchSettings, Pace, Page, links_of, normalize_url
 from data_tools.crawl_warc import WarcFile
 from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import PlainProgress, format_bytes, should_draw_bar
+from trainer.common.progress import PlainProgress, format_bytes, format_number, should_draw_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class CrawlReport:
             ("errors", dict(self.errors.most_common())),
             ("links not followed", dict(self.skipped.most_common())),
         )
-        lines = [f"{self.num_pages} pages, {format_bytes(self.num_bytes)} compressed"]
+        lines = [f"{format_number(self.num_pages, 'page')}, {format_bytes(self.num_bytes)} compressed"]
         lines += [f"  {name}: " + ", ".join(f"{k}: {v}" for k, v in group.items()) for name, group in groups if group]
         return lines + (["  interrupted: the file holds what had come until then"] if self.is_interrupted else [])
 

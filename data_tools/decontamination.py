@@ -14,6 +14,7 @@ from data_tools.normalize import normalize
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
 from data_tools.workers import PreparationError
+from trainer.common.progress import format_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,8 @@ def _read_texts(file: InputFile, config: DataPrepConfig) -> Iterator[tuple[int, 
     if example := next(iter(ledger.examples), None):
         count = ledger.dropped.total() + ledger.failed.total()
         raise PreparationError(
-            f"{count} records of the evaluation file {file.path} cannot be used, the first is record {example.record}:"
-            f" {example.reason} {example.detail}".rstrip()
+            f"{format_number(count, 'record')} of the evaluation file {file.path} cannot be used, the first is record"
+            f" {example.record}: {example.reason} {example.detail}".rstrip()
         )
 
 

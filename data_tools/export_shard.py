@@ -16,6 +16,7 @@ import numpy as np
 
 from data_tools.stage_progress import Mode, StageProgress
 from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
+from trainer.common.progress import format_number
 from trainer.common.whole_file import sync_directory
 from trainer.data.index_format import ShardReader
 from trainer.data.manifest import check_shard, read_manifest
@@ -164,7 +165,9 @@ def main() -> int:
             print(f"the export stopped: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
             return EXIT_STOPPED
         print(f"wrote {args.prefix} to {written.path}")
-        print(f"  {written.num_documents} documents, {written.num_tokens} tokens of {written.token_bytes} bytes each")
+        documents = format_number(written.num_documents, "document")
+        tokens = format_number(written.num_tokens, "token")
+        print(f"  {documents}, {tokens} of {format_number(written.token_bytes, 'byte')} each")
         return 0
 
     return exit_code_of(body)

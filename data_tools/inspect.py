@@ -16,7 +16,7 @@ from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
 from data_tools.record_table import RECORD_TABLE_NAME, FoundRecord, find_records
 from data_tools.tokenizer_files import find_tokenizer
 from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import format_bytes, format_count
+from trainer.common.progress import format_bytes, format_count, format_number
 from trainer.data.index_format import ShardReader
 from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
 from trainer.data.shard_header import shard_file
@@ -29,8 +29,9 @@ def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Itera
     """What is in a shard, line by line."""
     lengths = np.diff(reader.document_offsets)
     size = reader.header.bin_bytes
+    documents = format_number(reader.num_documents, "document")
     yield f"{reader.prefix}"
-    yield f"  {reader.num_documents} documents, {reader.num_tokens} tokens ({format_count(reader.num_tokens)})"
+    yield f"  {documents}, {format_number(reader.num_tokens, 'token')} ({format_count(reader.num_tokens)})"
     yield f"  {reader.dtype.name}, {format_bytes(size)} in the .bin"
     if len(lengths):
         low, middle, high = np.quantile(lengths, [0.05, 0.5, 0.95])
@@ -52,7 +53,7 @@ def describe_document(
 ) -> Iterator[str]:
     """One document: where it came from, and its text."""
     tokens = reader.document(document)
-    yield f"document {document}: {len(tokens)} tokens"
+    yield f"document {document}: {format_number(len(tokens), 'token')}"
     table = shard_file(reader.prefix, TABLE_SUFFIX)
     if table.exists():
         origin = read_origin(table, document)
@@ -75,7 +76,7 @@ def describe_document(
     text = tokenizer.decode(tokens.tolist())
     if num_characters and len(text) > num_characters:
         yield text[:num_characters]
-        yield f"... {len(text) - num_characters} more characters (--full shows them)"
+        yield f"... {format_number(len(text) - num_characters, 'more character')} (--full shows all)"
     else:
         yield text
 
@@ -121,7 +122,7 @@ def inspect(
 
 def describe_records(records: list[FoundRecord], *, column: str, value: str) -> Iterator[str]:
     """What became of the records that have a url or title."""
-    yield f"{len(records)} records read with {column} {value}:"
+    yield f"{format_number(len(records), 'record')} read with {column} {value}:"
     for source, file, row in records[:MAX_FOUND]:
         what = f"kept: {row.fate}" if row.reason is None else f"{row.fate}: {row.reason}"
         yield f"  {what}{f' ({row.detail})' if row.detail else ''}; record {row.record} of {file} ({source})"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
 from data_tools.stage_progress import Mode, StageProgress
 from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
+from trainer.common.progress import format_number
 from trainer.data.index_format import ShardReader, ShardWriter
 from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest
 from trainer.data.shard_header import shard_file
@@ -169,8 +170,12 @@ def main() -> int:
         except OSError as error:
             print(f"the merge stopped: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
             return EXIT_STOPPED
-        print(f"merged {len(args.prefixes)} shards into {args.output}")
-        print(f"  {manifest.num_documents} documents, {manifest.num_tokens} tokens of {manifest.dtype}")
+        print(f"merged {format_number(len(args.prefixes), 'shard')} into {args.output}")
+        documents, tokens = (
+            format_number(count, noun)
+            for count, noun in ((manifest.num_documents, "document"), (manifest.num_tokens, "token"))
+        )
+        print(f"  {documents}, {tokens} of {manifest.dtype}")
         if TABLE_SUFFIX not in manifest.files:
             print("warning: not every shard has a table of origins, so the new one has none", file=sys.stderr)
         return 0

@@ -16,6 +16,7 @@ from data_tools.stage_progress import StageProgress
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.workers import PreparationError
 from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, Violation
+from trainer.common.progress import format_number
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MAX_RETRIES = 1
@@ -96,7 +97,7 @@ def _run_shares(ray: Any, stage: Stage, preparation: Preparation) -> None:
         number, ended = failures[0]
         if ended.code == EXIT_BAD_INPUT:
             raise BadRecordError(ended.stderr.strip())
-        more = f", as did {len(failures) - 1} others" if len(failures) > 1 else ""
+        more = f", as did {format_number(len(failures) - 1, 'other')}" if len(failures) > 1 else ""
         raise PreparationError(
             f"share {number} of {stage.value} ended with code {ended.code}{more}:\n{ended.stderr.strip()}"
         )

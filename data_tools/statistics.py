@@ -10,7 +10,7 @@ from data_tools.packing import SplitResult
 from data_tools.split_statistics import SplitStatistics
 from data_tools.stage_timings import REPORT_NAME
 from data_tools.tokenizer_files import find_tokenizer
-from trainer.common.progress import format_count
+from trainer.common.progress import format_count, format_number
 
 STATS_VERSION = 1
 MAX_REASONS = 8
@@ -97,8 +97,8 @@ def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]
         counts = ", ".join(f"{reason} {count}" for reason, count in totals["failed"].items())
         num_failed = sum(totals["failed"].values())
         warnings.append(
-            f"{num_failed} record{'s' if num_failed > 1 else ''} could not be read ({counts}), in {len(files)}"
-            f" file{'s' if len(files) > 1 else ''}:"
+            f"{format_number(num_failed, 'record')} could not be read ({counts}), in"
+            f" {format_number(len(files), 'file')}:"
         )
         for file in files[:MAX_REASONS]:
             example = next((e for e in file["examples"] if e["reason"] in file["failed"]), None)
@@ -118,7 +118,8 @@ def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]
         )
     unknown = sum(stats[name]["num_unknown_tokens"] for name in ("train", "validation"))
     if unknown:
-        warnings.append(f"{unknown} tokens are unknown to the given tokenizer; take one with byte fallback")
+        tokens = format_number(unknown, "token")
+        warnings.append(f"the given tokenizer wrote {tokens} as unknown; take one with byte fallback")
     return warnings
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from data_tools.config import DataPrepConfig, TokenizerConfig
 from data_tools.train_tokenizer import list_special_tokens
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.progress import format_number
 from trainer.config.number_range import Range
 from trainer.config.suggest import either, nearest_multiples
 from trainer.data.tokenizer import Tokenizer
@@ -91,7 +92,7 @@ def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
     if count > room:
         yield Violation(
             path="tokenizer.special_tokens",
-            value=f"{count} tokens",
+            value=format_number(count, "token"),
             rule="are, with the reserved ones and the user-defined symbols, more than the vocabulary has room for"
             f" ({room})",
             fix="leave some out, or raise data_prep.tokenizer.vocab_size",

@@ -15,6 +15,7 @@ from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
 from launch.plan.timeline import Work
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.progress import format_number
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import find_dp_size
 from trainer.config.schema import TrainConfig
@@ -110,10 +111,12 @@ def _is_no_size(value: object) -> bool:
 
 def _title(config: TrainConfig, setting: Setting) -> str:
     model = config.model
-    kind = f"{model.num_layers} layers of width {model.hidden_size}, sequences of {model.seq_length}"
-    hosts = f"{config.cluster.num_nodes} host{'s' if config.cluster.num_nodes > 1 else ''}"
+    kind = f"{format_number(model.num_layers, 'layer')} of width {model.hidden_size}, sequences of {model.seq_length}"
+    hosts = format_number(config.cluster.num_nodes, "host")
     count = f"{setting.world_size} x {setting.device.name} on {hosts}"
-    return f"{kind}; {setting.global_batch_size} sequences per step in {setting.number_format}; {count}"
+    return (
+        f"{kind}; {format_number(setting.global_batch_size, 'sequence')} per step in {setting.number_format}; {count}"
+    )
 
 
 def _notes(config: TrainConfig, setting: Setting, calibration_note: str) -> Iterable[str]:

@@ -33,6 +33,7 @@ from launch.preflight.request import Request, parse_request
 from launch.preflight.sniff import sniff_here
 from launch.preflight.sniff_nodes import sniff_nodes
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of
+from trainer.common.progress import format_number
 from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
 from trainer.config.plan import count_processes, pad_vocab_size
@@ -90,7 +91,7 @@ def _checks(request: Request, config: TrainConfig) -> Iterator[tuple[str, Callab
     num_processes = count_processes(config)
     run_directory = Path(config.output_dir, config.run_name)
     violations = validate(config, world_size=num_processes)
-    good = f"{num_processes} processes; every rule holds"
+    good = f"{format_number(num_processes, 'process')}; every rule holds"
     yield "configuration", lambda: judge("configuration", violations, otherwise=good)
     yield "layout", lambda: check_layout(config)
     yield (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 
 
 class Verdict(Enum):
@@ -44,8 +45,7 @@ def judge(check: str, violations: Iterable[Violation], *, otherwise: str) -> Fin
     found = tuple(violations)
     if not found:
         return found_ok(check, otherwise)
-    text = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    return Finding(check=check, verdict=Verdict.ERROR, text=text, violations=found)
+    return Finding(check=check, verdict=Verdict.ERROR, text=format_number(len(found), "problem"), violations=found)
 
 
 def warn(check: str, violations: Iterable[Violation], *, otherwise: str) -> Finding:

@@ -16,6 +16,7 @@ from launch.plan.predict import CHECKPOINT_BYTES_PER_PARAMETER
 from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
 from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
+from trainer.common.progress import format_number
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig
 from trainer.config.slurm import ContainerConfig
@@ -39,7 +40,8 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
     place = nearest_existing(run_directory)
     free = shutil.disk_usage(place).free
     needed = each * count
-    text = f"{count} checkpoints of {_show_bytes(each)} need {_show_bytes(needed)}; {_show_bytes(free)} are free"
+    kept = format_number(count, "checkpoint")
+    text = f"{kept} of {_show_bytes(each)} need {_show_bytes(needed)}; {_show_bytes(free)} are free"
     violations = []
     if needed > free:
         fitting = max(free // each - 1, 0)
@@ -50,7 +52,7 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
             Violation(
                 path="output_dir",
                 value=str(run_directory.parent),
-                rule=f"has {_show_bytes(free)} free ({place}), and {count} checkpoints of {_show_bytes(each)} need"
+                rule=f"has {_show_bytes(free)} free ({place}), and {kept} of {_show_bytes(each)} need"
                 f" {_show_bytes(needed)}",
                 fix=fix,
             )

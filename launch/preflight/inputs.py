@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from launch.preflight.finding import Finding, judge
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, Violation
+from trainer.common.progress import format_number
 from trainer.config.schema import TrainConfig
 
 
@@ -33,4 +34,4 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
     found = [Violation(**violation) for violation in json.loads(done.stdout)["violations"]]
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
     depth = "with their checksums" if reads_all or config.data.verify in ("checksum", "full") else "by their sizes"
-    return judge("inputs", found, otherwise=f"{num_shards} shards {depth}, tokenizer, checkpoint")
+    return judge("inputs", found, otherwise=f"{format_number(num_shards, 'shard')} {depth}, tokenizer, checkpoint")

@@ -15,6 +15,7 @@ from trainer.common.bad_nodes import note_bad_nodes
 from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.common.local_torchrun import share_cores, torchrun_here
+from trainer.common.progress import format_number
 
 TOLERANCE = 0.1
 """A device or link this share below the median of its kind is slow. Source: NVIDIA's and MegaScale's acceptance tests
@@ -69,7 +70,8 @@ def run_sniff(
         run_directory.mkdir(parents=True, exist_ok=True)
         note_bad_nodes(run_directory, bad, reason="sniff test")
     rates = [f"{name}: {statistics.median(values):.3g}" for name, values in _rates(ranks).items() if values]
-    return judge("sniff", judge_ranks(ranks), otherwise=f"{len(ranks)} processes alike; medians {', '.join(rates)}")
+    alike = f"{format_number(len(ranks), 'process')} alike"
+    return judge("sniff", judge_ranks(ranks), otherwise=f"{alike}; medians {', '.join(rates)}")
 
 
 def judge_ranks(ranks: Sequence[Mapping[str, Any]]) -> list[Violation]:

@@ -13,6 +13,7 @@ from launch.slurm.runs import Runs, group_alike
 from launch.slurm.snapshot import copy_code, new_stamp
 from trainer.common.bad_nodes import read_bad_nodes
 from trainer.common.errors import Violation, raise_if_any
+from trainer.common.progress import format_number
 from trainer.common.slurm import ask_slurm, find_alive, submit_script
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
@@ -122,8 +123,8 @@ def _remember(job: Job, numbers: Sequence[str]) -> None:
 def _explain(job: Job, numbers: Sequence[str]) -> Iterator[str]:
     config = job.configs[0]
     cluster = config.cluster
-    each = f" with {cluster.gpus_per_node} GPUs each" if cluster.gpus_per_node else ""
-    size = f"{cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}{each}, {cluster.slurm.time_limit} each"
+    each = f" with {format_number(cluster.gpus_per_node, 'GPU')} each" if cluster.gpus_per_node else ""
+    size = f"{format_number(cluster.num_nodes, 'node')}{each}, {cluster.slurm.time_limit} each"
     what = f"run {config.run_name}" if len(job.configs) == 1 else f"array of {len(job.configs)} runs"
     yield f"submitted  {' then '.join(numbers)}: {what}, {size}"
     yield f"script     {_short(job.script_path)}"

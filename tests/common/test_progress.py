@@ -66,7 +66,7 @@ def test_auto_draws_a_bar_on_a_terminal_only() -> None:
         (3, "micro batch", None, "3 micro batches"),
         (2, "entry", None, "2 entries"),
         (2, "day", None, "2 days"),
-        (12_345, "index", "indices", "12,345 indices"),
+        (12_345, "index", "indices", "12345 indices"),
         (1, "index", "indices", "1 index"),
     ],
 )

@@ -95,7 +95,7 @@ MOE_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (
         ["model=quickstart_moe", "engine=megatron", "parallel=pp2", "parallel.expert_model_parallel_size=4"],
         4,
-        "parallel.expert_model_parallel_size=4 * 1 processes for each expert do not divide the 2 processes of a"
+        "parallel.expert_model_parallel_size=4 * 1 process for each expert does not divide the 2 processes of a"
         " pipeline stage (parallel.tensor_model_parallel_size=1 * parallel.context_parallel_size=1 * data-parallel size"
         " 2); use 1 or 2",
         ["parallel.expert_model_parallel_size=2", 8],

@@ -117,8 +117,8 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
             "parallel.num_layers_in_first_pipeline_stage=1",
         ],
         None,
-        "model.num_layers=8 with parallel.num_layers_in_first_pipeline_stage=1 does not fit: 7 layers are left for 3"
-        " equal stages; choose sizes that leave a positive multiple of 3, or"
+        "model.num_layers=8 with parallel.num_layers_in_first_pipeline_stage=1 does not fit: it leaves 7 layers for"
+        " 3 equal stages; choose sizes that leave a positive multiple of 3, or"
         " parallel.pipeline_model_parallel_layout=Et*2|t*2|t*2|t*2L with the other settings of the split at null or"
         " false",
         ["parallel.num_layers_in_first_pipeline_stage=2", "parallel.num_layers_in_last_pipeline_stage=3"],
@@ -132,7 +132,7 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ],
         None,
         "model.num_layers=8 with parallel.num_layers_in_first_pipeline_stage=3 and"
-        " parallel.num_layers_in_last_pipeline_stage=4 does not fit: 1 layers are left for 0 equal stages; choose sizes"
+        " parallel.num_layers_in_last_pipeline_stage=4 does not fit: it leaves 1 layer for 0 equal stages; choose sizes"
         " that sum up to 8, or parallel.pipeline_model_parallel_layout=Et*4|t*4L with the other settings of the split"
         " at null or false",
         ["parallel.num_layers_in_first_pipeline_stage=4", "parallel.num_layers_in_last_pipeline_stage=null"],
@@ -145,8 +145,8 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
             "parallel.num_layers_in_last_pipeline_stage=3",
         ],
         None,
-        "model.num_layers=8 with parallel.num_layers_in_last_pipeline_stage=3 does not fit: 5 layers are left for 1"
-        " equal stages of 2 equal chunks (parallel.virtual_pipeline_model_parallel_size); choose sizes that leave a"
+        "model.num_layers=8 with parallel.num_layers_in_last_pipeline_stage=3 does not fit: it leaves 5 layers for"
+        " 1 equal stage of 2 equal chunks (parallel.virtual_pipeline_model_parallel_size); choose sizes that leave a"
         " positive multiple of 2 and are multiples of 2, or parallel.pipeline_model_parallel_layout=Et*2|t*2|t*2|t*2L"
         " with the other settings of the split at null or false",
         ["parallel.num_layers_in_last_pipeline_stage=2", "parallel.num_layers_in_last_pipeline_stage=6"],

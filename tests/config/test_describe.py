@@ -20,7 +20,7 @@ def test_one_of_a_thing_is_not_several() -> None:
     _, size, *_ = _lines("training.global_batch_size=1", "training.train_iters=1")
     assert "tokens in 1 step; 1 process: tensor 1, pipeline 1, context 1, data 1; 1 micro batch of 1 sequence" in size
     _, size, *_ = _lines("parallel=tp2", "training.micro_batch_size=4", world_size=2)
-    assert "in 1,000 steps; 2 processes: tensor 2" in size and "4 micro batches of 4 sequences" in size
+    assert "in 1000 steps; 2 processes: tensor 2" in size and "4 micro batches of 4 sequences" in size
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_one_of_a_thing_is_not_several() -> None:
             "rises to 0.0003 over 5 steps (a tenth of the run, at most 100; set by lr_schedule.warmup_steps), then"
             " falls to 3e-05 at step 50 (cosine)",
         ),
-        (["lr_schedule.warmup_steps=1"], "rises to 0.0003 over 1 step, then falls to 3e-05 at step 1,000 (cosine)"),
+        (["lr_schedule.warmup_steps=1"], "rises to 0.0003 over 1 step, then falls to 3e-05 at step 1000 (cosine)"),
         (["lr_schedule=constant", "training.train_iters=9"], "starts at 0.0003, then stays there"),
         (
             ["lr_schedule=wsd", "training.train_iters=100"],

@@ -31,7 +31,7 @@ def test_documents_are_found_by_url_and_title(prepared: Prepared) -> None:
         done = run_inspect(prepared.output / f"{split}.bin", "--title", "Article 3")
         assert done.returncode == 0, done.stderr
         num_found += "  title Article 3" in done.stdout
-        assert "1 records read with title Article 3:\n  kept: " in done.stdout
+        assert "1 record read with title Article 3:\n  kept: " in done.stdout
         assert "wiki-pages-articles.xml.bz2" in done.stdout
     assert num_found == 1, "in one of them"
     origin = read_origin(prepared.output / "train.documents.parquet", 2)

@@ -14,7 +14,7 @@ from trainer.certificate.processes import Starter
 from trainer.certificate.request import Request, RequestedLayout, Run, write_synthetic_data
 from trainer.certificate.trace_file import Direction
 from trainer.certificate.verdict import Culprit, Estimate, LayoutVerdict, Series, TensorVerdict, judge_tensors
-from trainer.common.progress import format_duration
+from trainer.common.progress import format_duration, format_number
 from trainer.config.load import dump_config
 
 _LOGGER = logging.getLogger(__name__)
@@ -353,4 +353,4 @@ def _failed(layout: RequestedLayout, job: Job, reason: str) -> LayoutVerdict:
 
 
 def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
+    return format_number(count, "process")

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.common.progress import format_number
+
 
 def append_durably(path: Path, text: str) -> None:
     """Append lines in one write, and have the disk confirm them: for what must outlive the process and the host.
@@ -63,7 +65,8 @@ class LineFile:
         """Close the file; says how many lines never reached it."""
         self._close_descriptor()
         if self._waiting:
-            self._say(f"{self._path} lacks its last {len(self._waiting) + self._num_lost} lines ({self._failure})")
+            lacking = format_number(len(self._waiting) + self._num_lost, "line")
+            self._say(f"{self._path} lacks its last {lacking} ({self._failure})")
 
     def _open(self) -> int:
         if self._descriptor is None:

@@ -19,13 +19,13 @@ def format_count(value: float) -> str:
 
 
 def format_number(count: int, noun: str, *, plural: str | None = None) -> str:
-    """Write how many of something there are: 1 process, 2 processes, 1,234 shards.
+    """Write how many of something there are: 1 process, 2 processes.
 
     Args:
         noun: for one.
         plural: for any other number, where it is not regular.
     """
-    return f"{count:,} {noun if count == 1 else plural or _pluralize(noun)}"
+    return f"{count} {noun if count == 1 else plural or _pluralize(noun)}"
 
 
 def format_bytes(value: float) -> str:

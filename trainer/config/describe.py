@@ -35,7 +35,7 @@ def _describe_schedule(config: TrainConfig, plan: RunPlan) -> str:
             start += f" (a tenth of the run, at most {MAX_DEFAULT_WARMUP_STEPS}; set by lr_schedule.warmup_steps)"
     else:
         start = f"starts at {peak}"
-    end = f"{schedule.min_lr:g} at step {plan.decay_steps:,}"
+    end = f"{schedule.min_lr:g} at step {plan.decay_steps}"
     if schedule.style == "constant":
         rest = "stays there"
     elif schedule.style == "wsd":

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.common.errors import ConfigError, Violation
+from trainer.common.progress import format_number
 from trainer.common.whole_file import write_whole
 from trainer.data.index_format import ShardReader
 from trainer.data.shard_header import REBUILD, shard_file
@@ -139,7 +140,9 @@ def _check_against_manifest(reader: ShardReader, manifest: ShardManifest) -> lis
             found.append(Violation(path=str(file), value="missing", rule=rule, fix=REBUILD))
         elif file.stat().st_size != record["bytes"]:
             rule = f"has another size than when it was committed: its manifest expects {record['bytes']} bytes"
-            found.append(Violation(path=str(file), value=f"{file.stat().st_size} bytes", rule=rule, fix=REBUILD))
+            found.append(
+                Violation(path=str(file), value=format_number(file.stat().st_size, "byte"), rule=rule, fix=REBUILD)
+            )
     return found
 
 

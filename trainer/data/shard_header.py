@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import ConfigError, Violation, raise_if_any
+from trainer.common.progress import format_number
 
 MAGIC = b"MMIDIDX\x00\x00"
 INDEX_VERSION = 1
@@ -94,7 +95,7 @@ def _parse_index(descriptor: int, path: Path) -> ShardHeader:
             raw[: len(MAGIC)], f"is not a token index: it does not start with {MAGIC!r}", "name another prefix"
         )
     if len(raw) < HEADER.size:
-        raise broken(f"{found_bytes} bytes", f"is truncated: the header alone has {HEADER.size} bytes")
+        raise broken(format_number(found_bytes, "byte"), f"is truncated: the header alone has {HEADER.size} bytes")
     _, version, code, num_sequences, num_indices = HEADER.unpack(raw)
     if version != INDEX_VERSION:
         raise broken(f"version {version}", f"has an unknown version, expected {INDEX_VERSION}")
@@ -104,8 +105,11 @@ def _parse_index(descriptor: int, path: Path) -> ShardHeader:
     expected = HEADER.size + 12 * num_sequences + 8 * num_indices
     if found_bytes not in (expected, expected + num_sequences) or num_indices == 0:
         kind = "truncated" if found_bytes < expected else "longer than its header says"
-        counts = f"{num_sequences} sequences and {num_indices} document indices"
-        raise broken(f"{found_bytes} bytes", f"is {kind}: {counts} take {expected} bytes")
+        counts = (
+            f"{format_number(num_sequences, 'sequence')} and"
+            f" {format_number(num_indices, 'document index', plural='document indices')}"
+        )
+        raise broken(format_number(found_bytes, "byte"), f"is {kind}: {counts} take {expected} bytes")
     if num_sequences == 0:
         raise broken("0 documents", "holds no documents", "leave this prefix out, or rebuild the shard from more text")
     return ShardHeader(
@@ -138,4 +142,4 @@ def _bin_problems(path: Path, header: ShardHeader) -> list[Violation]:
         return []
     kind = "is empty" if found_bytes == 0 else "is truncated" if found_bytes < header.bin_bytes else "is too long"
     rule = f"{kind}: its index expects {header.bin_bytes} bytes ({header.num_tokens} tokens of {header.dtype.itemsize})"
-    return [Violation(path=str(path), value=f"{found_bytes} bytes", rule=rule, fix=REBUILD)]
+    return [Violation(path=str(path), value=format_number(found_bytes, "byte"), rule=rule, fix=REBUILD)]

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation, raise_if_any
+from trainer.common.progress import format_number
 from trainer.data.file_content import FileContent, differs_from_manifest, look_at
 from trainer.data.identity import identify_dataset
 from trainer.data.index_format import ShardReader
@@ -128,7 +129,9 @@ class TokenDataset:
         now = os.fstat(descriptor)
         expected_bytes = self.shards[shard].header.bin_bytes
         if now.st_size != expected_bytes:
-            raise self._lost(shard, f"{now.st_size} bytes", f"had {expected_bytes} bytes when the run began")
+            raise self._lost(
+                shard, format_number(now.st_size, "byte"), f"had {expected_bytes} bytes when the run began"
+            )
         first = self._contents.get(shard)
         if first is None:
             self._contents[shard] = look_at(descriptor, now)
@@ -197,4 +200,4 @@ def check_window_count(num_tokens: int, *, seq_length: int, path: str) -> list[V
         return []
     rule = f"is too little for one window of model.seq_length={seq_length} and its last label"
     fix = f"add shards, or use a seq_length of at most {num_tokens - 1}"
-    return [Violation(path=path, value=f"{num_tokens} tokens", rule=rule, fix=fix)]
+    return [Violation(path=path, value=format_number(num_tokens, "token"), rule=rule, fix=fix)]

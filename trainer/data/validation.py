@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from trainer.common.progress import format_number
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.loader import count_microbatches, open_datasets
@@ -98,9 +99,9 @@ def build_validation_loader(
     num_windows = len(locations.window)
     if num_windows < wanted:
         logger.warning(
-            "Validation takes %d windows of %d tokens, each once: the data sets hold no more of the %d that "
+            "Validation takes %s of %d tokens, each once: the data sets hold no more of the %d that "
             "training.eval_iters=%d asks for.",
-            num_windows,
+            format_number(num_windows, "window"),
             seq_length,
             wanted,
             eval_iters,

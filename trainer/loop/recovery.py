@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Protocol
 
 from trainer.checkpoint.state import Progress, TrainerState
 from trainer.common.errors import EXIT_NOT_RECOVERED, RunStopped
+from trainer.common.progress import format_number
 from trainer.config.recovery import RecoveryConfig
 from trainer.data.loader import BatchLoader
 from trainer.data.sample_ranges import SampleRanges
@@ -112,8 +113,8 @@ class Recovery:
         num_rollbacks = len(self._ledger.rollbacks(since_step=start.step))
         if num_rollbacks >= self._config.max_rollbacks:
             why = (
-                f"the run has gone back {num_rollbacks} times and has not got past it; recovery.max_rollbacks"
-                " allows more"
+                f"the run has gone back {format_number(num_rollbacks, 'time')} and has not got past it;"
+                " recovery.max_rollbacks allows more"
             )
             self._give_up(progress, finding, why=why)
         state = self._go_back(start, finding)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.common.line_file import LineFile
+from trainer.common.progress import format_number
 from trainer.common.strict_json import to_json
 from trainer.common.whole_file import written_whole
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
@@ -90,7 +91,7 @@ def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> N
         old.seek(0)
         with written_whole(path) as partial, partial.open("wb") as new:
             new.writelines(line for line in old if stays(line))
-    _LOGGER.info("%s: %d records after step %d removed; they will be written again", path, num_removed, step)
+    _LOGGER.info("%s: %s after step %d removed, to be written again", path, format_number(num_removed, "record"), step)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

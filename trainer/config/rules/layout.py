@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 from trainer.config.plan import find_dp_size, pad_vocab_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
@@ -33,7 +34,7 @@ def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> I
             path="world_size",
             value=world_size,
             rule=f"is not {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
-            fix=f"start {model_parallel_size * dp_size} processes{other}",
+            fix=f"start {format_number(model_parallel_size * dp_size, 'process')}{other}",
         )
     elif dp_size is None and world_size % model_parallel_size:
         yield Violation(
@@ -119,7 +120,7 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path="training.global_batch_size",
             value=training.global_batch_size,
-            rule=f"gives {num_microbatches} micro batches, no multiple of {_PP}={stages}, which {_VP}="
+            rule=f"gives {format_number(num_microbatches, 'micro batch')}, no multiple of {_PP}={stages}, which {_VP}="
             f"{chunks_per_stage} needs",
             fix=f"use training.global_batch_size {either(sizes)}, or {_VP} null",
         )

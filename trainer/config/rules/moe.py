@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 from trainer.config.moe import find_expert_width, find_moe_layers
 from trainer.config.plan import find_dp_size
 from trainer.config.rules.rule import reads
@@ -201,8 +202,8 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
     yield Violation(
         path=_EP,
         value=ep_size,
-        rule=f"* {expert_tp_size} processes for each expert do not divide the {processes} processes of a pipeline stage"
-        f" ({_TP}={parallel.tensor_model_parallel_size} * {_CP}={parallel.context_parallel_size} * data-parallel size"
+        rule=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
+        f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} * {_CP}={parallel.context_parallel_size} * data-parallel size"
         f" {dp_size})",
         fix=f"use {either(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 from trainer.config.pipeline_split import EMBEDDING, LAYER, LOSS, parse_layout, split_layers, write_layout
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
@@ -100,7 +101,8 @@ def _ends_do_not_fit(config: TrainConfig, ends: dict[str, object], written: str)
     return Violation(
         path="model.num_layers",
         value=layers,
-        rule=f"with {given} does not fit: {rest} layers are left for {others} equal stages{chunked}",
+        rule=f"with {given} does not fit: it leaves {format_number(rest, 'layer')} for"
+        f" {format_number(others, 'equal stage')}{chunked}",
         fix=f"choose sizes that {wanted}{even}, or {written}",
     )
 
@@ -115,13 +117,13 @@ def _layout_holds_the_model(config: TrainConfig, world_size: int | None) -> Iter
     if chunks is None:
         rule = f"holds more than {EMBEDDING} (embedding), {LAYER} (layer), {LOSS} (loss), | and repetitions"
     elif len(chunks) != num_chunks:
-        rule = f"has {len(chunks)} chunks, and {_PP} * {_VP} is {num_chunks}"
+        rule = f"has {format_number(len(chunks), 'chunk')}, and {_PP} * {_VP} is {num_chunks}"
     elif not chunks[0].startswith(EMBEDDING) or sum(chunk.count(EMBEDDING) for chunk in chunks) != 1:
         rule = f"has its one {EMBEDDING} (embedding) not at the beginning of the first chunk"
     elif not chunks[-1].endswith(LOSS) or sum(chunk.count(LOSS) for chunk in chunks) != 1:
         rule = f"has its one {LOSS} (loss) not at the end of the last chunk"
-    elif sum(chunk.count(LAYER) for chunk in chunks) != layers:
-        rule = f"has {sum(chunk.count(LAYER) for chunk in chunks)} layers, and model.num_layers is {layers}"
+    elif (num_layers := sum(chunk.count(LAYER) for chunk in chunks)) != layers:
+        rule = f"has {format_number(num_layers, 'layer')}, and model.num_layers is {layers}"
     else:
         return
     yield Violation(path=_LAYOUT, value=text, rule=rule, fix=f"use {write_layout(layers, num_chunks)} or the like")

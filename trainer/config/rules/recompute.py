@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 from trainer.config.pipeline_split import split_layers
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
@@ -69,7 +70,7 @@ def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | Non
         )
         fix = f"use {either(nearest_values(unit, common))}, or {_METHOD} block"
     elif parallel.recompute_method == "block" and unit > sizes[-1]:
-        rule = f"is more than the {sizes[-1]} layers of the largest model chunk"
+        rule = f"is more than the {format_number(sizes[-1], 'layer')} of the largest model chunk"
         fix = f"use 1 to {sizes[-1]}"
     else:
         return

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.common.errors import Violation
+from trainer.common.progress import format_number
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 
@@ -44,9 +45,9 @@ def _checkpoints_reach_back(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="checkpoint.keep_last",
             value=checkpoint.keep_last,
-            rule=f"keeps {kept} steps of checkpoints every checkpoint.save_interval={checkpoint.save_interval} steps,"
-            f" and acting on a spike goes back {needed} (recovery.skip_steps_before={recovery.skip_steps_before} +"
-            f" recovery.spike_patience={recovery.spike_patience})",
+            rule=f"keeps {format_number(kept, 'step')} of checkpoints every checkpoint.save_interval="
+            f"{checkpoint.save_interval} steps, and acting on a spike goes back {needed} (recovery.skip_steps_before="
+            f"{recovery.skip_steps_before} + recovery.spike_patience={recovery.spike_patience})",
             fix=f"use checkpoint.keep_last {enough} or more, or 0, which keeps all",
         )
 
