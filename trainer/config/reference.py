@@ -29,11 +29,15 @@ PREFACE = """\
   which the recipe sets win over those of an option.
 - A value may refer to another field, `'checkpoint.save_interval=${training.eval_interval}'`, or to an environment
   variable, `'output_dir=${oc.env:SCRATCH}'`. Quote what the shell would read.
-- Text that looks like a number is quoted twice: `"run_name='001'"`.
+- Text that looks like a number is quoted twice: `"run_name='001'"`. So is text with `=`, a comma, brackets,
+  parentheses or quotes, also in a list: `'data.train=[{paths:["/data/a=b",/data/c]}]'`. Letters of all alphabets need
+  no quotes.
+- `~` at the beginning of a path is the home directory of whoever starts the command, in every field that holds paths.
+  An empty path is refused.
 - `'hydra.searchpath=[/my/conf]'` adds a directory of your own options: `/my/conf/model/mine.yaml` is `model=mine`.
 - `config_file=PATH` starts from a whole configuration that a run saved; values may be set beside it.
-- `python -m launch.local --config OVERRIDES` prints the configuration that results. The same is kept in
-  `config.yaml` in the run directory.
+- `python -m launch.local --config OVERRIDES` prints the configuration that results, also where it cannot be started
+  yet. The same is kept in `config.yaml` in the run directory.
 
 An unknown name, a value of the wrong type and a broken rule between fields are all reported at once, each with the
 nearest names or values that would do, before anything starts; the exit code is then 2.

@@ -203,8 +203,8 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
         path=_EP,
         value=ep_size,
         rule=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
-        f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} * {_CP}={parallel.context_parallel_size} * data-parallel size"
-        f" {dp_size})",
+        f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} *"
+        f" {_CP}={parallel.context_parallel_size} * data-parallel size {dp_size})",
         fix=f"use {either(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
     )
 
