@@ -4,9 +4,12 @@ A spool's name is never used twice, so the files of a killed run stay as they ar
 of them stays true.
 """
 
+import errno
 import os
 import pickle
+import resource
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,10 @@ from data_tools.workers import PreparationError
 
 DOCUMENTS_NAME = "documents"
 OUTCOMES_NAME = "outcomes"
+MIN_OPEN_FILES, MAX_OPEN_FILES = 16, 4096
+"""Files that a reader holds open, whatever the limit of the process is."""
+MAX_FILE_LIMIT = 1 << 16
+"""What no preparation needs more of; some systems allow 2^30, through which some programs count."""
 
 
 class CleanDocument(NamedTuple):
@@ -88,18 +95,43 @@ class SpoolWriter:
             raise PreparationError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
 
+def raise_file_limit() -> int:
+    """Raise this process's soft limit of open files, which its children inherit, as far as the hard one allows.
+
+    Returns:
+        The limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILE_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_FILE_LIMIT)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # macOS names a hard limit that it does not grant
+        return soft
+    return wanted
+
+
 class SpoolReader:
-    """Reads batches from all workers' files of one kind; each file is opened once."""
+    """Reads batches from all workers' files of one kind.
+
+    On a cluster each worker of each share has left a file; at most half of the process's limit of open files are open
+    at a time, those that were read last.
+    """
 
     def __init__(self, directory: Path, *, name: str) -> None:
         self._directory, self._name = directory, name
-        self._descriptors: dict[str, int] = {}
+        self._descriptors: OrderedDict[str, int] = OrderedDict()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_open = MAX_OPEN_FILES
+        if limit != resource.RLIM_INFINITY:
+            self._max_open = max(MIN_OPEN_FILES, min(MAX_OPEN_FILES, limit // 2))
 
     def read(self, place: SpoolPlace) -> bytes:
         """The bytes at a place.
 
         Raises:
-            PreparationError: they are not those that were written there.
+            PreparationError: they are not those that were written there, or the file cannot be opened.
         """
         data = self.read_part(place, 0, place.length)
         if zlib.crc32(data) != place.checksum:
@@ -109,10 +141,29 @@ class SpoolReader:
 
     def read_part(self, place: SpoolPlace, start: int, length: int) -> bytes:
         """Some of the bytes at a place, unverified."""
-        if place.spool not in self._descriptors:
-            file = _spool_file(self._directory, self._name, place.spool)
-            self._descriptors[place.spool] = os.open(file, os.O_RDONLY)
-        return os.pread(self._descriptors[place.spool], length, place.offset + start)
+        return os.pread(self._open(place.spool), length, place.offset + start)
+
+    def _open(self, spool: str) -> int:
+        if spool in self._descriptors:
+            self._descriptors.move_to_end(spool)
+            return self._descriptors[spool]
+        if len(self._descriptors) >= self._max_open:
+            self._close_oldest()
+        file = _spool_file(self._directory, self._name, spool)
+        while True:
+            try:
+                self._descriptors[spool] = os.open(file, os.O_RDONLY)
+                return self._descriptors[spool]
+            except OSError as error:
+                # Whatever else the process has open leaves less room than half of the limit.
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._descriptors:
+                    self._close_oldest()
+                    continue
+                raise PreparationError(f"{file} cannot be read: {error.strerror or error}") from error
+
+    def _close_oldest(self) -> None:
+        _, descriptor = self._descriptors.popitem(last=False)
+        os.close(descriptor)
 
     def __enter__(self) -> "SpoolReader":
         return self
@@ -120,8 +171,8 @@ class SpoolReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+        while self._descriptors:
+            self._close_oldest()
 
 
 def holds_place(directory: Path, place: SpoolPlace, *, name: str) -> bool:
