@@ -191,6 +191,8 @@ def test_help() -> None:
 def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> None:
     result = launch_cold(*GOOD, "parallel=dp2", stand_in=stand_in)
     assert result.returncode == 7
+    said = "run default starts on 2 processes: importing PyTorch, Megatron-Core and DeepSpeed\n"
+    assert result.stderr == said, "at once, by the launcher itself"
     (_, arguments, _) = yaml.safe_load(result.stdout)
     assert arguments[:2] == ["--nproc-per-node", "2"]
     assert arguments[-4:] == ["trainer.train", *GOOD, "parallel=dp2"]

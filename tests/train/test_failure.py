@@ -305,7 +305,7 @@ def test_a_shard_that_is_cut_under_the_run_is_named(start: Start, tmp_path: Path
 
 
 def test_a_full_disk_costs_a_warning_and_no_record(start: Start, small_disk: Path) -> None:
-    run = start("training.train_iters=400", "checkpoint=off", output=small_disk)
+    run = start("training.train_iters=300", "checkpoint=off", output=small_disk)
     run.wait_for_steps(3)
     filler = fill(small_disk)
     deadline = time.monotonic() + 60
@@ -316,4 +316,4 @@ def test_a_full_disk_costs_a_warning_and_no_record(start: Start, small_disk: Pat
     (errors,) = run.errors()
     assert errors.count("metrics.jsonl takes no more lines (No space left on device)") == 1
     assert errors.count("metrics.jsonl takes lines again") == 1
-    assert list(losses_of(run.directory)) == list(range(1, 401))
+    assert list(losses_of(run.directory)) == list(range(1, 301))

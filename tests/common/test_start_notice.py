@@ -1,0 +1,23 @@
+"""The first words are said once, by the first process of a command."""
+
+import pytest
+
+from trainer.common import start_notice
+from trainer.common.start_notice import STARTED_AT, announce_start, seconds_since_start
+
+
+def test_it_is_said_once_and_the_time_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(STARTED_AT, raising=False)
+    monkeypatch.setattr(start_notice.time, "time", lambda: 1000.0)
+    assert seconds_since_start() is None
+    environment: dict[str, str] = {}
+    announce_start("run first starts on 1 process", environment=environment)
+    announce_start("training starts", environment=environment)
+    captured = capsys.readouterr()
+    assert captured.err == "run first starts on 1 process: importing PyTorch, Megatron-Core and DeepSpeed\n"
+    assert captured.out == ""
+    monkeypatch.setenv(STARTED_AT, environment[STARTED_AT])
+    monkeypatch.setattr(start_notice.time, "time", lambda: 1009.5)
+    assert seconds_since_start() == 9.5
