@@ -15,7 +15,8 @@ OVERRIDES are those of `trainer.train`: GROUP=OPTION picks a file of conf/GROUP,
 
 The number of processes is tensor * pipeline * context * data-parallel size, with parallel.data_parallel_size=null
 counting as 1; where cluster.gpus_per_node is set, it is that. OMP_NUM_THREADS, unless set, shares this host's cores
-among them. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand.
+among them. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand; closing the terminal stops it as
+SIGTERM does, unless it was started with nohup, and Ctrl-Z suspends all of it.
 
 Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and nothing is started); 75 stopped by a
 signal after saving (start it again to go on); otherwise that of the process that failed first.

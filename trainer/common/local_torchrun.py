@@ -33,14 +33,19 @@ def is_loopback(endpoint: str) -> bool:
         return False
 
 
+def gloo_on_loopback() -> dict[str, str]:
+    """The variable by which gloo takes the loopback device, whatever this host's name resolves to."""
+    device = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    return {"GLOO_SOCKET_IFNAME": device} if device is not None else {}
+
+
 def loopback_variables() -> dict[str, str]:
     """Variables by which the processes of a run on this host alone meet on the loopback device.
 
     torchrun and gloo look up this host's name otherwise. In containers, and on laptops behind a VPN, it may be the
     name of nothing, or of another address, or the answer takes minutes.
     """
-    device = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    return {"PET_LOCAL_ADDR": LOOPBACK} | ({"GLOO_SOCKET_IFNAME": device} if device is not None else {})
+    return {"PET_LOCAL_ADDR": LOOPBACK, **gloo_on_loopback()}
 
 
 def name_process(rank: int) -> None:

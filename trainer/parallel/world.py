@@ -12,6 +12,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import distributed
 
 from trainer.common.cores import count_cores
+from trainer.common.local_torchrun import gloo_on_loopback
 from trainer.common.logging import EVERY_RANK
 from trainer.common.waiting import telling_what_it_waits_for
 from trainer.config.parallel import ParallelConfig
@@ -139,7 +140,9 @@ def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> No
         with telling_what_it_waits_for(_describe_joining(), say=_say_of_host):
             distributed.init_process_group(backend, timeout=timeout)
     else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to start without it
+        # DeepSpeed refuses to start without LOCAL_RANK.
+        for name, value in {"LOCAL_RANK": "0", **gloo_on_loopback()}.items():
+            os.environ.setdefault(name, value)
         store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, timeout=timeout, rank=0, world_size=1, store=store)
 
