@@ -81,21 +81,10 @@ class WikipediaConfig:
     """Start each document with the page's title."""
     keep_math: bool = True
     """Keep formulas as $LaTeX$; false removes them."""
-    drop_sections: list[str] = field(
-        default_factory=lambda: [
-            "References",
-            "External links",
-            "See also",
-            "Further reading",
-            "Notes",
-            "Footnotes",
-            "Bibliography",
-            "Sources",
-            "Notes and references",
-            "Citations",
-        ]
-    )
-    """Sections, with what is below them, that are no prose; compared without regard to case."""
+    drop_sections: list[str] | None = None
+    """Titles of sections that are no prose and are left out with what is below them, without regard to case. null takes
+    those for references, notes, links, literature and "see also" in the language of the dump, and the English ones
+    (data_tools/wikitext_sections.py); [] keeps all sections."""
 
 
 @dataclass(frozen=True, kw_only=True)

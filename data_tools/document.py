@@ -48,6 +48,8 @@ class Document:
     """Encodings of the payload as a whole, outermost first: chunked, gzip, ..."""
     link_prefixes: tuple[str, ...] = ()
     """wikitext: the wiki's own names of its file and category namespaces."""
+    wiki_language: str = ""
+    """wikitext: the wiki's language by MediaWiki's code; empty where the dump does not tell."""
     json_keys: JsonKeys | None = None
     """json: where its parts stand."""
 

@@ -2,18 +2,30 @@
 
 import html
 import re
+from collections import Counter
 
 from data_tools.config import WikipediaConfig
 from data_tools.document import Document, DroppedError
-from data_tools.ledger import Ledger
+from data_tools.ledger import SUBJECT_MARK, Ledger
 from data_tools.wikitext_lines import BREAK, write_lines
-from data_tools.wikitext_markup import STRIP_MARKER, resolve_markup
+from data_tools.wikitext_markup import STRIP_MARKER, UnknownTemplate, resolve_markup
+from data_tools.wikitext_namespaces import find_link_prefixes
 from data_tools.wikitext_numbers import format_subscript, format_superscript
+from data_tools.wikitext_sections import find_sections_to_drop
+from data_tools.wikitext_templates import Wiki
 
-CANONICAL_PREFIXES = ("file", "image", "media", "category")
-"""Every wiki understands the English names, next to its own."""
+LEFT_OUT = "template_left_out"
+GUESSED = "template_guessed"
+"""Notes of the ledger, each with a template's name: inside a sentence it shows nothing, or its first argument, because
+nothing here knows it."""
 
-_REDIRECT = re.compile(r"\s*#\s*redirect\s*:?\s*\[\[", re.IGNORECASE)
+_REDIRECT = re.compile(
+    r"\s*#\s*(?:redirect|weiterleitung|redirection|redirecci[oó]n|rinvia|redirecionamento|doorverwijzing|patrz"
+    r"|przekieruj|tam|перенаправлення|перенаправление|перенапр|転送|リダイレクト|重定向|넘겨주기|تحويل|přesměruj|omdirigering"
+    r"|omdiriger|uudelleenohjaus|ohjaus|átirányítás|yönlendirme|yönlendi̇rme|ανακατευθυνση|הפניה|تغییر_?مسیر|alih|đổi"
+    r"|redireccionament|preusmjeri|пренасочване)\s*:?\s*\[\[",
+    re.IGNORECASE,
+)
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _VARIANT_FLAGS = re.compile(r"\s*([A-Za-z;-]*)\s*\|")
 _RAISED = re.compile(r"<(su[bp])\b[^<>]*>([^<>]{0,200})</\1\s*>", re.IGNORECASE)
@@ -29,7 +41,8 @@ _OTHER_TAG = re.compile(
     r"\b[^<>]*>",
     re.IGNORECASE,
 )
-_BEHAVIOR_SWITCH = re.compile(r"__[A-Z]{3,}__")
+_BEHAVIOR_SWITCH = re.compile(r"__(?=[^\W\d_])[^\Wa-z]{3,60}?__")
+"""In capital letters, or in a script that has none: __NOTOC__, __БЕЗ_ОГЛ__."""
 _QUOTES = re.compile(r"'{2,}")
 # Repetitions are bounded: unbounded ones take quadratic time where the text is a long run of spaces or commas.
 _EMPTY_BRACKETS = re.compile(r"[ \t]{0,3}\([\s,;:–-]{0,20}\)|[ \t]{0,3}（[\s,;:，；：]{0,20}）")
@@ -47,34 +60,61 @@ class WikitextExtractor:
 
     def __init__(self, config: WikipediaConfig) -> None:
         self._config = config
-        self._drop_sections = frozenset(section.casefold().strip() for section in config.drop_sections)
+        self._drop_sections: dict[str, frozenset[str]] = {}
+        self._link_prefixes: dict[tuple[str, tuple[str, ...]], frozenset[str]] = {}
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
-        """Set a document's text."""
+        """Set a document's text; count the templates whose text was guessed or left out, by name."""
         markup = document.content.decode("utf-8", "replace")
         if _REDIRECT.match(markup):
             raise DroppedError("redirect")
-        text = self.clean(markup, title=document.title, link_prefixes=document.link_prefixes)
+        text, unknown = self._clean(markup, document.title, document.link_prefixes, document.wiki_language)
+        for template, count in unknown.items():
+            what = LEFT_OUT if template.is_left_out else GUESSED
+            ledger.note(f"{what}{SUBJECT_MARK}{template.name}", count)
         if not text:
             raise DroppedError("no_text")
         document.text = f"{document.title}\n\n{text}" if self._config.prepend_title and document.title else text
 
-    def clean(self, markup: str, *, title: str = "", link_prefixes: tuple[str, ...] = ()) -> str:
-        """The prose of a page."""
-        prefixes = frozenset((*CANONICAL_PREFIXES, *(prefix.casefold() for prefix in link_prefixes)))
-        text, protected = resolve_markup(
+    def clean(self, markup: str, *, title: str = "", link_prefixes: tuple[str, ...] = (), language: str = "") -> str:
+        """The prose of a page.
+
+        Args:
+            link_prefixes: names that the dump has for its namespaces of files and categories.
+            language: of the wiki, by MediaWiki's code.
+        """
+        return self._clean(markup, title, link_prefixes, language)[0]
+
+    def _clean(
+        self, markup: str, title: str, link_prefixes: tuple[str, ...], language: str
+    ) -> tuple[str, Counter[UnknownTemplate]]:
+        text, protected, unknown = resolve_markup(
             markup.replace("\r\n", "\n").replace(BREAK, ""),
-            link_prefixes=prefixes,
-            page_title=title,
+            link_prefixes=self._find_prefixes(language, link_prefixes),
+            wiki=Wiki(page_title=title, language=language),
             keep_math=self._config.keep_math,
         )
         text = _VARIANT.sub(_choose_variant, text)
         text = _remove_tags(text)
         text = "\n".join(map(_remove_quotes, text.split("\n")))
         text = _BEHAVIOR_SWITCH.sub("", text)
-        text = write_lines(text, drop_sections=self._drop_sections)
+        text = write_lines(text, drop_sections=self._find_sections(language))
         text = _tidy(html.unescape(text))
-        return _MARKER.sub(lambda marker: html.unescape(protected[int(marker[1])]), text).strip()
+        text = _MARKER.sub(lambda marker: html.unescape(protected[int(marker[1])]), text).strip()
+        return text, unknown
+
+    def _find_prefixes(self, language: str, own_names: tuple[str, ...]) -> frozenset[str]:
+        key = (language, own_names)
+        if key not in self._link_prefixes:
+            self._link_prefixes[key] = find_link_prefixes(language, own_names)
+        return self._link_prefixes[key]
+
+    def _find_sections(self, language: str) -> frozenset[str]:
+        if language not in self._drop_sections:
+            own = self._config.drop_sections
+            titles = find_sections_to_drop(language) if own is None else own
+            self._drop_sections[language] = frozenset(title.casefold().strip() for title in titles)
+        return self._drop_sections[language]
 
 
 def _choose_variant(match: re.Match[str]) -> str:

@@ -11,6 +11,11 @@ MAX_EXAMPLES = 5
 """Records named for each reason and file."""
 MAX_DETAIL_CHARACTERS = 200
 MAX_NAME_CHARACTERS = 4096
+SUBJECT_MARK = ": "
+"""Stands in a note between what is noted and of what, such as a template's name."""
+MAX_SUBJECTS = 50
+"""Of a note, shown for each file; the others are added up."""
+OTHER_SUBJECTS = "(others)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +78,9 @@ class Ledger:
         self.failed[error] += 1
         self._leave_out(error, is_failed=True, count=self.failed[error], **origin)
 
-    def note(self, what: str) -> None:
+    def note(self, what: str, count: int = 1) -> None:
         """Count a peculiarity."""
-        self.notes[what] += 1
+        self.notes[what] += count
 
     def add(self, other: "Ledger") -> None:
         """Add the counts of a later part of the same file."""
@@ -101,7 +106,7 @@ class Ledger:
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
             "failed": dict(sorted(self.failed.items())),
-            "notes": dict(sorted(self.notes.items())),
+            "notes": _add_up_rare_subjects(self.notes),
             "examples": [vars(example) for example in examples],
         }
 
@@ -127,6 +132,18 @@ class Ledger:
         if count <= MAX_EXAMPLES:
             self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
         self.outcomes.append(Outcome(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title), language))
+
+
+def _add_up_rare_subjects(notes: Counter[str]) -> dict[str, int]:
+    """All notes in order, of each that has subjects the most frequent ones: pages may name any number of them."""
+    shown: Counter[str] = Counter()
+    num_subjects: Counter[str] = Counter()
+    for name, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
+        what, mark, _ = name.partition(SUBJECT_MARK)
+        num_subjects[what] += bool(mark)
+        is_rare = mark and num_subjects[what] > MAX_SUBJECTS
+        shown[f"{what}{mark}{OTHER_SUBJECTS}" if is_rare else name] += count
+    return dict(sorted(shown.items()))
 
 
 def _cut(text: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:

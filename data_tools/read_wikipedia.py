@@ -5,6 +5,7 @@ each page, and can be told to refuse the document types that entity bombs need. 
 schema 0.10 and 0.11: https://www.mediawiki.org/xml/export-0.11.xsd
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ PAGE_START = b"<page>"
 ROOT_START = b"<mediawiki>"
 MAX_NAME_CHARACTERS = 4096
 """Longer titles, names and numbers are cut; MediaWiki's own limit for a title is 255 bytes."""
+
+_LANGUAGE_HOST = re.compile(r"https?://([a-z][a-z-]{1,15})\.wiki")
 
 FILE_NAMESPACES = ("-2", "6", "14")
 """Media, File and Category: links to their pages show no text."""
@@ -89,6 +92,7 @@ def read_wikipedia(
             url=site.address_of(found.title),
             title=found.title,
             link_prefixes=site.link_prefixes,
+            wiki_language=site.find_language(),
         )
 
 
@@ -125,6 +129,12 @@ class _Site:
     base: str = ""
     """Address of the main page."""
     link_prefixes: tuple[str, ...] = ()
+    language: str = ""
+
+    def find_language(self) -> str:
+        """Its language by MediaWiki's code: the one that the dump declares, else that of its address."""
+        host = _LANGUAGE_HOST.match(self.base)
+        return self.language or (host[1] if host else "")
 
     def address_of(self, title: str) -> str:
         """A page's address; empty if the dump does not name its wiki."""
@@ -174,7 +184,9 @@ class _Parser:
     def _start_element(self, name: str, attributes: dict[str, str]) -> None:
         parent = self._path[-1] if self._path else ""
         self._path.append(name)
-        if name == "page":
+        if name == "mediawiki":
+            self._site.language = attributes.get("xml:lang", self._site.language)
+        elif name == "page":
             self.page = _Page(offset=self._start + self._expat.CurrentByteIndex)
         elif name == "revision":
             self._revision = _Revision()

@@ -6,10 +6,12 @@ pass is linear in the text: nesting deeper than MAX_DEPTH is taken as plain text
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from data_tools.wikitext_templates import Arguments, expand_template
+from data_tools.wikitext_namespaces import fold_prefix, looks_like_picture
+from data_tools.wikitext_templates import Arguments, Wiki, expand_template, guess_text
 
 MAX_DEPTH = 60
 """MediaWiki itself stops expanding templates at 40 (docs: $wgMaxPPExpandDepth, $wgMaxTemplateDepth)."""
@@ -33,6 +35,12 @@ _TOKEN = re.compile(
 )
 _CLOSING_TAGS = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _EXTENSION_TAGS}
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,})*|simple|be-x-old|map-bms|roa-rup|roa-tara")
+_WINDOW = 120
+"""Characters of its line that are looked at on either side of a template."""
+_MARK_UP_BESIDE = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
+_NO_NAME = re.compile(r"[\n{}\[\]<>|\x7f]")
+MAX_NAME_CHARACTERS = 60
+"""Longer names of templates are not counted; they are none."""
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 _Kind = Literal["{", "[[", "["]
@@ -44,10 +52,14 @@ class _Frame:
 
     kind: _Kind
     opening: str
+    start: int
+    """Place in the text."""
     parts: list[list[str]] = field(default_factory=lambda: [[]])
     """Text between bars, in pieces."""
     equals: list[int | None] = field(default_factory=lambda: [None])
     """Place of each part's first equals sign outside of inner mark-up."""
+    unknown: list["UnknownTemplate"] = field(default_factory=list)
+    """Inside of it."""
 
     def add(self, text: str, *, is_literal: bool) -> None:
         """Append to the current part."""
@@ -73,30 +85,45 @@ class _Frame:
         return self.opening + "|".join(self.joined())
 
 
-def resolve_markup(
-    text: str, *, link_prefixes: frozenset[str], page_title: str = "", keep_math: bool = True
-) -> tuple[str, list[str]]:
+class UnknownTemplate(NamedTuple):
+    """A template inside a sentence whose text had to be guessed."""
+
+    name: str
+    is_left_out: bool
+    """Whether nothing could be guessed."""
+
+
+class ResolvedMarkup(NamedTuple):
+    """A text without templates and links."""
+
+    text: str
+    protected: list[str]
+    """The pieces that stand behind its strip markers."""
+    unknown: Counter[UnknownTemplate]
+
+
+def resolve_markup(text: str, *, link_prefixes: frozenset[str], wiki: Wiki, keep_math: bool = True) -> ResolvedMarkup:
     """Replace templates, links, comments and extension tags by what they show.
 
     Args:
         link_prefixes: case-folded names of the namespaces whose links show no text (files, categories).
         keep_math: write formulas as $LaTeX$.
-    Returns:
-        The text, and the pieces that stand behind its strip markers.
     """
-    return _Resolver(link_prefixes, page_title, keep_math).resolve(text.replace(STRIP_MARKER, ""))
+    return _Resolver(text.replace(STRIP_MARKER, ""), link_prefixes, wiki, keep_math).resolve()
 
 
 class _Resolver:
-    def __init__(self, link_prefixes: frozenset[str], page_title: str, keep_math: bool) -> None:
-        self._link_prefixes, self._page_title, self._keep_math = link_prefixes, page_title, keep_math
+    def __init__(self, text: str, link_prefixes: frozenset[str], wiki: Wiki, keep_math: bool) -> None:
+        self._text = text
+        self._link_prefixes, self._wiki, self._keep_math = link_prefixes, wiki, keep_math
         self._output: list[str] = []
         self._stack: list[_Frame] = []
         self._protected: list[str] = []
         self._never_closed: set[str] = set()
+        self._unknown: list[UnknownTemplate] = []
 
-    def resolve(self, text: str) -> tuple[str, list[str]]:
-        done = 0
+    def resolve(self) -> ResolvedMarkup:
+        text, done = self._text, 0
         for match in _TOKEN.finditer(text):
             start = match.start()
             if start < done:
@@ -106,7 +133,7 @@ class _Resolver:
             token = match[0]
             done = match.end()
             if match["tag"] is not None:
-                done = self._skip_tag(match["tag"].lower(), match["attributes"], text, done)
+                done = self._skip_tag(match["tag"].lower(), match["attributes"], done)
             elif token == "|":
                 if self._stack:
                     self._stack[-1].split()
@@ -116,15 +143,15 @@ class _Resolver:
                 end = text.find("-->", done)
                 done = len(text) if end < 0 else end + 3
             elif token[0] in "{[":
-                self._open(token)
+                self._open(token, start)
             elif token[0] == "}":
-                self._close_braces(len(token))
+                self._close_braces(len(token), done)
             else:
                 self._close_brackets(len(token))
         self._add(text[done:])
         while self._stack:
             self._give_up()
-        return "".join(self._output), self._protected
+        return ResolvedMarkup("".join(self._output), self._protected, Counter(self._unknown))
 
     def _add(self, text: str, *, is_literal: bool = True) -> None:
         if self._stack:
@@ -132,24 +159,30 @@ class _Resolver:
         else:
             self._output.append(text)
 
-    def _open(self, token: str) -> None:
+    def _open(self, token: str, start: int) -> None:
         if len(self._stack) >= MAX_DEPTH:
             self._add(token)
             return
         kind: _Kind = "{" if token[0] == "{" else "[[" if token == "[[" else "["
-        self._stack.append(_Frame(kind=kind, opening=token))
+        self._stack.append(_Frame(kind=kind, opening=token, start=start))
 
     def _give_up(self) -> None:
         """Take the innermost open mark-up for plain text."""
-        self._add(self._stack.pop().as_text(), is_literal=False)
+        frame = self._stack.pop()
+        self._add(frame.as_text(), is_literal=False)
+        self._note(frame.unknown)
 
-    def _close_braces(self, count: int) -> None:
+    def _note(self, unknown: list[UnknownTemplate]) -> None:
+        if unknown:
+            (self._stack[-1].unknown if self._stack else self._unknown).extend(unknown)
+
+    def _close_braces(self, count: int, end: int) -> None:
         while count >= 2 and any(frame.kind == "{" for frame in self._stack):
             while self._stack[-1].kind != "{":
                 self._give_up()
             frame = self._stack[-1]
             used = min(3, count, len(frame.opening))
-            result = self._show_template(frame) if used == 2 else self._show_parameter(frame)
+            result = self._show_template(frame, end) if used == 2 else self._show_parameter(frame)
             frame.opening = frame.opening[used:]
             count -= used
             if len(frame.opening) >= 2:
@@ -157,6 +190,7 @@ class _Resolver:
             else:
                 self._stack.pop()
                 self._add(frame.opening + result, is_literal=False)
+                self._note(frame.unknown)
         if count:
             self._add("}" * count)
 
@@ -171,6 +205,8 @@ class _Resolver:
                 break
             self._stack.pop()
             self._add(result, is_literal=False)
+            if result:
+                self._note(frame.unknown)
             count -= used
         if count:
             self._add("]" * count)
@@ -179,7 +215,7 @@ class _Resolver:
         """{{{name|default}}}, which has no value outside of templates."""
         return "|".join(frame.joined()[1:])
 
-    def _show_template(self, frame: _Frame) -> str:
+    def _show_template(self, frame: _Frame, end: int) -> str:
         parts = frame.joined()
         positional: list[str] = []
         named: dict[str, str] = {}
@@ -188,14 +224,39 @@ class _Resolver:
                 positional.append(part.strip())
             else:
                 named[part[:equals].strip()] = part[equals + 1 :].strip()
-        return expand_template(parts[0].strip(), Arguments(positional, named), page_title=self._page_title)
+        name, arguments = parts[0].strip(), Arguments(positional, named)
+        shown = expand_template(name, arguments, wiki=self._wiki)
+        if shown:
+            return shown
+        # What is inside of a template that shows nothing is not counted.
+        frame.unknown.clear()
+        if shown is None and self._is_in_sentence(frame, end):
+            shown = guess_text(name, arguments)
+            if len(name) <= MAX_NAME_CHARACTERS and not _NO_NAME.search(name):
+                title = " ".join(name.replace("_", " ").split())
+                frame.unknown.append(UnknownTemplate(title[:1].upper() + title[1:], is_left_out=not shown))
+        return shown or ""
+
+    def _is_in_sentence(self, frame: _Frame, end: int) -> bool:
+        """Whether text stands beside a template on its line; in a table's cell it may be anything."""
+        if len(self._stack) > 1:
+            # What it is in decides.
+            return True
+        start = frame.start
+        if "\n" in self._text[start:end]:
+            return False
+        before = self._text[max(0, start - _WINDOW) : start].rpartition("\n")[2].lstrip()
+        after = self._text[end : end + _WINDOW].partition("\n")[0]
+        if before.startswith(("|", "!")):
+            return False
+        return any(_MARK_UP_BESIDE.sub("", side).strip(" \t*#:;'{}|") for side in (before, after))
 
     def _show_link(self, frame: _Frame) -> str:
         parts = frame.joined()
         target = parts[0].strip()
         prefix, colon, _ = target.partition(":")
-        folded = prefix.strip().replace("_", " ").casefold() if colon else ""
-        if folded and folded in self._link_prefixes:
+        folded = fold_prefix(prefix) if colon else ""
+        if folded and (folded in self._link_prefixes or looks_like_picture(target, parts[1:-1])):
             return ""
         if "\n" in target or (len(parts) > 1 and _BLANK_LINE.search(parts[-1])):
             return frame.as_text() + "]]"
@@ -206,8 +267,9 @@ class _Resolver:
             return ""
         return target.removeprefix(":")
 
-    def _skip_tag(self, name: str, attributes: str, text: str, start: int) -> int:
+    def _skip_tag(self, name: str, attributes: str, start: int) -> int:
         """Go behind an extension tag's end, adding what is kept of it."""
+        text = self._text
         if attributes.endswith("/") or name in self._never_closed:
             return start
         closing = _CLOSING_TAGS[name].search(text, start)

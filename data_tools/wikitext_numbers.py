@@ -1,11 +1,11 @@
-"""Write numbers, measures and dates that mark-up builds from parts, as a reader would see them."""
+"""Write numbers and measures that mark-up builds from parts, as a reader would see them."""
 
+import ast
+import math
+import operator
 import re
-
-MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+from collections.abc import Callable
+from itertools import pairwise
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ")
 _SUBSCRIPTS = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
@@ -99,17 +99,49 @@ def format_value(parts: list[str], named: dict[str, str]) -> str:
     return written + (f" {_format_unit(unit)}" if unit else "") + named.get("s", "")
 
 
-def format_date(parts: list[str], named: dict[str, str]) -> str:
-    """Year, month and day of {{birth date|1990|1|31}} and its like; whatever else they hold is left out."""
-    year, month, day = ([*parts, "", "", ""])[:3]
-    if not year.strip("-−").isdigit():
-        return year
-    written_month = MONTHS[int(month) - 1] if month.isdigit() and 1 <= int(month) <= 12 else month
-    if named.get("df", "").lower() in ("y", "yes", "1"):
-        return " ".join(part for part in (day.lstrip("0"), written_month, year) if part)
-    if written_month and day:
-        return f"{written_month} {day.lstrip('0')}, {year}"
-    return f"{written_month} {year}".strip()
+def format_height(named: dict[str, str]) -> str:
+    """{{height|ft=6|in=2}}: 6 ft 2 in; the measure that is given, not what it is converted to."""
+    return " ".join(f"{named[unit]} {unit}" for unit in ("m", "cm", "ft", "in") if named.get(unit))
+
+
+def format_unit_value(parts: list[str]) -> str:
+    """{{unité|9,8|m|s|-2}}: 9,8 m s⁻²; numbers behind a unit are its powers."""
+    written = parts[0] if parts else ""
+    for before, part in pairwise(parts):
+        if not part:
+            continue
+        is_power = re.fullmatch(r"[-−]?\d", part) and not _NUMBER.fullmatch(before)
+        written += format_superscript(part) if is_power else f" {part}"
+    return written
+
+
+def format_percentage(parts: list[str]) -> str:
+    """{{percentage|1|4}}: 25%."""
+    try:
+        share, places = 100 * _to_number(parts[0]) / _to_number(parts[1]), int(parts[2]) if len(parts) > 2 else 0
+        return f"{share:.{max(0, min(places, 9))}f}%"
+    except (ValueError, ZeroDivisionError, IndexError):
+        return parts[0] if parts else ""
+
+
+def format_ordinal(text: str) -> str:
+    """{{ordinal|21}}: 21st."""
+    if not text.isdecimal():
+        return text
+    ending = "th" if text[-2:-1] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th")
+    return f"{text}{ending}"
+
+
+def format_duration(parts: list[str], named: dict[str, str]) -> str:
+    """{{duration|m=3|s=45}}: 3:45."""
+    if any(parts):
+        return ":".join(part for part in parts if part)
+    values = [named[unit] for unit in ("h", "m", "s") if named.get(unit)]
+    return ":".join([values[0], *(value.zfill(2) for value in values[1:])]) if values else ""
+
+
+def _to_number(text: str) -> float:
+    return float(text.replace(",", "").replace("−", "-"))
 
 
 def format_formula(parts: list[str]) -> str:
@@ -120,3 +152,40 @@ def format_formula(parts: list[str]) -> str:
 def lower_digits(formula: str) -> str:
     """{{chem2|H2O}}: H₂O."""
     return re.sub(r"(?<=[A-Za-z)\]])\d+", lambda digits: format_subscript(digits[0]), formula)
+
+
+MAX_EXPRESSION_CHARACTERS = 200
+_OPERATORS: dict[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+    ast.Pow: math.pow,
+}
+
+
+def evaluate(expression: str) -> str:
+    """The value of {{#expr:3*4}}: sums, products, powers and `round`; empty for anything else."""
+    if len(expression) > MAX_EXPRESSION_CHARACTERS:
+        return ""
+    expression, rounds, places = expression.lower().partition("round")
+    plain = expression.replace("−", "-").replace("×", "*").replace("^", "**").replace("div", "/").replace("mod", "%")
+    try:
+        value = _evaluate_node(ast.parse(plain.strip(), mode="eval").body)
+        if rounds:
+            value = round(value, int(places))
+        return f"{value:.12g}" if math.isfinite(value) else ""
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError):
+        return ""
+
+
+def _evaluate_node(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _evaluate_node(node.operand)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_evaluate_node(node.left), _evaluate_node(node.right))
+    raise ValueError(ast.dump(node))

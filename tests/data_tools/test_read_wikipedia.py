@@ -52,6 +52,22 @@ def test_a_page_becomes_a_document(tmp_path):
     assert clean.text == "Über & C/D\n\nA & B fett"
 
 
+def test_the_language_of_a_wiki_is_that_of_its_dump_or_address(tmp_path):
+    text = f"[[Bild:x|thumb|Bild]]{LONG}\n== Siehe auch ==\n* x"
+    for head in (HEAD, HEAD.replace('xml:lang="de"', ""), HEAD.replace("//de.", "//x.")):
+        path = write(tmp_path / "a.xml", page("T", revision(text)), head=head)
+        (raw,), _, _ = read_raw(path, "wikipedia")
+        assert raw.wiki_language == "de"
+        (clean,), _ = read_clean(path, "wikipedia")
+        assert clean.text == f"T\n\n{LONG.strip()}"
+
+
+def test_the_language_of_a_wiki_is_known_behind_a_damaged_page(tmp_path):
+    path = write(tmp_path / "a.xml", page("A", revision("a & b")), page("T", revision(f"[[Bild:x|mini|y]]{LONG}")))
+    (clean,), _ = read_clean(path, "wikipedia")
+    assert clean.text == f"T\n\n{LONG.strip()}"
+
+
 def test_pages_without_text_of_their_own_are_dropped_by_reason(tmp_path):
     path = write(
         tmp_path / "a.xml",
@@ -261,5 +277,5 @@ def test_real_dump():
     assert "about 15 °C" in texts["Albedo"]
     assert "an area of 2381741 km²" in texts["Algeria"]
     assert "at least 5 ft" in texts["Astronaut"] or "5 ft 2 in" in texts["Astronaut"]
-    assert "(February 12, 1809 – April 15, 1865)" in texts["Abraham Lincoln"]
+    assert "; February 12, 1809 – April 15, 1865)" in texts["Abraham Lincoln"]
     assert not [title for title, text in texts.items() if "[[" in text or "<ref" in text or "Category:" in text]
