@@ -2,9 +2,16 @@
 
 import pytest
 
-from data_tools.identify_language import AssumedLanguage, LanguageIdentifier, find_bundled_model
+from data_tools.identify_language import (
+    NUM_SCORES,
+    RELATIVES,
+    AssumedLanguage,
+    LanguageIdentifier,
+    find_bundled_model,
+)
 from data_tools.quality_config import LanguageConfig
 from data_tools.quality_prose import OWN_PROSE
+from tests.data_tools.declaration import DECLARATION
 from tests.data_tools.step_results import apply_step
 from trainer.common.errors import ConfigError
 
@@ -30,6 +37,25 @@ def test_unsure_languages_are_dropped():
     identifier = LanguageIdentifier(LanguageConfig(min_score=0.5))
     kept, ledger = apply_step(identifier, OWN_PROSE["en"], "0101 1100 0110 1010 0111", "")
     assert len(kept) == 1 and ledger.dropped == {"language_unsure": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [("hr", "hr"), ("sr_Latn", "sr sh hr"), ("bs", "hr bs sh"), ("gl", "gl"), ("ast", "ast es"), ("min", "id min")],
+)
+def test_languages_with_close_relatives_are_sure(name, languages):
+    identifier = LanguageIdentifier(LanguageConfig(min_score=0.6))
+    (document,), ledger = apply_step(identifier, DECLARATION[name])
+    assert document.language in languages.split() and not ledger.dropped
+
+
+def test_only_scores_of_relatives_are_added():
+    identifier = LanguageIdentifier(LanguageConfig())
+    text = "Der Hund läuft. The dog runs. Le chien court. El perro corre. Il cane corre. De hond loopt. Psy biegają."
+    assert identifier.identify(text)[1] < 0.5
+    groups = [language for group in RELATIVES for language in group.split()]
+    assert len(groups) == len(set(groups)), "no language is in two groups"
+    assert max(len(group.split()) for group in RELATIVES) <= NUM_SCORES
 
 
 def test_only_the_beginning_is_looked_at():
