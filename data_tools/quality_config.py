@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from trainer.config.path_text import PathText
 
-END_PUNCTUATION = ".!?\"'”’»…)。！？；：」』】）”؟۔؛।॥։።៖។"
+END_PUNCTUATION = ".!?\"'”’»…)。！？；：」』】）”؟۔؛।॥։።៖។။།༎༑៕᠃፧፨"
 """What lines of prose end with, in the scripts that have such signs."""
 
 
@@ -18,9 +18,11 @@ class LanguageConfig:
     assume: str | None = None
     """Language of all documents, instead of identifying it."""
     allowed: list[str] = field(default_factory=list)
-    """Languages that are kept, in fastText's codes (en, zh, ja, ...); none named: all."""
+    """Languages that are kept, in fastText's codes (en, zh, ja, ...); none named: all. Name close relatives too: the
+    model takes Bosnian for hr, and Serbian in Latin letters for sr, hr or sh."""
     min_score: float = 0.0
-    """Documents whose language is less sure than this are dropped."""
+    """Documents whose language is less sure than this are dropped. Scores of close relatives (hr, sr, bs, sh; gl, pt, es;
+    no, nn, da; ...) are added up, since the model shares its score out among them."""
     num_characters: int = 2000
     """How much of a document's beginning is looked at. More takes longer, and is not more accurate."""
     model_path: PathText | None = None
@@ -88,6 +90,8 @@ class QualityThresholds:
     """Gopher: lines that end in an ellipsis."""
     min_alphabetic_share: float = 0.8
     """Gopher: words with a letter in them."""
+    min_alphabetic_run_share: float = 0
+    """The same for what stands between spaces, where that is more than a word: it tells rows of menus (a | b | c)."""
     max_duplicate_line_share: float = 0.3
     """Gopher: lines that stood before."""
     max_duplicate_line_character_share: float = 0.2

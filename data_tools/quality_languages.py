@@ -1,14 +1,15 @@
 """Where languages differ from the papers' thresholds, which were made for English.
 
-Chinese and Japanese have no spaces: with stock rules a paragraph is one word, and all of their prose is dropped. Korean
-writes short words with the particles attached. Stop words are taken where they tell prose from lists of key words;
-languages without an entry have none.
+Chinese and Japanese have no spaces: with stock rules a paragraph is one word, and all of their prose is dropped. So it
+is with Thai, Lao, Khmer and Burmese. Korean writes short words with the particles attached, Malayalam and Tamil long
+ones. What each language needs was measured with `python -m data_tools.quality_report`.
 """
 
 import dataclasses
 from typing import Any
 
 from data_tools.quality_config import QualityConfig, QualityThresholds
+from data_tools.quality_stop_words import STOP_WORDS, STOP_WORDS_WITHIN
 
 _HAN = {
     "characters_per_word": 2,
@@ -21,38 +22,30 @@ _HAN = {
     # At 0.15 one in ten pages of Chinese manuals falls; repeated lines reach 0.6 and more.
     "max_duplicate_ngram_shares": [0.3, 0.28, 0.26, 0.24, 0.22, 0.2],
 }
-_NO_SENTENCE_END = {
+_CHINESE = {**_HAN, "stop_words": list("的了是在和不有之也而以其")}
+_NO_SPACES = {
     "characters_per_word": 4,
+    "match_stop_words_inside": True,
+    "min_stop_words": 4,
     "min_mean_word_length": 1,
-    "min_alphabetic_share": 0.6,
+    # Vowel signs are units that count as letters; what is left are digits and punctuation.
+    "min_alphabetic_share": 0.85,
+}
+_NO_SENTENCE_END = {
+    **_NO_SPACES,
+    "min_stop_words": 6,
+    # Lines of prose end without a sign: rows of menus are told by what stands between their entries. (A date is two
+    # numbers and a word.)
+    "min_alphabetic_run_share": 0.6,
     "min_sentences": 0,
     "min_end_punctuation_share": 0,
 }
-_CHINESE = {**_HAN, "stop_words": list("的了是在和不有之也而以其")}
+_SOUTH_SLAVIC = {"stop_words": STOP_WORDS["hr"].split()}
 
 LANGUAGE_THRESHOLDS: dict[str, dict[str, Any]] = {
-    "en": {"stop_words": ["the", "be", "to", "of", "and", "that", "have", "with"]},
-    "de": {"stop_words": ["der", "die", "und", "in", "den", "von", "zu", "das", "mit", "ist", "nicht", "ein"]},
-    "fr": {"stop_words": ["de", "la", "le", "et", "les", "des", "en", "un", "une", "que", "est", "dans"]},
-    "es": {"stop_words": ["de", "la", "que", "el", "en", "y", "los", "se", "del", "las", "un", "con"]},
-    "it": {"stop_words": ["di", "e", "il", "la", "che", "in", "un", "del", "per", "non", "con", "una"]},
-    "pt": {"stop_words": ["de", "a", "o", "que", "e", "do", "da", "em", "um", "para", "com", "não"]},
-    "nl": {"stop_words": ["de", "en", "van", "het", "een", "in", "is", "dat", "op", "te", "niet", "met"]},
-    "pl": {"stop_words": ["i", "w", "na", "z", "się", "do", "nie", "to", "że", "jest", "o", "jak"]},
-    "ru": {"stop_words": ["и", "в", "на", "не", "с", "что", "как", "по", "для", "из", "это", "к"]},
-    "uk": {"stop_words": ["і", "в", "на", "не", "з", "що", "та", "до", "за", "це", "як", "у"]},
-    "tr": {"stop_words": ["ve", "bir", "bu", "da", "de", "için", "ile", "olarak", "çok", "daha", "gibi", "olan"]},
-    "vi": {
-        "stop_words": ["và", "của", "là", "có", "được", "trong", "cho", "các", "một", "với", "không", "này"],
-        # Syllables stand between the spaces.
-        "min_mean_word_length": 2.5,
-    },
-    "id": {"stop_words": ["yang", "dan", "di", "dengan", "untuk", "dari", "ini", "pada", "itu", "dalam"]},
-    "ar": {
-        "stop_words": ["في", "من", "على", "أن", "إلى", "هذا", "هذه", "التي", "الذي", "لا", "ما", "عن", "مع", "أو"],
-    },
-    "fa": {"stop_words": ["و", "در", "به", "از", "که", "این", "را", "با", "است", "برای", "آن", "یک"]},
-    "hi": {"stop_words": ["के", "में", "है", "की", "और", "से", "का", "को", "पर", "यह", "ने", "हैं"]},
+    **{language: {"stop_words": words.split()} for language, words in STOP_WORDS.items()},
+    "bs": _SOUTH_SLAVIC,
+    "sh": _SOUTH_SLAVIC,
     "zh": _CHINESE,
     "yue": _CHINESE,
     "wuu": _CHINESE,
@@ -63,10 +56,21 @@ LANGUAGE_THRESHOLDS: dict[str, dict[str, Any]] = {
         "min_mean_word_length": 1.5,
         "short_line_characters": 15,
     },
-    "th": _NO_SENTENCE_END,
-    "lo": _NO_SENTENCE_END,
-    "km": _NO_SENTENCE_END,
-    "my": _NO_SENTENCE_END,
+    "th": {**_NO_SENTENCE_END, "stop_words": STOP_WORDS_WITHIN["th"].split()},
+    "lo": {**_NO_SENTENCE_END, "stop_words": STOP_WORDS_WITHIN["lo"].split()},
+    "km": {**_NO_SPACES, "stop_words": STOP_WORDS_WITHIN["km"].split()},
+    "my": {**_NO_SPACES, "stop_words": STOP_WORDS_WITHIN["my"].split()},
+    # Syllables stand between the spaces, or between the marks.
+    "vi": {"stop_words": STOP_WORDS["vi"].split(), "min_mean_word_length": 2.5},
+    "bo": {"stop_words": STOP_WORDS["bo"].split(), "min_stop_words": 4, "min_mean_word_length": 1.5},
+    # Long words, whose vowel signs are characters too: up to 14 on average in Malayalam, 11 in Tamil.
+    "fi": {"stop_words": STOP_WORDS["fi"].split(), "max_mean_word_length": 12},
+    "dv": {"max_mean_word_length": 13},
+    "kn": {"max_mean_word_length": 13},
+    "ml": {"max_mean_word_length": 17},
+    "sa": {"max_mean_word_length": 13},
+    "ta": {"stop_words": STOP_WORDS["ta"].split(), "min_stop_words": 1, "max_mean_word_length": 14},
+    "te": {"max_mean_word_length": 13},
 }
 """fastText's code -> what differs from `QualityThresholds`."""
 

@@ -55,6 +55,21 @@ def read_prose(samples: Path, *, languages: tuple[str, ...], max_documents: int)
     return {language: list(texts) for language, texts in prose.items()}
 
 
+def read_texts(directory: Path, *, max_documents: int) -> dict[str, list[str]]:
+    """Read text files that lie in a directory for each language.
+
+    Returns:
+        Name of the directory -> its texts, at most so many, from all parts of the list of its files.
+    """
+    found = {}
+    for place in sorted(path for path in directory.iterdir() if path.is_dir()):
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        step = max(1.0, len(files) / max_documents)
+        chosen = [files[int(number * step)] for number in range(min(len(files), max_documents))]
+        found[place.name] = [path.read_text(encoding="utf-8") for path in chosen]
+    return found
+
+
 def read_pages(samples: Path, *, language: str, max_documents: int) -> list[str]:
     """Whole texts of one language out of all sample files of a directory, from each file in turn."""
     identifier = LanguageIdentifier(LanguageConfig(identify=True))

@@ -1,8 +1,10 @@
 """How much clean prose the default rules of quality keep, and how much made junk they drop, by language.
 
-    python -m data_tools.quality_report [--samples DIRECTORY] [--json FILE] [data_prep.FIELD=VALUE ...]
+    python -m data_tools.quality_report [--prose DIRECTORY | --samples DIRECTORY] [--json FILE] [data_prep.FIELD=VALUE]
 
-The settings are those of `data_prep=common_crawl`. Without --samples the prose is a few short texts of our own.
+The settings are those of `data_prep=common_crawl`. --prose names a directory with one directory per language, each with
+text files, one document each; --samples one with raw files to take prose out of. Without both the prose is a few short
+texts of our own.
 """
 
 import argparse
@@ -19,17 +21,21 @@ from data_tools.ledger import Ledger
 from data_tools.load import ROOT
 from data_tools.quality_junk import JUNK_KINDS, make_junk
 from data_tools.quality_languages import ThresholdTable
-from data_tools.quality_prose import OWN_PROSE, find_kind, read_prose
+from data_tools.quality_prose import OWN_PROSE, find_kind, read_prose, read_texts
 from data_tools.steps import StepPlan
 from data_tools.validate import validate
 from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trainer.common.progress import format_number
 from trainer.config.compose import compose_config
 
 LANGUAGES = ("zh", "ja", "ko", "ru", "ar", "en")
 MAX_PROSE = 500
 NUM_JUNK = 50
 """Documents of each kind and language."""
-GOAL = 0.9
+PROSE_GOAL = 0.93
+"""Share of clean prose that is kept, in each language."""
+JUNK_GOAL = 0.98
+"""Share of the junk that is dropped, of each kind in each language."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class Share:
     def is_good(self) -> bool:
         """Whether enough prose was kept, or enough junk dropped."""
         kept = self.num_kept / max(1, self.num_documents)
-        return self.num_documents > 0 and (kept if self.kind == "prose" else 1 - kept) >= GOAL
+        return self.num_documents > 0 and (kept >= PROSE_GOAL if self.kind == "prose" else 1 - kept >= JUNK_GOAL)
 
 
 def measure(config: DataPrepConfig, prose: dict[str, list[str]]) -> list[Share]:
@@ -58,7 +64,7 @@ def measure(config: DataPrepConfig, prose: dict[str, list[str]]) -> list[Share]:
     shares = []
     for language, texts in prose.items():
         shares.append(_measure_texts(plan, texts, language=language, kind="prose"))
-        unit = thresholds(language).characters_per_word
+        unit = thresholds(_code_of(language)).characters_per_word
         for kind in JUNK_KINDS if texts else ():
             junk = [
                 make_junk(texts[seed % len(texts)], kind=kind, seed=seed, characters_per_word=unit)
@@ -66,6 +72,11 @@ def measure(config: DataPrepConfig, prose: dict[str, list[str]]) -> list[Share]:
             ]
             shares.append(_measure_texts(plan, junk, language=language, kind=kind))
     return shares
+
+
+def _code_of(language: str) -> str:
+    """The identifier's code of a language that is named with its script or country, as in sr_Latn."""
+    return language.partition("_")[0]
 
 
 def _measure_texts(plan: StepPlan, texts: list[str], *, language: str, kind: str) -> Share:
@@ -85,7 +96,7 @@ def _measure_texts(plan: StepPlan, texts: list[str], *, language: str, kind: str
 def render(shares: list[Share]) -> str:
     """A table with a line per language, and the reasons where the goal is missed."""
     kinds = ["prose", *JUNK_KINDS]
-    lines = ["kept of clean prose, dropped of made junk (goal: 90% each)", ""]
+    lines = [f"kept of clean prose (goal: {PROSE_GOAL:.0%}), dropped of made junk (goal: {JUNK_GOAL:.0%} of each)", ""]
     lines.append("language  documents" + "".join(f"{kind:>16}" for kind in kinds))
     for language in dict.fromkeys(share.language for share in shares):
         mine = {share.kind: share for share in shares if share.language == language}
@@ -95,7 +106,9 @@ def render(shares: list[Share]) -> str:
     for share in shares:
         if not share.is_good:
             reasons = ", ".join(f"{reason} {count}" for reason, count in share.reasons.items()) or "nothing dropped"
-            lines.append(f"missed: {share.language} {share.kind}: {share.num_documents} documents; {reasons}")
+            lines.append(
+                f"missed: {share.language} {share.kind}: {format_number(share.num_documents, 'document')}; {reasons}"
+            )
     return "\n".join(lines)
 
 
@@ -112,29 +125,35 @@ def _load(overrides: list[str]) -> DataPrepConfig:
     return config
 
 
-def _find_prose(samples: Path | None) -> dict[str, list[str]]:
-    if samples is None:
-        return {language: [OWN_PROSE[language]] for language in LANGUAGES}
-    if not samples.is_dir():
-        violation = Violation(path="--samples", value=samples, rule="is no directory", fix="name one, or leave it out")
-        raise ConfigError([violation])
-    prose = read_prose(samples, languages=LANGUAGES, max_documents=MAX_PROSE)
-    return {language: prose.get(language, []) for language in LANGUAGES}
+def _find_prose(prose: Path | None, samples: Path | None) -> dict[str, list[str]]:
+    for name, directory in (("--prose", prose), ("--samples", samples)):
+        if directory is not None and not directory.is_dir():
+            raise ConfigError(
+                [Violation(path=name, value=directory, rule="is no directory", fix="name one, or leave it out")]
+            )
+    if prose is not None:
+        return read_texts(prose, max_documents=MAX_PROSE)
+    if samples is not None:
+        found = read_prose(samples, languages=LANGUAGES, max_documents=MAX_PROSE)
+        return {language: found.get(language, []) for language in LANGUAGES}
+    return {language: [text] for language, text in OWN_PROSE.items()}
 
 
-def _describe(shares: list[Share], *, samples: Path | None, overrides: list[str]) -> dict[str, Any]:
+def _describe(shares: list[Share], *, prose: Path | None, samples: Path | None, overrides: list[str]) -> dict[str, Any]:
     files = None if samples is None else sorted(path.name for path in samples.iterdir() if find_kind(path))
     command = [
         "python",
         "-m",
         "data_tools.quality_report",
+        *(["--prose", "DIRECTORY"] if prose else []),
         *(["--samples", "DIRECTORY"] if samples else []),
         *overrides,
     ]
     return {
         "command": " ".join(command),
         "samples": files,
-        "goal": GOAL,
+        "prose_goal": PROSE_GOAL,
+        "junk_goal": JUNK_GOAL,
         "shares": [asdict(share) for share in shares],
     }
 
@@ -142,17 +161,19 @@ def _describe(shares: list[Share], *, samples: Path | None, overrides: list[str]
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m data_tools.quality_report", description=(__doc__ or "").strip())
-    parser.add_argument("--samples", type=Path, help="directory with .warc.gz, .wet.gz, .xml.bz2, .jsonl.gz files")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--prose", type=Path, help="directory with a directory of text files for each language")
+    where.add_argument("--samples", type=Path, help="directory with .warc.gz, .wet.gz, .xml.bz2, .jsonl.gz files")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("overrides", nargs="*", metavar="data_prep.FIELD=VALUE")
     arguments = parser.parse_args()
 
     def body() -> int:
         config = _load(arguments.overrides)
-        shares = measure(config, _find_prose(arguments.samples))
+        shares = measure(config, _find_prose(arguments.prose, arguments.samples))
         print(render(shares))
         if arguments.json is not None:
-            result = _describe(shares, samples=arguments.samples, overrides=arguments.overrides)
+            result = _describe(shares, prose=arguments.prose, samples=arguments.samples, overrides=arguments.overrides)
             arguments.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return 0 if all(share.is_good for share in shares) else 1
 

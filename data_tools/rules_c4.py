@@ -9,7 +9,7 @@ from data_tools.document import DroppedError
 from data_tools.quality_config import QualityThresholds
 from data_tools.text_measure import TextMeasure
 
-_SENTENCE_END = re.compile(r"[.!?؟۔।॥։።។…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+")
+_SENTENCE_END = re.compile(r"[.!?؟۔।॥։።፧፨។៕။།༎…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+")
 
 
 def check_c4(measure: TextMeasure, limits: QualityThresholds) -> None:

@@ -24,6 +24,8 @@ def check_gopher_quality(measure: TextMeasure, limits: QualityThresholds) -> Non
     _check_symbols(measure, limits)
     if measure.alphabetic_share < limits.min_alphabetic_share:
         raise DroppedError("gopher_letters", f"{measure.alphabetic_share:.2f} of the words")
+    if limits.min_alphabetic_run_share and measure.alphabetic_run_share < limits.min_alphabetic_run_share:
+        raise DroppedError("gopher_letters", f"{measure.alphabetic_run_share:.2f} of what stands between spaces")
     if limits.stop_words and limits.min_stop_words:
         found = count_stop_words(measure, limits)
         if found < limits.min_stop_words:

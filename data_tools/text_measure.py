@@ -1,10 +1,12 @@
 """Words, lines and paragraphs of a text, counted once for all rules of quality.
 
-Words are what stands between spaces. In scripts without spaces each character is a unit, and so many of them count as
-a word as the thresholds of the language say; a run of Latin letters or digits among them is one word.
+Words are what stands between spaces, or between the marks that Tibetan and Ethiopic write there. In scripts without
+spaces each character is a unit, and so many of them count as a word as the thresholds of the language say; a run of
+Latin letters or digits among them is one word.
 """
 
 import re
+import unicodedata
 from functools import cached_property
 
 import numpy as np
@@ -12,11 +14,18 @@ import numpy as np
 _UNIT = re.compile(r"[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]+|\S")
 _PARAGRAPH_END = re.compile(r"\n{2,}")
 _LETTER = re.compile(r"[^\W\d_]")
+_WORD_MARKS = ("\u0f0b", "\u0f0c", "\u1361")
+"""The tsheg, which stands behind each syllable of Tibetan and Dzongkha, in both of its forms; Ethiopic's word space."""
 
 
 def split_units(text: str, characters_per_word: int) -> list[str]:
     """Cut a text into words, or, in scripts without spaces, into characters and runs of Latin letters."""
-    return _UNIT.findall(text) if characters_per_word else text.split()
+    if characters_per_word:
+        return _UNIT.findall(text)
+    for mark in _WORD_MARKS:
+        if mark in text:
+            text = text.replace(mark, " ")
+    return text.split()
 
 
 def count_words(text: str, characters_per_word: int) -> int:
@@ -72,13 +81,15 @@ class TextMeasure:
 
     @cached_property
     def alphabetic_share(self) -> float:
-        """Share of units with a letter in them."""
-        is_alphabetic = np.fromiter(
-            (unit.isalpha() or _LETTER.search(unit) is not None for unit in self.distinct_units),
-            np.bool_,
-            len(self.distinct_units),
-        )
+        """Share of units with a letter or a vowel sign in them."""
+        is_alphabetic = np.fromiter(map(_is_alphabetic, self.distinct_units), np.bool_, len(self.distinct_units))
         return int(np.count_nonzero(is_alphabetic[self.unit_numbers])) / max(1, len(self.units))
+
+    @cached_property
+    def alphabetic_run_share(self) -> float:
+        """Share of what stands between spaces with a letter in it."""
+        runs = self.text.split()
+        return sum(_LETTER.search(run) is not None for run in runs) / max(1, len(runs))
 
     @cached_property
     def lines(self) -> list[str]:
@@ -94,6 +105,11 @@ class TextMeasure:
     def lowered(self) -> str:
         """The text in lower case."""
         return self.text.lower()
+
+
+def _is_alphabetic(unit: str) -> bool:
+    # Vowel signs and tone marks are of category M, which isalpha and \w do not know as letters.
+    return unit.isalpha() or _LETTER.search(unit) is not None or unicodedata.category(unit[0])[0] == "M"
 
 
 def measure_repeated(parts: list[str]) -> tuple[int, int]:

@@ -26,6 +26,7 @@ _LIMITS = {
     "max_bullet_line_share": _SHARE,
     "max_ellipsis_line_share": _SHARE,
     "min_alphabetic_share": _SHARE,
+    "min_alphabetic_run_share": _SHARE,
     "max_duplicate_line_share": _SHARE,
     "max_duplicate_line_character_share": _SHARE,
     "max_duplicate_paragraph_share": _SHARE,

@@ -5,9 +5,11 @@ import subprocess
 
 import pytest
 
+from data_tools import quality_report
 from data_tools.quality_junk import JUNK_KINDS, make_junk
 from data_tools.quality_prose import OWN_PROSE, read_prose
 from tests.data_tools.commands import run_command
+from tests.data_tools.declaration import DECLARATION
 from tests.data_tools.inputs import write_jsonl
 
 
@@ -29,7 +31,18 @@ def test_the_goal_is_reached(tmp_path):
 def test_settings_have_an_effect_and_misses_are_told():
     done = run_report("data_prep.quality.rules=[c4]", "data_prep.quality.by_language.ru.min_sentences=99")
     assert done.returncode == 1
-    assert "missed: ru prose: 1 documents; c4_few_sentences 1" in done.stdout
+    assert "missed: ru prose: 1 document; c4_few_sentences 1" in done.stdout
+
+
+def test_the_goal_is_reached_in_all_scripts(tmp_path, monkeypatch):
+    """Vowel signs, marks behind syllables, close relatives, long words."""
+    monkeypatch.setattr(quality_report, "NUM_JUNK", 8)
+    for name, text in DECLARATION.items():
+        place = tmp_path / "prose" / name / "one.txt"
+        place.parent.mkdir(parents=True)
+        place.write_text(text, encoding="utf-8")
+    done = run_report("--prose", tmp_path / "prose")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_missing_directory_is_named(tmp_path):

@@ -20,6 +20,17 @@ def test_words(text, characters_per_word, expected):
     assert TextMeasure(text, characters_per_word=characters_per_word).num_words == expected
 
 
+def test_marks_part_words_in_tibetan_and_ethiopic():
+    assert split_units("བཀྲ་ཤིས་བདེ་ལེགས། ག་རེ", 0) == ["བཀྲ", "ཤིས", "བདེ", "ལེགས།", "ག", "རེ"]
+    assert split_units("ሰላም፡ለዓለም", 0) == ["ሰላም", "ለዓለም"]
+
+
+@pytest.mark.parametrize("text", ["မြန်မာနိုင်ငံ", "ប្រទេសកម្ពុជា", "ที่นี่", "ສະບາຍດີ"])
+def test_vowel_signs_count_as_letters(text):
+    assert TextMeasure(text, characters_per_word=4).alphabetic_share == 1
+    assert TextMeasure(f"{text} 12 — !", characters_per_word=4).alphabetic_share < 1
+
+
 def test_units_without_spaces():
     assert split_units("用 SMTP25 吧。", 2) == ["用", "SMTP25", "吧", "。"]
 
