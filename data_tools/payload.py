@@ -26,10 +26,13 @@ _READERS: dict[str, Callable[[BinaryIO], Any]] = {
 _MAGIC_BYTES = {"gzip": b"\x1f\x8b", "x-gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?\r?\n")
 
-_BINARY_STARTS = (
-    b"%PDF-", b"%!PS", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"RIFF", b"\x1f\x8b\x08", b"BZh", b"Rar!",
-    b"\x7fELF", b"\xd0\xcf\x11\xe0", b"OggS", b"ID3", b"wOFF", b"wOF2", b"\xfd7zXZ", b"7z\xbc\xaf",
-)  # fmt: skip
+# Signatures of letters alone begin texts about these formats too: each stands with the bytes that must follow it.
+_BINARY_START = re.compile(
+    rb"%PDF-\d\.\d\s|%!PS(?:-Adobe-\d|[\r\n])|\x89PNG|GIF8[79]a(?=.{0,6}[\x00-\x08\x0e-\x1a])|\xff\xd8\xff|PK\x03\x04"
+    rb"|RIFF.{4}(?:WAVE|WEBP|AVI |ACON|RMID|CDXA)|\x1f\x8b\x08|BZh[1-9](?:1AY&SY|\x17rE8P\x90)|Rar!\x1a\x07|\x7fELF"
+    rb"|\xd0\xcf\x11\xe0|OggS\x00|ID3[\x02-\x04][\x00-\x0f]|wOF[F2](?:\x00\x01\x00\x00|OTTO|true)|\xfd7zXZ|7z\xbc\xaf",
+    re.DOTALL,
+)
 _TEXT_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _HTML_START = re.compile(
     rb"\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,1000}?-->\s*)*"
@@ -116,7 +119,7 @@ def detect_media_type(document: Document, ledger: Ledger) -> MediaType:
     declared = document.media_type
     if declared in ("wikitext", "json"):
         return declared
-    if start.startswith(_BINARY_STARTS) or _has_binary_zeros(start):
+    if _BINARY_START.match(start) or _has_binary_zeros(start):
         raise DroppedError("content_not_text", repr(start[:8]))
     if not document.is_from_web:
         return declared

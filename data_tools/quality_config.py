@@ -21,8 +21,8 @@ class LanguageConfig:
     """Languages that are kept, in fastText's codes (en, zh, ja, ...); none named: all. Name close relatives too: the
     model takes Bosnian for hr, and Serbian in Latin letters for sr, hr or sh."""
     min_score: float = 0.0
-    """Documents whose language is less sure than this are dropped. Scores of close relatives (hr, sr, bs, sh; gl, pt, es;
-    no, nn, da; ...) are added up, since the model shares its score out among them."""
+    """Documents whose language is less sure than this are dropped. Scores of close relatives (hr, sr, bs, sh; gl, pt,
+    es; no, nn, da; ...) are added up, since the model shares its score out among them."""
     num_characters: int = 2000
     """How much of a document's beginning is looked at. More takes longer, and is not more accurate."""
     model_path: PathText | None = None

@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from trainer.common.errors import ConfigError, Violation
 if TYPE_CHECKING:
     from data_tools.http_stream import HttpStream
 
-MAGIC_BYTES = 6
+MAGIC_BYTES = 10
+_BZIP2_START = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+"""A stream with a block, or an empty one; a text may begin with BZh."""
 LISTING_RETRIES = 2
 """Further attempts to reach a web server while the inputs are listed: a mistyped address is told soon."""
 
@@ -178,9 +181,9 @@ def decompress(stream: CountedStream) -> io.BufferedReader:
     """Undo gzip, bzip2, xz or zstd, recognised by the first bytes; other streams are handed back buffered."""
     magic = stream.peek(MAGIC_BYTES)
     buffered: io.BufferedReader = io.BufferedReader(stream, 1 << 20)
-    if magic.startswith(b"\x1f\x8b"):
+    if magic.startswith(b"\x1f\x8b\x08"):
         return io.BufferedReader(_SingleReads(gzip.GzipFile(fileobj=buffered)), 1 << 20)
-    if magic.startswith(b"BZh"):
+    if _BZIP2_START.match(magic):
         return io.BufferedReader(JoinedStreams(buffered, is_bzip2=True), 1 << 20)
     if magic.startswith(b"\xfd7zXZ\x00"):
         return io.BufferedReader(JoinedStreams(buffered, is_bzip2=False), 1 << 20)
