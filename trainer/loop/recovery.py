@@ -56,8 +56,8 @@ class Recovery:
 
     def must_skip(self, *, first_sample: int, end_sample: int) -> bool:
         """Whether the run that is replayed left out the update of the step with these samples."""
-        if self._ledger.is_written_here and self._replay.is_cut(first_sample, end_sample):
-            _LOGGER.warning(
+        if self._replay.is_cut(first_sample, end_sample):
+            self._warn_once(
                 "the run of recovery.replay left out the update of a step of which samples %d to %d are a part; this"
                 " step's is made: use that run's global_batch_size",
                 first_sample,
@@ -82,7 +82,7 @@ class Recovery:
         is_broken = result.is_skipped and replayed is None and not is_expected
         finding = self._judge.observe(trace, is_broken=is_broken)
         if not result.has_targets:
-            _LOGGER.warning("step %d has no target token: all are masked; its update is skipped", progress.step)
+            self._warn_once("step %d has no target token: all are masked; its update is skipped", progress.step)
         if result.is_skipped:
             self._ledger.append(
                 SKIPPED_UPDATE,
@@ -164,7 +164,7 @@ class Recovery:
             left_steps=[asdict(trace) for trace in self._judge.since(to.step)],
         )
         what = f"samples {_ranges(skipped)} are left out" if skipped.ranges else "the same samples are taken again"
-        _LOGGER.warning("%s: back to step %d; %s", _describe(finding), to.step, what)
+        self._warn_once("%s: back to step %d; %s", _describe(finding), to.step, what)
         self._recorder.record_rollback(
             RollbackMetrics(
                 step=to.step,
@@ -174,6 +174,11 @@ class Recovery:
                 consumed_samples=to.consumed_samples,
             )
         )
+
+    def _warn_once(self, text: str, *arguments: object) -> None:
+        """Warn on one rank: all come to the same."""
+        if self._ledger.is_written_here:
+            _LOGGER.warning(text, *arguments)
 
     def _finds_scale(self, result: StepResult, trace: StepTrace) -> bool:
         return trace.loss is not None and result.loss_scale is not None and result.loss_scale > self._min_loss_scale
@@ -185,7 +190,7 @@ class Recovery:
 
     def _warn(self, progress: Progress, finding: Finding, *, why: str) -> None:
         samples = self._samples_from(self._judge.start_of(finding), progress, behind=0)
-        _LOGGER.warning("%s; %s", _describe(finding), why)
+        self._warn_once("%s; %s", _describe(finding), why)
         self._ledger.append(
             WARNING,
             step=progress.step,

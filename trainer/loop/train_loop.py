@@ -267,6 +267,9 @@ class TrainLoop:
         self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
         self.progress.is_validation_due = False
         self._saver.note_validation(self.progress)
+        if not result.num_tokens:
+            _LOGGER.info("data.validation has no target token: all are masked; there is no validation loss")
+            return
         self._recorder.record_validation(
             ValidationMetrics(
                 step=step,

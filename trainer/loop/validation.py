@@ -1,5 +1,6 @@
 """One pass over the validation set."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ class ValidationResult:
     """The same on every rank."""
 
     loss: float
-    """Mean over the target tokens, in nats."""
+    """Mean over the target tokens, in nats; NaN where there are none."""
     num_tokens: int
 
 
@@ -34,4 +35,4 @@ def run_validation(
         step_loss_sum, step_num_tokens = evaluate(read(steps.__next__))
         loss_sum += step_loss_sum
         num_tokens += step_num_tokens
-    return ValidationResult(loss=loss_sum / max(num_tokens, 1.0), num_tokens=int(num_tokens))
+    return ValidationResult(loss=loss_sum / num_tokens if num_tokens else math.nan, num_tokens=int(num_tokens))
