@@ -7,7 +7,7 @@ The files have the form of the lists of Université Toulouse 1 (https://dsi.ut-c
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from data_tools.document import Document, DroppedError
 from data_tools.ledger import Ledger
@@ -18,9 +18,15 @@ DEFAULT_DOMAINS = (
     "onlyfans.com", "adultfriendfinder.com", "thepiratebay.org", "1337x.to", "bet365.com", "1xbet.com",
 )  # fmt: skip
 DEFAULT_WORDS = (
-    "porn", "porno", "pornstar", "xxx", "hentai", "milf", "camgirls", "sexcam", "sexcams", "escorts", "viagra",
-    "cialis", "onlinecasino", "warez", "keygen",
+    "porn", "porno", "pornstar", "hentai", "camgirls", "sexcam", "sexcams", "onlinecasino", "warez",
 )  # fmt: skip
+AMBIGUOUS_WORDS = frozenset(("xxx", "milf", "escorts", "viagra", "cialis", "keygen"))
+"""Part of the default list where they stand in the name of the host, or with another of these or of the next words:
+ssh-keygen.1.html, Games_of_the_XXX_Olympiad and Destroyer_escorts are no such pages."""
+TELLING_WORDS = frozenset((
+    "sex", "sexy", "nude", "tube", "girls", "videos", "movies", "escort", "incall", "buy", "cheap", "pills", "pharmacy",
+    "crack", "cracked", "serial", "patch", "torrent", "activation",
+))  # fmt: skip
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -31,18 +37,27 @@ class UrlFilter:
         domains = [*config.blocked_domains, *(DEFAULT_DOMAINS if config.use_default_list else ())]
         words = [*config.blocked_words, *(DEFAULT_WORDS if config.use_default_list else ())]
         self._words = frozenset(word.lower() for word in words)
+        self._ambiguous_words = AMBIGUOUS_WORDS - self._words if config.use_default_list else frozenset()
         self._domains = frozenset(_clean_domains([*domains, *_read_lists(config.block_lists)]))
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
         """Raise if a document's address is blocked; documents without one pass."""
         if not document.url:
             return
-        for domain in _parent_domains(document.url):
+        domains = list(_parent_domains(document.url))
+        for domain in domains:
             if domain in self._domains:
                 raise DroppedError("url_blocked_domain", domain)
-        for word in _WORD.findall(document.url.lower()):
+        words = dict.fromkeys(_WORD.findall(unquote(document.url).lower()))
+        for word in words:
             if word in self._words:
                 raise DroppedError("url_blocked_word", word)
+        ambiguous = [word for word in words if word in self._ambiguous_words]
+        if not ambiguous:
+            return
+        in_host = self._ambiguous_words.intersection(_WORD.findall(domains[0])) if domains else ()
+        if in_host or len(ambiguous) > 1 or not TELLING_WORDS.isdisjoint(words):
+            raise DroppedError("url_blocked_word", ambiguous[0])
 
 
 def _parent_domains(url: str) -> Iterator[str]:

@@ -50,3 +50,27 @@ def test_the_default_list_lets_ordinary_words_pass():
     assert reason_of("https://a.org/free-porn/", use_default_list=True) == ["url_blocked_word"]
     for url in ("https://www.essex.ac.uk/sussex", "https://a.org/analysis/breast-cancer", "https://a.org/middlesex"):
         assert reason_of(url, use_default_list=True) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "is_blocked"),
+    [
+        ("https://man.example.org/ssh-keygen.1.html", False),
+        ("https://en.wikipedia.org/wiki/Games_of_the_XXX_Olympiad", False),
+        ("https://en.wikipedia.org/wiki/Destroyer_escorts", False),
+        ("https://en.wikipedia.org/wiki/MILF", False),
+        ("https://health.example.org/drugs/viagra", False),
+        ("https://xxx.example.com/", True),
+        ("https://best-escorts.example.com/london", True),
+        ("https://a.org/xxx-videos/1", True),
+        ("https://a.org/buy%20viagra", True),
+        ("https://a.org/photoshop-keygen-crack", True),
+        ("https://a.org/?q=viagra+cialis", True),
+    ],
+)
+def test_ambiguous_words_need_company(url, is_blocked):
+    assert reason_of(url, use_default_list=True) == (["url_blocked_word"] if is_blocked else [])
+
+
+def test_words_that_a_user_names_are_whole_words_wherever_they_stand():
+    assert reason_of("https://man.example.org/ssh-keygen.1.html", use_default_list=True, blocked_words=["keygen"])
