@@ -50,10 +50,12 @@ class LineCleaner:
         if len(kept) < len(lines):
             ledger.note("documents_with_removed_lines")
             text = "\n".join(kept)
-        if "\n\n\n" in text:
-            text = _BLANK_LINES.sub("\n\n", text)
-        document.text = text.strip()
-        if not document.text:
+        if not document.keep_whitespace:
+            if "\n\n\n" in text:
+                text = _BLANK_LINES.sub("\n\n", text)
+            text = text.strip()
+        document.text = text
+        if not text.strip():
             raise DroppedError("no_line_left")
 
     def _may_hold_phrase(self, text: str) -> bool:

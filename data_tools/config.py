@@ -20,12 +20,15 @@ class SourceConfig:
     name: str
     """Name of the source in the ledger and in the document tables."""
     kind: Literal["warc", "wikipedia", "jsonl", "parquet", "text"]
-    """warc: web archives (.warc, .wet, .arc); wikipedia: a dump of pages (.xml); jsonl: one JSON object a line;
-    parquet: one document a row; text: plain text. Compression (gzip, bzip2, xz, zstd) is recognised by content."""
+    """warc: web archives (.warc, .wet, .arc, .wacz); wikipedia: a dump of pages (.xml); jsonl: one JSON object a line,
+    or an array of them; parquet: one document a row; text: plain text. Compression (gzip, bzip2, xz, zstd) is
+    recognised by content."""
     paths: list[PathText]
-    """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens."""
+    """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens. A file that ends in
+    .paths or .paths.gz is a list of files, as Common Crawl has them (warc.paths.gz)."""
     text_field: str = "text"
-    """jsonl, parquet: key or column of the text."""
+    """jsonl, parquet: key or column of the text; one within an object is named with dots, as content.text. Of a list of
+    texts each becomes a line."""
     id_field: str = "id"
     """jsonl, parquet: key or column of the document's identifier; a record without it gets none."""
     url_field: str = "url"
@@ -34,6 +37,10 @@ class SourceConfig:
     """jsonl, parquet: key or column of the document's title."""
     split_text: Literal["file", "paragraph", "line"] = "file"
     """text: what one document is: a whole file, a run of lines without a blank one, or a line."""
+    keep_whitespace: bool | None = None
+    """jsonl, parquet, text: keep indentation, spaces at the ends of lines, runs of blank lines, and the form of
+    composed characters (no NFC), as code and Markdown need them; only control characters go, and line ends become line
+    feeds. null does so for files of kind text whose name ends as that of source code (.py, .c, .md, ...)."""
     wrong_digests: Literal["note", "fail", "ignore"] = "note"
     """warc: what becomes of records whose content does not have the digest that their header names (that of the
     payload, or of the block where there are no HTTP headers). note: they are read like others, with the note

@@ -50,6 +50,8 @@ class Document:
     """wikitext: the wiki's own names of its file and category namespaces."""
     wiki_language: str = ""
     """wikitext: the wiki's language by MediaWiki's code; empty where the dump does not tell."""
+    keep_whitespace: bool = False
+    """Whether spaces, line ends and composed characters stay as they are."""
     json_keys: JsonKeys | None = None
     """json: where its parts stand."""
 

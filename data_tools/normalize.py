@@ -14,6 +14,7 @@ _LINE_ENDS = "\r\x0b\x0c\x85\u2028\u2029"
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"
 """The ideographic space stays: it indents Chinese paragraphs."""
 _REMOVED = re.compile(f"[{_REMOVED_CLASS}]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # One class for all: looking at every character takes longer than what is done with the few that are found.
 _REPLACED = re.compile(f"[{_REMOVED_CLASS}{_LINE_ENDS}{_SPACES}]")
 _REPLACEMENTS = {**dict.fromkeys(_LINE_ENDS, "\n"), **dict.fromkeys(_SPACES, " ")}
@@ -33,6 +34,12 @@ def normalize_text(text: str) -> str:
     return text.strip()
 
 
+def clean_characters(text: str) -> str:
+    """Remove what no shard may hold, and write line ends as line feeds; everything else stays as it is."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _FORBIDDEN.sub("", text)
+
+
 def _replace(found: re.Match[str]) -> str:
     return _REPLACEMENTS.get(found[0], "")
 
@@ -41,7 +48,7 @@ def normalize(document: Document, ledger: Ledger) -> None:
     """Normalise a document's text and title."""
     if "\ufffd" in document.text:
         ledger.note("replacement_characters")
-    document.text = normalize_text(document.text)
+    document.text = clean_characters(document.text) if document.keep_whitespace else normalize_text(document.text)
     document.title = " ".join(normalize_text(document.title).split())
     # Both end up in tables that hold UTF-8 only.
     document.url = _REMOVED.sub("", document.url)
@@ -58,7 +65,7 @@ class SizeLimits:
     def __call__(self, document: Document, ledger: Ledger) -> None:
         """Raise if a document's normalised text is too short or too long, or full of replacement characters."""
         size = len(document.text)
-        if not size:
+        if not size or document.text.isspace():
             raise DroppedError("no_text")
         if size < self._min:
             raise DroppedError("too_short", f"{size} characters")

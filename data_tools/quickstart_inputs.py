@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import queue
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from data_tools.crawl import CrawlSettings, crawl_with_progress
-from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trainer.common.existing_path import nearest_existing
 from trainer.common.progress import format_bytes
 from trainer.common.whole_file import written_whole
 
@@ -146,6 +148,16 @@ def crawl_python_docs(output: Path, *, max_pages: int = MAX_CRAWL_PAGES) -> Path
     return target
 
 
+def _find_problems(output: Path) -> Iterator[Violation]:
+    existing = nearest_existing(output)
+    if not existing.is_dir():
+        rule = f"cannot be a directory: {existing} is a file"
+        yield Violation(path="--output", value=output, rule=rule, fix="name a directory")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        rule = f"cannot be written: you may not write to {existing}"
+        yield Violation(path="--output", value=output, rule=rule, fix="name a directory that you can write to")
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m data_tools.quickstart_inputs", description=__doc__)
@@ -154,6 +166,7 @@ def main() -> int:
     args = parser.parse_args()
 
     def body() -> int:
+        raise_if_any(_find_problems(args.output))
         args.output.mkdir(parents=True, exist_ok=True)
         copy_dump(args.output)
         crawl_python_docs(args.output, max_pages=args.max_pages)

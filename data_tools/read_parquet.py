@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.config import SourceConfig
 from data_tools.document import Document
 from data_tools.ledger import Ledger
-from data_tools.parquet_schema import describe_missing_text, find_binary_type
+from data_tools.parquet_schema import describe_missing_text, find_binary_type, find_column
 from data_tools.read_errors import find_reason
+from data_tools.read_text import keeps_whitespace
 from data_tools.sources import CountedStream, InputFile
 
 BATCH_BYTES = 8 << 20
@@ -52,8 +54,11 @@ def read_parquet(
         ledger.fail("parquet_column_missing", record=0, name=file.path, detail=f"the file has {problem}")
         return
     first_row = 0
+    keep_whitespace = keeps_whitespace(file)
     for group in range(parquet.num_row_groups):
-        yield from _read_group(parquet, group, file.source, ledger, first_row, max_record_bytes)
+        for document in _read_group(parquet, group, file.source, ledger, first_row, max_record_bytes):
+            document.keep_whitespace = keep_whitespace
+            yield document
         first_row += parquet.metadata.row_group(group).num_rows
 
 
@@ -76,7 +81,7 @@ def _read_group(
     facts = parquet.metadata.row_group(group)
     row, end = first_row, first_row + facts.num_rows
     names = dict.fromkeys([source.text_field, *(getattr(source, field) for field in ORIGIN_FIELDS)])
-    columns = [name for name in names if name in parquet.schema_arrow.names]
+    columns = [name for name in names if find_column(parquet.schema_arrow, name) is not None]
     row_bytes = max(1, facts.total_byte_size // max(1, facts.num_rows))
     batch_rows = min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
     try:
@@ -105,7 +110,7 @@ def _read_rows(
 ) -> Iterator[Document | None]:
     """Yield one item for each row of a batch: None for one that is dropped."""
     # Arrow believes a file that says its bytes are UTF-8; here they are bytes until somebody has looked.
-    texts = batch.column(source.text_field)
+    texts = _join_lists(_take_column(batch, source.text_field))
     texts = texts.cast(find_binary_type(texts.type))
     origins = [_read_names(batch, getattr(source, field)) for field in ORIGIN_FIELDS]
     for place in range(batch.num_rows):
@@ -133,11 +138,29 @@ def _read_rows(
             )
 
 
+def _take_column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column, or the field of a structure that a name with dots stands for."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    first, *path = name.split(".")
+    return pc.struct_field(batch.column(first), path)
+
+
+def _join_lists(texts: pa.Array) -> pa.Array:
+    """Of a list of texts each becomes a line; other columns stay as they are."""
+    kind = getattr(texts.type, "value_type", None)
+    if kind is None or pa.types.is_dictionary(texts.type):
+        return texts
+    rows = texts.cast(pa.list_(find_binary_type(kind))).to_pylist()
+    joined = [None if row is None else b"\n".join(text for text in row if text is not None) for row in rows]
+    return pa.array(joined, pa.large_binary())
+
+
 def _read_names(batch: pa.RecordBatch, name: str) -> list[str]:
     """What a column tells of each row's origin; empty where there is none."""
-    if batch.schema.names.count(name) != 1:
+    if find_column(batch.schema, name) is None:
         return [""] * batch.num_rows
-    column = batch.column(name)
+    column = _take_column(batch, name)
     binary = find_binary_type(column.type)
     if binary is not None:
         values = column.cast(binary).to_pylist()

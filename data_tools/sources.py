@@ -15,6 +15,7 @@ import fsspec
 import pyarrow
 
 from data_tools.config import SourceConfig
+from data_tools.expand_inputs import BadContainerError, describe_container, list_archives, list_patterns
 from data_tools.joined_streams import JoinedStreams
 from data_tools.parquet_schema import check_text_column
 from data_tools.read_errors import UnreadableInputError
@@ -52,8 +53,9 @@ class InputFile:
 class CountedStream(io.RawIOBase):
     """A stream that knows how much was read from it; closes the stream below."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, owner: Any = None) -> None:
         self._stream = stream
+        self._owner = owner  # a zip is closed as soon as nobody holds it, with the files in it that are open
         self._peeked = b""
         self.bytes_read = 0
 
@@ -136,7 +138,8 @@ def open_input(file: InputFile) -> CountedStream:
             return CountedStream(open(local_path(file.path), "rb"))
         if is_http(file.path):
             return CountedStream(_open_http(file.path, file.source, version_name=file.version))
-        return CountedStream(fsspec.open(file.path, "rb", **file.source.storage_options).open())
+        file_system, path = fsspec.core.url_to_fs(file.path, **file.source.storage_options)
+        return CountedStream(file_system.open(path, "rb"), owner=file_system)
     except Exception as error:  # each of fsspec's file systems has its own kinds of errors
         return CountedStream(_UnopenedStream(error))
 
@@ -211,7 +214,7 @@ def resolve_inputs(
         if not source.paths:
             fix = "name files, patterns or addresses"
             violations.append(Violation(path=f"{name}[{number}].paths", value="[]", rule="names no input", fix=fix))
-        for place, pattern in enumerate(source.paths):
+        for place, pattern in _list_patterns(source, violations, name=f"{name}[{number}].paths"):
             try:
                 found = _find_files(pattern, source=source)
             except ConfigError as error:
@@ -256,8 +259,35 @@ def local_path(path: str) -> Path:
 def _find_files(pattern: str, *, source: SourceConfig) -> list[tuple[str, int | None, str]]:
     """Files that a pattern matches, each with size and version, sorted by path."""
     if is_http(pattern):
-        return [_find_http(pattern, source)]
-    return list(_find_remote(pattern, source) if is_remote(pattern) else _find_local(pattern, source))
+        found = [_find_http(pattern, source)]
+    else:
+        found = list(_find_remote(pattern, source) if is_remote(pattern) else _find_local(pattern, source))
+    return [each for file in found for each in _open_container(file, source)]
+
+
+def _list_patterns(source: SourceConfig, violations: list[Violation], *, name: str) -> list[tuple[int, str]]:
+    """The paths of a source with their places; those of a list of paths in its place."""
+    try:
+        return list(list_patterns(source))
+    except BadContainerError as error:
+        violations.append(Violation(path=name, value=source.paths, rule=str(error), fix="name another file"))
+        return []
+
+
+def _open_container(file: tuple[str, int | None, str], source: SourceConfig) -> Iterator[tuple[str, int | None, str]]:
+    """A file, or the web archives in it."""
+    path, _, version = file
+    try:
+        archives = list_archives(path, source)
+    except BadContainerError as error:
+        raise _unusable(str(error), "name WARC files, or a WACZ") from error
+    if archives is not None:
+        yield from ((address, size, version) for address, size in archives)
+        return
+    if (told := describe_container(path)) and not source.skip_unreadable:
+        rule, fix = told
+        raise _unusable(rule, fix.replace("FILE", path))
+    yield file
 
 
 def _find_http(url: str, source: SourceConfig) -> tuple[str, int | None, str]:
@@ -293,7 +323,9 @@ def _find_remote(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int 
     try:
         file_system, path = fsspec.core.url_to_fs(pattern, **source.storage_options)
         paths = sorted(file_system.glob(path)) if glob.has_magic(path) else [path]
-        found = [(file_system.unstrip_protocol(each), file_system.info(each)) for each in paths]
+        # What stands inside another file (zip://*.jsonl::a.zip) is opened through that one.
+        inside = "".join(pattern.partition("::")[1:])
+        found = [(file_system.unstrip_protocol(each) + inside, file_system.info(each)) for each in paths]
     except (ImportError, ValueError) as error:
         raise _unusable(
             f"cannot be opened: {error}", "install what fsspec needs for it, or copy the file here"

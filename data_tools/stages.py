@@ -41,6 +41,18 @@ from trainer.data.tokenizer import Tokenizer
 _FINISHED = "finished"
 """Name of the file that a stage of one process writes last."""
 _TIMINGS = "timings.jsonl"
+MAX_EXPLAINED_REASONS = 3
+"""Of those for which nothing was kept."""
+_ADVICE = {
+    "json_text_missing": "name the key of the text: the source's text_field (content.text for one within an object)",
+    "json_text_not_a_string": "name the key of a text: the source's text_field (content.text for one within an object)",
+    "json_invalid": "kind jsonl reads one JSON object a line, or an array of objects",
+    "parquet_column_missing": "name the column of the text: the source's text_field",
+    "archive_without_records": "kind warc reads WARC, WET, ARC and WACZ; take kind text or jsonl for other files",
+    "too_short": "lower data_prep.cleaning.min_characters",
+    "language_unsure": "lower data_prep.language.min_score, or set data_prep.language.identify=false",
+}
+"""Reason -> what may keep such documents."""
 
 logger = logging.getLogger(__name__)
 
@@ -285,8 +297,17 @@ def _explain_nothing_kept(collection: Collection) -> str:
             f"all {len(collection.hashes)} documents were held out for validation; lower"
             " data_prep.split.validation_fraction, or add documents"
         )
-    reasons = ", ".join(f"{reason} {count}" for reason, count in (total.dropped + total.failed).most_common())
-    return f"no document is left of {total.read} records read: {reasons or 'the input is empty'}"
+    reasons = (total.dropped + total.failed).most_common()
+    counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    lines = [f"no document is left of {total.read} records read: {counts or 'the input is empty'}"]
+    for reason, _ in reasons[:MAX_EXPLAINED_REASONS]:
+        found = ((file, each) for file in collection.ledgers for each in file.counts.examples if each.reason == reason)
+        if first := next(found, None):
+            file, example = first
+            lines.append(f"{reason}: {file.path}, record {example.record}: {example.detail or 'see the ledger'}")
+        if reason in _ADVICE:
+            lines.append(f"  {_ADVICE[reason]}")
+    return "\n  ".join(lines)
 
 
 def _write_durably(path: Path) -> None:

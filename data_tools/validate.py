@@ -114,6 +114,10 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
         elif counts[source.name] > 1:
             fix = "give each source its own name, or list all files in one source's paths"
             yield Violation(path=path, value=source.name, rule="names more than one source", fix=fix)
+        if source.keep_whitespace is not None and source.kind in ("warc", "wikipedia"):
+            rule, fix = f"is not for kind {source.kind}, whose text is made of mark-up", "leave it out"
+            path = f"{name}[{number}].keep_whitespace"
+            yield Violation(path=path, value=source.keep_whitespace, rule=rule, fix=fix)
         for field, value in (("max_retries", source.max_retries), ("retry_seconds", source.retry_seconds)):
             if value < 0:
                 path = f"{name}[{number}].{field}"

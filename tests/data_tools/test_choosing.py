@@ -10,7 +10,7 @@ from data_tools.preparation import describe_preparation
 from data_tools.quality_config import LanguageConfig, UrlFilterConfig
 from data_tools.quality_junk import JUNK_KINDS, make_junk
 from data_tools.quality_prose import OWN_PROSE
-from tests.data_tools.inputs import run_prepare, write_warc
+from tests.data_tools.inputs import run_prepare, write_jsonl, write_warc
 
 
 def test_common_crawl_keeps_prose_and_names_its_language(tmp_path: Path) -> None:
@@ -61,3 +61,13 @@ def test_what_a_list_says_decides_and_not_where_it_lies(tmp_path: Path) -> None:
         for path in lists
     ]
     assert described[0] == described[1] != described[2]
+
+
+def test_when_nothing_is_left_it_is_said_why(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "nested.jsonl", [{"content": {"text": OWN_PROSE["en"]}, "meta": {"url": "http://x"}}])
+    sources = f"data_prep.sources=[{{name:mine,kind:jsonl,paths:['{path}']}}]"
+    done = run_prepare(sources, f"data_prep.output_dir={tmp_path / 'out'}", "data_prep.num_workers=1")
+    assert done.returncode == 1
+    assert "no document is left of 1 records read: json_text_missing 1" in done.stderr
+    assert f"{path}, record 0: no key text; there are content.text, meta.url" in done.stderr
+    assert "text_field (content.text for one within an object)" in done.stderr

@@ -37,6 +37,30 @@ def test_rows_become_documents(tmp_path, kind):
     assert (ledger.read, ledger.kept) == (5, 5)
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.binary()), pa.list_(pa.string(), 2)]
+)
+def test_each_text_of_a_list_becomes_a_line(tmp_path, kind):
+    rows = [["one", "two"], ["three", None], None]
+    path = write(tmp_path / "a.parquet", {"text": pa.array(rows).cast(pa.list_(pa.string())).cast(kind)})
+    documents, ledger = read_clean(path, "parquet")
+    assert [document.text for document in documents] == ["one\ntwo", "three"]
+    assert ledger.dropped == {"parquet_text_missing": 1}
+
+
+def test_fields_within_structures(tmp_path):
+    columns = {
+        "content": [{"text": LONG, "deep": {"id": 7}}, {"text": None, "deep": None}, None],
+        "meta.url": ["http://a/", "http://b/", "http://c/"],
+    }
+    path = write(tmp_path / "a.parquet", columns)
+    fields = {"text_field": "content.text", "id_field": "content.deep.id", "url_field": "meta.url"}
+    (document,), ledger = read_clean(path, "parquet", source=fields)
+    assert (document.text, document.id, document.url) == (LONG.strip(), "7", "http://a/")
+    assert ledger.dropped == {"parquet_text_missing": 2}
+    assert [example.name for example in ledger.examples] == ["http://b/", "http://c/"]
+
+
 def test_text_is_the_text_of_jsonl(tmp_path):
     """Surrogates, NUL bytes and wrong UTF-8 end in neither a crash nor the document."""
     texts = [LONG, "a\0b" + LONG, "é漢字🦊" + LONG]
@@ -65,7 +89,9 @@ def test_rows_without_text_or_too_large_are_dropped(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [({"content": [LONG], "url": ["u"]}, "no column 'text'; its columns are content, url"),
-     ({"text": [1]}, "column 'text' with int64, which is no text; its columns are text")],
+     ({"text": [1]}, "column 'text' with int64, which is no text; its columns are text"),
+     ({"a": [{"b": "x", "c": {"d": "y"}}]}, "no column 'text'; its columns are a.b, a.c.d"),
+     ({"text": [[1]]}, "column 'text' with list<element: int64>, which is no text; its columns are text")],
 )  # fmt: skip
 def test_a_missing_column_is_told_before_and_counted_once(tmp_path, columns, problem):
     path = write(tmp_path / "a.parquet", {name: values * 50 for name, values in columns.items()})

@@ -6,9 +6,12 @@ import json
 import lzma
 
 import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
-from data_tools.config import CleaningConfig
+from data_tools.config import CleaningConfig, DataPrepConfig, SourceConfig
+from data_tools.quality_config import LineConfig
+from data_tools.validate import validate
 from tests.data_tools.records import LONG, read_clean, read_raw
 
 
@@ -87,3 +90,87 @@ def test_broken_lines_are_counted_one_by_one(tmp_path):
     assert [document.text for document in documents] == ["good", "lone  surrogate"]
     assert ledger.failed == {"json_invalid": 2, "json_not_an_object": 1, "json_not_utf8": 1}
     assert ledger.dropped == {"json_text_not_a_string": 1, "json_text_missing": 1}
+
+
+CODE = "    return x\n\n\n\ndef g():\n\treturn 1   \n\u1112\u1161\u11ab \u212b soft\u00adhyphen\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "setting", "is_kept"),
+    [
+        ("a.py", "text", None, True),
+        ("a.py.gz", "text", None, True),
+        ("a.py", "text", False, False),
+        ("a.txt", "text", None, False),
+        ("a.txt", "text", True, True),
+        ("a.jsonl", "jsonl", None, False),
+        ("a.jsonl", "jsonl", True, True),
+        ("a.parquet", "parquet", None, False),
+        ("a.parquet", "parquet", True, True),
+    ],
+)
+def test_whitespace_of_code_is_kept(tmp_path, name, kind, setting, is_kept):
+    path = tmp_path / name
+    if kind == "parquet":
+        pq.write_table(pyarrow.table({"text": [CODE]}), path)
+    else:
+        path.write_text(json.dumps({"text": CODE}) if kind == "jsonl" else CODE)
+    lines = LineConfig(drop_repeated=True, min_repeated_characters=1000)
+    (document,), _ = read_clean(path, kind, source={"keep_whitespace": setting}, lines=lines)
+    expected = CODE if is_kept else "return x\n\ndef g():\n\treturn 1\n\ud55c \u00c5 softhyphen"
+    assert document.text == expected
+
+
+def test_with_whitespace_kept_only_what_no_shard_holds_goes(tmp_path):
+    text = "a\x00\x1b[0m\ud83d\ufffe\r\n\r\tb\f\n \n"
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": each}) for each in (text, " \n\n \t")))
+    (document,), ledger = read_clean(tmp_path / "a.jsonl", "jsonl", source={"keep_whitespace": True})
+    assert document.text == "a[0m\n\n\tb\f\n \n"
+    assert ledger.dropped == {"no_text": 1}
+
+
+def test_line_ends_are_no_part_of_lines_and_paragraphs(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"  one\r\n  two \r\n\r\n  three\n")
+    for split, expected in (("line", ["  one", "  two ", "  three"]), ("paragraph", ["  one\n  two ", "  three"])):
+        settings = {"split_text": split, "keep_whitespace": True}
+        documents, _ = read_clean(tmp_path / "a.txt", "text", source=settings)
+        assert [document.text for document in documents] == expected
+
+
+def test_whitespace_cannot_be_kept_of_mark_up():
+    source = SourceConfig(name="s", kind="warc", paths=["a"], keep_whitespace=True)
+    found = validate(DataPrepConfig(output_dir="o", sources=[source]))
+    assert [violation.path for violation in found] == ["data_prep.sources[0].keep_whitespace"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_marks_tell_the_encoding(tmp_path, encoding, end):
+    texts = [f"{LONG}Nr. {number} 敏捷的狐狸" for number in range(2)]
+    (tmp_path / "a.jsonl").write_bytes("".join(f'{{"text": "{text}"}}{end}' for text in texts).encode(encoding))
+    (tmp_path / "a.txt").write_bytes(end.join(texts).encode(encoding))
+    for name, kind, source in (("a.jsonl", "jsonl", {}), ("a.txt", "text", {"split_text": "line"})):
+        documents, ledger = read_clean(tmp_path / name, kind, source=source)
+        assert [document.text for document in documents] == texts
+        assert not ledger.failed and not ledger.dropped
+
+
+def test_fields_within_objects(tmp_path):
+    records = [
+        {"content": {"text": LONG, "id": 7}, "meta": {"url": "http://a/"}},
+        {"content.text": "first", "content": {"text": "second"}},
+        {"content": "no object"},
+        {"content": {"text": ["one", "two"]}},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    fields = {"text_field": "content.text", "id_field": "content.id", "url_field": "meta.url"}
+    documents, ledger = read_clean(tmp_path / "a.jsonl", "jsonl", source=fields)
+    assert [document.text for document in documents] == [LONG.strip(), "first", "one\ntwo"]
+    assert (documents[0].id, documents[0].url) == ("7", "http://a/")
+    assert ledger.dropped == {"json_text_missing": 1}
+
+
+def test_keys_that_there_are_are_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"content": {"text": "x", "lang": "en"}, "meta": 1}))
+    _, ledger = read_clean(tmp_path / "a.jsonl", "jsonl")
+    assert ledger.examples[0].detail == "no key text; there are content.text, content.lang, meta"
