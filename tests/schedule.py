@@ -11,11 +11,13 @@ HEAVY_FIRST = ("train", "certify", "engine", "checkpoint", "chaos", "launch", "d
 """Folders of tests whose files take longest; begun late they would keep one process busy after all others are done."""
 
 SECONDS = {
-    "tests/slurm": 400.0,
-    "tests/chaos/test_chaos.py": 120.0,
-    "tests/data_tools/test_ray.py": 40.0,
-    "tests/data_tools/test_prepare_kills.py": 60.0,
-    "tests/launch/test_quickstart.py": 60.0,
+    "tests/slurm": 480.0,
+    "tests/data_tools/test_prepare_kills.py": 190.0,
+    "tests/chaos/test_chaos.py": 130.0,
+    "tests/launch/test_quickstart.py": 100.0,
+    "tests/checkpoint/test_matrix.py": 60.0,
+    "tests/data_tools/test_ray.py": 35.0,
+    "tests/checkpoint/test_layouts.py": 25.0,
 }
 """What the long tests of a scope took on two cores, roughly: parts of about equal length come of it."""
 SECONDS_OF_OTHERS = 6.0
