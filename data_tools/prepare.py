@@ -9,7 +9,7 @@ usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
 
 Options: files in conf/data_prep/. Fields: docs/data_prep_reference.md. How to: docs/data_preparation.md. For example
   python -m data_tools.prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
-    data_prep.output_dir=outputs/notes data_prep.tokenizer.vocab_size=8192
+    data_prep.output_dir=outputs/notes
 """
 
 

@@ -1,6 +1,7 @@
 """Third stage: train a SentencePiece tokenizer on a sample of the training documents, or take the one that is given."""
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -19,6 +20,14 @@ from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
 MAX_SENTENCE_BYTES = 4192
 """SentencePiece leaves longer lines out, so they are cut."""
 LARGE_CORPUS_CHARACTERS = 500_000_000
+BYTE_PIECES = 256
+CONTROL_PIECES = 3
+"""Unknown, begin and end of a document."""
+MIN_VOCAB_SIZE = BYTE_PIECES + CONTROL_PIECES + 1
+LARGEST_AUTO_VOCAB_SIZE = 32_000
+"""What vocab_size=auto takes where the text gives so many pieces."""
+
+logger = logging.getLogger(__name__)
 
 _TOO_LARGE = re.compile(r"Vocabulary size (?:is )?too high \((\d+)\).*?<= (\d+)", re.DOTALL)
 _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars. (\d+) vs (\d+)")
@@ -43,6 +52,9 @@ def train_tokenizer(
     stages: Stages,
 ) -> None:
     """Train in a process of its own and write the model to `target`, its pieces and scores beside it as .vocab.
+
+    With vocab_size=auto a text that gives fewer pieces than the largest number is trained on again, for as many as it
+    gives, and a warning says so.
 
     Args:
         directory: where the documents are spooled.
@@ -69,6 +81,15 @@ def train_tokenizer(
                     pool.tasks[0] = "the training of the tokenizer"
                     message = 0
                 num_lines = message
+    if config.vocab_size == "auto":
+        count = sentencepiece.SentencePieceProcessor(model_file=str(target)).get_piece_size()
+        if count < LARGEST_AUTO_VOCAB_SIZE // config.vocab_multiple * config.vocab_multiple:
+            logger.warning(
+                "warning: data_prep.tokenizer.vocab_size=auto: the tokenizer has %d pieces, as many as the text gives;"
+                " more text gives up to %d",
+                count,
+                LARGEST_AUTO_VOCAB_SIZE,
+            )
 
 
 def list_special_tokens(config: TokenizerConfig) -> list[str]:
@@ -84,8 +105,10 @@ def _serve_training(
     directory: Path,
     target: Path,
 ) -> None:
+    count = 0
+
     def lines() -> Iterator[str]:
-        count = 0
+        nonlocal count
         for batch in texts:
             documents = read_without_lines(directory, batch.place, batch.repeated_lines)
             for document, is_chosen in zip(documents, batch.is_sampled, strict=True):
@@ -95,26 +118,49 @@ def _serve_training(
                         yield line
             connection.send(count)
 
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines(), model_writer=model, **trainer_options(config)
-        )
-    except (RuntimeError, ValueError) as error:
-        raise PreparationError(_explain(str(error), config)) from error
-    target.write_bytes(model.getvalue())
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    sizes = [int(trainer_options(config)["vocab_size"])]
+    while True:
+        size = sizes.pop(0)
+        try:
+            model = _train(lines(), {**trainer_options(config), "vocab_size": size})
+            break
+        except (RuntimeError, ValueError) as error:
+            if config.vocab_size == "auto" and not sizes and (found := _TOO_LARGE.search(str(error))):
+                sizes = _list_fitting_sizes(int(found[2]), asked=size, multiple=config.vocab_multiple)
+            if not sizes:
+                raise PreparationError(_explain(str(error), config)) from error
+    target.write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     with open(target.with_suffix(".vocab"), "w", encoding="utf-8") as stream:
         for piece in range(processor.get_piece_size()):
             stream.write(f"{processor.id_to_piece(piece)}\t{processor.get_score(piece):g}\n")
     connection.send(None)
 
 
+def _list_fitting_sizes(largest: int, *, asked: int, multiple: int) -> list[int]:
+    """Sizes to try for a text that gives so many pieces at most.
+
+    The characters of a short text may need more than the multiple below: then the text decides, and the model's table
+    of embeddings is padded.
+    """
+    below = largest // multiple * multiple
+    return [size for size in dict.fromkeys((below, largest)) if MIN_VOCAB_SIZE <= size < asked]
+
+
+def _train(lines: Iterator[str], options: dict[str, Any]) -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **options)
+    return model.getvalue()
+
+
 def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
     """What SentencePiece is told. Nothing here names a file, so equal text and settings give equal models."""
+    vocab_size = config.vocab_size
+    if vocab_size == "auto":
+        vocab_size = LARGEST_AUTO_VOCAB_SIZE // config.vocab_multiple * config.vocab_multiple
     return {
         "model_type": config.model_type,
-        "vocab_size": config.vocab_size,
+        "vocab_size": vocab_size,
         "character_coverage": config.character_coverage,
         "control_symbols": list_special_tokens(config),
         "user_defined_symbols": config.user_defined_symbols,
@@ -155,6 +201,13 @@ def split_lines(text: str) -> Iterator[str]:
 def _explain(message: str, config: TokenizerConfig) -> str:
     if found := _TOO_LARGE.search(message):
         largest = int(found[2]) // config.vocab_multiple * config.vocab_multiple
+        if largest < MIN_VOCAB_SIZE:
+            return (
+                f"the text is too short to train a tokenizer on: it gives {found[2]} pieces, 256 bytes among them, and"
+                f" the vocabulary is a multiple of data_prep.tokenizer.vocab_multiple={config.vocab_multiple}; give it"
+                " more text, use data_prep.tokenizer.vocab_size=auto, or take an existing tokenizer"
+                " (data_prep.tokenizer.path)"
+            )
         return (
             f"data_prep.tokenizer.vocab_size={config.vocab_size} is too large for the text: it gives at most {found[2]}"
             f" pieces; use {largest} or less, or give it more text"

@@ -5,17 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from data_tools.config import DataPrepConfig, TokenizerConfig
-from data_tools.train_tokenizer import list_special_tokens
+from data_tools.train_tokenizer import LARGEST_AUTO_VOCAB_SIZE, MIN_VOCAB_SIZE, list_special_tokens
 from trainer.common.errors import ConfigError, Violation
 from trainer.common.progress import format_number
 from trainer.config.number_range import Range
 from trainer.config.suggest import either, nearest_multiples
 from trainer.data.tokenizer import Tokenizer
 
-BYTE_PIECES = 256
-CONTROL_PIECES = 3
-"""Unknown, begin and end of a document."""
-MIN_VOCAB_SIZE = BYTE_PIECES + CONTROL_PIECES + 1
 MAX_CANDIDATES = 10
 
 TOKENIZER_RANGES: dict[str, Range] = {
@@ -54,7 +50,16 @@ def validate_tokenizer(config: DataPrepConfig) -> Iterator[Violation]:
 
 def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
     size, multiple = tokenizer.vocab_size, tokenizer.vocab_multiple
-    if multiple > 0 and size % multiple:
+    if size == "auto":
+        if multiple > LARGEST_AUTO_VOCAB_SIZE:
+            yield Violation(
+                path="tokenizer.vocab_multiple",
+                value=multiple,
+                rule=f"is more than the {LARGEST_AUTO_VOCAB_SIZE} pieces that data_prep.tokenizer.vocab_size=auto takes"
+                " at most",
+                fix="use less, or set data_prep.tokenizer.vocab_size",
+            )
+    elif multiple > 0 and size % multiple:
         choices = [value for value in nearest_multiples(size, multiple) if value >= MIN_VOCAB_SIZE]
         yield Violation(
             path="tokenizer.vocab_size",
@@ -84,7 +89,8 @@ def _names_are_plain(tokenizer: TokenizerConfig) -> Iterator[Violation]:
 
 
 def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
-    room = tokenizer.vocab_size - MIN_VOCAB_SIZE
+    size = LARGEST_AUTO_VOCAB_SIZE if tokenizer.vocab_size == "auto" else tokenizer.vocab_size
+    room = size - MIN_VOCAB_SIZE
     # A number that is out of its range is named for that.
     if room < 0 or tokenizer.num_reserved_tokens < 0:
         return

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 
 from data_tools import train_tokenizer as train_tokenizer_module
 from data_tools.config import TokenizerConfig
+from data_tools.quality_prose import OWN_PROSE
 from data_tools.spool import CleanDocument, SpoolWriter, pack_clean_documents
 from data_tools.stage_progress import Stages
-from data_tools.train_tokenizer import MAX_SENTENCE_BYTES, SampledBatch, _serve_training, split_lines, train_tokenizer
+from data_tools.train_tokenizer import (
+    LARGEST_AUTO_VOCAB_SIZE,
+    MAX_SENTENCE_BYTES,
+    SampledBatch,
+    _serve_training,
+    split_lines,
+    train_tokenizer,
+    trainer_options,
+)
+from data_tools.workers import PreparationError
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import make_text
 from trainer.data.tokenizer import Tokenizer
@@ -96,3 +106,39 @@ def test_lines_keep_all_that_is_to_be_learnt_from(text: str, times: int) -> None
     lines = list(split_lines(text * times))
     assert all(len(line.encode()) <= MAX_SENTENCE_BYTES and line.strip() for line in lines)
     assert "".join(lines).replace(" ", "") == (text * times).replace(" ", "").replace("\n", "")
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_auto_takes_as_many_pieces_as_the_text_gives(
+    model_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [make_text(seed) for seed in range(60)]
+    models = [train(tmp_path / name, texts, model_type=model_type, vocab_size="auto") for name in "ab"]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    size = Tokenizer(models[0]).vocab_size
+    assert 260 < size < LARGEST_AUTO_VOCAB_SIZE and size % 128 == 0
+    assert f"vocab_size=auto: the tokenizer has {size} pieces, as many as the text gives" in caplog.text
+    with pytest.raises(PreparationError, match=f"={size + 128} is too large for the text: it gives at most"):
+        train(tmp_path / "larger", texts, model_type=model_type, vocab_size=size + 128)
+
+
+@pytest.mark.parametrize(("multiple", "size"), [(128, 32000), (7, 31997), (1, 32000), (32000, 32000)])
+def test_auto_asks_for_the_largest_number_first(multiple: int, size: int) -> None:
+    config = TokenizerConfig(vocab_multiple=multiple)
+    assert config.vocab_size == "auto"
+    assert trainer_options(config)["vocab_size"] == size
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("text", ["a short text", OWN_PROSE["zh"]])
+def test_auto_gives_up_the_multiple_where_a_short_text_needs_it(model_type: str, text: str, tmp_path: Path) -> None:
+    path = train(tmp_path / "model", [text], model_type=model_type, vocab_size="auto")
+    tokenizer = Tokenizer(path)
+    assert tokenizer.vocab_size > 260
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_text_that_is_too_short_for_a_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PreparationError, match="the text is too short to train a tokenizer on: it gives") as caught:
+        train(tmp_path / "model", ["a text"], vocab_size=384)
+    assert "data_prep.tokenizer.path" in str(caught.value)

@@ -7,8 +7,10 @@ import pytest
 import tokenizers
 
 from data_tools.config import DataPrepConfig, LanguageConfig, TokenizerConfig
+from data_tools.load import load_task
 from data_tools.validate import validate
 from tests.data_tools.conftest import Prepared
+from trainer.common.errors import ConfigError
 
 
 def find_messages(*, identify: bool = False, **fields: Any) -> list[str]:
@@ -27,6 +29,18 @@ def given(tmp_path: Path) -> Path:
     model.add_special_tokens(["<end>", "<pad>"])
     model.save(str(tmp_path / "tokenizer.json"))
     return tmp_path / "tokenizer.json"
+
+
+def test_wrong_types_and_sizes_are_told_once() -> None:
+    (message,) = find_messages(vocab_multiple=64000)
+    assert (
+        "vocab_multiple=64000 is more than the 32000 pieces that data_prep.tokenizer.vocab_size=auto takes" in message
+    )
+    for value, fix in (("1000.5", "use 1000 or 1001"), ("many", "write an integer or auto"), ("true", "write an int")):
+        with pytest.raises(ConfigError) as caught:
+            load_task(["data_prep=custom", f"data_prep.tokenizer.vocab_size={value}", "data_prep.output_dir=."])
+        (message,) = [str(v) for v in caught.value.violations if "vocab_size" in str(v)]
+        assert "but the field takes an integer or auto" in message and fix in message
 
 
 def test_what_is_right() -> None:

@@ -73,6 +73,8 @@ def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
         return Conversion(config=envelope.model_validate_json(json.dumps({"config": plain})).config)
     except pydantic.ValidationError as error:
         explained = [_explain(schema, details) for details in error.errors(include_url=False)]
+    # A union of plain types, such as int | Literal["auto"], has an error for each of them.
+    explained = list({found[1]: found for found in explained}.values())
     violations = tuple(violation for violation, _, _ in explained)
     suggestions = (path for _, _, paths in explained for path in paths)
     return Conversion(
@@ -103,6 +105,8 @@ def _find_place(root: type, pydantic_loc: Loc) -> _Place:
         if tagged:
             annotation = tagged[0]
             continue
+        if not nested and len(union_members(annotation)) > 1 and str(part).startswith(("int", "literal[")):
+            continue
         loc.append(part)
         if isinstance(part, int):
             lists = [member for member in union_members(annotation) if typing.get_origin(member) is list]
@@ -132,8 +136,9 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
     if details["type"] == BAD_PATH:
         fix = "write a path" + (", or null" if is_optional(place.annotation) else "")
         return Violation(path=path, value=repr(value), rule=details["ctx"]["rule"], fix=fix), place.loc, []
-    choices = [choice for member in union_members(place.annotation) for choice in _literals(member)]
-    if choices:
+    members = union_members(place.annotation)
+    choices = [choice for member in members for choice in _literals(member)]
+    if choices and all(map(_literals, members)):
         rule, fix = "is none of the choices", _choose(value, choices)
     else:
         rule = f"is {describe_value(value)}, but the field takes {describe_type(place.annotation)}"

@@ -71,7 +71,8 @@ def describe_type(annotation: Any) -> str:
     for member in union_members(annotation):
         origin = typing.get_origin(member)
         if origin is Literal:
-            words.append("one of " + ", ".join(map(str, typing.get_args(member))))
+            choices = list(map(str, typing.get_args(member)))
+            words.append(("one of " if len(choices) > 1 else "") + ", ".join(choices))
         elif origin is list:
             words.append("a list; each item: " + describe_type(typing.get_args(member)[0]))
         elif origin is dict:

@@ -50,13 +50,13 @@ def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[V
     """Name every number outside its range.
 
     Args:
-        ranges: by path; passed over where the configuration has no such field or the value is null.
+        ranges: by path; passed over where the configuration has no such field or the value is null or a word.
     """
     for path, allowed in ranges.items():
         value: Any = config
         for name in path.split("."):
             value = getattr(value, name, None)
-        if value is not None and value not in allowed:
+        if value is not None and not isinstance(value, str) and value not in allowed:
             reason = f": {allowed.reason}" if allowed.reason else ""
             rule = f"is not {allowed}{reason}" if math.isfinite(value) else "is not finite"
             yield Violation(path=path, value=show(value), rule=rule, fix=allowed.nearest(value))

@@ -92,9 +92,12 @@ def _field_docs(schema: type) -> dict[str, str]:
 
 def _type(annotation: Any, path: str, ranges: Mapping[str, Range]) -> str:
     """A field's type: choices in code font, numbers with their range."""
-    choices = [choice for member in union_members(annotation) for choice in typing.get_args(member)]
-    if any(typing.get_origin(member) is Literal for member in union_members(annotation)):
+    members = union_members(annotation)
+    choices = [choice for member in members for choice in typing.get_args(member)]
+    if any(typing.get_origin(member) is Literal for member in members):
         words = ", ".join(f"`{choice}`" for choice in choices)
+        if int in members:
+            words = f"an integer, {ranges[path]}, or {words}" if path in ranges else f"an integer, or {words}"
     elif any(_item_schemas(member) for member in union_members(annotation)):
         words = "a list of mappings"
     else:
