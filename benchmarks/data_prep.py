@@ -7,7 +7,8 @@ Prints one JSON line per part:
     extraction  WARC to text: CPU time of warcio + trafilatura / of ours
     chain       WARC to token shards, with near duplicates removed: wall time of datatrove / of `data_tools.prepare`
     tokenize    tokenize and pack JSON lines with the same SentencePiece model: CPU time of the algorithm of
-                Megatron-LM's preprocess_data.py / of our last stage, without start-up; the files must be equal
+                Megatron-LM's preprocess_data.py / of our last stage, without start-up; the files must be equal.
+                ratio_of_sentencepiece_alone is what a side would reach that had nothing to do but call SentencePiece
     memory      peak memory of a worker on ten times the input / on the input
 
 The peers get a virtual environment of their own under --cache, made with pip from benchmarks/data_prep_peers.txt.
@@ -176,7 +177,14 @@ def measure_tokenize(bench: Bench) -> dict[str, Any]:
         mine, theirs = alternate(ours, peer, num_rounds=bench.num_rounds)
         check_tokens(packed / "all" / "train", prefix, texts=texts, model=model)
         goal = GOALS[f"tokenize_{model_type}"]
-        result[model_type] = compare(mine, theirs, "cpu_seconds", goal=goal, name="peer")
+        alone = [
+            run_module("benchmarks.data_prep_ours", "encode", str(jsonl), str(model)).figures["cpu_seconds"]
+            for _ in range(bench.num_rounds)
+        ]
+        compared = compare(mine, theirs, "cpu_seconds", goal=goal, name="peer")
+        compared["sentencepiece_cpu_seconds"] = round(statistics.median(alone), 3)
+        compared["ratio_of_sentencepiece_alone"] = round(compared["peer_cpu_seconds"] / statistics.median(alone), 2)
+        result[model_type] = compared
     # Which model is used is the user's choice; Megatron-LM's users mostly have BPE models, ours unigram by default.
     bpe, unigram = result["bpe"], result["unigram"]
     result["our_unigram_against_their_bpe"] = round(bpe["peer_cpu_seconds"] / unigram["our_cpu_seconds"], 2)

@@ -6,6 +6,8 @@ stands. So each distinct part is encoded once, which is 3 to 5 times as fast for
 
 Unigram models are cut nowhere. SentencePiece adds up the scores of a whole text in 32-bit floats, and their rounding
 decides between nearly equal ways to write a word: cut at words, 4 of 691 chapters of English books came out different.
+Little would be won: SentencePiece takes 0.82 s for 25 MB of English, and to cut, count and join its 4.1 million words
+0.3 s, without looking up or encoding any.
 """
 
 from collections.abc import Iterable
