@@ -48,6 +48,8 @@ def read_prose(samples: Path, *, languages: tuple[str, ...], max_documents: int)
                 continue
             minimum = MIN_LINE_CHARACTERS_DENSE if language in DENSE else MIN_LINE_CHARACTERS
             lines = [line.strip() for line in document.text.split("\n") if len(line) >= minimum]
+            # Each once: what a page says again is its frame.
+            lines = list(dict.fromkeys(lines))
             lines = [line for line in lines if _is_prose(line) and identifier.identify(line)[0] == language]
             text = "\n\n".join(lines)
             if len(lines) >= MIN_LINES and len(text) >= MIN_LINES * 2 * minimum:
