@@ -41,6 +41,7 @@ _MARK_UP_BESIDE = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
 _NO_NAME = re.compile(r"[\n{}\[\]<>|\x7f]")
 MAX_NAME_CHARACTERS = 60
 """Longer names of templates are not counted; they are none."""
+_PIPE_TRICK = re.compile(r"[ \t]{0,3}[(（][^()（）]*[)）]$|[,，、][^,，、]*$")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 _Kind = Literal["{", "[[", "["]
@@ -262,7 +263,9 @@ class _Resolver:
             return frame.as_text() + "]]"
         if len(parts) > 1:
             # The label may hold bars of its own, from inner templates that stand for tables.
-            return "|".join(parts[1:])
+            label = "|".join(parts[1:])
+            # [[Town (place)|]] shows Town.
+            return label or _PIPE_TRICK.sub("", target.removeprefix(":").rpartition(":")[2])
         if folded and _LANGUAGE_CODE.fullmatch(prefix.strip()):
             return ""
         return target.removeprefix(":")

@@ -212,10 +212,11 @@ def _ipac(arguments: Arguments, wiki: Wiki) -> str:
 def _character(arguments: Arguments, wiki: Wiki) -> str:
     code = arguments.get(1).upper().removeprefix("U+")
     try:
-        shown = chr(int(code, 16)) if int(code, 16) > 32 else ""
+        shown = chr(int(code, 16))
     except (ValueError, OverflowError):
         return arguments.get(1)
-    return " ".join(part for part in (f"U+{code}", shown, arguments.get(2)) if part)
+    # No control character, no half of a surrogate pair.
+    return " ".join(part for part in (f"U+{code}", shown if shown.isprintable() else "", arguments.get(2)) if part)
 
 
 def _old_style(arguments: Arguments, wiki: Wiki) -> str:

@@ -15,7 +15,6 @@ from data_tools.ledger import MAX_SUBJECTS, Ledger
 from data_tools.wikitext_numbers import evaluate
 
 EXTRACT = WikitextExtractor(WikipediaConfig())
-TEMPLATES = Path(__file__).parent / "wiki_templates.txt"
 
 
 def clean(markup: str, **options) -> str:
@@ -63,6 +62,8 @@ def test_numbers_and_words_in_templates_survive(markup, expected):
         ("[[bus]]es, [[A|b]], [[A#B]], [[:Category:C]]", "buses, b, A#B, Category:C"),
         ("a[[File:x.jpg|thumb|see [[b]] {{c}}]]b[[category:d|e]][[Datei:y.png]]", "ab"),
         ("[[de:Seite]][[zh-min-nan:x]]", ""),
+        ("[[Foo (bar)|]], [[w:Foo, bar|]], [[:a:b|]], [[Foo| ]]x", "Foo, Foo, b, x"),
+        ("{{unichar|7F}}0{{unichar|7F}} {{unichar|D800}} {{unichar|20AC}}", "U+7F0U+7F U+D800 U+20AC €"),
         ("see [http://a.b/c?d=e the [[site]]] and [https://x.y]", "see the site and"),
         ("a <!-- b {{ [[ --> c", "a c"),
         ("<math>\n x^{2} \\frac{{a}}{b}</math>", "$x^{2} \\frac{{a}}{b}$"),
@@ -148,25 +149,28 @@ def test_sections_are_left_out_in_the_language_of_the_wiki(language, titles):
     assert "Quellen" in clean("== Quellen ==\nsprings", language="en")
 
 
-def read_template_uses():
-    for line in TEMPLATES.read_text(encoding="utf-8").splitlines():
+def read_template_uses(name):
+    for line in (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             language, _, rest = line.partition(" ")
             template, _, expected = rest.partition(" =>")
-            yield language, template, expected.strip()
+            yield language.strip("-"), template, expected.strip()
 
 
-def test_templates_in_sentences_show_their_text():
-    """The list was written before the tables; goal: 85 % of it. Templates that show nothing may leave no word."""
+@pytest.mark.parametrize(
+    ("name", "goal"), [("wiki_templates.txt", 0.95), ("wiki_templates_common.txt", 1.0)], ids=["unseen", "common"]
+)
+def test_templates_in_sentences_show_their_text(name, goal):
+    """The first list was written before the tables. Templates that show nothing may leave no word."""
     wrong, counts = [], Counter()
-    for language, template, expected in read_template_uses():
+    for language, template, expected in read_template_uses(name):
         text = clean(f"Alpha {template} omega.", language=language)
         is_right = expected in text if expected else " ".join(text.split()) == "Alpha omega."
         counts[bool(expected), is_right] += 1
         if not is_right:
             wrong.append(f"{language} {template}: {text}")
-    assert counts.total() > 300
-    assert counts[True, True] >= 0.95 * (counts[True, True] + counts[True, False]), wrong
+    assert counts.total() > 80
+    assert counts[True, True] >= goal * (counts[True, True] + counts[True, False]), wrong
     assert not counts[False, False], wrong
 
 
@@ -278,7 +282,7 @@ def test_settings():
     [
         "{{", "[[", "{{a|", "{{nowrap|", "\n{|\n|a|", "<ref>", "<ref ", "<math>", "<!--", "'''x ", "-{", "(,", ", ,",
         "\t", "=", "a=b ", "*", "\n#a\n##b", "<sup>", "<div ", "|", "||", "{{a|b=", "[http://a ", "[[a|\n\n", "}}",
-        "]]",
+        "]]", "{{a}} ", "{{a|b}}x ", "{{a-", "[[a:b|c|", "[[a:b.jpg|c]]", "<{{", "{{#expr:1+", "{{a|(", "__A",
     ],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece):
