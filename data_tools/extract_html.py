@@ -1,33 +1,40 @@
 """Take the text out of web pages."""
 
+import html
 import importlib
 import re
 
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.html import ElementNode, HTMLTree
+from resiliparse.parse.html import HTMLTree
 
 from data_tools.config import HtmlConfig
 from data_tools.document import Document, DroppedError
+from data_tools.html_notation import format_formula, label_lists, write_formulas, write_labels, write_raised_numbers
+from data_tools.html_regions import remove_regions
+from data_tools.html_source import read_source
 from data_tools.ledger import Ledger
 from data_tools.text_encoding import decode_text
-from data_tools.wikitext_numbers import format_subscript, format_superscript
 
-MAX_DEPTH = 2000
-"""Finding the main content takes quadratic time in the depth of blocks: with resiliparse 2.0.1, 0.2 s at 2,000 and 3 s
-at 10,000. Browsers nest no deeper than 512."""
-
-WORD_JOINER = "\u2060"
-"""Shows nothing, and is taken out when the text is normalised."""
-
-# resiliparse 2.0.1 takes text nodes of three bytes that end beyond ASCII for separators, and leaves them out of main
-# content: a single Chinese character in bold, or the unit m². The joiner makes them longer.
-# No blank is given back (*+): most of them stand before a tag, where each would be tried again.
-_LOST_NODE = re.compile(r"(>\s*+(?:[^\s<>]?[^\s<>\x00-\x7f•·›…]|&#?\w{1,10};))(?=\s*<)")
-_RAISED_TAG = re.compile("<[sS][uU][pPbB]")
-_BLOCK_TAG = re.compile(
-    r"<(/?)(?:div|section|article|main|aside|nav|ul|ol|dl|table|blockquote|center|form|fieldset|header|footer)\b",
+_NUMBERED_LIST = re.compile(r"<(?:ol|li)\s[^<>]*\b(?:start|type|reversed|value)\b", re.IGNORECASE)
+_FORMULA_SCRIPT = re.compile(
+    r"<script\b[^<>]*\btype\s*=\s*[\"']?math/tex(;\s*mode=display)?[^<>]*>([^<]*+(?:<(?!/script)[^<]*+)*+)(?:</script\s*>)?",
     re.IGNORECASE,
 )
+_FORMULA_PICTURE = re.compile(r"<img\b[^<>]*\bclass\s*=\s*[\"']?[^\"'<>]*(?:latex|math|tex)\b[^<>]*>", re.IGNORECASE)
+_ALT_TEXT = re.compile(r"\balt\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
+
+_NEVER_SHOWN = ("img", "area", "svg", "video", "audio", "object", "embed", "canvas")
+"""Elements beside those that resiliparse skips. Descriptions of pictures stand where no sentence expects them; but
+figures hold code, tables, quotations and captions as well, so its own switch for all of them is on."""
+_NOT_SHOWN_WITHIN = (
+    ("aria-hidden", '[aria-hidden="true"]'),
+    ("sr-only", ".sr-only"),
+    ("visually-hidden", ".visually-hidden"),
+    ("mw-editsection", ".mw-editsection"),
+    ("MathJax", ".MathJax, .MathJax_Preview, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML"),
+)
+"""What pages hold if an element within text shows nothing, or nothing of use, and its selector. Looking for the word
+takes a fiftieth of the time of looking for the selector."""
 
 
 class HtmlExtractor:
@@ -41,55 +48,68 @@ class HtmlExtractor:
     def __call__(self, document: Document, ledger: Ledger) -> None:
         """Set a document's text and title."""
         page = decode_text(document.content, declared=document.charset, is_html=True, ledger=ledger)
-        if _measure_depth(page) > MAX_DEPTH:
-            raise DroppedError("html_too_deep", f"blocks within blocks, more than {MAX_DEPTH}")
-        if self._config.main_content:
-            page = _LOST_NODE.sub(rf"\1{WORD_JOINER}", page)
-        tree = HTMLTree.parse(page)
-        document.title = document.title or (tree.title or "").strip()
-        if tree.body is None:
-            raise DroppedError("no_text")
-        if _RAISED_TAG.search(page):
-            _write_raised_numbers(tree.body)
+        document.text, title = self.extract(page)
+        document.title = document.title or title
+
+    def extract(self, page: str) -> tuple[str, str]:
+        """Text and title of a page.
+
+        Raises:
+            DroppedError: it has no body.
+        """
+        page = write_raised_numbers(_write_formula_sources(page))
+        source = read_source(page)
         if self._trafilatura is not None:
-            document.text = self._extract_precisely(tree)
-            return
-        document.text = extract_plain_text(
+            tree = _parse(source.join(), labels_lists=False)
+            return self._extract_precisely(tree), _read_title(tree)
+        if self._config.main_content:
+            remove_regions(source, comments=self._config.comments)
+        plain = source.join_plainly()
+        tree = _parse(plain, labels_lists=self._config.list_bullets)
+        text = extract_plain_text(
             tree,
             preserve_formatting=True,
-            main_content=self._config.main_content,
             list_bullets=self._config.list_bullets,
-            comments=self._config.comments,
-            # Descriptions of pictures stand where no sentence expects them.
-            alt_texts=False,
+            skip_elements=[*_NEVER_SHOWN, *(selector for word, selector in _NOT_SHOWN_WITHIN if word in plain)],
         )
+        return write_labels(text), _read_title(tree)
 
     def _extract_precisely(self, tree: HTMLTree) -> str:
         assert self._trafilatura is not None
-        html = str(tree)
-        text = self._trafilatura.extract(html, favor_precision=True, include_comments=self._config.comments)
+        page = str(tree)
+        text = self._trafilatura.extract(page, favor_precision=True, include_comments=self._config.comments)
         return text or ""
 
 
-def _measure_depth(page: str) -> int:
-    """How deep blocks are nested at most, if every end tag ends one."""
-    if page.count("<") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    for tag in _BLOCK_TAG.finditer(page):
-        if tag[1]:
-            depth = max(0, depth - 1)
-        else:
-            depth += 1
-            deepest = max(deepest, depth)
-    return deepest
+def _parse(page: str, *, labels_lists: bool) -> HTMLTree:
+    tree = HTMLTree.parse(page)
+    if tree.body is None:
+        raise DroppedError("no_text")
+    if "<math" in page:
+        write_formulas(tree.body)
+    if labels_lists and _NUMBERED_LIST.search(page):
+        label_lists(tree.body)
+    return tree
 
 
-def _write_raised_numbers(body: ElementNode) -> None:
-    """Turn 10<sup>6</sup> into 10⁶; its text alone would be 106."""
-    for element in body.query_selector_all("sup, sub"):
-        text = element.text or ""
-        if len(text) > 40 or not any(character.isdigit() for character in text):
-            continue
-        written = format_superscript(text) if element.tag == "sup" else format_subscript(text)
-        element.text = written + WORD_JOINER
+def _read_title(tree: HTMLTree) -> str:
+    return (tree.title or "").strip()
+
+
+def _write_formula_sources(page: str) -> str:
+    """Write formulas that a page has as scripts or as pictures as text."""
+    if "math/tex" in page:
+        page = _FORMULA_SCRIPT.sub(_write_script, page)
+    if "<math" not in page:
+        page = _FORMULA_PICTURE.sub(_write_picture, page)
+    return page
+
+
+def _write_script(found: re.Match[str]) -> str:
+    return html.escape(format_formula(found[2], is_display=bool(found[1])), quote=False)
+
+
+def _write_picture(found: re.Match[str]) -> str:
+    alt = _ALT_TEXT.search(found[0])
+    tex = html.unescape(alt[1] or alt[2] or "") if alt else ""
+    return html.escape(format_formula(tex, is_display=False), quote=False)

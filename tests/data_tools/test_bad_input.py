@@ -272,7 +272,7 @@ CASES = {
     "large.warc.gz": Case(
         "warc", make_large_page, dropped={"record_type_warcinfo": 1, "record_too_large": 1}, damaged_record=0
     ),
-    "deep.warc.gz": Case("warc", make_deep, dropped={"record_type_warcinfo": 1, "html_too_deep": 2}),
+    "deep.warc.gz": Case("warc", make_deep, dropped={"record_type_warcinfo": 1, "duplicate": 2}),
     "bomb.xml": Case("wikipedia", make_entity_bomb, kept=0, failed={"xml_doctype_refused": 1}, damaged_record=0),
     "undeclared.xml": Case("wikipedia", make_bomb_in_page, failed={"xml_invalid": 1}, damaged_record=3),
     "digests.warc": Case(

@@ -1,0 +1,205 @@
+"""Cut a web page's source into texts and tags, and repair what would swallow text, before the page is parsed.
+
+A parser must do with broken tags what browsers do, who show the text all the same: that of an unclosed anchor as a
+link, so that a page of them looks like a menu; that behind an unclosed <select> as a choice.
+"""
+
+import re
+from dataclasses import dataclass
+
+CONTAINERS = (
+    *("div", "table", "ul", "ol", "dl", "section", "article", "main", "aside", "nav", "header", "footer", "form"),
+    *("menu", "center", "fieldset", "figure", "blockquote", "details", "td", "th"),
+)
+_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6", "summary")
+PLAIN, LINK_END, LINK, HEADING_END, HEADING, ITEM, PARAGRAPH, ROW, START, END = range(10)
+"""Kinds of tags; from HEADING_END on they part blocks of text."""
+_KINDS = {
+    "a": LINK,
+    "/a": LINK_END,
+    **dict.fromkeys(_HEADINGS, HEADING),
+    **{f"/{name}": HEADING_END for name in _HEADINGS},
+    **dict.fromkeys(("li", "dt", "dd"), ITEM),
+    "p": PARAGRAPH,
+    "tr": ROW,
+    **dict.fromkeys(CONTAINERS, START),
+    **{f"/{name}": END for name in CONTAINERS},
+}
+# No part gives back what it has matched, so that the time is linear in the page. The names are in the order of use.
+_PATTERN = (
+    r"(<(?:(/?(?:a|div|p|t[drh]|li|d[tdl]|h[1-6]|[uo]l|table|section|article|main|aside|nav|header|footer|form|menu"
+    r"|center|fieldset|figure|blockquote|details|summary))(?:>|(?=[\s/])(?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?)*+>)"
+    # Elements whose text is not shown, or is no mark-up; those that close themselves have none.
+    r"|(script|style|svg|select|noscript|template|textarea|iframe|title|xmp)\b[^>]*+>"
+    r"(?:(?<=/>)|[^<]*+(?:<(?!/\3)[^<]*+)*+(?:</\3[^>]*+>?)?)"
+    r"|!--(?:>|->|[^-]*+(?:-(?!->|-!>)[^-]*+)*+(?:--!?>)?)))"
+)
+_TOKEN = re.compile(_PATTERN)
+_TOKEN_OF_CAPITALS = re.compile(_PATTERN, re.IGNORECASE)
+_CAPITALS = re.compile("<[A-Z]")
+_SHOWN = frozenset({"title", "xmp"})
+_CODE = frozenset({"script", "style"})
+
+_HEADING_BUTTON = re.compile(
+    r"(<(?:h[1-6]|summary)\b[^<>]*+>\s*+(?:<(?:span|div|a)\b[^<>]*+>\s*+)*+)<button\b", re.IGNORECASE
+)
+_CLOSES_ITSELF = re.compile(r"<(button|label|object|video|audio|canvas)\b[^<>]*+(?<=/)>")
+"""What hides its text, and the text behind it where a parser passes over the sign."""
+_PILCROW = re.compile(r"\s*+(?:[¶#§⚓⁋∞🔗\ue000-\uf8ff]|&para;|&#182;|&#xb6;|&#x[ef]\w{3};)\ufe0f?\s*+", re.IGNORECASE)
+"""What a heading's link to itself shows, and icons, which only fonts of their own have."""
+_MAX_PILCROW = 12
+"""Characters; looking at longer text finds nothing."""
+_UNQUOTED_END = re.compile(r"=\s*[^\s\"'=<>]+/>\Z")
+
+_MAX_LIST_DEPTH = 50
+"""Each level is indented by two blanks more, so that a megabyte of lists within lists would give gigabytes of them."""
+_PLAIN_TAGS = {name: f"<{name}>" for name in _KINDS if name not in ("ol", "li")} | {
+    "a": "",
+    "/a": "",
+    # resiliparse 2.0.1 takes it for a word of what follows it.
+    "summary": "<div>",
+    "/summary": "</div>",
+}
+"""Without attributes, but for those of lists, which may number them."""
+
+
+@dataclass(slots=True)
+class PageSource:
+    """A page in pieces: each text is followed by the tag at the same place, the last text by none."""
+
+    texts: list[str]
+    """With the tags of single words in them."""
+    tags: list[str]
+    names: list[str]
+    """Such as div and /div, in small letters; empty for what is no tag."""
+    kinds: list[int]
+    link_breaks: list[int]
+    """Places of tags before which a link ends that no tag closes."""
+
+    def find_link_ends(self, links: list[int]) -> list[int]:
+        """Places of the tags at which links end, given those of their start tags, of which each ends the one before."""
+        kinds, ends = self.kinds, []
+        breaks = set(self.link_breaks)
+        for link in links:
+            end = link + 1
+            while end < len(kinds) and kinds[end] not in (LINK, LINK_END) and end not in breaks:
+                end += 1
+            ends.append(end)
+        return ends
+
+    def replace(self, start: int, end: int, tag: str) -> None:
+        """Put one tag in place of those from one place up to, and without, another, and of the texts between them."""
+        num_tags = end - start
+        self.texts[start + 1 : end] = [""] * (num_tags - 1)
+        self.tags[start:end] = [tag, *[""] * (num_tags - 1)]
+        self.names[start:end] = [""] * num_tags
+
+    def close_tag(self, place: int) -> None:
+        """Put an end tag behind a start tag."""
+        self.tags[place] += f"</{self.names[place]}>"
+        self.names[place], self.kinds[place] = "", PLAIN
+
+    def closes_itself(self, place: int) -> bool:
+        """Whether a tag ends with "/>" that is no part of an unquoted value."""
+        return self.tags[place][-2:] == "/>" and not _UNQUOTED_END.search(self.tags[place])
+
+    def join(self) -> str:
+        """The whole page."""
+        return self._join(self.tags)
+
+    def join_plainly(self) -> str:
+        """The page without links, and without what attributes say of blocks: it is parsed in less time."""
+        return self._join([_PLAIN_TAGS.get(name, tag) for name, tag in zip(self.names, self.tags, strict=True)])
+
+    def _join(self, tags: list[str]) -> str:
+        pieces = [""] * (2 * len(tags) + 1)
+        pieces[::2], pieces[1::2] = self.texts, tags
+        return "".join(pieces)
+
+
+def read_source(page: str) -> PageSource:
+    """Cut a page into pieces, without comments, scripts and the like, and repair its tags.
+
+    Anchors without an address are no links, and signs that link to the place where they stand are no text. A tag that
+    ends with "/>" is closed, as whoever wrote it meant, whether the page is XHTML or not. A link that no tag closes
+    ends where a block does. What hides all that follows, and is never closed, is taken away.
+    """
+    if "<button" in page:
+        # Buttons are left out, but those of headings show and hide what is below them.
+        page = _HEADING_BUTTON.sub(r"\1<span", page)
+    if _CLOSES_ITSELF.search(page):
+        page = _CLOSES_ITSELF.sub(_close_tag, page)
+    source = _build(_split(page))
+    if source.names.count("ul") + source.names.count("ol") > _MAX_LIST_DEPTH:
+        _flatten_lists(source)
+    for place in [place for place, tag in enumerate(source.tags) if tag[-2:] == "/>"]:
+        if source.names[place] and source.closes_itself(place):
+            source.close_tag(place)
+    if source.kinds.count(LINK) > source.kinds.count(LINK_END):
+        _close_links(source)
+    return source
+
+
+def _split(page: str) -> list[str]:
+    """Texts, tags, names of tags, and names of elements whose text is no mark-up, in turn."""
+    is_of_capitals = _CAPITALS.search(page) is not None
+    token = _TOKEN_OF_CAPITALS if is_of_capitals else _TOKEN
+    parts: list[str] = token.split(page)
+    # An element that is never closed, and would hide all that follows, is one tag with it. Without its start tags it is
+    # cut up like the rest; each of the names may come up once.
+    while len(parts) > 1 and not parts[-1] and (name := (parts[-2] or "").lower()) and name not in _CODE:
+        rest = parts[-4]
+        if re.search(rf"</{name}[^<>]*>?\Z", rest, re.IGNORECASE):
+            break
+        parts[-5:] = token.split(parts[-5] + re.sub(rf"<{name}\b[^>]*>", "", rest, flags=re.IGNORECASE))
+    if is_of_capitals:
+        parts[2::4] = [name and name.lower() for name in parts[2::4]]
+        parts[3::4] = [name and name.lower() for name in parts[3::4]]
+    return parts
+
+
+def _build(parts: list[str]) -> PageSource:
+    texts, tags, names, hidden = parts[::4], parts[1::4], parts[2::4], parts[3::4]
+    for place in [place for place, name in enumerate(names) if name is None]:
+        names[place] = ""
+        if tags[place][-2:] == "/>" or hidden[place] not in _SHOWN:
+            tags[place] = ""
+    kinds = [_KINDS.get(name, PLAIN) for name in names]
+    for place in [place for place, kind in enumerate(kinds) if kind == LINK]:
+        if "href" not in tags[place] and "HREF" not in tags[place]:
+            tags[place], kinds[place] = "", PLAIN
+        if len(texts[place + 1]) <= _MAX_PILCROW and _PILCROW.fullmatch(texts[place + 1]):
+            texts[place + 1] = ""
+    return PageSource(texts=texts, tags=tags, names=names, kinds=kinds, link_breaks=[])
+
+
+def _close_tag(found: re.Match[str]) -> str:
+    return found[0] if _UNQUOTED_END.search(found[0]) else f"{found[0][:-2]}></{found[1]}>"
+
+
+def _flatten_lists(source: PageSource) -> None:
+    """Take away the tags of lists that lie too deep."""
+    depth = 0
+    for place, name in enumerate(source.names):
+        if name in ("ul", "ol"):
+            depth += 1
+        if depth > _MAX_LIST_DEPTH and name in ("ul", "ol", "/ul", "/ol"):
+            source.tags[place] = source.names[place] = ""
+            source.kinds[place] = PLAIN
+        if name in ("/ul", "/ol") and depth:
+            depth -= 1
+
+
+def _close_links(source: PageSource) -> None:
+    """End each link that another follows, before an end tag, at the first block behind it."""
+    is_open = False
+    block: int | None = None
+    for place, kind in enumerate([*source.kinds, LINK]):
+        if kind >= HEADING_END:
+            if is_open and block is None:
+                block = place
+        elif kind != PLAIN:
+            if kind == LINK and block is not None:
+                source.texts[block] += "</a>"
+                source.link_breaks.append(block)
+            is_open, block = kind == LINK, None
