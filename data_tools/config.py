@@ -106,6 +106,9 @@ class CleaningConfig:
     """Documents with a larger share of U+FFFD, which stands for bytes that could not be decoded, are dropped."""
     max_record_bytes: int = 64 << 20
     """Larger raw records are dropped unread; bounds memory."""
+    max_record_seconds: float = 60.0
+    """Records that take more processor time from their raw bytes to clean text count as failed (time_limit), and cost
+    their worker process. A page of a megabyte takes a tenth of a second, and with html.extractor=trafilatura two."""
     drop_duplicates: bool = True
     """Keep only the first of documents whose cleaned text is equal."""
 

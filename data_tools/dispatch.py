@@ -1,20 +1,25 @@
 """Reading, in the parent: share the input out among workers, and write down what comes back."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_tools import record_clock
 from data_tools.config import DataPrepConfig
 from data_tools.decontamination import EvaluationTexts
 from data_tools.journal import JournalWriter
 from data_tools.read_state import FileState, ReadEntry
-from data_tools.reading import Answer, BatchHeader, BatchResult, FileResult, Offer, serve_reading
+from data_tools.reading import Answer, BatchHeader, BatchResult, FileResult, Keep, Offer, name_spool, serve_reading
+from data_tools.record_clock import read_slow_record
 from data_tools.sources import InputFile
 from data_tools.stage_progress import StageProgress, Stages
 from data_tools.workers import WorkerDiedError, WorkerPool
 
 BATCHES_WAITING_PER_WORKER = 2
+
+logger = logging.getLogger(__name__)
 
 
 def read_files(
@@ -51,7 +56,17 @@ def read_files(
         def note(file: InputFile, result: BatchResult | FileResult) -> None:
             journal.append(ReadEntry(file_keys[file.index], result))
 
-        _Dispatcher(states, pool=pool, num_workers=num_workers, progress=progress, note=note).run()
+        def find_slow_record(number: int) -> tuple[int, int] | None:
+            return read_slow_record(directory, name=name_spool(run, number))
+
+        _Dispatcher(
+            states,
+            pool=pool,
+            num_workers=num_workers,
+            progress=progress,
+            note=note,
+            find_slow_record=find_slow_record,
+        ).run()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +88,10 @@ class _Dispatcher:
         num_workers: int,
         progress: StageProgress,
         note: Callable[[InputFile, BatchResult | FileResult], None],
+        find_slow_record: Callable[[int], tuple[int, int] | None],
     ) -> None:
         self._pool, self._progress, self._note = pool, progress, note
+        self._find_slow_record = find_slow_record
         self._num_workers = num_workers
         self._unread = deque(state for state in states if not state.is_finished)
         self._waiting: deque[_HandedBatch] = deque()
@@ -103,7 +120,8 @@ class _Dispatcher:
             try:
                 if isinstance(work, _HandedBatch):
                     self._pool.tasks[worker] = self._describe(work.header)
-                    self._pool.send(worker, work.header)
+                    too_slow = frozenset(self._state_of[work.header.file].too_slow)
+                    self._pool.send(worker, replace(work.header, too_slow=too_slow))
                     self._pool.send_bytes(worker, work.content)
                 else:
                     self._pool.tasks[worker] = work.file.path
@@ -124,7 +142,24 @@ class _Dispatcher:
             state = f"batch {work.num_offered - 1}" if work.is_at_batch else f"reading behind {work.num_offered}"
             name = f"{state} of file {work.file.index}"
             work.is_at_batch, work.num_offered = False, 0
+        if work is not None and death.signal == record_clock.SIGNAL:
+            # The next process does not come to the record: no second death at the same work.
+            name = self._pass_over_slow_record(death.number) or name
         self._pool.replace(death, work=name if work is not None else None)
+
+    def _pass_over_slow_record(self, number: int) -> str | None:
+        """Note the record that a process was ended for, and name it."""
+        slow = self._find_slow_record(number)
+        if slow is None:
+            return None
+        file, record = slow
+        self._state_of[file].too_slow.add(record)
+        logger.warning(
+            "warning: record %d of %s takes more than data_prep.cleaning.max_record_seconds and counts as failed",
+            record,
+            self._state_of[file].file.path,
+        )
+        return f"record {record} of file {file}"
 
     def _handle(self, worker: int, message: Offer | BatchResult | FileResult | WorkerDiedError) -> None:
         if isinstance(message, WorkerDiedError):
@@ -162,7 +197,7 @@ class _Dispatcher:
         else:
             state.is_at_batch = True
             self._pool.tasks[worker] = self._describe(header)
-            self._pool.send(worker, Answer.KEEP)
+            self._pool.send(worker, Keep(too_slow=frozenset(state.too_slow)))
 
     def _note_bytes(self, state: FileState, bytes_read: int) -> None:
         self._bytes_read += bytes_read - state.bytes_read

@@ -46,6 +46,8 @@ class FileState:
     """Batches that its reader has cut so far."""
     is_at_batch: bool = False
     """Whether its reader goes through the last of them itself."""
+    too_slow: set[int] = field(default_factory=set)
+    """Records for which a process was ended."""
     taken: set[int] = field(default_factory=set)
     """Numbers of the batches that were gone through, or are in the hands of this process or another worker."""
 

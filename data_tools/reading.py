@@ -8,7 +8,7 @@ otherwise: one large dump keeps all processes busy, and so do many small archive
 import hashlib
 import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +23,7 @@ from data_tools.line_duplicates import LINES_NAME, hash_lines
 from data_tools.minhash import MinHasher
 from data_tools.near_duplicates import KEYS_NAME
 from data_tools.readers import read_documents
+from data_tools.record_clock import RecordClock
 from data_tools.sources import InputFile, open_input
 from data_tools.spool import (
     OUTCOMES_NAME,
@@ -50,6 +51,8 @@ class BatchHeader:
     last_record: int
     outcomes: tuple[SpoolPlace, ...]
     """Where the reader's outcomes lie of the records before the last."""
+    too_slow: frozenset[int] = frozenset()
+    """Records for which a process was ended: they count as failed."""
 
 
 class Answer(Enum):
@@ -57,15 +60,21 @@ class Answer(Enum):
 
     SEND = auto()
     """Send it to the parent, for another worker."""
-    KEEP = auto()
-    """Go through it here."""
     SKIP = auto()
     """Forget it: the file is read again because a process died, and this batch was taken care of before."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """The other answer: go through the batch."""
+
+    too_slow: frozenset[int]
+    """See `BatchHeader`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Sent by the worker that reads a file, which waits for an `Answer`."""
+    """Sent by the worker that reads a file, which waits for an `Answer` or a `Keep`."""
 
     header: BatchHeader
     bytes_read: int
@@ -113,6 +122,11 @@ class FileResult:
     """Where the reader's outcomes lie behind the last batch."""
 
 
+def name_spool(run: str, worker: int) -> str:
+    """Name of what a worker process writes, given its number among those that the run has had."""
+    return f"{run}_{worker:04d}"
+
+
 def serve_reading(
     connection: Connection,
     worker: int,
@@ -126,7 +140,7 @@ def serve_reading(
     Args:
         run: a name that no other run of the stage has or had.
     """
-    extractor = _Extractor(config, evaluations, directory=directory, spool=f"{run}_{worker:04d}")
+    extractor = _Extractor(config, evaluations, directory=directory, spool=name_spool(run, worker))
     while (task := connection.recv()) is not None:
         if isinstance(task, InputFile):
             _read_file(task, connection=connection, extractor=extractor, config=config)
@@ -154,8 +168,8 @@ def _read_file(file: InputFile, *, connection: Connection, extractor: "_Extracto
             match connection.recv():
                 case Answer.SEND:
                     connection.send_bytes(pickle.dumps(batch, protocol=5))
-                case Answer.KEEP:
-                    connection.send(extractor.run(header, batch, is_own=True))
+                case Keep(too_slow=records):
+                    connection.send(extractor.run(replace(header, too_slow=records), batch, is_own=True))
         bytes_read = stream.bytes_read
     ledger.outcomes = []
     connection.send(
@@ -189,6 +203,7 @@ class _Extractor:
         self, config: DataPrepConfig, evaluations: EvaluationTexts | None, *, directory: Path, spool: str
     ) -> None:
         self._config, self._spool = config, SpoolWriter(directory, spool=spool)
+        self._clock = RecordClock(directory, name=spool, seconds=config.cleaning.max_record_seconds)
         self.outcomes = SpoolWriter(directory, spool=spool, name=OUTCOMES_NAME)
         self._decontaminator = Decontaminator(config.decontamination, evaluations) if evaluations else None
         self._minhasher: MinHasher | None = None
@@ -205,6 +220,7 @@ class _Extractor:
         """Go through a batch."""
         outcomes = SpooledOutcomes(self.outcomes)
         ledger = Ledger(outcomes=outcomes)
+        documents = self._clock.watch(documents, file=header.file, too_slow=header.too_slow, ledger=ledger)
         for step in self._plan.build_steps(ledger):
             documents = step(documents)
         if self._decontaminator is not None:

@@ -21,6 +21,7 @@ RANGES: dict[str, Range] = {
     "cleaning.max_characters": _COUNT,
     "cleaning.max_replacement_share": Range(minimum=0, maximum=1),
     "cleaning.max_record_bytes": _COUNT,
+    "cleaning.max_record_seconds": Range(minimum=0, is_minimum_excluded=True),
     "near_duplicates.num_bands": Range(minimum=1, maximum=256),
     "near_duplicates.num_rows": Range(minimum=1, maximum=64),
     "near_duplicates.ngram_words": Range(minimum=1, maximum=1000),

@@ -35,9 +35,13 @@ class PreparationError(Exception):
 class WorkerDiedError(PreparationError):
     """A worker process ended before it was told to."""
 
-    def __init__(self, message: str, *, worker: int, pid: int) -> None:
+    def __init__(self, message: str, *, worker: int, pid: int, number: int, signal: int = 0) -> None:
         super().__init__(message)
         self.worker, self.pid = worker, pid
+        self.number = number
+        """Of the process among those that the pool has had."""
+        self.signal = signal
+        """What killed it, if something did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +83,14 @@ class WorkerPool:
         self.tasks = ["its start"] * num_workers
         """What each worker is at, in words, for messages about its end."""
         self._processes: list[Any] = []
+        self._numbers = [0] * num_workers
+        """What each process was told of its place among those that the pool has had."""
         self._connections: list[Connection] = []
         # It unblocks the signal that `_start` blocks, when it is not there yet.
         resource_tracker.ensure_running()
         try:
-            for _ in range(num_workers):
+            for worker in range(num_workers):
+                self._numbers[worker] = self._num_started
                 process, ours = self._start()
                 self._processes.append(process)
                 self._connections.append(ours)
@@ -129,11 +136,14 @@ class WorkerPool:
         if work is not None:
             self._deaths[work] += 1
             if self._deaths[work] >= MAX_DEATHS:
-                raise WorkerDiedError(f"for the second time, {death}", worker=worker, pid=death.pid)
+                raise WorkerDiedError(
+                    f"for the second time, {death}", worker=worker, pid=death.pid, number=death.number
+                )
         logger.warning("warning: %s; another process does it again", death)
         self._connections[worker].close()
         self._has_spoken[worker] = False
         self.tasks[worker] = "its start"
+        self._numbers[worker] = self._num_started
         self._processes[worker], self._connections[worker] = self._start()
 
     def send(self, worker: int, message: Any) -> None:
@@ -189,7 +199,8 @@ class WorkerPool:
         if code == -signal.SIGKILL:
             hint = f"; if nobody killed it, the machine ran out of memory: {self._memory_hint}"
         message = f"worker process {process.pid} {how} at {self.tasks[worker]}{hint}"
-        return WorkerDiedError(message, worker=worker, pid=process.pid)
+        killed_by = -code if code and code < 0 else 0
+        return WorkerDiedError(message, worker=worker, pid=process.pid, number=self._numbers[worker], signal=killed_by)
 
     def __enter__(self) -> "WorkerPool":
         return self

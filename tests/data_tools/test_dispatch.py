@@ -19,7 +19,7 @@ from data_tools.reading import serve_reading
 from data_tools.sources import resolve_inputs
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import hash_files
+from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
 
 NUM_KILLED = 7
 """Processes of each stage that kill themselves, the first ones and those that take their places."""
@@ -111,3 +111,29 @@ def test_killed_workers_change_no_byte(
     assert other_files == files
     totals = json.loads((tmp_path / "deadly" / "ledger.json").read_text(encoding="utf-8"))["totals"]
     assert totals["kept"] == 130
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_no_record_holds_a_worker(tmp_path: Path, num_workers: int) -> None:
+    texts = [make_text(number) for number in range(40)]
+    for number in (7, 8, 30):
+        texts[number] += " neverending"
+    source = write_jsonl(
+        tmp_path / "a.jsonl", [{"text": text, "id": f"id {number}"} for number, text in enumerate(texts)]
+    )
+    done = run_prepare(
+        f"data_prep.output_dir={tmp_path / 'output'}",
+        sources_override(("jsonl", [source])),
+        "data_prep.further_steps=[{_target_:tests.data_tools.slow_step.StopForever,word:neverending}]",
+        "data_prep.cleaning.max_record_seconds=0.2",
+        "data_prep.batch_bytes=4096",
+        "data_prep.tokenizer.vocab_size=384",
+        f"data_prep.num_workers={num_workers}",
+    )
+    assert done.returncode == 0, done.stderr
+    ledger = json.loads((tmp_path / "output" / "ledger.json").read_text(encoding="utf-8"))
+    assert (ledger["totals"]["kept"], ledger["totals"]["failed"]) == (37, {"time_limit": 3})
+    examples = [entry for entry in ledger["files"][0]["examples"] if entry["reason"] == "time_limit"]
+    assert [entry["record"] for entry in examples] == [7, 8, 30]
+    assert examples[0]["detail"] == "took more than 0.2 s of processor time"
+    assert f"record 30 of {source} takes more than" in done.stderr
