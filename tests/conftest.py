@@ -1,6 +1,7 @@
 """What holds for every test: one thread per process, no GPU, no network services, the same examples each time."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,11 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+# A shell starts a command in the background with these ignored, and all that a test starts would ignore them, too.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 settings.register_profile("trireme", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("trireme")
