@@ -21,10 +21,11 @@ class SourceConfig:
     """Name of the source in the ledger and in the document tables."""
     kind: Literal["warc", "wikipedia", "jsonl", "parquet", "text"]
     """warc: web archives (.warc, .wet, .arc, .wacz); wikipedia: a dump of pages (.xml); jsonl: one JSON object a line,
-    or an array of them; parquet: one document a row; text: plain text. Compression (gzip, bzip2, xz, zstd) is
-    recognised by content."""
+    or an array of them; parquet: one document a row; text: plain text, and web pages (.html). Compression (gzip,
+    bzip2, xz, zstd) is recognised by content."""
     paths: list[PathText]
-    """Files: local paths, glob patterns, http(s):// addresses, or anything else that fsspec opens. A file that ends in
+    """Files: local paths, glob patterns, folders (all files in them whose names end as the kind's do), http(s)://
+    addresses, or anything else that fsspec opens. A file that ends in
     .paths or .paths.gz is a list of files, as Common Crawl has them (warc.paths.gz)."""
     text_field: str = "text"
     """jsonl, parquet: key or column of the text; one within an object is named with dots, as content.text. Of a list of

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from data_tools.config import DataPrepConfig, DataPrepRoot
+from data_tools.config import DataPrepConfig, DataPrepRoot, SourceConfig
 from data_tools.sources import InputFile, resolve_inputs
 from data_tools.validate import validate
 from trainer.common.errors import Violation, raise_if_any
@@ -29,16 +30,31 @@ def load_task(overrides: Sequence[str]) -> Task:
     Raises:
         ConfigError: everything that is wrong.
     """
-    config = compose_config(ROOT, overrides, validate=_validate_root).data_prep
-    files, missing = resolve_inputs(config.sources)
-    evaluation_files, also_missing = resolve_inputs(config.evaluations, name="evaluations")
+    listed = _InputLists()
+    config = compose_config(ROOT, overrides, validate=partial(_validate_root, listed=listed)).data_prep
+    files, missing = listed.resolve(config.sources)
+    evaluation_files, also_missing = listed.resolve(config.evaluations, name="evaluations")
     raise_if_any([*validate(config), *map(_place_under_root, [*missing, *also_missing])])
     return Task(config=config, files=files, evaluation_files=evaluation_files)
 
 
-def _validate_root(root: DataPrepRoot, ignore: Collection[str]) -> list[Violation]:
+class _InputLists:
+    """Lists inputs once: of web servers that takes a request for each."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[InputFile], list[Violation]]] = {}
+
+    def resolve(self, sources: list[SourceConfig], *, name: str = "sources") -> tuple[list[InputFile], list[Violation]]:
+        """See `resolve_inputs`."""
+        key = f"{name} {sources!r}"
+        if key not in self._known:
+            self._known[key] = resolve_inputs(sources, name=name)
+        return self._known[key]
+
+
+def _validate_root(root: DataPrepRoot, ignore: Collection[str], *, listed: _InputLists) -> list[Violation]:
     config = root.data_prep
-    missing = resolve_inputs(config.sources)[1] + resolve_inputs(config.evaluations, name="evaluations")[1]
+    missing = listed.resolve(config.sources)[1] + listed.resolve(config.evaluations, name="evaluations")[1]
     return [
         violation
         for violation in [*validate(config), *map(_place_under_root, missing)]

@@ -39,6 +39,12 @@ _HTML_START = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|link|style|table|div|h[1-6]|p|br|font|center|a)[\s>/]",
     re.IGNORECASE | re.DOTALL,
 )
+_PAGE_START = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|meta|script|link|style)[\s>]", re.IGNORECASE)
+"""What only a page has; plain text, such as a README in Markdown, may begin with a heading or a picture."""
+_BLOCK_END = re.compile(rb"</(?:p|h[1-6]|div|table|tr|li|ul|ol|body|html)\s*>|<br\b", re.IGNORECASE)
+_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*(?=[^\s<])")
+PAGE_START_BYTES = 256
+EXAMINED_BYTES = 64 << 10
 _XML_START = re.compile(rb"\s*<(?:\?xml|rss|feed|svg|urlset|sitemapindex)\b", re.IGNORECASE)
 _ANY_TAG = re.compile(rb"<[a-zA-Z!/]")
 
@@ -124,7 +130,7 @@ def detect_media_type(document: Document, ledger: Ledger) -> MediaType:
     if not document.is_from_web:
         return declared
     plain_start = start.replace(b"\0", b"").removeprefix(b"\xef\xbb\xbf").removeprefix(b"\xff\xfe")
-    is_html = bool(_HTML_START.match(plain_start))
+    is_html = bool(_HTML_START.match(plain_start)) and _is_page(document.content)
     if declared == "unknown":
         if not is_html and _XML_START.match(plain_start) and b"<html" not in plain_start:
             raise DroppedError("content_type_not_text", "xml")
@@ -136,6 +142,14 @@ def detect_media_type(document: Document, ledger: Ledger) -> MediaType:
         ledger.note("content_type_wrong")
         return "plain"
     return declared
+
+
+def _is_page(content: bytes) -> bool:
+    """Whether what begins with a tag is a page, and not plain text that uses some: with blank lines for paragraphs."""
+    content = content[:EXAMINED_BYTES].replace(b"\0", b"")
+    if _PAGE_START.search(content[:PAGE_START_BYTES]):
+        return True
+    return len(_BLANK_LINE.findall(content)) * 2 <= len(_BLOCK_END.findall(content))
 
 
 def _has_binary_zeros(start: bytes) -> bool:

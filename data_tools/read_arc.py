@@ -20,7 +20,14 @@ from data_tools.gzip_damage import GZIP_MAGIC, GZIP_WINDOW, find_next_record
 from data_tools.ledger import Ledger
 from data_tools.read_errors import READ_ERRORS, UnreadableInputError, find_reason
 from data_tools.sources import CountedStream
-from data_tools.web_record import BrokenRecordError, check_status, judge_content_type, list_codings
+from data_tools.web_record import (
+    HTTP_START,
+    BrokenRecordError,
+    check_status,
+    judge_content_type,
+    list_codings,
+    read_charset,
+)
 
 ARC_START = b"filedesc://"
 PEEKED_BYTES = 4096
@@ -33,8 +40,6 @@ RECORD_START = re.compile(
 )
 """First line of a record: address, IP address, time, type, in version 2 five further fields, and last the length.
 warcio takes all fields of version 2 but the last four for the address, so the address is taken from here."""
-HTTP_START = b"HTTP/"
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 
 REASONS = {"truncated": "archive_truncated", "corrupt": "archive_corrupt"}
 
@@ -213,7 +218,6 @@ class _ArcReading:
             block = stream.read()
         elif url.startswith(("http:", "https:")) and not block:
             raise BrokenRecordError("http_header_invalid")
-        charset = _CHARSET.search(declared or "")
         return Document(
             record=number,
             media_type=judge_content_type(declared, self._ledger),
@@ -221,7 +225,7 @@ class _ArcReading:
             offset=self.offset,
             url=url,
             is_from_web=True,
-            charset=charset[1] if charset else None,
+            charset=read_charset(declared),
             codings=codings,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from data_tools.document import Document, JsonKeys, MediaType
+from data_tools.folders import COMPRESSION_ENDINGS
 from data_tools.json_values import holds_many_lines, split_values
 from data_tools.ledger import Ledger
 from data_tools.read_errors import READ_ERRORS, explain_read_error
@@ -27,7 +28,8 @@ CODE_ENDINGS = frozenset((
     "tsx", "v", "vhd", "vim", "yaml", "yml", "zig",
 ))  # fmt: skip
 """Files that end so are source code, or Markdown, where spaces mean something."""
-COMPRESSION_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
+PAGE_ENDINGS = frozenset({"html", "htm", "xhtml", "xht", "shtml"})
+"""Files that end so are web pages."""
 
 _Records = Iterator[tuple[int, bytes | None]]
 """Offset in the uncompressed file, and the record's bytes; None for one that is too large."""
@@ -43,19 +45,26 @@ def read_jsonl(file: InputFile, *, stream: CountedStream, ledger: Ledger, max_re
 
 
 def read_text(file: InputFile, *, stream: CountedStream, ledger: Ledger, max_record_bytes: int) -> Iterator[Document]:
-    """Yield the file, its paragraphs or its lines, as the source's split_text says."""
+    """Yield the file, its paragraphs or its lines, as the source's split_text says; a web page is read as one."""
     split = {"file": _whole_file, "paragraph": _paragraphs, "line": _lines}[file.source.split_text]
-    return _read_records(file, stream, "plain", split, ledger=ledger, max_record_bytes=max_record_bytes)
+    is_page = file.source.split_text == "file" and _find_ending(file) in PAGE_ENDINGS
+    media_type: MediaType = "html" if is_page else "plain"
+    return _read_records(file, stream, media_type, split, ledger=ledger, max_record_bytes=max_record_bytes)
 
 
 def keeps_whitespace(file: InputFile) -> bool:
     """Whether spaces and line ends of a file's texts stay as they are."""
     if file.source.keep_whitespace is not None:
         return file.source.keep_whitespace
+    return file.source.kind == "text" and _find_ending(file) in CODE_ENDINGS
+
+
+def _find_ending(file: InputFile) -> str:
+    """What a file's name ends with behind its last dot, without that of a compression."""
     name = file.path.lower()
     for ending in COMPRESSION_ENDINGS:
         name = name.removesuffix(ending)
-    return file.source.kind == "text" and name.rpartition(".")[2] in CODE_ENDINGS
+    return name.rpartition(".")[2]
 
 
 def _read_records(

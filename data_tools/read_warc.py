@@ -13,7 +13,15 @@ from data_tools.ledger import Ledger
 from data_tools.read_arc import read_arc, starts_arc
 from data_tools.read_errors import READ_ERRORS, UnreadableInputError, find_reason
 from data_tools.sources import MAGIC_BYTES, CountedStream, InputFile, decompress
-from data_tools.web_record import BrokenRecordError, check_status, judge_content_type, list_codings
+from data_tools.web_record import (
+    HTTP_START,
+    BrokenRecordError,
+    check_status,
+    judge_content_type,
+    list_codings,
+    read_charset,
+    read_http_head,
+)
 
 FOREIGN_MAGIC = (b"BZh", b"\xfd7zXZ")
 DIGESTS = ("sha1", "sha256", "sha512", "md5")
@@ -129,18 +137,38 @@ def _read_record(
 
 def _build_document(record: WarcRecord, *, number: int, url: str, ledger: Ledger, max_record_bytes: int) -> Document:
     kind = str(record.record_type)
-    headers = record.http_headers if record.is_http_parsed else None
-    if kind == "conversion":
-        media_type: MediaType = "plain"
-    elif kind in ("response", "resource"):
-        media_type = _media_type_of(record, kind, ledger)
-    else:
+    if kind not in ("conversion", "response", "resource"):
         raise DroppedError(f"record_type_{kind}")
-    content = record.reader.read(max_record_bytes + 1)
+    media_type: MediaType = "plain"
+    charset: str | None = "utf-8"
+    codings: tuple[str, ...] = ()
+    start = b""
+    if kind != "conversion" and record.is_http_parsed:
+        check_status(str(record.http_headers.status_code))
+        media_type, charset = judge_content_type(record.http_content_type, ledger), record.http_charset
+        codings = list_codings(record.http_headers.get)
+    elif kind != "conversion":
+        if kind == "response" and record.content_length == 0:
+            raise BrokenRecordError("http_header_invalid")
+        start = record.reader.read(len(HTTP_START))
+        if start != HTTP_START:
+            media_type, charset = judge_content_type(record.headers.get("Content-Type"), ledger), None
+    content = start + record.reader.read(max_record_bytes + 1 - len(start))
     if len(content) > max_record_bytes:
         raise DroppedError("record_too_large", f"more than {max_record_bytes} bytes")
     if len(content) < record.content_length:
         raise BrokenRecordError("record_truncated")
+    if start == HTTP_START:
+        # Some writers give the record its page's content type, and keep the server's headers all the same.
+        head = read_http_head(content)
+        if head is None:
+            raise BrokenRecordError("http_header_invalid")
+        check_status(head.status)
+        media_type, charset = (
+            judge_content_type(head.get("Content-Type"), ledger),
+            read_charset(head.get("Content-Type")),
+        )
+        codings, content = list_codings(head.get), content[head.size :]
     return Document(
         record=number,
         media_type=media_type,
@@ -149,23 +177,15 @@ def _build_document(record: WarcRecord, *, number: int, url: str, ledger: Ledger
         id=(record.record_id or "").strip("<> "),
         url=url,
         is_from_web=kind != "conversion",
-        charset=record.http_charset if headers is not None else "utf-8" if kind == "conversion" else None,
-        codings=list_codings(headers.get) if headers is not None else (),
+        charset=charset,
+        codings=codings,
     )
-
-
-def _media_type_of(record: WarcRecord, kind: str, ledger: Ledger) -> MediaType:
-    if record.is_http_parsed:
-        check_status(str(record.http_headers.status_code))
-        return judge_content_type(record.http_content_type, ledger)
-    if kind == "response" and record.content_length == 0:
-        raise BrokenRecordError("http_header_invalid")
-    return judge_content_type(record.headers.get("Content-Type"), ledger)
 
 
 def _has_wrong_digest(record: WarcRecord, content: bytes) -> bool:
     """Whether the digest of the content is another than the header says; unknown kinds of digests are believed."""
-    name = "WARC-Payload-Digest" if record.is_http_parsed else "WARC-Block-Digest"
+    is_payload = record.is_http_parsed or len(content) < record.content_length
+    name = "WARC-Payload-Digest" if is_payload else "WARC-Block-Digest"
     algorithm, _, told = (record.headers.get(name) or "").partition(":")
     algorithm = algorithm.strip().lower().replace("-", "")
     if algorithm not in DIGESTS or record.headers.get("WARC-Truncated"):

@@ -69,6 +69,8 @@ class Content:
     record: dict[str, Any]
     stats: dict[str, Any]
     totals: dict[str, Any]
+    num_pages: int
+    """Records but those of web archives that never have a page: requests, descriptions of the crawl."""
     num_files: int
     warnings: list[Notice]
     fates: list[Segment]
@@ -102,6 +104,7 @@ def build_content(output: Path, files: Files) -> Content:
         record=files.record,
         stats=stats,
         totals=totals,
+        num_pages=totals["read"] - _count_without_page(totals),
         num_files=len(paths),
         warnings=_build_warnings(find_warnings(stats=stats, ledger=ledger)),
         fates=stack(kept | lost, room=totals["read"]),
@@ -122,6 +125,10 @@ def build_content(output: Path, files: Files) -> Content:
         stages=_build_stages(files.timings, num_records=totals["read"]),
         settings=list(_flatten(files.record["description"]["settings"])),
     )
+
+
+def _count_without_page(totals: dict[str, Any]) -> int:
+    return sum(count for reason, count in totals["dropped"].items() if reason.startswith("record_type_"))
 
 
 def _build_warnings(lines: list[str]) -> list[Notice]:

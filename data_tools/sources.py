@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import pyarrow
 
 from data_tools.config import SourceConfig
 from data_tools.expand_inputs import BadContainerError, describe_container, list_archives, list_patterns
+from data_tools.folders import choose_in_folder, list_folder
 from data_tools.joined_streams import JoinedStreams
 from data_tools.parquet_schema import check_text_column
 from data_tools.read_errors import UnreadableInputError
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 MAGIC_BYTES = 10
 _BZIP2_START = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 """A stream with a block, or an empty one; a text may begin with BZh."""
+LISTING_THREADS = 32
+"""Files that web servers are asked for at a time; the 90,000 of a Common Crawl take some minutes so, and hours one
+after the other."""
 LISTING_RETRIES = 2
 """Further attempts to reach a web server while the inputs are listed: a mistyped address is told soon."""
 
@@ -214,14 +219,13 @@ def resolve_inputs(
         if not source.paths:
             fix = "name files, patterns or addresses"
             violations.append(Violation(path=f"{name}[{number}].paths", value="[]", rule="names no input", fix=fix))
-        for place, pattern in _list_patterns(source, violations, name=f"{name}[{number}].paths"):
-            try:
-                found = _find_files(pattern, source=source)
-            except ConfigError as error:
+        patterns = _list_patterns(source, violations, name=f"{name}[{number}].paths")
+        for (place, pattern), found in zip(patterns, _find_all(patterns, source), strict=True):
+            if isinstance(found, ConfigError):
                 if source.skip_unreadable and not (glob.has_magic(pattern) and not is_http(pattern)):
                     files.append(InputFile(index=len(files), source=source, path=pattern, bytes=None, version=""))
                     continue
-                for problem in error.violations:
+                for problem in found.violations:
                     where = f"{name}[{number}].paths[{place}]"
                     violations.append(Violation(path=where, value=pattern, rule=problem.rule, fix=problem.fix))
                 continue
@@ -254,6 +258,26 @@ def is_http(path: str) -> bool:
 def local_path(path: str) -> Path:
     """The path that a local input stands for."""
     return Path(path.removeprefix("file://")).expanduser()
+
+
+def _find_all(
+    patterns: list[tuple[int, str]], source: SourceConfig
+) -> Iterator[list[tuple[str, int | None, str]] | ConfigError]:
+    """What `_find_files` gives for each pattern, or raises; web servers are asked for several files at a time."""
+
+    def find(pattern: str) -> list[tuple[str, int | None, str]] | ConfigError:
+        try:
+            return _find_files(pattern, source=source)
+        except ConfigError as error:
+            return error
+
+    addresses = [pattern for _, pattern in patterns if is_http(pattern)]
+    if len(addresses) < 2:
+        yield from (find(pattern) for _, pattern in patterns)
+        return
+    with ThreadPoolExecutor(min(LISTING_THREADS, len(addresses))) as pool:
+        answers = pool.map(find, addresses)
+        yield from (next(answers) if is_http(pattern) else find(pattern) for _, pattern in patterns)
 
 
 def _find_files(pattern: str, *, source: SourceConfig) -> list[tuple[str, int | None, str]]:
@@ -307,7 +331,9 @@ def _find_local(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int |
     # A file whose own name holds brackets is found before the name is taken for a pattern.
     paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
     if len(paths) == 1 and os.path.isdir(paths[0]):
-        raise _unusable("is a directory", f"name the files in it: {pattern.rstrip('/')}/*")
+        paths = choose_in_folder(list_folder(paths[0]), folder=paths[0], kind=source.kind)
+        if not paths:
+            raise _unusable(f"is a folder without files of kind {source.kind}", f"name them: {pattern.rstrip('/')}/*")
     paths = [path for path in paths if not os.path.isdir(path)]
     if not paths:
         rule = "matches no file" if glob.has_magic(expanded) else "no such file"
@@ -323,6 +349,8 @@ def _find_remote(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int 
     try:
         file_system, path = fsspec.core.url_to_fs(pattern, **source.storage_options)
         paths = sorted(file_system.glob(path)) if glob.has_magic(path) else [path]
+        if paths == [path] and file_system.isdir(path):
+            paths = choose_in_folder(file_system.find(path), folder=path, kind=source.kind)
         # What stands inside another file (zip://*.jsonl::a.zip) is opened through that one.
         inside = "".join(pattern.partition("::")[1:])
         found = [(file_system.unstrip_protocol(each) + inside, file_system.info(each)) for each in paths]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from data_tools.document import DroppedError, MediaType
 from data_tools.ledger import Ledger
@@ -11,6 +12,11 @@ MEDIA_TYPES: dict[str, MediaType] = {
     "application/xhtml+xml": "html",
     "application/html": "html",
     "text/plain": "plain",
+    "text/markdown": "plain",
+    "text/x-markdown": "plain",
+    "text/x-web-markdown": "plain",
+    "text/x-rst": "plain",
+    "text/prs.fallenstein.rst": "plain",
 }
 UNTOLD_TYPES = {
     "application/octet-stream",
@@ -23,7 +29,49 @@ UNTOLD_TYPES = {
 }
 """Content types that servers and crawlers send when they do not know."""
 
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _HTTP_STATUS = re.compile(r"[1-5]\d\d")
+
+
+HTTP_START = b"HTTP/"
+MAX_HEADER_BYTES = 256 << 10
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})\b[^\r\n]*\r?\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpAnswer:
+    """The head of a server's answer."""
+
+    status: str
+    headers: dict[str, str]
+    """By names in small letters."""
+    size: int
+    """Bytes up to the content."""
+
+    def get(self, name: str) -> str | None:
+        """A header, whatever letters its name is asked for with."""
+        return self.headers.get(name.lower())
+
+
+def read_http_head(block: bytes) -> HttpAnswer | None:
+    """The head that a record's block begins with although its record does not say so; None where there is none."""
+    status = _STATUS_LINE.match(block)
+    end = _HEADER_END.search(block, status.end() - 2, MAX_HEADER_BYTES) if status else None
+    if status is None or end is None:
+        return None
+    headers: dict[str, str] = {}
+    for line in block[status.end() : end.start()].decode("iso-8859-1").splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            headers.setdefault(name.strip().lower(), value.strip())
+    return HttpAnswer(status=status[1].decode(), headers=headers, size=end.end())
+
+
+def read_charset(content_type: str | None) -> str | None:
+    """The encoding that a content type names."""
+    charset = _CHARSET.search(content_type or "")
+    return charset[1] if charset else None
 
 
 class BrokenRecordError(Exception):

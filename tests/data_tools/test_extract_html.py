@@ -119,6 +119,32 @@ def test_short_pieces_of_text_are_kept(tmp_path, piece):
     assert extract(tmp_path, body)[0].startswith(f"one{expected}two {expected} The quick")
 
 
+README = """<h1 align="center">
+  <img src="logo.svg"> Tool
+</h1>
+<p align="center"><a href="x">Documentation</a></p>
+
+## Use
+
+    pip install tool
+
+1. Call `tool()`.
+2. Read <http://example.org>.
+
+It **works**, and it does so for a long time.
+"""
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "text/markdown; charset=utf-8", "application/octet-stream"])
+def test_plain_text_may_begin_with_a_tag(tmp_path, content_type):
+    assert extract(tmp_path, README.encode(), Content_Type=content_type)[0] == README.strip()
+
+
+def test_a_fragment_of_a_page_is_one_whatever_the_server_says(tmp_path):
+    body = "<h1>Title</h1>\n\n<p>One.</p>\n\n<p>Two.</p>"
+    assert extract(tmp_path, body.encode(), Content_Type="text/plain")[0] == "Title\n\nOne.\n\nTwo."
+
+
 def test_boilerplate_lists_and_raised_numbers(tmp_path):
     body = (
         "<html><body><nav><a href=/>Home</a></nav><main><p>10<sup>6</sup> m, H<sub>2</sub>O, 1<sup>st</sup> "

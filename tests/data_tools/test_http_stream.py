@@ -3,6 +3,7 @@
 import gzip
 import random
 import socket
+import threading
 import time
 from email.utils import formatdate
 
@@ -13,6 +14,7 @@ from data_tools import http_stream
 from data_tools.config import DataPrepConfig, SourceConfig
 from data_tools.http_stream import HttpStream
 from data_tools.ledger import Ledger
+from data_tools.load import load_task
 from data_tools.read_errors import UnreadableInputError
 from data_tools.readers import read_documents
 from data_tools.sources import open_input, resolve_inputs
@@ -272,3 +274,19 @@ def test_parquet_over_http(tmp_path, takes_ranges):
         documents, ledger, _ = read_source(base, "parquet")
     assert not ledger.failed
     assert [document.record for document in documents] == list(range(3000))
+
+
+def test_many_addresses_are_asked_for_together_and_once(tmp_path):
+    meeting = threading.Barrier(8)
+    files = {f"f{number}": Served(b"x" * number, meeting=meeting) for number in range(8)}
+    with web_server(**files) as base:
+        addresses = ",".join(f'"{base}{name}"' for name in reversed(files))
+        task = load_task(
+            [
+                "data_prep=custom",
+                f"data_prep.output_dir={tmp_path}",
+                f"data_prep.sources=[{{name:x,kind:text,paths:[{addresses}]}}]",
+            ]
+        )
+    assert [file.bytes for file in task.files] == list(range(7, -1, -1))
+    assert [len(served.requests) for served in files.values()] == [1] * 8

@@ -174,3 +174,17 @@ def test_keys_that_there_are_are_told(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"content": {"text": "x", "lang": "en"}, "meta": 1}))
     _, ledger = read_clean(tmp_path / "a.jsonl", "jsonl")
     assert ledger.examples[0].detail == "no key text; there are content.text, content.lang, meta"
+
+
+def test_web_pages_are_read_as_such(tmp_path):
+    body = (
+        "<html><head><meta charset=gbk><title>T</title></head><body><nav><a href=/>Home</a></nav><p>汉字 {}</p></body>"
+    )
+    for number, name in enumerate(("a.html", "b.HTM", "c.xhtml.gz", "d.txt")):
+        content = body.format(LONG).encode("gbk")
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        (document,), _ = read_clean(tmp_path / name, "text")
+        if number < 3:
+            assert (document.text, document.title) == (f"汉字 {LONG.strip()}", "T")
+        else:
+            assert document.text.startswith("<html>")

@@ -173,3 +173,25 @@ def test_addresses_of_any_bytes_end_in_the_ledger(tmp_path):
     assert ledger.failed == {"http_header_invalid": 1}
     (example,) = ledger.examples
     assert example.name.encode().startswith(b"http://a/")
+
+
+def test_headers_of_a_server_in_a_record_of_its_page_are_no_text(tmp_path):
+    bodies = {
+        "page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=gbk\r\nContent-Encoding: gzip\r\n\r\n"
+        + gzip.compress(page(f"\u6c49 {LONG}").encode("gbk")),
+        "lines": b"HTTP/1.0 200 OK\nContent-Type: text/plain\n\n" + LONG.encode(),
+        "bare": page(LONG).encode(),
+        "gone": b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\n\r\nnothing",
+        "picture": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + LONG.encode(),
+        "cut": b"HTTP/1.1 200 OK\r\nContent-Type: text/html",
+    }
+    with (tmp_path / "a.warc").open("wb") as file:
+        for name, body in bodies.items():
+            head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/{name}\r\nContent-Type: text/html\r\n"
+            head += f"WARC-Block-Digest: sha1:{base64.b32encode(hashlib.sha1(body).digest()).decode()}\r\n"
+            file.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n")
+    documents, ledger = read_clean(tmp_path / "a.warc", "warc")
+    assert [document.text for document in documents] == [f"\u6c49 {LONG.strip()}", LONG.strip(), LONG.strip()]
+    assert ledger.dropped == {"http_status_404": 1, "content_type_not_text": 1}
+    assert ledger.failed == {"http_header_invalid": 1}
+    assert not ledger.notes["digest_wrong"]

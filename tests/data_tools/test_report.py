@@ -292,3 +292,22 @@ def test_what_is_no_preparation_is_refused(
     done = run_report(copy)
     assert done.returncode == 2
     assert rule in done.stderr
+
+
+def test_the_share_that_was_kept_is_one_of_pages(output: Path, choosy: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(output, copy)
+    ledger = read_json(copy, "ledger.json")
+    totals = ledger["totals"]
+    num_pages = totals["read"]
+    for counts in (totals, ledger["files"][0]):
+        counts["dropped"]["record_type_request"] = 100
+        counts["read"] += 100
+    (copy / "ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
+    words = " ".join(parse(render_report(copy)).xpath("string(//header/p[last()])").split())
+    assert (
+        f"{num_pages} of them with a page; {totals['kept']} of these ({100 * totals['kept'] / num_pages:.1f}%)" in words
+    )
+    totals = read_json(choosy, "ledger.json")["totals"]
+    words = " ".join(parse(render_report(choosy)).xpath("string(//header/p[last()])").split())
+    assert f"{totals['kept']} of them (" in words and "page" not in words

@@ -3,6 +3,7 @@
 import io
 import os
 
+import fsspec
 import pytest
 
 from data_tools.config import DataPrepConfig, SourceConfig
@@ -30,7 +31,11 @@ def test_files_are_listed_in_order_each_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("none.txt", "no such file"), ("*.none", "matches no file"), ("directory", "is a directory")],
+    [
+        ("none.txt", "no such file"),
+        ("*.none", "matches no file"),
+        ("directory", "is a folder without files of kind text"),
+    ],
 )
 def test_what_is_no_file_is_refused(tmp_path, name, rule):
     (tmp_path / "directory").mkdir()
@@ -113,3 +118,30 @@ def test_forbidden_files_are_refused_or_skipped(tmp_path):
     assert not violations
     with open_input(file) as stream, pytest.raises(UnreadableInputError, match="PermissionError"):
         stream.read(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        ("text", ["a.html", "a.jsonl.gz", "below/b.txt", "c.parquet", "d.warc.gz"]),
+        ("jsonl", ["a.jsonl.gz"]),
+        ("warc", ["d.warc.gz"]),
+    ],
+)
+def test_a_folder_stands_for_its_files_of_the_kind(tmp_path, kind, chosen):
+    for name in ("a.html", "a.jsonl.gz", "below/b.txt", "c.parquet", "d.warc.gz", ".hidden", ".git/config", "e.7z"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for folder in (tmp_path, f"{tmp_path}/", f"file://{tmp_path}"):
+        files, violations = resolve_inputs([SourceConfig(name="s", kind=kind, paths=[str(folder)])])
+        assert not violations
+        assert [os.path.relpath(file.path, tmp_path) for file in files] == chosen
+
+
+def test_a_folder_of_a_server_is_one_too():
+    file_system = fsspec.filesystem("memory")
+    for name in ("/listed/a.txt", "/listed/below/b.txt", "/listed/.c"):
+        file_system.pipe(name, b"text")
+    files, violations = resolve("memory://listed")
+    assert not violations
+    assert [file.path for file in files] == ["memory:///listed/a.txt", "memory:///listed/below/b.txt"]

@@ -27,6 +27,8 @@ class Served:
     """No answer ever gives a byte of the file from here on."""
     changes_to: bytes | None = None
     """What the file becomes after the first cut."""
+    meeting: threading.Barrier | None = None
+    """No answer is given before so many requests have come as it asks for."""
     goes_on: threading.Event = field(default_factory=threading.Event)
     """Ends the answers that stall."""
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -40,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
         served: Served = self.server.files[self.path]  # type: ignore[attr-defined]
         served.requests.append({name.lower(): value for name, value in self.headers.items()})
         self.close_connection = True
+        if served.meeting is not None:
+            served.meeting.wait(30)
         if served.answers:
             status, headers = served.answers.pop(0)
             self.send_response(status)
