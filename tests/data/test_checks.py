@@ -203,3 +203,14 @@ def test_damaged_manifest(tmp_path: Path) -> None:
 def test_missing_tokenizer_file_is_left_to_the_tokenizer(tmp_path: Path) -> None:
     shard = _make(tmp_path / "s", tokenizer_sha256="f" * 64)
     assert _check(shard, tokenizer_path=str(tmp_path / "gone.model")) == []
+
+
+def test_a_validation_set_that_nothing_was_held_out_for_is_not_the_training_set(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "train", make_documents(num_tokens=2000, vocab_size=64), with_manifest=True)
+    data = DataConfig(
+        train=[DatasetConfig(paths=[str(shard)])],
+        validation=[DatasetConfig(paths=[str(tmp_path / "validation")])],
+    )
+    (violation,) = check_datasets(data, tokenizer_path=None, seq_length=16, vocab_size=64)
+    assert "held out no document: raise data_prep.split.validation_fraction" in violation.fix
+    assert "train" not in violation.fix

@@ -220,6 +220,10 @@ def _find_bad_id(reader: ShardReader, *, vocab_size: int, firsts: Iterable[int],
     return []
 
 
+TRAIN, VALIDATION = "train", "validation"
+"""How a preparation names its shards."""
+
+
 def _missing_shard(place: str, prefix: str) -> Violation:
     """Explain a prefix that has neither file, with the nearest one that has."""
     rule = "names no shard: neither .bin nor .idx is there"
@@ -234,7 +238,16 @@ def _missing_shard(place: str, prefix: str) -> Violation:
     else:
         here = {Path(name).name: name for name in _prefixes_in(path.parent)} if path.parent.is_dir() else {}
         found = [here[name] for name in nearest_names(path.name, here, count=3)] or list(here.values())
-    if found:
+    if (
+        place.startswith("data.validation")
+        and path.name == VALIDATION
+        and [Path(name).name for name in found] == [TRAIN]
+    ):
+        # What a short text gives; training's own shard would measure nothing.
+        fix = (
+            "the preparation held out no document: raise data_prep.split.validation_fraction, or use data.validation=[]"
+        )
+    elif found:
         fix = "use " + " or ".join(found[:3]) + (f" (or {len(found) - 3} more)" if len(found) > 3 else "")
     elif not path.parent.is_dir():
         fix = f"no such directory: {path.parent}; make the shard with `python -m data_tools.prepare`"
