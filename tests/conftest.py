@@ -19,10 +19,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
-# A shell starts a command in the background with these ignored, and all that a test starts would ignore them, too.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# A shell starts a command in the background with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and all that a test
+# starts would ignore them, too. What has a handler here, which may do nothing, is as usual in what is started.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
-        signal.signal(_number, _handler)
+        signal.signal(_number, lambda number, frame: None)
 
 settings.register_profile("trireme", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("trireme")
