@@ -8,14 +8,14 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from data_tools.config import HtmlConfig
-from data_tools.document import Document, DroppedError
+from data_tools.document import Document
 from data_tools.html_notation import format_formula, label_lists, write_formulas, write_labels, write_raised_numbers
 from data_tools.html_regions import remove_regions
 from data_tools.html_source import read_source
 from data_tools.ledger import Ledger
 from data_tools.text_encoding import decode_text
 
-_NUMBERED_LIST = re.compile(r"<(?:ol|li)\s[^<>]*\b(?:start|type|reversed|value)\b", re.IGNORECASE)
+_NUMBERED_LIST = re.compile(r"<(?:[oO][lL]|[lL][iI])\s[^<>]*?\b(?:start|type|reversed|value|START|TYPE|VALUE)\b")
 _FORMULA_SCRIPT = re.compile(
     r"<script\b[^<>]*\btype\s*=\s*[\"']?math/tex(;\s*mode=display)?[^<>]*>([^<]*+(?:<(?!/script)[^<]*+)*+)(?:</script\s*>)?",
     re.IGNORECASE,
@@ -23,10 +23,13 @@ _FORMULA_SCRIPT = re.compile(
 _FORMULA_PICTURE = re.compile(r"<img\b[^<>]*\bclass\s*=\s*[\"']?[^\"'<>]*(?:latex|math|tex)\b[^<>]*>", re.IGNORECASE)
 _ALT_TEXT = re.compile(r"\balt\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
 
-_NEVER_SHOWN = ("img", "area", "svg", "video", "audio", "object", "embed", "canvas")
-"""Elements beside those that resiliparse skips. Descriptions of pictures stand where no sentence expects them; but
-figures hold code, tables, quotations and captions as well, so its own switch for all of them is on."""
+_FIELDS = ("<input", "<button", "<label", "<option", "<textarea")
 _NOT_SHOWN_WITHIN = (
+    ("<object", "object"),
+    ("<video", "video"),
+    ("<audio", "audio"),
+    ("<canvas", "canvas"),
+    ("<embed", "embed"),
     ("aria-hidden", '[aria-hidden="true"]'),
     ("sr-only", ".sr-only"),
     ("visually-hidden", ".visually-hidden"),
@@ -52,55 +55,55 @@ class HtmlExtractor:
         document.title = document.title or title
 
     def extract(self, page: str) -> tuple[str, str]:
-        """Text and title of a page.
-
-        Raises:
-            DroppedError: it has no body.
-        """
-        page = write_raised_numbers(_write_formula_sources(page))
+        """Text and title of a page."""
+        page = _write_formula_sources(page)
+        if "<su" in page or "<SU" in page:
+            page = write_raised_numbers(page)
         source = read_source(page)
         if self._trafilatura is not None:
-            tree = _parse(source.join(), labels_lists=False)
-            return self._extract_precisely(tree), _read_title(tree)
+            return self._extract_precisely(source.join()), source.title
         if self._config.main_content:
             remove_regions(source, comments=self._config.comments)
         plain = source.join_plainly()
-        tree = _parse(plain, labels_lists=self._config.list_bullets)
         text = extract_plain_text(
-            tree,
+            _rewrite(plain, labels_lists=self._config.list_bullets),
             preserve_formatting=True,
             list_bullets=self._config.list_bullets,
-            skip_elements=[*_NEVER_SHOWN, *(selector for word, selector in _NOT_SHOWN_WITHIN if word in plain)],
+            # resiliparse looks for each kind of element that it is to skip in turn: for few takes less time.
+            alt_texts=True,
+            noscript=True,
+            form_fields=not any(field in plain for field in _FIELDS),
+            skip_elements=[selector for word, selector in _NOT_SHOWN_WITHIN if word in plain],
         )
-        return write_labels(text), _read_title(tree)
+        return write_labels(text), source.title
 
-    def _extract_precisely(self, tree: HTMLTree) -> str:
+    def _extract_precisely(self, page: str) -> str:
         assert self._trafilatura is not None
-        page = str(tree)
+        page = str(_rewrite(page, labels_lists=False))
         text = self._trafilatura.extract(page, favor_precision=True, include_comments=self._config.comments)
         return text or ""
 
 
-def _parse(page: str, *, labels_lists: bool) -> HTMLTree:
+def _rewrite(page: str, *, labels_lists: bool) -> str | HTMLTree:
+    """The page; parsed, with some of its texts rewritten, where it has formulas, or lists that do not count 1, 2, 3."""
+    labels_lists = labels_lists and _NUMBERED_LIST.search(page) is not None
+    if not labels_lists and "<math" not in page:
+        return page
     tree = HTMLTree.parse(page)
-    if tree.body is None:
-        raise DroppedError("no_text")
-    if "<math" in page:
-        write_formulas(tree.body)
-    if labels_lists and _NUMBERED_LIST.search(page):
-        label_lists(tree.body)
+    if tree.body is not None:
+        if "<math" in page:
+            write_formulas(tree.body)
+        if labels_lists:
+            label_lists(tree.body)
     return tree
-
-
-def _read_title(tree: HTMLTree) -> str:
-    return (tree.title or "").strip()
 
 
 def _write_formula_sources(page: str) -> str:
     """Write formulas that a page has as scripts or as pictures as text."""
-    if "math/tex" in page:
+    has_math = "math" in page
+    if has_math and "math/tex" in page:
         page = _FORMULA_SCRIPT.sub(_write_script, page)
-    if "<math" not in page:
+    if (has_math and "<math" not in page) or "latex" in page:
         page = _FORMULA_PICTURE.sub(_write_picture, page)
     return page
 

@@ -5,10 +5,10 @@ walked: with resiliparse 2.0.1 each element takes some 2 us from Python, as long
 """
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import sub
 from typing import NamedTuple
 
 from data_tools.html_source import (
@@ -50,13 +50,13 @@ _MAX_DOUBTFUL_SHARE = 0.8
 _MIN_PROSE = 80
 """Characters of a box that may belong to the text."""
 
-_INLINE_TAG = re.compile("<[^>]*+>|&nbsp;")
+_MIN_MUCH_PROSE = 1000
+"""Characters of what is no banner or notice, although its name is one of theirs."""
+_INLINE_TAG = re.compile("<[^<>\0]*+>")
 _BETWEEN = "\0"
-"""Parts texts that are measured together; HTML has no such character."""
+"""Parts texts that are measured together; a page's source has no such character (html_source.py)."""
 _MIN_TEXT = 4
 """Characters; shorter pieces between links part them."""
-_MAX_MEASURED = 20
-"""Texts that are measured, for each of the page: those of lists within lists are measured again."""
 
 
 class _Element(NamedTuple):
@@ -89,7 +89,6 @@ def remove_regions(source: PageSource, *, comments: bool) -> None:
         comments: whether readers' comments stay.
     """
     sizes = _Sizes(source)
-    sizes.remove_junk_links(source)
     regions = _RegionFinder(source, sizes, keeps_comments=comments).find()
     for region in _choose(regions, sizes):
         # What stood before and behind a block stays apart.
@@ -98,57 +97,48 @@ def remove_regions(source: PageSource, *, comments: bool) -> None:
 
 
 class _Sizes:
-    """Measures texts, when somebody asks."""
+    """Characters of text, and of links, up to each tag."""
 
     def __init__(self, source: PageSource) -> None:
-        self._texts = source.texts
-        self._links = [place for place, kind in enumerate(source.kinds) if kind == LINK]
-        self._link_ends = source.find_link_ends(self._links)
-        self._sums: list[int] | None = None
-        """Characters up to each text."""
-        self._num_left = _MAX_MEASURED * len(source.texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def remove_junk_links(self, source: PageSource) -> None:
-        """Take away the texts of links that lead through the pages."""
-        for link, link_end in zip(self._links, self._link_ends, strict=True):
-            tag = source.tags[link]
-            if ("class" in tag or "rel" in tag) and is_junk_link(tag):
-                self._texts[link + 1 : link_end + 1] = [""] * (link_end - link)
+        links = [place for place, kind in enumerate(source.kinds) if kind == LINK]
+        link_ends = source.find_link_ends(links)
+        remove_junk_links(source, links, link_ends)
+        sizes = _measure(source.texts)
+        link_sizes = [0] * len(sizes)
+        for link, link_end in zip(links, link_ends, strict=True):
+            link_sizes[link + 1 : link_end + 1] = sizes[link + 1 : link_end + 1]
+        # Short pieces of text between links only part them.
+        own_sizes = [size if size >= _MIN_TEXT else 0 for size in map(sub, sizes, link_sizes)]
+        self._own, self._links = list(accumulate(own_sizes)), list(accumulate(link_sizes))
 
     def measure(self, start: int, end: int) -> tuple[int, int]:
-        """Characters of text between two tags, and those in links; neither when enough was measured."""
-        self._num_left -= end - start
-        if self._num_left < 0:
-            return 0, 0
-        size = _measure(self._texts[start + 1 : end + 1], least=_MIN_TEXT)
-        first, behind = bisect_left(self._links, start), bisect_left(self._links, end)
-        spans = zip(self._links[first:behind], self._link_ends[first:behind], strict=True)
-        link_texts = ["".join(self._texts[link + 1 : link_end + 1]) for link, link_end in spans]
-        link_size = _measure(link_texts)
-        return max(size, link_size), link_size
+        """Characters between two tags: in links, and outside of them."""
+        return self._links[end] - self._links[start], self._own[end] - self._own[start]
 
-    def measure_roughly(self, start: int, end: int) -> int:
-        """Characters outside of links, with the tags of single words, which are many in code."""
-        if self._sums is None:
-            sizes = list(map(len, map(str.strip, self._texts)))
-            for link in self._links:
-                sizes[link + 1] = 0
-            self._sums = list(accumulate(sizes))
-        return self._sums[min(end, len(self._texts) - 1)] - (self._sums[start] if start >= 0 else 0)
+    @property
+    def own_size(self) -> int:
+        """Characters of the page outside of links."""
+        return self._own[-1]
 
 
-def _measure(texts: list[str], *, least: int = 1) -> int:
+def _measure(texts: list[str]) -> list[int]:
+    """Characters of each text, without the tags of single words."""
     joined = _BETWEEN.join(texts)
-    if "<" in joined or "&nbsp;" in joined:
-        joined = _INLINE_TAG.sub("", joined)
-    if joined.isascii():
-        return sum([size for size in map(len, map(str.strip, joined.split(_BETWEEN))) if size >= least])
-    # A character of Chinese says as much as two letters or more.
-    sizes = ((2 - text.isascii()) * len(text.strip()) for text in joined.split(_BETWEEN))
-    return sum(size for size in sizes if size >= least)
+    if "&nbsp;" in joined:
+        joined = joined.replace("&nbsp;", " ")
+    sizes = list(map(len, map(str.strip, _INLINE_TAG.sub("", joined).split(_BETWEEN))))
+    if not joined.isascii() and len(joined.encode("utf-8", "replace")) > 1.3 * len(joined):
+        # A character of Chinese says as much as two letters or more.
+        sizes = [2 * size for size in sizes]
+    return sizes
+
+
+def remove_junk_links(source: PageSource, links: list[int], link_ends: list[int]) -> None:
+    """Take away the texts of links that lead through the pages."""
+    for link, link_end in zip(links, link_ends, strict=True):
+        tag = source.tags[link]
+        if ("class" in tag or "rel" in tag) and is_junk_link(tag):
+            source.texts[link + 1 : link_end + 1] = [""] * (link_end - link)
 
 
 class _RegionFinder:
@@ -170,11 +160,11 @@ class _RegionFinder:
 
     def find(self) -> list[_Region]:
         """In the order of their ends."""
-        names = self._source.names
+        names, link, item = self._source.names, LINK, ITEM
         for place, kind in enumerate(self._source.kinds):
-            if kind < LINK:
+            if kind < link:
                 continue
-            if kind == LINK:
+            if kind == link:
                 self._num_links += 1
                 continue
             if self._paragraph is not None:
@@ -187,7 +177,7 @@ class _RegionFinder:
                 self._push(names[place], place)
             elif kind == PARAGRAPH:
                 self._paragraph, self._links_before_paragraph = place, self._num_links
-            elif kind == ITEM:
+            elif kind == item:
                 self._num_items += 1
             elif kind == HEADING:
                 if self._source.kinds[place + 1 : place + 2] != [LINK] or self._source.texts[place + 1].strip():
@@ -203,7 +193,7 @@ class _RegionFinder:
     def _end_paragraph(self, place: int) -> None:
         start, self._paragraph = self._paragraph, None
         num_links = self._num_links - self._links_before_paragraph
-        if start is not None and num_links and self._is_cluster("p", start, place, num_links=num_links):
+        if num_links and start is not None and self._is_cluster("p", start, place, num_links=num_links):
             self._found.append(_Region(start, place, "links"))
 
     def _end_cell(self, place: int) -> None:
@@ -254,38 +244,38 @@ class _RegionFinder:
         role = element.role
         if role == "comments":
             return "" if self._keeps_comments else role
-        if role in ("junk", "maybe_junk"):
+        if role == "junk":
             return role
         num_links, num_items = self._num_links - element.num_links, self._num_items - element.num_items
         if self._is_cluster(element.name, element.place, end, num_links=num_links, num_items=num_items):
             return "links"
         if role in ("", "content") or (role == "header" and (element.is_in_content or self._heading > element.place)):
             return ""
-        size, link_size = self._sizes.measure(element.place, end)
+        link_size, own_size = self._sizes.measure(element.place, end)
+        size = link_size + own_size
         is_prose = size >= _MIN_PROSE and link_size < 0.25 * size
-        if role == "mixed" or element.is_in_content:
+        if role == "mixed" or (element.is_in_content and role != "maybe_junk"):
             return "" if is_prose else "box"
+        if role == "maybe_junk" and is_prose and size >= _MIN_MUCH_PROSE:
+            return ""
         return "box" if role == "box" else "maybe_junk"
 
     def _is_cluster(self, name: str, start: int, end: int, *, num_links: int, num_items: int = 0) -> bool:
         """Whether most of an element's text is in links."""
-        is_list = name in _LISTS
-        # Counting tags is quicker than measuring texts; a link takes two, and two or four more where each is in a box.
-        if not num_links or self._heading > start or not (is_list or 3 <= num_links >= (end - start) / 10):
+        if not num_links or self._heading > start:
             return False
-        size, link_size = self._sizes.measure(start, end)
-        own_size = size - link_size
-        if is_list:
-            return link_size > 0.6 * size and own_size < 25 * max(num_items, 1)
-        return link_size > 0.75 * size and own_size < 12 * num_links
+        link_size, own_size = self._sizes.measure(start, end)
+        if name in _LISTS:
+            return link_size > 1.5 * own_size and own_size < 25 * max(num_items, 1)
+        return num_links >= 3 and link_size > 3 * own_size and own_size < 12 * num_links
 
 
 def _choose(regions: list[_Region], sizes: _Sizes) -> list[_Region]:
     """The regions that are left out, none within another."""
-    total = sizes.measure_roughly(-1, len(sizes))
+    total = sizes.own_size
     chosen = list(_choose_outermost(regions, sizes, total=total))
     doubtful = [region for region in chosen if region.reason in _DOUBTFUL]
-    if sum(sizes.measure_roughly(region.start, region.end) for region in doubtful) > _MAX_DOUBTFUL_SHARE * total:
+    if sum(_measure_own(region, sizes) for region in doubtful) > _MAX_DOUBTFUL_SHARE * total:
         sure = [region for region in regions if region.reason not in _DOUBTFUL]
         chosen = list(_choose_outermost(sure, sizes, total=total))
     return chosen
@@ -297,6 +287,10 @@ def _choose_outermost(regions: list[_Region], sizes: _Sizes, *, total: int) -> I
         if region.start < end:
             continue
         share = _MAX_SHARES.get(region.reason)
-        if share is None or sizes.measure_roughly(region.start, region.end) <= share * total:
+        if share is None or _measure_own(region, sizes) <= share * total:
             end = region.end
             yield region
+
+
+def _measure_own(region: _Region, sizes: _Sizes) -> int:
+    return sizes.measure(region.start, region.end - 1)[1]

@@ -4,12 +4,13 @@ A parser must do with broken tags what browsers do, who show the text all the sa
 link, so that a page of them looks like a menu; that behind an unclosed <select> as a choice.
 """
 
+import html
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CONTAINERS = (
     *("div", "table", "ul", "ol", "dl", "section", "article", "main", "aside", "nav", "header", "footer", "form"),
-    *("menu", "center", "fieldset", "figure", "blockquote", "details", "td", "th"),
+    *("menu", "center", "fieldset", "figure", "figcaption", "blockquote", "details", "td", "th"),
 )
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6", "summary")
 PLAIN, LINK_END, LINK, HEADING_END, HEADING, ITEM, PARAGRAPH, ROW, START, END = range(10)
@@ -24,11 +25,13 @@ _KINDS = {
     "tr": ROW,
     **dict.fromkeys(CONTAINERS, START),
     **{f"/{name}": END for name in CONTAINERS},
+    **dict.fromkeys(("", "img", "area", "/img", "/area", "/p", "/tr", "/li", "/dt", "/dd"), PLAIN),
 }
+"""By names; nothing else is cut out."""
 # No part gives back what it has matched, so that the time is linear in the page. The names are in the order of use.
 _PATTERN = (
-    r"(<(?:(/?(?:a|div|p|t[drh]|li|d[tdl]|h[1-6]|[uo]l|table|section|article|main|aside|nav|header|footer|form|menu"
-    r"|center|fieldset|figure|blockquote|details|summary))(?:>|(?=[\s/])(?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?)*+>)"
+    r"(<(?:(/?(?:a(?:rea)?|div|p|img|t[drh]|li|d[tdl]|h[1-6]|[uo]l|table|section|article|main|aside|nav|header|footer|form|menu"
+    r"|center|fieldset|fig(?:ure|caption)|blockquote|details|summary))(?:>|(?=[\s/])(?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?)*+>)"
     # Elements whose text is not shown, or is no mark-up; those that close themselves have none.
     r"|(script|style|svg|select|noscript|template|textarea|iframe|title|xmp)\b[^>]*+>"
     r"(?:(?<=/>)|[^<]*+(?:<(?!/\3)[^<]*+)*+(?:</\3[^>]*+>?)?)"
@@ -37,7 +40,8 @@ _PATTERN = (
 _TOKEN = re.compile(_PATTERN)
 _TOKEN_OF_CAPITALS = re.compile(_PATTERN, re.IGNORECASE)
 _CAPITALS = re.compile("<[A-Z]")
-_SHOWN = frozenset({"title", "xmp"})
+_SHOWN = frozenset({"xmp"})
+_ANY_TAG = re.compile(r"<[^<>]*+>")
 _CODE = frozenset({"script", "style"})
 
 _HEADING_BUTTON = re.compile(
@@ -53,10 +57,10 @@ _UNQUOTED_END = re.compile(r"=\s*[^\s\"'=<>]+/>\Z")
 
 _MAX_LIST_DEPTH = 50
 """Each level is indented by two blanks more, so that a megabyte of lists within lists would give gigabytes of them."""
-_PLAIN_TAGS = {name: f"<{name}>" for name in _KINDS if name not in ("ol", "li")} | {
-    "a": "",
-    "/a": "",
-    # resiliparse 2.0.1 takes it for a word of what follows it.
+_PLAIN_TAGS = {name: f"<{name}>" for name in _KINDS if name not in ("", "ol", "li")} | {
+    # What describes pictures stands where no sentence expects it.
+    **dict.fromkeys(("a", "/a", "img", "/img", "area", "/area"), ""),
+    # resiliparse 2.0.1 takes it for a word of what follows.
     "summary": "<div>",
     "/summary": "</div>",
 }
@@ -73,19 +77,16 @@ class PageSource:
     names: list[str]
     """Such as div and /div, in small letters; empty for what is no tag."""
     kinds: list[int]
-    link_breaks: list[int]
+    title: str
+    link_breaks: list[int] = field(default_factory=list)
     """Places of tags before which a link ends that no tag closes."""
 
     def find_link_ends(self, links: list[int]) -> list[int]:
         """Places of the tags at which links end, given those of their start tags, of which each ends the one before."""
-        kinds, ends = self.kinds, []
-        breaks = set(self.link_breaks)
-        for link in links:
-            end = link + 1
-            while end < len(kinds) and kinds[end] not in (LINK, LINK_END) and end not in breaks:
-                end += 1
-            ends.append(end)
-        return ends
+        kinds = [*self.kinds, LINK_END]
+        for place in self.link_breaks:
+            kinds[place] = LINK_END
+        return [link + 1 if kinds[link + 1] == LINK_END else _find_link_end(kinds, link + 1) for link in links]
 
     def replace(self, start: int, end: int, tag: str) -> None:
         """Put one tag in place of those from one place up to, and without, another, and of the texts between them."""
@@ -109,12 +110,18 @@ class PageSource:
 
     def join_plainly(self) -> str:
         """The page without links, and without what attributes say of blocks: it is parsed in less time."""
-        return self._join([_PLAIN_TAGS.get(name, tag) for name, tag in zip(self.names, self.tags, strict=True)])
+        return self._join(list(map(_PLAIN_TAGS.get, self.names, self.tags)))
 
     def _join(self, tags: list[str]) -> str:
         pieces = [""] * (2 * len(tags) + 1)
         pieces[::2], pieces[1::2] = self.texts, tags
         return "".join(pieces)
+
+
+def _find_link_end(kinds: list[int], place: int) -> int:
+    while kinds[place] not in (LINK, LINK_END):
+        place += 1
+    return place
 
 
 def read_source(page: str) -> PageSource:
@@ -124,6 +131,8 @@ def read_source(page: str) -> PageSource:
     ends with "/>" is closed, as whoever wrote it meant, whether the page is XHTML or not. A link that no tag closes
     ends where a block does. What hides all that follows, and is never closed, is taken away.
     """
+    if "\0" in page:
+        page = page.replace("\0", "")
     if "<button" in page:
         # Buttons are left out, but those of headings show and hide what is below them.
         page = _HEADING_BUTTON.sub(r"\1<span", page)
@@ -160,17 +169,20 @@ def _split(page: str) -> list[str]:
 
 def _build(parts: list[str]) -> PageSource:
     texts, tags, names, hidden = parts[::4], parts[1::4], parts[2::4], parts[3::4]
+    title = ""
     for place in [place for place, name in enumerate(names) if name is None]:
         names[place] = ""
-        if tags[place][-2:] == "/>" or hidden[place] not in _SHOWN:
+        if hidden[place] == "title" and not title:
+            title = html.unescape(_ANY_TAG.sub("", tags[place])).strip()
+        if hidden[place] not in _SHOWN or tags[place][-2:] == "/>":
             tags[place] = ""
-    kinds = [_KINDS.get(name, PLAIN) for name in names]
+    kinds = list(map(_KINDS.__getitem__, names))
     for place in [place for place, kind in enumerate(kinds) if kind == LINK]:
         if "href" not in tags[place] and "HREF" not in tags[place]:
             tags[place], kinds[place] = "", PLAIN
         if len(texts[place + 1]) <= _MAX_PILCROW and _PILCROW.fullmatch(texts[place + 1]):
             texts[place + 1] = ""
-    return PageSource(texts=texts, tags=tags, names=names, kinds=kinds, link_breaks=[])
+    return PageSource(texts=texts, tags=tags, names=names, kinds=kinds, title=title)
 
 
 def _close_tag(found: re.Match[str]) -> str:

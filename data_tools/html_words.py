@@ -51,7 +51,7 @@ _HIDDEN = _compile(
     r"(?:^|\s)(?:(?:is|visually)[_-])?(?:display-none|hidden|invisible|h-0|nocontent|sr-only)(?:-xs|-sm|-lg|-2?xl)?(?:$|\s)"
 )
 _CONTENT = _compile(
-    r"(?:^|[\s_-])(?:article|entry|post|story|single[_-]?post|(?:main[_-])?content|body|section|document|prose|main)(?:$|[\s_-])"
+    r"(?:^|[\s_-])(?:article|entry|post|story|single[_-]?post|(?:main[_-])?content|body|section|chapter|appendix|preface|sect\d|document|prose|main)(?:$|[\s_-])"
 )
 _BOX = _compile(
     r"(?:^|\s)(?:(?:l|wp|right|left|global|sticky)[_-]*)?(?:(?:side|sticky)[_-]?(?:bars?|box)|one-third)(?:$|[\s_-])"
@@ -107,6 +107,10 @@ _WORDS: dict[Role, re.Pattern[str]] = {
     "maybe_junk": _MAYBE_JUNK,
 }
 _LANDMARK_ID = _compile(r"(?:(?:l|wp|global|page|site|full|sticky)[_-]*)?(?:(?:head|foot)(?:er)?|right)")
+_SECTION_STARTS = frozenset({"<section", "<article"})
+_WORD_END = re.compile(r"[\w](?:[\s_-]+|$)")
+_MAX_ID_WORDS = 2
+"""An identifier of more words names what a section is about."""
 _NUM_REMEMBERED = 1 << 14
 """Values of attributes: those of a site, and of a system that makes sites, come again."""
 
@@ -127,7 +131,9 @@ def judge_attributes(tag: str) -> Role:
     found: frozenset[Role] = frozenset()
     if "class" in values:
         found |= _judge_words(values["class"])
-    if "id" in values:
+    # The identifiers of sections are the words of their headings: a section on menus is none.
+    is_section = "content" in found or tag[:8].lower() in _SECTION_STARTS
+    if "id" in values and not is_section and len(_WORD_END.findall(values["id"])) <= _MAX_ID_WORDS:
         found |= _judge_words(values["id"])
         if not found and _LANDMARK_ID.fullmatch(values["id"]):
             return "maybe_junk"
