@@ -252,14 +252,11 @@ def _is_hidden(element: lxml.html.HtmlElement) -> bool:
 
 
 def _is_menu(element: lxml.html.HtmlElement) -> bool:
-    if element.tag in _MENU_TAGS or element.get("role") in _MENU_ROLES:
-        return True
     words = f"{element.get('class') or ''} {element.get('id') or ''}"
-    return (
-        element.tag not in ("body", "main", "article")
-        and bool(_MENU_WORDS.search(words))
-        and _link_share(element) > 0.5
-    )
+    if element.tag in ("body", "main", "article") or "footnote" in words:
+        return False
+    names_one = element.tag in _MENU_TAGS or element.get("role") in _MENU_ROLES or _MENU_WORDS.search(words)
+    return bool(names_one) and _link_share(element) > 0.5
 
 
 def _is_content(element: lxml.html.HtmlElement, row: str) -> bool:

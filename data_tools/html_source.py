@@ -53,6 +53,8 @@ _PILCROW = re.compile(r"\s*+(?:[¶#§⚓⁋∞🔗\ue000-\uf8ff]|&para;|&#182;|&
 """What a heading's link to itself shows, and icons, which only fonts of their own have."""
 _MAX_PILCROW = 12
 """Characters; looking at longer text finds nothing."""
+_VOID = frozenset({"", "img", "area"})
+"""What has no end tag anyway."""
 _UNQUOTED_END = re.compile(r"=\s*[^\s\"'=<>]+/>\Z")
 
 _MAX_LIST_DEPTH = 50
@@ -142,7 +144,7 @@ def read_source(page: str) -> PageSource:
     if source.names.count("ul") + source.names.count("ol") > _MAX_LIST_DEPTH:
         _flatten_lists(source)
     for place in [place for place, tag in enumerate(source.tags) if tag[-2:] == "/>"]:
-        if source.names[place] and source.closes_itself(place):
+        if source.names[place] not in _VOID and source.closes_itself(place):
             source.close_tag(place)
     if source.kinds.count(LINK) > source.kinds.count(LINK_END):
         _close_links(source)
