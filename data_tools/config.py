@@ -69,7 +69,7 @@ class HtmlConfig:
     """How text is taken out of web pages."""
 
     extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"
-    """trafilatura keeps less of what is no text, loses more text, and takes about twenty times as long; it must be
+    """trafilatura loses more text, and takes about sixteen times as long; it must be
     installed (pip install 'trireme[trafilatura]')."""
     main_content: bool = True
     """Leave navigation, headers, footers and the like out; false keeps all visible text."""

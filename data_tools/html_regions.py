@@ -103,7 +103,7 @@ class _Sizes:
         links = [place for place, kind in enumerate(source.kinds) if kind == LINK]
         link_ends = source.find_link_ends(links)
         remove_junk_links(source, links, link_ends)
-        sizes = _measure(source.texts)
+        sizes = _measure(source.texts, has_tags=source.has_formatting)
         link_sizes = [0] * len(sizes)
         for link, link_end in zip(links, link_ends, strict=True):
             link_sizes[link + 1 : link_end + 1] = sizes[link + 1 : link_end + 1]
@@ -121,12 +121,14 @@ class _Sizes:
         return self._own[-1]
 
 
-def _measure(texts: list[str]) -> list[int]:
+def _measure(texts: list[str], *, has_tags: bool) -> list[int]:
     """Characters of each text, without the tags of single words."""
     joined = _BETWEEN.join(texts)
-    if "&nbsp;" in joined:
-        joined = joined.replace("&nbsp;", " ")
-    sizes = list(map(len, map(str.strip, _INLINE_TAG.sub("", joined).split(_BETWEEN))))
+    if has_tags or "&nbsp;" in joined:
+        texts = _INLINE_TAG.sub("", joined.replace("&nbsp;", " ")).split(_BETWEEN)
+    sizes = list(map(len, map(str.strip, texts)))
+    for place in [place for place, text in enumerate(texts) if "<" in text]:
+        sizes[place] = len(_INLINE_TAG.sub("", texts[place]).strip())
     if not joined.isascii() and len(joined.encode("utf-8", "replace")) > 1.3 * len(joined):
         # A character of Chinese says as much as two letters or more.
         sizes = [2 * size for size in sizes]
