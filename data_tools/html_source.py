@@ -41,7 +41,8 @@ _PATTERN = (
     r"|!--(?:>|->|[^-]*+(?:-(?!->|-!>)[^-]*+)*+(?:--!?>)?)))"
 )
 _TOKEN = re.compile(_PATTERN)
-_TOKEN_OF_CAPITALS = re.compile(_PATTERN, re.IGNORECASE)
+# Among all letters, ſ is an s to the first of the flags.
+_TOKEN_OF_CAPITALS = re.compile(_PATTERN, re.IGNORECASE | re.ASCII)
 _CAPITALS = re.compile("<[A-Z]")
 _SHOWN = frozenset({"xmp"})
 _ANY_TAG = re.compile(r"<[^<>]*+>")

@@ -74,3 +74,7 @@ def test_cells_end_without_end_tags() -> None:
 
 def test_what_stands_before_and_behind_stays_apart() -> None:
     assert read(f"before<nav>{LINKS}</nav>behind <p>{PROSE}</p>").startswith("<html><body>before<div></div>behind <p>")
+
+
+def test_names_of_tags_are_ascii() -> None:
+    assert read(f"<P>{PROSE}<\u017fection>{PROSE}<BLOC\u212aQUOTE>end").count("Ordinary") == 6
