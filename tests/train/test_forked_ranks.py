@@ -39,7 +39,7 @@ if what == "codes" and rank == "1":
 import atexit
 threading.Thread(target=lambda: (time.sleep(0.2), open(f"{folder}/{rank}.thread", "w").close())).start()
 atexit.register(lambda: open(f"{folder}/{rank}.atexit", "w").close())
-print("end of", rank)
+sys.stdout.write(f"end of {rank}\\n")  # one write, also where Python does not buffer
 '''
 
 
