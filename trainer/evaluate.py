@@ -22,7 +22,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.common.command import EXIT_INTERRUPTED, run_command, write_output
 from trainer.common.errors import EXIT_OK, ConfigError, Violation, raise_if_any
@@ -33,11 +33,12 @@ from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.cluster import ClusterConfig
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
 from trainer.config.run import TokenizerConfig, TrainingConfig
-from trainer.config.schema import TrainConfig
+from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.data.tokenizer import Tokenizer
 
 RESULT_NAME = "evaluation.json"
-KEYWORDS = ("auto", "never", "restart")
-"""Values of `resume` that name the run itself."""
 UNREAD = (
     "data.train",
     "engine",
@@ -55,7 +56,6 @@ UNREAD = (
     "training.eval_interval",
 )
 """Fields that matter to training alone: what is wrong with them keeps no checkpoint from being measured."""
-_SHOWN_TENSORS = 3
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
     from trainer.checkpoint.model_match import describe_changes  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
     from trainer.loop.validation import run_validation  # noqa: PLC0415 - see above
-    from trainer.model.finite import find_not_finite  # noqa: PLC0415 - see above
+    from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
     from trainer.saved_run import choose_at  # noqa: PLC0415 - see above
 
@@ -116,8 +116,7 @@ def run(arguments: list[str]) -> int:
         _LOGGER.warning("%s", change)
     damage = find_not_finite(chunks)
     if damage:
-        further = f" and {len(damage) - _SHOWN_TENSORS} more" if len(damage) > _SHOWN_TENSORS else ""
-        _LOGGER.warning("The weights of %s hold %s%s.", checkpoint, ", ".join(damage[:_SHOWN_TENSORS]), further)
+        _LOGGER.warning("The weights of %s hold %s.", checkpoint, join_first(damage))
     validation = build_validation(config, plan=plan, world=world)
     assert validation is not None
     result = run_validation(
@@ -228,10 +227,10 @@ def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], 
 
 def _target(config: TrainConfig) -> Path:
     """Where the checkpoint is looked for."""
-    return Path(config.output_dir, config.run_name) if config.resume in KEYWORDS else Path(config.resume)
+    return Path(config.output_dir, config.run_name) if config.resume in RESUME_KEYWORDS else Path(config.resume)
 
 
-def _check_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
+def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int) -> list[Violation]:
     """The shards, and that there is something to evaluate, and something to evaluate it on."""
     from trainer.checkpoint.store import list_checkpoints  # noqa: PLC0415 - see run
     from trainer.data.checks import check_datasets  # noqa: PLC0415 - see run
@@ -247,32 +246,30 @@ def _check_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
         rule, fix = "names no data to evaluate on", "write data.validation=[{paths:[/path/prefix]}]"
         violations.append(Violation(path="data.validation", value="[]", rule=rule, fix=fix))
     target = _target(config)
-    if config.resume in KEYWORDS and not list_checkpoints(target):
+    if config.resume in RESUME_KEYWORDS and not list_checkpoints(target):
         rule, fix = f"finds no checkpoint in {target}", "name the run or its checkpoint: resume=PATH"
         return [*violations, Violation(path="resume", value=config.resume, rule=rule, fix=fix)]
     try:
         saved = open_saved_run(target, verify=False, name="resume")
     except ConfigError as error:
         return [*violations, *error.violations]
-    return violations + _check_match(config, vocab_size, saved=saved)
+    return violations + _check_match(config, tokenizer, vocab_size, saved=saved)
 
 
-def _check_match(config: TrainConfig, vocab_size: int, *, saved: Any) -> list[Violation]:
+def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int, *, saved: Any) -> list[Violation]:
     """Whether model and tokenizer are the checkpoint's."""
     from trainer.checkpoint.model_match import check_model  # noqa: PLC0415 - see run
     from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
     from trainer.config.plan import pad_vocab_size  # noqa: PLC0415 - see run
-    from trainer.data.tokenizer import Tokenizer  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
 
     otherwise = ", or name the run alone: python -m trainer.evaluate RUN_DIRECTORY"
-    state, checkpoint, tokenizer = saved.state, saved.checkpoint, config.tokenizer.path
+    state, checkpoint, path = saved.state, saved.checkpoint, config.tokenizer.path
     found: list[Violation] = []
-    if tokenizer is not None and Path(tokenizer).is_file():
-        try:
-            found += check_tokenizer(Tokenizer(tokenizer), saved=saved, path="tokenizer.path", otherwise=otherwise)
-        except ConfigError:  # open_tokenizer has said what is wrong with it
-            return []
+    if tokenizer is not None:
+        found += check_tokenizer(tokenizer, saved=saved, path="tokenizer.path", otherwise=otherwise)
+    elif path is not None and Path(path).is_file():  # open_tokenizer has said what is wrong with it
+        return []
     if not vocab_size:  # what the rules say of it is enough
         return found
     padded_vocab_size = pad_vocab_size(config.model, vocab_size)

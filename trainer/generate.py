@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**64 - 1
 """Of PyTorch's generators."""
-_SHOWN_TENSORS = 3
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
     from trainer.data.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above
     from trainer.model.decode import generate_tokens  # noqa: PLC0415 - see above
-    from trainer.model.finite import find_not_finite  # noqa: PLC0415 - see above
+    from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.model.sampling import SamplingConfig  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     load_weights(checkpoint, chunks=[model])
     if damage := find_not_finite([model]):
-        raise ConfigError([_describe_damage(checkpoint, damage)])
+        raise ConfigError([_describe_damage(checkpoint, join_first(damage))])
     model.eval()
     _LOGGER.info("%s, step %d", checkpoint, state.step)
     # A document begins behind the mark that ends the one before it.
@@ -193,12 +192,11 @@ def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
     return tokenizer
 
 
-def _describe_damage(checkpoint: Path, damage: list[str]) -> Violation:
-    further = f" and {len(damage) - _SHOWN_TENSORS} more" if len(damage) > _SHOWN_TENSORS else ""
+def _describe_damage(checkpoint: Path, damage: str) -> Violation:
     return Violation(
         path="PATH",
         value=checkpoint,
-        rule=f"cannot write text: the checkpoint's weights hold {', '.join(damage[:_SHOWN_TENSORS])}{further}",
+        rule=f"cannot write text: the checkpoint's weights hold {damage}",
         fix="use an older checkpoint of the run",
     )
 

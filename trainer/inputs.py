@@ -48,14 +48,15 @@ def main_rank_answers() -> Iterator[None]:
 def load_inputs(
     overrides: list[str],
     *,
-    check_files: Callable[[TrainConfig, int], list[Violation]],
+    check_files: Callable[[TrainConfig, Tokenizer | None, int], list[Violation]],
     unread: Collection[str] = (),
 ) -> RunInputs:
     """Load and check a run's configuration in every process of the job; rank 0 looks at the files too.
 
     Args:
         overrides: of the command line.
-        check_files: what else the command needs, given the configuration and the vocabulary's size.
+        check_files: what else the command needs, given the configuration, its tokenizer (None where there is none that
+            can be opened) and the vocabulary's size.
         unread: paths of fields that the command does not read, so that their rules do not matter.
     Raises:
         ConfigError: everything that is wrong, at once.
@@ -73,7 +74,7 @@ def load_inputs(
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
         if int(os.environ.get("RANK", "0")) == 0:
             with telling_what_it_waits_for("rank 0 to check shards, tokenizer and checkpoint"):
-                violations += check_files(config, vocab_size or 0)
+                violations += check_files(config, tokenizer, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None
     plan = build_plan(
@@ -85,8 +86,9 @@ def load_inputs(
     return RunInputs(config=config, plan=plan, tokenizer=tokenizer)
 
 
-def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
+def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
     """Look at all that training reads or writes: shards, tokenizer, checkpoint, run directory, offloaded state."""
+    is_known = tokenizer is not None or config.tokenizer.path is None
     return [
         *check_data_files(config, vocab_size),
         *check_nvme_host(config.engine),
@@ -96,8 +98,8 @@ def check_training_files(config: TrainConfig, vocab_size: int) -> list[Violation
             model=config.model,
             padded_vocab_size=pad_vocab_size(config.model, vocab_size),
             seed=config.training.seed,
-            tokenizer_path=config.tokenizer.path,
-            vocab_size=vocab_size or None,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size or None if is_known else None,
         ),
         *_check_replay(config.recovery.replay),
     ]

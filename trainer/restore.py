@@ -72,9 +72,8 @@ def restore_run(
 def has_work(config: TrainConfig, progress: Progress) -> bool:
     """Whether a start does anything; one that does not leaves the run directory as it is."""
     training = config.training
-    last_step = min(training.train_iters, training.stop_after_step or training.train_iters)
     validates = progress.is_validation_due and bool(config.data.validation) and training.eval_interval > 0
-    return progress.step < last_step or validates
+    return progress.step < training.last_step or validates
 
 
 def record_start(

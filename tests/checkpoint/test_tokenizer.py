@@ -56,7 +56,7 @@ def check(run: Path, path: Path, *, vocab_size: int, resume: str = "auto") -> li
         model=MODEL_400,
         padded_vocab_size=PADDED,
         seed=1234,
-        tokenizer_path=str(path),
+        tokenizer=Tokenizer(path),
         vocab_size=vocab_size,
     )
 

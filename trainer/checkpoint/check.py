@@ -27,7 +27,7 @@ def check_resume(
     model: ModelConfig,
     padded_vocab_size: int,
     seed: int,
-    tokenizer_path: str | None = None,
+    tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
 ) -> list[Violation]:
     """Name everything that would stop a run from starting as `resume` says, and from saving.
@@ -40,7 +40,7 @@ def check_resume(
         model: what will be built.
         padded_vocab_size: rows of its embedding.
         seed: of the order of samples.
-        tokenizer_path: of the tokenizer; None where there is none. A missing or broken file is for others to name.
+        tokenizer: None where there is none, or none that can be opened, which is for others to name.
         vocab_size: tokens, without padding; None does not compare.
     """
     violations = _check_writable(run_directory)
@@ -70,7 +70,7 @@ def check_resume(
             state = read_state(path)
             if not is_other:
                 violations += _check_seed(seed, state=state, checkpoint=path)
-                violations += _check_vocabulary(vocab_size, tokenizer_path, state=state, checkpoint=path)
+                violations += _check_vocabulary(vocab_size, tokenizer, state=state, checkpoint=path)
             return violations + check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=path)
         damage += found
     return violations + damage
@@ -86,16 +86,13 @@ def _check_seed(seed: int, *, state: TrainerState, checkpoint: Path) -> list[Vio
 
 
 def _check_vocabulary(
-    vocab_size: int | None, tokenizer_path: str | None, *, state: TrainerState, checkpoint: Path
+    vocab_size: int | None, tokenizer: Tokenizer | None, *, state: TrainerState, checkpoint: Path
 ) -> list[Violation]:
     """A run keeps what its token ids mean; a fork may change it, and is told."""
     otherwise = ", or fork the run with another: another run_name and resume=RUN"
-    if tokenizer_path is not None:
-        try:
-            tokenizer = Tokenizer(tokenizer_path)
-        except ConfigError:
-            return []
-        if found := check_tokenizer(tokenizer, state=state, checkpoint=checkpoint, otherwise=otherwise):
+    if tokenizer is not None:
+        found = check_tokenizer(tokenizer, state=state, checkpoint=checkpoint, otherwise=otherwise)
+        if found:
             return found
     if vocab_size is None:
         return []

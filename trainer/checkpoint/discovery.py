@@ -13,9 +13,8 @@ from trainer.checkpoint.state import STATE_NAME, read_state
 from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.rules.surroundings import nearest_checkpoints
+from trainer.config.schema import RESUME_KEYWORDS
 
-KEYWORDS = ("auto", "never", "restart")
-"""Values of `resume` that are no path."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -59,7 +58,7 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
 
 def names_other_run(resume: str, run_directory: Path) -> bool:
     """Whether `resume` is a path that is not inside the run that is starting."""
-    return resume not in KEYWORDS and not is_inside(Path(resume), run_directory)
+    return resume not in RESUME_KEYWORDS and not is_inside(Path(resume), run_directory)
 
 
 def is_own_past(resume: str, own: Sequence[Path]) -> bool:

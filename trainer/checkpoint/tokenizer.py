@@ -96,13 +96,11 @@ def check_tokenizer(
         path: what the user knows the tokenizer by.
         otherwise: what else can be done, such as `, or ...`.
     """
-    record = state.tokenizer
+    record, place = state.tokenizer, find_tokenizer(checkpoint)
     # Of an older checkpoint the file that its run names is as much as is known.
-    found = find_tokenizer(checkpoint) if record is None else None
-    sha256 = record.sha256 if record is not None else hash_file(found) if found is not None else None
+    sha256 = record.sha256 if record is not None else hash_file(place) if place is not None else None
     if sha256 in (None, tokenizer.sha256):
         return []
-    place = find_tokenizer(checkpoint)
     theirs = f"{place} (sha256 {_short(sha256)})" if place is not None else f"the one of sha256 {sha256}"
     sizes = ""
     if record is not None and record.vocab_size != tokenizer.vocab_size:

@@ -25,6 +25,11 @@ class TrainingConfig:
     stop_after_step: int | None = None
     """Save and leave cleanly after this step; schedules still end at train_iters, so the run can be resumed."""
 
+    @property
+    def last_step(self) -> int:
+        """Step after which a start leaves."""
+        return min(self.train_iters, self.stop_after_step or self.train_iters)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:

@@ -18,6 +18,9 @@ from trainer.config.run import (
     TrainingConfig,
 )
 
+RESUME_KEYWORDS = ("auto", "never", "restart")
+"""Values of `resume` that are no path: they speak of the run itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -11,8 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.common.errors import ConfigError
-from trainer.data.manifest import hash_file, read_manifest
+from trainer.data.manifest import find_tokens_sha256, hash_file
 
 NUM_BLOCKS = 16
 BLOCK_BYTES = 16 << 10
@@ -64,11 +63,7 @@ def differs_from_manifest(descriptor: int, *, prefix: Path) -> bool:
     Raises:
         OSError: the tokens cannot be read.
     """
-    try:
-        manifest = read_manifest(prefix)
-    except ConfigError:  # damaged: it proves nothing about the tokens
+    recorded = find_tokens_sha256(prefix)
+    if recorded is None or os.fstat(descriptor).st_size > MAX_HASHED_BYTES:
         return False
-    record = manifest.files.get(".bin") if manifest is not None else None
-    if record is None or os.fstat(descriptor).st_size > MAX_HASHED_BYTES:
-        return False
-    return bool(hash_file(f"/dev/fd/{descriptor}") != record["sha256"])
+    return hash_file(f"/dev/fd/{descriptor}") != recorded

@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 from trainer.common.errors import ConfigError, Violation
 from trainer.data.index_format import ShardReader
-from trainer.data.manifest import read_manifest
+from trainer.data.manifest import find_tokens_sha256
 from trainer.data.mixture import DatasetIdentity
 from trainer.data.shard_header import shard_file
 
@@ -25,7 +25,7 @@ def identify_dataset(shards: Sequence[ShardReader], *, seq_length: int) -> Datas
     """
     with ThreadPoolExecutor(max_workers=min(READING_THREADS, len(shards)) or 1) as pool:
         samples = list(pool.map(_sample, shards))
-        checksums = list(pool.map(_find_checksum, shards))
+        checksums = list(pool.map(find_tokens_sha256, (shard.prefix for shard in shards)))
     length = str(seq_length)
     names = [f"{shard.prefix.name}:{shard.num_tokens}" for shard in shards]
     recorded = [checksum for checksum in checksums if checksum is not None]
@@ -48,16 +48,6 @@ def _sample(shard: ShardReader) -> str:
         rule, fix = f"cannot be read: {error.strerror}", "check its permissions and disk"
         raise ConfigError([Violation(path=str(path), value="unreadable", rule=rule, fix=fix)]) from error
     return digest.hexdigest()
-
-
-def _find_checksum(shard: ShardReader) -> str | None:
-    """The sha256 of a shard's tokens, as its manifest records it."""
-    try:
-        manifest = read_manifest(shard.prefix)
-    except ConfigError:  # named by the checks before the start
-        return None
-    record = manifest.files.get(".bin") if manifest is not None else None
-    return str(record["sha256"]) if record is not None else None
 
 
 def _digest(parts: Sequence[str]) -> str:

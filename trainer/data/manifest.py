@@ -45,6 +45,12 @@ class ShardManifest:
     version: int = MANIFEST_VERSION
     """Version of this record."""
 
+    @property
+    def tokens_sha256(self) -> str | None:
+        """Hex digest of the .bin; None where the manifest does not record it."""
+        record = self.files.get(".bin")
+        return None if record is None else str(record["sha256"])
+
 
 def write_manifest(prefix: str | Path, manifest: ShardManifest) -> None:
     """Commit a manifest: durable, atomic, and last of a shard's files, so it marks the shard as whole."""
@@ -79,6 +85,15 @@ def read_manifest(prefix: str | Path) -> ShardManifest | None:
         raise broken("incomplete", f"lacks {', '.join(missing) or 'a table of files'}")
     # A newer writer may add fields within one version; they do not change what the known ones mean.
     return ShardManifest(**{name: value for name, value in record.items() if name in known})
+
+
+def find_tokens_sha256(prefix: str | Path) -> str | None:
+    """What a shard's manifest says of its tokens; None where there is none, or a damaged one, which proves nothing."""
+    try:
+        manifest = read_manifest(prefix)
+    except ConfigError:  # named by the checks before the start
+        return None
+    return None if manifest is None else manifest.tokens_sha256
 
 
 def _is_file_table(files: Any) -> bool:

@@ -9,7 +9,7 @@ from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
-from trainer.config.schema import TrainConfig
+from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
 from trainer.config.suggest import did_you_mean, either, nearest_values, show
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -55,8 +55,8 @@ def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
     resume = config.resume
     # A run with checkpoints of its own may have been forked from it, or have gone back to it: `check_resume` judges.
     has_own = any(Path(config.output_dir, config.run_name, "checkpoints").glob("step_*/manifest.json"))
-    if resume not in ("auto", "never", "restart") and not Path(resume).exists() and not has_own:
-        hint = did_you_mean(resume, ["auto", "never", "restart"])
+    if resume not in RESUME_KEYWORDS and not Path(resume).exists() and not has_own:
+        hint = did_you_mean(resume, RESUME_KEYWORDS)
         yield Violation(
             path="resume",
             value=resume,
