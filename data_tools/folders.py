@@ -27,11 +27,12 @@ def choose_in_folder(paths: Iterable[str], *, folder: str, kind: str) -> list[st
         path
         for path in paths
         if not any(part.startswith(".") for part in os.path.relpath(path, folder).split(os.sep))
-        and (_strip_compression(path).endswith(endings) if endings else describe_container(path) is None)
+        and (strip_compression(path).endswith(endings) if endings else describe_container(path) is None)
     )
 
 
-def _strip_compression(path: str) -> str:
+def strip_compression(path: str) -> str:
+    """A file's name in small letters, without the ending of a compression."""
     path = path.lower()
     for ending in COMPRESSION_ENDINGS:
         path = path.removesuffix(ending)

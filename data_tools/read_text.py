@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from data_tools.document import Document, JsonKeys, MediaType
-from data_tools.folders import COMPRESSION_ENDINGS
+from data_tools.folders import strip_compression
 from data_tools.json_values import holds_many_lines, split_values
 from data_tools.ledger import Ledger
 from data_tools.read_errors import READ_ERRORS, explain_read_error
@@ -61,10 +61,7 @@ def keeps_whitespace(file: InputFile) -> bool:
 
 def _find_ending(file: InputFile) -> str:
     """What a file's name ends with behind its last dot, without that of a compression."""
-    name = file.path.lower()
-    for ending in COMPRESSION_ENDINGS:
-        name = name.removesuffix(ending)
-    return name.rpartition(".")[2]
+    return strip_compression(file.path).rpartition(".")[2]
 
 
 def _read_records(

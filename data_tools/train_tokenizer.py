@@ -83,13 +83,17 @@ def train_tokenizer(
                 num_lines = message
     if config.vocab_size == "auto":
         count = sentencepiece.SentencePieceProcessor(model_file=str(target)).get_piece_size()
-        if count < LARGEST_AUTO_VOCAB_SIZE // config.vocab_multiple * config.vocab_multiple:
+        if count < _largest_auto_size(config):
             logger.warning(
                 "warning: data_prep.tokenizer.vocab_size=auto: the tokenizer has %d pieces, as many as the text gives;"
                 " more text gives up to %d",
                 count,
                 LARGEST_AUTO_VOCAB_SIZE,
             )
+
+
+def _largest_auto_size(config: TokenizerConfig) -> int:
+    return LARGEST_AUTO_VOCAB_SIZE // config.vocab_multiple * config.vocab_multiple
 
 
 def list_special_tokens(config: TokenizerConfig) -> list[str]:
@@ -157,7 +161,7 @@ def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
     """What SentencePiece is told. Nothing here names a file, so equal text and settings give equal models."""
     vocab_size = config.vocab_size
     if vocab_size == "auto":
-        vocab_size = LARGEST_AUTO_VOCAB_SIZE // config.vocab_multiple * config.vocab_multiple
+        vocab_size = _largest_auto_size(config)
     return {
         "model_type": config.model_type,
         "vocab_size": vocab_size,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -164,9 +164,9 @@ def _start_interpreter(environment: Mapping[str, str]) -> None:
         importlib.import_module("sitecustomize")
 
 
-def wait_until(condition: "object", *, seconds: float) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float) -> None:
     """Wait for something to become true, and fail where it does not."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, f"not true within {seconds:g} s"
         time.sleep(0.02)

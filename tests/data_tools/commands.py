@@ -7,12 +7,13 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 300.0
@@ -46,10 +47,7 @@ def run_process(*command: object) -> "subprocess.CompletedProcess[str]":
 
 def wait_until(is_true: Callable[[], object]) -> None:
     """Return as soon as something is so."""
-    end = time.monotonic() + LIMIT_SECONDS
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    warm.wait_until(is_true, seconds=LIMIT_SECONDS)
 
 
 def run_command(module: str, *arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -140,7 +140,7 @@ class Certifier:
             num_done += 1
             word = "failed" if isinstance(answer, str) else format_duration(answer.seconds)
             count = f"[{num_done:{len(str(len(jobs)))}d}/{len(jobs)}]"
-            _LOGGER.info("%s %s, %s: %s", count, job.title, _processes(job.num_processes), word)
+            _LOGGER.info("%s %s, %s: %s", count, job.title, format_number(job.num_processes, "process"), word)
 
         return self._starter.run(jobs, on_done=report)
 
@@ -350,7 +350,3 @@ def _unjudged(layout: RequestedLayout, job: Job) -> LayoutVerdict:
 
 def _failed(layout: RequestedLayout, job: Job, reason: str) -> LayoutVerdict:
     return replace(_unjudged(layout, job), error=reason)
-
-
-def _processes(count: int) -> str:
-    return format_number(count, "process")

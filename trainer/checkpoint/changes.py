@@ -36,7 +36,7 @@ class Change:
     @property
     def changes_training(self) -> bool:
         """Whether other numbers are computed from here on, or other data read."""
-        return self.path.split(".")[0].split("[")[0] in _CHANGE_TRAINING and not self.path.startswith(_DO_NOT)
+        return _section(self.path) in _CHANGE_TRAINING and not self.path.startswith(_DO_NOT)
 
 
 def find_changes(

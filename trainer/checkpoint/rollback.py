@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from trainer.checkpoint.run_directory import is_inside
-from trainer.checkpoint.store import abandon_later, list_checkpoints, step_of
+from trainer.checkpoint.store import abandon_later, checkpoints_directory, list_checkpoints, step_of
 from trainer.common.errors import ConfigError
 from trainer.common.whole_file import write_whole
 
@@ -34,7 +34,7 @@ def names_own_checkpoint(resume: str, run_directory: Path) -> bool:
     """Whether `resume` is the path of a single checkpoint of the run that is starting, there or deleted since."""
     path = Path(resume).expanduser()
     directory = run_directory.resolve()
-    return is_inside(path, directory) and path.resolve() not in (directory, directory / "checkpoints")
+    return is_inside(path, directory) and path.resolve() not in (directory, checkpoints_directory(directory))
 
 
 def resume_of_start(resume: str, run_directory: Path) -> str:

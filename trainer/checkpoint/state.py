@@ -12,6 +12,7 @@ from typing import Any
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.common.errors import ConfigError, Violation
 from trainer.common.loss_scale import LossScaleState
+from trainer.common.progress import format_number
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 
@@ -45,7 +46,7 @@ class Layout:
             "data": self.data_parallel_size,
         }
         cut = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-        processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        processes = format_number(self.world_size, "process")
         return f"{processes}{f' ({cut})' if cut else ''}, engine {self.engine}, {self.device_type}"
 
     def has_random_streams_of(self, other: "Layout") -> bool:

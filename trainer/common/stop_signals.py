@@ -81,12 +81,8 @@ def signals_passed_to(process: "subprocess.Popen[Any]") -> Iterator[None]:
         if number not in (signal.SIGINT, signal.SIGQUIT) or not _has_terminal():
             process.send_signal(number)
 
-    former = {number: signal.signal(number, pass_on) for number in heeded_signals()}
-    try:
+    with _handled_by(pass_on, heeded_signals()):
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _has_terminal() -> bool:
@@ -105,12 +101,21 @@ def unwinding_on_signals() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(SIGNAL_BASE + number)
 
-    former = {number: signal.signal(number, leave) for number in heeded_signals() if number != signal.SIGINT}
+    with _handled_by(leave, [number for number in heeded_signals() if number != signal.SIGINT]):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(
+    handler: Callable[[int, FrameType | None], None], numbers: Collection[signal.Signals]
+) -> Iterator[None]:
+    """Inside, these signals come to a handler; then the former ones are back."""
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number, one in former.items():
+            signal.signal(number, one)
 
 
 def suspend_with(pids: Collection[int]) -> None:

@@ -5,6 +5,7 @@ Hydra reads bare text of ASCII letters, digits and `/-\\+.$%*@?|:_`. Characters 
 something to it (`=`, parentheses, brackets, quotes) must be quoted by the user, and a message shows how.
 """
 
+import contextlib
 import re
 import shlex
 import string
@@ -45,14 +46,11 @@ def parse_override(line: str) -> Override:
         text = _quote_words(value, should_quote=_holds_foreign_characters_only)
         if not has_value or text == value:
             raise
-        try:
+        with contextlib.suppress(HydraException):  # what is wrong with the line itself says more
             override = parser.parse_override(f"{key}={text}")
-        except HydraException:
-            override = None
-        if override is None:
-            raise
-        override.input_line = line
-        return override
+            override.input_line = line
+            return override
+        raise
 
 
 def suggest_quoting(line: str) -> str | None:

@@ -4,6 +4,7 @@ A schema writes `PathText` in place of `str`; the conversion to dataclasses appl
 """
 
 import os.path
+from collections.abc import Callable
 from typing import Annotated
 
 import pydantic
@@ -45,21 +46,19 @@ def expand_mount(text: str) -> str:
     return (expand_path(source) if source.startswith("~") else source) + colon + target
 
 
-def _validate(text: str) -> str:
-    try:
-        return expand_path(text)
-    except BadPathError as error:
-        raise PydanticCustomError(BAD_PATH, "{rule}", {"rule": str(error)}) from error
+def _validator(expand: Callable[[str], str]) -> pydantic.AfterValidator:
+    """The validator that expands a text, or has pydantic say why it cannot."""
+
+    def validate(text: str) -> str:
+        try:
+            return expand(text)
+        except BadPathError as error:
+            raise PydanticCustomError(BAD_PATH, "{rule}", {"rule": str(error)}) from error
+
+    return pydantic.AfterValidator(validate)
 
 
-def _validate_mount(text: str) -> str:
-    try:
-        return expand_mount(text)
-    except BadPathError as error:
-        raise PydanticCustomError(BAD_PATH, "{rule}", {"rule": str(error)}) from error
-
-
-PathText = Annotated[str, pydantic.AfterValidator(_validate)]
+PathText = Annotated[str, _validator(expand_path)]
 """A path on this host, or on hosts that have the same home directories."""
-MountText = Annotated[str, pydantic.AfterValidator(_validate_mount)]
+MountText = Annotated[str, _validator(expand_mount)]
 """A path on this host, and where a container sees it: SOURCE:TARGET."""

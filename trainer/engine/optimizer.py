@@ -9,6 +9,9 @@ from torch import distributed, nn
 from trainer.config.optim import OptimizerConfig
 from trainer.model.sharding import ShardedParameter
 
+_ELEMENTS_AT_A_TIME = 1 << 18
+"""Of a gradient that is squared on a CPU: they stay in a core's cache."""
+
 
 def parameter_groups(parameters: Iterable[ShardedParameter], *, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Split parameters into those that decay and those that do not; empty groups are left out."""
@@ -54,10 +57,6 @@ def build_adamw(
             if is_needed and not kind:
                 kind.append(nn.Parameter(torch.zeros(1, dtype=like.dtype, device=like.device)))
     return torch.optim.AdamW(_with_decay(kinds, config=config), **_adam_arguments(config))
-
-
-_ELEMENTS_AT_A_TIME = 1 << 18
-"""Of a gradient that is squared on a CPU: they stay in a core's cache."""
 
 
 class GuardedAdamW(torch.optim.AdamW):

@@ -31,9 +31,11 @@ class Together:
     def __init__(self, stop: StopRequest, *, device: torch.device) -> None:
         self._stop, self._device = stop, device
 
-    def __call__(self, read: Callable[[], T]) -> T:
+    def __call__(self, read: Callable[[], T], *, otherwise: str = "") -> T:
         """Return what this rank has read; all ranks call this alike.
 
+        Args:
+            otherwise: what a failure keeps from being done, for its message.
         Raises:
             ReadFailed: one of them could not read.
             StopAsked: one of them was asked to stop; what was read is lost.
@@ -45,13 +47,13 @@ class Together:
             failure = error
         is_stopping, has_failed = self._stop.agree(has_failed=failure is not None, device=self._device)
         if has_failed:
-            raise _gather(failure)
+            raise _gather(failure, otherwise=otherwise)
         if is_stopping:
             raise StopAsked
         return result
 
 
-def _gather(own: BaseException | None) -> ReadFailed:
+def _gather(own: BaseException | None, *, otherwise: str) -> ReadFailed:
     """What went wrong on all ranks, each thing once."""
     told = None if own is None else (_describe(own), exit_code_for(own))
     everyone: list[tuple[str, int] | None] = [told]
@@ -61,7 +63,7 @@ def _gather(own: BaseException | None) -> ReadFailed:
     failures = [failure for failure in everyone if failure is not None]
     unexpected = [failure for failure in failures if failure[1] == EXIT_STOPPED]
     message = "; ".join(dict.fromkeys(text for text, _ in failures))
-    return ReadFailed(message, exit_code=(unexpected or failures)[0][1])
+    return ReadFailed(f"{otherwise}: {message}" if otherwise else message, exit_code=(unexpected or failures)[0][1])
 
 
 def _describe(error: BaseException) -> str:

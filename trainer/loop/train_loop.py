@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import torch
 from torch import distributed
@@ -32,8 +31,6 @@ from trainer.metrics.throughput import Throughput, ThroughputMeter
 _LOGGER = logging.getLogger(__name__)
 
 Outcome = Literal["done", "stopped", "unsaved"]
-
-T = TypeVar("T")
 
 
 class Saver(Protocol):
@@ -151,8 +148,8 @@ class TrainLoop:
     def _train(self, together: Together) -> None:
         """Take the steps, save and validate where that is due; returns when the last one is done."""
         training, checkpoint = self._config.training, self._config.checkpoint
-        last_step = min(training.train_iters, training.stop_after_step or training.train_iters)
-        if self.progress.is_validation_due and self._validation is not None and training.eval_interval:
+        last_step = training.last_step
+        if self.progress.is_validation_due and self._validates:
             self._validate(together)
         elif self.progress.step >= last_step:
             _LOGGER.info("nothing to do: step %d of %d is done", self.progress.step, last_step)
@@ -171,11 +168,13 @@ class TrainLoop:
             if self.progress.is_validation_due:
                 self._validate(together)
 
+    @property
+    def _validates(self) -> bool:
+        return self._validation is not None and self._config.training.eval_interval > 0
+
     def _should_validate(self, step: int) -> bool:
         training = self._config.training
-        if self._validation is None or not training.eval_interval:
-            return False
-        return step % training.eval_interval == 0 or step == training.train_iters
+        return self._validates and (step % training.eval_interval == 0 or step == training.train_iters)
 
     def _save_before_leaving(self, *, is_new: bool) -> str:
         """Save where the run stands, because it cannot go on; say what came of it."""
@@ -201,7 +200,8 @@ class TrainLoop:
         Raises:
             StopAsked, ReadFailed: before anything of it is done.
         """
-        self._health.enter("step", self.progress.step + 1)
+        step = self.progress.step + 1
+        self._health.enter("step", step)
         self._meter.start()
         rate = learning_rate(
             self.progress.step,
@@ -210,9 +210,7 @@ class TrainLoop:
             train_iters=self._config.training.train_iters,
         )
         first_sample = self._loader.consumed_samples
-        micro_batches = self._read(
-            self._loader.next_step, together, what=f"step {self.progress.step + 1} cannot be taken"
-        )
+        micro_batches = together(self._loader.next_step, otherwise=f"step {step} cannot be taken")
         skip_update = self._recovery.must_skip(first_sample=first_sample, end_sample=self._loader.consumed_samples)
         result = self._engine.train_step(micro_batches, learning_rate=rate, skip_update=skip_update)
         throughput = self._meter.stop()
@@ -256,13 +254,12 @@ class TrainLoop:
             StopAsked, ReadFailed: in between; then the next start validates again.
         """
         step = self.progress.step
-        if self._validation is None:
-            return
+        assert self._validation is not None
         self._health.enter("validation", step)
         result = run_validation(
             self._validation,
             evaluate=self._engine.evaluate,
-            read=lambda take: self._read(take, together, what=f"the validation after step {step} cannot be made"),
+            read=lambda take: together(take, otherwise=f"the validation after step {step} cannot be made"),
         )
         self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
         self.progress.is_validation_due = False
@@ -279,13 +276,6 @@ class TrainLoop:
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
-
-    @staticmethod
-    def _read(take: Callable[[], T], together: Together, *, what: str) -> T:
-        try:
-            return together(take)
-        except ReadFailed as error:
-            raise ReadFailed(f"{what}: {error}", exit_code=error.exit_code) from error
 
 
 def tell_once(text: str) -> str:
