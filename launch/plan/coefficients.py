@@ -160,5 +160,5 @@ class Coefficients:
 
 
 def load_coefficients(path: Path = COEFFICIENTS_FILE) -> Coefficients:
-    """Read a file that `launch.plan.fit` or a calibration wrote."""
+    """Read a file that `benchmarks.planner.fit` or a calibration wrote."""
     return Coefficients(**yaml.safe_load(path.read_text(encoding="utf-8")))

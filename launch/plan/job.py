@@ -1,8 +1,8 @@
 """What is predicted: one training job, or many at once, in numbers alone.
 
 A `Job` has four parts, each a dataclass of numbers (see `arrays`): the model's shape, the layout, the machine, and what
-the training framework does in its own way. The configuration (`from_config`) and published runs (`published`) both end
-here, so the formulas know of neither.
+the training framework does in its own way. The configuration (`from_config`) and published runs (`benchmarks.planner`)
+both end here, so the formulas know of neither.
 """
 
 from dataclasses import dataclass

@@ -172,7 +172,7 @@ def _refuse_configured(
 
 
 def _error_bars() -> Iterable[str]:
-    """What launch.plan.validate found, in a few lines."""
+    """What benchmarks.planner.validate found, in a few lines."""
     figures: dict[str, Any] = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
     yield (
         "Published error bars (held-out runs; median, 90th percentile): step time dense 16-bit"

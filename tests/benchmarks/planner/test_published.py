@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.planner.error_bars import error_bar, parallel_kind, sweeps
+from benchmarks.planner.fit import MemoryModel, TimeModel, fit_step_time, write_coefficients
+from benchmarks.planner.published import PUBLISHED_CSV, load_published
+from benchmarks.planner.validate import SCHEMES, check_goals, fold_masks, hold_out, judge, run
 from launch.plan.coefficients import load_coefficients, prior_of, upper_bound_of
-from launch.plan.error_bars import error_bar, parallel_kind, sweeps
-from launch.plan.fit import MemoryModel, TimeModel, fit_step_time, write_coefficients
 from launch.plan.hardware import find_device, load_devices
 from launch.plan.plan import ERROR_BARS_FILE
-from launch.plan.published import PUBLISHED_CSV, load_published
-from launch.plan.validate import SCHEMES, check_goals, fold_masks, hold_out, judge, run
 from trainer.common.errors import ConfigError
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/planner.json"

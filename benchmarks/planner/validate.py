@@ -1,9 +1,9 @@
 """The planner's error bars: its predictions against published runs that its coefficients have not seen.
 
-usage: python -m launch.plan.validate [CSV] [--json FILE] [--publish]
+usage: python -m benchmarks.planner.validate [CSV] [--json FILE] [--publish]
 
-CSV is a table like launch/plan/data/published_throughput.csv (the default). For every row the coefficients are fitted
-anew without it, in three ways:
+CSV is a table like benchmarks/planner/data/published_throughput.csv (the default). For every row the coefficients are
+fitted anew without it, in three ways:
 
   model      without all rows of the same framework and model: the figures that the planner is judged by
   row        without this row and a tenth of the others, drawn by chance: what another row of a known table would show
@@ -26,12 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.planner.error_bars import ErrorBar, error_bar, error_bars, parallel_kind, sweeps
+from benchmarks.planner.fit import MemoryModel, TimeModel, fit_memory, fit_step_time
+from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_published
 from launch.plan.arrays import Array, stack
-from launch.plan.error_bars import ErrorBar, error_bar, error_bars, parallel_kind, sweeps
-from launch.plan.fit import MemoryModel, TimeModel, fit_memory, fit_step_time
 from launch.plan.job import Job
 from launch.plan.plan import ERROR_BARS_FILE
-from launch.plan.published import PUBLISHED_CSV, PublishedRun, load_published
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 
 NUM_FOLDS = 10
@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     table, output = _read_arguments([word for word in arguments if word != "--publish"])
     runs, skipped = load_published(table)
-    report: dict[str, Any] = {"command": "python -m launch.plan.validate", "schemes": {}}
+    report: dict[str, Any] = {"command": "python -m benchmarks.planner.validate", "schemes": {}}
     for scheme in SCHEMES:
         report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
     report["goals"] = check_goals(report["schemes"]["model"])

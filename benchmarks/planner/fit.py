@@ -1,6 +1,6 @@
 """Fit the coefficients to published runs, and write them to a file.
 
-usage: python -m launch.plan.fit [CSV] [OUTPUT]
+usage: python -m benchmarks.planner.fit [CSV] [OUTPUT]
 
 CSV is the table of published runs (default: the one in launch/plan/data), OUTPUT the file of coefficients that plans
 read (default: launch/plan/data/coefficients.yaml).
@@ -18,6 +18,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from scipy.optimize import least_squares
 
+from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_published
 from launch.plan.arrays import Array, stack
 from launch.plan.coefficients import (
     COEFFICIENTS_FILE,
@@ -30,7 +31,6 @@ from launch.plan.coefficients import (
 from launch.plan.job import Job
 from launch.plan.memory import predict_peak_memory
 from launch.plan.memory_rates import MemoryRates
-from launch.plan.published import PUBLISHED_CSV, PublishedRun, load_published
 from launch.plan.rates import Rates
 from launch.plan.step_time import predict_step_time
 
@@ -147,7 +147,7 @@ def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
     timed = [run for run in runs if run.seconds is not None]
     sources = sorted({run.source for run in runs})
     head = (
-        "# Coefficients of the planner, written by `python -m launch.plan.fit`; do not edit.\n"
+        "# Coefficients of the planner, written by `python -m benchmarks.planner.fit`; do not edit.\n"
         f"# Fitted on {len(timed)} published step times and {sum(run.memory_bytes is not None for run in runs)} memory"
         f" figures of {len(sources)} sources.\n"
         "# Meanings: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"

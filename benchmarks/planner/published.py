@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from benchmarks.planner.published_rows import layout_of_row, model_notes, number_of, shape_of_row
 from launch.plan.frameworks import load_frameworks
 from launch.plan.hardware import load_devices
 from launch.plan.job import Framework, Job, Machine
-from launch.plan.published_rows import layout_of_row, model_notes, number_of, shape_of_row
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_CSV = DATA / "published_throughput.csv"
