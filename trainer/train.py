@@ -83,7 +83,12 @@ def run(overrides: list[str]) -> int:
         _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
     claim = claim_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
     with StopRequest() as stop, claim:
-        world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
+        world = start_world(
+            config.parallel,
+            timeout_seconds=config.cluster.timeout_seconds,
+            gloo_timeout_seconds=config.gloo_timeout_seconds,
+            seed=config.training.seed,
+        )
         configure_logging(rank=world.rank, run_directory=plan.run_directory)
         if world.is_main_rank:
             for line in describe_run(config, plan):

@@ -186,7 +186,8 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
 
 @pytest.mark.long
 def test_a_run_that_stood_still_as_a_whole_has_not_hung(start: Start) -> None:
-    run = start("training.train_iters=60", "parallel=dp2", "health.hang_min_seconds=4", "health.heartbeat_seconds=0.5")
+    limits = ("health.hang_min_seconds=4", "health.heartbeat_seconds=0.5", "cluster.timeout_seconds=5")
+    run = start("training.train_iters=60", "parallel=dp2", *limits)
     run.wait_for_steps(4)
     processes = [psutil.Process(run.launchers[0].pid), run.rank(0), run.rank(1)]
     for process in processes:

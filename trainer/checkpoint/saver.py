@@ -110,7 +110,7 @@ class CheckpointSaver:
         self._tokenizer = tokenizer
         self._further_files: dict[str, str | bytes] = {CONFIG_NAME: dump_config(config)}
         self._further_files |= tokenizer.files if tokenizer is not None else {}
-        timeout = timedelta(seconds=config.cluster.timeout_seconds)
+        timeout = timedelta(seconds=config.gloo_timeout_seconds)
         self._group = distributed.new_group(backend="gloo", timeout=timeout)
         self._ranks = Ranks(self._group)
         self._host_copy = HostCopy()

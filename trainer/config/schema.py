@@ -21,6 +21,8 @@ from trainer.config.run import (
 RESUME_KEYWORDS = ("auto", "never", "restart")
 """Values of `resume` that are no path: they speak of the run itself."""
 
+_WATCHED_GLOO_SECONDS = 24 * 3600
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -62,3 +64,12 @@ class TrainConfig:
     """What follows when training goes wrong."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """Machines."""
+
+    @property
+    def gloo_timeout_seconds(self) -> int:
+        """Longest wait in one collective of gloo, which also counts time for which the whole run was suspended.
+
+        A run with a watchdog gets a day at least: the watchdog ends what hangs, and its clock stands still meanwhile.
+        """
+        timeout = self.cluster.timeout_seconds
+        return max(timeout, _WATCHED_GLOO_SECONDS) if self.health.watchdog else timeout

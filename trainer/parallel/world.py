@@ -57,12 +57,22 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_world(parallel: ParallelConfig, *, timeout_seconds: int, seed: int) -> World:
+def start_world(
+    parallel: ParallelConfig, *, timeout_seconds: int, seed: int, gloo_timeout_seconds: int | None = None
+) -> World:
     """Join the job's processes, build the process groups of the layout, seed the random states of dropout.
 
     nccl on a host with CUDA, gloo otherwise. Without torchrun's environment the process is a world of its own.
+
+    Args:
+        parallel: the layout.
+        timeout_seconds: longest wait in one collective.
+        seed: of dropout.
+        gloo_timeout_seconds: the same under gloo; None takes timeout_seconds.
     """
     device = _local_device()
+    if device.type != "cuda" and gloo_timeout_seconds is not None:
+        timeout_seconds = gloo_timeout_seconds
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > count_cores():
         torch.set_num_threads(count_cores())  # PyTorch does not know of a container's quota
     if not distributed.is_initialized():
