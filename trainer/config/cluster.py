@@ -30,8 +30,8 @@ class ClusterConfig:
     device_price_per_hour: float | None = None
     """Price of one device for an hour, for predictions of cost, in any currency; null leaves cost out."""
     timeout_seconds: int = 1800
-    """Longest wait in one collective operation. On CPUs, what a run with health.watchdog waits for is limited by `health`
-    instead, which does not count time for which the run was suspended."""
+    """Longest wait in one collective operation. On CPUs, what a run with health.watchdog waits for is limited by
+    `health` instead, which does not count time for which the run was suspended."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """The job on a Slurm cluster."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
