@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import os
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch
 from torch import distributed
 
 from trainer.checkpoint.state import library_versions
+from trainer.common.bad_nodes import this_host
 from trainer.common.command import run_command, write_output
 from trainer.common.strict_json import to_json
 
@@ -104,7 +104,7 @@ def measure(device: torch.device, *, size: int, num_bytes: int, directory: Path 
         directory: to be seen by all ranks.
     """
     hosts: list[str] = [""] * distributed.get_world_size()
-    distributed.all_gather_object(hosts, socket.gethostname())
+    distributed.all_gather_object(hosts, this_host())
     return RankReport(
         rank=distributed.get_rank(),
         host=hosts[distributed.get_rank()],

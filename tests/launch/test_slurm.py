@@ -189,11 +189,11 @@ def test_containers(render: Render, tmp_path: Path, runtime: str) -> None:
         assert (
             "srun --kill-on-bad-exit=1 --container-image='/images/my trireme.sqsh'"
             f" --container-mounts={here},{tmp_path}:{tmp_path},/data:/data:ro --container-workdir={REPOSITORY} \\\n"
-            '  bash -c "$run_node" "$note" python3 -m trainer.torchrun' in script
+            '  bash -c "$run_node" "$codes" python3 -m trainer.torchrun' in script
         )
     else:
         assert (
-            f'srun --kill-on-bad-exit=1 \\\n  bash -c "$run_node" "$note" apptainer exec --nv --bind {here}'
+            f'srun --kill-on-bad-exit=1 \\\n  bash -c "$run_node" "$codes" apptainer exec --nv --bind {here}'
             f" --bind {tmp_path}:{tmp_path} --bind /data:/data:ro --pwd {REPOSITORY} '/images/my trireme.sqsh' python3"
             in script
         )

@@ -1,6 +1,8 @@
 """Hosts that a run should not get again: `bad_nodes.jsonl` in its directory, read when it is submitted and requeued."""
 
 import json
+import os
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,14 @@ BAD_NODES_NAME = "bad_nodes.jsonl"
 """One JSON object with `host` and `reason` per line; slurm/train.sbatch reads it too."""
 
 
+def this_host() -> str:
+    """Return the name that Slurm has for this host, where it started this process, or the host's own short name."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+
+
 def read_bad_nodes(run_directory: Path) -> list[str]:
-    """Hosts by their short names, sorted; a line that is no JSON is passed over."""
-    return sorted({str(note["host"]).partition(".")[0] for note in _read_notes(run_directory)})
+    """Return the hosts as they were noted, sorted; a line that is no JSON is passed over."""
+    return sorted({note["host"] for note in _read_notes(run_directory)})
 
 
 def note_bad_nodes(run_directory: Path, hosts: Iterable[str], *, reason: str) -> None:
@@ -40,13 +47,13 @@ def note_suspects(run_directory: Path, hosts: Iterable[str], *, reason: str, ste
 
 
 def _append(run_directory: Path, hosts: Iterable[str], fields: Mapping[str, object]) -> None:
-    lines = "".join(json.dumps({"host": host.partition(".")[0], **fields}) + "\n" for host in sorted(set(hosts)))
+    lines = "".join(json.dumps({"host": host, **fields}) + "\n" for host in sorted(set(hosts)))
     append_durably(run_directory / BAD_NODES_NAME, lines)
 
 
 def _read_notes(run_directory: Path) -> list[dict[str, Any]]:
     try:
-        lines = (run_directory / BAD_NODES_NAME).read_text(encoding="utf-8").splitlines()
+        lines = (run_directory / BAD_NODES_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     notes = []
@@ -55,6 +62,6 @@ def _read_notes(run_directory: Path) -> list[dict[str, Any]]:
             note = json.loads(line)
         except ValueError:
             continue
-        if isinstance(note, dict) and "host" in note:
+        if isinstance(note, dict) and isinstance(note.get("host"), str):
             notes.append(note)
     return notes

@@ -4,12 +4,13 @@ import contextlib
 import os
 import select
 import signal
-import socket
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import distributed
+
+from trainer.common.bad_nodes import this_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class RankProcess:
 
 def gather_processes() -> list[RankProcess]:
     """Every rank's process, by rank; all ranks call this."""
-    host = socket.gethostname()
+    host = this_host()
     launcher = os.environ.get("GROUP_RANK", host)  # torchrun's number of the node
     own = RankProcess(rank=distributed.get_rank(), host=host, launcher=launcher, pid=os.getpid())
     everyone: list[dict[str, object] | None] = [None] * distributed.get_world_size()
