@@ -17,7 +17,7 @@ from launch.slurm.render import (
     srun_options,
 )
 from trainer.common.existing_path import nearest_existing
-from trainer.common.slurm import render_directives
+from trainer.common.slurm import merge_options
 from trainer.config.schema import TrainConfig
 
 TIME_LIMIT = "10"
@@ -41,9 +41,12 @@ def build_srun(config: TrainConfig) -> list[str]:
     slurm = config.cluster.slurm
     options = {"job-name": "trireme-preflight", "time": TIME_LIMIT, **placement_options(config)}
     flags = {"quiet": None, **({"exclusive": None} if slurm.exclusive else {}), **slurm.options}
-    # srun's long options are sbatch's; these are quoted for a shell.
-    asked = [line.removeprefix("#SBATCH ") for line in render_directives(options, further=flags)]
-    asked = [word for line in [*asked, *srun_options(config)] for word in shlex.split(line)]
+    # srun's long options are sbatch's.
+    asked = [
+        f"--{name}" + ("" if value is None else f"={value}")
+        for name, value in merge_options(options, further=flags).items()
+    ]
+    asked += [word for option in srun_options(config) for word in shlex.split(option)]
     before = [f"module load {shlex.quote(module)} || exit" for module in slurm.modules]
     before += slurm.setup
     before += [f"export {name}={shlex.quote(value)}" for name, value in environment_of(config).items()]

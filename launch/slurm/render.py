@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launch.nodes import processes_per_node
 from launch.slurm.snapshot import PROJECT_ROOT, describe_code
-from trainer.common.slurm import array_range, literal_path, render_directives
+from trainer.common.errors import Violation
+from trainer.common.slurm import array_range, is_one_line, literal_path, render_directives
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig
 
@@ -58,6 +59,36 @@ class Job:
 def directory_of(config: TrainConfig) -> Path:
     """The run directory, absolute: nodes start elsewhere."""
     return Path(config.output_dir, config.run_name).absolute()
+
+
+def check_paths(config: TrainConfig) -> Iterator[Violation]:
+    """Name directories that a batch script, or a container's list of mounts, has no way to write."""
+    has_container = config.cluster.slurm.container.image is not None
+    output = directory_of(config).parent
+    for path, directory in (("output_dir", output), ("working directory", Path.cwd())):
+        reasons = {}
+        if path == "output_dir":
+            # Slurm takes a name with a backslash as it is: all jobs would write to one file %j.out.
+            reasons = {"\\": "sbatch's --output", ":": "PYTHONPATH"}
+        if has_container:
+            reasons |= dict.fromkeys(":,", "the container's mounts")
+        text = str(directory)
+        what = [
+            f"holds {letter!r}, which cannot stand in {reason}" for letter, reason in reasons.items() if letter in text
+        ]
+        if not is_one_line(text) or not _is_utf8(text):
+            what.append("is no single line of UTF-8")
+        if what:
+            fix = "use another directory" if path == "output_dir" else "submit from another directory"
+            yield Violation(path=path, value=repr(text), rule=", and ".join(what), fix=fix)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # what Python makes of other bytes in a file's name
+        return False
+    return True
 
 
 def render_job(job: Job, *, command: Sequence[str]) -> str:

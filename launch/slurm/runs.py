@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.nodes import check_nodes
+from launch.slurm.render import check_paths
 from launch.slurm.request import Request
 from launch.slurm.sweep import Choice, expand_sweep
 from trainer.common.errors import ConfigError, raise_if_any
@@ -52,6 +53,7 @@ def load_runs(request: Request) -> Runs:
         if request.action == "submit":
             problems += validate(config, world_size=count_processes(config))
             problems += check_nodes(config)
+            problems += check_paths(config)
     raise_if_any({str(problem): problem for problem in problems}.values())
     assert base is not None
     return Runs(

@@ -1,7 +1,6 @@
 """Submission: code and configuration are copied, the script is written, Slurm takes it."""
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from trainer.common.errors import Violation, raise_if_any
 from trainer.common.progress import format_number
 from trainer.common.slurm import ask_slurm, find_alive, submit_script
 from trainer.config.load import dump_config
+from trainer.config.override_line import quote_override
 from trainer.config.schema import TrainConfig
 
 
@@ -132,7 +132,7 @@ def _explain(job: Job, numbers: Sequence[str]) -> Iterator[str]:
         yield f"run        {_short(directory_of(one))}"
     same = [f"run_name={config.run_name}"]
     if config.output_dir != TrainConfig.__dataclass_fields__["output_dir"].default:
-        same.append(f"output_dir={shlex.quote(config.output_dir)}")
+        same.append(quote_override("output_dir", config.output_dir))
     for word, action in {"follow": "logs follow=true", "status": "status", "stop": "stop"}.items():
         yield f"{word:<10} python -m launch.slurm {' '.join(same)} action={action}"
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trainer.common.errors import ConfigError
 from trainer.config.convert import to_dataclass
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
+from trainer.config.override_line import quote_text
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
 
@@ -331,6 +332,18 @@ def test_a_saved_configuration_can_be_started_from(tmp_path: Path) -> None:
         " config_file"
     )
     assert set(problems) == {"model", "optimizer.lr"}
+
+
+@pytest.mark.parametrize(
+    "name", ["größe", "it's", 'a"b', "a=b,c", "[1]", "{x:1}", "(2)", "a;b#c&d!", " a  b ", "$HOME"]
+)
+def test_a_file_is_named_as_it_is_whatever_its_name_means_to_hydra(tmp_path: Path, name: str) -> None:
+    saved = load_config(["experiment=quickstart", "training.seed=7"])
+    (tmp_path / name).mkdir()
+    file = tmp_path / name / "config.yaml"
+    file.write_text(dump_config(saved))
+    assert load_config([f"config_file={file}"]) == saved
+    assert load_config([f"config_file={quote_text(str(file))}"]) == saved, "quoted for Hydra, as users may write it"
 
 
 def test_a_saved_configuration_that_cannot_be_used_is_the_only_complaint(tmp_path: Path) -> None:

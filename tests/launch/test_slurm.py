@@ -153,6 +153,16 @@ def test_the_script_asks_for_what_the_configuration_says(render: Render, tmp_pat
     assert "--shutdown-timeout 480" in script
 
 
+def test_directories_that_a_script_cannot_name_are_refused(launch: Launch, tmp_path: Path) -> None:
+    for name, what in {"a:b": "PYTHONPATH", "a\\\\b": "sbatch's --output", "a\nb": "is no single line"}.items():
+        done = launch(*GOOD, "dry_run=true", f"output_dir='{tmp_path}/{name}'")
+        assert done.returncode == 2, name
+        assert "output_dir=" in done.stderr and what in done.stderr, done.stderr
+    image = "cluster.slurm.container.image=/images/trireme.sqsh"
+    done = launch(*GOOD, "dry_run=true", f"output_dir='{tmp_path}/a,b'", image)
+    assert "holds ',', which cannot stand in the container's mounts" in done.stderr
+
+
 def test_surroundings_of_the_run(render: Render) -> None:
     script = render(
         *("cluster.slurm.modules=[cuda/12.8,'my module']", r"cluster.slurm.setup=['ulimit -l \${LOCKED}']"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.train.commands import REPOSITORY, SMALL
+from trainer.config.override_line import quote_text
 from trainer.metrics.jsonl import read_records
 
 NUM_STEPS = 120
@@ -30,8 +31,8 @@ class Runs:
         return [
             *SMALL,
             f"training.train_iters={NUM_STEPS if num_nodes > 1 else NUM_STEPS_ALONE}",
-            f"data.train=[{{paths:['{self.shard}']}}]",
-            f"output_dir='{self.output}'",
+            f"data.train=[{{paths:[{quote_text(str(self.shard))}]}}]",
+            f"output_dir={quote_text(str(self.output))}",
             f"run_name={name}",
             f"cluster.num_nodes={num_nodes}",
             "cluster.gpus_per_node=1",

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -46,13 +47,32 @@ def render_directives(options: Mapping[str, object], *, further: Mapping[str, ob
         options: by long name; None leaves one out.
         further: by long name; None is an option without a value.
     """
-    yield from (_directive(name, value) for name, value in options.items() if value is not None)
-    yield from (_directive(name, value) for name, value in further.items())
+    for name, value in merge_options(options, further=further).items():
+        yield f"#SBATCH --{name}" + ("" if value is None else f"={quote_for_sbatch(str(value))}")
 
 
-def _directive(name: str, value: object) -> str:
-    # sbatch takes quotes apart as a shell does.
-    return f"#SBATCH --{name}" + ("" if value is None else f"={shlex.quote(str(value))}")
+def merge_options(options: Mapping[str, object], *, further: Mapping[str, object]) -> dict[str, object]:
+    """All options that stand on a command line; None is one without a value. The arguments are `render_directives`'."""
+    return {**{name: value for name, value in options.items() if value is not None}, **further}
+
+
+def quote_for_sbatch(text: str) -> str:
+    """Write a value so that sbatch reads it in a script: a backslash escapes inside its quotes, too.
+
+    Raises:
+        ValueError: it has several lines, and what follows the first would be a line of the script.
+    """
+    if not is_one_line(text):
+        raise ValueError(f"{text!r} is no single line")
+    if shlex.quote(text) == text:
+        return text
+    escaped = re.sub(r"(['\\])", r"\\\1", text)
+    return f"'{escaped}'"
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text has no line breaks and no other control characters."""
+    return not any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def array_range(size: int, max_running: int | None) -> str:

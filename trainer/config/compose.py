@@ -7,6 +7,7 @@ among them is found in one go.
 import copy
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,7 +22,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from trainer.common.errors import ConfigError, Violation
 from trainer.config.convert import to_dataclass
 from trainer.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
-from trainer.config.override_line import parse_override, suggest_quoting
+from trainer.config.override_line import parse_override, quote_text, suggest_quoting
 from trainer.config.path_text import BadPathError, expand_path
 from trainer.config.suggest import did_you_mean, either, show
 
@@ -161,7 +162,10 @@ def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
 
 def _parse(line: str, problems: list[_Problem]) -> Override | None:
     """Parse one override; a `+` or `++` in front says nothing here, since the schema knows all keys."""
-    path = line.partition("=")[0].lstrip("+~")
+    path, _, text = line.partition("=")
+    path = path.lstrip("+~")
+    if path == CONFIG_FILE and os.path.isfile(text):  # a script names it as it is, whatever means something to Hydra
+        line = f"{CONFIG_FILE}={quote_text(text)}"
     try:
         override = parse_override(line)
     except HydraException as error:

@@ -18,6 +18,8 @@ from hydra.errors import HydraException
 _BARE = frozenset(string.ascii_letters + string.digits + "_ \t/-\\+.$%*@?|:")
 _MEANINGFUL = frozenset("=()[]{},'\"")
 _KEY = re.compile(r"[+~]*[A-Za-z_$][\w$./@-]*", re.ASCII)
+_PLAIN_PATH = re.compile(r"\.{0,2}/[\w./-]+", re.ASCII)
+"""Needs no quotes, and is no number."""
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+)
@@ -70,6 +72,8 @@ def suggest_quoting(line: str) -> str | None:
 
 def quote_override(path: str, text: str) -> str:
     """Write an override that sets a field to this text, whatever is in it, as one word of a shell."""
+    if _PLAIN_PATH.fullmatch(text):
+        return f"{path}={text}"
     return shlex.quote(f"{path}={quote_text(text)}")
 
 
