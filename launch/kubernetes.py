@@ -9,34 +9,36 @@ job (docs/slurm.md). For example:
     'cluster.kubernetes.claims={/workspace: runs, /data: corpus}' run_name=first model=llama_8b parallel=tp8 ...
 
 The manifest holds a ConfigMap with the resolved configuration and a PyTorchJob of the Kubeflow training operator, or
-with cluster.kubernetes.kind=TrainJob one of its successor, Kubeflow Trainer. A pod that fails or is evicted starts
-again, and the run goes on from its newest checkpoint.
+with cluster.kubernetes.kind=TrainJob one of its successor, Kubeflow Trainer, and its TrainingRuntime. A pod that fails
+or is evicted starts again, and the run goes on from its newest checkpoint. Exit codes 2 and 82 of the run end the job.
 
 Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and no manifest).
 """
 
 import hashlib
 import re
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
 from launch.nodes import check_nodes, processes_per_node
-from trainer.common.errors import EXIT_OK, Violation, exit_code_of, raise_if_any
+from launch.pod_script import FINAL_CODES, pod_command
+from trainer.common.errors import EXIT_OK, exit_code_of, raise_if_any
+from trainer.config.kubernetes import JOB_VARIABLE
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
-from trainer.config.rules.slurm import check_environment
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 
 CONFIG_DIRECTORY = "/etc/trireme"
-_LONGEST_NAME = 50
-"""Of 63 characters that a label may have; the operators append such as -worker-127."""
+_PLAIN_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
+_HASH_LENGTH = 6
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -71,16 +73,18 @@ def run(arguments: Sequence[str]) -> int:
     # Paths are those of the pods.
     elsewhere = ("tokenizer.path", "output_dir", "resume")
     problems = validate(config, world_size=count_processes(config), ignore=elsewhere)
-    raise_if_any([*problems, *check_nodes(config), *_check(config)])
-    config_map, job = build_manifest(config)
-    raise_if_any(check_manifest(job))
-    sys.stdout.write(yaml.dump_all([config_map, job], Dumper=_PlainDumper, sort_keys=False, width=120))
+    raise_if_any([*problems, *check_nodes(config), *check_kubernetes(config, job_name=job_name(config))])
+    documents = build_manifest(config, job_id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    raise_if_any(problem for document in documents[1:] for problem in check_manifest(document))
+    sys.stdout.write(yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, width=120))
     return EXIT_OK
 
 
-def build_manifest(config: TrainConfig) -> list[dict[str, Any]]:
-    """The documents of the manifest: the ConfigMap and the job.
+def build_manifest(config: TrainConfig, *, job_id: str) -> list[dict[str, Any]]:
+    """Return the documents of the manifest: the ConfigMap, then the job, last.
 
+    Args:
+        job_id: tells this manifest from others of the run; its pods keep it when they start again.
     Source: pytorchjobs.kubeflow.org v1 (training operator 1.9), trainjobs.trainer.kubeflow.org v1alpha1 (Trainer 2.3).
     """
     settings = config.cluster.kubernetes
@@ -95,76 +99,122 @@ def build_manifest(config: TrainConfig) -> list[dict[str, Any]]:
         "data": {"config.yaml": text},
     }
     build = _build_train_job if settings.kind == "TrainJob" else _build_pytorch_job
-    return [config_map, build(config, config_name)]
+    return [config_map, *build(config, config_name, job_id)]
 
 
 def job_name(config: TrainConfig) -> str:
-    """The run's name as Kubernetes writes names: lower-case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", f"trireme-{config.run_name}".lower()).strip("-")
+    """Return the run's name as Kubernetes writes names: lower-case letters, digits and hyphens.
+
+    What of the name cannot be written so is told apart by a hash behind it: a_b, A.B and a-b are three jobs.
+    """
+    name = config.run_name
+    plain = re.sub(r"[^a-z0-9]+", "-", f"trireme-{name}".lower()).strip("-")
+    if _PLAIN_NAME.fullmatch(name):
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:_HASH_LENGTH]}"
 
 
-def _build_pytorch_job(config: TrainConfig, config_name: str) -> dict[str, Any]:
+def _build_pytorch_job(config: TrainConfig, config_name: str, job_id: str) -> list[dict[str, Any]]:
     settings, num_nodes = config.cluster.kubernetes, config.cluster.num_nodes
+    # The operator looks for a container of this name.
+    container = {"name": "pytorch", "image": settings.image, **_container(config, job_id)}
     replica = {
-        "restartPolicy": "OnFailure",
-        "template": {
-            "spec": {
-                **_pod_settings(config, config_name),
-                "containers": [
-                    # The operator looks for a container of this name.
-                    {"name": "pytorch", "image": settings.image, **_container(config), "volumeMounts": _mounts(config)}
-                ],
-            }
-        },
+        # The operator gives a pod that exits with 128 or more a successor, and counts none of them against
+        # runPolicy.backoffLimit, which would be for all pods together; the pods count (launch/pod_script.py).
+        "restartPolicy": "ExitCode" if settings.max_restarts else "Never",
+        "template": {**_pod_metadata(config), "spec": _pod(config, config_name, container)},
     }
     replicas = {"Master": {"replicas": 1, **replica}}
     if num_nodes > 1:
         replicas["Worker"] = {"replicas": num_nodes - 1, **replica}
-    return {
+    job = {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
-        "metadata": _metadata(config, job_name(config)),
+        "metadata": _metadata(config, job_name(config), is_job=True),
         "spec": {
             "nprocPerNode": str(processes_per_node(config)),
-            "runPolicy": {"backoffLimit": settings.max_restarts, "cleanPodPolicy": "None"},
+            # Pods that have ended keep their logs; those that still wait for one that is gone do not keep GPUs.
+            "runPolicy": {"cleanPodPolicy": "Running"},
             "pytorchReplicaSpecs": replicas,
         },
     }
+    return [job]
 
 
-def _build_train_job(config: TrainConfig, config_name: str) -> dict[str, Any]:
+def _build_train_job(config: TrainConfig, config_name: str, job_id: str) -> list[dict[str, Any]]:
     settings, num_nodes = config.cluster.kubernetes, config.cluster.num_nodes
-    container = _container(config)
-    pod = {**_pod_settings(config, config_name), "containers": [{"name": "node", "volumeMounts": _mounts(config)}]}
-    job = {"name": "node", "template": {"spec": {"template": {"spec": pod}}}}
-    return {
+    full = _container(config, job_id)
+    container = {"name": "node", **{key: value for key, value in full.items() if key not in _OF_TRAINER}}
+    if settings.runtime is None:
+        container["image"] = settings.image
+    template = {**_pod_metadata(config), "spec": _pod(config, config_name, container)}
+    runtime = {"name": settings.runtime} if settings.runtime else {"kind": "TrainingRuntime", "name": job_name(config)}
+    job: dict[str, Any] = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
-        "metadata": _metadata(config, job_name(config)),
+        "metadata": _metadata(config, job_name(config), is_job=True),
         "spec": {
-            "runtimeRef": {"name": settings.runtime},
+            "runtimeRef": runtime,
             "trainer": {
                 "image": settings.image,
-                "command": container["command"],
-                "env": container["env"],
+                "command": full["command"],
+                "env": full["env"],
                 "numNodes": num_nodes,
                 "numProcPerNode": processes_per_node(config),
-                "resourcesPerNode": container["resources"],
+                "resourcesPerNode": full["resources"],
             },
-            "runtimePatches": [
-                {
-                    "manager": "trireme.launch/kubernetes",
-                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}},
+        },
+    }
+    if settings.runtime is None:
+        return [_build_runtime(config, template), job]
+    patch = {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
+    job["spec"]["runtimePatches"] = [{"manager": "trireme.launch/kubernetes", "trainingRuntimeSpec": patch}]
+    return [job]
+
+
+def _build_runtime(config: TrainConfig, template: Mapping[str, Any]) -> dict[str, Any]:
+    """The runtime of a TrainJob: all pods start again together, unless one exits with a code that is final."""
+    rules = [
+        {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+        {"name": "again", "action": "RestartJobSetAndIgnoreMaxRestarts"},
+    ]
+    if not config.cluster.kubernetes.max_restarts:
+        rules = [{"name": "never", "action": "FailJobSet"}]
+    is_final = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": sorted(FINAL_CODES)}}
+    pods = {
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [is_final]},
+        # A podFailurePolicy needs it.
+        "template": {**template, "spec": {"restartPolicy": "Never", **template["spec"]}},
+    }
+    # By these labels the Trainer finds the framework and the job that trains.
+    job_labels = {"metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}}
+    metadata = _metadata(config, job_name(config))
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainingRuntime",
+        "metadata": {**metadata, "labels": {**metadata["labels"], "trainer.kubeflow.org/framework": "torch"}},
+        "spec": {
+            "mlPolicy": {"numNodes": config.cluster.num_nodes, "torch": {}},
+            "template": {
+                "spec": {
+                    "failurePolicy": {"rules": rules},
+                    "replicatedJobs": [{"name": "node", "template": {**job_labels, "spec": pods}}],
                 }
-            ],
+            },
         },
     }
 
 
-def _container(config: TrainConfig) -> dict[str, Any]:
+_OF_TRAINER = ("command", "env", "resources")
+"""What a TrainJob says of its container in spec.trainer."""
+
+
+def _container(config: TrainConfig, job_id: str) -> dict[str, Any]:
     """What a pod runs. Both operators tell torchrun, in variables PET_*, of all pods and this one's number."""
     settings, gpus = config.cluster.kubernetes, config.cluster.gpus_per_node
     amounts = {"cpu": settings.cpus, "memory": settings.memory, settings.gpu_resource: gpus and str(gpus)}
+    amounts.update({name: str(amount) for name, amount in settings.resources.items()})
     resources = {name: amount for name, amount in amounts.items() if amount is not None}
     torchrun = [settings.python, "-m", "trainer.torchrun", "--shutdown-timeout", str(settings.grace_seconds)]
     train = ["-m", "trainer.train", f"config_file={CONFIG_DIRECTORY}/config.yaml"]
@@ -175,19 +225,38 @@ def _container(config: TrainConfig) -> dict[str, Any]:
     for name, source in settings.secrets.items():
         secret, _, key = source.partition("/")
         variables.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
-    return {
-        # exec: signals reach torchrun.
-        "command": ["bash", "-c", f"cd {shlex.quote(settings.directory)} && exec {shlex.join([*torchrun, *train])}"],
-        "env": variables,
+    container: dict[str, Any] = {
+        "command": pod_command(
+            [*torchrun, *train],
+            directory=settings.directory,
+            run_directory=PurePosixPath(settings.directory, config.output_dir, config.run_name),
+            max_restarts=settings.max_restarts,
+        ),
+        "env": [*variables, {"name": JOB_VARIABLE, "value": job_id}],
         "resources": {"requests": resources, "limits": resources},
+        "volumeMounts": _mounts(config),
     }
+    if settings.capabilities:
+        container["securityContext"] = {"capabilities": {"add": list(settings.capabilities)}}
+    return _lay_over(container, settings.container)
 
 
-def _pod_settings(config: TrainConfig, config_name: str) -> dict[str, Any]:
+def _pod(config: TrainConfig, config_name: str, container: Mapping[str, Any]) -> dict[str, Any]:
+    """The PodSpec."""
     settings = config.cluster.kubernetes
+    optional = {
+        "nodeSelector": dict(settings.node_selector),
+        "tolerations": list(settings.tolerations),
+        "priorityClassName": settings.priority_class,
+        "serviceAccountName": settings.service_account,
+        "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
+    }
     pod: dict[str, Any] = {
         # A pod that is told to leave saves first.
         "terminationGracePeriodSeconds": settings.grace_seconds,
+        **{key: value for key, value in optional.items() if value},
+        # With the node's network, names of the cluster are otherwise not found.
+        **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if settings.host_network else {}),
         "volumes": [
             {"name": "config", "configMap": {"name": config_name}},
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
@@ -196,12 +265,23 @@ def _pod_settings(config: TrainConfig, config_name: str) -> dict[str, Any]:
                 for number, claim in enumerate(settings.claims.values())
             ),
         ],
+        "containers": [dict(container)],
     }
-    if settings.node_selector:
-        pod["nodeSelector"] = dict(settings.node_selector)
-    if settings.service_account:
-        pod["serviceAccountName"] = settings.service_account
-    return pod
+    return _lay_over(pod, settings.pod)
+
+
+def _lay_over(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a patch over a mapping: mappings are joined, items are added to lists, other values are replaced."""
+    joined = dict(base)
+    for key, value in patch.items():
+        there = joined.get(key)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            joined[key] = _lay_over(there, value)
+        elif isinstance(there, list) and isinstance(value, list):
+            joined[key] = [*there, *value]
+        else:
+            joined[key] = value
+    return joined
 
 
 def _mounts(config: TrainConfig) -> list[dict[str, Any]]:
@@ -215,39 +295,23 @@ def _mounts(config: TrainConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _metadata(config: TrainConfig, name: str) -> dict[str, Any]:
+def _metadata(config: TrainConfig, name: str, *, is_job: bool = False) -> dict[str, Any]:
     settings = config.cluster.kubernetes
     labels = {"app.kubernetes.io/name": "trireme", "app.kubernetes.io/instance": job_name(config)}
-    return {"name": name, **({"namespace": settings.namespace} if settings.namespace else {}), "labels": labels}
+    metadata: dict[str, Any] = {"name": name}
+    if settings.namespace:
+        metadata["namespace"] = settings.namespace
+    metadata["labels"] = {**labels, **settings.labels} if is_job else labels
+    if is_job and settings.annotations:
+        metadata["annotations"] = dict(settings.annotations)
+    return metadata
 
 
-def _check(config: TrainConfig) -> Iterator[Violation]:
-    """What is wrong with the settings of the job, beyond the rules of the run."""
-    settings, path = config.cluster.kubernetes, "cluster.kubernetes"
-    if not settings.image:
-        fix = "name the image that holds this project and its dependencies"
-        yield Violation(path=f"{path}.image", value="null", rule="is required", fix=fix)
-    if len(job_name(config)) > _LONGEST_NAME:
-        rule = f"makes the job's name {job_name(config)} longer than the {_LONGEST_NAME} characters that pods leave it"
-        yield Violation(path="run_name", value=config.run_name, rule=rule, fix="shorten it")
-    for directory in settings.claims:
-        if not directory.startswith("/"):
-            rule, fix = "is no absolute directory", f"write {{/{directory}: CLAIM}}"
-            yield Violation(path=f"{path}.claims", value=directory, rule=rule, fix=fix)
-    output = PurePosixPath(settings.directory, config.output_dir)
-    if not any(output.is_relative_to(directory) for directory in settings.claims):
-        yield Violation(
-            path=f"{path}.claims",
-            value="{" + ", ".join(settings.claims) + "}",
-            rule=f"has no claim that holds output_dir, {output}: checkpoints would go away with their pod",
-            fix=f"add {{{output}: CLAIM}}",
-        )
-    for name, source in settings.secrets.items():
-        if not re.fullmatch(r"[^/]+/[^/]+", source):
-            rule, fix = "does not name a key of a secret", "write SECRET/KEY"
-            yield Violation(path=f"{path}.secrets.{name}", value=source, rule=rule, fix=fix)
-    yield from check_environment(f"{path}.environment", settings.environment)
-    yield from check_environment(f"{path}.secrets", settings.secrets)
+def _pod_metadata(config: TrainConfig) -> dict[str, Any]:
+    settings = config.cluster.kubernetes
+    given = {"labels": dict(settings.pod_labels), "annotations": dict(settings.pod_annotations)}
+    metadata = {key: value for key, value in given.items() if value}
+    return {"metadata": metadata} if metadata else {}
 
 
 if __name__ == "__main__":

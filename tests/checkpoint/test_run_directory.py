@@ -21,7 +21,8 @@ def _start(run: Path, *, resume: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_batch_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for variable in ("SLURM_JOB_ID", "TRIREME_JOB_ID"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.mark.parametrize("resume", ["auto", "never", "elsewhere/run"])
@@ -49,11 +50,12 @@ def test_a_restart_moves_everything_aside_under_a_name_of_its_own(tmp_path: Path
 def test_a_restart_leaves_what_belongs_to_the_job_that_runs(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "slurm").mkdir(parents=True)
+    (run / "kubernetes").mkdir()
     (run / "bad_nodes.jsonl").touch()
     _start(run, resume="restart")
     make(run, step=10)
     _start(run, resume="restart")
-    assert sorted(entry.name for entry in run.iterdir()) == ["bad_nodes.jsonl", "slurm"]
+    assert sorted(entry.name for entry in run.iterdir()) == ["bad_nodes.jsonl", "kubernetes", "slurm"]
     assert [entry.name for entry in (tmp_path / "run.archived-1").iterdir()] == ["checkpoints"]
 
 
@@ -63,16 +65,19 @@ def test_a_restart_in_a_new_directory_moves_nothing(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_batch_job_that_is_requeued_does_not_restart_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TRIREME_JOB_ID"])
+def test_a_batch_job_that_is_requeued_does_not_restart_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     run = tmp_path / "run"
     make(run, step=10)
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv(variable, "77")
     _start(run, resume="restart")
     again = make(run, step=5)
     assert not must_restart("restart", run)
     _start(run, resume="restart")
     assert candidates("restart", run_directory=run) == [again]
-    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv(variable, "78")
     assert must_restart("restart", run), "another job means it"
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
 from trainer.common.whole_file import write_whole
+from trainer.config.kubernetes import JOB_VARIABLE
 
 CONFIG_NAME = "config.yaml"
 """The configuration of a run's newest start, in its directory; in a checkpoint, of the start that saved it."""
 
 _RESTARTED_BY = ".restarted_by"
-"""Names the batch job that started a run anew: when it is requeued, it goes on."""
-_JOB_VARIABLE = "SLURM_JOB_ID"
-_KEPT = (LOCK_NAME, "slurm", "bad_nodes.jsonl")
+"""Names the batch job that started a run anew: when it is requeued, or its pods start again, it goes on."""
+_JOB_VARIABLES = (JOB_VARIABLE, "SLURM_JOB_ID")
+_KEPT = (LOCK_NAME, "slurm", "kubernetes", "bad_nodes.jsonl")
 """Not of what was trained: the job that runs now has its script, code and output there, and its nodes are still bad."""
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def must_restart(resume: str, run_directory: Path) -> bool:
     """Whether what the directory holds must make room: `resume=restart`, and not because the same job is back."""
     if resume != "restart" or not _entries(run_directory):
         return False
-    job = os.environ.get(_JOB_VARIABLE)
+    job = _job()
     marker = run_directory / _RESTARTED_BY
     return job is None or not marker.is_file() or marker.read_text() != job
 
@@ -46,7 +47,7 @@ def claim_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
             target = _move_aside(run_directory)
         _LOGGER.warning("resume=restart: what %s held is in %s now", run_directory, target)
     with RunLock(run_directory):
-        job = os.environ.get(_JOB_VARIABLE)
+        job = _job()
         if resume == "restart" and job is not None:
             (run_directory / _RESTARTED_BY).write_text(job)
         yield
@@ -83,6 +84,11 @@ def keep_former_file(path: Path) -> None:
         number += 1
     path.rename(target)
     _LOGGER.warning("%s is of a run that left no checkpoint; it is %s now, and the run starts anew", path, target.name)
+
+
+def _job() -> str | None:
+    """The batch job that this process belongs to."""
+    return next((os.environ[name] for name in _JOB_VARIABLES if os.environ.get(name)), None)
 
 
 def _move_aside(run_directory: Path) -> Path:
