@@ -18,7 +18,7 @@ from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
 from trainer.common.progress import format_number
 from trainer.config.checkpoint import CheckpointConfig
-from trainer.config.run import WandbConfig
+from trainer.config.run import WandbConfig, wandb_of
 from trainer.config.slurm import ContainerConfig
 
 DISTRIBUTION = "trireme"
@@ -78,6 +78,7 @@ def count_kept_checkpoints(checkpoint: CheckpointConfig, *, train_iters: int) ->
 
 def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Finding:
     """Whether a run that is to be watched online can log in."""
+    wandb = wandb_of(wandb, environment=environment)
     if wandb.mode != "online":
         return found_ok("wandb", f"{wandb.mode}: nothing to log in to")
     source = _find_wandb_key(environment)

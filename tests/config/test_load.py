@@ -35,7 +35,7 @@ def test_defaults_are_those_of_the_dataclasses_where_no_preset_says_otherwise() 
     config = load_config([])
     assert config.model.hidden_size == 256
     assert config.training.stop_after_step is None
-    assert config.logging.wandb.project == "trireme"
+    assert config.logging.wandb.project is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.run_name = "other"  # type: ignore[misc]
 

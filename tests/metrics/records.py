@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from trainer.metrics.record import StepMetrics, ValidationMetrics
+from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
 
 
 def step_record(step: int, **changes: Any) -> StepMetrics:
@@ -33,3 +33,10 @@ def validation_record(step: int, **changes: Any) -> ValidationMetrics:
         step=step, loss=8.0, num_tokens=5000, consumed_samples=step * 8, consumed_tokens=step * 8 * 128
     )
     return dataclasses.replace(record, **changes)
+
+
+def rollback_record(step: int, *, from_step: int) -> RollbackMetrics:
+    """A rollback to `step`."""
+    return RollbackMetrics(
+        step=step, from_step=from_step, trouble="loss_spike", skipped_samples=[], consumed_samples=step * 8
+    )

@@ -1,17 +1,20 @@
 """The real W&B client: offline files, an unreachable server, a missing key, a client that raises. Never a dead run."""
 
+import json
 import logging
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.proto import wandb_internal_pb2
 
-from tests.metrics.records import step_record, validation_record
+from tests.metrics.records import rollback_record, step_record, validation_record
 from tests.metrics.wandb_server import WandbServer
-from trainer.config.run import WandbConfig
+from trainer.config.run import WandbConfig, wandb_of
 from trainer.metrics import wandb as wandb_sink
 from trainer.metrics.wandb import WandbSink, load_run_id
 
@@ -58,6 +61,27 @@ def _train(
     )
 
 
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The records of one part of a run, as `wandb sync` sends them.
+
+    The file is LevelDB's log: blocks of 32 KiB with chunks of a checksum (4 bytes), a length (2), a kind (1: whole, 2:
+    first, 3: middle, 4: last) and the data; the first block begins with seven bytes of W&B's own.
+    """
+    content, place, data, rows = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        data = (b"" if kind in (1, 2) else data) + content[place + 7 : place + 7 + length]
+        place += 7 + length
+        record = wandb_internal_pb2.Record()
+        if kind in (1, 4) and record.ParseFromString(data) and record.WhichOneof("record_type") == "history":
+            items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            rows.append({key: json.loads(value) for key, value in items.items()})
+    return rows
+
+
 def _num_records(directory: Path) -> int:
     return len((directory / "metrics.jsonl").read_text().splitlines())
 
@@ -73,6 +97,50 @@ def test_offline_writes_a_run_into_the_run_directory_and_a_resume_keeps_its_id(t
         assert name in content
     assert "Weights & Biases" not in done.stderr
     assert _num_records(tmp_path) == 3 + 5 + 1
+    first, second = (_rows(run) for run in runs)
+    assert [(row["_step"], row["step"]) for row in first] == [(step, step) for step in (1, 2, 3, 4, 5)]
+    assert [row["_step"] for row in second] == [4, 5, 6, 7, 8], "a part of a run overwrites nothing but what it repeats"
+    assert "train/loss" in second[-1] and "validation/loss" in second[-1]
+
+
+def test_variables_of_wandb_are_heeded(tmp_path: Path) -> None:
+    wanted = {"WANDB_TAGS": "nightly, test", "WANDB_PROJECT": "ours", "WANDB_NAME": "mine", "WANDB_RUN_ID": "given"}
+    _train("online", tmp_path, WANDB_MODE="offline", **wanted)
+    (run,) = (tmp_path / "wandb").glob("offline-run-*-given/run-given.wandb")
+    content = run.read_bytes()
+    assert content.count(b"nightly") == 1 and b"ours" in content and b"mine" in content
+    assert (tmp_path / "wandb" / "run_id").read_text() == "given\n"
+    _train("offline", tmp_path, resumed_step=3)
+    assert len(list((tmp_path / "wandb").glob("offline-run-*-given"))) == 2, "the run goes on as what it was"
+    _train("offline", tmp_path, resumed_step=3, WANDB_RUN_ID="other")
+    assert (tmp_path / "wandb" / "run_id").read_text() == "other\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "expected"),
+    [
+        ("offline", {}, "offline"),
+        ("offline", {"WANDB_MODE": "online"}, "online"),
+        ("online", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("online", {"WANDB_MODE": "disabled"}, "disabled"),
+        ("online", {"WANDB_DISABLED": "TRUE"}, "disabled"),
+        ("online", {"WANDB_DISABLED": "false"}, "online"),
+        ("online", {"WANDB_MODE": "online", "WANDB_DISABLED": "1"}, "disabled"),
+        ("disabled", {"WANDB_MODE": "online"}, "disabled"),
+        ("offline", {"WANDB_MODE": "shared"}, "offline"),
+    ],
+)
+def test_the_mode_is_that_of_the_environment(mode: Any, variables: dict[str, str], expected: str) -> None:
+    assert wandb_of(WandbConfig(mode=mode), environment=variables).mode == expected
+
+
+def test_what_the_configuration_names_stays() -> None:
+    config = WandbConfig(project="a", entity="b", tags=["c"])
+    variables = {"WANDB_PROJECT": "x", "WANDB_ENTITY": "y", "WANDB_TAGS": "c,,z "}
+    assert wandb_of(config, environment=variables) == WandbConfig(project="a", entity="b", tags=["c", "z"])
+    free = wandb_of(WandbConfig(), environment=variables)
+    assert (free.project, free.entity) == ("x", "y")
+    assert wandb_of(WandbConfig(), environment={}).project == "trireme"
 
 
 @pytest.mark.parametrize("home", [None, "/dev/null"])
@@ -167,14 +235,17 @@ class FakeRun:
 
     def __init__(self, *, failing: str) -> None:
         self.failing = failing
+        self.id = "fake"
+        self.steps: list[int] = []
         self.logged: list[dict[str, Any]] = []
         self.is_finished = False
 
     def define_metric(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def log(self, values: dict[str, Any]) -> None:
+    def log(self, values: dict[str, Any], *, step: int) -> None:
         self.logged.append(values)
+        self.steps.append(step)
         if self.failing == "log":
             raise RuntimeError("broken\npipe")
 
@@ -199,6 +270,7 @@ class FakeWandb:
         self.options = options
         if self.failing == "init":
             raise SystemExit(1)
+        self.run.id = options["id"]
         return self.run
 
 
@@ -222,6 +294,26 @@ def test_names_are_grouped_and_the_step_is_the_axis(tmp_path: Path, monkeypatch:
     assert "train/step" not in train and "train/mfu" not in train
     assert validation["validation/loss"] == 8.0
     assert fake.run.is_finished
+
+
+def test_steps_that_are_taken_again_come_behind_the_first_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B drops records whose `_step` goes back, and joins the parts of a run by it."""
+    fake = FakeWandb()
+    sink = _sink(tmp_path, monkeypatch, fake)
+    for step in (1, 2, 3, 4):
+        sink.record_step(step_record(step))
+    sink.record_validation(validation_record(4))
+    sink.record_rollback(rollback_record(2, from_step=4))
+    for step in (3, 4):
+        sink.record_step(step_record(step))
+    sink.close()
+    assert fake.run.steps == [1, 2, 3, 4, 4, 5, 6, 7]
+    assert [record["step"] for record in fake.run.logged] == [1, 2, 3, 4, 4, 2, 3, 4]
+    resumed, anew = FakeWandb(), FakeWandb()
+    _sink(tmp_path, monkeypatch, resumed, resumed_step=4).record_step(step_record(5))
+    assert resumed.run.steps == [8], "later parts of the run go on from there"
+    _sink(tmp_path, monkeypatch, anew).record_step(step_record(1))
+    assert anew.run.steps == [1]
 
 
 @pytest.mark.parametrize("failing", ["init", "log", "finish"])

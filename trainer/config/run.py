@@ -1,6 +1,7 @@
 """What surrounds the model: the `training`, `data`, `tokenizer` and `logging` groups."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trainer.config.path_text import PathText
@@ -85,13 +86,14 @@ class WandbConfig:
     """Weights & Biases. A failure of it never stops a run; metrics.jsonl holds the same numbers."""
 
     mode: Literal["online", "offline", "disabled"] = "offline"
-    """online uploads while running, offline writes to the run directory for `wandb sync`."""
-    project: str = "trireme"
-    """Project the run appears in."""
+    """online uploads while running, offline writes to the run directory for `wandb sync`. WANDB_MODE and
+    WANDB_DISABLED win over online and offline."""
+    project: str | None = None
+    """Project the run appears in; null takes WANDB_PROJECT, or trireme."""
     entity: str | None = None
-    """Team or user; null takes the account's default."""
+    """Team or user; null takes WANDB_ENTITY, or the account's default."""
     tags: list[str] = field(default_factory=list)
-    """Tags of the run."""
+    """Tags of the run; those of WANDB_TAGS are added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +106,32 @@ class LoggingConfig:
     """Progress bar on the console; auto shows it on a terminal and plain lines elsewhere."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases settings."""
+
+
+WANDB_MODES: Mapping[str, Literal["online", "offline", "disabled"]] = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+"""What WANDB_MODE may be."""
+
+
+def wandb_of(config: WandbConfig, *, environment: Mapping[str, str]) -> WandbConfig:
+    """Return the settings with what W&B's own variables say, which users set for all of their programs.
+
+    WANDB_MODE wins over `mode` and WANDB_DISABLED over both, but neither turns on what `mode` turns off; WANDB_TAGS
+    adds tags. WANDB_PROJECT and WANDB_ENTITY hold where the configuration has null.
+    """
+    mode = WANDB_MODES.get(environment.get("WANDB_MODE", ""), config.mode)
+    if config.mode == "disabled" or environment.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        mode = "disabled"
+    tags = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",")]
+    return replace(
+        config,
+        mode=mode,
+        project=config.project or environment.get("WANDB_PROJECT") or "trireme",
+        entity=config.entity or environment.get("WANDB_ENTITY") or None,
+        tags=list(dict.fromkeys([*config.tags, *filter(None, tags)])),
+    )

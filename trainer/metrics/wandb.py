@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from trainer.common.whole_file import write_whole
-from trainer.config.run import WandbConfig
+from trainer.config.run import WANDB_MODES, WandbConfig, wandb_of
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,19 +36,27 @@ class WandbSink:
     ) -> None:
         """Start or continue the run whose id the run directory keeps; files go to `<run_directory>/wandb`."""
         self._run: Any = None
+        config = wandb_of(config, environment=os.environ)
+        if (named := os.environ.get("WANDB_MODE", "")) and named not in WANDB_MODES:
+            _LOGGER.warning("WANDB_MODE=%s is not online, offline or disabled; using %s", named, config.mode)
         if config.mode == "disabled":
             return
+        is_resumed = resumed_step > 0
         try:
             _give_a_cache(run_directory)
             wandb = _import_wandb()
+            run_id = os.environ.get("WANDB_RUN_ID") or load_run_id(run_directory, is_resumed=is_resumed)
             self._run = _start(
                 wandb,
                 config,
                 run_directory=run_directory,
-                run_name=run_name,
+                run_name=os.environ.get("WANDB_NAME") or run_name,
                 run_config=run_config,
-                run_id=load_run_id(run_directory, is_resumed=resumed_step > 0),
+                run_id=run_id,
             )
+            # Not always the one that was asked for: an agent of a sweep has its own.
+            _keep(run_directory / "wandb" / "run_id", self._run.id)
+            self._clock = _StepClock(run_directory / "wandb" / "step_offset", is_resumed=is_resumed)
         except (Exception, SystemExit) as error:
             self._give_up(error)
 
@@ -66,7 +74,10 @@ class WandbSink:
         self._log(metrics)
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
-        """Log where training goes on from; W&B keeps the records of the steps that are taken again, too."""
+        """Log where training goes on from; W&B keeps the records of the steps that are taken again, too.
+
+        They come behind those of the first time (`_step`), and at their own place on the axis (`step`).
+        """
         self._log(metrics)
 
     def close(self) -> None:
@@ -101,7 +112,7 @@ class WandbSink:
                 fields[f"moe_layer_{layer['layer']}/{key}"] = layer[key]
         named = {f"{metrics.kind}/{key}": value for key, value in fields.items() if value is not None}
         try:
-            self._run.log({"step": step, **named})
+            self._run.log({"step": step, **named}, step=self._clock.tell(step))
         except Exception as error:
             self._give_up(error)
 
@@ -120,9 +131,38 @@ def load_run_id(run_directory: Path, *, is_resumed: bool) -> str:
     if is_resumed and path.exists() and (kept := path.read_text().strip()):
         return kept
     run_id = uuid.uuid4().hex[:12]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, run_id + "\n")
+    _keep(path, run_id)
     return run_id
+
+
+class _StepClock:
+    """Tells W&B's `_step` of a training step: the step itself, until steps are taken again.
+
+    W&B drops records that go back, and joins the parts of a run by `_step`. So steps that are taken again after a
+    rollback are counted on behind those that were taken before, in this and all later parts of the run.
+    """
+
+    def __init__(self, path: Path, *, is_resumed: bool) -> None:
+        self._path = path
+        kept = path.read_text().strip() if is_resumed and path.exists() else ""
+        self._offset = int(kept) if kept.isdecimal() else 0
+        if not is_resumed:
+            path.unlink(missing_ok=True)
+        self._newest_step = 0
+
+    def tell(self, step: int) -> int:
+        """The `_step` of a record."""
+        if step < self._newest_step:
+            # One more: a rollback's record has a row of its own.
+            self._offset += self._newest_step + 1 - step
+            _keep(self._path, str(self._offset))
+        self._newest_step = step
+        return step + self._offset
+
+
+def _keep(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text + "\n")
 
 
 def _import_wandb() -> ModuleType:

@@ -60,6 +60,9 @@ def test_wandb_needs_a_key_only_online(tmp_path: Path) -> None:
     empty = {"HOME": str(tmp_path)}
     assert host.check_wandb(WandbConfig(mode="offline"), environment=empty).verdict is Verdict.OK
     assert "wandb login" in only_violation(host.check_wandb(WandbConfig(mode="online"), environment=empty))
+    assert "wandb login" in only_violation(
+        host.check_wandb(WandbConfig(), environment={**empty, "WANDB_MODE": "online"})
+    )
     assert host.check_wandb(WandbConfig(mode="online"), environment={**empty, "WANDB_API_KEY": "k"}).text == (
         "API key from WANDB_API_KEY"
     )
