@@ -12,7 +12,9 @@ from data_tools.validate_quality import QUALITY_RANGES, validate_quality
 from data_tools.validate_tokenizer import TOKENIZER_RANGES, validate_tokenizer
 from trainer.common.errors import Violation
 from trainer.common.existing_path import nearest_existing
+from trainer.common.slurm import is_one_line
 from trainer.config.number_range import Range, find_out_of_range
+from trainer.config.script_values import check_lines, check_options
 
 _COUNT = Range(minimum=1)
 
@@ -38,6 +40,17 @@ RANGES: dict[str, Range] = {
 }
 """Every number of the schema, by its path below data_prep."""
 
+_SBATCH_FIELDS = {
+    "account": "data_prep.executor.slurm.account",
+    "cpus-per-task": "data_prep.executor.slurm.cpus_per_task",
+    "mem": "data_prep.executor.slurm.memory",
+    "partition": "data_prep.executor.slurm.partition",
+    "qos": "data_prep.executor.slurm.qos",
+    "time": "data_prep.executor.slurm.time_limit",
+}
+"""Options of sbatch that have a field of their own."""
+_SBATCH_OWN = ("array", "dependency", "job-name", "nodes", "ntasks", "open-mode", "output", "requeue", "no-requeue")
+"""Options of sbatch that the script decides on."""
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -53,6 +66,7 @@ def validate(config: DataPrepConfig) -> list[Violation]:
         _sources,
         _evaluations,
         _output_dir,
+        _slurm_jobs,
     )
     for check in checks:
         found += [violation for violation in check(config) if violation.path not in bad]
@@ -135,3 +149,17 @@ def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
     else:
         return
     yield Violation(path="output_dir", value=config.output_dir, rule=rule, fix="name a directory that you can write to")
+
+
+def _slurm_jobs(config: DataPrepConfig) -> Iterator[Violation]:
+    """What cannot stand in the scripts of the executor slurm."""
+    settings, path = config.executor.slurm, "executor.slurm"
+    if config.executor.kind != "slurm":
+        return
+    names = ("partition", "account", "qos", "memory", "time_limit", "python")
+    yield from check_lines(path, {name: getattr(settings, name) for name in names})
+    yield from check_options(f"{path}.options", settings.options, fields=_SBATCH_FIELDS, own=_SBATCH_OWN)
+    output = str(Path(config.output_dir).absolute())
+    if "\\" in output or not is_one_line(output):
+        rule = "holds a backslash or several lines, which sbatch cannot take for the place of its output"
+        yield Violation(path="output_dir", value=repr(output), rule=rule, fix="use another directory")

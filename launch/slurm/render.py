@@ -1,5 +1,6 @@
 """The batch script: slurm/train.sbatch, filled in for one or several runs that need the same kind of job."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launch.nodes import processes_per_node
+from launch.slurm.cpus import cpus_per_task
 from launch.slurm.snapshot import PROJECT_ROOT, describe_code
 from trainer.common.errors import Violation
 from trainer.common.slurm import array_range, is_one_line, literal_path, render_directives
+from trainer.config.rules.slurm import REFERENCE
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig
 
-RENDEZVOUS_PORT = "$((20000 + SLURM_JOB_ID % 20000))"
-"""As a shell works it out on the nodes: jobs that share a node meet at different ports."""
+_FIRST_PORT, _NUM_PORTS = 20000, 12000
+"""Below the ports that systems give to clients: Linux's begin at 32768."""
 _LEAVING_SHARE = 0.8
 """Of the time between warning and end, what processes get to save before they are ended; the rest is for requeueing."""
 
@@ -38,7 +41,9 @@ class Job:
     chain: int = 1
     """How often it is submitted, each behind the one before."""
     bad_nodes: Sequence[str] = ()
-    """Hosts to avoid."""
+    """Nodes to avoid, by Slurm's names."""
+    max_running: int | None = None
+    """Of its runs, so many at a time; None sets no limit."""
 
     @property
     def script_path(self) -> Path:
@@ -91,6 +96,11 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
+def rendezvous_port(config: TrainConfig) -> str:
+    """The port as a shell works it out on the nodes: jobs that share a node meet at different ones."""
+    return str(config.cluster.slurm.rendezvous_port or f"$(({_FIRST_PORT} + SLURM_JOB_ID % {_NUM_PORTS}))")
+
+
 def render_job(job: Job, *, command: Sequence[str]) -> str:
     """The script's text.
 
@@ -99,6 +109,7 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
     """
     config = job.configs[0]
     slurm = config.cluster.slurm
+    cpus = cpus_per_task(config)
     code = describe_code()
     names = [one.run_name for one in job.configs]
     what = f"run {names[0]}" if len(names) == 1 else f"{len(names)} runs: {', '.join(names)}"
@@ -115,38 +126,43 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
     return environment.get_template("train.sbatch").render(
         title=f"Train {what}" + (f" ({code})" if code else ""),
         command=shlex.join(command).replace("\n", " "),
-        directives=job_directives(job),
+        directives=job_directives(job, cpus=cpus),
         code=shlex.quote(str(job.folder / "code")),
         run_directories=[shlex.quote(str(directory_of(one))) for one in job.configs],
         stamp=job.stamp,
         modules=[shlex.quote(module) for module in slurm.modules],
         setup=slurm.setup,
-        environment={name: shlex.quote(value) for name, value in environment_of(config).items()},
+        environment=environment_of(config),
         working_directory=shlex.quote(str(Path.cwd())),
         processes_per_node=processes_per_node(config),
         exclude=shlex.quote(slurm.exclude) if slurm.exclude else None,
         max_fruitless=slurm.max_restarts_without_progress,
         warn_seconds=slurm.warn_seconds,
-        srun_options=srun_options(config),
+        srun_options=srun_options(config, cpus=cpus),
         container=container_prefix(config),
         python=shlex.quote(python_on_nodes(config)),
-        port=RENDEZVOUS_PORT,
+        port=rendezvous_port(config),
+        next_port=None if slurm.rendezvous_port else f"$(({_FIRST_PORT} + (port + 1 - {_FIRST_PORT}) % {_NUM_PORTS}))",
         shutdown_seconds=max(1, int(slurm.warn_seconds * _LEAVING_SHARE)),
         chain=job.chain,
         chain_file=shlex.quote(str(job.chain_path)),
     )
 
 
-def job_directives(job: Job) -> list[str]:
-    """The #SBATCH lines."""
+def job_directives(job: Job, *, cpus: int | None) -> list[str]:
+    """The #SBATCH lines.
+
+    Args:
+        cpus: of `cpus_per_task`.
+    """
     config, size = job.configs[0], len(job.configs)
     slurm = config.cluster.slurm
     options = {
         "job-name": f"trireme-{job.title}",
         "output": literal_path(job.output.parent) + f"/{job.output.name}",
         "open-mode": "append",
-        "array": array_range(size, slurm.max_running) if size > 1 else None,
-        **placement_options(config, bad_nodes=job.bad_nodes),
+        "array": array_range(size, job.max_running) if size > 1 else None,
+        **placement_options(config, cpus=cpus, bad_nodes=job.bad_nodes),
         "time": slurm.time_limit,
         "signal": f"B:USR1@{slurm.warn_seconds}",
         "mail-user": slurm.mail_user,
@@ -156,8 +172,12 @@ def job_directives(job: Job) -> list[str]:
     return list(render_directives(options, further={**dict.fromkeys(flags), **slurm.options}))
 
 
-def placement_options(config: TrainConfig, *, bad_nodes: Sequence[str] = ()) -> dict[str, object]:
-    """Where and how large a job is: options of sbatch and srun by their long names; None leaves one out."""
+def placement_options(config: TrainConfig, *, cpus: int | None, bad_nodes: Sequence[str] = ()) -> dict[str, object]:
+    """Where and how large a job is: options of sbatch and srun by their long names; None leaves one out.
+
+    Args:
+        cpus: of `cpus_per_task`.
+    """
     slurm = config.cluster.slurm
     gpus = config.cluster.gpus_per_node if slurm.gpu_option != "none" else None
     wanted = None if gpus is None else ":".join(word for word in (slurm.gpu_type, str(gpus)) if word)
@@ -165,7 +185,8 @@ def placement_options(config: TrainConfig, *, bad_nodes: Sequence[str] = ()) -> 
     return {
         "nodes": config.cluster.num_nodes,
         "ntasks-per-node": 1,
-        "cpus-per-task": slurm.cpus_per_task,
+        "cpus-per-task": cpus,
+        "cpus-per-gpu": slurm.cpus_per_gpu,
         "gpus-per-node": wanted if slurm.gpu_option == "gpus-per-node" else None,
         "gres": f"gpu:{wanted}" if wanted and slurm.gpu_option == "gres" else None,
         "mem": slurm.memory,
@@ -185,29 +206,49 @@ def python_on_nodes(config: TrainConfig) -> str:
 
 
 def environment_of(config: TrainConfig) -> dict[str, str]:
-    """Variables of the run: of the network first, so that others can say otherwise."""
+    """Variables of the run, as a shell sets them: of the network first, so that others can say otherwise."""
     slurm = config.cluster.slurm
     network = slurm.network_interface
     variables = dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), network) if network else {}
     given = {
         name: str(value).lower() if isinstance(value, bool) else value for name, value in slurm.environment.items()
     }
-    return {name: str(value) for name, value in {**variables, **given}.items()}
+    return {name: _quote_value(str(value)) for name, value in {**variables, **given}.items()}
 
 
-def srun_options(config: TrainConfig) -> list[str]:
-    """Options of the srun that starts one launcher on each node."""
+def _quote_value(text: str) -> str:
+    """Quote a value for a shell that puts in the variables that it refers to; one that is not set is empty there."""
+    quoted, position = "", 0
+    for match in REFERENCE.finditer(text):
+        before = text[position : match.start()]
+        otherwise = re.sub(r"([\\\"`]|\$(?!\{))", r"\\\1", match["text"] or "")
+        otherwise = re.sub(r"\$\{(\w+)\}", r"${\1:-}", otherwise)
+        quoted += shlex.quote(before) if before else ""
+        quoted += f'"${{{match["name"]}{match["operator"] or ":-"}{otherwise}}}"'
+        position = match.end()
+    rest = text[position:]
+    return quoted + (shlex.quote(rest) if rest or not quoted else "")
+
+
+def srun_options(config: TrainConfig, *, cpus: int | None) -> list[str]:
+    """Options of the srun that starts one launcher on each node, quoted for a shell.
+
+    Args:
+        cpus: of `cpus_per_task`.
+    """
     slurm = config.cluster.slurm
     options = ["--kill-on-bad-exit=1"]
-    if slurm.cpus_per_task is not None:
+    if cpus is not None:
         # From 22.05 on srun does not take it over from sbatch.
-        options.append(f"--cpus-per-task={slurm.cpus_per_task}")
+        options.append(f"--cpus-per-task={cpus}")
     if slurm.container.image and slurm.container.runtime == "pyxis":
         options += [
             f"--container-image={shlex.quote(slurm.container.image)}",
             f"--container-mounts={shlex.quote(','.join(_mounts(slurm.container, config)))}",
             f"--container-workdir={shlex.quote(str(Path.cwd()))}",
         ]
+    for name, value in slurm.srun_options.items():
+        options.append(f"--{name}" + ("" if value is None else f"={shlex.quote(str(value))}"))
     return options
 
 

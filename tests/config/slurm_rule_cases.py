@@ -27,6 +27,26 @@ SLURM_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         "cluster.slurm.partition='' is empty, or no single line; write it in one line, or use null",
         ["cluster.slurm.partition=null", "cluster.slurm.partition=gpu"],
     ),
+    (
+        ["cluster.slurm.mail_type=['END\n#SBATCH --exclusive']"],
+        None,
+        r"cluster.slurm.mail_type[0]='END\n#SBATCH --exclusive' is empty, or no single line; write it in one line, or"
+        " use null",
+        ["cluster.slurm.mail_type=[END]"],
+    ),
+    (
+        ["cluster.gpus_per_node=2", "cluster.slurm.cpus_per_gpu=4", "cluster.slurm.cpus_per_task=8"],
+        2,
+        "cluster.slurm.cpus_per_gpu=4 says what cluster.slurm.cpus_per_task=8 says, too; use null for one of them",
+        ["cluster.slurm.cpus_per_gpu=null", "cluster.slurm.cpus_per_task=null"],
+    ),
+    (
+        ["cluster.slurm.cpus_per_gpu=4"],
+        None,
+        "cluster.slurm.cpus_per_gpu=4 counts CPUs for each GPU, and cluster.gpus_per_node=null asks Slurm for none; use"
+        " null, and cluster.slurm.cpus_per_task",
+        ["cluster.slurm.cpus_per_gpu=null"],
+    ),
 ]
 
 MAPPING_CASES: list[tuple[str, str, str]] = [
@@ -49,6 +69,28 @@ MAPPING_CASES: list[tuple[str, str, str]] = [
         "cluster.slurm.options={comment: [a, b]}",
         "cluster.slurm.options.comment=[a, b] is no single value; write text, a number or null",
         "cluster.slurm.options={comment: null}",
+    ),
+    (
+        "cluster.slurm.options={comment: 'a\n#SBATCH --exclusive'}",
+        r"cluster.slurm.options.comment='a\n#SBATCH --exclusive' is no single line; write it in one line",
+        "cluster.slurm.options={comment: 'a #SBATCH --exclusive'}",
+    ),
+    (
+        "cluster.slurm.srun_options={cpus-per-task: 3}",
+        "cluster.slurm.srun_options.cpus-per-task=3 is an option with a field of its own; set"
+        " cluster.slurm.cpus_per_task",
+        "cluster.slurm.cpus_per_task=3",
+    ),
+    (
+        "cluster.slurm.srun_options={wait: 3}",
+        "cluster.slurm.srun_options.wait=3 is what the script itself decides on; leave it out",
+        "cluster.slurm.srun_options={mpi: none}",
+    ),
+    (
+        r"cluster.slurm.environment={A: 'x\${B'}",
+        "cluster.slurm.environment.A=x${B holds a ${ that refers to no variable; write ${NAME}, ${NAME:-TEXT} or"
+        " ${NAME:+TEXT}",
+        r"cluster.slurm.environment={A: 'x\${B}'}",
     ),
     (
         "cluster.slurm.environment={NCCL-DEBUG: INFO}",

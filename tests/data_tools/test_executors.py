@@ -146,3 +146,25 @@ def test_the_scripts_of_a_dry_run(prepared: Prepared, tmp_path: Path) -> None:
     for script in scripts:
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert not (output / "train.bin").exists()
+
+
+def test_what_no_script_can_hold_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    done = run_prepare(
+        *prepared.overrides,
+        f"data_prep.output_dir='{tmp_path}/a\nb'",
+        "data_prep.executor.kind=slurm",
+        "data_prep.executor.dry_run=true",
+        "data_prep.executor.slurm.partition='cpu\n#SBATCH --exclusive'",
+        "data_prep.executor.slurm.options={comment: 'a\n#SBATCH --exclusive', array: 0-3, mem: 3G}",
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for problem in (
+        r"data_prep.executor.slurm.partition='cpu\n#SBATCH --exclusive' is empty, or no single line",
+        r"data_prep.executor.slurm.options.comment='a\n#SBATCH --exclusive' is no single line",
+        "data_prep.executor.slurm.options.array=0-3 is what the script itself decides on",
+        "data_prep.executor.slurm.options.mem=3G is an option with a field of its own; set"
+        " data_prep.executor.slurm.memory",
+        "data_prep.output_dir=",
+    ):
+        assert problem in done.stderr, done.stderr

@@ -1,6 +1,7 @@
 """launch.slurm without a cluster: what it writes and what a user reads. On a cluster: tests/slurm."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from launch.slurm.__main__ import main
 from launch.slurm.request import parse_request
 from launch.slurm.snapshot import copy_code, new_stamp
 from launch.slurm.sweep import expand_sweep
+from trainer.config.override_line import quote_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]", "run_name=first")
@@ -161,6 +163,8 @@ def test_directories_that_a_script_cannot_name_are_refused(launch: Launch, tmp_p
     image = "cluster.slurm.container.image=/images/trireme.sqsh"
     done = launch(*GOOD, "dry_run=true", f"output_dir='{tmp_path}/a,b'", image)
     assert "holds ',', which cannot stand in the container's mounts" in done.stderr
+    done = launch(*GOOD, "dry_run=true", image, "cluster.slurm.container.mounts=['/a,b:/b']")
+    assert "cluster.slurm.container.mounts[0]=/a,b:/b holds a comma" in done.stderr
 
 
 def test_surroundings_of_the_run(render: Render) -> None:
@@ -185,6 +189,83 @@ def test_surroundings_of_the_run(render: Render) -> None:
     assert "/opt/python -m trainer.torchrun" in script
 
 
+def test_values_of_variables_extend_what_a_node_has(render: Render) -> None:
+    values = {
+        "LIBRARIES": r"/opt/my lib:\${LIBRARIES}",
+        "FURTHER": r"/a\${FURTHER:+:\${FURTHER}}",
+        "UNSET": r'<\${UNSET}|\${UNSET:-a"`b`$c}>',
+        "PLAIN": "$HOME `x`",
+    }
+    script = render(
+        f"cluster.slurm.environment={{{','.join(f'{name}: {quote_text(v)}' for name, v in values.items())}}}"
+    )
+    exports = [line for line in script.splitlines() if line.startswith("export ")][: len(values)]
+    show = "".join(f'echo "${name}"; ' for name in values)
+    node = {"LIBRARIES": "/usr/lib", "FURTHER": "/b  c"}
+    done = subprocess.run(["bash", "-uc", "\n".join([*exports, show])], env=node, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["/opt/my lib:/usr/lib", "/a:/b  c", '<|a"`b`$c>', "$HOME `x`"]
+
+
+def test_srun_is_given_further_options_and_a_port(render: Render) -> None:
+    script = render("cluster.slurm.srun_options={mpi: none, label: null, cpu-bind: 'map_cpu:0 1'}")
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=1 --mpi=none --label --cpu-bind='map_cpu:0 1' " in script
+    ports = re.findall(r"port=\$\(\((.*)\)\)", script)
+    for job in (0, 11_999, 7_654_321):
+        given = int(subprocess.check_output(["bash", "-c", f"SLURM_JOB_ID={job}; echo $(({ports[0]}))"]))
+        further = int(subprocess.check_output(["bash", "-c", f"port={given}; echo $(({ports[1]}))"]))
+        assert {given, further} <= set(range(20_000, 32_000)) and given != further, "clients' begin at 32768"
+    assert "port=29500\n" in render("cluster.slurm.rendezvous_port=29500")
+
+
+GPU_NODES = """\
+NodeName=a1 CPUTot=128 CPUEfctv=120 Gres=gpu:h100:8(S:0-1) Partitions=gpu
+NodeName=a2 CPUTot=64 CPUEfctv=64 Gres=gpu:h100:4,shard:64 Partitions=gpu
+NodeName=a3 CPUTot=16 CPUEfctv=16 Gres=gpu:t4:8 Partitions=gpu
+"""
+PARTITIONS = """\
+PartitionName=cpu Default=YES MaxCPUsPerNode=UNLIMITED JobDefaults=(null) Nodes=c[1-9]
+PartitionName=gpu Default=NO MaxCPUsPerNode={most} JobDefaults={defaults} Nodes=a[1-3]
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "most", "defaults", "cpus"),
+    [
+        (("cluster.gpus_per_node=4", "cluster.slurm.gpu_type=h100"), "UNLIMITED", "(null)", 60),
+        (("cluster.gpus_per_node=8", "cluster.slurm.gpu_type=h100"), "UNLIMITED", "(null)", 120),
+        (("cluster.gpus_per_node=4", "cluster.slurm.gpu_type=h100"), "56", "(null)", 28),
+        (("cluster.gpus_per_node=4",), "UNLIMITED", "(null)", 8),
+        (("cluster.gpus_per_node=4",), "UNLIMITED", "DefCpuPerGPU=7", None),
+        (("cluster.gpus_per_node=4", "cluster.slurm.exclusive=true"), "UNLIMITED", "(null)", None),
+        (("cluster.gpus_per_node=4", "cluster.slurm.cpus_per_gpu=6"), "UNLIMITED", "(null)", None),
+        (("cluster.gpus_per_node=4", "cluster.slurm.cpus_per_task=3"), "UNLIMITED", "(null)", 3),
+        (("parallel=dp2_pp2",), "UNLIMITED", "(null)", 4),
+    ],
+)
+def test_a_task_gets_its_devices_share_of_the_cpus(
+    render: Render,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    overrides: tuple[str, ...],
+    most: str,
+    defaults: str,
+    cpus: int | None,
+) -> None:
+    programs = tmp_path_factory.mktemp("bin")
+    (programs / "partition").write_text(PARTITIONS.format(most=most, defaults=defaults))
+    (programs / "node").write_text(GPU_NODES)
+    # What scontrol prints, with the fields that matter.
+    (programs / "scontrol").write_text(f'#!/bin/sh\nexec cat "{programs}/$3"\n')
+    (programs / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    script = render("cluster.slurm.partition=gpu", *overrides)
+    asked = [line for line in directives(script) if line.startswith("cpus-per-task")]
+    assert asked == ([] if cpus is None else [f"cpus-per-task={cpus}"])
+    assert (f"srun --kill-on-bad-exit=1 --cpus-per-task={cpus} " in script) == (cpus is not None)
+    assert ("cpus-per-gpu=6" in directives(script)) == ("cluster.slurm.cpus_per_gpu=6" in overrides)
+
+
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
 def test_containers(render: Render, tmp_path: Path, runtime: str) -> None:
     script = render(
@@ -197,15 +278,15 @@ def test_containers(render: Render, tmp_path: Path, runtime: str) -> None:
     here = f"{REPOSITORY}:{REPOSITORY}"
     if runtime == "pyxis":
         assert (
-            "srun --kill-on-bad-exit=1 --container-image='/images/my trireme.sqsh'"
+            "srun --kill-on-bad-exit=1 --cpus-per-task=8 --container-image='/images/my trireme.sqsh'"
             f" --container-mounts={here},{tmp_path}:{tmp_path},/data:/data:ro --container-workdir={REPOSITORY} \\\n"
             '  bash -c "$run_node" "$codes" python3 -m trainer.torchrun' in script
         )
     else:
         assert (
-            f'srun --kill-on-bad-exit=1 \\\n  bash -c "$run_node" "$codes" apptainer exec --nv --bind {here}'
-            f" --bind {tmp_path}:{tmp_path} --bind /data:/data:ro --pwd {REPOSITORY} '/images/my trireme.sqsh' python3"
-            in script
+            'srun --kill-on-bad-exit=1 --cpus-per-task=8 \\\n  bash -c "$run_node" "$codes" apptainer exec --nv'
+            f" --bind {here} --bind {tmp_path}:{tmp_path} --bind /data:/data:ro --pwd {REPOSITORY}"
+            " '/images/my trireme.sqsh' python3" in script
         )
 
 

@@ -49,7 +49,11 @@ class SlurmConfig:
     exclusive: bool = False
     """Ask for whole nodes."""
     cpus_per_task: int | None = None
-    """CPUs of a node's one task, which starts all processes of the node."""
+    """CPUs of a node's one task, which starts all processes of the node; null asks for its devices' share of the node's
+    CPUs, as Slurm lists them, or for one per process where there are no devices, unless exclusive or cpus_per_gpu is
+    set."""
+    cpus_per_gpu: int | None = None
+    """CPUs for each GPU, where the cluster wants them asked for so, instead of cpus_per_task."""
     memory: str | None = None
     """Of a node, such as 200G; 0 asks for all of it."""
     gpu_option: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
@@ -62,6 +66,11 @@ class SlurmConfig:
     """When: such as [FAIL, REQUEUE, END]."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch by their long names, such as {comment: pretraining}; null for one without a value."""
+    srun_options: dict[str, Any] = field(default_factory=dict)
+    """Further options of the srun that starts the launchers, by their long names, such as {mpi: none}."""
+    rendezvous_port: int | None = None
+    """Port of the first node at which the launchers meet, where a firewall leaves only some open; null takes a free one
+    from 20000 to 31999, which no system gives to clients."""
     max_running: int | None = None
     """Jobs of a sweep that run at a time; null sets no limit."""
     modules: list[str] = field(default_factory=list)
@@ -69,7 +78,8 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)
     """Shell lines before the run, in the batch script on the first node."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """Environment variables of the run."""
+    """Environment variables of the run, such as {NCCL_DEBUG: INFO}. ${NAME} stands for the value on the node, and
+    ${NAME:-TEXT} and ${NAME:+TEXT} are the shell's: {PATH: '/opt/bin:\\${PATH}'} on the command line."""
     network_interface: str | None = None
     """Network that nodes talk over, such as ib0 (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME)."""
     python: PathText | None = None

@@ -107,6 +107,8 @@ RANGES: dict[str, Range] = {
     "cluster.slurm.warn_seconds": Range(minimum=1, maximum=65535),
     "cluster.slurm.max_restarts_without_progress": _COUNT,
     "cluster.slurm.cpus_per_task": _COUNT,
+    "cluster.slurm.cpus_per_gpu": _COUNT,
+    "cluster.slurm.rendezvous_port": Range(minimum=1024, maximum=65535),
     "cluster.slurm.max_running": _COUNT,
     "cluster.kubernetes.max_restarts": _MAYBE_NONE,
     "cluster.kubernetes.grace_seconds": _COUNT,

@@ -6,16 +6,22 @@ from collections.abc import Iterator, Mapping
 from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
+from trainer.config.script_values import check_lines, check_options
 from trainer.config.slurm import time_limit_seconds
 from trainer.config.suggest import show
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _MOUNT = re.compile(r"[^:\n]+:[^:\n]+(:[a-z,]+)?")
+
+REFERENCE = re.compile(
+    r"\$\{(?P<name>[A-Za-z_]\w*)(?:(?P<operator>:[-+])(?P<text>(?:\$\{[A-Za-z_]\w*\}|[^{}])*))?\}", re.ASCII
+)
+"""In a value of cluster.slurm.environment: ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}, of which TEXT may hold ${NAME}."""
 
 _FIELDS = {
     "account": "cluster.slurm.account",
     "constraint": "cluster.slurm.constraint",
+    "cpus-per-gpu": "cluster.slurm.cpus_per_gpu",
     "cpus-per-task": "cluster.slurm.cpus_per_task",
     "exclude": "cluster.slurm.exclude",
     "exclusive": "cluster.slurm.exclusive",
@@ -34,6 +40,16 @@ _FIELDS = {
 """Options of sbatch that have a field of their own."""
 _OWN = ("array", "dependency", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "no-requeue")
 """Options of sbatch that the script decides on."""
+
+
+_SRUN_FIELDS = {
+    **_FIELDS,
+    "container-image": "cluster.slurm.container.image",
+    "container-mounts": "cluster.slurm.container.mounts",
+}
+"""Options of srun that have a field of their own."""
+_SRUN_OWN = (*_OWN, "container-workdir", "exact", "kill-on-bad-exit", "multi-prog", "pty", "wait")
+"""Options of srun that the script decides on."""
 
 
 @reads("cluster.slurm.time_limit", "cluster.slurm.warn_seconds")
@@ -55,26 +71,27 @@ def _warning_comes_before_the_end(config: TrainConfig, world_size: int | None) -
 
 @reads("cluster.slurm.options")
 def _options_are_further_ones(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    for name, value in config.cluster.slurm.options.items():
-        path = f"cluster.slurm.options.{name}"
-        if not _OPTION.fullmatch(name):
-            plain = name.lstrip("-").replace("_", "-").lower()
-            yield Violation(path=path, value=show(value), rule="is no long name of an option", fix=f"write {plain}")
-        elif name in _FIELDS:
-            yield Violation(
-                path=path, value=show(value), rule="is an option with a field of its own", fix=f"set {_FIELDS[name]}"
-            )
-        elif name in _OWN:
-            yield Violation(
-                path=path, value=show(value), rule="is what the script itself decides on", fix="leave it out"
-            )
-        elif isinstance(value, dict | list):
-            yield Violation(path=path, value=show(value), rule="is no single value", fix="write text, a number or null")
+    yield from check_options("cluster.slurm.options", config.cluster.slurm.options, fields=_FIELDS, own=_OWN)
+
+
+@reads("cluster.slurm.srun_options")
+def _srun_options_are_further_ones(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    given = config.cluster.slurm.srun_options
+    yield from check_options("cluster.slurm.srun_options", given, fields=_SRUN_FIELDS, own=_SRUN_OWN)
 
 
 @reads("cluster.slurm.environment")
 def _environment_can_be_set(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    yield from check_environment("cluster.slurm.environment", config.cluster.slurm.environment)
+    environment = config.cluster.slurm.environment
+    yield from check_environment("cluster.slurm.environment", environment)
+    for name, value in environment.items():
+        if isinstance(value, str) and "${" in REFERENCE.sub("", value):
+            yield Violation(
+                path=f"cluster.slurm.environment.{name}",
+                value=value,
+                rule="holds a ${ that refers to no variable",
+                fix="write ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}",
+            )
 
 
 def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[Violation]:
@@ -91,9 +108,13 @@ def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[
 @reads("cluster.slurm.container.mounts")
 def _mounts_have_two_ends(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     for number, mount in enumerate(config.cluster.slurm.container.mounts):
-        if not _MOUNT.fullmatch(mount):
+        path = f"cluster.slurm.container.mounts[{number}]"
+        if "," in ":".join(mount.split(":")[:2]):
+            rule, fix = "holds a comma, which ends an entry of the runtime's list", "mount a directory without one"
+            yield Violation(path=path, value=mount, rule=rule, fix=fix)
+        elif not _MOUNT.fullmatch(mount):
             yield Violation(
-                path=f"cluster.slurm.container.mounts[{number}]",
+                path=path,
                 value=mount,
                 rule="is not SOURCE:TARGET or SOURCE:TARGET:FLAGS",
                 fix=f"write {mount.partition(':')[0]}:{mount.partition(':')[0]}",
@@ -106,18 +127,37 @@ _LINES = (
 )
 
 
-@reads(*(f"cluster.slurm.{name}" for name in _LINES))
+@reads(*(f"cluster.slurm.{name}" for name in (*_LINES, "mail_type", "container.image")))
 def _values_fit_a_line(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    for name in _LINES:
-        value = getattr(config.cluster.slurm, name)
-        if value is not None and (not value.strip() or not value.isprintable()):
-            rule, fix = "is empty, or no single line", "write it in one line, or use null"
-            yield Violation(path=f"cluster.slurm.{name}", value=repr(value), rule=rule, fix=fix)
+    slurm = config.cluster.slurm
+    values = {name: getattr(slurm, name) for name in _LINES}
+    values |= {f"mail_type[{number}]": value for number, value in enumerate(slurm.mail_type)}
+    yield from check_lines("cluster.slurm", {**values, "container.image": slurm.container.image})
+
+
+@reads("cluster.slurm.cpus_per_gpu", "cluster.slurm.cpus_per_task", "cluster.gpus_per_node", "cluster.slurm.gpu_option")
+def _cpus_are_counted_once(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    slurm = config.cluster.slurm
+    if slurm.cpus_per_gpu is None:
+        return
+    path = "cluster.slurm.cpus_per_gpu"
+    if slurm.cpus_per_task is not None:
+        rule, fix = f"says what cluster.slurm.cpus_per_task={slurm.cpus_per_task} says, too", "use null for one of them"
+        yield Violation(path=path, value=slurm.cpus_per_gpu, rule=rule, fix=fix)
+    if config.cluster.gpus_per_node is None or slurm.gpu_option == "none":
+        asked = "cluster.gpus_per_node=null" if slurm.gpu_option != "none" else "cluster.slurm.gpu_option=none"
+        rule, fix = (
+            f"counts CPUs for each GPU, and {asked} asks Slurm for none",
+            "use null, and cluster.slurm.cpus_per_task",
+        )
+        yield Violation(path=path, value=slurm.cpus_per_gpu, rule=rule, fix=fix)
 
 
 RULES = (
     _warning_comes_before_the_end,
     _options_are_further_ones,
+    _srun_options_are_further_ones,
+    _cpus_are_counted_once,
     _environment_can_be_set,
     _mounts_have_two_ends,
     _values_fit_a_line,
