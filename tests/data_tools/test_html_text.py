@@ -3,8 +3,7 @@
 import pytest
 
 from data_tools.config import HtmlConfig
-from tests.data_tools.commands import REPOSITORY
-from tests.data_tools.records import LONG, page, read_clean
+from tests.data_tools.records import LONG, page
 from tests.data_tools.test_extract_html import extract
 
 HEAD = "All about apples"
@@ -148,20 +147,3 @@ def test_buttons_and_summaries_of_sections_are_headings(tmp_path):
         f"<details><summary>And why?</summary>{LONG}</details><button>Send</button></body></html>"
     )
     assert extract(tmp_path, body.encode())[0] == f"How much is it?\n\n{LONG.strip()}\n\nAnd why?\n{LONG.strip()}"
-
-
-CASES = REPOSITORY.parent / "shared" / "cases" / "data"
-LOST_WRAPPERS = {"b24-modal.html", "b29-role-complementary.html", "b35-visually-hidden.html"}
-"""What hides its text, and boxes beside a page that has nothing around its content."""
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs the collected cases")
-def test_collected_cases_keep_their_text():
-    for name, size in (("anchors", 1510), ("lists", 463)):
-        documents, _ = read_clean(CASES / f"{name}.warc.gz", "warc")
-        assert [len(document.text) for document in documents] == [size] * 6
-    documents, _ = read_clean(CASES / "wrappers.warc.gz", "warc")
-    lost = {document.url.rpartition("/")[2] for document in documents if "MARK" not in document.text}
-    assert len(documents) == 35 and lost == LOST_WRAPPERS
-    (document,), _ = read_clean(CASES / "many_sup.warc.gz", "warc")
-    assert "¹²³ In the beginning of verse 123" in document.text
