@@ -30,7 +30,8 @@ from launch.slurm.follow import print_status, show_logs, stop_runs
 from launch.slurm.request import Request, parse_request
 from launch.slurm.runs import load_runs
 from launch.slurm.submit import plan_jobs, show_jobs, submit_jobs
-from trainer.common.errors import EXIT_OK, EXIT_STOPPED, ConfigError, Violation, exit_code_of, raise_if_any
+from trainer.common.command import run_command
+from trainer.common.errors import EXIT_OK, EXIT_STOPPED, ConfigError, Violation, raise_if_any
 from trainer.common.slurm import SlurmError
 from trainer.config.schema import TrainConfig
 
@@ -38,9 +39,12 @@ from trainer.config.schema import TrainConfig
 def main() -> int:
     """The command: exit code 2 with every problem named where the configuration cannot be used."""
     try:
-        return exit_code_of(lambda: run(sys.argv[1:]))
+        return run_command(lambda: run(sys.argv[1:]))
     except SlurmError as error:
         print(f"Slurm refused:\n  {error}", file=sys.stderr)
+        return EXIT_STOPPED
+    except OSError as error:
+        print(f"{error.filename}: could not be read or written ({error.strerror})", file=sys.stderr)
         return EXIT_STOPPED
 
 

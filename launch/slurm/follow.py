@@ -1,5 +1,6 @@
 """Looking after runs that were submitted: where they stand, what they print, and how they are stopped."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,13 +10,24 @@ from pathlib import Path
 
 from launch.slurm.records import Submission, read_submissions
 from launch.slurm.render import directory_of
-from trainer.common.errors import ConfigError, Violation, raise_if_any
+from trainer.common.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trainer.common.slurm import SlurmError, ask_slurm
 from trainer.config.load import load_config_file
 from trainer.config.schema import TrainConfig
 
 _LINES_SHOWN = 50
 _TAIL_BYTES = 1 << 16
+_OVER = frozenset(
+    (
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "GONE", "LAUNCH_FAILED", "NODE_FAIL"),
+        *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
+    )
+)
+"""States of jobs that do nothing any more. Source: squeue(1), JOB STATE CODES."""
+_NOT_BEGUN = frozenset(
+    ("CONFIGURING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+)
+"""States of jobs whose script does not run yet, so that nothing is lost with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,32 +61,61 @@ def stop_runs(configs: Sequence[TrainConfig]) -> None:
     """Ask running jobs to save and to stay away; take those that wait from the queue.
 
     Raises:
-        ConfigError: a run was never submitted, or no job of it is there to be stopped.
+        ConfigError: a run was never submitted, or no job of any of them is there to be stopped.
+        RunStopped: a run cannot be told.
     """
     found = [(config, submissions[-1]) for config, submissions in _find_submissions(configs)]
     states = {job: ask_state(job).state for _, submission in found for job in submission.jobs}
-    over = [
-        Violation(
-            path="run_name",
-            value=config.run_name,
-            rule=f"has no job that waits or runs ({_list_states(submission, states)})",
-            fix="there is nothing to stop",
-        )
+    over = {
+        config.run_name: f"has no job that waits or runs ({_list_states(submission, states)})"
         for config, submission in found
-        if not any(states[job] in ("PENDING", "RUNNING") for job in submission.jobs)
-    ]
-    raise_if_any(over)
+        if _OVER.issuperset(states[job] for job in submission.jobs)
+    }
+    if len(over) == len(found):
+        fix = "there is nothing to stop"
+        raise_if_any(Violation(path="run_name", value=name, rule=rule, fix=fix) for name, rule in over.items())
     for config, submission in found:
-        # The script looks for it before it asks to be started again.
-        (directory_of(config) / "slurm" / submission.stamp / "stop").touch()
+        if config.run_name in over:
+            print(f"{config.run_name}: {over[config.run_name]}")
+            continue
+        _leave_stop_file(directory_of(config) / "slurm" / submission.stamp / "stop", jobs=submission.jobs)
         # Those that wait first: the end of a job lets the next of the chain begin.
-        for job in sorted(submission.jobs, key=lambda job: states[job] != "PENDING"):
-            if states[job] == "PENDING":
-                ask_slurm("scancel", job)
-                print(f"{job}: taken from the queue")
-            elif states[job] == "RUNNING":
-                ask_slurm("scancel", "--batch", "--signal=USR1", job)
-                print(f"{job}: asked to save and leave; `scancel {job}` ends it at once")
+        for job in sorted(submission.jobs, key=lambda job: states[job] not in _NOT_BEGUN):
+            if states[job] not in _OVER:
+                print(f"{job}: {_stop_job(job, states[job])}")
+
+
+def _leave_stop_file(path: Path, *, jobs: Sequence[str]) -> None:
+    """The script looks for it when it begins, while it runs, and before it asks to be started again."""
+    try:
+        path.touch()
+    except OSError as error:
+        raise RunStopped(
+            f"{path}: could not be written ({error.strerror}), and without it the run would start again."
+            f" Free some room there, or end it at once: scancel {' '.join(jobs)}",
+            exit_code=EXIT_STOPPED,
+        ) from error
+
+
+def _stop_job(job: str, state: str) -> str:
+    """Take a job from the queue, or ask it to leave, where it can be asked; what became of it, for the user."""
+    at_once = f"`scancel {job}` ends it at once"
+    if state in _NOT_BEGUN:
+        ask_slurm("scancel", job)
+        return "taken from the queue"
+    if state == "COMPLETING":
+        # One that has asked to be started again waits in the queue behind that state.
+        with contextlib.suppress(SlurmError):
+            ask_slurm("scancel", job)
+        return "ends already, and does not start again"
+    if state in ("SUSPENDED", "STOPPED"):
+        return f"is {state}; saves and leaves when it is resumed; {at_once}"
+    try:
+        ask_slurm("scancel", "--batch", "--signal=USR1", job)
+    except SlurmError as error:
+        # It has ended meanwhile, or has not quite begun.
+        return f"leaves by itself as soon as it looks for such requests ({error}); {at_once}"
+    return f"asked to save and leave; {at_once}"
 
 
 def show_logs(config: TrainConfig, *, follow: bool) -> None:

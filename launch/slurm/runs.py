@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from launch.nodes import check_nodes
 from launch.slurm.render import check_paths
@@ -13,6 +15,8 @@ from trainer.config.load import load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +74,10 @@ def group_alike(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
         # The number of processes may follow from the layout.
         groups.setdefault(repr((config.cluster, count_processes(config), config.output_dir)), []).append(config)
     return list(groups.values())
+
+
+def split_evenly(items: Sequence[_Item], num_parts: int) -> list[list[_Item]]:
+    """Split into so many parts in order, the first ones by one item longer where it does not come out even."""
+    size, longer = divmod(len(items), num_parts)
+    ends = [number * size + min(number, longer) for number in range(num_parts + 1)]
+    return [list(items[start:end]) for start, end in pairwise(ends)]

@@ -1,40 +1,78 @@
 """Submission: code and configuration are copied, the script is written, Slurm takes it."""
 
+import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from launch.slurm.records import Submission, add_submission, read_submissions
+from launch.slurm.cluster_facts import find_nodes, max_array_size
+from launch.slurm.records import Submission, add_submission, forget_last_submission, read_submissions
 from launch.slurm.render import Job, directory_of, render_job
 from launch.slurm.request import Request
-from launch.slurm.runs import Runs, group_alike
+from launch.slurm.runs import Runs, group_alike, split_evenly
 from launch.slurm.snapshot import copy_code, new_stamp
-from trainer.common.bad_nodes import read_bad_nodes
-from trainer.common.errors import Violation, raise_if_any
+from trainer.common.bad_nodes import BAD_NODES_NAME, read_bad_nodes
+from trainer.common.errors import EXIT_STOPPED, RunStopped, Violation, raise_if_any
 from trainer.common.progress import format_number
-from trainer.common.slurm import ask_slurm, find_alive, submit_script
+from trainer.common.slurm import SlurmError, ask_slurm, find_alive, submit_script
 from trainer.config.load import dump_config
 from trainer.config.override_line import quote_override
 from trainer.config.schema import TrainConfig
 
 
 def plan_jobs(request: Request, runs: Runs) -> list[Job]:
-    """Put the runs into jobs: those that ask for the same become one array."""
+    """Put the runs into jobs: those that ask for the same become one array, or several where Slurm's are short.
+
+    Raises:
+        ConfigError: more arrays are needed than runs may run at a time.
+    """
     stamp = new_stamp(runs.base_directory)
-    groups = group_alike(runs.configs)
+    arrays = [array for group in group_alike(runs.configs) for array in _split_into_arrays(group)]
     return [
         Job(
-            configs=group,
+            configs=configs,
             stamp=stamp,
             folder=runs.base_directory / "slurm" / stamp,
             title=runs.base_name,
-            name="job" if len(groups) == 1 else f"job_{number}",
+            name="job" if len(arrays) == 1 else f"job_{number}",
             chain=request.chain,
-            bad_nodes=sorted({node for config in group for node in read_bad_nodes(directory_of(config))}),
+            bad_nodes=_find_bad_nodes(configs),
+            max_running=max_running,
         )
-        for number, group in enumerate(groups)
+        for number, (configs, max_running) in enumerate(arrays)
     ]
+
+
+def _split_into_arrays(group: list[TrainConfig]) -> list[tuple[list[TrainConfig], int | None]]:
+    """Return runs that Slurm takes in one array each, and how many of them may run at a time: of all, `max_running`."""
+    at_a_time = group[0].cluster.slurm.max_running
+    largest = max_array_size() if len(group) > 1 else None
+    if largest is None or len(group) <= largest:
+        return [(group, at_a_time)]
+    parts = split_evenly(group, -(-len(group) // largest))
+    if at_a_time is None:
+        return [(part, None) for part in parts]
+    if at_a_time < len(parts):
+        rule = f"is less than the {len(parts)} arrays of these {len(group)} runs: Slurm takes {largest} in one"
+        fix = f"use {len(parts)} or more (MaxArraySize={largest} in `scontrol show config`), or sweep fewer values"
+        raise_if_any([Violation(path="cluster.slurm.max_running", value=at_a_time, rule=rule, fix=fix)])
+    shares = map(len, split_evenly(range(at_a_time), len(parts)))
+    return list(zip(parts, shares, strict=True))
+
+
+def _find_bad_nodes(configs: Sequence[TrainConfig]) -> list[str]:
+    """Nodes that one of the runs should not get; says which of them Slurm does not know, and leaves them out."""
+    places = {host: directory_of(config) for config in configs for host in read_bad_nodes(directory_of(config))}
+    nodes = find_nodes(places)
+    for host in sorted(host for host, node in nodes.items() if node is None):
+        print(
+            f"warning: {places[host] / BAD_NODES_NAME}: Slurm has no node {host}, so it is not excluded."
+            " Correct its line, or remove it",
+            file=sys.stderr,
+        )
+    return sorted({node for node in nodes.values() if node is not None})
 
 
 def show_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
@@ -50,27 +88,54 @@ def submit_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
 
     Raises:
         ConfigError: a job of one of the runs is not over.
+        RunStopped: a file cannot be written.
         SlurmError: Slurm refuses one.
     """
     configs = [config for job in jobs for config in job.configs]
     raise_if_any(_find_running(configs))
     folder, stamp = jobs[0].folder, jobs[0].stamp
-    folder.mkdir(parents=True)
+    places = {folder, *(directory_of(config) / "slurm" / stamp for config in configs)}
+    new_directories = {parent for place in places for parent in place.parents if not parent.exists()}
     submitted: list[str] = []
     try:
+        folder.mkdir(parents=True)
         copy_code(folder / "code")
         for job in jobs:
             _write(job, command=command)
         chains = [_submit_chain(job, submitted) for job in jobs]
-    except BaseException:
-        if submitted:
-            ask_slurm("scancel", *submitted)
-        for place in {folder, *(directory_of(config) / "slurm" / stamp for config in configs)}:
+        for job, numbers in zip(jobs, chains, strict=True):
+            _remember(job, numbers)
+    except BaseException as error:
+        _cancel(submitted)
+        for place in places:
+            with contextlib.suppress(OSError):
+                forget_last_submission(place.parents[1], stamp)
             shutil.rmtree(place, ignore_errors=True)
+        for directory in sorted(new_directories, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+                directory.rmdir()
+        if isinstance(error, OSError):
+            raise RunStopped(_explain_unwritten(folder, error), exit_code=EXIT_STOPPED) from error
         raise
     for job, numbers in zip(jobs, chains, strict=True):
-        _remember(job, numbers)
         print("\n".join(_explain(job, numbers)))
+
+
+def _cancel(numbers: Sequence[str]) -> None:
+    try:
+        if numbers:
+            ask_slurm("scancel", *numbers)
+    except SlurmError as error:  # what made it necessary is still to be told
+        print(f"warning: submitted jobs could not be taken back: {error}", file=sys.stderr)
+
+
+def _explain_unwritten(folder: Path, error: OSError) -> str:
+    # The copy of a tree collects the failures of all files.
+    reason = error.args[0][-1][-1] if isinstance(error, shutil.Error) else error.strerror or error
+    return (
+        f"{folder}: a submission's files could not be written ({reason}), and nothing was submitted."
+        " Free some room there, or set output_dir to a directory on another file system"
+    )
 
 
 def _find_running(configs: Sequence[TrainConfig]) -> Iterator[Violation]:

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ SlurmdSpoolDir={directory}/%n/spool
 SlurmdPidFile={directory}/%n/slurmd.pid
 SlurmdLogFile={directory}/%n.log
 PlugStackConfig={directory}/plugstack.conf
+Prolog={directory}/prolog
 MpiDefault=none
 ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
@@ -70,6 +71,7 @@ MessageTimeout=60
 {nodes}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30 MaxTime=60
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=off MaxTime=60
+{settings}
 """
 _NODE = (
     "NodeName={name} NodeAddr={address} NodeHostname={name} Port={port} CPUs={cpus} RealMemory={memory}"
@@ -104,11 +106,19 @@ class SlurmCluster:
     Args:
         proctrack: how a node knows which processes belong to a job: by their ancestry, or their control group. Under
             the latter `scancel --signal` reaches only the first process of each task.
+        settings: further ones of slurm.conf; `{directory}` in them is the cluster's own.
     """
 
-    def __init__(self, *, num_nodes: int, proctrack: Literal["linuxproc", "cgroup"] = "linuxproc") -> None:
+    def __init__(
+        self,
+        *,
+        num_nodes: int,
+        proctrack: Literal["linuxproc", "cgroup"] = "linuxproc",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._num_nodes = num_nodes
         self._proctrack = proctrack
+        self._settings = dict(settings or {})
         self._stack = ExitStack()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -168,11 +178,17 @@ class SlurmCluster:
             for node in self.nodes
         ]
         conf = _CONF.format(
-            directory=directory, controller_port=controller_port, proctrack=self._proctrack, nodes="\n".join(nodes)
+            directory=directory,
+            controller_port=controller_port,
+            proctrack=self._proctrack,
+            nodes="\n".join(nodes),
+            settings="\n".join(f"{name}={value.format(directory=directory)}" for name, value in self._settings.items()),
         )
         (directory / "cgroup.conf").write_text("CgroupAutomount=no\nCgroupPlugin=cgroup/v1\n")
         (directory / "slurm.conf").write_text(conf)
         (directory / "plugstack.conf").touch()
+        (directory / "prolog").write_text(f"#!/bin/sh\nwhile [ -e {directory}/hold ]; do sleep 0.1; done\n")
+        (directory / "prolog").chmod(0o755)
         (directory / "gres.conf").write_text(f"Name=gpu File={directory}/gpu[0-{GPUS_PER_NODE - 1}]\n")
         for number in range(GPUS_PER_NODE):
             # Slurm wants a device.
@@ -215,6 +231,16 @@ class SlurmCluster:
         self.start_node(name)
         self.ask("scontrol", "update", f"NodeName={name}", "State=RESUME")
         self.wait_for_node(name, "IDLE", "ALLOCATED", "MIXED")
+
+    @contextmanager
+    def held_prologs(self) -> Iterator[None]:
+        """Keep jobs that get their nodes meanwhile in the prolog, as a slow check of the nodes does."""
+        hold = self.directory / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
 
     def _end_daemons(self) -> None:
         for node in self.nodes:

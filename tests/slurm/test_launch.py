@@ -1,15 +1,27 @@
 """What else launch.slurm does with a real cluster: sweeps, chains, stopping, looking, and giving up in time."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, launch, wait_for_steps, warn
 from tests.train.commands import losses_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
+
+SAVES_AND_LEAVES = "trap 'exit 75' TERM; while true; do sleep 0.1; done"
+"""Of a run that goes on until it is told to leave."""
+
+
+def stand_in(place: Path, body: str) -> str:
+    """An override for an interpreter that does this instead of training."""
+    path = place / "python"
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+    return f"cluster.slurm.python='{path}'"
 
 
 def test_a_sweep_is_an_array_of_runs_with_names_of_their_own(cluster: SlurmCluster, runs: Runs) -> None:
@@ -99,6 +111,90 @@ def test_a_run_is_looked_at_and_stopped(cluster: SlurmCluster, runs: Runs) -> No
     assert f"run_name=watched has no job that waits or runs ({job} is COMPLETED)" in idle.stderr
 
 
+def test_a_job_is_stopped_before_its_script_begins(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    with cluster.held_prologs():
+        # Slurm says that it runs, and nobody is there to be signalled.
+        job = runs.submit(cluster, "in-prolog", stand_in(tmp_path, SAVES_AND_LEAVES), num_nodes=1)
+        cluster.wait_for(job, "RUNNING")
+        stopped = launch(cluster, "run_name=in-prolog", f"output_dir='{runs.output}'", "action=stop")
+        assert stopped.returncode == 0, stopped.stderr
+    cluster.wait_for(job, "COMPLETED")
+    assert cluster.show(job)[0]["Restarts"] == "0"
+    assert "stopped on request (before it began)" in runs.printed("in-prolog")
+
+
+def test_a_job_is_stopped_while_its_nodes_start(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    # The first node's prolog is over, and the step waits for the other's.
+    begun = tmp_path / "begun"
+    hold = f"touch {begun}; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
+    setup = f"cluster.slurm.setup=['srun() {{ {hold}; command srun \"$@\"; }}']".replace("$@", "\\${@}")
+    job = runs.submit(cluster, "starting", stand_in(tmp_path, SAVES_AND_LEAVES), setup)
+    wait_until(begun.exists, what="the step to be asked for", seconds=60)
+    launch(cluster, "run_name=starting", f"output_dir='{runs.output}'", "action=stop")
+    wait_until(lambda: "asking the run to save" in runs.printed("starting"), what="the signal", seconds=60)
+    (tmp_path / "go").touch()
+    cluster.wait_for(job, "COMPLETED")
+    assert "stopped on request (exit code" in runs.printed("starting")
+
+
+def test_a_suspended_job_stops_when_it_is_resumed(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    these = ("run_name=suspended", f"output_dir='{runs.output}'", "action=stop")
+    job = runs.submit(cluster, "suspended", stand_in(tmp_path, f"echo began; {SAVES_AND_LEAVES}"), num_nodes=1)
+    wait_until(lambda: "began" in runs.printed("suspended"), what="its start", seconds=60)
+    cluster.ask("scontrol", "suspend", job)
+    stopped = launch(cluster, *these)
+    assert stopped.stdout.startswith(f"{job}: is SUSPENDED; saves and leaves when it is resumed"), stopped.stderr
+    cluster.ask("scontrol", "resume", job)
+    cluster.wait_for(job, "COMPLETED")
+    assert "stopped on request (exit code 75)" in runs.printed("suspended")
+
+
+def test_a_sweep_of_which_one_run_is_done_is_stopped(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    sweep = (
+        "-m",
+        "training.seed=1,2,3",
+        stand_in(tmp_path, f'case "$*" in *seed_1/*) exit ;; esac; {SAVES_AND_LEAVES}'),
+    )
+    job = runs.submit(cluster, "partly", *sweep, "cluster.slurm.max_running=1", num_nodes=1)
+    wait_until(lambda: "RUNNING" in cluster.states(f"{job}_1"), what="the second run", seconds=60)
+    stopped = launch(cluster, *runs.overrides("partly", *sweep, "action=stop", num_nodes=1))
+    assert stopped.returncode == 0, stopped.stderr
+    lines = stopped.stdout.splitlines()
+    assert lines[0] == f"partly_seed_1: has no job that waits or runs ({job}_0 is COMPLETED)"
+    assert lines[1].startswith(f"{job}_1: asked to save and leave")
+    assert lines[2] == f"{job}_2: taken from the queue"
+    cluster.wait_for(job, "COMPLETED", "CANCELLED")
+
+
+def test_short_arrays_and_nodes_that_are_being_set_up(runs: Runs, tmp_path: Path) -> None:
+    sweep = ("-m", "training.seed=1,2,3,4", stand_in(tmp_path, "exit 0"))
+    # In the controller's own prolog a job is CONFIGURING.
+    settings = {"MaxArraySize": "3", "PrologSlurmctld": "{directory}/prolog"}
+    with SlurmCluster(num_nodes=1, settings=settings) as cluster:
+        refused = launch(cluster, *runs.overrides("split", *sweep, "cluster.slurm.max_running=1", num_nodes=1))
+        assert refused.returncode == 2
+        assert (
+            "cluster.slurm.max_running=1 is less than the 2 arrays of these 4 runs: Slurm takes 3 in one; use 2 or more"
+            in refused.stderr
+        )
+        assert not list(runs.output.glob("split*"))
+        done = launch(cluster, *runs.overrides("split", *sweep, "cluster.slurm.max_running=3", num_nodes=1))
+        arrays = re.findall(r"^submitted +(\d+): array of 2 runs", done.stdout, re.MULTILINE)
+        assert len(arrays) == 2, done.stdout + done.stderr
+        for job in arrays:
+            cluster.wait_for(job, "COMPLETED")
+            assert len(cluster.show(job)) == 2
+        scripts = "".join(path.read_text() for path in sorted(runs.directory("split").glob("slurm/*/*.sbatch")))
+        assert re.findall("--array=(.*)", scripts) == ["0-1%2", "0-1%1"]
+        with cluster.held_prologs():
+            job = runs.submit(cluster, "configuring", stand_in(tmp_path, SAVES_AND_LEAVES), num_nodes=1)
+            cluster.wait_for(job, "CONFIGURING", "RUNNING")
+            assert cluster.ask("squeue", "--noheader", "--format=%T").strip() == "CONFIGURING"
+            stopped = launch(cluster, "run_name=configuring", f"output_dir='{runs.output}'", "action=stop")
+            assert stopped.stdout == f"{job}: taken from the queue\n", stopped.stderr
+        cluster.wait_for(job, "CANCELLED")
+
+
 def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> None:
     # An interpreter that has gone: each start fails at once.
     job = runs.submit(
@@ -111,17 +207,43 @@ def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> Non
     assert "stopped: 2 starts brought no checkpoint newer than step none; see what was said above" in printed
 
 
+@pytest.mark.parametrize("node", [0, 1])
 @pytest.mark.parametrize(("code", "why"), [(2, "the configuration or an input cannot"), (82, "training went wrong")])
 def test_what_no_start_can_mend_is_no_reason_to_start_again(
-    cluster: SlurmCluster, runs: Runs, tmp_path: Path, code: int, why: str
+    cluster: SlurmCluster, runs: Runs, tmp_path: Path, code: int, why: str, node: int
 ) -> None:
-    ends = tmp_path / "ends"
-    ends.write_text(f"#!/bin/sh\nexit {code}\n")
-    ends.chmod(0o755)
-    job = runs.submit(cluster, f"ends-{code}", f"cluster.slurm.python='{ends}'", num_nodes=1)
+    # The other node's launcher is ended by srun then, and its code is the higher one.
+    other = "trap 'exit 143' TERM; while true; do sleep 0.1; done"
+    ends = stand_in(tmp_path, f"[ $SLURM_NODEID != {node} ] || {{ sleep 1; exit {code}; }}\n{other}")
+    name = f"ends-{code}-{node}"
+    job = runs.submit(cluster, name, ends)
     cluster.wait_for(job, "FAILED")
     assert cluster.show(job)[0]["Restarts"] == "0"
-    assert f"stopped: {why}" in runs.printed(f"ends-{code}")
+    assert cluster.show(job)[0]["ExitCode"] == f"{code}:0"
+    assert f"stopped: {why}" in runs.printed(name)
+
+
+def test_starts_that_slurm_ends_are_no_crash_loop(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    fails = tmp_path / "fails"
+    waits = stand_in(tmp_path, f"echo began; {SAVES_AND_LEAVES.replace('sleep', f'[ ! -e {fails} ] || exit 1; sleep')}")
+    job = runs.submit(cluster, "requeued", waits, "cluster.slurm.max_restarts_without_progress=1", num_nodes=1)
+
+    def wait_for_starts(number: int) -> None:
+        wait_until(lambda: runs.printed("requeued").count("began") == number, what=f"start {number}", seconds=120)
+
+    wait_for_starts(1)
+    cluster.ask("scontrol", "requeue", job)
+    wait_for_starts(2)
+    urgent = cluster.submit("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.wait_for(urgent, "COMPLETED", seconds=DEADLINE)
+    wait_for_starts(3)
+    cluster.ask("scontrol", "requeue", job)
+    wait_for_starts(4)
+    fails.touch()
+    cluster.wait_for(job, "FAILED")
+    assert cluster.show(job)[0]["Restarts"] == "4"
+    assert "asking the run to save and leave" in runs.printed("requeued"), "it was warned before it made room"
+    assert "stopped: 1 starts brought no checkpoint newer than step none" in runs.printed("requeued")
 
 
 def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmCluster, runs: Runs) -> None:
@@ -140,6 +262,26 @@ def test_nodes_that_are_known_to_be_bad_are_never_asked_for(cluster: SlurmCluste
     job = runs.submit(cluster, "avoiding", "cluster.slurm.python=/bin/true", "cluster.slurm.exclude=n2", num_nodes=1)
     cluster.wait_for(job, "COMPLETED")
     assert cluster.show(job)[0]["NodeList"] == "n3"
+
+
+def test_a_bad_node_that_slurm_does_not_know_takes_none_of_the_others_with_it(
+    cluster: SlurmCluster, runs: Runs, tmp_path: Path
+) -> None:
+    bad_nodes = runs.directory("unknown") / "bad_nodes.jsonl"
+    bad_nodes.parent.mkdir()
+    bad_nodes.write_text('{"host": "gpu-17", "reason": "typed"}\n{"host": "n1.cluster.example", "reason": "slow"}\n')
+    note = json.dumps({"host": "gpu-18", "reason": "typed"}) + "\n" + json.dumps({"host": "n3", "reason": "slow"})
+    once = stand_in(tmp_path, f"mkdir {tmp_path}/begun || exit 0\necho '{note}' >>'{bad_nodes}'\nexit 1")
+    done = launch(cluster, *runs.overrides("unknown", once, "cluster.slurm.exclude=n2", num_nodes=1))
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {bad_nodes}: Slurm has no node gpu-17, so it is not excluded" in done.stderr
+    job = done.stdout.split()[1].rstrip(":")
+    assert cluster.show(job)[0]["ExcNodeList"] == "n[1-2]"
+    wait_until(lambda: cluster.show(job)[0]["ExcNodeList"] != "n[1-2]", what="the nodes to avoid", seconds=60)
+    assert sorted(cluster.show(job)[0]["ExcNodeList"].split(",")) == ["n1", "n2", "n3"]
+    printed = runs.printed("unknown")
+    assert [host for host in ("gpu-17", "gpu-18") if f"Slurm has no node {host}" in printed] == ["gpu-17", "gpu-18"]
+    assert f"correct or remove the line in {bad_nodes}" in printed.replace("its line", "the line")
 
 
 def test_gpus_are_asked_for_as_the_cluster_wants_it(cluster: SlurmCluster, runs: Runs) -> None:
