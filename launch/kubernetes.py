@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from launch.environment import device_variables
 from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
 from launch.nodes import check_nodes, processes_per_node
@@ -218,9 +219,14 @@ def _container(config: TrainConfig, job_id: str) -> dict[str, Any]:
     resources = {name: amount for name, amount in amounts.items() if amount is not None}
     torchrun = [settings.python, "-m", "trainer.torchrun", "--shutdown-timeout", str(settings.grace_seconds)]
     train = ["-m", "trainer.train", f"config_file={CONFIG_DIRECTORY}/config.yaml"]
+    run_directory = PurePosixPath(settings.directory, config.output_dir, config.run_name)
+    # Kubernetes reads $$ as $.
+    devices = device_variables(config, run_directory=PurePosixPath(str(run_directory).replace("$", "$$")))
+    given = {**devices, **settings.environment}
     variables: list[dict[str, Any]] = [
         {"name": name, "value": str(value).lower() if isinstance(value, bool) else str(value)}
-        for name, value in settings.environment.items()
+        for name, value in given.items()
+        if name not in settings.secrets or name in settings.environment
     ]
     for name, source in settings.secrets.items():
         secret, _, key = source.partition("/")
@@ -229,7 +235,7 @@ def _container(config: TrainConfig, job_id: str) -> dict[str, Any]:
         "command": pod_command(
             [*torchrun, *train],
             directory=settings.directory,
-            run_directory=PurePosixPath(settings.directory, config.output_dir, config.run_name),
+            run_directory=run_directory,
             max_restarts=settings.max_restarts,
         ),
         "env": [*variables, {"name": JOB_VARIABLE, "value": job_id}],

@@ -26,8 +26,10 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from launch.arguments import unknown_option
+from launch.environment import device_variables, schedule_variables
 from trainer.common.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
 from trainer.common.local_torchrun import share_cores, torchrun_here
 from trainer.common.progress import format_number
@@ -70,9 +72,13 @@ def run(arguments: Sequence[str]) -> int:
     raise_if_any(problems)
     num_processes = count_processes(config)
     command = [*torchrun_here(num_processes), "-m", "trainer.train", *overrides]
-    environment = share_cores(os.environ, num_processes=num_processes)
+    wanted = device_variables(config, run_directory=Path(config.output_dir, config.run_name).absolute())
+    wanted = {name: os.environ.get(name, value) for name, value in {**schedule_variables(config), **wanted}.items()}
+    environment = {**share_cores(os.environ, num_processes=num_processes), **wanted}
     if "--print" in options:
-        sys.stdout.write(f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']} {shlex.join(command)}\n")
+        shown = {"OMP_NUM_THREADS": environment["OMP_NUM_THREADS"], **wanted}
+        words = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]
+        sys.stdout.write(f"{' '.join(words)} {shlex.join(command)}\n")
         return 0
     where = format_number(num_processes, "process")
     announce_start(f"run {config.run_name} starts on {where}", environment=environment)

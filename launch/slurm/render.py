@@ -5,10 +5,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from launch.environment import device_variables
 from launch.nodes import processes_per_node
 from launch.slurm.cpus import cpus_per_task
 from launch.slurm.snapshot import PROJECT_ROOT, describe_code
@@ -140,6 +141,9 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
         warn_seconds=slurm.warn_seconds,
         srun_options=srun_options(config, cpus=cpus),
         container=container_prefix(config),
+        is_pyxis=bool(slurm.container.image) and slurm.container.runtime == "pyxis",
+        variables=" ".join(environment_of(config)),
+        rendezvous_host_suffix=slurm.rendezvous_host_suffix or "",
         python=shlex.quote(python_on_nodes(config)),
         port=rendezvous_port(config),
         next_port=None if slurm.rendezvous_port else f"$(({_FIRST_PORT} + (port + 1 - {_FIRST_PORT}) % {_NUM_PORTS}))",
@@ -206,14 +210,21 @@ def python_on_nodes(config: TrainConfig) -> str:
 
 
 def environment_of(config: TrainConfig) -> dict[str, str]:
-    """Variables of the run, as a shell sets them: of the network first, so that others can say otherwise."""
+    """Variables of the run, as a shell sets them: of devices and network first, so that others can say otherwise."""
     slurm = config.cluster.slurm
     network = slurm.network_interface
     variables = dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), network) if network else {}
     given = {
         name: str(value).lower() if isinstance(value, bool) else value for name, value in slurm.environment.items()
     }
-    return {name: _quote_value(str(value)) for name, value in {**variables, **given}.items()}
+    quoted = {name: _quote_value(str(value)) for name, value in {**variables, **given}.items()}
+    # Those of whoever submits win. The script knows the directory, which runs of an array do not share.
+    devices = {
+        name: f'"${{{name}:-{value}}}"'
+        for name, value in device_variables(config, run_directory=PurePosixPath("$run_directory")).items()
+        if name not in quoted
+    }
+    return {**devices, **quoted}
 
 
 def _quote_value(text: str) -> str:
@@ -246,6 +257,8 @@ def srun_options(config: TrainConfig, *, cpus: int | None) -> list[str]:
             f"--container-image={shlex.quote(slurm.container.image)}",
             f"--container-mounts={shlex.quote(','.join(_mounts(slurm.container, config)))}",
             f"--container-workdir={shlex.quote(str(Path.cwd()))}",
+            # Else those of the image win over the job's.
+            '--container-env="$container_variables"',
         ]
     for name, value in slurm.srun_options.items():
         options.append(f"--{name}" + ("" if value is None else f"={shlex.quote(str(value))}"))

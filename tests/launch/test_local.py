@@ -130,8 +130,8 @@ def test_print_shows_the_command() -> None:
     overrides = (*GOOD, "parallel=tp2_pp2", "run_name='ab'")
     result = launch("--print", *overrides, OMP_NUM_THREADS="5")
     assert (result.returncode, result.stderr) == (0, "")
-    setting, *command = shlex.split(result.stdout)
-    assert setting == "OMP_NUM_THREADS=5"
+    setting, order, *command = shlex.split(result.stdout)
+    assert (setting, order) == ("OMP_NUM_THREADS=5", "CUDA_DEVICE_MAX_CONNECTIONS=1"), "Megatron-Core asks for it"
     assert command == [
         sys.executable,
         *("-m", "trainer.torchrun", "--nproc-per-node", "4", "--rdzv-backend", "c10d"),

@@ -279,8 +279,9 @@ def test_containers(render: Render, tmp_path: Path, runtime: str) -> None:
     if runtime == "pyxis":
         assert (
             "srun --kill-on-bad-exit=1 --cpus-per-task=8 --container-image='/images/my trireme.sqsh'"
-            f" --container-mounts={here},{tmp_path}:{tmp_path},/data:/data:ro --container-workdir={REPOSITORY} \\\n"
-            '  bash -c "$run_node" "$codes" python3 -m trainer.torchrun' in script
+            f" --container-mounts={here},{tmp_path}:{tmp_path},/data:/data:ro --container-workdir={REPOSITORY}"
+            ' --container-env="$container_variables" \\\n  bash -c "$run_node" "$codes" python3 -m trainer.torchrun'
+            in script
         )
     else:
         assert (
@@ -410,3 +411,52 @@ def test_help_and_no_torch() -> None:
     done = start("--help")
     assert done.returncode == 0
     assert "usage: python -m launch.slurm" in done.stdout
+
+
+def test_a_container_gets_the_variables_of_the_job(render: Render, tmp_path: Path) -> None:
+    """Pyxis would otherwise let those of the image win; the script's own lines find what setup has set."""
+    script = render(
+        "cluster=h100",
+        "training.global_batch_size=16",
+        "cluster.slurm.container.image=/images/trireme.sqsh",
+        "cluster.slurm.environment={MY_OWN: 1}",
+        "cluster.slurm.setup=['export FI_PROVIDER=efa NCCL_NET=gIB OTHER=1']",
+    )
+    begin = script.index("container_variables=$(")
+    lines = script[begin : script.index("\n\n", begin)]
+    setup = "export FI_PROVIDER=efa NCCL_NET=gIB OTHER=1"
+    printed = subprocess.run(
+        ["bash", "-c", f'{setup}\n{lines}\necho "$container_variables"'], capture_output=True, text=True, check=True
+    )
+    names = printed.stdout.strip().split(",")
+    assert {"FI_PROVIDER", "NCCL_NET", "MY_OWN", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF"} <= set(names)
+    assert "OTHER" not in names
+
+
+def test_launchers_meet_in_the_fast_network(render: Render) -> None:
+    script = render("cluster.num_nodes=2", "parallel=dp2", "cluster.slurm.rendezvous_host_suffix=i")
+    assert "\nfirst_node+=i\n" in script and '--rdzv-endpoint "$first_node:$port"' in script
+    assert "\nexport PET_RDZV_CONF=is_host=$((SLURM_NODEID == 0)) PET_LOCAL_ADDR=${SLURMD_NODENAME}i\n" in script
+    assert "first_node+=" not in render("cluster.num_nodes=2", "parallel=dp2")
+
+
+def test_gpus_get_the_variables_that_libraries_ask_for(render: Render, tmp_path: Path) -> None:
+    hard = str(tmp_path / """a 'b' "c" $HOME `d` {e} (f)""")
+    script = render(
+        "cluster=h100",
+        "parallel=tp8",
+        "model=llama_8b",
+        "training.global_batch_size=16",
+        "run_name=first",
+        f"output_dir={quote_text(hard)}",
+        "cluster.slurm.environment={TORCH_NCCL_TRACE_BUFFER_SIZE: 0}",
+    )
+    assert '\nexport CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"\n' in script
+    assert '="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"\n' in script
+    (line,) = (line for line in script.splitlines() if "DEBUG_INFO_TEMP_FILE" in line)
+    (directory,) = (line for line in script.splitlines() if line.startswith("run_directory="))
+    shell = ["bash", "-c", f'{directory}; {line}; echo "$TORCH_NCCL_DEBUG_INFO_TEMP_FILE"']
+    told = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    assert told == f"{hard}/first/logs/nccl_trace_rank_\n"
+    assert "\nexport TORCH_NCCL_TRACE_BUFFER_SIZE=0\n" in script, "the user's own value stands"
+    assert "CUDA_DEVICE_MAX_CONNECTIONS=" not in render("cluster=h100", "training.global_batch_size=16")

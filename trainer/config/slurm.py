@@ -71,6 +71,8 @@ class SlurmConfig:
     rendezvous_port: int | None = None
     """Port of the first node at which the launchers meet, where a firewall leaves only some open; null takes a free one
     from 20000 to 31999, which no system gives to clients."""
+    rendezvous_host_suffix: str | None = None
+    """What makes a node's name that of its fast network, such as i, where the launchers cannot meet by the other."""
     max_running: int | None = None
     """Jobs of a sweep that run at a time; null sets no limit."""
     modules: list[str] = field(default_factory=list)

@@ -127,6 +127,15 @@ _LINES = (
 )
 
 
+@reads("cluster.slurm.rendezvous_host_suffix")
+def _suffix_is_of_a_host_name(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    suffix = config.cluster.slurm.rendezvous_host_suffix
+    if suffix is not None and not re.fullmatch(r"[A-Za-z0-9.-]+", suffix):
+        rule, fix = "is no end of a host name", "use letters, digits, hyphens and dots, or null"
+        path = "cluster.slurm.rendezvous_host_suffix"
+        yield Violation(path=path, value=repr(suffix), rule=rule, fix=fix)
+
+
 @reads(*(f"cluster.slurm.{name}" for name in (*_LINES, "mail_type", "container.image")))
 def _values_fit_a_line(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     slurm = config.cluster.slurm
@@ -154,6 +163,7 @@ def _cpus_are_counted_once(config: TrainConfig, world_size: int | None) -> Itera
 
 
 RULES = (
+    _suffix_is_of_a_host_name,
     _warning_comes_before_the_end,
     _options_are_further_ones,
     _srun_options_are_further_ones,
