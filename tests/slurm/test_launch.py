@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.common.small_disk import fill, small_file_system
 from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, launch, wait_for_steps, warn
 from tests.train.commands import losses_of
@@ -253,6 +254,21 @@ def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmClu
     assert "invalid partition specified: none" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(runs.directory("refused").glob("slurm/*")) == []
+
+
+def test_a_job_that_cannot_be_remembered_is_taken_back(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
+    records = runs.directory("forgotten") / "slurm" / "submissions.jsonl"
+    records.parent.mkdir(parents=True)
+    with small_file_system(tmp_path / "small", kibibytes=16) as place:
+        records.symlink_to(place / "records")
+        (place / "records").touch()
+        fill(place)
+        done = launch(cluster, *runs.overrides("forgotten", stand_in(tmp_path, SAVES_AND_LEAVES), num_nodes=1))
+    assert done.returncode == 1
+    assert "(No space left on device), and nothing was submitted." in done.stderr
+    assert "Traceback" not in done.stderr
+    wait_until(lambda: not cluster.ask("squeue", "--noheader"), what="the job to be taken back", seconds=30)
+    assert list(records.parent.iterdir()) in ([], [records])
 
 
 def test_nodes_that_are_known_to_be_bad_are_never_asked_for(cluster: SlurmCluster, runs: Runs) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -102,6 +104,28 @@ def test_preempted_it_saves_and_makes_room_and_goes_on(
     cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     assert_saved_and_requeued(cluster, job, runs.printed("preempted"))
     assert losses_of(runs.directory("preempted")) == straight, "bit for bit"
+
+
+def test_training_that_goes_wrong_for_good_on_two_nodes_is_not_started_again(cluster: SlurmCluster, runs: Runs) -> None:
+    diverging = ("optimizer.lr=1e25", "optimizer.clip_grad=0", "lr_schedule.warmup_steps=0")
+    recovery = ("recovery.max_skipped_steps=2", "recovery.max_rollbacks=1")
+    job = runs.submit(cluster, "diverged", *diverging, *recovery)
+    cluster.wait_for(job, "FAILED", seconds=DEADLINE)
+    assert (cluster.show(job)[0]["Restarts"], cluster.show(job)[0]["ExitCode"]) == ("0", "82:0")
+    assert "stopped: training went wrong" in runs.printed("diverged")
+
+
+def test_a_shard_that_has_gone_while_the_job_waited_is_wrong_input(
+    cluster: SlurmCluster, runs: Runs, tmp_path: Path
+) -> None:
+    shards = shutil.copytree(runs.shard.parent, tmp_path / "shards")
+    data = f"data.train=[{{paths:['{shards / runs.shard.name}']}}]"
+    job = runs.submit(cluster, "bare", data, "cluster.slurm.options={hold: null}")
+    shutil.rmtree(shards)
+    cluster.ask("scontrol", "release", job)
+    cluster.wait_for(job, "FAILED", seconds=DEADLINE)
+    assert (cluster.show(job)[0]["Restarts"], cluster.show(job)[0]["ExitCode"]) == ("0", "2:0")
+    assert "stopped: the configuration or an input cannot be used" in runs.printed("bare")
 
 
 def test_cancelled_it_stays_away(cluster: SlurmCluster, runs: Runs, straight: dict[int, float]) -> None:
