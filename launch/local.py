@@ -37,7 +37,7 @@ from trainer.common.start_notice import announce_start
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
-from trainer.config.validate import validate
+from trainer.config.validate import check_packages, validate
 
 OPTIONS = ("--print", "--config", "--help")
 
@@ -97,7 +97,7 @@ def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig
         config = load_config(overrides)
     except ConfigError as error:
         raise ConfigError([*problems, *error.violations]) from error
-    broken = validate(config, world_size=count_processes(config))
+    broken = [*validate(config, world_size=count_processes(config)), *check_packages(config)]
     if config.cluster.num_nodes > 1:
         rule, fix = "is more than this host", "use 1, or start torchrun on every host"
         broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))

@@ -1,10 +1,11 @@
-"""Look at everything on disk that a run would read or write, and start nothing.
+"""Look at everything on shared disks that a run would read or write, and start nothing.
 
     python -m trainer.check_inputs [--world-size N] [--json] OVERRIDES
 
 The same checks, by the same code, that `trainer.train` makes before it starts a process group: shards (with
-data.verify=checksum every byte of them), tokenizer, checkpoint, run directory. For launchers, which may not import
-torch: `--json` prints {"violations": [{"path", "value", "rule", "fix"}]}.
+data.verify=checksum every byte of them), tokenizer, checkpoint, run directory. What only the nodes need, such as
+Transformer Engine and a disk of their own, is left to them. For launchers, which may not import torch: `--json` prints
+{"violations": [{"path", "value", "rule", "fix"}]}.
 
 Exit codes: 0 all is well, 2 something is not.
 """
@@ -54,7 +55,7 @@ def check(overrides: list[str]) -> None:
     """
     from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - imports torch; --help need not wait
 
-    load_inputs(overrides, check_files=check_training_files)
+    load_inputs(overrides, check_files=check_training_files, computes=False)
 
 
 if __name__ == "__main__":

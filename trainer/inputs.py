@@ -14,7 +14,7 @@ from trainer.config.fields import is_inside
 from trainer.config.load import load_config
 from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
 from trainer.config.schema import TrainConfig
-from trainer.config.validate import validate
+from trainer.config.validate import check_packages, validate
 from trainer.data.checks import check_datasets
 from trainer.data.tokenizer import Tokenizer
 from trainer.engine.nvme import check_nvme_host
@@ -50,6 +50,7 @@ def load_inputs(
     *,
     check_files: Callable[[TrainConfig, Tokenizer | None, int], list[Violation]],
     unread: Collection[str] = (),
+    computes: bool = True,
 ) -> RunInputs:
     """Load and check a run's configuration in every process of the job; rank 0 looks at the files too.
 
@@ -58,6 +59,7 @@ def load_inputs(
         check_files: what else the command needs, given the configuration, its tokenizer (None where there is none that
             can be opened) and the vocabulary's size.
         unread: paths of fields that the command does not read, so that their rules do not matter.
+        computes: whether this host does, and so must have the run's packages.
     Raises:
         ConfigError: everything that is wrong, at once.
     """
@@ -69,6 +71,7 @@ def load_inputs(
             raise_if_any(_without_unread(error.violations, unread))
             raise
         violations = validate(config, world_size=world_size)
+        violations += check_packages(config) if computes else []
         tokenizer, found = open_tokenizer(config)
         violations += found
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
@@ -86,12 +89,16 @@ def load_inputs(
     return RunInputs(config=config, plan=plan, tokenizer=tokenizer)
 
 
+def check_training_host(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
+    """Look at all that training reads or writes: what `check_training_files` does, and this host's own disk."""
+    return [*check_nvme_host(config.engine), *check_training_files(config, tokenizer, vocab_size)]
+
+
 def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
-    """Look at all that training reads or writes: shards, tokenizer, checkpoint, run directory, offloaded state."""
+    """Look at what hosts share: shards, tokenizer, checkpoint, run directory."""
     is_known = tokenizer is not None or config.tokenizer.path is None
     return [
         *check_data_files(config, vocab_size),
-        *check_nvme_host(config.engine),
         *check_resume(
             config.resume,
             run_directory=Path(config.output_dir, config.run_name),

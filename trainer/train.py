@@ -66,10 +66,10 @@ def run(overrides: list[str]) -> int:
     if is_main_rank:
         announce_start("training starts")
     # Late: it imports PyTorch, and logging stands before libraries say anything.
-    from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - see above
+    from trainer.inputs import check_training_host, load_inputs  # noqa: PLC0415 - see above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
-    inputs = load_inputs(overrides, check_files=check_training_files)
+    inputs = load_inputs(overrides, check_files=check_training_host)
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
     from trainer.build import build_run  # noqa: PLC0415 - the shim must stand before Megatron-Core is imported

@@ -5,7 +5,7 @@ usage: python -m launch.preflight [checksums=false] [sniff=true] [on_nodes=true]
 OVERRIDES are those of `trainer.train`. Checked are: the rules of the configuration; the layout against the cluster's
 hosts; shards with their checksums (checksums=false: by size), tokenizer, checkpoint, run directory; memory, by the
 planner; room for all checkpoints that are kept; W&B's credentials; the container's image; the port; the clock; the
-libraries' versions.
+libraries' versions; whether Slurm would take the job (sbatch --test-only), where it is installed.
 
   sniff=true     also measure this host's devices and links, and name what is slow or damaged
   on_nodes=true  the same as a job on the cluster's nodes: also their links, clocks and versions, and whether the
@@ -30,6 +30,7 @@ from launch.preflight.inputs import check_inputs
 from launch.preflight.layout import check_layout
 from launch.preflight.memory import check_memory
 from launch.preflight.request import Request, parse_request
+from launch.preflight.slurm_job import check_slurm
 from launch.preflight.sniff import sniff_here
 from launch.preflight.sniff_nodes import sniff_nodes
 from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of
@@ -38,7 +39,7 @@ from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
 from trainer.config.plan import count_processes, pad_vocab_size
 from trainer.config.schema import TrainConfig
-from trainer.config.validate import validate
+from trainer.config.validate import check_packages, needed_packages, validate
 
 STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red", Verdict.SKIPPED: "dim"}
 
@@ -104,7 +105,8 @@ def _checks(request: Request, config: TrainConfig) -> Iterator[tuple[str, Callab
     yield "container", lambda: check_container(config.cluster.slurm.container)
     yield "port", lambda: check_port(os.environ)
     yield "clock", lambda: check_clock(run_directory)
-    yield "libraries", check_libraries
+    yield "libraries", lambda: check_libraries(lacking=check_packages(config))
+    yield "slurm", lambda: _slurm(config, is_valid=not violations)
     yield "sniff", lambda: _sniff(request, config, run_directory)
 
 
@@ -112,6 +114,12 @@ def _memory(config: TrainConfig, *, is_valid: bool) -> Finding:
     if not is_valid:
         return skipped("memory", "the configuration breaks rules")
     return check_memory(config)
+
+
+def _slurm(config: TrainConfig, *, is_valid: bool) -> Finding:
+    if not is_valid:
+        return skipped("slurm", "the configuration breaks rules")
+    return check_slurm(config)
 
 
 def _disk(config: TrainConfig, run_directory: Path) -> Finding:
@@ -130,7 +138,9 @@ def _sniff(request: Request, config: TrainConfig, run_directory: Path) -> Findin
     if request.on_nodes:
         return sniff_nodes(config, run_directory=run_directory)
     if request.sniff:
-        return sniff_here(num_processes=_processes_here(config), run_directory=run_directory)
+        return sniff_here(
+            num_processes=_processes_here(config), run_directory=run_directory, needed=needed_packages(config)
+        )
     return skipped("sniff", "ask with sniff=true for this host, with on_nodes=true for the cluster's")
 
 

@@ -6,7 +6,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -175,11 +176,12 @@ def _distance(moment: float, *, before: float, after: float) -> float:
     return after - moment if moment > after else max(0.0, before - moment)
 
 
-def check_libraries(requirements: list[str] | None = None) -> Finding:
+def check_libraries(requirements: list[str] | None = None, *, lacking: Sequence[Violation] = ()) -> Finding:
     """Whether the libraries that are installed are those that this version of Trireme asks for.
 
     Args:
         requirements: as in pyproject.toml; null takes those of the installed distribution.
+        lacking: what the run itself needs and this host has not; nodes may have it.
     """
     if requirements is None:
         try:
@@ -198,7 +200,11 @@ def check_libraries(requirements: list[str] | None = None) -> Finding:
             fix = f"pip install '{one.name}{one.specifier}'"
             rule = f"is not {one.specifier}, which this version of Trireme needs"
             violations.append(Violation(path=one.name, value=version, rule=rule, fix=fix))
-    return judge("libraries", violations, otherwise=f"{len(needed)} libraries have the versions that are needed")
+    text = f"{len(needed)} libraries have the versions that are needed"
+    if violations:
+        return judge("libraries", violations, otherwise=text)
+    fix = "have it on the nodes, where on_nodes=true looks for it"
+    return warn("libraries", [replace(one, fix=f"{fix}; or {one.fix}") for one in lacking], otherwise=text)
 
 
 def _show_bytes(count: int) -> str:

@@ -18,6 +18,7 @@ CHECKS = (
     "port",
     "clock",
     "libraries",
+    "slurm",
     "sniff",
 )
 """All checks, in the order of the table."""

@@ -33,17 +33,27 @@ RATES = {
 TIMEOUT_SECONDS = 600
 
 
-def sniff_here(*, num_processes: int, run_directory: Path) -> Finding:
-    """Measure the devices of this host with as many processes as a run would start."""
+def sniff_here(*, num_processes: int, run_directory: Path, needed: Sequence[str] = ()) -> Finding:
+    """Measure the devices of this host with as many processes as a run would start.
+
+    Args:
+        needed: as in `judge_ranks`.
+    """
     return run_sniff(
         torchrun_here(num_processes),
         directory=nearest_existing(run_directory),
         environment=share_cores(os.environ, num_processes=num_processes),
+        needed=needed,
     )
 
 
 def run_sniff(
-    start: Sequence[str], *, directory: Path, environment: Mapping[str, str], run_directory: Path | None = None
+    start: Sequence[str],
+    *,
+    directory: Path,
+    environment: Mapping[str, str],
+    run_directory: Path | None = None,
+    needed: Sequence[str] = (),
 ) -> Finding:
     """Run `trainer.sniff` behind a command that starts processes, and judge what they report.
 
@@ -51,6 +61,7 @@ def run_sniff(
         start: the command up to and without `-m trainer.sniff`.
         directory: that all hosts share.
         run_directory: where hosts with bad accelerators are noted, for the run to do without; None notes none.
+        needed: as in `judge_ranks`.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix=".preflight-") as place:
         output = Path(place, "sniff.json")
@@ -62,7 +73,10 @@ def run_sniff(
         except OSError as error:
             return skipped("sniff", f"{command[0]} cannot be run: {error.strerror}")
         if done.returncode or not output.is_file():
-            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            said = done.stderr.strip().splitlines() or ["no word"]
+            # srun's own last word is the exit code.
+            own = [line for line in said if "Exited with exit code" not in line and "Terminated" not in line]
+            last = (own or said)[-1]
             return _failed(f"ended with {done.returncode}: {last}", command)
         ranks = json.loads(output.read_text())["ranks"]
     bad = bad_hosts([rank for rank in ranks if rank["device"] != "cpu"])
@@ -71,16 +85,17 @@ def run_sniff(
         note_bad_nodes(run_directory, bad, reason="sniff test")
     rates = [f"{name}: {statistics.median(values):.3g}" for name, values in _rates(ranks).items() if values]
     alike = f"{format_number(len(ranks), 'process')} alike"
-    return judge("sniff", judge_ranks(ranks), otherwise=f"{alike}; medians {', '.join(rates)}")
+    return judge("sniff", judge_ranks(ranks, needed=needed), otherwise=f"{alike}; medians {', '.join(rates)}")
 
 
-def judge_ranks(ranks: Sequence[Mapping[str, Any]]) -> list[Violation]:
-    """Name every rank that is slow, damaged or unlike the others.
+def judge_ranks(ranks: Sequence[Mapping[str, Any]], *, needed: Sequence[str] = ()) -> list[Violation]:
+    """Name every rank that is slow, damaged or unlike the others, and packages that hosts lack.
 
     Args:
         ranks: `trainer.sniff.RankReport` of each, as mappings.
+        needed: distributions that the run needs beyond those that every run does.
     """
-    return [*_slow(ranks), *_damaged(ranks), *_unlike(ranks)]
+    return [*_slow(ranks), *_damaged(ranks), *_unlike(ranks), *_lacking(ranks, needed)]
 
 
 def bad_hosts(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -141,6 +156,14 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             shown = "; ".join(f"{version} on {', '.join(sorted(names))}" for version, names in sorted(hosts.items()))
             rule = "is not one version on all hosts"
             yield Violation(path=library, value=shown, rule=rule, fix="install one environment on all")
+
+
+def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Iterator[Violation]:
+    for name in needed:
+        hosts = sorted({rank["host"] for rank in ranks if name not in rank["versions"]})
+        if hosts:
+            rule, fix = f"is not installed on {', '.join(hosts)}, and the run needs it", f"pip install {name}"
+            yield Violation(path=name, value="missing", rule=rule, fix=fix)
 
 
 def _rates(ranks: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -20,6 +20,7 @@ from launch.slurm.render import (
 from trainer.common.existing_path import nearest_existing
 from trainer.common.slurm import merge_options
 from trainer.config.schema import TrainConfig
+from trainer.config.validate import needed_packages
 
 TIME_LIMIT = "10"
 """Minutes that the job may run."""
@@ -34,6 +35,7 @@ def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
         directory=nearest_existing(run_directory),
         environment=os.environ,
         run_directory=run_directory,
+        needed=needed_packages(config),
     )
 
 

@@ -21,7 +21,7 @@ def cpus_per_task(config: TrainConfig) -> int | None:
         return slurm.cpus_per_task
     num_processes = processes_per_node(config)
     try:
-        partitions = list(_find_partitions(slurm.partition))
+        partitions = list(find_partitions(slurm.partition))
         if slurm.gpu_option != "none" and any("DefCpuPerGPU=" in one.get("JobDefaults", "") for one in partitions):
             return None
         shares = [share for one in partitions for share in _find_shares(config, one)]
@@ -32,8 +32,14 @@ def cpus_per_task(config: TrainConfig) -> int | None:
     return min(shares) if config.cluster.gpus_per_node is not None else min(num_processes, *shares)
 
 
-def _find_partitions(names: str | None) -> Iterator[dict[str, str]]:
-    """Those that a job may run in: `names` separated by commas, or the default one."""
+def find_partitions(names: str | None) -> Iterator[dict[str, str]]:
+    """Those that a job may run in, as `scontrol show partition` describes them.
+
+    Args:
+        names: separated by commas; None takes the default one.
+    Raises:
+        SlurmError: Slurm is not there, or refuses.
+    """
     for partition in _records("partition"):
         is_named = partition.get("PartitionName") in (names or "").split(",")
         if is_named or (names is None and partition.get("Default") == "YES"):

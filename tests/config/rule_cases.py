@@ -382,13 +382,6 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["model.vocab_size=50257"],
     ),
     (
-        ["model.transformer_impl=transformer_engine"],
-        None,
-        "model.transformer_impl=transformer_engine needs the package transformer_engine, which is not installed here;"
-        " use torch, or install transformer-engine",
-        ["model.transformer_impl=torch"],
-    ),
-    (
         ["engine.zero_stage=4"],
         None,
         "engine.zero_stage=4 is not at least 0 and at most 3; use 3 or less",

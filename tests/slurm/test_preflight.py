@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from launch.preflight.finding import Verdict
+from launch.preflight.slurm_job import check_slurm
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import Runs
 from tests.train.commands import REPOSITORY
+from trainer.config.load import load_config
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
@@ -42,3 +45,48 @@ def test_what_slurm_refuses_is_said(cluster: SlurmCluster, runs: Runs) -> None:
     assert done.returncode == 2
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: sniff:")]
     assert "invalid partition" in line.lower()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "verdict", "what"),
+    [
+        ((), Verdict.OK, "processors on nodes n[1-2] in partition main"),
+        (
+            ("cluster.slurm.partition=absent",),
+            Verdict.ERROR,
+            "invalid partition specified: absent allocation failure: Invalid partition name specified; change"
+            " cluster.slurm.partition",
+        ),
+        (
+            ("cluster.gpus_per_node=3", "training.global_batch_size=12"),
+            Verdict.ERROR,
+            "Requested node configuration is not available; change cluster.num_nodes, cluster.gpus_per_node",
+        ),
+        (("cluster.slurm.constraint=h100",), Verdict.ERROR, "; change cluster.slurm.constraint"),
+        (
+            ("cluster.slurm.time_limit=2-0",),
+            Verdict.ERROR,
+            "cluster.slurm.time_limit=2-0 is more than the partition's MaxTime, so the job would wait for ever; use"
+            " 01:00:00 or less",
+        ),
+        (
+            ("cluster.gpus_per_node=2", "cluster.slurm.cpus_per_task=1"),
+            Verdict.WARNING,
+            "cluster.slurm.cpus_per_task=1 leaves the 2 processes of a node to share cores; use 2 or more",
+        ),
+    ],
+)
+def test_slurm_is_asked_whether_it_would_take_the_job(
+    cluster: SlurmCluster,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    verdict: Verdict,
+    what: str,
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
+    finding = check_slurm(load_config(runs.overrides("asked", *overrides)))
+    assert finding.verdict is verdict, finding
+    assert what in " ".join([finding.text, *map(str, finding.violations)])
+    assert [job for job in cluster.squeue() if job["job_state"] == "PENDING"] == []
+    assert not runs.directory("asked").exists()

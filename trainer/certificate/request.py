@@ -14,7 +14,7 @@ from trainer.common.existing_path import nearest_existing
 from trainer.config.load import load_config
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
-from trainer.config.validate import validate
+from trainer.config.validate import check_packages, validate
 from trainer.data.index_format import ShardWriter, token_dtype
 from trainer.data.shard_header import shard_file
 from trainer.inputs import check_data_files, open_tokenizer
@@ -135,6 +135,7 @@ class _Reader:
         tokenizer, violations = open_tokenizer(config)
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
         violations += validate(config, world_size=num_processes, ignore=() if config.data.train else ("data.train",))
+        violations += check_packages(config)
         violations += _check_run(config, num_processes=num_processes, num_devices=self._num_devices)
         if config.data.train and str(config.data) not in self._checked_data:
             self._checked_data.add(str(config.data))

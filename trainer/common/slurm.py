@@ -4,7 +4,7 @@ import re
 import shlex
 import subprocess
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -18,14 +18,33 @@ def ask_slurm(*command: str) -> str:
     Raises:
         SlurmError: with Slurm's own words.
     """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise SlurmError(f"{command[0]} is not installed here: submit from a login node of the cluster") from None
+    done = _run(command)
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise SlurmError(f"{shlex.join(command)} ended with code {done.returncode}: {said}")
     return done.stdout.strip()
+
+
+def _run(command: Sequence[str], *, text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", check=False)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not installed here: submit from a login node of the cluster") from None
+
+
+def try_script(text: str) -> str:
+    """Ask whether sbatch would take a script, and queue nothing.
+
+    Returns:
+        Where and when it says that the job would start.
+    Raises:
+        SlurmError: it would not; with its own words.
+    """
+    done = _run(("sbatch", "--test-only"), text=text)
+    said = " ".join(line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines())
+    if done.returncode:
+        raise SlurmError(said.removeprefix("error: ").removeprefix("allocation failure: "))
+    return re.sub(r"^Job \d+ ", "", said)
 
 
 def submit_script(script: Path, *, dependency: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """Every rule between the fields of a configuration, all at once. Nothing is repaired, nothing is started."""
 
+import importlib.util
 from collections.abc import Collection
 
 from trainer.common.errors import Violation
@@ -58,3 +59,25 @@ def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[
         if not any(is_inside(read, path) or is_inside(path, read) for read in rule.reads for path in doubtful):
             violations.extend(rule.check(config, world_size))
     return violations
+
+
+def needed_packages(config: TrainConfig) -> list[str]:
+    """Distributions that the run needs beyond those that every run does."""
+    return ["transformer-engine"] if config.model.transformer_impl == "transformer_engine" else []
+
+
+def check_packages(config: TrainConfig) -> list[Violation]:
+    """Name packages that the run needs and this host lacks.
+
+    It is no rule: the host that plans or submits a run need not have what its nodes have.
+    """
+    if not needed_packages(config) or importlib.util.find_spec("transformer_engine"):
+        return []
+    return [
+        Violation(
+            path="model.transformer_impl",
+            value="transformer_engine",
+            rule="needs the package transformer_engine, which is not installed here",
+            fix="install transformer-engine, or use torch",
+        )
+    ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +40,7 @@ def preflight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def call(*arguments: str) -> tuple[int, str]:
         with monkeypatch.context() as patched:
-            patched.setattr("launch.preflight.inputs.subprocess.run", check_here)
+            patched.setattr("launch.preflight.inputs.subprocess", SimpleNamespace(run=check_here))
             code = run(arguments)
         return code, capsys.readouterr().out
 
@@ -123,3 +124,11 @@ def test_a_configuration_that_breaks_rules_is_judged_all_the_same(preflight: Pre
     assert lines[0].startswith("error: configuration: parallel.tensor_model_parallel_size=3")
     assert any(line.startswith("error: wandb:") for line in lines)
     assert len(lines) == len({line.split(": ", 2)[2] for line in lines}), "a problem is said twice"
+
+
+def test_packages_of_the_nodes_are_a_warning(preflight: Preflight, good: tuple[str, ...]) -> None:
+    fp8 = ("precision=bf16", "precision.fp8=hybrid", "model.transformer_impl=transformer_engine")
+    code, printed = preflight(*good, *fp8)
+    assert code == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("warning: libraries:")]
+    assert "needs the package transformer_engine, which is not installed here; have it on the nodes" in line

@@ -88,6 +88,14 @@ def test_damage_and_differences_are_named(ranks: Ranks) -> None:
     assert sniff.bad_hosts(ranks) == ["n0"]
 
 
+def test_packages_that_the_run_needs_are_looked_for_on_every_host(ranks: Ranks) -> None:
+    assert sniff.judge_ranks(ranks, needed=["torch"]) == []
+    (violation,) = sniff.judge_ranks(ranks, needed=["transformer-engine"])
+    assert str(violation) == (
+        "transformer-engine=missing is not installed on n0, n1, and the run needs it; pip install transformer-engine"
+    )
+
+
 def test_a_test_that_fails_is_an_error_with_its_last_word(tmp_path: Path) -> None:
     start = [sys.executable, "-c", "raise SystemExit('no room')"]
     finding = sniff.run_sniff(start, directory=tmp_path, environment=os.environ)

@@ -1,6 +1,5 @@
 """Rules inside the model's shape."""
 
-import importlib.util
 from collections.abc import Iterator
 
 from trainer.common.errors import Violation
@@ -63,17 +62,6 @@ def _scaling_needs_rope(config: TrainConfig, world_size: int | None) -> Iterator
         )
 
 
-@reads("model.transformer_impl")
-def _transformer_engine_is_installed(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.model.transformer_impl == "transformer_engine" and not importlib.util.find_spec("transformer_engine"):
-        yield Violation(
-            path="model.transformer_impl",
-            value="transformer_engine",
-            rule="needs the package transformer_engine, which is not installed here",
-            fix="use torch, or install transformer-engine",
-        )
-
-
 @reads("model.vocab_size", "tokenizer.path")
 def _vocabulary_is_known(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     if config.model.vocab_size is None and config.tokenizer.path is None:
@@ -90,6 +78,5 @@ RULES = (
     _groups_divide_heads,
     _rotary_channels_are_even,
     _scaling_needs_rope,
-    _transformer_engine_is_installed,
     _vocabulary_is_known,
 )

@@ -1,0 +1,97 @@
+"""Whether Slurm would take the job of a run: partition, account, limits and devices, as the cluster sees them."""
+
+from collections.abc import Iterator
+
+from launch.nodes import check_nodes, processes_per_node
+from launch.preflight.finding import Finding, judge, skipped, warn
+from launch.slurm.cpus import cpus_per_task, find_partitions
+from launch.slurm.render import Job, check_paths, directory_of, render_job
+from trainer.common.errors import Violation
+from trainer.common.progress import format_number
+from trainer.common.slurm import SlurmError, ask_slurm, try_script
+from trainer.config.schema import TrainConfig
+from trainer.config.slurm import SlurmConfig, time_limit_seconds
+
+_SETTINGS = {
+    "partition": "cluster.slurm.partition (sinfo lists them)",
+    "account": "cluster.slurm.account",
+    "qos": "cluster.slurm.qos",
+    "time limit": "cluster.slurm.time_limit",
+    "reservation": "cluster.slurm.reservation",
+    "feature": "cluster.slurm.constraint",
+    "generic resource": "cluster.gpus_per_node, cluster.slurm.gpu_type or cluster.slurm.gpu_option",
+    "gres": "cluster.gpus_per_node, cluster.slurm.gpu_type or cluster.slurm.gpu_option",
+    "memory": "cluster.slurm.memory",
+    "node name": "cluster.slurm.exclude",
+    "node configuration": "cluster.num_nodes, cluster.gpus_per_node, cluster.slurm.cpus_per_task or"
+    " cluster.slurm.memory: no nodes of the partition are like this",
+    "node count": "cluster.num_nodes",
+}
+"""What a refusal of Slurm speaks of, and the settings that decide on it."""
+
+
+def check_slurm(config: TrainConfig) -> Finding:
+    """Ask with `sbatch --test-only`, which queues nothing.
+
+    Args:
+        config: one that breaks no rule.
+    """
+    try:
+        ask_slurm("scontrol", "ping")
+    except SlurmError:
+        return skipped("slurm", "no Slurm answers here")
+    if list(check_nodes(config)):
+        return skipped("slurm", "processes cannot be shared out to nodes")
+    if problems := list(check_paths(config)):
+        return judge("slurm", problems, otherwise="")
+    folder = directory_of(config) / "slurm" / "preflight"
+    job = Job(configs=[config], stamp=folder.name, folder=folder, title=config.run_name)
+    try:
+        said = try_script(render_job(job, command=["python", "-m", "launch.preflight"]))
+    except SlurmError as error:
+        # Whoever sets nothing of Slurm's may not mean to use it.
+        is_meant = config.cluster.slurm != SlurmConfig() or config.cluster.num_nodes > 1
+        return (judge if is_meant else warn)("slurm", [_explain(str(error))], otherwise="")
+    if limits := list(_check_limits(config)):
+        return judge("slurm", limits, otherwise="")
+    return warn("slurm", _check_cpus(config), otherwise=said)
+
+
+def _explain(refusal: str) -> Violation:
+    settings = [setting for word, setting in _SETTINGS.items() if word in refusal.lower()]
+    fix = f"change {settings[0]}" if settings else "ask those who run the cluster"
+    return Violation(path="sbatch", value="--test-only", rule=f"refuses the job: {refusal}", fix=fix)
+
+
+def _check_limits(config: TrainConfig) -> Iterator[Violation]:
+    """Name limits of a partition: where the cluster does not enforce them, sbatch takes a job that waits for ever."""
+    partitions = list(find_partitions(config.cluster.slurm.partition))
+    times = [time_limit_seconds(one.get("MaxTime", "")) for one in partitions]
+    wanted = time_limit_seconds(config.cluster.slurm.time_limit)
+    if times and wanted and all(longest is not None and longest < wanted for longest in times):
+        yield Violation(
+            path="cluster.slurm.time_limit",
+            value=config.cluster.slurm.time_limit,
+            rule="is more than the partition's MaxTime, so the job would wait for ever",
+            fix=f"use {' or '.join(one['MaxTime'] for one in partitions)} or less",
+        )
+    sizes = [one.get("MaxNodes", "") for one in partitions]
+    if sizes and all(size.isdecimal() and int(size) < config.cluster.num_nodes for size in sizes):
+        yield Violation(
+            path="cluster.num_nodes",
+            value=config.cluster.num_nodes,
+            rule="is more than the partition's MaxNodes, so the job would wait for ever",
+            fix=f"use {max(map(int, sizes))} or less, or another cluster.slurm.partition",
+        )
+
+
+def _check_cpus(config: TrainConfig) -> Iterator[Violation]:
+    cpus, num_processes = cpus_per_task(config), processes_per_node(config)
+    if cpus is not None and cpus < num_processes:
+        is_named = config.cluster.slurm.cpus_per_task is not None
+        yield Violation(
+            path="cluster.slurm.cpus_per_task",
+            value=cpus if is_named else f"null ({cpus} here)",
+            rule=f"leaves the {format_number(num_processes, 'process')} of a node to share cores",
+            fix=f"use {num_processes} or more, or cluster.slurm.exclusive=true",
+        )
