@@ -77,8 +77,13 @@ def run(arguments: Sequence[str]) -> int:
     raise_if_any([*problems, *check_nodes(config), *check_kubernetes(config, job_name=job_name(config))])
     documents = build_manifest(config, job_id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
     raise_if_any(problem for document in documents[1:] for problem in check_manifest(document))
-    sys.stdout.write(yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, width=120))
+    sys.stdout.write(dump_manifest(documents))
     return EXIT_OK
+
+
+def dump_manifest(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Return the documents as YAML for people."""
+    return str(yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, width=120))
 
 
 def build_manifest(config: TrainConfig, *, job_id: str) -> list[dict[str, Any]]:
