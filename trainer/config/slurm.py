@@ -39,13 +39,14 @@ class SlurmConfig:
     reservation: str | None = None
     """Reservation that it runs in."""
     exclude: str | None = None
-    """Nodes that it must not get, such as n[7-9]; those in the run directory's bad_nodes.jsonl are added."""
+    """Nodes that it must not get, such as n[7-9]; those in the run directory's bad_nodes.jsonl that Slurm knows are
+    added."""
     time_limit: str = "24:00:00"
     """Of one start, as sbatch writes it; a longer run requeues itself before it ends, and goes on."""
     warn_seconds: int = 300
     """How long before the time limit the run is told to save and leave: a step and a checkpoint must fit in."""
     max_restarts_without_progress: int = 3
-    """Stop for good after so many starts in a row that brought no newer checkpoint."""
+    """Stop for good after so many starts in a row that ended by themselves and brought no newer checkpoint."""
     exclusive: bool = False
     """Ask for whole nodes."""
     cpus_per_task: int | None = None
