@@ -9,6 +9,7 @@ Exit codes: 0 done; otherwise that of the part that failed; 75 when a signal sto
 """
 
 import argparse
+import glob
 import itertools
 import json
 import shlex
@@ -24,6 +25,7 @@ from trainer.common.errors import exit_code_of
 from trainer.common.progress import format_duration
 from trainer.common.stop_signals import SIGNAL_BASE, signals_passed_to
 from trainer.config.load import load_config
+from trainer.config.override_line import quote_text
 from trainer.config.schema import TrainConfig
 
 DEFAULT_OUTPUT = Path("outputs/quickstart")
@@ -103,11 +105,11 @@ class Quickstart:
         if self.output != DEFAULT_OUTPUT:
             data = self.output.absolute() / "data"
             overrides += [
-                f"output_dir='{self.output.absolute().parent}'",
-                f"run_name='{self.output.absolute().name}'",
-                f"data.train=[{{paths:['{data}/train']}}]",
-                f"data.validation=[{{paths:['{data}/validation']}}]",
-                f"tokenizer.path='{data}/tokenizer.model'",
+                f"output_dir={quote_text(str(self.output.absolute().parent))}",
+                f"run_name={quote_text(self.output.absolute().name)}",
+                f"data.train=[{{paths:[{quote_text(f'{data}/train')}]}}]",
+                f"data.validation=[{{paths:[{quote_text(f'{data}/validation')}]}}]",
+                f"tokenizer.path={quote_text(f'{data}/tokenizer.model')}",
             ]
         return overrides
 
@@ -116,15 +118,20 @@ class Quickstart:
         run_module("data_tools.quickstart_inputs", "--output", str(self.output / "raw"), *pages)
 
     def _prepare(self) -> None:
+        run_module("data_tools.prepare", *self.preparation())
+
+    def preparation(self) -> list[str]:
+        """Overrides of the data preparation."""
         overrides = ["data_prep=quickstart"]
         if self.output != DEFAULT_OUTPUT:
-            output = self.output.absolute()
+            output = str(self.output.absolute())
+            raw = glob.escape(output) + "/raw"
             overrides += [
-                f"data_prep.output_dir='{output}/data'",
-                f"data_prep.sources.0.paths=['{output}/raw/*.warc.gz']",
-                f"data_prep.sources.1.paths=['{output}/raw/*.bz2']",
+                f"data_prep.output_dir={quote_text(f'{output}/data')}",
+                f"data_prep.sources.0.paths=[{quote_text(f'{raw}/*.warc.gz')}]",
+                f"data_prep.sources.1.paths=[{quote_text(f'{raw}/*.bz2')}]",
             ]
-        run_module("data_tools.prepare", *overrides)
+        return overrides
 
     def _train_first_half(self) -> dict[int, float]:
         """Train a few steps beyond a checkpoint and stop without saving.

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainer.common.errors import Violation
 from trainer.config.compose import first_line
 from trainer.config.load import group_options
+from trainer.config.override_line import parse_override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
 def _read_axis(line: str, problems: list[Violation]) -> _Axis:
     key, _, written = line.partition("=")
     try:
-        override = OverridesParser.create().parse_override(line)
+        override = parse_override(line)
     except HydraException:
         return _Axis(key=key, lines=[line])
     if not override.is_sweep_override():

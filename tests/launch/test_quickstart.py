@@ -1,5 +1,6 @@
 """The quickstart's own arithmetic, and the whole chain on real input, shortened."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.quickstart import compare_losses, draw_curve
+from data_tools.load import load_task
+from launch.quickstart import Quickstart, compare_losses, draw_curve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,6 +29,20 @@ def test_steps_taken_twice_are_compared() -> None:
     assert not other.is_equal
     assert other.largest_difference == pytest.approx(1e-7)
     assert (other.first_step, other.last_step) == (21, 25)
+
+
+def test_the_output_may_lie_anywhere(tmp_path: Path) -> None:
+    output = tmp_path / """größe '"#&!()[a]{}=,;""" / "run"
+    (output / "raw").mkdir(parents=True)
+    names = {"pages.warc.gz", "wiki-pages-articles.xml.bz2"}
+    for name in names:
+        (output / "raw" / name).touch()
+    quickstart = Quickstart(argparse.Namespace(output=output, max_pages=None, overrides=[]))
+    assert Path(quickstart.config.output_dir, quickstart.config.run_name) == output
+    assert quickstart.config.data.train[0].paths == [f"{output}/data/train"]
+    task = load_task(quickstart.preparation())
+    assert task.config.output_dir == f"{output}/data"
+    assert {Path(file.path).name for file in task.files} == names
 
 
 @pytest.mark.long

@@ -329,6 +329,7 @@ def test_choices_are_those_of_hydra() -> None:
     assert values("a=1,2", "b=x") == [("a=1", "b=x"), ("a=2", "b=x")]
     assert values("a=range(1,4)") == [("a=1",), ("a=2",), ("a=3",)]
     assert values("model=glob(llama*)") == [("model=llama_1b",), ("model=llama_70b",), ("model=llama_8b",)]
+    assert values("output_dir=/größe/a,/größe/b")[1] == ('output_dir="/größe/b"',)
     assert values("data.train=[{paths:[a,b]}]", "a=choice(1,2)")[1] == ("data.train=[{paths:[a,b]}]", "a=2")
 
 
