@@ -24,6 +24,7 @@ from trainer.common.slurm import (
     render_directives,
     submit_script,
 )
+from trainer.common.whole_file import write_whole
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = PROJECT_ROOT / "slurm" / "data_prep.sbatch"
@@ -88,7 +89,7 @@ def _submit_chain(scripts: list[JobScript], *, record: Path) -> dict[Stage, list
                 script.path.write_text(script.text, encoding="utf-8")
                 ids.append(submit_script(script.path, dependency=f"afterok:{':'.join(before)}" if before else None))
                 submitted[stage].append(ids[-1])
-                record.write_text(json.dumps(ids), encoding="utf-8")
+                write_whole(record, json.dumps(ids))
             before = submitted[stage]
     except BaseException:
         if ids:
@@ -131,10 +132,16 @@ def render_scripts(preparation: Preparation) -> Iterator[JobScript]:
 
 
 def _refuse_second_submission(preparation: Preparation) -> None:
+    path = preparation.place.logs / SUBMITTED_NAME
     try:
-        known = json.loads((preparation.place.logs / SUBMITTED_NAME).read_text(encoding="utf-8"))
+        known = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
+    except ValueError:
+        raise PreparationError(
+            f"{path}: is not whole, so jobs of this preparation may still run. Look for them with"
+            " `squeue --format='%i %j'` (trireme-data-...), scancel them, and remove the file"
+        ) from None
     if alive := find_alive(known):
         raise PreparationError(
             f"jobs of this preparation are not over: {' '.join(alive)}; wait for them, or scancel them first"

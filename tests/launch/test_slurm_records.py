@@ -1,5 +1,6 @@
 """What launch.slurm leaves and reads in a run directory, where the disk is full or a record was written by half."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,3 +70,15 @@ def test_runs_are_split_evenly() -> None:
     assert split_evenly(range(5), 2) == [[0, 1, 2], [3, 4]]
     assert split_evenly(range(6), 3) == [[0, 1], [2, 3], [4, 5]]
     assert split_evenly("ab", 2) == [["a"], ["b"]]
+
+
+def test_half_a_list_of_a_preparations_jobs_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a note")
+    jobs = tmp_path / "out" / ".preparing" / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs / "submitted.json").write_text('["12", "1')
+    sources = f"data_prep.sources=[{{name:notes,kind:text,paths:['{tmp_path}/*.txt']}}]"
+    command = ("data_prep.executor.kind=slurm", sources, f"data_prep.output_dir={tmp_path}/out")
+    done = subprocess.run([sys.executable, "-m", "data_tools.prepare", *command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{jobs}/submitted.json: is not whole, so jobs of this preparation may still run." in done.stderr
