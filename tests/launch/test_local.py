@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from tests import warm
+from tests.data.shards import write_shard
+from tests.train.commands import SMALL, counting_documents, losses_of
+from trainer.config.override_line import quote_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
@@ -214,6 +217,22 @@ def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     assert process.communicate(timeout=60)[0] == f"got {number.name}\n"
     assert process.returncode == 9
+
+
+@pytest.mark.long
+def test_a_run_may_live_in_a_directory_of_any_name(tmp_path: Path) -> None:
+    place = tmp_path / """größe '"#&!()[]{}=,; $HOME `x` 数据"""
+    place.mkdir()
+    shard = quote_text(str(write_shard(place / "counting", counting_documents(num_tokens=2000), with_manifest=True)))
+    data = (f"data.train=[{{paths:[{shard}]}}]", f"data.validation=[{{paths:[{shard}]}}]", "training.eval_iters=1")
+    output = f"output_dir={quote_text(str(place / 'runs'))}"
+    steps = ("training.train_iters=4", "checkpoint.save_interval=2", "training.stop_after_step=2")
+    assert launch(*SMALL, *data, output, *steps, "run_name=a").returncode == 0
+    # From what the run has saved, as scripts do.
+    saved = f"config_file={place}/runs/a/config.yaml"
+    done = launch(saved, "training.stop_after_step=null")
+    assert done.returncode == 0, done.stderr
+    assert list(losses_of(place / "runs" / "a")) == [1, 2, 3, 4]
 
 
 def test_torch_is_never_imported() -> None:
