@@ -10,7 +10,9 @@ each coefficient's distance from its prior. Memory is also fitted to what is pub
 exceeds the device counts against the coefficients, one that does not is no evidence.
 """
 
+import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,12 +24,15 @@ from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_publi
 from launch.plan.arrays import Array, stack
 from launch.plan.coefficients import (
     COEFFICIENTS_FILE,
+    EFFICIENCY_OF,
+    Coefficients,
     RateLookup,
     memory_names_of,
     names_of,
     prior_of,
     upper_bound_of,
 )
+from launch.plan.hardware import load_devices
 from launch.plan.job import Job
 from launch.plan.memory import predict_peak_memory
 from launch.plan.memory_rates import MemoryRates
@@ -37,6 +42,8 @@ from launch.plan.step_time import predict_step_time
 TIME_NOISE = 0.08
 """Standard deviation of the logarithm of published step times: repeated rows of one table differ by as much."""
 MEMORY_NOISE = 0.05
+BOUND_DEVIATION = 0.02
+"""How far, in logarithms, a rate may be above its bound for a deviation of one."""
 FULL_SHARE = 0.97
 """Of a device's memory that a run may need at most, when it is known to run."""
 _ITERATIONS = 30
@@ -49,6 +56,8 @@ class TimeModel:
         """Look up the coefficients of these runs."""
         self.job = stack([run.job for run in runs])
         self.lookup = RateLookup(Rates, [_time_names(run) for run in runs])
+        efficiency = np.array([load_devices()[run.device].efficiency for run in runs])
+        self._scale = dict.fromkeys(EFFICIENCY_OF, efficiency)
 
     def log_seconds(self, coefficients: dict[str, float]) -> Array:
         """[n] predicted, from named coefficients; those that are missing have their priors."""
@@ -56,7 +65,23 @@ class TimeModel:
 
     def predict(self, logarithms: Array) -> Array:
         """[n] predicted logarithms of seconds."""
-        return np.asarray(np.log(predict_step_time(self.job, self.lookup.rates(logarithms)).total))
+        return np.asarray(np.log(predict_step_time(self.job, self._rates(logarithms)).total))
+
+    def excess(self, logarithms: Array) -> Array:
+        """How far rates are above what they can be, in logarithms: one figure per kind of rate that is bounded."""
+        rates = self.lookup.rates(logarithms)
+        bounds = {name: upper_bound_of(name) for name in vars(rates)}
+        over = [np.log(np.max(vars(rates)[name]) / bound) for name, bound in bounds.items() if np.isfinite(bound)]
+        return np.maximum(np.array(over), 0)
+
+    def _rates(self, logarithms: Array) -> Rates:
+        values = vars(self.lookup.rates(logarithms))
+        return Rates(
+            **{
+                name: np.minimum(value * self._scale.get(name, 1.0), upper_bound_of(name))
+                for name, value in values.items()
+            }
+        )
 
 
 class MemoryModel:
@@ -85,7 +110,22 @@ def fit_step_time(runs: Sequence[PublishedRun]) -> dict[str, float]:
     timed = [run for run in runs if run.seconds is not None and not run.is_out_of_memory]
     model = TimeModel(timed)
     published = np.log([run.seconds for run in timed if run.seconds is not None])
-    return _fit(model.lookup.names, lambda logarithms: _robust((model.predict(logarithms) - published) / TIME_NOISE))
+    weights = source_weights(timed)
+
+    def residuals(logarithms: Array) -> Array:
+        errors = _robust((model.predict(logarithms) - published) / TIME_NOISE)
+        return np.concatenate([errors * weights, model.excess(logarithms) / BOUND_DEVIATION])
+
+    return _fit(model.lookup.names, residuals)
+
+
+def source_weights(runs: Sequence[PublishedRun]) -> Array:
+    """[n] weights of residuals: the rows of one source share what no coefficient says, so n of them tell less than n.
+
+    A source of n rows counts as the square root of n independent ones.
+    """
+    counts = Counter(run.source for run in runs)
+    return np.array([counts[run.source] ** -0.25 for run in runs])
 
 
 def fit_memory(runs: Sequence[PublishedRun]) -> dict[str, float]:
@@ -111,11 +151,9 @@ def _fit(names: Sequence[str], residuals: Callable[[Array], Array]) -> dict[str,
     priors = [prior_of(name) for name in names]
     centre = np.log([prior.centre for prior in priors])
     deviation = np.array([prior.log_deviation for prior in priors])
-    upper = np.log([upper_bound_of(name) for name in names])
     solution = least_squares(
         lambda logarithms: np.concatenate([residuals(logarithms), (logarithms - centre) / deviation]),
-        np.minimum(centre, upper - 1e-3),
-        bounds=(-np.inf, upper),
+        centre,
         max_nfev=_ITERATIONS,
         ftol=1e-5,
         xtol=1e-4,
@@ -133,27 +171,39 @@ def _vector(coefficients: dict[str, float], names: Sequence[str]) -> Array:
     return np.log([coefficients.get(name, prior_of(name).centre) for name in names])
 
 
-def _time_names(run: PublishedRun) -> dict[str, str]:
+def _time_names(run: PublishedRun) -> dict[str, tuple[str, ...]]:
     return names_of(device=run.device, number_format=run.number_format, framework=run.framework)
 
 
-def _memory_names(run: PublishedRun) -> dict[str, str]:
+def _memory_names(run: PublishedRun) -> dict[str, tuple[str, ...]]:
     return memory_names_of(framework=run.framework, sees_device=run.sees_device)
+
+
+def fit_coefficients(runs: Sequence[PublishedRun]) -> Coefficients:
+    """Fit both models."""
+    timed = [run for run in runs if run.seconds is not None and not run.is_out_of_memory]
+    counts = Counter(f"{run.device}.{run.number_format}.{run.kind.split()[0]}" for run in timed)
+    return Coefficients(
+        step_time=fit_step_time(runs),
+        memory=fit_memory(runs),
+        runs=dict(counts),
+        sources=sorted({run.source for run in runs}),
+    )
 
 
 def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
     """Fit both models and write the file that plans read."""
-    fitted = {"step_time": fit_step_time(runs), "memory": fit_memory(runs)}
-    timed = [run for run in runs if run.seconds is not None]
-    sources = sorted({run.source for run in runs})
+    fitted = dataclasses.asdict(fit_coefficients(runs))
+    num_measured = sum(run.memory_bytes is not None for run in runs)
     head = (
         "# Coefficients of the planner, written by `python -m benchmarks.planner.fit`; do not edit.\n"
-        f"# Fitted on {len(timed)} published step times and {sum(run.memory_bytes is not None for run in runs)} memory"
-        f" figures of {len(sources)} sources.\n"
+        f"# Fitted on {sum(fitted['runs'].values())} published step times and {num_measured} memory figures of"
+        f" {len(fitted['sources'])} sources.\n"
         "# Meanings: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"
     )
-    rounded = {part: {name: float(f"{value:.4g}") for name, value in table.items()} for part, table in fitted.items()}
-    path.write_text(head + yaml.safe_dump(rounded, sort_keys=True), encoding="utf-8")
+    for part in ("step_time", "memory"):
+        fitted[part] = {name: float(f"{value:.4g}") for name, value in fitted[part].items()}
+    path.write_text(head + yaml.safe_dump(fitted, sort_keys=True), encoding="utf-8")
 
 
 def main() -> int:

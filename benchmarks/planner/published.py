@@ -5,13 +5,18 @@ in the planner's own terms, with the measured seconds per step and bytes per dev
 nothing that can be compared:
 
 - Seconds per step, or tokens per second, are taken as they are. Where a source tells only TFLOP/s, they are turned back
-  into seconds by the convention that the table names; without a named one the row's time is not compared.
+  into seconds by the convention that the table names (`published_flops`); without a named one the row's time is not
+  compared.
 - LoRA rows train no weights of the model. Models whose layers are not transformers (Mamba hybrids) have no shape here.
 - What a source does not tell is filled in as data/published_shapes.yaml and `published_rows` say.
+- A table of somebody else may name sources, devices, frameworks and models that are not known here. A source or
+  framework is then one without notes; a row whose device, format, model or layout cannot be known is left out, with the
+  reason.
 """
 
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +24,23 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from benchmarks.planner.published_rows import layout_of_row, model_notes, number_of, shape_of_row
+from benchmarks.planner.published_flops import flops_of_step
+from benchmarks.planner.published_rows import EXPERT_COLUMNS, layout_of_row, model_notes, number_of, shape_of_row
 from launch.plan.frameworks import load_frameworks
-from launch.plan.hardware import load_devices
+from launch.plan.hardware import find_device, load_devices
 from launch.plan.job import Framework, Job, Machine
+from trainer.common.errors import ConfigError, Violation
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_CSV = DATA / "published_throughput.csv"
 
-DEVICES = {
-    "V100-16": "v100_16gb",
-    "V100-32": "v100_32gb",
-    "A100-40": "a100_40gb",
-    "A100-80": "a100_80gb",
-    "H100": "h100_sxm",
-    "B200": "b200",
-    "B300": "b300",
-    "GB200": "gb200",
-    "GB300": "gb300",
-}
-FORMATS = {"BF16": "bf16", "FP16": "fp16", "NVFP4": "fp4"}
+DEVICES = {"V100-16": "v100_16gb", "V100-32": "v100_32gb", "A100-40": "a100_40gb", "A100-80": "a100_80gb"}
+"""The table's names of devices that the planner's own pattern does not match."""
+NEEDED_COLUMNS = ("source", "framework", "model", "kind", "gpu", "precision", "n_gpus", "seq", "mbs", "gbs")
+"""Columns that a table must have; of the others an absent one is as if it were empty."""
+_SIZES = ("n_gpus", "seq", "mbs", "gbs", "tp", "pp", "vp", "cp", "ep", "dp", "layers", "hidden", "heads", "vocab")
+_NUMBERS = (*_SIZES, *EXPERT_COLUMNS, "ffn", "kv_heads", "params_b", "gpu_mem_gb", "shard_size", "grad_accum")
+_MEASURED = ("step_time_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mem_gb", "mfu_pct", "hfu_pct")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,9 @@ class PublishedRun:
         return self.row["source"]
 
     @property
-    def group(self) -> tuple[str, str]:
-        """Rows of one group are judged by coefficients fitted without all of them."""
-        return self.row["framework"], self.row["model"].split("_(")[0].split(" (")[0].casefold()
+    def publisher(self) -> str:
+        """Who published it: several sources may be of one project, on one cluster."""
+        return _load_extra()["sources"].get(self.source, {}).get("publisher", self.source)
 
     @property
     def kind(self) -> str:
@@ -94,19 +96,49 @@ def load_published(path: Path) -> tuple[list[PublishedRun], list[SkippedRun]]:
 
     Returns:
         Comparable runs, and the others with a reason.
+    Raises:
+        ConfigError: the file is no table of this form.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    extra = yaml.safe_load((DATA / "published_shapes.yaml").read_text(encoding="utf-8"))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [_complete(row) for row in reader]
+            missing = [name for name in NEEDED_COLUMNS if name not in (reader.fieldnames or ())]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _not_a_table(path, f"cannot be read as a CSV table ({error})") from error
+    if missing:
+        raise _not_a_table(path, f"lacks the columns {', '.join(missing)}")
+    extra = _load_extra()
     runs: list[PublishedRun] = []
     skipped: list[SkippedRun] = []
     for row in rows:
         reason = _reason_to_skip(row, extra)
-        if reason:
+        run = None if reason else _read_run(row, extra)
+        if run is None or run.job.layout.num_microbatches < 1:
+            reason = reason or "layout: its sizes, micro batch and global batch do not go together"
             skipped.append(SkippedRun(row=row, reason=reason))
         else:
-            runs.append(_read_run(row, extra))
+            runs.append(run)
     return runs, skipped
+
+
+def _load_extra() -> dict[str, Any]:
+    return _EXTRA
+
+
+_EXTRA: dict[str, Any] = yaml.safe_load((DATA / "published_shapes.yaml").read_text(encoding="utf-8"))
+
+
+def _not_a_table(path: Path, rule: str) -> ConfigError:
+    fix = f"name a table like {PUBLISHED_CSV}; its form is told in {PUBLISHED_CSV.stem}.README.md"
+    return ConfigError([Violation(path="csv", value=str(path), rule=rule, fix=fix)])
+
+
+def _complete(row: Mapping[str | None, Any]) -> dict[str, str]:
+    """A row in which every column that is read is there, without surplus cells."""
+    known = dict.fromkeys((*_NUMBERS, *_MEASURED, "gated_mlp", "status", "task", "shard", "recompute", "notes"), "")
+    known |= dict.fromkeys(("mem_kind", "tflops_kind", "flops_convention", "source_locator"), "")
+    return known | {name: (value or "").strip() for name, value in row.items() if name is not None}
 
 
 def _reason_to_skip(row: Mapping[str, str], extra: Mapping[str, Any]) -> str:
@@ -114,22 +146,63 @@ def _reason_to_skip(row: Mapping[str, str], extra: Mapping[str, Any]) -> str:
         return "LoRA: the model's weights are not trained"
     if row["kind"] == "hybrid-moe":
         return "layers that are not those of a transformer (Mamba)"
-    if not row["layers"] and model_notes(row, extra) is None:
+    wrong = [name for name in (*_NUMBERS, *_MEASURED) if row[name] and not _is_positive(row[name])]
+    if wrong:
+        return f"no positive number: {wrong[0]}"
+    notes = model_notes(row, extra)
+    if row["kind"] == "moe" and notes is None and not all(row[name] for name in EXPERT_COLUMNS[:3]):
+        return f"experts of the model not known (published_shapes.yaml, or columns {', '.join(EXPERT_COLUMNS[:3])})"
+    if not (row["layers"] and row["hidden"] and row["heads"]) and notes is None:
         return "shape of the model not published"
+    if not (row["vocab"] or (notes or {}).get("vocab_size")):
+        return "vocabulary of the model not published"
     if not row["mbs"]:
         return "micro batch size not published"
+    if not (row["n_gpus"] and row["seq"] and (row["gbs"] or row["grad_accum"])):
+        return "number of devices, sequence length or batch size not published"
+    device, number_format = _device_name(row["gpu"]), _number_format(row["precision"])
+    if device is None:
+        return "device not known to the planner (launch/plan/data/devices.yaml)"
+    if number_format is None or number_format not in load_devices()[device].tflops:
+        return "number format not known, or not one of the device"
+    parallel = [number_of(row, key, 1) for key in ("tp", "pp", "cp")]
+    if number_of(row, "n_gpus") % (parallel[0] * parallel[1] * parallel[2]):
+        return "layout: its sizes do not divide the number of devices"
     return ""
 
 
-def _machine(row: Mapping[str, str], extra: Mapping[str, Any], number_format: str) -> Machine:
-    device = load_devices()[DEVICES[row["gpu"]]]
-    notes = extra["sources"][row["source"]]
-    machine = device.machine(number_format=number_format)
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1e30
+    except ValueError:
+        return False
+
+
+def _device_name(gpu: str) -> str | None:
+    name = DEVICES.get(gpu, gpu.casefold())
+    if name in load_devices():
+        return name
+    found = find_device(gpu)
+    return None if found is None else found.name
+
+
+def _number_format(precision: str) -> str | None:
+    text = precision.upper()
+    for ending, number_format in (("FP4", "fp4"), ("BF16", "bf16"), ("FP16", "fp16"), ("FP32", "fp32")):
+        if text.endswith(ending):
+            return number_format
+    return "fp8" if "FP8" in text else None
+
+
+def _machine(row: Mapping[str, str], extra: Mapping[str, Any], device: str, number_format: str) -> Machine:
+    notes = extra["sources"].get(row["source"], {})
+    machine = load_devices()[device].machine(number_format=number_format)
     values = dict(vars(machine))
     factor = notes.get("flops", 1.0)
     values["flops"] *= factor
     values["attention_flops"] *= factor
-    values["memory_bytes"] = (96 if "96GB" in row["notes"] else number_of(row, "gpu_mem_gb")) * 2**30
+    if row["gpu_mem_gb"]:
+        values["memory_bytes"] = (96 if "96GB" in row["notes"] else number_of(row, "gpu_mem_gb")) * 2**30
     if "network" in notes:
         values["network_rate"] = notes["network"] * 1e9
     if "domain" in notes:
@@ -140,24 +213,26 @@ def _machine(row: Mapping[str, str], extra: Mapping[str, Any], number_format: st
 
 
 def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
-    number_format = FORMATS.get(row["precision"], "fp8")
-    framework = "Megatron-LM (2022)" if "Reducing" in row["source"] else row["framework"]
-    if framework == "Megatron-Bridge" and "container 26.0" in row["notes"] and row["notes"].split("26.")[1][:2] >= "06":
+    number_format, device = _number_format(row["precision"]), _device_name(row["gpu"])
+    assert number_format is not None and device is not None
+    framework = extra["sources"].get(row["source"], {}).get("framework", row["framework"])
+    container = re.search(r"container (\d+\.\d+)", row["notes"])
+    if framework == "Megatron-Bridge" and container and container[1] >= "26.06":
         framework = "Megatron-Bridge 26.06"
     shape = shape_of_row(row, extra)
     job = Job(
         model=shape,
         layout=layout_of_row(row, shape),
-        machine=_machine(row, extra, number_format),
+        machine=_machine(row, extra, device, number_format),
         framework=_framework(row, framework),
     )
     return PublishedRun(
         row=row,
         job=job,
-        device=DEVICES[row["gpu"]],
+        device=device,
         number_format=number_format,
         framework=framework,
-        seconds=_seconds(row, job),
+        seconds=_seconds(row, job, extra),
         memory_bytes=float(row["mem_gb"]) * 2**30 if row["mem_gb"] else None,
         memory_kind=row["mem_kind"],
         is_out_of_memory=row["status"] == "OOM",
@@ -166,21 +241,19 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
 
 
 def _framework(row: Mapping[str, str], name: str) -> Framework:
-    traits = load_frameworks()[name]
+    frameworks = load_frameworks()
+    traits = frameworks.get(name, frameworks["other"])
     # Without autocast the loss is computed in 16 bits as well.
     return dataclasses.replace(traits, logit_bytes=6) if "PURE" in row["notes"] else traits
 
 
-def _seconds(row: Mapping[str, str], job: Job) -> float | None:
+def _seconds(row: Mapping[str, str], job: Job, extra: Mapping[str, Any]) -> float | None:
     if row["step_time_s"]:
         return float(row["step_time_s"])
-    convention = row["flops_convention"]
-    if not row["tflops_per_gpu"] or (not convention and "Reducing" not in row["source"]):
+    if row["tokens_per_s_per_gpu"]:
+        return float(job.tokens_per_step / (float(row["tokens_per_s_per_gpu"]) * job.layout.num_devices))
+    convention = row["flops_convention"] or extra["sources"].get(row["source"], {}).get("convention", "")
+    flops = flops_of_step(job, kind=row["tflops_kind"], convention=convention)
+    if not row["tflops_per_gpu"] or flops is None:
         return None
-    model = job.model
-    # Full attention, all matrix products and the output layer: 72 b s l h^2 (1 + s / 6h + V / 12lh), generalised.
-    layer = model.attention_parameters + model.dense_mlp_parameters
-    per_token = 6 * (model.num_layers * layer + model.vocab_size * model.hidden_size)
-    per_token += 12 * model.num_layers * model.query_width * model.seq_length
-    flops = per_token * job.tokens_per_step
-    return float(flops / (float(row["tflops_per_gpu"]) * 1e12 * job.layout.num_devices))
+    return flops / (float(row["tflops_per_gpu"]) * 1e12 * float(job.layout.num_devices))

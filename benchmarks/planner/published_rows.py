@@ -8,6 +8,9 @@ from typing import Any
 
 from launch.plan.job import Layout, ModelShape
 
+EXPERT_COLUMNS = ("num_experts", "experts_per_token", "expert_width", "shared_width", "num_dense_layers")
+"""Columns that a table may have, for models with experts that data/published_shapes.yaml does not know."""
+
 
 def model_notes(row: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str, Any] | None:
     """What other publications tell of a row's model; None where nothing is needed or known."""
@@ -29,7 +32,8 @@ def shape_of_row(row: Mapping[str, str], extra: Mapping[str, Any]) -> ModelShape
     query = notes.get("query_width", hidden)
     key_value = notes.get("key_value_width") or 2 * hidden * (number_of(row, "kv_heads", heads) / heads)
     ffn = notes.get("ffn_hidden_size") or number_of(row, "ffn", 4 * hidden)
-    experts = notes.get("num_experts", 0)
+    known = {name: notes.get(name) or number_of(row, name) for name in EXPERT_COLUMNS}
+    experts = known["num_experts"] if row["kind"] == "moe" or "num_experts" in notes else 0
     old = row["framework"] == "Megatron-DeepSpeed" or "Reducing" in row["source"]
     return ModelShape(
         num_layers=layers,
@@ -46,11 +50,11 @@ def shape_of_row(row: Mapping[str, str], extra: Mapping[str, Any]) -> ModelShape
         # MPT's published counts of parameters hold a table of positions.
         position_rows=number_of(row, "seq") if row["model"].startswith("MPT") else 0,
         dropout_masks=2 if old else 0,
-        num_moe_layers=layers - notes.get("num_dense_layers", 0) if experts else 0,
+        num_moe_layers=layers - known["num_dense_layers"] if experts else 0,
         num_experts=experts,
-        experts_per_token=notes.get("experts_per_token", 0),
-        expert_width=notes.get("expert_width", 0),
-        shared_width=notes.get("shared_width", 0),
+        experts_per_token=known["experts_per_token"] if experts else 0,
+        expert_width=known["expert_width"] if experts else 0,
+        shared_width=known["shared_width"] if experts else 0,
     )
 
 
@@ -125,12 +129,14 @@ def _state_bytes(row: Mapping[str, str]) -> tuple[float, float, float, float, fl
     if framework == "llm-foundry/Composer FSDP":
         pure = "PURE" in row["notes"]
         return (2, 2, 4, 0, 0) if pure else (2, 4, 10, 0, 0)
+    if framework in ("Megatron-Bridge", "NeMo/Megatron-Core"):
+        return 2, 2, 12, 0, 4  # recipes for performance: grad_reduce_in_fp32=False, this rank's part copied to fp32
     return 2, 4, 12, 0, 0
 
 
 def _recomputed_share(row: Mapping[str, str]) -> float:
     """Share of the forward pass that is computed again."""
-    if row["recompute"] == "selective" and row["hfu_pct"]:
+    if row["recompute"] == "selective" and row["hfu_pct"] and row["mfu_pct"]:
         # Hardware over model operations: 1 + share / 3.
         return min(max(3 * (float(row["hfu_pct"]) / float(row["mfu_pct"]) - 1), 0), 1)
     if row["recompute"] == "selective(layer)":

@@ -1,17 +1,21 @@
-"""The planner's error bars: its predictions against published runs that its coefficients have not seen.
+"""The planner's error bars: its predictions against published runs of sources that it has not seen.
 
-usage: python -m benchmarks.planner.validate [CSV] [--json FILE] [--publish]
+usage: python -m benchmarks.planner.validate [CSV] [--coefficients] [--json FILE] [--publish]
 
-CSV is a table like benchmarks/planner/data/published_throughput.csv (the default). For every row the coefficients are
-fitted anew without it, in three ways:
+Without CSV the planner's own table is judged, data/published_throughput.csv. No row is predicted by coefficients that
+have seen its source; they are fitted anew, in two ways:
 
-  model      without all rows of the same framework and model: the figures that the planner is judged by
-  row        without this row and a tenth of the others, drawn by chance: what another row of a known table would show
-  framework  without all rows of the same framework, whose own factor is then its prior's: what a new framework would
+  source     without all rows of the row's source: what a new table would show
+  publisher  without all sources of its project: what a new table of a new project and cluster would show
+
+CSV is any table of the same form (data/published_throughput.README.md). Its rows are predicted by coefficients that are
+fitted on the planner's own table, without the sources that CSV names; nothing is fitted on CSV. --coefficients predicts
+by the shipped coefficients instead, and says how many rows are of sources that these have seen.
 
 Printed are the median and the 90th percentile of absolute errors of step time and memory, by source and by kind of
-parallelism; the rank correlation of predicted and published throughput within sweeps of layouts; and which published
-runs are judged not to fit. --json also writes them to FILE; --publish writes the line that plans show of them.
+parallelism; the rank correlation of predicted and published throughput within sweeps of layouts; which published runs
+are judged not to fit; and which rows are left out, with the reason. --json also writes them to FILE; --publish writes
+the lines that plans show of them (of the planner's own table only).
 """
 
 import dataclasses
@@ -30,18 +34,26 @@ from benchmarks.planner.error_bars import ErrorBar, error_bar, error_bars, paral
 from benchmarks.planner.fit import MemoryModel, TimeModel, fit_memory, fit_step_time
 from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_published
 from launch.plan.arrays import Array, stack
+from launch.plan.coefficients import Coefficients, load_coefficients
 from launch.plan.job import Job
 from launch.plan.plan import ERROR_BARS_FILE
+from launch.plan.table import open_console
 from trainer.common.errors import ConfigError, Violation, exit_code_of
 
-NUM_FOLDS = 10
-SCHEMES = ("model", "row", "framework")
+SCHEMES: dict[str, Callable[[PublishedRun], str]] = {
+    "source": lambda run: run.source,
+    "publisher": lambda run: run.publisher,
+}
+"""What is held out together."""
 GOALS = {
-    "dense 16-bit step time, median": 10.0,
-    "dense 16-bit step time, 90th percentile": 25.0,
-    "dense fp8/fp4 step time, median": 18.0,
-    "moe step time, median": 18.0,
+    "dense 16-bit step time, median": 5.0,
+    "dense 16-bit step time, 90th percentile": 15.0,
+    "dense fp8/fp4 step time, median": 8.0,
+    "dense fp8/fp4 step time, 90th percentile": 18.0,
+    "moe step time, median": 10.0,
+    "moe step time, 90th percentile": 25.0,
     "memory, median": 8.0,
+    "memory, 90th percentile": 20.0,
     "published as running, judged over memory by more than 10%": 0.0,
     "published out of memory, judged to fit": 0.0,
 }
@@ -73,49 +85,108 @@ def run(arguments: Sequence[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
-    table, output = _read_arguments([word for word in arguments if word != "--publish"])
-    runs, skipped = load_published(table)
+    request = _read_arguments(arguments)
+    runs, skipped = load_published(request.table)
     report: dict[str, Any] = {"command": "python -m benchmarks.planner.validate", "schemes": {}}
-    for scheme in SCHEMES:
-        report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
-    report["goals"] = check_goals(report["schemes"]["model"])
+    if request.is_foreign or request.uses_shipped:
+        scheme = "coefficients" if request.uses_shipped else "table"
+        coefficients = load_coefficients() if request.uses_shipped else fit_without(runs)
+        report["schemes"][scheme] = judge(predict_all(runs, coefficients))
+        report["rows of sources that the coefficients have seen"] = sum(
+            each.source in coefficients.sources for each in runs
+        )
+    else:
+        for scheme in SCHEMES:
+            report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
+    report["goals"] = check_goals(next(iter(report["schemes"].values())))
     reasons = [each.reason for each in skipped]
     untimed = sum(each.seconds is None and not each.is_out_of_memory for each in runs)
     report["rows"] = {
         "compared": len(runs),
         "of them without their time: TFLOP/s by a convention that is not named": untimed,
-        **{reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        **{f"left out, {reason}": reasons.count(reason) for reason in sorted(set(reasons))},
     }
-    print_report(report, Console())
-    if output:
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if "--publish" in arguments:
+    print_report(report, open_console())
+    if request.output:
+        request.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if request.publishes:
         ERROR_BARS_FILE.write_text(json.dumps(_summary(report), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _read_arguments(arguments: Sequence[str]) -> tuple[Path, Path | None]:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A command line, taken apart."""
+
+    table: Path
+    output: Path | None
+    uses_shipped: bool
+    """Whether the shipped coefficients predict."""
+    publishes: bool
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the table is another one than the planner's."""
+        return self.table.resolve() != PUBLISHED_CSV.resolve()
+
+
+def _read_arguments(arguments: Sequence[str]) -> Request:
     words = list(arguments)
-    output = None
+    flags = {name: name in words for name in ("--publish", "--coefficients")}
+    words = [word for word in words if word not in flags]
+    output, problems = None, []
     if "--json" in words:
         place = words.index("--json")
-        if place + 1 == len(words):
-            rule, fix = "names no file", "write --json FILE"
-            raise ConfigError([Violation(path="option", value="--json", rule=rule, fix=fix)])
-        output = Path(words[place + 1])
+        output = Path(words[place + 1]) if place + 1 < len(words) else Path()
         del words[place : place + 2]
-    table = Path(words[0]) if words else PUBLISHED_CSV
-    if len(words) > 1 or not table.is_file():
-        value = " ".join(words) or str(table)
-        raise ConfigError(
-            [Violation(path="csv", value=value, rule="is no table", fix=f"name a file like {PUBLISHED_CSV}")]
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            fix = "write --json FILE, with FILE in a directory that exists"
+            problems.append(Violation(path="option", value=f"--json {output}", rule="names no file", fix=fix))
+    for word in [word for word in words if word.startswith("-")]:
+        fix = "use --coefficients, --json FILE or --publish"
+        problems.append(Violation(path="option", value=word, rule="unknown option", fix=fix))
+    tables = [word for word in words if not word.startswith("-")]
+    table = Path(tables[0]) if tables else PUBLISHED_CSV
+    if len(tables) > 1 or not table.is_file():
+        fix = f"name one file like {PUBLISHED_CSV}"
+        problems.append(Violation(path="csv", value=" ".join(tables) or str(table), rule="is no table", fix=fix))
+    if problems:
+        raise ConfigError(problems)
+    request = Request(table=table, output=output, uses_shipped=flags["--coefficients"], publishes=flags["--publish"])
+    if request.publishes and (request.is_foreign or request.uses_shipped):
+        rule, fix = (
+            "is for the planner's own table, with its sources held out",
+            "leave it or CSV and --coefficients out",
         )
-    return table, output
+        raise ConfigError([Violation(path="option", value="--publish", rule=rule, fix=fix)])
+    return request
+
+
+def fit_without(runs: Sequence[PublishedRun]) -> Coefficients:
+    """Coefficients of the planner's own table, without the sources of these runs."""
+    held = {each.source for each in runs}
+    others = [each for each in load_published(PUBLISHED_CSV)[0] if each.source not in held]
+    return Coefficients(
+        step_time=fit_step_time(others), memory=fit_memory(others), sources=sorted({each.source for each in others})
+    )
+
+
+def predict_all(runs: Sequence[PublishedRun], coefficients: Coefficients) -> HeldOut:
+    """Predict every run by the same coefficients."""
+    timed = _timed(runs)
+    log_bytes, log_least = _predict_memory(runs, coefficients.memory)
+    return HeldOut(
+        timed=timed,
+        log_seconds=TimeModel(timed).log_seconds(coefficients.step_time) if timed else np.zeros(0),
+        all_runs=list(runs),
+        log_bytes=log_bytes,
+        log_least_bytes=log_least,
+    )
 
 
 def hold_out(runs: Sequence[PublishedRun], *, scheme: str) -> HeldOut:
     """Predict every run by coefficients that were fitted without it."""
-    timed = [each for each in runs if each.seconds is not None and not each.is_out_of_memory]
+    timed = _timed(runs)
     log_seconds = np.zeros(len(timed))
     for held in fold_masks(timed, scheme):
         coefficients = fit_step_time([each for index, each in enumerate(timed) if not held[index]])
@@ -125,33 +196,28 @@ def hold_out(runs: Sequence[PublishedRun], *, scheme: str) -> HeldOut:
     for held in fold_masks(runs, scheme):
         coefficients = fit_memory([each for index, each in enumerate(runs) if not held[index]])
         chosen = [each for index, each in enumerate(runs) if held[index]]
-        log_bytes[held] = MemoryModel(chosen).log_bytes(coefficients)
-        log_least[held] = MemoryModel(chosen, job=_leanest(chosen)).log_bytes(coefficients)
+        log_bytes[held], log_least[held] = _predict_memory(chosen, coefficients)
     return HeldOut(
         timed=timed, log_seconds=log_seconds, all_runs=list(runs), log_bytes=log_bytes, log_least_bytes=log_least
     )
 
 
+def _timed(runs: Sequence[PublishedRun]) -> list[PublishedRun]:
+    return [each for each in runs if each.seconds is not None and not each.is_out_of_memory]
+
+
+def _predict_memory(runs: Sequence[PublishedRun], coefficients: dict[str, float]) -> tuple[Array, Array]:
+    """[n] logarithms of bytes: with what is stated of recomputation, and with as much of it as may have been."""
+    if not runs:
+        return np.zeros(0), np.zeros(0)
+    stated = MemoryModel(runs).log_bytes(coefficients)
+    return stated, MemoryModel(runs, job=_leanest(runs)).log_bytes(coefficients)
+
+
 def fold_masks(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
-    """[n] masks of what is held out together."""
-    if scheme == "row":
-        numbers = np.random.default_rng(0).permutation(len(runs)) % NUM_FOLDS
-        return [numbers == fold for fold in range(NUM_FOLDS)]
-    key: Callable[[PublishedRun], object] = (lambda each: each.group) if scheme == "model" else _family
-    groups = [key(each) for each in runs]
-    # Groups with memory figures are few: each is held out alone. The others share folds.
-    measured = sorted({str(key(each)) for each in runs if each.memory_bytes is not None})
-    others = sorted({str(group) for group in groups} - set(measured))
-    order = np.random.default_rng(0).permutation(len(others))
-    numbers_of = {name: index for index, name in enumerate(measured)}
-    num_shared = len(others) if scheme == "framework" else min(NUM_FOLDS, len(others))
-    numbers_of |= {name: len(measured) + int(order[index]) % num_shared for index, name in enumerate(others)}
-    numbers = np.array([numbers_of[str(group)] for group in groups])
-    return [numbers == number for number in sorted(set(numbers.tolist()))]
-
-
-def _family(run: PublishedRun) -> str:
-    return run.row["framework"].split(" (dev)")[0]
+    """[n] masks of what is held out together: one fold per source, or per publisher."""
+    groups = np.array([SCHEMES[scheme](each) for each in runs])
+    return [groups == group for group in sorted(set(groups.tolist()))]
 
 
 def _leanest(runs: Sequence[PublishedRun]) -> Job:
@@ -164,11 +230,11 @@ def _leanest(runs: Sequence[PublishedRun]) -> Job:
 def judge(held: HeldOut) -> dict[str, Any]:
     """All figures of one scheme."""
     errors = held.log_seconds - np.log([each.seconds or np.nan for each in held.timed])
-    is_measured = np.array([each.memory_bytes is not None for each in held.all_runs])
+    is_measured = np.array([each.memory_bytes is not None for each in held.all_runs], dtype=bool)
     measured = [each for each in held.all_runs if each.memory_bytes is not None]
     memory_errors = held.log_bytes[is_measured] - np.log([each.memory_bytes or np.nan for each in measured])
     need = np.exp(held.log_least_bytes) / np.array([float(each.job.machine.memory_bytes) for each in held.all_runs])
-    out = np.array([each.is_out_of_memory for each in held.all_runs])
+    out = np.array([each.is_out_of_memory for each in held.all_runs], dtype=bool)
     found = sweeps(held.timed, held.log_seconds)
     step_time = {}
     for kind in sorted({each.kind for each in held.timed}):
@@ -223,20 +289,19 @@ def check_goals(figures: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
     return goals
 
 
-def _summary(report: dict[str, Any]) -> dict[str, str]:
-    """The line that plans show."""
+def _summary(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The lines that plans show, by what was held out."""
 
     def errors(part: dict[str, Any]) -> str:
         return f"{part['all']['median_percent']}%, {part['all']['p90_percent']}%"
 
-    figures, foreign = report["schemes"]["model"], report["schemes"]["framework"]
-    times = {kind: errors(part) for kind, part in figures["step_time"].items()}
-    unknown = f"step time {errors(foreign['step_time']['dense 16-bit'])}, memory {errors(foreign['memory'])}"
     return {
-        **times,
-        "memory": errors(figures["memory"]),
-        "spearman": str(figures["mean_spearman"]),
-        "framework": unknown,
+        scheme: {
+            **{kind: errors(part) for kind, part in figures["step_time"].items()},
+            "memory": errors(figures["memory"]),
+            "spearman": str(figures["mean_spearman"]),
+        }
+        for scheme, figures in report["schemes"].items()
     }
 
 
@@ -250,12 +315,18 @@ def _plain_all(bars: dict[str, ErrorBar]) -> dict[str, dict[str, float]]:
 
 def print_report(report: dict[str, Any], console: Console) -> None:
     """Write the tables of the scheme that counts, and a line of each of the others."""
-    figures = report["schemes"]["model"]
+    scheme, figures = next(iter(report["schemes"].items()))
+    seen = report.get("rows of sources that the coefficients have seen", 0)
+    told = {
+        "source": "no row's source seen",
+        "table": "coefficients of the planner's own table, without the sources of this one",
+        "coefficients": f"shipped coefficients, which have seen the sources of {seen} rows",
+    }[scheme]
     for name, part in {**figures["step_time"], "memory": figures["memory"]}.items():
         if not part:
             continue
         title = name if name == "memory" else f"step time, {name}"
-        table = Table(title=f"{title}: absolute errors in percent, rows of the same framework and model held out")
+        table = Table(title=f"{title}: absolute errors in percent; {told}")
         table.add_column("")
         for column in ("rows", "median", "90th percentile", "bias"):
             table.add_column(column, justify="right")

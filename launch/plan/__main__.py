@@ -28,15 +28,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from launch.plan import calibrate
 from launch.plan.coefficients import Coefficients, load_coefficients
 from launch.plan.from_config import check_setting, setting_of
 from launch.plan.page import write_page
 from launch.plan.plan import Plan, make_plan
 from launch.plan.request import Request, parse_request
-from launch.plan.table import print_plan
+from launch.plan.table import open_console, print_plan
 from trainer.common.errors import exit_code_of
 from trainer.config.load import load_config
 from trainer.config.plan import count_processes
@@ -63,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         return _calibrate(config)
     coefficients, note = _coefficients(request, config)
     plan = make_plan(config, coefficients, num_best=request.top, num_tokens=request.tokens, calibration_note=note)
-    print_plan(plan, Console())
+    print_plan(plan, open_console())
     if request.html:
         write_page(plan, request.html)
     if request.json:

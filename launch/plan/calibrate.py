@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from launch.plan.coefficients import Coefficients
+from launch.plan.coefficients import Coefficients, names_of, prior_of
 from launch.plan.hardware import Device, find_device
 from trainer.common.errors import ConfigError, Violation
 from trainer.common.local_torchrun import share_cores, torchrun_here
@@ -112,16 +112,20 @@ def apply(calibration: Calibration, coefficients: Coefficients, device: Device) 
 
     Formats that were not measured, such as fp8, keep their relation to the measured one.
     """
-    fitted_as = device.fitted_as
     table = dict(coefficients.step_time)
+    names = names_of(device=device.name, number_format=calibration.gemm_format, framework="trireme-megatron")
     rates = coefficients.rates(device=device.name, number_format=calibration.gemm_format, framework="trireme-megatron")
     measured = calibration.gemm_tflops / device.tflops[calibration.gemm_format]
-    for number_format in device.tflops:
-        own = coefficients.rates(device=device.name, number_format=number_format, framework="trireme-megatron")
-        table[f"gemm.{fitted_as}.{number_format}"] = float(measured * own.gemm / rates.gemm)
-    table[f"memory.{fitted_as}"] = calibration.memory_gb_per_second / device.memory_gb_per_second
+    # The last factor is the type's own, in all formats: the others keep their relation to the measured one.
+    _scale(table, names["gemm"][-1], measured / float(rates.gemm))
+    memory = calibration.memory_gb_per_second / device.memory_gb_per_second
+    _scale(table, names["memory"][-1], memory / float(rates.memory))
     if calibration.link_gb_per_second:
         table["link"] = calibration.link_gb_per_second / device.link_gb_per_second
     if calibration.network_gb_per_second:
         table["network"] = calibration.network_gb_per_second / device.network_gb_per_second
     return dataclasses.replace(coefficients, step_time=table)
+
+
+def _scale(table: dict[str, float], name: str, factor: float) -> None:
+    table[name] = table.get(name, prior_of(name).centre) * factor

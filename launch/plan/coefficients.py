@@ -1,12 +1,17 @@
 """The coefficients of the time model: their names, what is believed of them before any fit, and their file.
 
-Each is positive and has a prior: a centre, and how far (in logarithms, one standard deviation) published runs may pull
-it away. Where no run speaks of one, the prior stands.
+A rate is the product of coefficients from the general to the special: the share of peak that products reach is
+`gemm.bf16`, times `gemm.hopper.bf16`, times `gemm.h100_sxm`. The special ones are 1 until published runs say otherwise,
+so what is known of one device, format or framework also speaks for its siblings, and a new one starts from what its
+family has in common.
+
+Each coefficient is positive and has a prior: a centre, and how far (in logarithms, one standard deviation) published
+runs may pull it away. Where no run speaks of one, the prior stands.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from launch.plan.arrays import Array
+from launch.plan.frameworks import family_of
 from launch.plan.hardware import load_devices
 from launch.plan.memory_rates import MemoryRates
 from launch.plan.rates import Rates
@@ -34,94 +40,109 @@ class Prior:
 TRITON_ATTENTION = ("llm-foundry/Composer FSDP",)
 """Frameworks whose published runs used the Triton kernel of 2022, for its position biases."""
 _BY_FORMAT = {"fp32": 0.85, "fp16": 0.72, "bf16": 0.72, "fp8": 0.6, "fp4": 0.5}
-_GLOBAL = {
+_GENERAL = {
+    "attention": Prior(centre=0.5, log_deviation=0.25),
+    "attention_kernel.triton": Prior(centre=0.7, log_deviation=0.3),
+    "memory": Prior(centre=0.75, log_deviation=0.15),
+    "framework": Prior(centre=1.05, log_deviation=0.1),
+    "launch_seconds": Prior(centre=1e-4, log_deviation=0.7),
+    "expert_launch_seconds": Prior(centre=5e-3, log_deviation=0.5),
     "link": Prior(centre=0.7, log_deviation=0.2),
     "network": Prior(centre=0.7, log_deviation=0.2),
-    "attention_kernel.today": Prior(centre=1.0, log_deviation=0.001),
-    "attention_kernel.triton": Prior(centre=0.7, log_deviation=0.3),
-    "expert_launch_seconds": Prior(centre=2e-3, log_deviation=0.7),
     "expert_gemm": Prior(centre=0.6, log_deviation=0.3),
     "narrow_width": Prior(centre=50, log_deviation=0.7),
     "small_area": Prior(centre=4e5, log_deviation=0.7),
-    "narrow_width.cpu": Prior(centre=10, log_deviation=0.7),
-    "small_area.cpu": Prior(centre=1e3, log_deviation=0.7),
     "step_seconds": Prior(centre=0.02, log_deviation=0.7),
     "straggling": Prior(centre=0.05, log_deviation=0.7),
     "rank_seconds": Prior(centre=2e-3, log_deviation=0.7),
-}
-
-_UPPER = {"gemm": 0.95, "attention": 0.85, "memory": 1.0, "link": 1.0, "network": 1.0}
-_MEMORY = {
-    "activations": Prior(centre=1.0, log_deviation=0.3),
-    "logits": Prior(centre=1.0, log_deviation=0.3),
+    "activations": Prior(centre=1.0, log_deviation=0.2),
+    "logits": Prior(centre=1.0, log_deviation=0.2),
     "reserve": Prior(centre=0.2, log_deviation=0.4),
-    "buffer_gib": Prior(centre=1.0, log_deviation=0.5),
-    "context_gib": Prior(centre=1.5, log_deviation=0.5),
+    "buffer_gib.allocator": Prior(centre=1.0, log_deviation=0.5),
+    "buffer_gib.device": Prior(centre=1.0, log_deviation=0.5),
+    "context_gib.allocator": Prior(centre=1.5, log_deviation=0.5),
+    "context_gib.device": Prior(centre=1.5, log_deviation=0.5),
+    # A few cores: no waves of tiles to fill.
+    "narrow_width.cpu": Prior(centre=10, log_deviation=0.7),
+    "small_area.cpu": Prior(centre=1e3, log_deviation=0.7),
     # A process without a driver: libraries alone, as our own processes have them.
     "buffer_gib.cpu": Prior(centre=0.05, log_deviation=0.5),
     "context_gib.cpu": Prior(centre=0.55, log_deviation=0.5),
 }
+_SPECIAL = {
+    "attention": 0.15,
+    "memory": 0.1,
+    "framework": 0.1,
+    "launch_seconds": 0.7,
+    "expert_launch_seconds": 0.5,
+    "activations": 0.2,
+    "logits": 0.2,
+}
+"""How far a device, a family or a framework may be from the general case, by kind of coefficient."""
+EFFICIENCY_OF = ("gemm", "gemm_16bit", "attention")
+"""Rates that a device's own efficiency multiplies."""
+_UPPER = {"gemm": 0.95, "attention": 0.85, "memory": 1.0, "link": 1.0, "network": 1.0}
 
 
 def prior_of(name: str) -> Prior:
     """The prior of a coefficient by its name."""
-    kind = name.split(".")[0]
-    if kind == "gemm":
-        return Prior(centre=_BY_FORMAT[name.rsplit(".", 1)[1]], log_deviation=0.25)
-    if kind == "attention":
-        return Prior(centre=0.5, log_deviation=0.3)
-    if kind == "memory":
-        return Prior(centre=0.75, log_deviation=0.2)
-    if kind == "framework":
-        return Prior(centre=1.1, log_deviation=0.12)
-    if kind == "launch_seconds":
-        return Prior(centre=1e-4, log_deviation=1.0)
-    return _MEMORY.get(name) or _MEMORY.get(kind) or _GLOBAL[name]
+    if name in _GENERAL:
+        return _GENERAL[name]
+    kind, *rest = name.split(".")
+    if kind != "gemm":
+        return Prior(centre=1.0, log_deviation=_SPECIAL[kind])
+    if rest[0] in _BY_FORMAT:
+        return Prior(centre=_BY_FORMAT[rest[0]], log_deviation=0.2)
+    # One die in one format; and one type of device, which differs from its siblings by clocks and power alone.
+    return Prior(centre=1.0, log_deviation=0.12 if len(rest) > 1 else 0.05)
 
 
-def upper_bound_of(name: str) -> float:
-    """What a coefficient cannot exceed: no rate is above the data sheet's, and dense products stay below it."""
-    return _UPPER.get(name.split(".")[0], 1e9)
+def upper_bound_of(field_name: str) -> float:
+    """What a rate cannot exceed: no rate is above the data sheet's, and dense products stay below it."""
+    return _UPPER.get(field_name.removesuffix("_16bit"), np.inf)
 
 
-def names_of(*, device: str, number_format: str, framework: str) -> dict[str, str]:
-    """The coefficient behind each field of `Rates`, for one job."""
-    fitted_as = load_devices()[device].fitted_as
+def names_of(*, device: str, number_format: str, framework: str) -> dict[str, tuple[str, ...]]:
+    """The coefficients whose product each field of `Rates` is, for one job."""
+    kind = load_devices()[device]
     sixteen = "fp32" if number_format == "fp32" else "bf16"
     own = sixteen if number_format == "fp16" else number_format
-    names = {field.name: field.name for field in dataclasses.fields(Rates)}
-    if device == "cpu":  # a few cores: no waves of tiles to fill
-        names |= {"narrow_width": "narrow_width.cpu", "small_area": "small_area.cpu"}
+    family = family_of(framework)
+    names: dict[str, tuple[str, ...]] = {each.name: (each.name,) for each in dataclasses.fields(Rates)}
+    if device == "cpu":
+        names |= {"narrow_width": ("narrow_width.cpu",), "small_area": ("small_area.cpu",)}
     return names | {
-        "gemm": f"gemm.{fitted_as}.{own}",
-        "gemm_16bit": f"gemm.{fitted_as}.{sixteen}",
-        "attention": f"attention.{fitted_as}",
-        "attention_kernel": f"attention_kernel.{'triton' if framework in TRITON_ATTENTION else 'today'}",
-        "memory": f"memory.{fitted_as}",
-        "framework": f"framework.{framework}",
-        "launch_seconds": f"launch_seconds.{framework}",
+        "gemm": (f"gemm.{own}", f"gemm.{kind.die}.{own}", f"gemm.{kind.fitted_as}"),
+        "gemm_16bit": (f"gemm.{sixteen}", f"gemm.{kind.die}.{sixteen}", f"gemm.{kind.fitted_as}"),
+        "attention": ("attention", f"attention.{kind.die}"),
+        "attention_kernel": ("attention_kernel.triton",) if framework in TRITON_ATTENTION else (),
+        "memory": ("memory", f"memory.{kind.die}"),
+        "framework": ("framework", f"framework.{family}", f"framework.{family}.{framework}"),
+        "launch_seconds": ("launch_seconds", f"launch_seconds.{framework}"),
+        "expert_launch_seconds": ("expert_launch_seconds", f"expert_launch_seconds.{framework}"),
     }
 
 
-def memory_names_of(*, framework: str, sees_device: bool) -> dict[str, str]:
-    """The coefficient behind each field of `MemoryRates`.
+def memory_names_of(*, framework: str, sees_device: bool) -> dict[str, tuple[str, ...]]:
+    """The coefficients whose product each field of `MemoryRates` is.
 
     Args:
         sees_device: whether the figure is that of the whole device, as nvidia-smi tells it, or of torch's allocator.
     """
+    view = "device" if sees_device else "allocator"
     return {
-        "activations": f"activations.{framework}",
-        "logits": f"logits.{framework}",
-        "reserve": "reserve",
-        "buffer_gib": "buffer_gib." + ("device" if sees_device else "allocator"),
-        "context_gib": "context_gib." + ("device" if sees_device else "allocator"),
+        "activations": ("activations", f"activations.{framework}"),
+        "logits": ("logits", f"logits.{framework}"),
+        "reserve": ("reserve",),
+        "buffer_gib": (f"buffer_gib.{view}",),
+        "context_gib": (f"context_gib.{view}",),
     }
 
 
 class RateLookup(Generic[T]):
     """Rates of many jobs from one vector of coefficients."""
 
-    def __init__(self, kind: type[T], names: Sequence[Mapping[str, str]]) -> None:
+    def __init__(self, kind: type[T], names: Sequence[Mapping[str, Sequence[str]]]) -> None:
         """Number the coefficients of these jobs.
 
         Args:
@@ -129,14 +150,21 @@ class RateLookup(Generic[T]):
             names: of each job, from `names_of` or `memory_names_of`.
         """
         self._kind: type[T] = kind
-        self.names = sorted({name for each in names for name in each.values()})
+        self.names = sorted({name for each in names for factors in each.values() for name in factors})
         place = {name: index for index, name in enumerate(self.names)}
-        self._index = {field: np.array([place[each[field]] for each in names]) for field in names[0]}
+        # The place after the last is that of no coefficient: 1.
+        self._index: dict[str, Array] = {}
+        for field_name in names[0]:
+            width = max(len(each[field_name]) for each in names)
+            index = np.full((len(names), width), len(place))
+            for row, each in enumerate(names):
+                index[row, : len(each[field_name])] = [place[name] for name in each[field_name]]
+            self._index[field_name] = index
 
     def rates(self, logarithms: Array, where: Any = slice(None)) -> T:
         """[n] per field, of the jobs that `where` chooses."""
-        values = np.exp(logarithms)
-        return self._kind(**{field: values[index[where]] for field, index in self._index.items()})
+        padded = np.append(logarithms, 0.0)
+        return self._kind(**{name: np.exp(padded[index[where]].sum(axis=1)) for name, index in self._index.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,18 +173,39 @@ class Coefficients:
 
     step_time: dict[str, float]
     memory: dict[str, float]
+    runs: dict[str, int] = field(default_factory=dict)
+    """Published step times that they were fitted on, by device, number format and whether the model has experts:
+    `h100_sxm.bf16.dense`."""
+    sources: list[str] = field(default_factory=list)
+    """Where those were published."""
 
     def rates(self, *, device: str, number_format: str, framework: str) -> Rates:
         """The time model's coefficients of one kind of job."""
         names = names_of(device=device, number_format=number_format, framework=framework)
-        return Rates(**{field: self.step_time.get(name, prior_of(name).centre) for field, name in names.items()})
+        values = {each: self._product(self.step_time, names[each]) for each in names}
+        for each in EFFICIENCY_OF:
+            values[each] *= load_devices()[device].efficiency
+        values = {each: min(value, upper_bound_of(each)) for each, value in values.items()}
+        return Rates(**values)
 
     def memory_rates(self, *, device: str, framework: str) -> MemoryRates:
         """The memory model's coefficients of a framework, for the memory of the whole device."""
         names = memory_names_of(framework=framework, sees_device=True)
         if device == "cpu":
-            names |= {"buffer_gib": "buffer_gib.cpu", "context_gib": "context_gib.cpu"}
-        return MemoryRates(**{field: self.memory.get(name, prior_of(name).centre) for field, name in names.items()})
+            names |= {"buffer_gib": ("buffer_gib.cpu",), "context_gib": ("context_gib.cpu",)}
+        return MemoryRates(**{each: self._product(self.memory, names[each]) for each in names})
+
+    def _product(self, table: Mapping[str, float], names: Sequence[str]) -> float:
+        return float(np.prod([table.get(name, prior_of(name).centre) for name in names]))
+
+    def knows(self, device: str, number_format: str, *, kind: str) -> bool:
+        """Whether a published run of a type of device in a format was among those that the fit saw.
+
+        Args:
+            kind: dense or moe.
+        """
+        own = "bf16" if number_format == "fp16" and f"{device}.bf16.{kind}" in self.runs else number_format
+        return self.runs.get(f"{device}.{own}.{kind}", 0) > 0
 
 
 def load_coefficients(path: Path = COEFFICIENTS_FILE) -> Coefficients:

@@ -35,7 +35,7 @@ def per_layer(job: Job, rates: Rates, *, layer: "LayerTime") -> LayerExchange:
     context_rate = _rate_of_group(job, rates, ranks=layout.cp, stride=layout.tp)
     # Keys and values forward, again and their gradients backward.
     ring = 3 * (layout.cp - 1) * keys / context_rate
-    context = _exposed(ring, (1 + 2.5) * layer.attention, framework.hides_context)
+    context = _exposed(ring, layer.attention + layer.attention_backward, framework.hides_context)
 
     tokens_sent = hidden / np.where(layout.sequence_parallel > 0, layout.tp, 1)
     # Dispatch and combine, forward and backward.
@@ -78,12 +78,13 @@ def data_parallel_time(job: Job, rates: Rates, *, micro_batch_seconds: Number) -
     expert_ranks = layout.expert_shards
     expert_rate = _rate_of_group(job, rates, ranks=expert_ranks, stride=layout.ep * layout.etp)
     per_byte = dense * _ring(ranks) / rate + experts * _ring(expert_ranks) / expert_rate
-    reduce = per_byte * layout.gradient_bytes
+    # Without sharding each rank updates all weights: gradients are reduced and gathered again, in their own format.
+    reduce = per_byte * layout.gradient_bytes * np.where(layout.zero_stage > 0, 1, 2)
     # Weights are gathered among those that share the optimizer's state, which may be fewer.
     holders = np.minimum(layout.optimizer_shards, ranks)
     holder_rate = _rate_of_group(job, rates, ranks=holders, stride=layout.tp)
     gather = dense * _ring(holders) / holder_rate + experts * _ring(expert_ranks) / expert_rate
-    gather = gather * layout.weight_bytes
+    gather = np.where(layout.zero_stage > 0, gather, 0) * layout.weight_bytes
     hides = framework.hides_gradients
     # Once per step: behind the last micro batch's backward pass, and the next step's first forward pass.
     once = _exposed(reduce, micro_batch_seconds * 2 / 3, hides) + _exposed(gather, micro_batch_seconds / 3, hides)

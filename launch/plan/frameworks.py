@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -13,5 +14,18 @@ FRAMEWORKS_FILE = Path(__file__).parent / "data" / "frameworks.yaml"
 @functools.cache
 def load_frameworks() -> dict[str, Framework]:
     """All frameworks by name; see data/frameworks.yaml."""
-    table = yaml.safe_load(FRAMEWORKS_FILE.read_text(encoding="utf-8"))
-    return {name: Framework(**entry) for name, entry in table.items()}
+    return {
+        name: Framework(**{key: value for key, value in entry.items() if key != "family"})
+        for name, entry in _load_table().items()
+    }
+
+
+def family_of(framework: str) -> str:
+    """The code that a framework shares with others; its own name for one that shares none or is not known."""
+    return str(_load_table().get(framework, {}).get("family", framework))
+
+
+@functools.cache
+def _load_table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = yaml.safe_load(FRAMEWORKS_FILE.read_text(encoding="utf-8"))
+    return table

@@ -155,6 +155,11 @@ def state_bytes(choice: EngineChoice, precision: PrecisionConfig) -> StateBytes:
     )
 
 
+def low_precision_copies(precision: PrecisionConfig) -> float:
+    """Bytes per parameter of what Transformer Engine keeps beside 16-bit weights: both orders of them in fp8."""
+    return 2 if precision.fp8 else 0
+
+
 def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
     """Share of the layers' forward passes that is computed again, the core of attention apart."""
     if parallel.recompute_granularity is None:
@@ -197,6 +202,7 @@ def layout_of(config: TrainConfig) -> Layout:
         weight_bytes=sizes.weights,
         gradient_bytes=sizes.gradients,
         optimizer_bytes=sizes.optimizer,
+        extra_unsharded_bytes=low_precision_copies(config.precision),
         offload=int(is_offloaded),
     )
 

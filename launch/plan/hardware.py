@@ -1,5 +1,6 @@
 """Accelerators: the table of data sheets, and the machine that a job's formulas see."""
 
+import dataclasses
 import functools
 import re
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class Device:
     price_per_hour: float
     spans_hosts: bool = False
     """Whether links join devices of several hosts."""
+    die: str = ""
+    """Types of one die reach the same shares of their peaks; empty is a die of its own."""
+    efficiency: float = 1.0
+    """Shares of peak that products and attention reach, over those of `efficiency_of`."""
     efficiency_of: str | None = None
     """The type whose fitted coefficients stand in."""
 
@@ -58,7 +63,8 @@ class Device:
 def load_devices() -> dict[str, Device]:
     """All devices by name."""
     table = yaml.safe_load(DEVICES_FILE.read_text(encoding="utf-8"))
-    return {name: Device(name=name, **entry) for name, entry in table.items()}
+    devices = {name: Device(**{"name": name, "die": name, **entry}) for name, entry in table.items()}
+    return {name: dataclasses.replace(device, die=devices[device.fitted_as].die) for name, device in devices.items()}
 
 
 def find_device(driver_name: str) -> Device | None:

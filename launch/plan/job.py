@@ -162,6 +162,8 @@ class Framework:
     """1 where each rank's weights are broadcast on their own after a step."""
     sends_once: Number
     """1 where a token is sent once to a domain that holds several of its experts (DeepEP, HybridEP)."""
+    keeps_low_precision: Number
+    """1 where fp8 and fp4 layers keep their inputs in 8 bits for the backward pass (Transformer Engine)."""
 
 
 @dataclass(frozen=True, kw_only=True)

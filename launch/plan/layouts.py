@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.plan.arrays import Array
-from launch.plan.from_config import EngineChoice, Setting, state_bytes
+from launch.plan.from_config import EngineChoice, Setting, low_precision_copies, state_bytes
 from launch.plan.job import Layout
 from trainer.config.schema import TrainConfig
 from trainer.config.suggest import divisors
@@ -239,4 +239,5 @@ def layouts_of(table: LayoutTable, setting: Setting) -> Layout:
         weight_bytes=np.array([size.weights for size in sizes], dtype=np.float64)[engine],
         gradient_bytes=np.array([size.gradients for size in sizes], dtype=np.float64)[engine],
         optimizer_bytes=np.array([size.optimizer for size in sizes], dtype=np.float64)[engine],
+        extra_unsharded_bytes=low_precision_copies(setting.precision),
     )

@@ -158,15 +158,18 @@ def _activations_of_layer(job: Job, rates: MemoryRates) -> tuple[Number, Number]
     size = layout.weight_bytes
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
     share = model.share_of_moe_layers
-    # In elements of 2 bytes, per token. Not cut by tensor parallelism alone: inputs of both norms and of what follows
-    # them, and dropout masks of one byte. Cut: queries, keys, values, attention's output, the MLP's inside.
-    hidden = (4 * size + model.dropout_masks) * model.hidden_size
+    # Bytes of a product's input: 1 where products are fp8 and keep what they have rounded.
+    kept_input = np.where((job.machine.low_precision > 0) & (framework.keeps_low_precision > 0), 1, size)
+    # Per token. Not cut by tensor parallelism alone: inputs of both norms and of the products that follow them, and
+    # dropout masks of one byte. Cut: queries, keys, values, attention's output (once more in fp8), the MLP's inside.
+    hidden = (2 * size + 2 * kept_input + model.dropout_masks) * model.hidden_size
     attention = size * (2 * model.query_width + model.key_value_width)
-    branches = model.num_mlp_matrices  # gate, up and their product; or before and after the activation
+    attention = attention + np.where(kept_input < size, kept_input, 0) * model.query_width
+    # Gate and up, or what goes into the activation; and the second product's input.
     mlp = (1 - share) * model.ffn_hidden_size
     mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
-    moved = share * 2 * model.experts_per_token * model.hidden_size * size
-    inside = attention + branches * mlp * size + moved
+    moved = share * 2 * model.experts_per_token * model.hidden_size * kept_input
+    inside = attention + ((model.num_mlp_matrices - 1) * size + kept_input) * mlp + moved
     scores = np.where(
         framework.materialises_scores > 0, model.num_attention_heads * model.seq_length * (2 * size + 1), 0
     )

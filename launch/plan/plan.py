@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from launch.plan.advice import advise
 from launch.plan.coefficients import Coefficients
 from launch.plan.from_config import DATA_PATHS, Setting, check_setting, engine_choice, setting_of
+from launch.plan.hardware import load_devices
 from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
@@ -87,7 +88,7 @@ def make_plan(
     timeline = () if about_layout else tuple(predict_timeline(config, coefficients))
     return Plan(
         title=_title(config, setting),
-        notes=tuple(_notes(config, setting, calibration_note)),
+        notes=(*advise(config, ranking, coefficients), *_notes(config, setting, coefficients, calibration_note)),
         num_devices=setting.world_size,
         device_memory_bytes=float(setting.machine.memory_bytes),
         prediction=prediction,
@@ -119,18 +120,15 @@ def _title(config: TrainConfig, setting: Setting) -> str:
     )
 
 
-def _notes(config: TrainConfig, setting: Setting, calibration_note: str) -> Iterable[str]:
+def _notes(config: TrainConfig, setting: Setting, coefficients: Coefficients, calibration_note: str) -> Iterable[str]:
     formats = setting.device.tflops
     if setting.number_format == "fp32" and formats.get("bf16", 0) > formats["fp32"]:
         yield (
             f"precision=fp32 computes at {formats['fp32']:g} of the {formats['bf16']:g} TFLOP/s that precision=bf16 has"
             " on this device."
         )
-    if setting.device.efficiency_of:
-        yield (
-            f"No published run tells of {setting.device.name}: its shares of the data sheet's rates are those of"
-            f" {setting.device.efficiency_of}."
-        )
+    if setting.device.name != "cpu":
+        yield from _evidence(setting, coefficients)
     if setting.device.name == "cpu" and not calibration_note:
         yield "Rates of a CPU are those of two cores of some server; calibrate=true measures this one's."
     per_device = config.training.global_batch_size / setting.world_size
@@ -141,6 +139,30 @@ def _notes(config: TrainConfig, setting: Setting, calibration_note: str) -> Iter
         )
     if calibration_note:
         yield calibration_note
+
+
+def _evidence(setting: Setting, coefficients: Coefficients) -> Iterable[str]:
+    """Say whether published runs tell of the device in this format and of this kind of model."""
+    device, number_format = setting.device, setting.number_format
+    kind = "moe" if setting.model.num_moe_experts else "dense"
+    if coefficients.knows(device.fitted_as, number_format, kind=kind) and not device.efficiency_of:
+        return
+    run = f"No published run of a {'model with experts' if kind == 'moe' else 'dense model'} on {device.name}"
+    if device.efficiency_of:
+        measured = f", times {device.efficiency:g}" if device.efficiency != 1 else ""
+        yield (
+            f"{run} is known: its shares of the data sheet's rates are those of {device.efficiency_of}{measured}"
+            " (launch/plan/data/devices.yaml)."
+        )
+        return
+    siblings = [
+        each.name
+        for each in load_devices().values()
+        if each.die == device.die and not each.efficiency_of and each is not device
+        if coefficients.knows(each.name, number_format, kind=kind)
+    ]
+    known = f"those of {', '.join(siblings)}, of the same die" if siblings else "what other types have in common"
+    yield f"{run} in {number_format} is known: its rates are {known}."
 
 
 def _refuse_configured(
@@ -173,13 +195,19 @@ def _refuse_configured(
 
 def _error_bars() -> Iterable[str]:
     """What benchmarks.planner.validate found, in a few lines."""
-    figures: dict[str, Any] = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
+    bars: dict[str, dict[str, str]] = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
+
+    def tell(figures: dict[str, str]) -> str:
+        return (
+            f"step time dense 16-bit {figures['dense 16-bit']}, dense fp8/fp4 {figures['dense fp8/fp4']}, experts"
+            f" {figures['moe']}; memory {figures['memory']}"
+        )
+
     yield (
-        "Published error bars (held-out runs; median, 90th percentile): step time dense 16-bit"
-        f" {figures['dense 16-bit']}, dense fp8/fp4 {figures['dense fp8/fp4']}, experts {figures['moe']}; memory"
-        f" {figures['memory']}; order of layouts within a sweep {figures['spearman']} (Spearman)."
+        f"Error bars on sources that it has not seen (median, 90th percentile): {tell(bars['source'])}; order of"
+        f" layouts within a sweep {bars['source']['spearman']} (Spearman)."
     )
     yield (
-        "They are those of other frameworks' published runs; a run of this framework on your cluster may differ by as"
-        " much as a framework that no coefficient knows: " + figures["framework"] + "."
+        f"On projects of which it has seen no source: {tell(bars['publisher'])}. These are other frameworks' published"
+        " runs; one of this framework on your cluster is as new to it."
     )

@@ -75,6 +75,11 @@ class Ranking:
         """Valid layouts that fit."""
         return len(self._order)
 
+    @property
+    def least_bytes(self) -> float:
+        """Memory of the leanest valid layout's fullest device."""
+        return float(self._bytes.min())
+
     def best(self, count: int) -> list[Candidate]:
         """The fastest layouts, one of each combination of parallel sizes."""
         chosen, seen = [], set()

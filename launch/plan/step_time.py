@@ -21,8 +21,11 @@ BACKWARD = 2.0
 """Operations of the backward pass of a matrix product, in those of the forward pass."""
 BACKWARD_ATTENTION = 2.5
 """The same for fused attention, which computes the scores again (Dao et al. 2022)."""
-SCORE_BYTES = 16
-"""Read and written per score where attention writes them: scores, softmax, dropout and its mask."""
+SCORE_BYTES = 13
+"""Read and written per score where attention writes them, forward: product (2), softmax (4), dropout and its mask (5),
+weighted sum (2)."""
+SCORE_BYTES_BACKWARD = 19
+"""The same backward: weighted sum (2 + 2), dropout (5), softmax (6), products (4)."""
 ADAM_BYTES = 30
 """Read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
 LOGIT_PASS_BYTES = 20
@@ -63,6 +66,7 @@ class LayerTime:
 
     products: Number
     attention: Number
+    attention_backward: Number
     passes: Number
     """Elementwise work."""
 
@@ -74,7 +78,7 @@ class LayerTime:
     @property
     def backward(self) -> Number:
         """All of it."""
-        return BACKWARD * (self.products + self.passes) + BACKWARD_ATTENTION * self.attention
+        return BACKWARD * (self.products + self.passes) + self.attention_backward
 
 
 def predict_step_time(job: Job, rates: Rates) -> StepTime:
@@ -149,8 +153,12 @@ def layer_time(job: Job, rates: Rates) -> LayerTime:
         / (machine.memory_rate * rates.memory),
         0,
     )
+    attention, attention_backward = _attention_time(job, rates, tokens)
     return LayerTime(
-        products=products, attention=_attention_time(job, rates, tokens), passes=_pass_time(job, rates, tokens)
+        products=products,
+        attention=attention,
+        attention_backward=attention_backward,
+        passes=_pass_time(job, rates, tokens),
     )
 
 
@@ -164,17 +172,19 @@ def _size_factor(tokens: Number, width: Number, rates: Rates) -> Number:
     return 1 + rates.narrow_width / width + rates.small_area / (tokens * width)
 
 
-def _attention_time(job: Job, rates: Rates, tokens: Number) -> Number:
-    """Scores and their weighted sum."""
+def _attention_time(job: Job, rates: Rates, tokens: Number) -> tuple[Number, Number]:
+    """Scores and their weighted sum, forward and backward."""
     model, layout, machine, framework = job.model, job.layout, job.machine, job.framework
     seen = model.seq_length * (1 - 0.5 * framework.skips_masked)
     flops = 4 * tokens * seen * model.query_width / layout.tp
     scores = tokens * model.seq_length * model.num_attention_heads / layout.tp
     rate = machine.attention_flops * rates.attention * rates.attention_kernel
-    in_memory = flops / (machine.attention_flops * rates.gemm) + scores * SCORE_BYTES / (
-        machine.memory_rate * rates.memory
-    )
-    return np.where(framework.materialises_scores > 0, in_memory, flops / rate)
+    product = flops / (machine.attention_flops * rates.gemm_16bit)
+    per_byte = scores / (machine.memory_rate * rates.memory)
+    writes = framework.materialises_scores > 0
+    forward = np.where(writes, product + SCORE_BYTES * per_byte, flops / rate)
+    backward = np.where(writes, BACKWARD * product + SCORE_BYTES_BACKWARD * per_byte, BACKWARD_ATTENTION * flops / rate)
+    return forward, backward
 
 
 def _pass_time(job: Job, rates: Rates, tokens: Number) -> Number:

@@ -1,5 +1,6 @@
 """A plan on the terminal."""
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -33,26 +34,39 @@ PART_NAMES = {
 }
 
 
+_PIPED_WIDTH = 250
+"""Columns of what is written to a file or a pipe: the widest table fits."""
+
+
+def open_console() -> Console:
+    """A console that cuts nothing where no terminal limits its width; COLUMNS sets another."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=_PIPED_WIDTH)
+    return console
+
+
 def print_plan(plan: Plan, console: Console) -> None:
     """Write what was found: the configured layout, the best ones, what is refused."""
-    console.print(f"[bold]{plan.title}[/bold]")
+    console.print(f"[bold]{plan.title}[/bold]", soft_wrap=True)
     for note in plan.notes:
-        console.print(f"[yellow]{note}[/yellow]")
-    if plan.prediction is not None:
-        _print_prediction(plan.prediction, console)
+        console.print(f"[yellow]{note}[/yellow]", soft_wrap=True)
     if plan.configured_refusal is not None:
         _print_refused("The configured layout cannot be used", [plan.configured_refusal], console)
+    if plan.prediction is not None:
+        _print_prediction(plan.prediction, console, fits=plan.configured_refusal is None)
     _print_best(plan, console)
     if plan.refusals:
         shown = plan.refusals[: plan.num_shown_refusals]
         title = f"Refused parallel sizes, {len(shown)} of {len(plan.refusals)}, and the nearest valid layouts"
         _print_refused(title, shown, console)
     for line in plan.error_bars:
-        console.print(f"[dim]{line}[/dim]")
+        console.print(f"[dim]{line}[/dim]", soft_wrap=True)
 
 
-def _print_prediction(prediction: Prediction, console: Console) -> None:
-    table = Table(title="The configured layout", show_header=False)
+def _print_prediction(prediction: Prediction, console: Console, *, fits: bool) -> None:
+    title = "The configured layout" if fits else "The configured layout, if it fitted"
+    table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for label, value in prediction_facts(prediction):
@@ -97,6 +111,8 @@ def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def _print_best(plan: Plan, console: Console) -> None:
+    if not plan.best:
+        return
     title = f"Best of {plan.num_fitting:,} layouts that fit, of {plan.num_valid:,} valid ones; one per parallel sizes"
     table = Table(title=title)
     columns = ("sizes", "vp", "micro batch", "recompute", "engine", "step s", "tokens/s", "per device", "GiB")
@@ -105,8 +121,7 @@ def _print_best(plan: Plan, console: Console) -> None:
     for candidate in plan.best:
         table.add_row(*candidate_cells(candidate, plan.num_devices))
     console.print(table)
-    if plan.best:
-        console.print("The first of them: " + " ".join(plan.best[0].overrides), soft_wrap=True)
+    console.print("The first of them: " + " ".join(plan.best[0].overrides), soft_wrap=True)
 
 
 def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
@@ -126,12 +141,14 @@ def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
 
 
 def _print_refused(title: str, refusals: Sequence[Refusal], console: Console) -> None:
-    table = Table(title=title)
-    for column in ("layout", "why", "nearest that can be used"):
+    # Where nothing can be used, the notes at the head say what to ask for instead.
+    has_nearest = any(refusal.nearest for refusal in refusals)
+    table = Table(title=title if has_nearest else title.removesuffix(", and the nearest valid layouts"))
+    for column in ("layout", "why", "nearest that can be used")[: 3 if has_nearest else 2]:
         table.add_column(column, overflow="fold")
     for refusal in refusals:
-        near = "\n".join(describe(candidate) for candidate in refusal.nearest) or "none fits these devices"
-        table.add_row(refusal.layout, refusal.reason, near)
+        near = "\n".join(describe(candidate) for candidate in refusal.nearest)
+        table.add_row(refusal.layout, refusal.reason, *([near] if has_nearest else []))
     console.print(table)
 
 

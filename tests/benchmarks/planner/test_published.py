@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.planner.error_bars import error_bar, parallel_kind, sweeps
-from benchmarks.planner.fit import MemoryModel, TimeModel, fit_step_time, write_coefficients
+from benchmarks.planner.fit import MemoryModel, TimeModel, fit_step_time, source_weights, write_coefficients
 from benchmarks.planner.published import PUBLISHED_CSV, load_published
-from benchmarks.planner.validate import SCHEMES, check_goals, fold_masks, hold_out, judge, run
-from launch.plan.coefficients import load_coefficients, prior_of, upper_bound_of
+from benchmarks.planner.validate import SCHEMES, check_goals, fit_without, fold_masks, hold_out, judge, run
+from launch.plan.coefficients import Coefficients, load_coefficients, prior_of, upper_bound_of
 from launch.plan.hardware import find_device, load_devices
 from launch.plan.plan import ERROR_BARS_FILE
 from trainer.common.errors import ConfigError
@@ -35,7 +35,7 @@ def test_every_row_is_compared_or_left_out_for_a_reason(runs):
         "layers that are": 38,
         "LoRA": 12,
         "micro batch size": 9,
-        "shape of the model": 2,
+        "experts of the model": 2,
     }
     assert sum(each.is_out_of_memory for each in runs) == 1
 
@@ -61,21 +61,137 @@ def test_parameters_are_those_that_are_published(runs):
         assert total == pytest.approx(published * 1e9, rel=tolerance), each.row["model"]
 
 
-@pytest.mark.parametrize(
-    ("source", "seconds", "tolerance"),
-    [("NVIDIA DGX Cloud benchmarking recipes", "8.408", 0.01), ("NeMo Framework Launcher examples", "3.9271", 0.02)],
-)
-def test_operations_are_turned_back_into_seconds_by_their_convention(tmp_path, source, seconds, tolerance):
-    # Rows that tell both their TFLOP/s and their seconds: without these, those follow from the operations.
+def test_operations_are_turned_back_into_seconds_by_their_convention(tmp_path):
+    # Rows that tell both their TFLOP/s and their seconds: without these, those follow from the operations. One row of
+    # each convention: causal attention halved or not, 6 N, and hardware operations, where all is computed again.
     with PUBLISHED_CSV.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == source and row["step_time_s"] == seconds]
-    table = tmp_path / "table.csv"
+        rows = [row for row in csv.DictReader(file) if row["step_time_s"] and row["tflops_per_gpu"]]
+    rows = [row for row in rows if row["flops_convention"] and "older estimate" not in row["tflops_kind"]]
+    by_convention = {(row["flops_convention"], row["tflops_kind"], row["kind"], row["recompute"]): row for row in rows}
+    assert len(by_convention) >= 12
+    untimed = [{**row, "step_time_s": "", "tokens_per_s_per_gpu": ""} for row in by_convention.values()]
+    again, _ = load_published(write_table(tmp_path, untimed))
+    told, _ = load_published(write_table(tmp_path, list(by_convention.values())))
+    assert len(again) == len(told) >= 10
+    for counted, measured in zip(again, told, strict=True):
+        # Nemotron rows of DGX Cloud count attention without groups of heads: 3%; multi-token prediction: 13%.
+        assert counted.seconds == pytest.approx(measured.seconds, rel=0.14), measured.row["source_locator"]
+    ratios = [counted.seconds / measured.seconds for counted, measured in zip(again, told, strict=True)]
+    assert np.median(np.abs(np.log(ratios))) < 0.01
+
+
+def test_hardware_operations_are_not_read_a_third_too_fast(tmp_path):
+    with PUBLISHED_CSV.open(encoding="utf-8", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["tflops_kind"] == "hardware(full-recompute,96BslH^2)")
+    ((run,), _) = load_published(write_table(tmp_path, [{**row, "step_time_s": "", "tokens_per_s_per_gpu": ""}]))
+    assert run.seconds == pytest.approx(float(row["step_time_s"]), rel=0.005)
+
+
+def write_table(directory: Path, rows: list[dict[str, str]]) -> Path:
+    table = directory / "table.csv"
     with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows({**row, "step_time_s": ""} for row in rows)
-    (again,), _ = load_published(table)
-    assert again.seconds == pytest.approx(float(seconds), rel=tolerance)
+        writer.writerows(rows)
+    return table
+
+
+STRANGE = {
+    "source": "a new blog",
+    "framework": "a new framework",
+    "model": "NewModel-8B",
+    "kind": "dense",
+    "layers": "32",
+    "hidden": "4096",
+    "ffn": "14336",
+    "gated_mlp": "1.0",
+    "heads": "32",
+    "kv_heads": "8",
+    "vocab": "128256",
+    "seq": "4096",
+    "gpu": "NVIDIA H200",
+    "precision": "BF16",
+    "n_gpus": "8",
+    "mbs": "1",
+    "gbs": "64",
+    "tokens_per_s_per_gpu": "12000",
+    "num_experts": "",
+    "experts_per_token": "",
+    "expert_width": "",
+    "step_time_s": "",
+    "tflops_per_gpu": "",
+    "mem_gb": "",
+    "notes": "",
+    "tp": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"gpu": "mi355x", "precision": "MXFP8"}, ""),
+        ({"gpu": "A100-80", "precision": "FP8"}, "number format"),
+        ({"precision": "INT3"}, "number format"),
+        ({"gpu": "TPU v9"}, "device not known"),
+        ({"kind": "moe"}, "experts of the model not known"),
+        ({"kind": "moe", "num_experts": "8", "experts_per_token": "2", "expert_width": "14336"}, ""),
+        ({"mbs": "0"}, "no positive number: mbs"),
+        ({"gbs": "many"}, "no positive number: gbs"),
+        ({"tokens_per_s_per_gpu": "0"}, "no positive number: tokens_per_s_per_gpu"),
+        ({"tp": "3"}, "do not divide"),
+        ({"gbs": "4"}, "do not go together"),
+        ({"n_gpus": ""}, "number of devices"),
+        ({"vocab": ""}, "vocabulary"),
+        ({"layers": ""}, "shape of the model"),
+        ({"framework": "Megatron-Bridge", "notes": "container 26.0"}, ""),
+    ],
+)
+def test_a_table_of_somebody_else_is_read_row_by_row(tmp_path, changes, reason):
+    runs, skipped = load_published(write_table(tmp_path, [{**STRANGE, **changes}]))
+    assert [each.reason for each in skipped if reason not in each.reason] == []
+    assert (len(runs), len(skipped)) == ((0, 1) if reason else (1, 0))
+    if runs:
+        assert runs[0].seconds == pytest.approx(64 * 4096 / 12000 / 8)
+        assert runs[0].job.model.num_moe_layers == (32 if changes.get("kind") == "moe" else 0)
+
+
+def test_a_file_that_is_no_such_table_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="lacks the columns framework"):
+        load_published(write_table(tmp_path, [{"source": "a blog"}]))
+    (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_published(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("options", [[], ["--coefficients"]])
+def test_a_table_is_judged_by_what_has_not_seen_it(tmp_path, options, runs):
+    # A row of a known source and one of a new one; the first is far off, and nothing is fitted to it.
+    with PUBLISHED_CSV.open(encoding="utf-8", newline="") as file:
+        known = next(row for row in csv.DictReader(file) if row["source"].startswith("InternEvo throughput"))
+    slow = {**known, "step_time_s": str(10 * float(known["step_time_s"])), "mem_gb": "20"}
+    table = write_table(
+        tmp_path, [slow, {**dict.fromkeys(known, ""), **{k: v for k, v in STRANGE.items() if k in known}}]
+    )
+    assert run([str(table), *options, "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    ((scheme, figures),) = report["schemes"].items()
+    assert scheme == ("coefficients" if options else "table")
+    assert report["rows of sources that the coefficients have seen"] == (1 if options else 0)
+    assert figures["step_time"]["dense 16-bit"]["by source"][known["source"]]["median_percent"] == pytest.approx(
+        90, abs=3
+    )
+    assert figures["step_time"]["dense 16-bit"]["by source"]["a new blog"]["count"] == 1
+    assert figures["memory"]["all"]["count"] == 1
+    if not options:
+        seen = fit_without([each for each in runs if each.source == known["source"]]).sources
+        assert known["source"] not in seen and len(seen) > 15
+
+
+def test_an_empty_table_has_no_figures(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text(",".join(STRANGE) + "\n", encoding="utf-8")
+    assert run([str(table), "--coefficients"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -90,6 +206,11 @@ def test_operations_are_turned_back_into_seconds_by_their_convention(tmp_path, s
         ("NVIDIA GB200", "gb200"),
         ("NVIDIA B200", "b200"),
         ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 120GB", "gh200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA GB300", "gb300"),
+        ("AMD Instinct MI325X", "mi325x"),
+        ("AMD Instinct MI355X", "mi355x"),
         ("AMD Instinct MI300X", "mi300x"),
         ("AMD Instinct MI250X", "mi250x"),
         ("cpu", "cpu"),
@@ -98,19 +219,30 @@ def test_operations_are_turned_back_into_seconds_by_their_convention(tmp_path, s
 def test_devices_are_found_by_their_drivers_names(driver_name, device):
     found = find_device(driver_name)
     assert found is not None and found.name == device
-    assert found.fitted_as in load_devices()
+    assert load_devices()[found.fitted_as].die == found.die
 
 
 def test_the_fit_finds_the_coefficients_that_made_the_times(runs):
     few = [each for each in runs if each.source == "NVIDIA DGX Cloud benchmarking recipes"]
     names = TimeModel(few).lookup.names
-    truth = {name: prior_of(name).centre for name in names} | {"gemm.h100_sxm.bf16": 0.6, "gemm.h100_sxm.fp8": 0.5}
+    truth = {name: prior_of(name).centre for name in names} | {"gemm.bf16": 0.6, "gemm.fp8": 0.5}
     made = np.exp(TimeModel(few).log_seconds(truth))
     fitted = fit_step_time([dataclasses.replace(each, seconds=float(s)) for each, s in zip(few, made, strict=True)])
     again = np.exp(TimeModel(few).log_seconds(fitted))
-    assert again == pytest.approx(made, rel=0.02)
-    # The prior, 0.72, pulls a little.
-    assert fitted["gemm.h100_sxm.bf16"] == pytest.approx(0.6, rel=0.08)
+    assert again == pytest.approx(made, rel=0.03)
+    # What is general and what is Hopper's cannot be told apart on one device; their product can.
+    found = Coefficients(step_time=fitted, memory={}).rates(
+        device="h100_sxm", number_format="bf16", framework="NeMo/Megatron-Core"
+    )
+    assert found.gemm / found.framework == pytest.approx(0.6 / 1.05, rel=0.08)
+
+
+def test_a_source_of_many_rows_does_not_outvote_the_others(runs):
+    weights = source_weights(runs)
+    of_source = {each.source: weight for each, weight in zip(runs, weights, strict=True)}
+    counts = Counter(each.source for each in runs)
+    for source, weight in of_source.items():
+        assert counts[source] * weight**2 == pytest.approx(counts[source] ** 0.5)
 
 
 def test_shipped_coefficients_are_those_of_the_fit(runs, tmp_path):
@@ -123,31 +255,52 @@ def test_shipped_coefficients_are_those_of_the_fit(runs, tmp_path):
     assert np.allclose(
         MemoryModel(runs).log_bytes(fitted.memory), MemoryModel(runs).log_bytes(shipped.memory), atol=0.01
     )
-    assert all(value <= upper_bound_of(name) * 1.001 for name, value in shipped.step_time.items())
+    assert shipped.runs == fitted.runs and shipped.sources == fitted.sources
+    for device in load_devices().values():
+        for number_format in device.tflops:
+            rates = shipped.rates(device=device.name, number_format=number_format, framework="trireme-megatron")
+            assert all(value <= upper_bound_of(name) * 1.001 for name, value in vars(rates).items())
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_no_row_is_judged_by_coefficients_that_have_seen_it(runs, scheme):
+def test_what_is_known_of_a_die_speaks_for_all_types_of_it():
+    # B200's products in fp8 are known from models with experts alone, GB200's and GB300's from dense ones.
+    shipped = load_coefficients()
+    assert not shipped.knows("b200", "fp8", kind="dense") and shipped.knows("gb200", "fp8", kind="dense")
+    gemm = {
+        name: shipped.rates(device=name, number_format="fp8", framework="trireme-megatron").gemm
+        for name in ("b200", "gb200", "gb300")
+    }
+    assert gemm["b200"] == pytest.approx(gemm["gb200"], rel=0.1)
+    assert gemm["b200"] == pytest.approx(gemm["gb300"], rel=0.1)
+
+
+@pytest.mark.parametrize(("scheme", "key"), [("source", "source"), ("publisher", "publisher")])
+def test_no_row_is_judged_by_coefficients_that_have_seen_its_source(runs, scheme, key):
     masks = fold_masks(runs, scheme)
     assert np.array_equal(np.sum(masks, axis=0), np.ones(len(runs)))
-    if scheme == "row":
-        return
     for mask in masks:
-        place = slice(None) if scheme == "model" else slice(1)
         held, seen = (
-            {each.group[place] for each, is_held in zip(runs, mask, strict=True) if is_held == wanted}
+            {getattr(each, key) for each, is_held in zip(runs, mask, strict=True) if is_held == wanted}
             for wanted in (True, False)
         )
-        assert not held & seen
+        assert len(held) == 1 and not held & seen
+
+
+def test_sources_of_one_project_have_one_publisher(runs):
+    by_publisher = {}
+    for each in runs:
+        by_publisher.setdefault(each.publisher, set()).add(each.source)
+    assert len(by_publisher["BigScience"]) == 3 and len(by_publisher["torchtitan"]) == 3
+    assert len(by_publisher["MosaicML llm-foundry benchmarks"]) == 1
 
 
 def test_figures_of_a_part_of_the_table(runs):
     few = [each for each in runs if each.source in ("BLOOM/BigScience topology sweep", "InternEvo throughput table")]
-    held = hold_out(few, scheme="row")
+    held = hold_out(few, scheme="source")
     figures = judge(held)
     assert figures["step_time"]["dense 16-bit"]["all"]["count"] == len(held.timed)
-    assert figures["step_time"]["dense 16-bit"]["all"]["median_percent"] < 10
-    assert figures["memory"]["all"]["median_percent"] < 10
+    assert figures["step_time"]["dense 16-bit"]["all"]["median_percent"] < 20
+    assert figures["memory"]["all"]["median_percent"] < 20
     assert figures["out_of_memory"] == 1 and figures["out_of_memory_judged_to_fit"] == 0
     assert len(figures["sweeps"]) == 5
 
@@ -169,13 +322,28 @@ def test_parallel_kinds_are_named(runs):
     assert {"tp+pp", "tp+pp+cp", "fsdp", "dp", "pp+ep"} <= kinds
 
 
-def test_recorded_error_bars_reach_their_goals():
+def test_what_is_told_of_error_bars_is_what_was_recorded():
     report = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert report["goals"] == check_goals(report["schemes"]["model"])
-    assert {name: goal["value"] for name, goal in report["goals"].items() if not goal["is_reached"]} == {}
+    assert list(report["schemes"]) == list(SCHEMES)
+    assert report["goals"] == check_goals(report["schemes"]["source"])
     shown = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
-    recorded = report["schemes"]["model"]["memory"]["all"]
-    assert shown["memory"] == f"{recorded['median_percent']}%, {recorded['p90_percent']}%"
+    document = (RESULTS.parents[2] / "docs/planner.md").read_text(encoding="utf-8")
+    assert "on sources that it has not seen" in document
+    for scheme, figures in report["schemes"].items():
+        for kind, part in {**figures["step_time"], "memory": figures["memory"]}.items():
+            told = f"{part['all']['median_percent']}%, {part['all']['p90_percent']}%"
+            assert shown[scheme][kind] == told
+            assert told in document, (scheme, kind)
+    for name, goal in report["goals"].items():
+        if not goal["is_reached"]:
+            assert name in document, name
+
+
+def test_an_option_that_is_not_known_is_named():
+    with pytest.raises(ConfigError, match="--coeficients"):
+        run(["--coeficients"])
+    with pytest.raises(ConfigError, match="planner's own table"):
+        run(["--publish", "--coefficients"])
 
 
 def test_validate_names_a_table_that_is_not_there(tmp_path):

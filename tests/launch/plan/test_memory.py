@@ -81,6 +81,23 @@ def test_activations_of_a_layer_are_those_of_korthikanti(changes, per_layer):
     assert more - less == pytest.approx(size * per_layer(2048, 12288, 96, where.tp))
 
 
+def test_inputs_of_fp8_products_are_kept_in_8_bits():
+    # Of 34 s b h without scores: two norms' outputs, and the inputs of both of the MLP's products, at one byte in place
+    # of two; attention's output, which attention itself keeps in 16 bits, once more.
+    model, where = gpt(dropout_masks=0), layout()
+    stages = [Stage(index=0, num_layers=n, has_embedding=0, has_output=0) for n in (3, 2)]
+
+    def kept(number_format: str, framework: str) -> float:
+        machine = load_devices()["h100_sxm"].machine(number_format=number_format)
+        case = Job(model=model, layout=where, machine=machine, framework=load_frameworks()[framework])
+        more, less = (predict_memory(case, PLAIN, stage).activations for stage in stages)
+        return (more - less) / (2048 * 12288)
+
+    assert kept("bf16", "trireme-megatron") == pytest.approx(32)
+    assert kept("fp8", "trireme-megatron") == pytest.approx(32 - 2 - 4 + 1)
+    assert kept("fp8", "torchtitan") == pytest.approx(32)  # float8 casts what it has kept in 16 bits
+
+
 def test_a_parameter_takes_18_bytes_and_zero_shards_them():
     model = gpt()
     stage = first_stage(model, layout())

@@ -120,6 +120,24 @@ def test_groups_that_leave_the_host_take_its_network():
     assert outside / within == pytest.approx(450 / 50, rel=0.01)
 
 
+def test_gradients_without_a_sharded_optimizer_are_reduced_and_gathered():
+    where = {"dp": 8, "num_microbatches": 1, "gradient_bytes": 4, "weight_bytes": 2}
+    whole = job(model(), layout(**where), framework="trireme-deepspeed")
+    sharded = job(model(), layout(**where, zero_stage=1, optimizer_shards=8), framework="trireme-deepspeed")
+    seconds = [float(predict_step_time(each, IDEAL).data_parallel) for each in (whole, sharded)]
+    # 4 bytes there and back, or 4 bytes there and a weight's 2 back.
+    assert seconds[0] / seconds[1] == pytest.approx(8 / 6)
+
+
+def test_scores_in_memory_are_passed_over_backward_once_and_a_half_as_often():
+    rates = dataclasses.replace(IDEAL, memory=1.0)
+    time = layer_time(job(model(), layout(), framework="Megatron-DeepSpeed"), rates)
+    scores = 2048 * 2048 * 16
+    product = 4 * 2048 * 2048 * 1024 / 989.4e12
+    assert time.attention == pytest.approx(product + 13 * scores / 3352e9)
+    assert time.attention_backward == pytest.approx(2 * product + 19 * scores / 3352e9)
+
+
 def test_experts_are_sent_to_and_from_other_devices():
     config = model(num_moe_experts=8, moe_ffn_hidden_size=512)
     times = predict_step_time(job(config, layout(dp=8, ep=8, num_microbatches=4)), IDEAL)

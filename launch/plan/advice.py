@@ -1,0 +1,81 @@
+"""What to ask for instead, where no layout can be used: other numbers of hosts, other batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from launch.plan.coefficients import Coefficients
+from launch.plan.from_config import setting_of
+from launch.plan.ranking import Ranking
+from trainer.common.progress import format_number
+from trainer.config.schema import TrainConfig
+from trainer.config.suggest import divisors, either
+
+_MAX_TRIES = 12
+"""Numbers of hosts, and batches, that are tried in each direction."""
+_MAX_DOUBLINGS = 8
+_LARGEST_STEP = 0.125
+"""Of a batch: how far apart batches may be that are tried."""
+
+
+def advise(config: TrainConfig, ranking: Ranking, coefficients: Coefficients) -> Iterator[str]:
+    """Say what comes nearest to a plan without any layout: one sentence per setting that would give some."""
+    if ranking.num_fitting:
+        return
+    if ranking.num_valid:
+        yield (
+            f"No layout fits: the leanest of {format_number(ranking.num_valid, 'valid layout')} needs"
+            f" {ranking.least_bytes / 2**30:.0f} GiB of memory per device."
+        )
+    else:
+        hosts = format_number(config.cluster.num_nodes, "host")
+        yield (
+            f"No layout is valid: training.global_batch_size={config.training.global_batch_size} and this model cannot"
+            f" be spread over the {setting_of(config).world_size} devices of {hosts}."
+        )
+
+    def fits(changed: TrainConfig) -> bool:
+        return Ranking(changed, setting_of(changed), coefficients).num_fitting > 0
+
+    hosts_found = list(_near(config.cluster.num_nodes, _hosts(config), lambda count: fits(_with_hosts(config, count))))
+    if hosts_found:
+        yield f"With this batch cluster.num_nodes={either(hosts_found)} has layouts that fit."
+    batches = list(
+        _near(config.training.global_batch_size, _batches(config), lambda size: fits(_with_batch(config, size)))
+    )
+    if batches and not ranking.num_valid:
+        yield f"On these hosts training.global_batch_size={either(batches)} has layouts that fit."
+    if not hosts_found and not batches:
+        yield "No number of hosts near this one has any, and no batch near this one: use another model or device."
+
+
+def _with_hosts(config: TrainConfig, count: int) -> TrainConfig:
+    return dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, num_nodes=count))
+
+
+def _with_batch(config: TrainConfig, size: int) -> TrainConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, global_batch_size=size))
+
+
+def _hosts(config: TrainConfig) -> Iterator[int]:
+    """Numbers of hosts to try: those around, and doublings."""
+    count = config.cluster.num_nodes
+    for step in range(1, _MAX_TRIES + 1):
+        yield from (count - step, count + step)
+    yield from (count * 2**power for power in range(1, _MAX_DOUBLINGS + 1))
+
+
+def _batches(config: TrainConfig) -> Iterator[int]:
+    """Batches to try: multiples of the number of devices, which any data parallelism divides; else of its divisors."""
+    size, world = config.training.global_batch_size, setting_of(config).world_size
+    for ranks in reversed(divisors(world)):
+        if ranks <= _LARGEST_STEP * size or ranks == 1:
+            below = size // ranks
+            yield from (ranks * multiple for multiple in range(below - 2, below + 4))
+            return
+
+
+def _near(wanted: int, candidates: Iterator[int], is_good: Callable[[int], bool]) -> Iterator[int]:
+    """Find the nearest good number below, and the nearest above."""
+    tried = sorted({each for each in candidates if each > 0 and each != wanted}, key=lambda each: abs(each - wanted))
+    for side in ([each for each in tried if each < wanted], [each for each in tried if each > wanted]):
+        yield from (each for each in [next(filter(is_good, side), None)] if each is not None)
