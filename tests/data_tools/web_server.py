@@ -69,15 +69,17 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (("ETag", served.entity_tag), ("Last-Modified", served.modified)):
             if value:
                 self.send_header(name, value)
-        self.end_headers()
+        # All is decided before the first byte leaves: the client's next request may overtake what follows here.
         cut = served.cuts.pop(0) if served.cuts else None
         if served.breaks_at is not None:
             cut = max(0, served.breaks_at - (start or 0))
         if cut is not None and served.changes_to is not None:
             served.data, served.entity_tag = served.changes_to, '"v2"'
             served.modified = formatdate(1e9 + 60, usegmt=True) if served.modified else ""
-        if served.stalls:
-            self.wfile.write(body[: served.stalls.pop(0)])
+        stall = served.stalls.pop(0) if served.stalls else None
+        self.end_headers()
+        if stall is not None:
+            self.wfile.write(body[:stall])
             self.wfile.flush()
             served.goes_on.wait(30)
             return
