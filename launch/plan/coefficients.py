@@ -19,7 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from launch.plan.arrays import Array
-from launch.plan.frameworks import family_of
+from launch.plan.frameworks import attention_kernel_of, family_of
 from launch.plan.hardware import load_devices
 from launch.plan.memory_rates import MemoryRates
 from launch.plan.rates import Rates
@@ -37,12 +37,14 @@ class Prior:
     log_deviation: float
 
 
-TRITON_ATTENTION = ("llm-foundry/Composer FSDP",)
-"""Frameworks whose published runs used the Triton kernel of 2022, for its position biases."""
+_CUDNN_DIES = ("hopper", "blackwell")
+"""Dies for which cuDNN and FlashAttention 3 have kernels of their own; on others FlashAttention 2 is as good."""
 _BY_FORMAT = {"fp32": 0.85, "fp16": 0.72, "bf16": 0.72, "fp8": 0.6, "fp4": 0.5}
 _GENERAL = {
     "attention": Prior(centre=0.5, log_deviation=0.25),
+    # Over FlashAttention 2. Of Triton, that of 2022; of cuDNN 1.5 to 2 (Shah et al. 2024, of FlashAttention 3).
     "attention_kernel.triton": Prior(centre=0.7, log_deviation=0.3),
+    "attention_kernel.cudnn": Prior(centre=1.6, log_deviation=0.2),
     "memory": Prior(centre=0.75, log_deviation=0.15),
     "framework": Prior(centre=1.05, log_deviation=0.1),
     "launch_seconds": Prior(centre=1e-4, log_deviation=0.7),
@@ -107,7 +109,9 @@ def names_of(*, device: str, number_format: str, framework: str) -> dict[str, tu
     kind = load_devices()[device]
     sixteen = "fp32" if number_format == "fp32" else "bf16"
     own = sixteen if number_format == "fp16" else number_format
-    family = family_of(framework)
+    family, kernel = family_of(framework), attention_kernel_of(framework)
+    if kernel == "cudnn" and kind.die not in _CUDNN_DIES:
+        kernel = "flash"
     names: dict[str, tuple[str, ...]] = {each.name: (each.name,) for each in dataclasses.fields(Rates)}
     if device == "cpu":
         names |= {"narrow_width": ("narrow_width.cpu",), "small_area": ("small_area.cpu",)}
@@ -115,7 +119,7 @@ def names_of(*, device: str, number_format: str, framework: str) -> dict[str, tu
         "gemm": (f"gemm.{own}", f"gemm.{kind.die}.{own}", f"gemm.{kind.fitted_as}"),
         "gemm_16bit": (f"gemm.{sixteen}", f"gemm.{kind.die}.{sixteen}", f"gemm.{kind.fitted_as}"),
         "attention": ("attention", f"attention.{kind.die}"),
-        "attention_kernel": ("attention_kernel.triton",) if framework in TRITON_ATTENTION else (),
+        "attention_kernel": () if kernel == "flash" else (f"attention_kernel.{kernel}",),
         "memory": ("memory", f"memory.{kind.die}"),
         "framework": ("framework", f"framework.{family}", f"framework.{family}.{framework}"),
         "launch_seconds": ("launch_seconds", f"launch_seconds.{framework}"),

@@ -8,6 +8,8 @@ import yaml  # type: ignore[import-untyped]
 
 from launch.plan.job import Framework
 
+_NAMES = ("family", "attention")
+"""Entries that are no numbers."""
 FRAMEWORKS_FILE = Path(__file__).parent / "data" / "frameworks.yaml"
 
 
@@ -15,7 +17,7 @@ FRAMEWORKS_FILE = Path(__file__).parent / "data" / "frameworks.yaml"
 def load_frameworks() -> dict[str, Framework]:
     """All frameworks by name; see data/frameworks.yaml."""
     return {
-        name: Framework(**{key: value for key, value in entry.items() if key != "family"})
+        name: Framework(**{key: value for key, value in entry.items() if key not in _NAMES})
         for name, entry in _load_table().items()
     }
 
@@ -23,6 +25,11 @@ def load_frameworks() -> dict[str, Framework]:
 def family_of(framework: str) -> str:
     """The code that a framework shares with others; its own name for one that shares none or is not known."""
     return str(_load_table().get(framework, {}).get("family", framework))
+
+
+def attention_kernel_of(framework: str) -> str:
+    """The kernel of fused attention that a framework takes where the device has it: flash, cudnn or triton."""
+    return str(_load_table().get(framework, {}).get("attention", "flash"))
 
 
 @functools.cache

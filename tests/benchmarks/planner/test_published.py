@@ -349,3 +349,17 @@ def test_an_option_that_is_not_known_is_named():
 def test_validate_names_a_table_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="is no table"):
         run([str(tmp_path / "none.csv")])
+
+
+def test_experts_without_a_pipeline_are_not_too_fast_by_half(runs):
+    # Small products of many experts wait for the host; with a micro batch of 1 nothing else hides it.
+    shipped = load_coefficients()
+    alone = [
+        each
+        for each in runs
+        if each.seconds and each.kind == "moe" and each.job.layout.ep > 1 and each.job.layout.pp == 1
+    ]
+    assert len(alone) > 20
+    ratio = np.exp(TimeModel(alone).log_seconds(shipped.step_time)) / np.array([each.seconds for each in alone])
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)
+    assert ratio.min() > 0.6

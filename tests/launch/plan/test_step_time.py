@@ -169,3 +169,20 @@ def test_a_step_is_the_sum_of_its_parts_and_many_cases_are_predicted_at_once():
     times = predict_step_time(job(model(), where), IDEAL)
     assert times.total.shape == (3,)
     assert np.allclose(times.total, sum(np.broadcast_to(value, 3) for value in vars(times).values()))
+
+
+def test_attention_takes_the_kernel_that_a_die_has_for_a_framework():
+    shipped = load_coefficients()
+    share = {
+        (device, framework): shipped.rates(device=device, number_format="bf16", framework=framework)
+        for device in ("a100_80gb", "h100_sxm", "b200")
+        for framework in ("trireme-megatron", "Megatron-Bridge", "torchtitan", "llm-foundry/Composer FSDP")
+    }
+    for framework in ("trireme-megatron", "Megatron-Bridge"):
+        # cuDNN's on Hopper and Blackwell: 1.5 to 2 times FlashAttention 2 there, and the same as it on Ampere.
+        for device in ("h100_sxm", "b200"):
+            assert 1.4 < share[device, framework].attention_kernel < 2.1
+        assert share["a100_80gb", framework].attention_kernel == 1
+    for device in ("a100_80gb", "h100_sxm"):
+        assert share[device, "torchtitan"].attention_kernel == 1
+        assert share[device, "llm-foundry/Composer FSDP"].attention_kernel < 1
