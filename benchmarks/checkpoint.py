@@ -46,12 +46,12 @@ from trainer.config.plan import RunPlan, build_plan  # noqa: E402
 from trainer.config.run import DatasetConfig  # noqa: E402
 from trainer.config.schema import TrainConfig  # noqa: E402
 from trainer.data.batch import MicroBatch  # noqa: E402
-from trainer.data.index_format import ShardWriter  # noqa: E402
 from trainer.data.loader import BatchLoader, build_loader  # noqa: E402
 from trainer.engine.base import Engine  # noqa: E402
 from trainer.engine.factory import build_engine  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
+from trireme.shards.shard import ShardWriter  # noqa: E402
 
 NUM_PROCESSES = 2
 SHAPE = dataclasses.replace(LLAMA_32M, seq_length=128)

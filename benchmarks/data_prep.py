@@ -46,8 +46,8 @@ from benchmarks.data_prep_processes import (
     run,
     run_module,
 )
-from trainer.data.index_format import ShardReader
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.shard import ShardReader
+from trireme.tokenizer.tokenizer import Tokenizer
 
 GOALS = {"extraction": 15.0, "chain": 8.0, "tokenize_bpe": 1.2, "tokenize_unigram": 3.0, "memory": 1.05}
 VOCAB_SIZE = 16000

@@ -22,7 +22,7 @@ import numpy as np
 
 from trainer.config.run import DatasetConfig
 from trainer.data.loader import build_loader
-from trainer.data.shard_header import CODE_OF_DTYPE, HEADER, INDEX_VERSION, MAGIC, shard_file
+from trireme.shards.shard import CODE_OF_DTYPE, HEADER, INDEX_VERSION, MAGIC, shard_file
 
 TOKENS_PER_DOCUMENT = 1000
 SEQ_LENGTH = 4096

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.common.local_torchrun import share_cores, torchrun_here
-from trainer.data.index_format import ShardWriter
+from trireme.processes import share_cores, torchrun_here
+from trireme.shards.shard import ShardWriter
 
 HERE = Path(__file__).resolve().parents[1]
 LAYOUTS = {1: "single", 4: "tp2_pp2"}

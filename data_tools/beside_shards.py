@@ -8,8 +8,8 @@ from data_tools.packing import SplitResult
 from data_tools.preparation import created_by
 from data_tools.report import write_report
 from data_tools.stage_timings import StageTiming, write_timings
-from trainer.common.errors import ConfigError
-from trainer.data.manifest import ShardManifest, write_manifest
+from trireme.errors import ConfigError
+from trireme.shards.manifest import ShardManifest, write_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from data_tools.quality_config import (
     QualityConfig,
     UrlFilterConfig,
 )
-from trainer.config.path_text import PathText
+from trireme.config.path_text import PathText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_tools.crawl_fetch import USER_AGENT, Fetcher, FetchError, FetchSettings, Pace, Page, links_of, normalize_url
 from data_tools.crawl_warc import WarcFile
-from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import PlainProgress, format_bytes, format_number, should_draw_bar
+from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trireme.progress import PlainProgress, format_bytes, format_number, should_draw_bar
 
 
 @dataclass(frozen=True, kw_only=True)

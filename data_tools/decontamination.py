@@ -14,7 +14,7 @@ from data_tools.normalize import normalize
 from data_tools.readers import read_documents
 from data_tools.sources import InputFile, open_input
 from data_tools.workers import PreparationError
-from trainer.common.progress import format_number
+from trireme.progress import format_number
 
 
 @dataclass(frozen=True, kw_only=True)

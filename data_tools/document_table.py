@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.data.manifest import hash_file
+from trireme.shards.manifest import hash_file
 
 TABLE_SUFFIX = ".documents.parquet"
 ROWS_PER_GROUP = 1 << 15

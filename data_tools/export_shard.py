@@ -15,12 +15,11 @@ from typing import BinaryIO
 import numpy as np
 
 from data_tools.stage_progress import Mode, StageProgress
-from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import format_number
-from trainer.common.whole_file import sync_directory
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import check_shard, read_manifest
-from trainer.data.shard_header import shard_file
+from trireme.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
+from trireme.files import sync_directory
+from trireme.progress import format_number
+from trireme.shards.manifest import check_shard, read_manifest
+from trireme.shards.shard import ShardReader, shard_file
 
 SUFFIX = ".ds"
 PARTS = ("", ".index", ".metadata")

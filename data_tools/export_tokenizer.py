@@ -16,8 +16,8 @@ import tokenizers
 
 from data_tools.convert_tokenizer import SPACE_MARK, ConvertedTokenizer, UnsupportedModelError, convert_tokenizer
 from data_tools.quality_prose import OWN_PROSE
-from trainer.common.errors import ConfigError, Violation, exit_code_of
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import ConfigError, Violation, exit_code_of
+from trireme.tokenizer.tokenizer import Tokenizer
 
 EXIT_DIFFERENT = 1
 NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

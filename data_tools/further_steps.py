@@ -13,7 +13,7 @@ from typing import Any
 
 from data_tools.document import Document, DroppedError
 from data_tools.ledger import Ledger
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 TARGET_KEY = "_target_"
 DATATROVE_DOCUMENT = "datatrove.data"

@@ -12,7 +12,7 @@ import fasttext
 from data_tools.document import Document, DroppedError
 from data_tools.ledger import Ledger
 from data_tools.quality_config import LanguageConfig
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 MODEL_FILE = "resources/lid.176.ftz"
 LABEL_PREFIX = "__label__"

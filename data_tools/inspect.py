@@ -15,12 +15,11 @@ import numpy as np
 from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
 from data_tools.record_table import RECORD_TABLE_NAME, FoundRecord, find_records
 from data_tools.tokenizer_files import find_tokenizer
-from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import format_bytes, format_count, format_number
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
-from trainer.data.shard_header import shard_file
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trireme.progress import format_bytes, format_count, format_number
+from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
+from trireme.shards.shard import ShardReader, shard_file
+from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_FOUND = 20
 

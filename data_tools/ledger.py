@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Required, TypedDict, Unpack
 
-from trainer.common.errors import Violation
+from trireme.errors import Violation
 
 LEDGER_VERSION = 1
 MAX_EXAMPLES = 5

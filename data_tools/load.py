@@ -7,8 +7,8 @@ from functools import partial
 from data_tools.config import DataPrepConfig, DataPrepRoot, SourceConfig
 from data_tools.sources import InputFile, resolve_inputs
 from data_tools.validate import validate
-from trainer.common.errors import Violation, raise_if_any
-from trainer.config.compose import ConfigRoot, compose_config
+from trireme.config.compose import ConfigRoot, compose_config
+from trireme.errors import Violation, raise_if_any
 
 ROOT = ConfigRoot(name="data_prep", schema=DataPrepRoot)
 

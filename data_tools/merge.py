@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
 from data_tools.stage_progress import Mode, StageProgress
-from trainer.common.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import format_number
-from trainer.data.index_format import ShardReader, ShardWriter
-from trainer.data.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest
-from trainer.data.shard_header import shard_file
+from trireme.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
+from trireme.progress import format_number
+from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest
+from trireme.shards.shard import ShardReader, ShardWriter, shard_file
 
 SUFFIXES = (".bin", ".idx", TABLE_SUFFIX, MANIFEST_SUFFIX)
 

@@ -17,7 +17,7 @@ from data_tools.record_table import DROPPED, FAILED, RecordRow, build_rows
 from data_tools.selection import SPLITS, Fate
 from data_tools.spool import CleanDocument, SpoolPlace, SpoolWriter, read_outcomes
 from data_tools.tokenize import DocumentEncoder
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 PACKED_NAME = "packed"
 

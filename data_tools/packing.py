@@ -19,7 +19,7 @@ from data_tools.split_statistics import SplitStatistics
 from data_tools.spool import SpoolPlace, SpoolReader, holds_place
 from data_tools.stage_progress import Stages
 from data_tools.workers import PreparationError, WorkerDiedError, WorkerPool
-from trainer.data.index_format import ShardWriter
+from trireme.shards.shard import ShardWriter
 
 BATCHES_AHEAD_PER_WORKER = 4
 """Bounds how far the workers may be ahead of what is written."""

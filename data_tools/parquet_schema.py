@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import SourceConfig
-from trainer.common.errors import Violation
+from trireme.errors import Violation
 
 
 def find_binary_type(kind: pa.DataType) -> pa.DataType | None:

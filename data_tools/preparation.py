@@ -22,9 +22,9 @@ from data_tools.sources import InputFile
 from data_tools.stage_timings import REPORT_NAME, TIMINGS_NAME
 from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work_place import BUILT_NAME, WORK_NAME
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.whole_file import sync_directory, write_whole
-from trainer.data.manifest import MANIFEST_SUFFIX, hash_file
+from trireme.errors import ConfigError, Violation
+from trireme.files import sync_directory, write_whole
+from trireme.shards.manifest import MANIFEST_SUFFIX, hash_file
 
 RECORD_NAME = "preparation.json"
 FILE_LIST_NAME = "files.json"

@@ -2,7 +2,7 @@
 
 import sys
 
-from trainer.common.errors import exit_code_of
+from trireme.errors import exit_code_of
 
 USAGE = """\
 usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trainer.config.path_text import PathText
+from trireme.config.path_text import PathText
 
 END_PUNCTUATION = ".!?\"'”’»…)。！？；：」』】）”؟۔؛।॥։።៖។။།༎༑៕᠃፧፨"
 """What lines of prose end with, in the scripts that have such signs."""

@@ -24,9 +24,9 @@ from data_tools.quality_languages import ThresholdTable
 from data_tools.quality_prose import OWN_PROSE, find_kind, read_prose, read_texts
 from data_tools.steps import StepPlan
 from data_tools.validate import validate
-from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.progress import format_number
-from trainer.config.compose import compose_config
+from trireme.config.compose import compose_config
+from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trireme.progress import format_number
 
 LANGUAGES = ("zh", "ja", "ko", "ru", "ar", "en")
 MAX_PROSE = 500

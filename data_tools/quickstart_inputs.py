@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from data_tools.crawl import CrawlSettings, crawl_with_progress
-from trainer.common.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trainer.common.existing_path import nearest_existing
-from trainer.common.progress import format_bytes
-from trainer.common.whole_file import written_whole
+from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
+from trireme.files import nearest_existing, written_whole
+from trireme.progress import format_bytes
 
 DUMP_DISTRIBUTION = "gensim"
 DUMP_NAME = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"

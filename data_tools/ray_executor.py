@@ -15,8 +15,8 @@ from data_tools.run_stage import save_task, stage_command
 from data_tools.stage_progress import StageProgress
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.workers import PreparationError
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, Violation
-from trainer.common.progress import format_number
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, Violation
+from trireme.progress import format_number
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 MAX_RETRIES = 1

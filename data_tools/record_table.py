@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.ledger import FileLedger
-from trainer.common.errors import Violation
+from trireme.errors import Violation
 
 RECORD_TABLE_NAME = "ledger.parquet"
 ROWS_PER_GROUP = 1 << 15

@@ -9,8 +9,8 @@ import sys
 from data_tools.config import DataPrepConfig
 from data_tools.load import ROOT
 from data_tools.validate import RANGES
-from trainer.config.fields import field_types, nested_schemas
-from trainer.config.schema_tables import render_fields, render_groups
+from trireme.config.fields import field_types, nested_schemas
+from trireme.config.reference import render_fields, render_groups
 
 PREFACE = """\
 # Data preparation: settings

@@ -20,9 +20,9 @@ from data_tools.report_counts import count_tables
 from data_tools.report_samples import read_samples
 from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.statistics import STATS_VERSION
-from trainer.common.errors import ConfigError, Violation, exit_code_of
-from trainer.common.progress import format_count
-from trainer.common.whole_file import write_whole
+from trireme.errors import ConfigError, Violation, exit_code_of
+from trireme.files import write_whole
+from trireme.progress import format_count
 
 TEMPLATE_NAME = "report.html.j2"
 NAMES = {"train": "Training", "validation": "Validation", "kept": "Kept", "dropped": "Dropped", "failed": "Failed"}

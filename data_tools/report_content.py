@@ -22,7 +22,7 @@ from data_tools.report_records import Copies, Reason, build_copies, build_reason
 from data_tools.report_samples import Sample
 from data_tools.stage_timings import StageTiming
 from data_tools.statistics import find_warnings
-from trainer.common.progress import format_amount, format_duration
+from trireme.progress import format_amount, format_duration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_tools.split_statistics import EDGES
-from trainer.common.progress import format_count
+from trireme.progress import format_count
 
 MAX_GRID_LINES = 4
 NICE_STEPS = (1.0, 2.0, 5.0)

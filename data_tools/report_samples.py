@@ -6,9 +6,8 @@ from pathlib import Path
 from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, read_origin
 from data_tools.report_records import find_link
 from data_tools.tokenizer_files import find_tokenizer
-from trainer.data.index_format import ShardReader
-from trainer.data.shard_header import shard_file
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.shard import ShardReader, shard_file
+from trireme.tokenizer.tokenizer import Tokenizer
 
 NUM_SAMPLES = 8
 MAX_TOKENS = 400

@@ -15,7 +15,7 @@ from data_tools.stage_timings import REPORT_NAME, read_timings
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.statistics import find_warnings, summarize
 from data_tools.workers import PreparationError
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_STOPPED
+from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 
 EXIT_INTERRUPTED = 130
 

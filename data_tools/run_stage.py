@@ -14,8 +14,8 @@ from data_tools.read_state import BadRecordError
 from data_tools.stages import Preparation, Share, Stage, run_stage
 from data_tools.work_place import WorkPlace, shared_work
 from data_tools.workers import PreparationError
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
-from trainer.common.whole_file import written_whole
+from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
+from trireme.files import written_whole
 
 TASK_NAME = "task.pickle"
 LOCK_PATIENCE_SECONDS = 60.0

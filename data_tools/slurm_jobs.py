@@ -15,16 +15,8 @@ from string import Template
 from data_tools.run_stage import TASK_NAME, save_task, stage_command
 from data_tools.stages import Preparation, Stage
 from data_tools.workers import PreparationError
-from trainer.common.slurm import (
-    SlurmError,
-    array_range,
-    ask_slurm,
-    find_alive,
-    literal_path,
-    render_directives,
-    submit_script,
-)
-from trainer.common.whole_file import write_whole
+from trireme.files import write_whole
+from trireme.slurm import SlurmError, array_range, ask_slurm, find_alive, literal_path, render_directives, submit_script
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = PROJECT_ROOT / "slurm" / "data_prep.sbatch"

@@ -21,7 +21,7 @@ from data_tools.folders import choose_in_folder, list_folder
 from data_tools.joined_streams import JoinedStreams
 from data_tools.parquet_schema import check_text_column
 from data_tools.read_errors import UnreadableInputError
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 if TYPE_CHECKING:
     from data_tools.http_stream import HttpStream

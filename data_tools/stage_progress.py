@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from data_tools.stage_timings import StageTiming, note_timing
-from trainer.common.progress import PlainProgress, format_amount, should_draw_bar
+from trireme.progress import PlainProgress, format_amount, should_draw_bar
 
 Mode = Literal["auto", "on", "off"]
 

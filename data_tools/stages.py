@@ -34,9 +34,9 @@ from data_tools.tokenizer_sample import choose_sample
 from data_tools.train_tokenizer import SampledBatch, train_tokenizer
 from data_tools.work_place import WorkPlace, find_work_place, name_run
 from data_tools.workers import PreparationError
-from trainer.common.cores import count_cores
-from trainer.data.index_format import token_dtype
-from trainer.data.tokenizer import Tokenizer
+from trireme.cores import count_cores
+from trireme.shards.shard import token_dtype
+from trireme.tokenizer.tokenizer import Tokenizer
 
 _FINISHED = "finished"
 """Name of the file that a stage of one process writes last."""

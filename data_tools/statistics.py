@@ -10,7 +10,7 @@ from data_tools.packing import SplitResult
 from data_tools.split_statistics import SplitStatistics
 from data_tools.stage_timings import REPORT_NAME
 from data_tools.tokenizer_files import find_tokenizer
-from trainer.common.progress import format_count, format_number
+from trireme.progress import format_count, format_number
 
 STATS_VERSION = 1
 MAX_REASONS = 8

@@ -19,7 +19,7 @@ import pyarrow as pa
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 SPACE_SIGN = "\u2581"
 """What stands for a space in pieces."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.config import TokenizerConfig
-from trainer.data.manifest import hash_file
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.manifest import hash_file
+from trireme.tokenizer.tokenizer import Tokenizer
 
 SENTENCEPIECE_NAME = "tokenizer.model"
 PIECES_NAME = "tokenizer.vocab"

@@ -26,10 +26,9 @@ from data_tools.quality_config import LanguageConfig, QualityConfig
 from data_tools.quality_languages import ThresholdTable
 from data_tools.text_measure import count_words
 from data_tools.tokenizer_files import find_tokenizer
-from trainer.common.errors import ConfigError, Violation, exit_code_of
-from trainer.data.index_format import ShardReader
-from trainer.data.shard_header import shard_file
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import ConfigError, Violation, exit_code_of
+from trireme.shards.shard import ShardReader, shard_file
+from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_DOCUMENTS = 10_000
 ALL = "all"

@@ -10,11 +10,11 @@ from pathlib import Path
 from data_tools.config import DataPrepConfig, SourceConfig
 from data_tools.validate_quality import QUALITY_RANGES, validate_quality
 from data_tools.validate_tokenizer import TOKENIZER_RANGES, validate_tokenizer
-from trainer.common.errors import Violation
-from trainer.common.existing_path import nearest_existing
-from trainer.common.slurm import is_one_line
-from trainer.config.number_range import Range, find_out_of_range
-from trainer.config.script_values import check_lines, check_options
+from trireme.config.ranges import Range, find_out_of_range
+from trireme.config.script_values import check_lines, check_options
+from trireme.errors import Violation
+from trireme.files import nearest_existing
+from trireme.slurm import is_one_line
 
 _COUNT = Range(minimum=1)
 

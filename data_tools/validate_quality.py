@@ -9,9 +9,9 @@ from typing import Any
 from data_tools.config import DataPrepConfig
 from data_tools.further_steps import TARGET_KEY
 from data_tools.quality_config import QualityConfig, QualityThresholds
-from trainer.common.errors import Violation
-from trainer.config.convert import to_dataclass
-from trainer.config.number_range import Range
+from trireme.config.convert import to_dataclass
+from trireme.config.ranges import Range
+from trireme.errors import Violation
 
 _SHARE = Range(minimum=0, maximum=1)
 _NOT_NEGATIVE = Range(minimum=0)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from data_tools.config import DataPrepConfig, TokenizerConfig
 from data_tools.train_tokenizer import LARGEST_AUTO_VOCAB_SIZE, MIN_VOCAB_SIZE, list_special_tokens
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.progress import format_number
-from trainer.config.number_range import Range
-from trainer.config.suggest import either, nearest_multiples
-from trainer.data.tokenizer import Tokenizer
+from trireme.config.ranges import Range
+from trireme.config.suggest import either, nearest_multiples
+from trireme.errors import ConfigError, Violation
+from trireme.progress import format_number
+from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_CANDIDATES = 10
 

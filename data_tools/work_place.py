@@ -23,8 +23,8 @@ from typing import Any
 
 from data_tools.config import SOURCE_FIELDS_WITHOUT_EFFECT
 from data_tools.sources import InputFile
-from trainer.common.errors import ConfigError, Violation
-from trainer.data.manifest import hash_file
+from trireme.errors import ConfigError, Violation
+from trireme.shards.manifest import hash_file
 
 WORK_NAME = ".preparing"
 BUILT_NAME = "built"

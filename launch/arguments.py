@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from trainer.common.errors import Violation
 from trainer.config.load import group_options
-from trainer.config.path_text import BadPathError, expand_path
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import did_you_mean, either, nearest_names
+from trireme.config.path_text import BadPathError, expand_path
+from trireme.config.suggest import did_you_mean, either, nearest_names
+from trireme.errors import Violation
 
 _TOP_LEVEL = (*(field.name for field in fields(TrainConfig)), "config_file", "data_prep")
 """What may stand before = in an override without a dot, besides the groups of conf/."""

@@ -30,12 +30,12 @@ from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
 from launch.nodes import check_nodes, processes_per_node
 from launch.pod_script import FINAL_CODES, pod_command
-from trainer.common.errors import EXIT_OK, exit_code_of, raise_if_any
 from trainer.config.kubernetes import JOB_VARIABLE
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
+from trireme.errors import EXIT_OK, exit_code_of, raise_if_any
 
 CONFIG_DIRECTORY = "/etc/trireme"
 _PLAIN_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from trainer.common.errors import Violation
 from trainer.config.kubernetes import KubernetesConfig
 from trainer.config.rules.slurm import check_environment
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import show
+from trireme.config.suggest import show
+from trireme.errors import Violation
 
 _PATH = "cluster.kubernetes"
 _LONGEST_NAME = 50

@@ -30,14 +30,14 @@ from pathlib import Path
 
 from launch.arguments import unknown_option
 from launch.environment import device_variables, schedule_variables
-from trainer.common.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
-from trainer.common.local_torchrun import share_cores, torchrun_here
-from trainer.common.progress import format_number
-from trainer.common.start_notice import announce_start
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
+from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
+from trireme.processes import share_cores, torchrun_here
+from trireme.progress import format_number
+from trireme.start_notice import announce_start
 
 OPTIONS = ("--print", "--config", "--help")
 

@@ -9,8 +9,8 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from trainer.common.errors import Violation
-from trainer.config.suggest import show
+from trireme.config.suggest import show
+from trireme.errors import Violation
 
 
 def check_manifest(document: Mapping[str, Any]) -> Iterator[Violation]:

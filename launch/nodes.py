@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either
+from trireme.config.suggest import divisors, either
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 
 def check_nodes(config: TrainConfig) -> Iterator[Violation]:

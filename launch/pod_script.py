@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_NOT_RECOVERED, EXIT_REQUEUE, EXIT_STOPPED
 from trainer.config.kubernetes import JOB_VARIABLE
+from trireme.errors import EXIT_BAD_INPUT, EXIT_NOT_RECOVERED, EXIT_REQUEUE, EXIT_STOPPED
 
 FINAL_CODES = (EXIT_STOPPED, EXIT_BAD_INPUT, EXIT_NOT_RECOVERED, 126, 127)
 """Exit codes of a pod that end the job; 126 and 127 are bash's, for a command that it cannot start."""

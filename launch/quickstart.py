@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import exit_code_of
-from trainer.common.progress import format_duration
-from trainer.common.stop_signals import SIGNAL_BASE, signals_passed_to
 from trainer.config.load import load_config
-from trainer.config.override_line import quote_text
 from trainer.config.schema import TrainConfig
+from trireme.config.override_line import quote_text
+from trireme.errors import exit_code_of
+from trireme.progress import format_duration
+from trireme.stop_signals import SIGNAL_BASE, signals_passed_to
 
 DEFAULT_OUTPUT = Path("outputs/quickstart")
 PROMPT = "The history of"

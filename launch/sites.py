@@ -12,10 +12,10 @@ from pathlib import Path
 
 from launch.kubernetes import build_manifest, dump_manifest
 from launch.slurm.render import Job, render_job
-from trainer.common.command import run_command
-from trainer.config.compose import CONF_DIR
 from trainer.config.load import group_options, load_config
 from trainer.config.schema import TrainConfig
+from trireme.command import run_command
+from trireme.config.compose import CONF_DIR
 
 _HOME = "/home/you/trireme"
 _RUN = (

@@ -3,8 +3,8 @@
 import gc
 import logging
 
-from trainer.common.logging import quiet_libraries
 from trainer.parallel import cpu_shim
+from trireme.logging import quiet_libraries
 
 quiet_libraries()
 logging.getLogger().addHandler(_silence := logging.NullHandler())  # as trainer.forked_ranks has it

@@ -18,7 +18,6 @@ from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.microbatch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.sample_ranges import SampleRanges
-from trainer.data.tokenizer import Tokenizer
 from trainer.data.validation import ValidationLoader, build_validation_loader
 from trainer.engine import factory
 from trainer.engine.base import Engine
@@ -34,6 +33,7 @@ from trainer.metrics.throughput import ThroughputMeter
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.parallel.world import World
 from trainer.restore import has_work, recall_past, record_start, restore_run
+from trireme.tokenizer.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

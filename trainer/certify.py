@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.certificate.processes import WORKER_MODULE
-from trainer.common.command import run_command, write_output
-from trainer.common.cores import count_cores
-from trainer.common.errors import EXIT_OK
-from trainer.common.logging import configure_logging
-from trainer.common.stop_signals import unwinding_on_signals
+from trireme.command import run_command, write_output
+from trireme.cores import count_cores
+from trireme.errors import EXIT_OK
+from trireme.logging import configure_logging
+from trireme.stop_signals import unwinding_on_signals
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import dataclasses
 import os
 import sys
 
-from trainer.common.command import run_command, write_output
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, Violation
-from trainer.common.strict_json import to_json
+from trireme.command import run_command, write_output
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, Violation
+from trireme.strict_json import to_json
 
 
 def main() -> int:

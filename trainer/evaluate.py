@@ -24,19 +24,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.common.command import EXIT_INTERRUPTED, run_command, write_output
-from trainer.common.errors import EXIT_OK, ConfigError, Violation, raise_if_any
-from trainer.common.logging import configure_logging
-from trainer.common.strict_json import to_json
-from trainer.common.whole_file import write_whole
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.cluster import ClusterConfig
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
 from trainer.config.run import TokenizerConfig, TrainingConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
+from trireme.command import EXIT_INTERRUPTED, run_command, write_output
+from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
+from trireme.files import write_whole
+from trireme.logging import configure_logging
+from trireme.strict_json import to_json
 
 if TYPE_CHECKING:
-    from trainer.data.tokenizer import Tokenizer
+    from trireme.tokenizer.tokenizer import Tokenizer
 
 RESULT_NAME = "evaluation.json"
 UNREAD = (

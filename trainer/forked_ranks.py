@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from trainer.common.stop_signals import once, suspend_with
+from trireme.stop_signals import once, suspend_with
 
 SWITCH = "TRIREME_FORK_RANKS"
 """Environment variable: 0 starts every rank cold."""
@@ -57,8 +57,8 @@ def preload() -> bool:
     """Import what ranks need, as they would; False where they must start cold."""
     import torch  # noqa: PLC0415 - after torchrun's defaults are in the environment, which torch reads
 
-    from trainer.common.logging import quiet_libraries  # noqa: PLC0415 - as above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - as above
+    from trireme.logging import quiet_libraries  # noqa: PLC0415 - as above
 
     if torch.accelerator.is_available():
         return False

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.common.command import allow_any_text, run_command, write_output
-from trainer.common.errors import ConfigError, Violation, raise_if_any
-from trainer.common.logging import configure_logging
+from trireme.command import allow_any_text, run_command, write_output
+from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.logging import configure_logging
 
 if TYPE_CHECKING:
-    from trainer.data.tokenizer import Tokenizer
     from trainer.saved_run import SavedRun
+    from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_SEED = 2**64 - 1
 """Of PyTorch's generators."""
@@ -52,12 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.config.optim import PrecisionConfig  # noqa: PLC0415 - see above
     from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
-    from trainer.data.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above
     from trainer.model.decode import generate_tokens  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.model.sampling import SamplingConfig  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
+    from trireme.tokenizer.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above
 
     saved = open_saved_run(arguments.path, verify=True)
     tokenizer = _open_tokenizer(arguments.tokenizer, saved)
@@ -180,8 +180,8 @@ def _show(arguments: argparse.Namespace, name: str) -> object:
 
 def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
     """The tokenizer that was named, if it is the model's, or the model's own."""
-    from trainer.data.tokenizer import Tokenizer  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
+    from trireme.tokenizer.tokenizer import Tokenizer  # noqa: PLC0415 - see run
 
     path = given.expanduser() if given is not None else saved.tokenizer_path
     if path is None:

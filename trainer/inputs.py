@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.check import check_resume
-from trainer.common.errors import ConfigError, Violation, raise_if_any
-from trainer.common.waiting import telling_what_it_waits_for
-from trainer.config.fields import is_inside
 from trainer.config.load import load_config
 from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trainer.data.checks import check_datasets
-from trainer.data.tokenizer import Tokenizer
 from trainer.engine.nvme import check_nvme_host
 from trainer.loop.ledger import read_replay
+from trireme.config.fields import is_inside
+from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.tokenizer.tokenizer import Tokenizer
+from trireme.waiting import telling_what_it_waits_for
 
 PATIENCE_SECONDS = 60.0
 """How long the other ranks leave the word to rank 0, whose message is the same."""

@@ -16,18 +16,18 @@ from trainer.checkpoint.run_directory import is_inside, keep_configuration, keep
 from trainer.checkpoint.saver import Origin, RecordEvent
 from trainer.checkpoint.state import Layout, Progress, TrainerState, read_state
 from trainer.checkpoint.tokenizer import find_config
-from trainer.common.errors import ConfigError, raise_if_any
 from trainer.config.load import dump_config, load_config_file
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.mixture import Mixture, describe_mixture_change
 from trainer.data.sample_ranges import SampleRanges
-from trainer.data.tokenizer import Tokenizer
 from trainer.engine.base import Engine
 from trainer.loop import ledger
 from trainer.loop.ledger import Replay
 from trainer.loop.lr_schedule import learning_rate
 from trainer.metrics import jsonl
+from trireme.errors import ConfigError, raise_if_any
+from trireme.tokenizer.tokenizer import Tokenizer
 
 _MOST_CHANGES_TOLD = 20
 _LOGGER = logging.getLogger(__name__)

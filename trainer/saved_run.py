@@ -13,12 +13,12 @@ from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.state import TrainerState, read_state
 from trainer.checkpoint.store import CHECKPOINTS
 from trainer.checkpoint.tokenizer import find_tokenizer
-from trainer.common.errors import ConfigError, Violation
 from trainer.config.plan import pad_vocab_size
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
-from trainer.data.shard_header import shard_file
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import ConfigError, Violation
+from trireme.shards.shard import shard_file
+from trireme.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

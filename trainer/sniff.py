@@ -27,9 +27,9 @@ import torch
 from torch import distributed
 
 from trainer.checkpoint.state import library_versions
-from trainer.common.bad_nodes import this_host
-from trainer.common.command import run_command, write_output
-from trainer.common.strict_json import to_json
+from trireme.bad_nodes import this_host
+from trireme.command import run_command, write_output
+from trireme.strict_json import to_json
 
 ROUNDS = 5
 """Measurements of each kind; the median counts, the least of the clocks' differences."""

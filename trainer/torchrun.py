@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
-from trainer.common.exit_code import EXIT_CODE_FILE, STORE_FILE, read_exit_code
-from trainer.common.local_torchrun import is_loopback, loopback_variables
-from trainer.common.logging import quiet_torchrun
-from trainer.common.start_notice import announce_start
-from trainer.common.stop_signals import SIGNAL_BASE, heeded_signals
-from trainer.common.waiting import telling_what_it_waits_for
 from trainer.forked_ranks import WaitingRanks, fork_ranks, is_wanted, preload, quiet_interrupt, torchrun_starts
+from trireme.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
+from trireme.logging import quiet_torchrun
+from trireme.processes import EXIT_CODE_FILE, STORE_FILE, is_loopback, loopback_variables, read_exit_code
+from trireme.start_notice import announce_start
+from trireme.stop_signals import SIGNAL_BASE, heeded_signals
+from trireme.waiting import telling_what_it_waits_for
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -17,13 +17,12 @@ import sys
 import traceback
 from contextlib import nullcontext
 
-from trainer.common.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED, exit_code_of
-from trainer.common.exit_code import leave_exit_code
-from trainer.common.local_torchrun import name_process
-from trainer.common.logging import configure_logging
-from trainer.common.start_notice import announce_start, seconds_since_start
-from trainer.common.waiting import telling_what_it_waits_for
 from trainer.config.describe import describe_run
+from trireme.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED, exit_code_of
+from trireme.logging import configure_logging
+from trireme.processes import leave_exit_code, name_process
+from trireme.start_notice import announce_start, seconds_since_start
+from trireme.waiting import telling_what_it_waits_for
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from benchmarks.planner.published_rows import EXPERT_COLUMNS, layout_of_row, mod
 from launch.plan.frameworks import load_frameworks
 from launch.plan.hardware import find_device, load_devices
 from launch.plan.job import Framework, Job, Machine
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED_CSV = DATA / "published_throughput.csv"

@@ -38,7 +38,7 @@ from launch.plan.coefficients import Coefficients, load_coefficients
 from launch.plan.job import Job
 from launch.plan.plan import ERROR_BARS_FILE
 from launch.plan.table import open_console
-from trainer.common.errors import ConfigError, Violation, exit_code_of
+from trireme.errors import ConfigError, Violation, exit_code_of
 
 SCHEMES: dict[str, Callable[[PublishedRun], str]] = {
     "source": lambda run: run.source,

@@ -35,10 +35,10 @@ from launch.plan.page import write_page
 from launch.plan.plan import Plan, make_plan
 from launch.plan.request import Request, parse_request
 from launch.plan.table import open_console, print_plan
-from trainer.common.errors import exit_code_of
 from trainer.config.load import load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
+from trireme.errors import exit_code_of
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from launch.plan.coefficients import Coefficients
 from launch.plan.from_config import setting_of
 from launch.plan.ranking import Ranking
-from trainer.common.progress import format_number
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either
+from trireme.config.suggest import divisors, either
+from trireme.progress import format_number
 
 _MAX_TRIES = 12
 """Numbers of hosts, and batches, that are tried in each direction."""

@@ -18,8 +18,8 @@ import yaml  # type: ignore[import-untyped]
 
 from launch.plan.coefficients import Coefficients, names_of, prior_of
 from launch.plan.hardware import Device, find_device
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.local_torchrun import share_cores, torchrun_here
+from trireme.errors import ConfigError, Violation
+from trireme.processes import share_cores, torchrun_here
 
 CALIBRATION_NAME = "calibration.yaml"
 

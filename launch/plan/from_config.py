@@ -8,7 +8,6 @@ from launch.plan.arrays import Number
 from launch.plan.frameworks import load_frameworks
 from launch.plan.hardware import Device, load_devices
 from launch.plan.job import Job, Layout, Machine, ModelShape, shape_of
-from trainer.common.errors import Violation
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
@@ -16,7 +15,8 @@ from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
 from trainer.config.plan import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import did_you_mean, either
+from trireme.config.suggest import did_you_mean, either
+from trireme.errors import Violation
 
 DATA_PATHS = ("data", "tokenizer", "output_dir", "resume", "run_name")
 """Paths that a plan does not need: rules that read them are not judged."""

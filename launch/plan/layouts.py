@@ -16,7 +16,7 @@ from launch.plan.arrays import Array
 from launch.plan.from_config import EngineChoice, Setting, low_precision_copies, state_bytes
 from launch.plan.job import Layout
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors
+from trireme.config.suggest import divisors
 
 RECOMPUTE = (
     (),

@@ -11,7 +11,7 @@ from launch.plan.memory import GIB, Memory
 from launch.plan.plan import Plan
 from launch.plan.table import PART_NAMES, candidate_cells, describe, prediction_facts
 from launch.plan.timeline import Work
-from trainer.common.whole_file import write_whole
+from trireme.files import write_whole
 
 TEMPLATE_NAME = "page.html.j2"
 _WIDTH, _HEIGHT = 1000.0, 320.0

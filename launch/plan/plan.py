@@ -15,12 +15,12 @@ from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
 from launch.plan.timeline import Work
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.progress import format_number
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import find_dp_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
+from trireme.errors import ConfigError, Violation
+from trireme.progress import format_number
 
 LAYOUT_PATHS = ("parallel.", "engine.", "training.micro_batch_size", "training.global_batch_size", "world_size")
 """Rules about these are about the layout: other layouts may keep them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.arguments import split_arguments, unknown_option
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
 PATHS = ("calibration", "html", "json")

@@ -10,7 +10,7 @@ from launch.plan.memory import GIB
 from launch.plan.plan import Plan
 from launch.plan.predict import Prediction
 from launch.plan.ranking import Candidate, Refusal
-from trainer.common.progress import format_count
+from trireme.progress import format_count
 
 PART_NAMES = {
     "compute": "computing",

@@ -33,13 +33,13 @@ from launch.preflight.request import Request, parse_request
 from launch.preflight.slurm_job import check_slurm
 from launch.preflight.sniff import sniff_here
 from launch.preflight.sniff_nodes import sniff_nodes
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of
-from trainer.common.progress import format_number
 from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
 from trainer.config.plan import count_processes, pad_vocab_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, needed_packages, validate
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of
+from trireme.progress import format_number
 
 STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red", Verdict.SKIPPED: "dim"}
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 
 class Verdict(Enum):

@@ -15,12 +15,12 @@ from packaging.requirements import Requirement
 
 from launch.plan.predict import CHECKPOINT_BYTES_PER_PARAMETER
 from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
-from trainer.common.errors import Violation
-from trainer.common.existing_path import nearest_existing
-from trainer.common.progress import format_number
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.run import WandbConfig, wandb_of
 from trainer.config.slurm import ContainerConfig
+from trireme.errors import Violation
+from trireme.files import nearest_existing
+from trireme.progress import format_number
 
 DISTRIBUTION = "trireme"
 _WANDB_HOST = "api.wandb.ai"

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from launch.preflight.finding import Finding, judge
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, Violation
-from trainer.common.progress import format_number
 from trainer.config.schema import TrainConfig
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, Violation
+from trireme.progress import format_number
 
 
 def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: int, reads_all: bool) -> Finding:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from launch.preflight.finding import Finding, judge, skipped
-from trainer.common.errors import Violation
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors
+from trireme.config.suggest import divisors
+from trireme.errors import Violation
 
 
 def check_layout(config: TrainConfig) -> Finding:

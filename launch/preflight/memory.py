@@ -4,8 +4,8 @@ from launch.plan.coefficients import load_coefficients
 from launch.plan.from_config import check_setting
 from launch.plan.plan import make_plan
 from launch.preflight.finding import Finding, judge, skipped, warn
-from trainer.common.errors import Violation
 from trainer.config.schema import TrainConfig
+from trireme.errors import Violation
 
 
 def check_memory(config: TrainConfig) -> Finding:

@@ -6,11 +6,11 @@ from launch.nodes import check_nodes, processes_per_node
 from launch.preflight.finding import Finding, judge, skipped, warn
 from launch.slurm.cpus import cpus_per_task, find_partitions
 from launch.slurm.render import Job, check_paths, directory_of, render_job
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
-from trainer.common.slurm import SlurmError, ask_slurm, try_script
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import SlurmConfig, time_limit_seconds
+from trireme.errors import Violation
+from trireme.progress import format_number
+from trireme.slurm import SlurmError, ask_slurm, try_script
 
 _SETTINGS = {
     "partition": "cluster.slurm.partition (sinfo lists them)",

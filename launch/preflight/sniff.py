@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.preflight.finding import Finding, judge, skipped
-from trainer.common.bad_nodes import note_bad_nodes
-from trainer.common.errors import Violation
-from trainer.common.existing_path import nearest_existing
-from trainer.common.local_torchrun import share_cores, torchrun_here
-from trainer.common.progress import format_number
+from trireme.bad_nodes import note_bad_nodes
+from trireme.errors import Violation
+from trireme.files import nearest_existing
+from trireme.processes import share_cores, torchrun_here
+from trireme.progress import format_number
 
 TOLERANCE = 0.1
 """A device or link this share below the median of its kind is slow. Source: NVIDIA's and MegaScale's acceptance tests

@@ -17,10 +17,10 @@ from launch.slurm.render import (
     rendezvous_port,
     srun_options,
 )
-from trainer.common.existing_path import nearest_existing
-from trainer.common.slurm import merge_options
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import needed_packages
+from trireme.files import nearest_existing
+from trireme.slurm import merge_options
 
 TIME_LIMIT = "10"
 """Minutes that the job may run."""

@@ -30,10 +30,10 @@ from launch.slurm.follow import print_status, show_logs, stop_runs
 from launch.slurm.request import Request, parse_request
 from launch.slurm.runs import load_runs
 from launch.slurm.submit import plan_jobs, show_jobs, submit_jobs
-from trainer.common.command import run_command
-from trainer.common.errors import EXIT_OK, EXIT_STOPPED, ConfigError, Violation, raise_if_any
-from trainer.common.slurm import SlurmError
 from trainer.config.schema import TrainConfig
+from trireme.command import run_command
+from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, Violation, raise_if_any
+from trireme.slurm import SlurmError
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from trainer.common.slurm import SlurmError, ask_slurm
+from trireme.slurm import SlurmError, ask_slurm
 
 
 def find_nodes(hosts: Iterable[str]) -> dict[str, str | None]:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from launch.nodes import processes_per_node
-from trainer.common.slurm import SlurmError, ask_slurm
 from trainer.config.schema import TrainConfig
+from trireme.slurm import SlurmError, ask_slurm
 
 _GPUS = re.compile(r"\bgpu(?::(?P<type>[^:,()]+))?:(?P<count>\d+)")
 

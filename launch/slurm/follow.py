@@ -10,10 +10,10 @@ from pathlib import Path
 
 from launch.slurm.records import Submission, read_submissions
 from launch.slurm.render import directory_of
-from trainer.common.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
-from trainer.common.slurm import SlurmError, ask_slurm
 from trainer.config.load import load_config_file
 from trainer.config.schema import TrainConfig
+from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
+from trireme.slurm import SlurmError, ask_slurm
 
 _LINES_SHOWN = 50
 _TAIL_BYTES = 1 << 16

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.common.line_file import append_durably
+from trireme.files import append_durably
 
 
 @dataclass(frozen=True, kw_only=True)

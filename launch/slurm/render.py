@@ -13,11 +13,11 @@ from launch.environment import device_variables
 from launch.nodes import processes_per_node
 from launch.slurm.cpus import cpus_per_task
 from launch.slurm.snapshot import PROJECT_ROOT, describe_code
-from trainer.common.errors import Violation
-from trainer.common.slurm import array_range, is_one_line, literal_path, render_directives
 from trainer.config.rules.slurm import REFERENCE
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig
+from trireme.errors import Violation
+from trireme.slurm import array_range, is_one_line, literal_path, render_directives
 
 _FIRST_PORT, _NUM_PORTS = 20000, 12000
 """Below the ports that systems give to clients: Linux's begin at 32768."""

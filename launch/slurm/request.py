@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.arguments import Arguments, split_arguments, unknown_option
-from trainer.common.errors import Violation
-from trainer.config.suggest import did_you_mean, either
+from trireme.config.suggest import did_you_mean, either
+from trireme.errors import Violation
 
 ACTIONS = ("submit", "status", "stop", "logs")
 WORDS = ("action", "dry_run", "follow", "chain")

@@ -10,11 +10,11 @@ from launch.nodes import check_nodes
 from launch.slurm.render import check_paths
 from launch.slurm.request import Request
 from launch.slurm.sweep import Choice, expand_sweep
-from trainer.common.errors import ConfigError, raise_if_any
 from trainer.config.load import load_config
 from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
+from trireme.errors import ConfigError, raise_if_any
 
 _Item = TypeVar("_Item")
 

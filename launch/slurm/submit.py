@@ -13,13 +13,13 @@ from launch.slurm.render import Job, directory_of, render_job
 from launch.slurm.request import Request
 from launch.slurm.runs import Runs, group_alike, split_evenly
 from launch.slurm.snapshot import copy_code, new_stamp
-from trainer.common.bad_nodes import BAD_NODES_NAME, read_bad_nodes
-from trainer.common.errors import EXIT_STOPPED, RunStopped, Violation, raise_if_any
-from trainer.common.progress import format_number
-from trainer.common.slurm import SlurmError, ask_slurm, find_alive, submit_script
 from trainer.config.load import dump_config
-from trainer.config.override_line import quote_override
 from trainer.config.schema import TrainConfig
+from trireme.bad_nodes import BAD_NODES_NAME, read_bad_nodes
+from trireme.config.override_line import quote_override
+from trireme.errors import EXIT_STOPPED, RunStopped, Violation, raise_if_any
+from trireme.progress import format_number
+from trireme.slurm import SlurmError, ask_slurm, find_alive, submit_script
 
 
 def plan_jobs(request: Request, runs: Runs) -> list[Job]:

@@ -10,10 +10,10 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.common.errors import Violation
-from trainer.config.compose import first_line
 from trainer.config.load import group_options
-from trainer.config.override_line import parse_override
+from trireme.config.compose import first_line
+from trireme.config.override_line import parse_override
+from trireme.errors import Violation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tests import warm
 from tests.certify.conftest import Issue, Issued, run_warm
 from trainer.certificate.request import read_request
 from trainer.certify import run
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.certificate.layouts import read_layout, read_layouts
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 SHAPES = {"llama": ["model.num_layers=4"], "gpt2": ["model.num_layers=2", "model.activation=gelu"]}
 

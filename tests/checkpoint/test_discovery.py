@@ -17,8 +17,8 @@ from trainer.checkpoint.model_match import describe_changes
 from trainer.checkpoint.run_lock import RunLock
 from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
 from trainer.checkpoint.store import begin, commit
-from trainer.common.errors import ConfigError, Violation
 from trainer.config.model import ModelConfig
+from trireme.errors import ConfigError, Violation
 
 SEED = 1234
 """Of `state_of`."""

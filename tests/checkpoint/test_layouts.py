@@ -26,11 +26,11 @@ from trainer.checkpoint.load import load_checkpoint, load_weights
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import HashingWriter
 from trainer.checkpoint.store import list_checkpoints
-from trainer.common.errors import ConfigError, Violation
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_parameters
+from trireme.errors import ConfigError, Violation
 
 
 def _layout(tp: int = 1, pp: int = 1, vp: int | None = None, cp: int = 1) -> ParallelConfig:

@@ -11,7 +11,7 @@ from trainer.checkpoint.discovery import candidates
 from trainer.checkpoint.run_directory import claim_run_directory, keep_former_file, must_restart
 from trainer.checkpoint.run_lock import LOCK_NAME
 from trainer.checkpoint.state import ForkPoint, read_state
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 
 def _start(run: Path, *, resume: str) -> None:

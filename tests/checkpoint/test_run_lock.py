@@ -11,7 +11,7 @@ import pytest
 
 from trainer.checkpoint import run_lock
 from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 HOLD = (
     "import pathlib, sys, time; from trainer.checkpoint.run_lock import RunLock;"

@@ -31,10 +31,10 @@ from trainer.checkpoint.load import load_checkpoint, load_weights, read_pieces
 from trainer.checkpoint.pieces import weights_to_load
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.storage import HashingWriter
-from trainer.common.errors import ConfigError
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.sharding import describe_parameters
+from trireme.errors import ConfigError
 
 ONE = ParallelConfig()
 

@@ -23,9 +23,9 @@ from trainer.checkpoint.manifest import read_manifest
 from trainer.checkpoint.saver import Origin
 from trainer.checkpoint.state import ForkPoint, read_state
 from trainer.checkpoint.storage import HashingWriter
-from trainer.common.errors import ConfigError
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.parallel import ParallelConfig
+from trireme.errors import ConfigError
 
 ASYNC, SYNC = CheckpointConfig(), CheckpointConfig(async_save=False)
 BOTH = pytest.mark.parametrize("checkpoint", [ASYNC, SYNC], ids=["async", "sync"])

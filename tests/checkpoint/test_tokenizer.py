@@ -13,11 +13,11 @@ from trainer.checkpoint.manifest import write_durably
 from trainer.checkpoint.state import STATE_NAME, TokenizerRecord, TrainerState, read_state, write_state
 from trainer.checkpoint.store import begin, commit
 from trainer.checkpoint.tokenizer import check_tokenizer, check_vocab_size, copy_tokenizer, find_tokenizer
-from trainer.common.errors import Violation
 from trainer.config.load import dump_config
 from trainer.config.run import TokenizerConfig
 from trainer.config.schema import TrainConfig
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import Violation
+from trireme.tokenizer.tokenizer import Tokenizer
 
 MODEL_400 = replace(MODEL, vocab_size=None)
 PADDED = 512

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.bad_nodes import BAD_NODES_NAME, note_bad_nodes, note_suspects, read_bad_nodes, this_host
+from trireme.bad_nodes import BAD_NODES_NAME, note_bad_nodes, note_suspects, read_bad_nodes, this_host
 
 
 def test_what_is_noted_is_read(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PROLOGUE = "import sys, time\nfrom trainer.common.command import *\n"
+PROLOGUE = "import sys, time\nfrom trireme.command import *\n"
 
 
 def start(body: str, **changes: str) -> "subprocess.Popen[bytes]":

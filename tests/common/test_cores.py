@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common import local_torchrun
-from trainer.common.cores import count_cores, read_quota
+from trireme import processes as local_torchrun
+from trireme.cores import count_cores, read_quota
 
 MANY = 1000
 

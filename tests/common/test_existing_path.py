@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.existing_path import nearest_existing
+from trireme.files import nearest_existing
 
 
 def test_the_nearest_that_exists_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

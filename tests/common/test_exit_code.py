@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REQUEUE, ConfigError, Violation, exit_code_of
-from trainer.common.exit_code import EXIT_CODE_FILE, has_failure, leave_exit_code, read_exit_code
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_REQUEUE, ConfigError, Violation, exit_code_of
+from trireme.processes import EXIT_CODE_FILE, has_failure, leave_exit_code, read_exit_code
 
 
 def _raise(error: Exception) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.common.small_disk import fill, small_file_system
-from trainer.common.line_file import LineFile
+from trireme.files import LineFile
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.logging import EVERY_RANK, configure_logging, printed_to_log, quiet_libraries, rank_log_path
+from trireme.logging import EVERY_RANK, configure_logging, printed_to_log, quiet_libraries, rank_log_path
 
 
 @pytest.fixture(autouse=True)

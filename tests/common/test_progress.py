@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from trainer.common.progress import (
+from trireme.progress import (
     PlainProgress,
     format_amount,
     format_bytes,

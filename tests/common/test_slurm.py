@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.common.slurm import quote_for_sbatch, render_directives
+from trireme.slurm import quote_for_sbatch, render_directives
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer.common import start_notice
-from trainer.common.start_notice import STARTED_AT, announce_start, seconds_since_start
+from trireme import start_notice
+from trireme.start_notice import STARTED_AT, announce_start, seconds_since_start
 
 
 def test_it_is_said_once_and_the_time_goes_on(

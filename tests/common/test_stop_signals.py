@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.warm import wait_until
-from trainer.common import stop_signals
-from trainer.common.stop_signals import (
+from trireme import stop_signals
+from trireme.stop_signals import (
     STOP_SIGNALS,
     WARNINGS,
     Repetitions,

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from trainer.common.strict_json import to_json
+from trireme.strict_json import to_json
 
 
 def test_what_is_no_finite_number_is_null_however_deep_it_lies() -> None:

@@ -3,7 +3,7 @@
 import re
 
 from tests.warm import wait_until
-from trainer.common.waiting import telling_what_it_waits_for
+from trireme.waiting import telling_what_it_waits_for
 
 
 def test_a_short_wait_is_not_told() -> None:

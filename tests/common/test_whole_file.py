@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.common.small_disk import small_file_system
-from trainer.common.whole_file import write_whole, written_whole
+from trireme.files import write_whole, written_whole
 
 
 def test_what_stood_there_stays_until_the_new_file_is_whole(tmp_path: Path) -> None:

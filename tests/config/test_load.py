@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.common.errors import ConfigError
-from trainer.config.convert import to_dataclass
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
-from trainer.config.override_line import quote_text
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
+from trireme.config.convert import to_dataclass
+from trireme.config.override_line import quote_text
+from trireme.errors import ConfigError
 
 DATA = "data.train=[{paths:[/data/wiki],weight:1}]"
 

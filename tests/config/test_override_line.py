@@ -7,7 +7,7 @@ from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config.override_line import parse_override, quote_override, quote_text, suggest_quoting
+from trireme.config.override_line import parse_override, quote_override, quote_text, suggest_quoting
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="$\0", exclude_categories=["Cc", "Cs"]), max_size=12)
 

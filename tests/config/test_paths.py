@@ -11,12 +11,12 @@ import pytest
 from data_tools.config import DataPrepRoot
 from launch.plan.request import parse_request
 from trainer.certificate.settings import CertifyRoot, load_settings
-from trainer.common.errors import ConfigError, Violation
-from trainer.config.convert import Conversion, to_dataclass
-from trainer.config.fields import field_types, nested_schemas, union_members
 from trainer.config.load import dump_config, load_config, load_config_file
-from trainer.config.path_text import MountText, PathText
 from trainer.config.schema import TrainConfig
+from trireme.config.convert import Conversion, to_dataclass
+from trireme.config.fields import field_types, nested_schemas, union_members
+from trireme.config.path_text import MountText, PathText
+from trireme.errors import ConfigError, Violation
 
 PATHS = {
     "output_dir",

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trainer.config.fields import leaf_paths
 from trainer.config.load import group_options
 from trainer.config.schema import TrainConfig
+from trireme.config.fields import leaf_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,6 @@
 """What was probably meant."""
 
-from trainer.config.suggest import did_you_mean, nearest_names
+from trireme.config.suggest import did_you_mean, nearest_names
 
 
 def test_a_beginning_comes_before_what_is_spelled_alike() -> None:

@@ -14,14 +14,14 @@ from tests.config.health_rule_cases import HEALTH_CASES
 from tests.config.moe_rule_cases import MOE_CASES
 from tests.config.recovery_rule_cases import RECOVERY_CASES
 from tests.config.slurm_rule_cases import MAPPING_CASES, SLURM_CASES
-from trainer.common.errors import Violation
-from trainer.config.fields import leaf_paths, union_members
 from trainer.config.load import load_config
 from trainer.config.plan import build_plan
 from trainer.config.rules.ranges import RANGES
 from trainer.config.rules.rule import Rule
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import RULES, validate
+from trireme.config.fields import leaf_paths, union_members
+from trireme.errors import Violation
 
 CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *RECOVERY_CASES, *HEALTH_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")

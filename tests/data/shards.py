@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.index_format import ShardWriter
-from trainer.data.manifest import ShardManifest, write_manifest
+from trireme.shards.manifest import ShardManifest, write_manifest
+from trireme.shards.shard import ShardWriter
 
 
 def make_documents(*, num_tokens: int, seed: int = 0, vocab_size: int = 1000) -> list[np.ndarray]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.data.shards import write_shard
-from trainer.common.errors import ConfigError
 from trainer.config.run import DatasetConfig
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.mixture import DatasetIdentity, Mixture, describe_mixture_change
 from trainer.data.token_dataset import TokenDataset
+from trireme.errors import ConfigError
 
 SEQ_LENGTH = 8
 NUM_WINDOWS = 64

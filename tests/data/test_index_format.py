@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from tests.data.shards import make_documents, write_shard
-from trainer.common.errors import ConfigError
-from trainer.data.index_format import ShardReader, ShardWriter, token_dtype
+from trireme.errors import ConfigError
+from trireme.shards.shard import ShardReader, ShardWriter, token_dtype
 
 DTYPES = [np.uint8, np.int16, np.uint16, np.int32, np.int64]
 
@@ -145,7 +145,7 @@ def test_a_writer_that_stops_at_any_point_never_leaves_a_shard_that_opens(
             raise OSError("power failure")
         real_replace(source, target)
 
-    monkeypatch.setattr("trainer.data.index_format.os.replace", fail_at_second)
+    monkeypatch.setattr("trireme.shards.shard.os.replace", fail_at_second)
     with pytest.raises(OSError, match="power failure"):
         write_shard(tmp_path / "s", [np.arange(5)])
     with pytest.raises(ConfigError, match="no such file"):

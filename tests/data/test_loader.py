@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.shards import make_documents, write_counting_shard, write_shard
-from trainer.common.errors import ConfigError, RunStopped
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.mixture import Mixture
 from trainer.data.prefetch import Prefetcher
 from trainer.data.sample_ranges import SampleRanges
+from trireme.errors import ConfigError, RunStopped
 
 SEQ_LENGTH = 8
 

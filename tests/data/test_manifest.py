@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.data.shards import make_documents, write_shard
-from trainer.common.errors import ConfigError
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import check_shard, hash_file, read_manifest
+from trireme.errors import ConfigError
+from trireme.shards.manifest import check_shard, hash_file, read_manifest
+from trireme.shards.shard import ShardReader
 
 
 @pytest.fixture

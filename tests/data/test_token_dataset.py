@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.shards import write_counting_shard, write_shard
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
 from trainer.data.token_dataset import TokenDataset
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
 
 
 def _read(dataset: TokenDataset, windows: list[int]) -> np.ndarray:

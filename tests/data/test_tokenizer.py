@@ -11,8 +11,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.common.errors import ConfigError
-from trainer.data.tokenizer import IncrementalDecoder, Tokenizer
+from trireme.errors import ConfigError
+from trireme.tokenizer.tokenizer import IncrementalDecoder, Tokenizer
 
 SENTENCES = [
     f"The {word} of {number} oars sails to port {number * 7}."

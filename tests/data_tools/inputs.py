@@ -14,7 +14,7 @@ from warcio.warcwriter import WARCWriter
 
 from tests.data_tools.commands import REPOSITORY as REPOSITORY
 from tests.data_tools.commands import command_line, run_command
-from trainer.data.manifest import hash_file
+from trireme.shards.manifest import hash_file
 
 OF_THE_RUN = ("report.html", "timings.json")
 """They tell how long it took; no run gives the same again."""

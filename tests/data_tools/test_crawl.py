@@ -15,7 +15,7 @@ from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 from data_tools.crawl import CrawlSettings, crawl
 from data_tools.crawl_fetch import FetchSettings, normalize_url
 from tests.data_tools.commands import run_command
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 QUICK = FetchSettings(num_retries=1, retry_wait_seconds=0.01, max_page_bytes=100_000)
 HTML = "text/html; charset=utf-8"

@@ -10,8 +10,8 @@ import pytest
 from data_tools.export_shard import _abbreviate, export_datatrove
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from trainer.common.errors import ConfigError
-from trainer.data.index_format import ShardReader, ShardWriter
+from trireme.errors import ConfigError
+from trireme.shards.shard import ShardReader, ShardWriter
 
 
 def write_shard(prefix: Path, lengths: list[int], *, dtype: str = "<u2", seed: int = 0) -> ShardReader:

@@ -18,7 +18,7 @@ from data_tools.export_tokenizer import EDGE_TEXTS, build_texts, find_difference
 from data_tools.quality_prose import OWN_PROSE
 from data_tools.train_tokenizer import split_lines, trainer_options
 from tests.data_tools.commands import run_command
-from trainer.data.tokenizer import IncrementalDecoder, Tokenizer
+from trireme.tokenizer.tokenizer import IncrementalDecoder, Tokenizer
 
 CODE = "def f(x):\n    if x > 10:\n        return {'k': [x, 2024]}  # <b>bold</b> && |x|\n\n\tx += 1\n"
 SPECIAL = ["<|im_start|>", "<|im_end|>"]

@@ -11,7 +11,7 @@ import pytest
 from data_tools.document import Document
 from data_tools.further_steps import FurtherStep
 from tests.data_tools.step_results import apply_step
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 
 @dataclass

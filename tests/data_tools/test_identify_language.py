@@ -13,7 +13,7 @@ from data_tools.quality_config import LanguageConfig
 from data_tools.quality_prose import OWN_PROSE
 from tests.data_tools.declaration import DECLARATION
 from tests.data_tools.step_results import apply_step
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 
 def test_the_model_is_installed():

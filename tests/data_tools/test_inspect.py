@@ -9,7 +9,7 @@ from data_tools.document_table import read_origin
 from tests.data.shards import write_shard
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import run_inspect
-from trainer.data.index_format import ShardReader
+from trireme.shards.shard import ShardReader
 
 
 def test_counts_and_a_document_with_its_origin(prepared: Prepared) -> None:

@@ -15,7 +15,7 @@ from data_tools.line_duplicates import (
 )
 from data_tools.spool import SpoolWriter
 from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_jsonl
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 NOTICE = "Subscribe to our newsletter now."
 

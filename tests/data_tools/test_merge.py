@@ -17,9 +17,9 @@ from tests.data.shards import make_documents, write_shard
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import run_inspect
-from trainer.common.errors import ConfigError
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import check_shard, hash_file, read_manifest, write_manifest
+from trireme.errors import ConfigError
+from trireme.shards.manifest import check_shard, hash_file, read_manifest, write_manifest
+from trireme.shards.shard import ShardReader
 
 
 def run_merge(*arguments: object) -> "subprocess.CompletedProcess[str]":

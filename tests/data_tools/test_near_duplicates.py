@@ -12,7 +12,7 @@ from data_tools.near_duplicates import KEYS_NAME, find_clusters, read_bands
 from data_tools.spool import SpoolWriter
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
-from trainer.data.index_format import ShardReader
+from trireme.shards.shard import ShardReader
 
 
 @given(rows=st.lists(st.tuples(*[st.integers(0, 12)] * 3), max_size=40))

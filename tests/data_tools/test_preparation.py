@@ -9,7 +9,7 @@ import pytest
 from data_tools import preparation
 from data_tools.preparation import find_finished, finish_work
 from data_tools.work_place import BUILT_NAME, WORK_NAME
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 NAMES = ("train.bin", "train.idx", "train.manifest.json", "train.documents.parquet", "tokenizer.model", "stats.json")
 

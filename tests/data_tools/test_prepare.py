@@ -13,9 +13,9 @@ from data_tools.document_table import DocumentOrigin, read_origin
 from data_tools.reading import hash_text
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import OF_THE_RUN, hash_files, make_text, run_prepare, sources_override, write_jsonl
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import check_shard, hash_file, read_manifest
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.manifest import check_shard, hash_file, read_manifest
+from trireme.shards.shard import ShardReader
+from trireme.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
 

@@ -12,8 +12,8 @@ from data_tools.quality_prose import OWN_PROSE
 from tests.data_tools.inputs import make_text, run_inspect, run_prepare, sources_override, write_jsonl
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.data.checks import check_datasets
-from trainer.data.index_format import ShardReader
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.shard import ShardReader
+from trireme.tokenizer.tokenizer import Tokenizer
 
 TEXTS = [f"{make_text(seed)} <end> and </s>, spelled out: {seed}" for seed in range(60)]
 

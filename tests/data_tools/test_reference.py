@@ -7,8 +7,8 @@ import pytest
 from data_tools.config import DataPrepRoot
 from data_tools.load import ROOT, load_task
 from tests.data_tools.commands import REPOSITORY, command_line, run_process
-from trainer.common.errors import ConfigError
-from trainer.config.fields import leaf_paths
+from trireme.config.fields import leaf_paths
+from trireme.errors import ConfigError
 
 
 def test_docs_are_current_and_complete() -> None:

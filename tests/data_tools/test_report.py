@@ -17,8 +17,8 @@ from data_tools.stage_timings import StageTiming, read_timings, write_timings
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_jsonl
-from trainer.common.errors import ConfigError
-from trainer.common.progress import format_duration
+from trireme.errors import ConfigError
+from trireme.progress import format_duration
 
 HOSTILE = '"><script>alert("x")</script>'
 

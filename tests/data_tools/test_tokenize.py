@@ -11,7 +11,7 @@ from data_tools.config import TokenizerConfig
 from data_tools.quality_prose import OWN_PROSE
 from data_tools.tokenize import DocumentEncoder, find_joined_bytes
 from data_tools.train_tokenizer import split_lines, trainer_options
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 ALPHABET = " \n\tabcz.,Te09é中村のж\u2581\u200d\U0001f600\0"
 

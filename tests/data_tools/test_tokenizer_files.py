@@ -9,7 +9,7 @@ import tokenizers
 from data_tools.config import TokenizerConfig
 from data_tools.tokenizer_files import TOKENIZER_NAMES, describe_tokenizer, find_tokenizer, install_tokenizer
 from tests.data_tools.conftest import Prepared
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from data_tools.quality_prose import OWN_PROSE
 from data_tools.tokenizer_report import ALL, measure, read_texts, read_validation, render
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from trainer.data.index_format import ShardReader
-from trainer.data.tokenizer import Tokenizer
+from trireme.shards.shard import ShardReader
+from trireme.tokenizer.tokenizer import Tokenizer
 
 
 def run_report(*arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -27,7 +27,7 @@ from data_tools.train_tokenizer import (
 from data_tools.workers import PreparationError
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.inputs import make_text
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 SPACE_MARK = "\u2581"
 """SentencePiece writes a space so; in a text of its own it comes back as a space."""

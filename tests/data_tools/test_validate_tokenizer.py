@@ -10,7 +10,7 @@ from data_tools.config import DataPrepConfig, LanguageConfig, TokenizerConfig
 from data_tools.load import load_task
 from data_tools.validate import validate
 from tests.data_tools.conftest import Prepared
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 
 def find_messages(*, identify: bool = False, **fields: Any) -> list[str]:

@@ -4,9 +4,9 @@ import torch
 from torch import distributed, nn
 
 from tests.distributed.harness import run_distributed
-from trainer.common.errors import EXIT_REPLICAS_DIFFER, RunStopped
 from trainer.health.processes import RankProcess, gather_processes
 from trainer.health.replicas import ReplicaCheck, ReplicaSet, describe_differences, hash_parameters
+from trireme.errors import EXIT_REPLICAS_DIFFER, RunStopped
 
 CPU = torch.device("cpu")
 PROCESSES = [RankProcess(rank=rank, host=f"n{rank}", launcher="0", pid=rank) for rank in range(4)]

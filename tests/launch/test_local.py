@@ -13,7 +13,7 @@ import yaml
 from tests import warm
 from tests.data.shards import write_shard
 from tests.train.commands import SMALL, counting_documents, losses_of
-from trainer.config.override_line import quote_text
+from trireme.config.override_line import quote_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")

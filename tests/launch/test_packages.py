@@ -11,7 +11,7 @@ import pytest
 from launch import kubernetes, local
 from launch.plan.__main__ import run as plan
 from launch.slurm.__main__ import run as slurm
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FP8 = (

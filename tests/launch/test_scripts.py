@@ -15,7 +15,7 @@ from launch import kubernetes
 from launch.preflight.sniff_nodes import build_srun
 from launch.slurm.__main__ import run
 from trainer.config.load import group_options, load_config
-from trainer.config.override_line import quote_text
+from trireme.config.override_line import quote_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]", "training.global_batch_size=64")

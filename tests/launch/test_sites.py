@@ -10,9 +10,9 @@ from launch.kubernetes import build_manifest
 from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
 from launch.sites import render_sites
-from trainer.config.compose import CONF_DIR
 from trainer.config.load import group_options, load_config
 from trainer.config.validate import validate
+from trireme.config.compose import CONF_DIR
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SITES = [option for option in group_options()["cluster"] if option.startswith("site/")]

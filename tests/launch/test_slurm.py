@@ -15,7 +15,7 @@ from launch.slurm.__main__ import main
 from launch.slurm.request import parse_request
 from launch.slurm.snapshot import copy_code, new_stamp
 from launch.slurm.sweep import expand_sweep
-from trainer.config.override_line import quote_text
+from trireme.config.override_line import quote_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]", "run_name=first")
@@ -378,7 +378,7 @@ def test_data_is_prepared_by_the_same_command(launch: Launch, tmp_path: Path) ->
 def test_the_copy_of_the_code_stands_alone(tmp_path: Path) -> None:
     copy_code(tmp_path / "code")
     # Nothing of it comes from this directory: -P, and a place that has no project.
-    show = "import trainer.config.compose as c; print(c.__file__, c.CONF_DIR)"
+    show = "import trireme.config.compose as c; print(c.__file__, c.CONF_DIR)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", show],
         cwd=tmp_path,

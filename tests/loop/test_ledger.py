@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.common.errors import ConfigError
 from trainer.loop.ledger import Replay, read_replay, skipped_updates_of
+from trireme.errors import ConfigError
 
 
 def skipped(step: int) -> dict[str, object]:

@@ -13,11 +13,11 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.common import stop_signals
-from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
-from trainer.common.exit_code import EXIT_CODE_FILE, read_exit_code
-from trainer.common.stop_signals import STOP_SIGNALS
 from trainer.loop.stop import StopRequest
+from trireme import stop_signals
+from trireme.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
+from trireme.processes import EXIT_CODE_FILE, read_exit_code
+from trireme.stop_signals import STOP_SIGNALS
 
 CPU = torch.device("cpu")
 

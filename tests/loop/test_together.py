@@ -8,9 +8,9 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 from trainer.loop.stop import StopRequest
 from trainer.loop.together import ReadFailed, StopAsked, Together
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 CPU = torch.device("cpu")
 BAD_TOKEN = Violation(path="/data/x", value="token id 99", rule="is not in the vocabulary", fix="use another")

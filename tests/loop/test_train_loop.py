@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from trainer.checkpoint.state import Progress
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import TrainingConfig
@@ -17,6 +16,7 @@ from trainer.engine.base import StepResult
 from trainer.loop.stop import StopRequest
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics.throughput import ThroughputMeter
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 BAD_TOKEN = ConfigError([Violation(path="/data/x", value="token id 99", rule="is not in the vocabulary", fix="look")])
 GONE = RunStopped("/data/x.bin=gone cannot be read any more", exit_code=EXIT_BAD_INPUT)

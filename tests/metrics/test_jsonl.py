@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.metrics.records import step_record, validation_record
-from trainer.common.routing import LayerRouting
 from trainer.metrics.jsonl import JsonlSink, read_records
+from trireme.records import LayerRouting
 
 
 def _train(path: Path, *, resumed_step: int, last_step: int, is_closed: bool = True) -> None:

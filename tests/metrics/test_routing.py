@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.metrics.records import step_record
-from trainer.common.routing import LayerRouting
 from trainer.metrics.console import step_line
 from trainer.metrics.jsonl import JsonlSink
 from trainer.metrics.record import fields_of
+from trireme.records import LayerRouting
 
 ROUTING = (
     LayerRouting(layer=2, load_balancing_loss=1.2, z_loss=None, expert_load=(0.5, 0.25, 0.25, 0.0)),

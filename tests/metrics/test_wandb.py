@@ -23,7 +23,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from tests.metrics.records import step_record, validation_record
-from trainer.common.logging import configure_logging
+from trireme.logging import configure_logging
 from trainer.config.run import LoggingConfig, WandbConfig
 from trainer.metrics import wandb
 from trainer.metrics.recorder import build_recorder
@@ -172,7 +172,7 @@ OUTAGE = """
 import sys, time
 from pathlib import Path
 from tests.metrics.records import step_record
-from trainer.common.logging import configure_logging
+from trireme.logging import configure_logging
 from trainer.config.run import LoggingConfig, WandbConfig
 from trainer.metrics import wandb
 from trainer.metrics.recorder import build_recorder

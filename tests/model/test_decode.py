@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, build_chunks, open_world
-from trainer.common.errors import RunStopped
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.decode import CachedDecoder, generate_tokens
 from trainer.model.finite import find_not_finite
 from trainer.model.sampling import SamplingConfig
+from trireme.errors import RunStopped
 
 CPU = torch.device("cpu")
 GREEDY = SamplingConfig(temperature=0.0)

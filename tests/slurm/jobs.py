@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.train.commands import REPOSITORY, SMALL
-from trainer.config.override_line import quote_text
 from trainer.metrics.jsonl import read_records
+from trireme.config.override_line import quote_text
 
 NUM_STEPS = 120
 """Of a run of two nodes: long enough for what happens to it on the way."""

@@ -11,7 +11,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import DEADLINE, Runs, launch
 from tests.slurm.test_data_prep_array import submit_chain
 from tests.train.commands import counting_documents, losses_of
-from trainer.config.override_line import quote_text
+from trireme.config.override_line import quote_text
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -17,7 +17,7 @@ from trainer.checkpoint.pieces import Pieces
 from trainer.checkpoint.save import write_pieces
 from trainer.checkpoint.state import STATE_NAME, read_state, write_state
 from trainer.checkpoint.store import begin, commit
-from trainer.data.tokenizer import Tokenizer
+from trireme.tokenizer.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,é中"
 """One token each, behind the end of a document and the unknown token."""

@@ -15,9 +15,9 @@ from tests.data.shards import write_shard
 from tests.train import small_run
 from tests.train.commands import REPOSITORY, SMALL, environment
 from tests.train.small_run import VOCAB_SIZE, change_weights, run_command
-from trainer.common.errors import ConfigError
 from trainer.evaluate import describe_result
 from trainer.metrics.jsonl import read_records
+from trireme.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from tests.data.shards import write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of, planted
 from tests.warm import WarmProcess, end_tree, wait_until
 from trainer.checkpoint.manifest import read_manifest
-from trainer.common.bad_nodes import read_bad_nodes
 from trainer.metrics.jsonl import read_records
+from trireme.bad_nodes import read_bad_nodes
 
 ENDLESS = "training.train_iters=100000"
 NOISE = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "ChildFailedError", "TCPStore")

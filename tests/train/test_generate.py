@@ -14,8 +14,8 @@ from data_tools.convert_tokenizer import convert_tokenizer
 from tests.train import small_run
 from tests.train.commands import REPOSITORY, SMALL
 from tests.train.small_run import LETTERS, VOCAB_SIZE, change_weights, run_command, start_cold
-from trainer.data.tokenizer import Tokenizer
 from trainer.saved_run import has_tokens_of
+from trireme.tokenizer.tokenizer import Tokenizer
 
 LENGTH = 32
 """Tokens of the model's window."""

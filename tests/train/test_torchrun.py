@@ -13,7 +13,7 @@ import pytest
 
 from tests.train.commands import REPOSITORY, environment
 from tests.warm import wait_until
-from trainer.common.stop_signals import STOP_SIGNALS
+from trireme.stop_signals import STOP_SIGNALS
 
 WORKER = """
 import os, signal, sys, time
@@ -154,8 +154,8 @@ def test_a_host_whose_name_does_not_resolve(tmp_path: Path) -> None:
 
 
 IMPATIENT = """
-import trainer.common.waiting
-trainer.common.waiting.telling_what_it_waits_for.__wrapped__.__kwdefaults__["after_seconds"] = 1
+import trireme.waiting
+trireme.waiting.telling_what_it_waits_for.__wrapped__.__kwdefaults__["after_seconds"] = 1
 """
 
 

@@ -14,8 +14,8 @@ from trainer.certificate.processes import Starter
 from trainer.certificate.request import Request, RequestedLayout, Run, write_synthetic_data
 from trainer.certificate.trace_file import Direction
 from trainer.certificate.verdict import Culprit, Estimate, LayoutVerdict, Series, TensorVerdict, judge_tensors
-from trainer.common.progress import format_duration, format_number
 from trainer.config.load import dump_config
+from trireme.progress import format_duration, format_number
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.common.whole_file import write_whole
+from trireme.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

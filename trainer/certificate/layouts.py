@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.config.fields import is_inside
 from trainer.config.load import group_options
-from trainer.config.suggest import did_you_mean, either, show
+from trireme.config.fields import is_inside
+from trireme.config.suggest import did_you_mean, either, show
+from trireme.errors import ConfigError, Violation
 
 SIZES = {
     "tp": "parallel.tensor_model_parallel_size",

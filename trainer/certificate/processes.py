@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.certificate.job import Job, JobResult, read_result, write_jobs
-from trainer.common.local_torchrun import torchrun_here
+from trireme.processes import torchrun_here
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from trainer.certificate.certifier import Certificate
 from trainer.certificate.verdict import DIRECTION_WORDS, LayoutVerdict, Series
-from trainer.common.strict_json import finite_or_null, to_json
+from trireme.strict_json import finite_or_null, to_json
 
 VERSION = 1
 """Of the JSON's form."""

@@ -9,15 +9,14 @@ import numpy as np
 
 from trainer.certificate.layouts import LayoutSpec, read_layout, read_layouts
 from trainer.certificate.settings import CertifyConfig, load_settings
-from trainer.common.errors import ConfigError, Violation, raise_if_any
-from trainer.common.existing_path import nearest_existing
 from trainer.config.load import load_config
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
-from trainer.data.index_format import ShardWriter, token_dtype
-from trainer.data.shard_header import shard_file
 from trainer.inputs import check_data_files, open_tokenizer
+from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.files import nearest_existing
+from trireme.shards.shard import ShardWriter, shard_file, token_dtype
 
 _OWN_GROUP = "certify"
 _DROPOUTS = ("hidden_dropout", "attention_dropout")

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.common.errors import Violation
-from trainer.config.compose import ConfigRoot, compose_config
-from trainer.config.fields import is_inside
-from trainer.config.number_range import Range, find_out_of_range
-from trainer.config.path_text import PathText
+from trireme.config.compose import ConfigRoot, compose_config
+from trireme.config.fields import is_inside
+from trireme.config.path_text import PathText
+from trireme.config.ranges import Range, find_out_of_range
+from trireme.errors import Violation
 
 MAX_PERTURBED_RUNS = 64
 

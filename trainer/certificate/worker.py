@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.certificate.job import Job, JobResult, read_jobs, write_result
-from trainer.common.exit_code import leave_exit_code
-from trainer.common.logging import configure_logging
 from trainer.parallel import cpu_shim
+from trireme.logging import configure_logging
+from trireme.processes import leave_exit_code
 
 
 def main() -> int:

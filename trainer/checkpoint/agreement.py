@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from trainer.checkpoint.state import TrainerState
 from trainer.checkpoint.tokenizer import find_config
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import show
+from trireme.config.suggest import show
 
 _LONGEST_VALUE = 160
 _NAMES_ONLY = ("run_name", "output_dir", "resume")

@@ -11,10 +11,10 @@ from trainer.checkpoint.run_lock import cannot_write
 from trainer.checkpoint.state import TrainerState, read_state
 from trainer.checkpoint.store import list_checkpoints
 from trainer.checkpoint.tokenizer import check_tokenizer, check_vocab_size
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.existing_path import nearest_existing
 from trainer.config.model import ModelConfig
-from trainer.data.tokenizer import Tokenizer
+from trireme.errors import ConfigError, Violation
+from trireme.files import nearest_existing
+from trireme.tokenizer.tokenizer import Tokenizer
 
 _ROOM_BYTES = 1 << 16
 """What the first minutes of a run write besides checkpoints: configuration, logs, records."""

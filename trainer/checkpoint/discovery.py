@@ -11,9 +11,9 @@ from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifes
 from trainer.checkpoint.run_directory import is_inside
 from trainer.checkpoint.state import STATE_NAME, read_state
 from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
-from trainer.common.errors import ConfigError, Violation
 from trainer.config.rules.surroundings import nearest_checkpoints
 from trainer.config.schema import RESUME_KEYWORDS
+from trireme.errors import ConfigError, Violation
 
 _LOGGER = logging.getLogger(__name__)
 

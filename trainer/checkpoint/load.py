@@ -18,9 +18,9 @@ from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
 from trainer.checkpoint.state import Layout, TrainerState, read_state
 from trainer.checkpoint.storage import SafeReader
-from trainer.common.errors import ConfigError, raise_if_any
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_parameters
+from trireme.errors import ConfigError, raise_if_any
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common.cores import count_cores
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.whole_file import write_whole
+from trireme.cores import count_cores
+from trireme.errors import ConfigError, Violation
+from trireme.files import write_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.state import TrainerState
-from trainer.common.errors import Violation
 from trainer.config.model import ModelConfig
 from trainer.config.moe import find_expert_width, find_moe_layers
+from trireme.errors import Violation
 
 _MAY_DIFFER = frozenset(
     {

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from trainer.checkpoint.pieces import Pieces
-from trainer.common.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation
 
 _MAX_NAMED_KEYS = 8
 

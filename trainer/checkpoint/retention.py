@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import Manifest, check_files, read_manifest
 from trainer.checkpoint.store import delete, list_abandoned, list_checkpoints, step_of
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 _LOGGER = logging.getLogger(__name__)
 

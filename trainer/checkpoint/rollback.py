@@ -8,8 +8,8 @@ from pathlib import Path
 from trainer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from trainer.checkpoint.run_directory import is_inside
 from trainer.checkpoint.store import abandon_later, checkpoints_directory, list_checkpoints, step_of
-from trainer.common.errors import ConfigError
-from trainer.common.whole_file import write_whole
+from trireme.errors import ConfigError
+from trireme.files import write_whole
 
 RECORD_NAME = "rollback.json"
 """In the run directory: the rollback that was carried out last."""

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
-from trainer.common.whole_file import write_whole
 from trainer.config.kubernetes import JOB_VARIABLE
+from trireme.files import write_whole
 
 CONFIG_NAME = "config.yaml"
 """The configuration of a run's newest start, in its directory; in a checkpoint, of the start that saved it."""

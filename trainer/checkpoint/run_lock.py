@@ -19,9 +19,9 @@ from types import TracebackType
 
 import psutil
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.exit_code import leave_exit_code
-from trainer.common.logging import EVERY_RANK
+from trireme.errors import ConfigError, Violation
+from trireme.logging import EVERY_RANK
+from trireme.processes import leave_exit_code
 
 LOCK_NAME = "run.lock"
 HEARTBEAT_SECONDS = 5.0

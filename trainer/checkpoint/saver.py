@@ -25,12 +25,12 @@ from trainer.checkpoint.staging import HostCopy
 from trainer.checkpoint.state import ForkPoint, Layout, Progress, TrainerState, build_state
 from trainer.checkpoint.store import abandon_later, checkpoints_directory
 from trainer.checkpoint.tokenizer import TokenizerCopy
-from trainer.common.errors import ConfigError
 from trainer.config.load import dump_config
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader
 from trainer.engine.base import Engine, OptimizerFragment
+from trireme.errors import ConfigError
 
 _LOGGER = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 5.0

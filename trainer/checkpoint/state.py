@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.manifest import FileRecord, write_durably
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.loss_scale import LossScaleState
-from trainer.common.progress import format_number
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trireme.errors import ConfigError, Violation
+from trireme.progress import format_number
+from trireme.records import LossScaleState
 
 STATE_NAME = "trainer_state.json"
 _LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")

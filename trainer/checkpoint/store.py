@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, write_manifest
-from trainer.common.errors import ConfigError
-from trainer.common.whole_file import sync_directory
+from trireme.errors import ConfigError
+from trireme.files import sync_directory
 
 CHECKPOINTS = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from trainer.checkpoint.run_directory import CONFIG_NAME
 from trainer.checkpoint.state import TokenizerRecord, TrainerState, read_state
-from trainer.common.errors import ConfigError, Violation
 from trainer.config.load import load_config_file
-from trainer.data.manifest import hash_file
-from trainer.data.tokenizer import HUGGINGFACE_NAME, Tokenizer
-from trainer.data.tokenizer_models import CONFIG_NAMES
+from trireme.errors import ConfigError, Violation
+from trireme.shards.manifest import hash_file
+from trireme.tokenizer.backends import CONFIG_NAMES
+from trireme.tokenizer.tokenizer import HUGGINGFACE_NAME, Tokenizer
 
 SENTENCEPIECE_NAME = "tokenizer.model"
 

@@ -1,8 +1,8 @@
 """What a run says of itself when it starts: sizes, layout, and what follows from settings that nobody named."""
 
-from trainer.common.progress import format_count, format_number
 from trainer.config.plan import MAX_DEFAULT_WARMUP_STEPS, RunPlan
 from trainer.config.schema import TrainConfig
+from trireme.progress import format_count, format_number
 
 
 def describe_run(config: TrainConfig, plan: RunPlan) -> list[str]:

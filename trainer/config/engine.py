@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from trainer.config.path_text import PathText
+from trireme.config.path_text import PathText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.config.compose import CONF_DIR, ConfigRoot, compose_config
-from trainer.config.convert import to_dataclass
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
+from trireme.config.compose import CONF_DIR, ConfigRoot, compose_config
+from trireme.config.convert import to_dataclass
+from trireme.errors import ConfigError, Violation
 
 ROOT = ConfigRoot(name="train", schema=TrainConfig, recipe_group="experiment")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.config.path_text import PathText
+from trireme.config.path_text import PathText
 
 Reaction = Literal["off", "warn", "act"]
 

@@ -6,12 +6,12 @@
 import inspect
 import sys
 
-from trainer.common.command import run_command, write_output
-from trainer.config.fields import field_types, nested_schemas, tag_of
 from trainer.config.load import ROOT
 from trainer.config.rules.ranges import RANGES
 from trainer.config.schema import TrainConfig
-from trainer.config.schema_tables import render_fields, render_groups
+from trireme.command import run_command, write_output
+from trireme.config.fields import field_types, nested_schemas, tag_of
+from trireme.config.reference import render_fields, render_groups
 
 PREFACE = """\
 # Configuration

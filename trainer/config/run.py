@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from trainer.config.path_text import PathText
+from trireme.config.path_text import PathText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from trainer.config.health import HealthConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.config.path_text import PathText
 from trainer.config.recovery import RecoveryConfig
 from trainer.config.run import (
     DataConfig,
@@ -17,6 +16,7 @@ from trainer.config.run import (
     TokenizerConfig,
     TrainingConfig,
 )
+from trireme.config.path_text import PathText
 
 RESUME_KEYWORDS = ("auto", "never", "restart")
 """Values of `resume` that are no path: they speak of the run itself."""

@@ -3,8 +3,6 @@
 import importlib.util
 from collections.abc import Collection
 
-from trainer.common.errors import Violation
-from trainer.config.fields import is_inside
 from trainer.config.rules import (
     documents,
     engines,
@@ -22,6 +20,8 @@ from trainer.config.rules import (
 )
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
+from trireme.config.fields import is_inside
+from trireme.errors import Violation
 
 RULES = (
     *model.RULES,

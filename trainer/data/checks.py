@@ -9,14 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.progress import format_number
 from trainer.config.run import DataConfig, DatasetConfig
-from trainer.config.suggest import nearest_names
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import MANIFEST_SUFFIX, check_shard, hash_file, read_manifest
-from trainer.data.shard_header import shard_file
 from trainer.data.token_dataset import OPENING_THREADS, check_window_count
+from trireme.config.suggest import nearest_names
+from trireme.errors import ConfigError, Violation
+from trireme.progress import format_number
+from trireme.shards.manifest import MANIFEST_SUFFIX, check_shard, hash_file, read_manifest
+from trireme.shards.shard import ShardReader, shard_file
 
 TOKENS_PER_CHUNK = 8 << 20
 SAMPLED_PIECES = 32

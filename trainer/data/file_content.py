@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.manifest import find_tokens_sha256, hash_file
+from trireme.shards.manifest import find_tokens_sha256, hash_file
 
 NUM_BLOCKS = 16
 BLOCK_BYTES = 16 << 10

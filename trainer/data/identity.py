@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.data.index_format import ShardReader
-from trainer.data.manifest import find_tokens_sha256
 from trainer.data.mixture import DatasetIdentity
-from trainer.data.shard_header import shard_file
+from trireme.errors import ConfigError, Violation
+from trireme.shards.manifest import find_tokens_sha256
+from trireme.shards.shard import ShardReader, shard_file
 
 SAMPLED_BYTES = 16 << 10
 """Read at the beginning and at the end of each shard's tokens."""

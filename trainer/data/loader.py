@@ -5,7 +5,6 @@ from types import TracebackType
 
 import numpy as np
 
-from trainer.common.errors import ConfigError, Violation, raise_if_any
 from trainer.config.run import DatasetConfig
 from trainer.data.batch import MicroBatch
 from trainer.data.microbatch import DocumentConfig, WindowReader
@@ -14,6 +13,7 @@ from trainer.data.prefetch import Prefetcher
 from trainer.data.sample_ranges import SampleRanges
 from trainer.data.sampler import SampleOrder, sample_ids
 from trainer.data.token_dataset import MAX_OPEN_FILES, TokenDataset
+from trireme.errors import ConfigError, Violation, raise_if_any
 
 
 class BatchLoader:

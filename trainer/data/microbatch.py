@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.common.errors import ConfigError, Violation
 from trainer.data.batch import MicroBatch
 from trainer.data.token_dataset import TokenDataset
+from trireme.errors import ConfigError, Violation
 
 PADDING = -1
 """Sample number of a sequence that only fills a batch: its loss mask is 0 everywhere."""

@@ -12,13 +12,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation, raise_if_any
-from trainer.common.progress import format_number
 from trainer.data.file_content import FileContent, differs_from_manifest, look_at
 from trainer.data.identity import identify_dataset
-from trainer.data.index_format import ShardReader
 from trainer.data.mixture import DatasetIdentity
-from trainer.data.shard_header import shard_file
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation, raise_if_any
+from trireme.progress import format_number
+from trireme.shards.shard import ShardReader, shard_file
 
 _LOGGER = logging.getLogger(__name__)
 

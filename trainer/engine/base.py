@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 
-from trainer.common.loss_scale import LossScaleState as LossScaleState
-from trainer.common.routing import LayerRouting
 from trainer.data.batch import MicroBatch
 from trainer.model.sharding import ShardedParameter
+from trireme.records import LayerRouting
+from trireme.records import LossScaleState as LossScaleState
 
 OPTIMIZER_STATES = ("param", "exp_avg", "exp_avg_sq")
 

@@ -18,7 +18,6 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
-from trainer.common.logging import printed_to_log
 from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.batch import MicroBatch
@@ -29,6 +28,7 @@ from trainer.engine.optimizer import GuardedAdamW, build_adamw
 from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.engine.zero_state import build_zero_state
 from trainer.model.sharding import describe_parameters
+from trireme.logging import printed_to_log
 
 # DeepSpeed calls collectives by names that torch has replaced since, and torch would say so at every call.
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)

@@ -14,9 +14,9 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed, nn
 
-from trainer.common.routing import LayerRouting
 from trainer.data.batch import MicroBatch
 from trainer.engine.routing import sum_routing
+from trireme.records import LayerRouting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from trainer.common.errors import Violation
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trireme.errors import Violation
 
 
 def check_nvme_host(config: EngineConfig) -> list[Violation]:

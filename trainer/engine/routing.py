@@ -7,8 +7,8 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
-from trainer.common.routing import LayerRouting
 from trainer.model.moe import find_routers
+from trireme.records import LayerRouting
 
 
 def sum_routing(

@@ -13,7 +13,7 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.distributed_c10d import _get_default_store
 
-from trainer.common.exit_code import STORE_FILE
+from trireme.processes import STORE_FILE
 
 NOTICE = "notice"
 """Key of what all ranks must know: that one asks where they stand (kind ask), or that the run ends (kind end)."""

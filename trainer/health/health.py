@@ -1,11 +1,11 @@
 """What the training loop tells the watch, and what the watch does between steps."""
 
-from trainer.common.rank_times import RankTimes
 from trainer.config.health import HealthConfig
 from trainer.health.compute_time import ComputeTime
 from trainer.health.phase_clock import Phase, PhaseClock
 from trainer.health.replicas import ReplicaCheck
 from trainer.health.stragglers import Stragglers
+from trireme.records import RankTimes
 
 
 class Health:

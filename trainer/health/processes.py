@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from trainer.common.bad_nodes import this_host
+from trireme.bad_nodes import this_host
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import distributed, nn
 
-from trainer.common.errors import EXIT_REPLICAS_DIFFER, RunStopped
 from trainer.health.processes import RankProcess
+from trireme.errors import EXIT_REPLICAS_DIFFER, RunStopped
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import distributed
 
-from trainer.common.rank_times import RankTimes
 from trainer.health.processes import RankProcess
+from trireme.records import RankTimes
 
 _LOGGER = logging.getLogger(__name__)
 _LEAST_SECONDS = 2.0

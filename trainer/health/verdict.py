@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trainer.health.processes import RankProcess
 from trainer.health.standing import Standing
 
-_MAIN_RANK_ONLY = ("trainer/metrics/", "trainer/loop/ledger.py", "trainer/common/line_file.py")
+_MAIN_RANK_ONLY = ("trainer/metrics/", "trainer/loop/ledger.py", "trireme/files.py")
 """Where only the main rank has work, within a step."""
 
 

@@ -12,10 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trainer.common.bad_nodes import note_bad_nodes, note_suspects
-from trainer.common.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
-from trainer.common.exit_code import leave_exit_code
-from trainer.common.logging import EVERY_RANK, FILE_ONLY, rank_log_path
 from trainer.config.health import HealthConfig
 from trainer.health.awake_clock import AwakeClock
 from trainer.health.board import NOTICE, leave_store_address, open_board
@@ -23,6 +19,10 @@ from trainer.health.inquiry import Inquiry, answer
 from trainer.health.phase_clock import PhaseClock
 from trainer.health.processes import RankProcess, Siblings, gather_processes, is_stopped
 from trainer.health.standing import innermost_place, is_waiting
+from trireme.bad_nodes import note_bad_nodes, note_suspects
+from trireme.errors import EXIT_HANG, EXIT_PEER_FAILED, ConfigError, RunStopped, exit_code_for
+from trireme.logging import EVERY_RANK, FILE_ONLY, rank_log_path
+from trireme.processes import leave_exit_code
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.line_file import append_durably
 from trainer.data.sample_ranges import SampleRanges
 from trainer.metrics.events import describe_event
 from trainer.metrics.jsonl import read_records
+from trireme.errors import ConfigError, Violation
+from trireme.files import append_durably
 
 FILE_NAME = "recovery.jsonl"
 ROLLBACK = "rollback"

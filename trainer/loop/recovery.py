@@ -6,8 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any, NoReturn, Protocol
 
 from trainer.checkpoint.state import Progress, TrainerState
-from trainer.common.errors import EXIT_NOT_RECOVERED, RunStopped
-from trainer.common.progress import format_number
 from trainer.config.recovery import RecoveryConfig
 from trainer.data.loader import BatchLoader
 from trainer.data.sample_ranges import SampleRanges
@@ -16,6 +14,8 @@ from trainer.loop.judge import Finding, Judge, StepTrace, trace_step
 from trainer.loop.ledger import FILE_NAME, GAVE_UP, ROLLBACK, SKIPPED_UPDATE, WARNING, Ledger, Replay
 from trainer.metrics.record import RollbackMetrics
 from trainer.metrics.recorder import MetricsRecorder
+from trireme.errors import EXIT_NOT_RECOVERED, RunStopped
+from trireme.progress import format_number
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from types import FrameType, TracebackType
 import torch
 from torch import distributed
 
-from trainer.common.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
-from trainer.common.exit_code import has_failure, leave_exit_code
-from trainer.common.logging import EVERY_RANK, FILE_ONLY
-from trainer.common.stop_signals import WARNINGS, Repetitions, heeded_signals
+from trireme.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
+from trireme.logging import EVERY_RANK, FILE_ONLY
+from trireme.processes import has_failure, leave_exit_code
+from trireme.stop_signals import WARNINGS, Repetitions, heeded_signals
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from trainer.common.errors import EXIT_STOPPED, ConfigError, RunStopped, exit_code_for
 from trainer.loop.stop import StopRequest
+from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, exit_code_for
 
 T = TypeVar("T")
 

@@ -9,8 +9,6 @@ import torch
 from torch import distributed
 
 from trainer.checkpoint.state import Progress
-from trainer.common.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
-from trainer.common.rank_times import RankTimes
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import TrainingConfig
@@ -27,6 +25,8 @@ from trainer.metrics.memory import measure_memory_bytes
 from trainer.metrics.record import StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
+from trireme.records import RankTimes
 
 _LOGGER = logging.getLogger(__name__)
 

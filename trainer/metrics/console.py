@@ -6,8 +6,8 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.common.progress import format_bytes, format_count, should_draw_bar
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
+from trireme.progress import format_bytes, format_count, should_draw_bar
 
 
 class PlainConsoleSink:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from trainer.common.strict_json import to_json
+from trireme.strict_json import to_json
 
 FILE_NAME = "events.jsonl"
 _LOGGER = logging.getLogger(__name__)

@@ -6,11 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainer.common.line_file import LineFile
-from trainer.common.progress import format_number
-from trainer.common.strict_json import to_json
-from trainer.common.whole_file import written_whole
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
+from trireme.files import LineFile, written_whole
+from trireme.progress import format_number
+from trireme.strict_json import to_json
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.common.rank_times import RankTimes
-from trainer.common.routing import LayerRouting
+from trireme.records import LayerRouting, RankTimes
 
 
 @dataclass(frozen=True, kw_only=True)

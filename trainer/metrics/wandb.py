@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer.common.whole_file import write_whole
 from trainer.config.run import WANDB_MODES, WandbConfig, wandb_of
 from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
+from trireme.files import write_whole
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import torch
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 
-from trainer.common.errors import EXIT_STOPPED, RunStopped
 from trainer.model.sampling import SamplingConfig, sample
+from trireme.errors import EXIT_STOPPED, RunStopped
 
 
 class CachedDecoder:

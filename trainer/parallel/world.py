@@ -11,12 +11,12 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import distributed
 
-from trainer.common.cores import count_cores
-from trainer.common.local_torchrun import gloo_on_loopback
-from trainer.common.logging import EVERY_RANK
-from trainer.common.waiting import telling_what_it_waits_for
 from trainer.config.parallel import ParallelConfig
 from trainer.parallel.gloo_groups import forget_groups, share_groups
+from trireme.cores import count_cores
+from trireme.logging import EVERY_RANK
+from trireme.processes import gloo_on_loopback
+from trireme.waiting import telling_what_it_waits_for
 
 _LOGGER = logging.getLogger(__name__)
 

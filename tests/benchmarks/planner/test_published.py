@@ -16,7 +16,7 @@ from benchmarks.planner.validate import SCHEMES, check_goals, fit_without, fold_
 from launch.plan.coefficients import Coefficients, load_coefficients, prior_of, upper_bound_of
 from launch.plan.hardware import find_device, load_devices
 from launch.plan.plan import ERROR_BARS_FILE
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/planner.json"
 

@@ -14,8 +14,8 @@ from launch.plan.coefficients import load_coefficients
 from launch.plan.hardware import load_devices
 from launch.plan.plan import make_plan
 from launch.plan.predict import predict
-from trainer.common.errors import ConfigError
 from trainer.config.load import load_config
+from trireme.errors import ConfigError
 
 LARGE = ("model=llama_70b", "cluster=h100", "cluster.num_nodes=64")
 TRAINED = (*LARGE, "precision=bf16", "training.global_batch_size=1024")

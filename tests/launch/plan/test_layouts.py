@@ -12,8 +12,8 @@ from launch.plan.layouts import RECOMPUTE_NAMES, enumerate_layouts
 from launch.plan.ranking import FULL_SHARE, NUM_NEAREST, Ranking
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.load import load_config
-from trainer.config.suggest import divisors
 from trainer.config.validate import validate
+from trireme.config.suggest import divisors
 
 SMALL = ("model=quickstart", "model.vocab_size=512", "cluster.gpus_per_node=8", "training.global_batch_size=16")
 DENSE = (*SMALL, "model.num_layers=6", "precision=bf16", "engine=megatron")

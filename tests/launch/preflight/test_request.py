@@ -1,7 +1,7 @@
 import pytest
 
 from launch.preflight.request import parse_request
-from trainer.common.errors import ConfigError
+from trireme.errors import ConfigError
 
 
 def test_own_keys_are_taken_out_of_the_overrides() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from launch.preflight import sniff
 from launch.preflight.finding import Verdict
-from trainer.common.bad_nodes import read_bad_nodes
+from trireme.bad_nodes import read_bad_nodes
 
 Ranks = list[dict[str, Any]]
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "trainer.torchrun", "--nproc-per-node", "2"]

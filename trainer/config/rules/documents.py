@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import show
+from trireme.config.suggest import show
+from trireme.errors import Violation
 
 _EOD = "data.eod_token_id"
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import either
+from trireme.config.suggest import either
+from trireme.errors import Violation
 
 
 @reads("precision.params_dtype", "engine.name", "engine.zero_stage")

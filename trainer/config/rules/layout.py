@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
 from trainer.config.plan import find_dp_size, pad_vocab_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 _TP = "parallel.tensor_model_parallel_size"
 _PP = "parallel.pipeline_model_parallel_size"

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.errors import Violation
 
 
 @reads("model.hidden_size", "model.num_attention_heads", "model.kv_channels")

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
 from trainer.config.moe import find_expert_width, find_moe_layers
 from trainer.config.plan import find_dp_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 _EXPERTS = "model.num_moe_experts"
 _FREQUENCY = "model.moe_layer_freq"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
-from trainer.config.number_range import Range, find_out_of_range
 from trainer.config.schema import TrainConfig
+from trireme.config.ranges import Range, find_out_of_range
+from trireme.errors import Violation
 
 _COUNT = Range(minimum=1)
 _MAYBE_NONE = Range(minimum=0)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
 from trainer.config.pipeline_split import split_layers
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either, nearest_values, show
+from trireme.config.suggest import divisors, either, nearest_values, show
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 _GRANULARITY = "parallel.recompute_granularity"
 _METHOD = "parallel.recompute_method"

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.common.errors import Violation
-from trainer.common.progress import format_number
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
+from trireme.errors import Violation
+from trireme.progress import format_number
 
 
 def _acting(config: TrainConfig) -> list[str]:

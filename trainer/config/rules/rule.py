@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from trainer.common.errors import Violation
 from trainer.config.schema import TrainConfig
+from trireme.errors import Violation
 
 Check = Callable[[TrainConfig, int | None], Iterable[Violation]]
 

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.script_values import check_lines, check_options
 from trainer.config.slurm import time_limit_seconds
-from trainer.config.suggest import show
+from trireme.config.script_values import check_lines, check_options
+from trireme.config.suggest import show
+from trireme.errors import Violation
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOUNT = re.compile(r"[^:\n]+:[^:\n]+(:[a-z,]+)?")

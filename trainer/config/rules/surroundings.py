@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.common.errors import Violation
-from trainer.common.existing_path import nearest_existing
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
-from trainer.config.suggest import did_you_mean, either, nearest_values, show
+from trireme.config.suggest import did_you_mean, either, nearest_values, show
+from trireme.errors import Violation
+from trireme.files import nearest_existing
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_FILE_NAME = 255

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
 from trainer.config.plan import find_decay_steps, find_dp_size, find_warmup_steps, find_wsd_decay_steps
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trainer.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.errors import Violation
 
 _SIZES = (
     "parallel.tensor_model_parallel_size",

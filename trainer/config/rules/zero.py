@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from trainer.common.errors import Violation
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
+from trireme.errors import Violation
 
 
 @reads("engine.name", "engine.zero_stage", "parallel.pipeline_model_parallel_size")

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from trainer.common.errors import EXIT_STOPPED, RunStopped, exit_code_of
+from trireme.errors import EXIT_STOPPED, RunStopped, exit_code_of
 
 EXIT_INTERRUPTED = 130
 """128 + SIGINT: what a shell reports of a process that Ctrl-C ended."""

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from trainer.common.errors import Violation
-from trainer.common.slurm import is_one_line
-from trainer.config.suggest import show
+from trireme.config.suggest import show
+from trireme.errors import Violation
+from trireme.slurm import is_one_line
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.config.compose import CONF_DIR, ConfigRoot
-from trainer.config.fields import describe_type, field_types, is_optional, nested_schemas, union_members
-from trainer.config.number_range import Range
-from trainer.config.suggest import show
+from trireme.config.compose import CONF_DIR, ConfigRoot
+from trireme.config.fields import describe_type, field_types, is_optional, nested_schemas, union_members
+from trireme.config.ranges import Range
+from trireme.config.suggest import show
 
 
 def render_groups(root: ConfigRoot[Any]) -> str:

@@ -15,8 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import pydantic
 
-from trainer.common.errors import Violation
-from trainer.config.fields import (
+from trireme.config.fields import (
     Loc,
     describe_type,
     describe_value,
@@ -28,9 +27,10 @@ from trainer.config.fields import (
     tag_of,
     union_members,
 )
-from trainer.config.override_line import quote_text
-from trainer.config.path_text import BAD_PATH
-from trainer.config.suggest import did_you_mean, either, nearest_names, show
+from trireme.config.override_line import quote_text
+from trireme.config.path_text import BAD_PATH
+from trireme.config.suggest import did_you_mean, either, nearest_names, show
+from trireme.errors import Violation
 
 T = TypeVar("T")
 

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.config.convert import to_dataclass
-from trainer.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
-from trainer.config.override_line import parse_override, quote_text, suggest_quoting
-from trainer.config.path_text import BadPathError, expand_path
-from trainer.config.suggest import did_you_mean, either, show
+from trireme.config.convert import to_dataclass
+from trireme.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
+from trireme.config.override_line import parse_override, quote_text, suggest_quoting
+from trireme.config.path_text import BadPathError, expand_path
+from trireme.config.suggest import did_you_mean, either, show
+from trireme.errors import ConfigError, Violation
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.common.line_file import LineFile
+from trireme.files import LineFile
 
 EVERY_RANK = {"every_rank": True}
 """Pass as `extra=` to show an INFO message of any rank on the console, marked with its rank."""

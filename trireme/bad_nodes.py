@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.common.line_file import append_durably
+from trireme.files import append_durably
 
 BAD_NODES_NAME = "bad_nodes.jsonl"
 """One JSON object with `host` and `reason` per line; slurm/train.sbatch reads it too."""

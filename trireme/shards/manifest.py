@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.common.progress import format_number
-from trainer.common.whole_file import write_whole
-from trainer.data.index_format import ShardReader
-from trainer.data.shard_header import REBUILD, shard_file
+from trireme.errors import ConfigError, Violation
+from trireme.files import write_whole
+from trireme.progress import format_number
+from trireme.shards.shard import REBUILD, ShardReader, shard_file
 
 MANIFEST_SUFFIX = ".manifest.json"
 MANIFEST_VERSION = 1

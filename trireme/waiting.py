@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from trainer.common.progress import format_duration
+from trireme.progress import format_duration
 
 _LOGGER = logging.getLogger(__name__)
 

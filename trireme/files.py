@@ -1,13 +1,62 @@
-"""A file that lines are appended to while a run goes on, and that a full disk or a lost mount does not stop."""
+"""Files that survive: written whole or not at all, or a line at a time whatever the disk does."""
 
 import contextlib
 import errno
 import os
+import os.path
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.common.progress import format_number
+from trireme.progress import format_number
+
+
+@contextmanager
+def written_whole(path: Path, *, mode: int = 0o666) -> Generator[Path]:
+    """Give the path of an empty file to write to, and rename it to `path` when the block ends.
+
+    Where the block raises, the file is removed, and what stood at `path` stays. The disk confirms content and name,
+    so that they outlive the host too.
+
+    Args:
+        mode: permissions of the file, less the process's umask.
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=mode)
+    try:
+        yield partial
+        _sync(partial, flags=os.O_RDWR)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file (UTF-8), whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def sync_directory(path: Path) -> None:
+    """Have the disk confirm the names in a directory: renames and new files outlive the host only then."""
+    _sync(path, flags=os.O_RDONLY)
+
+
+def _sync(path: Path, *, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append_durably(path: Path, text: str) -> None:
@@ -91,3 +140,14 @@ class LineFile:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):  # a network file system tells here what it could not write
                 os.close(descriptor)
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the first above it that exists; absolute.
+
+    It is a file where one stands in the way. What may not be looked at, and what is no name to the file system, counts
+    as missing: the directory that hides or refuses it is the answer.
+    """
+    absolute = path.absolute()
+    # Not Path.exists, which raises where a directory may not be entered.
+    return next(place for place in (absolute, *absolute.parents) if os.path.exists(place))

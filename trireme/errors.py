@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.common.progress import format_number
+from trireme.progress import format_number
 
 EXIT_OK = 0
 EXIT_STOPPED = 1

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.common.errors import Violation
-from trainer.config.suggest import either, show
+from trireme.config.suggest import either, show
+from trireme.errors import Violation
 
 
 @dataclass(frozen=True, kw_only=True)

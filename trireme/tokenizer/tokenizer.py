@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import ConfigError, Violation
-from trainer.data.manifest import hash_file
-from trainer.data.tokenizer_models import (
+from trireme.errors import ConfigError, Violation
+from trireme.shards.manifest import hash_file
+from trireme.tokenizer.backends import (
     CONFIG_NAMES,
     REPLACEMENT,
     HuggingFaceModel,

@@ -1,0 +1,1 @@
+"""What the three configurations (training, data preparation, certificate) share."""

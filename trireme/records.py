@@ -1,0 +1,46 @@
+"""Small records that an engine fills and that metrics, checkpoints and reports read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRouting:
+    """How a mixture-of-experts layer spread the tokens of a global batch, and what that costs."""
+
+    layer: int
+    """Number of the layer, from 1."""
+    load_balancing_loss: float | None
+    """Mean over micro batches, before its coefficient; 1 where experts are loaded equally. None where it is off."""
+    z_loss: float | None
+    """Mean over tokens of the squared logsumexp of the router's logits, before its coefficient; None where off."""
+    expert_load: tuple[float, ...]
+    """Share of all choices that fell on each expert; they add up to 1."""
+
+    @property
+    def max_load_ratio(self) -> float:
+        """Load of the most loaded expert over the mean: 1 where experts are loaded equally."""
+        return max(self.expert_load) * len(self.expert_load)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossScaleState:
+    """Where the dynamic loss scale of fp16 training stands."""
+
+    scale: float
+    """Factor of the loss in the next backward pass."""
+    num_good_steps: int
+    """Steps since the last one that was skipped, or since the scale last grew."""
+    num_skips_left: int
+    """Skipped steps until the scale falls; 0 or less where each further one halves it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTimes:
+    """The rank that computes longest, beside those that do the same work."""
+
+    slowest_rank: int
+    slowest_rank_host: str
+    slowest_rank_seconds: float
+    """Its own time per step, without waiting for other ranks."""
+    slowest_rank_ratio: float
+    """That time over the median of the ranks of its pipeline stage; 1 where all are equally fast."""
