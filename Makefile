@@ -64,4 +64,4 @@ format: $(STAMP) ## let ruff rewrite the sources in the project's style
 
 clean: ## remove caches; .venv and outputs stay
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
-	find trainer launch data_tools tests benchmarks conf -name __pycache__ -type d -prune -exec rm -rf {} +
+	find trireme trainer launch data_tools tests benchmarks conf -name __pycache__ -type d -prune -exec rm -rf {} +

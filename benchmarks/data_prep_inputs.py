@@ -13,10 +13,10 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 from warcio.warcwriter import WARCWriter
 
-from data_tools.config import TokenizerConfig
-from data_tools.quality_prose import read_pages
+from benchmarks.quality.prose import read_pages
+from data_tools.config.schema import TokenizerConfig
 from data_tools.quickstart_inputs import copy_dump, crawl_python_docs
-from data_tools.train_tokenizer import split_lines, trainer_options
+from data_tools.stages.train_tokenizer import split_lines, trainer_options
 
 NUM_ARCHIVES = 4
 """Files that the pages are dealt out to: both sides hand whole files to their workers."""

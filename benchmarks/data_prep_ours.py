@@ -14,15 +14,15 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_tools.config import DataPrepConfig, SourceConfig
+from data_tools.config.schema import DataPrepConfig, SourceConfig
 from data_tools.document import build_step
-from data_tools.extract_html import HtmlExtractor
+from data_tools.extract.html.extractor import HtmlExtractor
+from data_tools.extract.payload import undo_codings
+from data_tools.inputs.files import open_input, resolve_inputs
 from data_tools.ledger import Ledger
-from data_tools.load import load_task
-from data_tools.payload import undo_codings
-from data_tools.readers import read_documents
-from data_tools.sources import open_input, resolve_inputs
-from data_tools.stages import Preparation, Share, Stage, run_stage
+from data_tools.readers.open import read_documents
+from data_tools.stages.preparation import Preparation, Share, Stage, load_task
+from data_tools.stages.run import run_stage
 
 
 def extract(paths: list[str]) -> dict[str, float]:

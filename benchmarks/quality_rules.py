@@ -18,12 +18,11 @@ import datatrove.pipeline.filters.gopher_quality_filter as gopher_quality
 import datatrove.pipeline.filters.gopher_repetition_filter as gopher_repetition
 from datatrove.data import Document as DatatroveDocument
 
+from benchmarks.quality.prose import read_pages
+from data_tools.config.filtering import QualityConfig, QualityThresholds
 from data_tools.document import DroppedError
-from data_tools.judge_quality import RULES
-from data_tools.quality_config import QualityConfig, QualityThresholds
-from data_tools.quality_languages import ThresholdTable
-from data_tools.quality_prose import read_pages
-from data_tools.text_measure import TextMeasure
+from data_tools.filters.quality.filter import RULES, ThresholdTable
+from data_tools.text.words import TextMeasure
 
 NUM_ROUNDS = 3
 MAX_DOCUMENTS = 600

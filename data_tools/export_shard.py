@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data_tools.stage_progress import Mode, StageProgress
+from data_tools.work.progress import Mode, StageProgress
 from trireme.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
 from trireme.files import sync_directory
 from trireme.progress import format_number

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import tokenizers
 
-from data_tools.convert_tokenizer import SPACE_MARK, ConvertedTokenizer, UnsupportedModelError, convert_tokenizer
-from data_tools.quality_prose import OWN_PROSE
+from data_tools.tokenizer.convert import SPACE_MARK, ConvertedTokenizer, UnsupportedModelError, convert_tokenizer
+from data_tools.tokenizer.sample_texts import OWN_PROSE
 from trireme.errors import ConfigError, Violation, exit_code_of
 from trireme.tokenizer.tokenizer import Tokenizer
 

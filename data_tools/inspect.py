@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.document_table import TABLE_SUFFIX, find_documents, read_origin
-from data_tools.record_table import RECORD_TABLE_NAME, FoundRecord, find_records
-from data_tools.tokenizer_files import find_tokenizer
+from data_tools.output.tables import (
+    RECORD_TABLE_NAME,
+    TABLE_SUFFIX,
+    FoundRecord,
+    find_documents,
+    find_records,
+    read_origin,
+)
+from data_tools.tokenizer.files import find_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_bytes, format_count, format_number
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest

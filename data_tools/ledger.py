@@ -41,7 +41,7 @@ class Origin(TypedDict, total=False):
     language: str
 
 
-class Outcome(NamedTuple):
+class DroppedRecord(NamedTuple):
     """A record that was not kept, for the table of all records."""
 
     record: int
@@ -65,7 +65,7 @@ class Ledger:
     notes: Counter[str] = field(default_factory=Counter)
     """What was peculiar about records; says nothing about whether they were kept."""
     examples: list[Example] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[DroppedRecord] = field(default_factory=list)
     """Every record that was dropped or failed, until somebody takes them away; no part of the counts."""
 
     def drop(self, reason: str, **origin: Unpack[Origin]) -> None:
@@ -131,7 +131,9 @@ class Ledger:
         shown = _cut(detail, MAX_DETAIL_CHARACTERS)
         if count <= MAX_EXAMPLES:
             self.examples.append(Example(reason=reason, record=record, name=name, detail=shown))
-        self.outcomes.append(Outcome(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title), language))
+        self.outcomes.append(
+            DroppedRecord(record, is_failed, reason, shown, _cut(id), _cut(url), _cut(title), language)
+        )
 
 
 def _add_up_rare_subjects(notes: Counter[str]) -> dict[str, int]:

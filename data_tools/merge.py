@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_tools.document_table import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
-from data_tools.stage_progress import Mode, StageProgress
+from data_tools.output.tables import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
+from data_tools.work.progress import Mode, StageProgress
 from trireme.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_number
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest

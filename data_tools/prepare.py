@@ -1,8 +1,93 @@
 """Raw files to token shards: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
 
+import json
 import sys
+from pathlib import Path
 
-from trireme.errors import exit_code_of
+from data_tools.config.schema import DataPrepConfig
+from data_tools.errors import BadRecordError, PreparationError
+from data_tools.executors.ray import run_on_ray
+from data_tools.executors.slurm import submit_jobs
+from data_tools.output.publish import REPORT_NAME, exclusive_lock, find_finished
+from data_tools.output.stats import find_warnings, summarize
+from data_tools.stages.preparation import Preparation, Share, Stage, Task, load_task
+from data_tools.stages.run import run_stage, write_report_best_effort
+from data_tools.work.progress import read_timings
+from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
+
+EXIT_INTERRUPTED = 130
+
+
+def prepare(task: Task) -> bool:
+    """Run a preparation to its end, or hand it over to Slurm.
+
+    Returns:
+        Whether there was anything to do; not when it is finished already.
+    Raises:
+        ConfigError: the output directory cannot be used.
+        PreparationError: it cannot go on; what it has done so far is kept for the next run, apart from the output.
+    """
+    output = Path(task.config.output_dir)
+    with exclusive_lock(output):
+        preparation = Preparation.of(task)
+        if find_finished(output, preparation.description, overwrite=task.config.overwrite):
+            if not (output / REPORT_NAME).exists():  # killed behind the publication
+                write_report_best_effort(output, read_timings(output))
+            return False
+        preparation.place.create()
+        preparation.place.remove_others()
+        try:
+            match task.config.executor.kind:
+                case "local":
+                    for stage in (Stage.READ, Stage.CHOOSE, Stage.ASSEMBLE):
+                        run_stage(stage, preparation, Share())
+                case "ray":
+                    run_on_ray(preparation)
+                case "slurm":
+                    submit_jobs(preparation)
+        except OSError as error:
+            place = error.filename or output
+            raise PreparationError(f"{place}: {error.strerror or error}") from error
+    return True
+
+
+def _print_summary(config: DataPrepConfig, *, is_new: bool) -> None:
+    output = Path(config.output_dir)
+    stats = json.loads((output / "stats.json").read_text(encoding="utf-8"))
+    ledger = json.loads((output / "ledger.json").read_text(encoding="utf-8"))
+    if not is_new:
+        print("finished before with the same inputs and settings; nothing to do")
+    print("\n".join(summarize(output, stats=stats, ledger=ledger)))
+    for warning in find_warnings(stats=stats, ledger=ledger):
+        print(warning if warning.startswith(" ") else f"warning: {warning}", file=sys.stderr)
+
+
+def run(overrides: list[str]) -> int:
+    """Run what a command line says; returns the exit code.
+
+    Raises:
+        ConfigError: the settings or inputs are wrong.
+    """
+    task = load_task(overrides)
+    try:
+        is_new = prepare(task)
+    except BadRecordError as error:
+        print(f"the preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except PreparationError as error:
+        print(f"the preparation stopped:\n  {error}\n{_going_on(task)}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print(f"interrupted; {_going_on(task)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if not is_new or task.config.executor.kind != "slurm":
+        _print_summary(task.config, is_new=is_new)
+    return 0
+
+
+def _going_on(task: Task) -> str:
+    return f"{task.config.output_dir} holds no part of it but .preparing, where the same command goes on"
+
 
 USAGE = """\
 usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
@@ -19,9 +104,6 @@ def main() -> int:
     if not overrides or {"-h", "--help"} & set(overrides):
         print(USAGE, end="")
         return 0 if overrides else 2
-    # Every worker process imports this module.
-    from data_tools.run_preparation import run  # noqa: PLC0415
-
     return exit_code_of(lambda: run(overrides))
 
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from data_tools.crawl import CrawlSettings, crawl_with_progress
+from data_tools.crawl.crawler import CrawlSettings, crawl_with_progress
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.files import nearest_existing, written_whole
 from trireme.progress import format_bytes

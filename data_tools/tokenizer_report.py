@@ -20,12 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_tools.document_table import TABLE_SUFFIX
-from data_tools.identify_language import LanguageIdentifier
-from data_tools.quality_config import LanguageConfig, QualityConfig
-from data_tools.quality_languages import ThresholdTable
-from data_tools.text_measure import count_words
-from data_tools.tokenizer_files import find_tokenizer
+from data_tools.config.filtering import LanguageConfig, QualityConfig
+from data_tools.filters.language import LanguageIdentifier
+from data_tools.filters.quality.filter import ThresholdTable
+from data_tools.output.tables import TABLE_SUFFIX
+from data_tools.text.words import count_words
+from data_tools.tokenizer.files import find_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of
 from trireme.shards.shard import ShardReader, shard_file
 from trireme.tokenizer.tokenizer import Tokenizer

@@ -17,7 +17,6 @@ import pytest  # noqa: E402, F401 - test modules import it
 import torch.distributed.run  # noqa: E402, F401 - as above
 from torch.distributed.elastic.multiprocessing import api  # noqa: E402, F401 - as above
 
-import data_tools.stages  # noqa: E402, F401 - as above
 import launch.local  # noqa: E402, F401 - as above
 import trainer.build  # noqa: E402 - as above
 import trainer.certificate.layout_run  # noqa: E402 - as above

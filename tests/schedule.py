@@ -16,7 +16,7 @@ SECONDS = {
     "tests/chaos/test_chaos.py": 130.0,
     "tests/launch/test_quickstart.py": 100.0,
     "tests/checkpoint/test_matrix.py": 60.0,
-    "tests/data_tools/test_ray.py": 35.0,
+    "tests/data_tools/executors/test_ray.py": 35.0,
     "tests/checkpoint/test_layouts.py": 25.0,
 }
 """What the long tests of a scope took on two cores, roughly: parts of about equal length come of it."""

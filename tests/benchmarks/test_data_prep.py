@@ -10,8 +10,8 @@ from benchmarks.data_prep import alternate, check_tokens, compare
 from benchmarks.data_prep_inputs import NUM_ARCHIVES, read_web_pages, train_sentencepiece, write_archives, write_jsonl
 from benchmarks.data_prep_ours import extract
 from benchmarks.data_prep_processes import measure_peaks, run, run_module
-from data_tools.quality_prose import OWN_PROSE
-from tests.data_tools.inputs import make_text, write_warc
+from data_tools.tokenizer.sample_texts import OWN_PROSE
+from tests.data_tools.sample_inputs import make_text, write_warc
 
 NUM_PAGES = 6
 

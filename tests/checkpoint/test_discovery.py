@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, flip_bit, state_of
-from tests.common.small_disk import fill, small_file_system
+from tests.trireme.small_disk import fill, small_file_system
 from trainer.checkpoint import manifest
 from trainer.checkpoint.check import check_resume
 from trainer.checkpoint.discovery import check_checkpoint, choose_checkpoint, find_latest, resolve

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, state_of
-from tests.data.test_tokenizer import train_byte_level, train_sentencepiece
+from tests.trireme.tokenizer.test_tokenizer import train_byte_level, train_sentencepiece
 from trainer.checkpoint.check import check_resume
 from trainer.checkpoint.manifest import write_durably
 from trainer.checkpoint.state import STATE_NAME, TokenizerRecord, TrainerState, read_state, write_state

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import workers
+from data_tools.work import pool as workers
 from tests import warm
 from tests.data_tools.commands import REPOSITORY
-from tests.data_tools.inputs import make_text, run_prepare, sources_override, write_dump, write_jsonl, write_warc
+from tests.data_tools.sample_inputs import make_text, run_prepare, sources_override, write_dump, write_jsonl, write_warc
 
 
 @dataclass(frozen=True, kw_only=True)

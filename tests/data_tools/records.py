@@ -8,12 +8,13 @@ from typing import Any
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from data_tools.config import CleaningConfig, DataPrepConfig, SourceConfig
+from data_tools.config.filtering import CleaningConfig
+from data_tools.config.schema import DataPrepConfig, SourceConfig
 from data_tools.document import Document
+from data_tools.inputs.files import open_input, resolve_inputs
 from data_tools.ledger import Ledger
-from data_tools.readers import read_documents
-from data_tools.sources import open_input, resolve_inputs
-from data_tools.steps import build_steps
+from data_tools.readers.open import read_documents
+from data_tools.stages.steps import build_steps
 
 LONG = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the warm sun of a long summer afternoon. "
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from data_tools.config.filtering import QualityThresholds
 from data_tools.document import Document, DroppedError, build_step
 from data_tools.ledger import Ledger
-from data_tools.quality_config import QualityThresholds
-from data_tools.text_measure import TextMeasure
+from data_tools.text.words import TextMeasure
 
 
 def apply_step(change: Callable[[Document, Ledger], None], *texts: str, **fields: Any) -> tuple[list[Document], Ledger]:

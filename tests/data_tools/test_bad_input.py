@@ -22,7 +22,7 @@ import pytest
 
 from tests.data_tools.archives import Page, write_arc, write_warc
 from tests.data_tools.commands import run_process
-from tests.data_tools.inputs import make_text, prepare_command, write_dump
+from tests.data_tools.sample_inputs import make_text, prepare_command, write_dump
 from tests.data_tools.test_prepare import read_documents
 from tests.data_tools.web_server import Served, web_server
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_tools.config import DataPrepConfig, SourceConfig
-from data_tools.preparation import describe_preparation
-from data_tools.quality_config import LanguageConfig, UrlFilterConfig
-from data_tools.quality_junk import JUNK_KINDS, make_junk
-from data_tools.quality_prose import OWN_PROSE
-from tests.data_tools.inputs import run_prepare, write_jsonl, write_warc
+from benchmarks.quality.junk import JUNK_KINDS, make_junk
+from data_tools.config.filtering import LanguageConfig, UrlFilterConfig
+from data_tools.config.schema import DataPrepConfig, SourceConfig
+from data_tools.output.publish import describe_preparation
+from data_tools.tokenizer.sample_texts import OWN_PROSE
+from tests.data_tools.sample_inputs import run_prepare, write_jsonl, write_warc
 
 
 def test_common_crawl_keeps_prose_and_names_its_language(tmp_path: Path) -> None:

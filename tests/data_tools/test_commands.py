@@ -11,10 +11,10 @@ WRONG = {
     "data_tools.inspect": (("none",), "none.idx"),
     "data_tools.merge": (("all", "none"), "none.idx"),
     "data_tools.prepare": (("data_prep.num_workers=-1",), "data_prep.num_workers=-1 is not at least 1"),
-    "data_tools.quality_report": (("--samples", "none"), "--samples=none is no directory"),
+    "benchmarks.quality.report": (("--samples", "none"), "--samples=none is no directory"),
     "data_tools.quickstart_inputs": ((), "the following arguments are required: --output"),
     "data_tools.report": (("none",), "there is no preparation.json"),
-    "data_tools.run_stage": (("none",), "python -m data_tools.run_stage TASK STAGE"),
+    "data_tools.executors.run_share": (("none",), "python -m data_tools.executors.run_share TASK STAGE"),
     "data_tools.tokenizer_report": (("none", "--text", "none"), "TOKENIZER=none no such file"),
 }
 """What each of them refuses, and how; there are no files of these names."""

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as proto
 
-from data_tools.config import TokenizerConfig
-from data_tools.convert_tokenizer import UnsupportedModelError, convert_tokenizer
+from data_tools.config.schema import TokenizerConfig
 from data_tools.export_tokenizer import EDGE_TEXTS, build_texts, find_difference
-from data_tools.quality_prose import OWN_PROSE
-from data_tools.train_tokenizer import split_lines, trainer_options
+from data_tools.stages.train_tokenizer import split_lines, trainer_options
+from data_tools.tokenizer.convert import UnsupportedModelError, convert_tokenizer
+from data_tools.tokenizer.sample_texts import OWN_PROSE
 from tests.data_tools.commands import run_command
 from trireme.tokenizer.tokenizer import IncrementalDecoder, Tokenizer
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.document_table import read_origin
+from data_tools.output.tables import read_origin
 from tests.data.shards import write_shard
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import run_inspect
+from tests.data_tools.sample_inputs import run_inspect
 from trireme.shards.shard import ShardReader
 
 

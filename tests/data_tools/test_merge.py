@@ -16,7 +16,7 @@ from data_tools.merge import merge_shards
 from tests.data.shards import make_documents, write_shard
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import run_inspect
+from tests.data_tools.sample_inputs import run_inspect
 from trireme.errors import ConfigError
 from trireme.shards.manifest import check_shard, hash_file, read_manifest, write_manifest
 from trireme.shards.shard import ShardReader

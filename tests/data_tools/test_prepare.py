@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.document_table import DocumentOrigin, read_origin
-from data_tools.reading import hash_text
+from data_tools.dedup.corpus import hash_text
+from data_tools.output.tables import DocumentOrigin, read_origin
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import OF_THE_RUN, hash_files, make_text, run_prepare, sources_override, write_jsonl
+from tests.data_tools.sample_inputs import OF_THE_RUN, hash_files, make_text, run_prepare, sources_override, write_jsonl
 from trireme.shards.manifest import check_shard, hash_file, read_manifest
 from trireme.shards.shard import ShardReader
 from trireme.tokenizer.tokenizer import Tokenizer

@@ -13,21 +13,21 @@ from typing import Any
 import psutil
 import pytest
 
-from data_tools.run_preparation import run
+from data_tools.prepare import run
 from tests import warm
 from tests.data_tools.commands import LIMIT_SECONDS, run_process, start_command
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import OF_THE_RUN, hash_files, prepare_command, run_prepare
+from tests.data_tools.sample_inputs import OF_THE_RUN, hash_files, prepare_command, run_prepare
 from tests.data_tools.test_prepare_stops import workers_of
 
 NUM_KILLS = 24
 DEADLY = (
-    ("data_tools.journal", "JournalWriter.append", 2),  # one batch of the input is noted
-    ("data_tools.stages", "choose_documents", 1),  # all of it is read
-    ("data_tools.stages", "train_tokenizer", 1),  # the documents are chosen
-    ("data_tools.packing", "JournalWriter.append", 3),  # two batches are tokenized
-    ("data_tools.stages", "finish_work", 1),  # everything is built
-    ("data_tools.stages", "report", 1),  # and published
+    ("data_tools.work.journal", "JournalWriter.append", 2),  # one batch of the input is noted
+    ("data_tools.stages.run", "choose_documents", 1),  # all of it is read
+    ("data_tools.stages.run", "train_tokenizer", 1),  # the documents are chosen
+    ("data_tools.stages.tokenize", "JournalWriter.append", 3),  # two batches are tokenized
+    ("data_tools.stages.run", "finish_work", 1),  # everything is built
+    ("data_tools.stages.run", "write_report_best_effort", 1),  # and published
 )
 """Places in the order in which a preparation comes there: module, name, and at which call it is killed."""
 

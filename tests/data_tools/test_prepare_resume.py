@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.journal import JournalWriter, read_journals
+from data_tools.work.journal import JournalWriter, read_journals
 from tests.data_tools.commands import run_process
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import (
+from tests.data_tools.sample_inputs import (
     hash_files,
     make_text,
     prepare_command,

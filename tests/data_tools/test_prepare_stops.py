@@ -12,7 +12,7 @@ import pytest
 
 from tests.data_tools.commands import LIMIT_SECONDS, start_command, wait_until
 from tests.data_tools.conftest import Prepared
-from tests.data_tools.inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
+from tests.data_tools.sample_inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
 
 
 def workers_of(pid: int) -> list[psutil.Process]:

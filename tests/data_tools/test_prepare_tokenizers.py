@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from data_tools.document_table import find_documents
-from data_tools.quality_prose import OWN_PROSE
-from tests.data_tools.inputs import make_text, run_inspect, run_prepare, sources_override, write_jsonl
+from data_tools.output.tables import find_documents
+from data_tools.tokenizer.sample_texts import OWN_PROSE
+from tests.data_tools.sample_inputs import make_text, run_inspect, run_prepare, sources_override, write_jsonl
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.data.checks import check_datasets
 from trireme.shards.shard import ShardReader

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.quality_prose import OWN_PROSE
+from data_tools.tokenizer.sample_texts import OWN_PROSE
 from data_tools.tokenizer_report import ALL, measure, read_texts, read_validation, render
 from tests.data_tools.commands import run_command
 from tests.data_tools.conftest import Prepared

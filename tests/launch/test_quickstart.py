@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.load import load_task
+from data_tools.stages.preparation import load_task
 from launch.quickstart import Quickstart, compare_losses, draw_curve
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_tools.load import load_task
-from data_tools.slurm_jobs import render_scripts
-from data_tools.stages import Preparation
+from data_tools.executors.slurm import render_scripts
+from data_tools.stages.preparation import Preparation, load_task
 from launch import kubernetes
 from launch.preflight.sniff_nodes import build_srun
 from launch.slurm.__main__ import run

@@ -9,7 +9,7 @@ import pytest
 from launch.slurm.__main__ import main
 from launch.slurm.records import Submission, add_submission, forget_last_submission, read_submissions
 from launch.slurm.runs import split_evenly
-from tests.common.small_disk import fill, small_file_system
+from tests.trireme.small_disk import fill, small_file_system
 
 FIRST = Submission(stamp="20260131-235959", jobs=("12",), script="/runs/first/job.sbatch", outputs=("/runs/12.out",))
 SECOND = Submission(stamp="20260201-000000", jobs=("13_0",), script="/runs/first/job.sbatch", outputs=("/runs/13.out",))

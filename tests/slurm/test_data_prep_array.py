@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.journal import read_journals
-from data_tools.reading import BatchResult
-from tests.data_tools.inputs import (
+from data_tools.stages.read_state import BatchResult
+from data_tools.work.journal import read_journals
+from tests.data_tools.sample_inputs import (
     REPOSITORY,
     hash_files,
     make_text,

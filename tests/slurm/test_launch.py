@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.small_disk import fill, small_file_system
 from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.slurm.jobs import DEADLINE, NUM_STEPS_ALONE, Runs, launch, wait_for_steps, warn
 from tests.train.commands import losses_of
+from tests.trireme.small_disk import fill, small_file_system
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.run_stage import Stage
+from data_tools.executors.run_share import Stage
 from tests.data.shards import write_shard
-from tests.data_tools.inputs import hash_files, make_text, run_prepare, write_jsonl
+from tests.data_tools.sample_inputs import hash_files, make_text, run_prepare, write_jsonl
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import DEADLINE, Runs, launch
 from tests.slurm.test_data_prep_array import submit_chain

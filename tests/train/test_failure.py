@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.common.small_disk import fill, small_file_system
 from tests.data.shards import write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, counting_documents, environment, losses_of, planted
+from tests.trireme.small_disk import fill, small_file_system
 from tests.warm import WarmProcess, end_tree, wait_until
 from trainer.checkpoint.manifest import read_manifest
 from trainer.metrics.jsonl import read_records

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from data_tools.convert_tokenizer import convert_tokenizer
+from data_tools.tokenizer.convert import convert_tokenizer
 from tests.train import small_run
 from tests.train.commands import REPOSITORY, SMALL
 from tests.train.small_run import LETTERS, VOCAB_SIZE, change_weights, run_command, start_cold

@@ -1,0 +1,290 @@
+"""Every rule of a preparation's settings, all at once."""
+
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_tools.config.filtering import TARGET_KEY, QualityConfig, QualityThresholds
+from data_tools.config.rules_tokenizer import TOKENIZER_RANGES, validate_tokenizer
+from data_tools.config.schema import DataPrepConfig, SourceConfig
+from trireme.config.convert import to_dataclass
+from trireme.config.ranges import Range, find_out_of_range
+from trireme.config.script_values import check_lines, check_options
+from trireme.errors import Violation
+from trireme.files import nearest_existing
+from trireme.slurm import is_one_line
+
+_SHARE = Range(minimum=0, maximum=1)
+_NOT_NEGATIVE = Range(minimum=0)
+_LIMITS = {
+    "characters_per_word": _NOT_NEGATIVE,
+    "min_stop_words": _NOT_NEGATIVE,
+    "min_words": _NOT_NEGATIVE,
+    "max_words": _NOT_NEGATIVE,
+    "min_mean_word_length": _NOT_NEGATIVE,
+    "max_mean_word_length": _NOT_NEGATIVE,
+    "max_symbol_ratio": _NOT_NEGATIVE,
+    "max_bullet_line_share": _SHARE,
+    "max_ellipsis_line_share": _SHARE,
+    "min_alphabetic_share": _SHARE,
+    "min_alphabetic_run_share": _SHARE,
+    "max_duplicate_line_share": _SHARE,
+    "max_duplicate_line_character_share": _SHARE,
+    "max_duplicate_paragraph_share": _SHARE,
+    "max_duplicate_paragraph_character_share": _SHARE,
+    "min_sentences": _NOT_NEGATIVE,
+    "max_word_length": _NOT_NEGATIVE,
+    "min_end_punctuation_share": _SHARE,
+    "short_line_characters": _NOT_NEGATIVE,
+    "max_short_line_share": _SHARE,
+    "max_repeated_line_character_share": _SHARE,
+    "max_newline_ratio": _NOT_NEGATIVE,
+}
+_SHARES_OF_NGRAMS = {"max_top_ngram_shares": 3, "max_duplicate_ngram_shares": 6}
+"""Lists of limits, and how long they are."""
+QUALITY_RANGES: dict[str, Range] = {
+    "language.min_score": _SHARE,
+    "language.num_characters": Range(minimum=1),
+    "lines.min_words": _NOT_NEGATIVE,
+    "lines.min_repeated_characters": _NOT_NEGATIVE,
+    **{f"quality.thresholds.{name}": allowed for name, allowed in _LIMITS.items()},
+}
+"""Numbers of these settings, by their path below data_prep."""
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+
+
+def validate_quality(config: DataPrepConfig) -> Iterator[Violation]:
+    """Check what ranges cannot say."""
+    yield from _language(config)
+    yield from _files(config)
+    yield from _thresholds(config)
+    for number, settings in enumerate(config.further_steps):
+        yield from _further_step(f"further_steps[{number}]", settings.get(TARGET_KEY))
+
+
+def _language(config: DataPrepConfig) -> Iterator[Violation]:
+    language = config.language
+    if config.quality.rules and not language.identify and language.assume is None:
+        yield Violation(
+            path="quality.rules",
+            value=list(config.quality.rules),
+            rule="need the language of each document",
+            fix="set data_prep.language.identify=true, or data_prep.language.assume to the language of all",
+        )
+    if language.identify and language.assume is not None:
+        rule, fix = "is not needed where languages are identified", "set one of identify and assume"
+        yield Violation(path="language.assume", value=language.assume, rule=rule, fix=fix)
+    if language.allowed and not language.identify:
+        rule, fix = "needs the language of each document", "set data_prep.language.identify=true"
+        yield Violation(path="language.allowed", value=language.allowed, rule=rule, fix=fix)
+    named = [("language.allowed", code) for code in language.allowed]
+    named += [("quality.by_language", code) for code in config.quality.by_language]
+    named += [("language.assume", language.assume)] if language.assume is not None else []
+    for path, code in named:
+        if not _LANGUAGE.fullmatch(code):
+            rule, fix = "is no code of a language", "use two or three small letters, such as en, de, zh or yue"
+            yield Violation(path=path, value=code, rule=rule, fix=fix)
+
+
+def _thresholds(config: DataPrepConfig) -> Iterator[Violation]:
+    quality = config.quality
+    yield from find_bad_thresholds(quality)
+    given: dict[str, Mapping[str, Any]] = {"quality.thresholds": vars(quality.thresholds)}
+    given |= {f"quality.by_language.{language}": limits for language, limits in quality.by_language.items()}
+    for place, limits in given.items():
+        for name, length in _SHARES_OF_NGRAMS.items():
+            shares = limits.get(name)
+            if isinstance(shares, list) and (len(shares) != length or not all(share in _SHARE for share in shares)):
+                rule, fix = "is no list of shares, one for each n", f"write {length} numbers from 0 to 1"
+                yield Violation(path=f"{place}.{name}", value=shares, rule=rule, fix=fix)
+        for name, allowed in _LIMITS.items() if place != "quality.thresholds" else ():
+            value = limits.get(name)
+            if isinstance(value, int | float) and value not in allowed:
+                rule, fix = f"is not {allowed}", allowed.nearest(value)
+                yield Violation(path=f"{place}.{name}", value=value, rule=rule, fix=fix)
+
+
+def find_bad_thresholds(config: QualityConfig) -> Iterator[Violation]:
+    """Name every entry of by_language that is no threshold, or has a value of another type."""
+    for language, values in config.by_language.items():
+        for violation in to_dataclass(QualityThresholds, values).violations:
+            path = f"quality.by_language.{language}.{violation.path}"
+            rule = violation.rule.replace("the configuration", "data_prep.quality.thresholds")
+            yield Violation(path=path, value=violation.value, rule=rule, fix=violation.fix)
+
+
+def _files(config: DataPrepConfig) -> Iterator[Violation]:
+    lists = [(f"url_filter.block_lists[{i}]", path) for i, path in enumerate(config.url_filter.block_lists)]
+    model = config.language.model_path
+    for place, path in [*lists, *([("language.model_path", model)] if model is not None else [])]:
+        if not Path(path).is_file():
+            yield Violation(path=place, value=path, rule="is no file", fix="name a file that exists")
+
+
+def _further_step(path: str, target: object) -> Iterator[Violation]:
+    if not isinstance(target, str) or "." not in target:
+        rule, fix = "names no class", "write {_target_: package.module.Class}"
+        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, rule=rule, fix=fix)
+        return
+    module = target.rpartition(".")[0]
+    try:
+        is_there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        is_there = False
+    if not is_there:
+        rule, fix = f"lies in no module: {module} is not installed", "install it, or correct the name"
+        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, rule=rule, fix=fix)
+
+
+_COUNT = Range(minimum=1)
+
+RANGES: dict[str, Range] = {
+    "cleaning.min_characters": Range(minimum=0),
+    "cleaning.max_characters": _COUNT,
+    "cleaning.max_replacement_share": Range(minimum=0, maximum=1),
+    "cleaning.max_record_bytes": _COUNT,
+    "cleaning.max_record_seconds": Range(minimum=0, is_minimum_excluded=True),
+    "near_duplicates.num_bands": Range(minimum=1, maximum=256),
+    "near_duplicates.num_rows": Range(minimum=1, maximum=64),
+    "near_duplicates.ngram_words": Range(minimum=1, maximum=1000),
+    "near_duplicates.ngram_characters": Range(minimum=1, maximum=1000),
+    "decontamination.ngram_words": Range(minimum=1, maximum=1000),
+    "decontamination.ngram_characters": Range(minimum=1, maximum=1000),
+    "decontamination.min_ngrams": _COUNT,
+    "split.validation_fraction": Range(minimum=0, maximum=1, is_maximum_excluded=True),
+    "split.seed": Range(minimum=0, maximum=2**63 - 1),
+    **TOKENIZER_RANGES,
+    "batch_bytes": _COUNT,
+    "num_workers": _COUNT,
+    **QUALITY_RANGES,
+}
+"""Every number of the schema, by its path below data_prep."""
+
+_SBATCH_FIELDS = {
+    "account": "data_prep.executor.slurm.account",
+    "cpus-per-task": "data_prep.executor.slurm.cpus_per_task",
+    "mem": "data_prep.executor.slurm.memory",
+    "partition": "data_prep.executor.slurm.partition",
+    "qos": "data_prep.executor.slurm.qos",
+    "time": "data_prep.executor.slurm.time_limit",
+}
+"""Options of sbatch that have a field of their own."""
+_SBATCH_OWN = ("array", "dependency", "job-name", "nodes", "ntasks", "open-mode", "output", "requeue", "no-requeue")
+"""Options of sbatch that the script decides on."""
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def validate(config: DataPrepConfig) -> list[Violation]:
+    """Check all rules; the input files are looked for by `resolve_inputs`."""
+    found = list(find_out_of_range(config, RANGES))
+    bad = {violation.path for violation in found}
+    checks = (
+        validate_tokenizer,
+        _lengths_leave_room,
+        _extractor_is_there,
+        validate_quality,
+        _sources,
+        _evaluations,
+        _output_dir,
+        _slurm_jobs,
+    )
+    for check in checks:
+        found += [violation for violation in check(config) if violation.path not in bad]
+    return [
+        Violation(path=f"data_prep.{violation.path}", value=violation.value, rule=violation.rule, fix=violation.fix)
+        for violation in found
+    ]
+
+
+def _lengths_leave_room(config: DataPrepConfig) -> Iterator[Violation]:
+    cleaning = config.cleaning
+    if cleaning.min_characters > cleaning.max_characters:
+        yield Violation(
+            path="cleaning.min_characters",
+            value=cleaning.min_characters,
+            rule=f"is more than data_prep.cleaning.max_characters={cleaning.max_characters}, so nothing is kept",
+            fix=f"use {cleaning.max_characters} or less",
+        )
+
+
+def _extractor_is_there(config: DataPrepConfig) -> Iterator[Violation]:
+    if config.html.extractor != "trafilatura":
+        return
+    if importlib.util.find_spec("trafilatura") is None:
+        fix = "install it (pip install 'trireme[trafilatura]'), or use resiliparse"
+        yield Violation(path="html.extractor", value="trafilatura", rule="is not installed", fix=fix)
+    if not config.html.main_content:
+        rule, fix = "is not for trafilatura, which takes main content only", "use true, or html.extractor=resiliparse"
+        yield Violation(path="html.main_content", value=False, rule=rule, fix=fix)
+
+
+def _sources(config: DataPrepConfig) -> Iterator[Violation]:
+    if not config.sources:
+        yield Violation(
+            path="sources",
+            value="[]",
+            rule="names no input",
+            fix="name files: 'data_prep.sources=[{name:mine,kind:text,paths:[\"/data/*.txt\"]}]', or choose an option"
+            " such as data_prep=wikipedia",
+        )
+    yield from _source_names("sources", config.sources)
+
+
+def _evaluations(config: DataPrepConfig) -> Iterator[Violation]:
+    yield from _source_names("evaluations", config.evaluations)
+    for number, source in enumerate(config.evaluations):
+        if source.kind not in ("jsonl", "parquet", "text"):
+            path, rule = f"evaluations[{number}].kind", "is no kind of evaluation texts"
+            yield Violation(path=path, value=source.kind, rule=rule, fix="use jsonl, parquet or text")
+
+
+def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]:
+    counts = Counter(source.name for source in sources)
+    for number, source in enumerate(sources):
+        path = f"{name}[{number}].name"
+        if not _SOURCE_NAME.fullmatch(source.name):
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).strip("-._") or f"source{number}"
+            rule = "is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first)"
+            yield Violation(path=path, value=repr(source.name), rule=rule, fix=f"use {plain}")
+        elif counts[source.name] > 1:
+            fix = "give each source its own name, or list all files in one source's paths"
+            yield Violation(path=path, value=source.name, rule="names more than one source", fix=fix)
+        if source.keep_whitespace is not None and source.kind in ("warc", "wikipedia"):
+            rule, fix = f"is not for kind {source.kind}, whose text is made of mark-up", "leave it out"
+            path = f"{name}[{number}].keep_whitespace"
+            yield Violation(path=path, value=source.keep_whitespace, rule=rule, fix=fix)
+        for field, value in (("max_retries", source.max_retries), ("retry_seconds", source.retry_seconds)):
+            if value < 0:
+                path = f"{name}[{number}].{field}"
+                yield Violation(path=path, value=value, rule="is below 0", fix="use 0 or more")
+
+
+def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
+    directory = Path(config.output_dir)
+    existing = nearest_existing(directory)
+    if not existing.is_dir():
+        rule = f"cannot be a directory: {existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        rule = f"cannot be written: you may not write to {existing}"
+    else:
+        return
+    yield Violation(path="output_dir", value=config.output_dir, rule=rule, fix="name a directory that you can write to")
+
+
+def _slurm_jobs(config: DataPrepConfig) -> Iterator[Violation]:
+    """What cannot stand in the scripts of the executor slurm."""
+    settings, path = config.executor.slurm, "executor.slurm"
+    if config.executor.kind != "slurm":
+        return
+    names = ("partition", "account", "qos", "memory", "time_limit", "python")
+    yield from check_lines(path, {name: getattr(settings, name) for name in names})
+    yield from check_options(f"{path}.options", settings.options, fields=_SBATCH_FIELDS, own=_SBATCH_OWN)
+    output = str(Path(config.output_dir).absolute())
+    if "\\" in output or not is_one_line(output):
+        rule = "holds a backslash or several lines, which sbatch cannot take for the place of its output"
+        yield Violation(path="output_dir", value=repr(output), rule=rule, fix="use another directory")

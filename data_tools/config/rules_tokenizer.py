@@ -1,0 +1,161 @@
+"""The rules of data_prep.tokenizer."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from data_tools.config.schema import (
+    LARGEST_AUTO_VOCAB_SIZE,
+    MIN_VOCAB_SIZE,
+    DataPrepConfig,
+    TokenizerConfig,
+    list_special_tokens,
+)
+from trireme.config.ranges import Range
+from trireme.config.suggest import either, nearest_multiples
+from trireme.errors import ConfigError, Violation
+from trireme.progress import format_number
+from trireme.tokenizer.tokenizer import Tokenizer
+
+MAX_CANDIDATES = 10
+
+TOKENIZER_RANGES: dict[str, Range] = {
+    "tokenizer.vocab_size": Range(minimum=MIN_VOCAB_SIZE, reason="256 bytes, unknown, begin and end take their share"),
+    "tokenizer.vocab_multiple": Range(minimum=1),
+    "tokenizer.character_coverage": Range(minimum=0.9, maximum=1.0),
+    "tokenizer.sample_characters": Range(minimum=1000),
+    "tokenizer.sampling_exponent": Range(minimum=0, maximum=1),
+    "tokenizer.num_reserved_tokens": Range(minimum=0, maximum=100_000),
+    "tokenizer.num_threads": Range(minimum=1, maximum=1024),
+}
+
+_TAKEN = re.compile(r"<unk>|<s>|</s>|<0x[0-9A-F]{2}>")
+_RESERVED = re.compile(r"<\|reserved_\d+\|>")
+_ONLY_TRAINED = ("special_tokens", "user_defined_symbols", "num_reserved_tokens")
+
+
+def validate_tokenizer(config: DataPrepConfig) -> Iterator[Violation]:
+    """Check the rules between the tokenizer's settings, and the tokenizer that is given."""
+    yield from _names_are_plain(config.tokenizer)
+    if config.tokenizer.path is not None:
+        yield from _given_stays_as_it_is(config.tokenizer)
+        yield from _given_is_usable(config.tokenizer)
+        return
+    yield from _vocab_is_a_multiple(config.tokenizer)
+    yield from _tokens_have_room(config.tokenizer)
+    yield from _languages_are_known(config)
+    if config.tokenizer.eos_token is not None:
+        yield Violation(
+            path="tokenizer.eos_token",
+            value=config.tokenizer.eos_token,
+            rule="is for a tokenizer.json that is given; a tokenizer that is trained here ends documents with </s>",
+            fix="leave it out, or name the tokenizer.json in data_prep.tokenizer.path",
+        )
+
+
+def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
+    size, multiple = tokenizer.vocab_size, tokenizer.vocab_multiple
+    if size == "auto":
+        if multiple > LARGEST_AUTO_VOCAB_SIZE:
+            yield Violation(
+                path="tokenizer.vocab_multiple",
+                value=multiple,
+                rule=f"is more than the {LARGEST_AUTO_VOCAB_SIZE} pieces that data_prep.tokenizer.vocab_size=auto takes"
+                " at most",
+                fix="use less, or set data_prep.tokenizer.vocab_size",
+            )
+    elif multiple > 0 and size % multiple:
+        choices = [value for value in nearest_multiples(size, multiple) if value >= MIN_VOCAB_SIZE]
+        yield Violation(
+            path="tokenizer.vocab_size",
+            value=size,
+            rule=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
+            fix=f"use {either(choices)}",
+        )
+
+
+def _names_are_plain(tokenizer: TokenizerConfig) -> Iterator[Violation]:
+    lists = (("special_tokens", tokenizer.special_tokens), ("user_defined_symbols", tokenizer.user_defined_symbols))
+    counts = Counter([*tokenizer.special_tokens, *tokenizer.user_defined_symbols])
+    for name, tokens in lists:
+        path = f"tokenizer.{name}"
+        for token in dict.fromkeys(tokens):
+            if counts[token] > 1:
+                yield Violation(path=path, value=token, rule="is named more than once", fix="name it once")
+            if not token or re.search(r"[\s\u2581\0]", token):
+                rule = "cannot be a special token: it is empty or holds a space, U+2581 (which stands for one) or NUL"
+                yield Violation(path=path, value=repr(token), rule=rule, fix="choose another spelling")
+            elif _TAKEN.fullmatch(token) or (tokenizer.num_reserved_tokens and _RESERVED.fullmatch(token)):
+                rule = "cannot be a special token: every tokenizer that is trained here has it"
+                yield Violation(path=path, value=token, rule=rule, fix="leave it out, or choose another spelling")
+            elif name == "special_tokens" and len(token) == 1:
+                rule = "is a single character, which texts must be able to have"
+                yield Violation(path=path, value=token, rule=rule, fix=f"choose another spelling, such as <|{token}|>")
+
+
+def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
+    size = LARGEST_AUTO_VOCAB_SIZE if tokenizer.vocab_size == "auto" else tokenizer.vocab_size
+    room = size - MIN_VOCAB_SIZE
+    # A number that is out of its range is named for that.
+    if room < 0 or tokenizer.num_reserved_tokens < 0:
+        return
+    count = len(list_special_tokens(tokenizer)) + len(tokenizer.user_defined_symbols)
+    if count > room:
+        yield Violation(
+            path="tokenizer.special_tokens",
+            value=format_number(count, "token"),
+            rule="are, with the reserved ones and the user-defined symbols, more than the vocabulary has room for"
+            f" ({room})",
+            fix="leave some out, or raise data_prep.tokenizer.vocab_size",
+        )
+
+
+def _languages_are_known(config: DataPrepConfig) -> Iterator[Violation]:
+    if config.tokenizer.sampling_exponent < 1 and not config.language.identify:
+        yield Violation(
+            path="tokenizer.sampling_exponent",
+            value=config.tokenizer.sampling_exponent,
+            rule="balances languages, and they are not identified",
+            fix="set data_prep.language.identify=true, or use 1",
+        )
+
+
+def _given_stays_as_it_is(tokenizer: TokenizerConfig) -> Iterator[Violation]:
+    for name in _ONLY_TRAINED:
+        if value := getattr(tokenizer, name):
+            yield Violation(
+                path=f"tokenizer.{name}",
+                value=value,
+                rule="can only be added to a tokenizer that is trained here",
+                fix=f"leave it or data_prep.tokenizer.path={tokenizer.path} out",
+            )
+
+
+def _given_is_usable(config: TokenizerConfig) -> Iterator[Violation]:
+    assert config.path is not None
+    try:
+        tokenizer = Tokenizer(config.path)
+    except ConfigError as error:
+        yield from error.violations
+        return
+    candidates = list(tokenizer.special_tokens)
+    shown = ", ".join(candidates[:MAX_CANDIDATES]) or "it has none"
+    if config.eos_token is None:
+        if tokenizer.eos_id is None and tokenizer.is_huggingface:
+            yield Violation(
+                path="tokenizer.path",
+                value=config.path,
+                rule="does not say which token ends a document: no tokenizer_config.json beside it names an eos_token,"
+                " and it has none of the usual names",
+                fix=f"name it with data_prep.tokenizer.eos_token; its special tokens are: {shown}",
+            )
+        elif tokenizer.eos_id is None:
+            rule = "has no end-of-document piece (</s>), and documents are ended with one"
+            yield Violation(path="tokenizer.path", value=config.path, rule=rule, fix="take another, or train one")
+    elif not tokenizer.is_huggingface:
+        rule = f"cannot be chosen: {config.path} is a SentencePiece model, which says itself what ends a document"
+        yield Violation(path="tokenizer.eos_token", value=config.eos_token, rule=rule, fix="leave it out")
+    elif tokenizer.token_id(config.eos_token) is None:
+        rule = f"is no token of {config.path}"
+        fix = f"use one of its special tokens: {shown}"
+        yield Violation(path="tokenizer.eos_token", value=config.eos_token, rule=rule, fix=fix)

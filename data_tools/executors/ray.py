@@ -1,0 +1,103 @@
+"""The executor ray: shares of reading and tokenizing as tasks of an existing Ray cluster; the rest runs here.
+
+A share is the same command that a Slurm job runs, so all nodes need this code, its environment, the inputs and
+output_dir under the same paths.
+"""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_tools.errors import BadRecordError, PreparationError
+from data_tools.executors.run_share import save_task, stage_command
+from data_tools.stages.preparation import Preparation, Share, Stage
+from data_tools.stages.run import run_stage
+from data_tools.work.progress import StageProgress
+from trireme.errors import EXIT_BAD_INPUT, ConfigError, Violation
+from trireme.progress import format_number
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+MAX_RETRIES = 1
+"""Of a share whose node is lost."""
+
+
+class _Ended(NamedTuple):
+    """How a share's command ended."""
+
+    code: int
+    stderr: str
+
+
+def run_on_ray(preparation: Preparation) -> None:
+    """Run all stages.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster.
+        PreparationError: a share failed; those that did not are done for the next run.
+    """
+    ray = _connect(preparation.config.executor.ray_address)
+    try:
+        for stage, shared in ((Stage.READ, True), (Stage.CHOOSE, False), (Stage.PACK, True), (Stage.ASSEMBLE, False)):
+            if shared:
+                _run_shares(ray, stage, preparation)
+            else:
+                run_stage(stage, preparation, Share())
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> Any:
+    try:
+        import ray  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        rule, fix = "needs Ray, which is not installed", "pip install 'trireme[ray]'"
+        raise ConfigError([Violation(path="data_prep.executor.kind", value="ray", rule=rule, fix=fix)]) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        rule = f"leads to no Ray cluster: {error}"
+        fix = "start one with `ray start --head`, or give its address; RAY_AUTH_MODE=token where it asks for a token"
+        raise ConfigError(
+            [Violation(path="data_prep.executor.ray_address", value=address, rule=rule, fix=fix)]
+        ) from error
+    return ray
+
+
+def _run_shares(ray: Any, stage: Stage, preparation: Preparation) -> None:
+    config = preparation.config.executor
+    task_file = save_task(preparation)
+    count = config.num_shares
+
+    def run(share: str) -> tuple[int, str]:
+        command = [sys.executable, *stage_command(stage, task_file=task_file, share=share)]
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    remote = ray.remote(num_cpus=config.ray_cpus_per_share, max_retries=MAX_RETRIES)(run)
+    shares = {remote.remote(f"{number}/{count}"): number for number in range(count)}
+    title = {Stage.READ: "read", Stage.PACK: "tokenize"}[stage]
+    failures: list[tuple[int, _Ended]] = []
+    with StageProgress(title, total=count, unit="shares", mode=preparation.config.progress) as progress:
+        waiting = list(shares)
+        while waiting:
+            finished, waiting = ray.wait(waiting)
+            for reference in finished:
+                try:
+                    ended = _Ended(*ray.get(reference))
+                except ray.exceptions.RayError as error:
+                    ended = _Ended(-1, f"its task was lost: {error}")
+                if ended.code:
+                    failures.append((shares[reference], ended))
+            progress.update(count - len(waiting))
+            if any(ended.code == EXIT_BAD_INPUT for _, ended in failures):
+                break
+    if failures:
+        number, ended = failures[0]
+        if ended.code == EXIT_BAD_INPUT:
+            raise BadRecordError(ended.stderr.strip())
+        more = f", as did {format_number(len(failures) - 1, 'other')}" if len(failures) > 1 else ""
+        raise PreparationError(
+            f"share {number} of {stage.value} ended with code {ended.code}{more}:\n{ended.stderr.strip()}"
+        )

@@ -1,0 +1,1 @@
+"""Text out of what was read: web pages, wiki markup, plain text."""

@@ -1,0 +1,1 @@
+"""Prose out of wiki markup."""

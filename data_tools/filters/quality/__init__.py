@@ -1,0 +1,1 @@
+"""Published quality rules: Gopher, C4, FineWeb."""

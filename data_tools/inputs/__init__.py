@@ -1,0 +1,1 @@
+"""Input files: which there are, and how they are opened as streams."""

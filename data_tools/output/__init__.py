@@ -1,0 +1,1 @@
+"""A preparation's output: published files, tables, statistics."""

@@ -1,0 +1,1 @@
+"""Readers: one format each, record by record, past damage."""

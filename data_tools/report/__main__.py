@@ -1,0 +1,8 @@
+"""Write the report of a preparation: python -m data_tools.report OUTPUT_DIR"""
+
+import sys
+
+from data_tools.report.page import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a text consists of: words, lines, n-grams."""

@@ -1,0 +1,1 @@
+"""Tokenizer files, samples to train on, and fast encoding."""

@@ -1,0 +1,74 @@
+"""The tokenizer's files in the directory of a preparation.
+
+A SentencePiece model is published as tokenizer.model; one that was trained here has its pieces beside it, for people to
+read. A tokenizer.json is published with a tokenizer_config.json, which says what ends a document.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data_tools.config.schema import TokenizerConfig
+from trireme.shards.manifest import hash_file
+from trireme.tokenizer.tokenizer import Tokenizer
+
+SENTENCEPIECE_NAME = "tokenizer.model"
+PIECES_NAME = "tokenizer.vocab"
+HUGGINGFACE_NAME = "tokenizer.json"
+HUGGINGFACE_CONFIG_NAME = "tokenizer_config.json"
+
+TOKENIZER_NAMES = (SENTENCEPIECE_NAME, PIECES_NAME, HUGGINGFACE_NAME, HUGGINGFACE_CONFIG_NAME)
+"""Every name that a preparation publishes of a tokenizer."""
+
+
+def install_tokenizer(path: str | Path, directory: Path, *, eos_token: str | None = None) -> Path:
+    """Copy a given tokenizer into a directory under its published name.
+
+    Args:
+        path: a file that data_prep.tokenizer.path may name, already validated.
+        eos_token: as data_prep.tokenizer.eos_token.
+    Returns:
+        The copy, for `Tokenizer`.
+    """
+    tokenizer = Tokenizer(path)
+    if not tokenizer.is_huggingface:
+        target = directory / SENTENCEPIECE_NAME
+        shutil.copyfile(path, target)
+        return target
+    target = directory / HUGGINGFACE_NAME
+    shutil.copyfile(path, target)
+    (directory / HUGGINGFACE_CONFIG_NAME).write_bytes(_build_config(tokenizer, eos_token=eos_token))
+    return target
+
+
+def find_tokenizer(directory: str | Path) -> Path | None:
+    """The tokenizer that a preparation published in a directory; None when there is none."""
+    names = (SENTENCEPIECE_NAME, HUGGINGFACE_NAME)
+    return next((path for name in names if (path := Path(directory) / name).is_file()), None)
+
+
+def describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
+    """What decides about the tokens of a given tokenizer: not where it lies, nor how one would be trained.
+
+    Args:
+        config: with a path.
+    """
+    assert config.path is not None
+    description = {"sha256": hash_file(config.path)}
+    tokenizer = Tokenizer(config.path)
+    if tokenizer.is_huggingface:
+        description["config"] = _build_config(tokenizer, eos_token=config.eos_token).decode()
+    return description
+
+
+def _build_config(tokenizer: Tokenizer, *, eos_token: str | None) -> bytes:
+    """The tokenizer_config.json beside a tokenizer.json, or a new one, that names its end and begin."""
+    new = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    record = tokenizer.read_config() or new
+    for key, found in (("bos_token", tokenizer.bos_id), ("eos_token", tokenizer.eos_id)):
+        if found is not None:
+            record.setdefault(key, tokenizer.token_name(found))
+    if eos_token is not None:
+        record["eos_token"] = eos_token
+    return (json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()

@@ -1,0 +1,62 @@
+"""Settings of the steps that judge documents are checked together with all others."""
+
+from typing import Any
+
+import pytest
+
+from data_tools.config.filtering import LanguageConfig, QualityConfig, QualityThresholds, UrlFilterConfig
+from data_tools.config.rules import validate
+from data_tools.config.schema import DataPrepConfig, HtmlConfig, SourceConfig
+
+
+def problems(tmp_path, **settings: Any) -> dict[str, str]:
+    source = SourceConfig(name="a", kind="text", paths=["a"])
+    config = DataPrepConfig(output_dir=str(tmp_path), sources=[source], **settings)
+    return {violation.path.removeprefix("data_prep."): violation.fix for violation in validate(config)}
+
+
+IDENTIFY = LanguageConfig(identify=True)
+RULES: Any = ["c4"]
+
+
+def test_good_settings(tmp_path):
+    assert problems(tmp_path) == {}
+    assert problems(tmp_path, language=IDENTIFY, quality=QualityConfig(rules=RULES)) == {}
+    assert problems(tmp_path, language=LanguageConfig(assume="yue"), quality=QualityConfig(rules=RULES)) == {}
+    assert problems(tmp_path, further_steps=[{"_target_": "pathlib.Path"}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "paths"),
+    [
+        ({"quality": QualityConfig(rules=RULES)}, ["quality.rules"]),
+        ({"language": LanguageConfig(identify=True, assume="en")}, ["language.assume"]),
+        ({"language": LanguageConfig(allowed=["en"])}, ["language.allowed"]),
+        ({"language": LanguageConfig(identify=True, allowed=["English"])}, ["language.allowed"]),
+        ({"language": LanguageConfig(min_score=1.5)}, ["language.min_score"]),
+        ({"language": LanguageConfig(identify=True, model_path="/no/model")}, ["language.model_path"]),
+        ({"url_filter": UrlFilterConfig(block_lists=["/no/list"])}, ["url_filter.block_lists[0]"]),
+        ({"quality": QualityConfig(by_language={"en": {"min_wordz": 1}})}, ["quality.by_language.en.min_wordz"]),
+        ({"quality": QualityConfig(by_language={"en": {"min_words": -1}})}, ["quality.by_language.en.min_words"]),
+        (
+            {"quality": QualityConfig(thresholds=QualityThresholds(max_newline_ratio=-1))},
+            ["quality.thresholds.max_newline_ratio"],
+        ),
+        (
+            {"quality": QualityConfig(thresholds=QualityThresholds(max_top_ngram_shares=[2.0]))},
+            ["quality.thresholds.max_top_ngram_shares"],
+        ),
+        ({"further_steps": [{"size": 1}]}, ["further_steps[0]._target_"]),
+        ({"further_steps": [{"_target_": "no_such_module.Step"}]}, ["further_steps[0]._target_"]),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, settings, paths):
+    found = problems(tmp_path, **settings)
+    assert list(found) == paths and all(found.values())
+
+
+def test_an_extractor_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = HtmlConfig(extractor="trafilatura", main_content=False)
+    assert "pip install" in problems(tmp_path, html=settings)["html.extractor"]
+    assert "html.main_content" in problems(tmp_path, html=settings)
