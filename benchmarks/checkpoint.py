@@ -36,17 +36,16 @@ import torch  # noqa: E402
 from torch import distributed  # noqa: E402
 
 from benchmarks.shapes import LLAMA_32M  # noqa: E402
-from trainer.checkpoint.saver import CheckpointSaver, Origin  # noqa: E402
-from trainer.checkpoint.state import Progress, layout_of  # noqa: E402
-from trainer.checkpoint.store import list_checkpoints  # noqa: E402
-from trainer.config.checkpoint import CheckpointConfig  # noqa: E402
+from trainer.checkpoint.directory import list_checkpoints  # noqa: E402
+from trainer.checkpoint.manager import CheckpointManager, ResumeSource  # noqa: E402
+from trainer.checkpoint.trainer_state import TrainProgress, layout_of  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.config.plan import RunPlan, build_plan  # noqa: E402
-from trainer.config.run import DatasetConfig  # noqa: E402
+from trainer.config.run import CheckpointConfig, DatasetConfig  # noqa: E402
 from trainer.config.schema import TrainConfig  # noqa: E402
-from trainer.data.batch import MicroBatch  # noqa: E402
 from trainer.data.loader import BatchLoader, build_loader  # noqa: E402
+from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine.base import Engine  # noqa: E402
 from trainer.engine.factory import build_engine  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
@@ -117,14 +116,14 @@ def _measure(world: World, directory: Path, *, rounds: int) -> dict[str, Any]:
     loader = _build_loader(directory / f"shard_{world.rank}")
     told: list[dict[str, Any]] = []
     savers = {
-        name: CheckpointSaver(
+        name: CheckpointManager(
             replace(config, checkpoint=checkpoint),
             plan=plan,
             engine=engine,
             loader=loader,
             layout=layout_of(ParallelConfig(), world_size=NUM_PROCESSES, engine="deepspeed", device_type="cpu"),
-            origin=Origin(),
-            progress=Progress(),
+            origin=ResumeSource(),
+            progress=TrainProgress(),
             record=lambda kind, *, step, **fields: told.append(fields),
         )
         for name, checkpoint in WAYS.items()
@@ -145,10 +144,10 @@ def _measure(world: World, directory: Path, *, rounds: int) -> dict[str, Any]:
     return _summarize(saves, alone=alone, num_bytes=num_bytes, num_parameters=plan.num_parameters_padded)
 
 
-def _save(saver: CheckpointSaver, engine: Engine, world: World, *, step: int) -> list[float]:
+def _save(saver: CheckpointManager, engine: Engine, world: World, *, step: int) -> list[float]:
     """Save, and train until all ranks are done; the seconds of those steps."""
     distributed.barrier()
-    saver.save(Progress(step=step))
+    saver.save(TrainProgress(step=step))
     steps: list[float] = []
     while not _is_over(saver):
         steps.append(_take_step(engine, world))
@@ -157,7 +156,7 @@ def _save(saver: CheckpointSaver, engine: Engine, world: World, *, step: int) ->
     return steps
 
 
-def _is_over(saver: CheckpointSaver) -> bool:
+def _is_over(saver: CheckpointManager) -> bool:
     flag = torch.tensor(int(saver.is_saving))
     distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
     return not flag.item()

@@ -25,8 +25,8 @@ from benchmarks.shapes import LLAMA_32M  # noqa: E402
 from trainer.config.engine import DeepSpeedEngineConfig  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.data.batch import MicroBatch  # noqa: E402
-from trainer.engine.deepspeed_engine import DeepSpeedEngine  # noqa: E402
+from trainer.data.micro_batch import MicroBatch  # noqa: E402
+from trainer.engine.deepspeed.engine import DeepSpeedEngine  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.layer_spec import torch_dtype  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402

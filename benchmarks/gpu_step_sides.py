@@ -19,7 +19,7 @@ from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.model_math import count_parameters, model_flops_per_token  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.data.batch import MicroBatch  # noqa: E402
+from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine.factory import build_engine  # noqa: E402
 from trainer.engine.forward import forward_backward  # noqa: E402
 from trainer.metrics.mfu import device_peak_tflops  # noqa: E402

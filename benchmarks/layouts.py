@@ -39,7 +39,7 @@ from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import build_plan
 from trainer.config.run import TrainingConfig
 from trainer.config.schema import TrainConfig
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.parallel import cpu_shim
 
 SHAPE = dataclasses.replace(LLAMA_32M, seq_length=512)

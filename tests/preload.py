@@ -20,7 +20,6 @@ from torch.distributed.elastic.multiprocessing import api  # noqa: E402, F401 - 
 import launch.local  # noqa: E402, F401 - as above
 import trainer.build  # noqa: E402 - as above
 import trainer.certificate.layout_run  # noqa: E402 - as above
-import trainer.checkpoint.run_directory  # noqa: E402 - as above
 import trainer.forked_ranks  # noqa: E402 - as above
 import trainer.inputs  # noqa: E402, F401 - as above
 

@@ -6,24 +6,23 @@ from collections.abc import Callable, Sequence
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import distributed
 
-from trainer.checkpoint.saver import CheckpointSaver
-from trainer.checkpoint.state import Layout, Progress, TrainerState, layout_of
+from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
+from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
-from trainer.data.microbatch import DocumentConfig
+from trainer.data.micro_batch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import ValidationLoader, build_validation_loader
 from trainer.engine import factory
 from trainer.engine.base import Engine
-from trainer.health.build import build_health
-from trainer.health.health import Health
-from trainer.health.vigil import Vigil
+from trainer.health.monitor import Health, build_health
+from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics import events
@@ -32,7 +31,7 @@ from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.parallel.world import World
-from trainer.restore import has_work, recall_past, record_start, restore_run
+from trainer.resume import has_work, recall_past, record_start, restore_run
 from trireme.tokenizer.tokenizer import Tokenizer
 
 
@@ -45,7 +44,7 @@ class Run:
     loader: BatchLoader
     validation: ValidationLoader | None
     recorder: MetricsRecorder
-    saver: CheckpointSaver
+    saver: CheckpointManager
     health: Health
 
     def close(self) -> None:
@@ -60,7 +59,7 @@ class Run:
 
 
 def build_run(
-    config: TrainConfig, *, plan: RunPlan, world: World, vigil: Vigil, tokenizer: Tokenizer | None = None
+    config: TrainConfig, *, plan: RunPlan, world: World, vigil: Watchdog, tokenizer: Tokenizer | None = None
 ) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
@@ -73,7 +72,7 @@ def build_run(
     engine = build_engine(config, plan=plan, world=world, watch=chunks.extend)
     layout = _layout(config, world)
     state, origin = restore_run(config, plan=plan, engine=engine, layout=layout)
-    progress = state.progress if state is not None else Progress()
+    progress = state.progress if state is not None else TrainProgress()
     is_active = has_work(config, progress)
     is_writer = world.is_main_rank and is_active
     past = recall_past(config, plan=plan, state=state, is_written=is_active)
@@ -101,7 +100,7 @@ def build_run(
             tokenizer=tokenizer,
             record=event_log.record,
         )
-    saver = CheckpointSaver(
+    saver = CheckpointManager(
         config,
         plan=plan,
         engine=engine,

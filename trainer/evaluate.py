@@ -24,10 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.cluster import ClusterConfig
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
-from trainer.config.run import TokenizerConfig, TrainingConfig
+from trainer.config.run import CheckpointConfig, TokenizerConfig, TrainingConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
 from trireme.command import EXIT_INTERRUPTED, run_command, write_output
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
@@ -92,10 +91,10 @@ def run(arguments: list[str]) -> int:
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
     from trainer.build import build_chunks, build_validation  # noqa: PLC0415 - see above
+    from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
-    from trainer.checkpoint.model_match import describe_changes  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
-    from trainer.loop.validation import run_validation  # noqa: PLC0415 - see above
+    from trainer.loop.train_loop import run_validation  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
     from trainer.saved_run import choose_at  # noqa: PLC0415 - see above
@@ -232,7 +231,7 @@ def _target(config: TrainConfig) -> Path:
 
 def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int) -> list[Violation]:
     """The shards, and that there is something to evaluate, and something to evaluate it on."""
-    from trainer.checkpoint.store import list_checkpoints  # noqa: PLC0415 - see run
+    from trainer.checkpoint.directory import list_checkpoints  # noqa: PLC0415 - see run
     from trainer.data.checks import check_datasets  # noqa: PLC0415 - see run
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
 
@@ -258,7 +257,7 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
 def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int, *, saved: Any) -> list[Violation]:
     """Whether model and tokenizer are the checkpoint's."""
-    from trainer.checkpoint.model_match import check_model  # noqa: PLC0415 - see run
+    from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see run
     from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
     from trainer.config.plan import pad_vocab_size  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run

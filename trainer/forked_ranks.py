@@ -32,7 +32,7 @@ from trireme.stop_signals import once, suspend_with
 SWITCH = "TRIREME_FORK_RANKS"
 """Environment variable: 0 starts every rank cold."""
 
-PRELOADED = ("trainer.inputs", "trainer.build", "trainer.checkpoint.run_directory")
+PRELOADED = ("trainer.inputs", "trainer.build", "trainer.run_directory.directory")
 """What `trainer.train` imports; the CPU shim is installed before."""
 
 _POLL_SECONDS = 0.01

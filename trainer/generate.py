@@ -52,9 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.config.optim import PrecisionConfig  # noqa: PLC0415 - see above
     from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
-    from trainer.model.decode import generate_tokens  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
-    from trainer.model.sampling import SamplingConfig  # noqa: PLC0415 - see above
+    from trainer.model.generation import SamplingConfig, generate_tokens  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
     from trireme.tokenizer.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above

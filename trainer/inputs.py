@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.checkpoint.check import check_resume
+from trainer.checkpoint.compatibility import check_resume
 from trainer.config.load import load_config
 from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trainer.data.checks import check_datasets
-from trainer.engine.nvme import check_nvme_host
-from trainer.loop.ledger import read_replay
+from trainer.engine.deepspeed.settings import check_nvme_host
+from trainer.loop.recovery_log import read_replay
 from trireme.config.fields import is_inside
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.tokenizer.tokenizer import Tokenizer

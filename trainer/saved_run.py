@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint import tokenizer as saved_tokenizer
+from trainer.checkpoint.directory import CHECKPOINTS
 from trainer.checkpoint.discovery import choose_checkpoint
-from trainer.checkpoint.state import TrainerState, read_state
-from trainer.checkpoint.store import CHECKPOINTS
 from trainer.checkpoint.tokenizer import find_tokenizer
+from trainer.checkpoint.trainer_state import TrainerState, read_state
 from trainer.config.plan import pad_vocab_size
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig

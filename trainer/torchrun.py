@@ -148,9 +148,9 @@ def _name_signal(number: int) -> str:
 
 def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
     """Have the ranks of other hosts leave, if there are any and nobody of this host has told them."""
-    from trainer.health.board import board_of_launcher  # noqa: PLC0415 - as in main
+    from trainer.health.store_messages import messages_of_launcher  # noqa: PLC0415 - as in main
 
-    board = board_of_launcher(store_path)
+    board = messages_of_launcher(store_path)
     if board is not None:
         # The store may be this process's, and ends with it: the others need the time to read.
         with contextlib.suppress(RuntimeError):  # the host that keeps the store may have left

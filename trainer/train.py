@@ -72,15 +72,15 @@ def run(overrides: list[str]) -> int:
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
     from trainer.build import build_run  # noqa: PLC0415 - the shim must stand before Megatron-Core is imported
-    from trainer.checkpoint.run_directory import claim_run_directory  # noqa: PLC0415 - as above
-    from trainer.health.vigil import Vigil  # noqa: PLC0415 - as above
-    from trainer.loop.stop import StopRequest  # noqa: PLC0415 - as above
+    from trainer.health.watchdog import Watchdog  # noqa: PLC0415 - as above
+    from trainer.loop.signals import StopRequest  # noqa: PLC0415 - as above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - as above
+    from trainer.run_directory.directory import lock_run_directory  # noqa: PLC0415 - as above
 
     seconds = seconds_since_start()
     if seconds is not None:
         _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
-    claim = claim_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
+    claim = lock_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
     with StopRequest() as stop, claim:
         world = start_world(
             config.parallel,
@@ -92,7 +92,7 @@ def run(overrides: list[str]) -> int:
         if world.is_main_rank:
             for line in describe_run(config, plan):
                 _LOGGER.info(line)
-        with Vigil(config.health, rank=world.rank, run_directory=plan.run_directory) as vigil:
+        with Watchdog(config.health, rank=world.rank, run_directory=plan.run_directory) as vigil:
             with telling_what_it_waits_for("the model to be built and its checkpoint to be loaded"):
                 built = build_run(config, plan=plan, world=world, vigil=vigil, tokenizer=inputs.tokenizer)
             stop.defer(vigil.has_lost_rank)

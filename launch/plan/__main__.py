@@ -12,7 +12,7 @@ Words of the planner itself:
   top=N             layouts shown (default 15)
   html=FILE         also write a page: memory of each stage, timeline, speed against memory, all refused sizes
   json=FILE         also write all figures
-  calibrate=true    measure this host's devices instead (trainer.sniff), and save what later plans use
+  calibrate=true    measure this host's devices instead (trainer.hardware_check), and save what later plans use
   calibration=FILE  use that measurement; none uses none (default: that of output_dir, for the same type of device)
 
 The configured layout is predicted, or refused with what is wrong and the nearest ones that can be used; then all

@@ -1,6 +1,6 @@
 """Measured rates in place of fitted ones: `python -m launch.plan calibrate=true`.
 
-A child process runs trainer.sniff under torchrun on all devices of this host: matrix products, copies, all-reduces.
+A child process runs trainer.hardware_check under torchrun on all devices: matrix products, copies, all-reduces.
 What it finds is saved as CALIBRATION_NAME in the output directory, and plans for the same type of device use it. Slow
 devices count: of all ranks' rates the least is taken, since a step waits for it.
 """
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def measure(num_processes: int) -> Calibration:
-    """Run trainer.sniff on this host and summarise it.
+    """Run trainer.hardware_check on this host and summarise it.
 
     Args:
         num_processes: devices of this host.
@@ -51,7 +51,7 @@ def measure(num_processes: int) -> Calibration:
     """
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory, "sniff.json")
-        command = [*torchrun_here(num_processes), "-m", "trainer.sniff", "--output", str(output)]
+        command = [*torchrun_here(num_processes), "-m", "trainer.hardware_check", "--output", str(output)]
         environment = share_cores(os.environ, num_processes=num_processes)
         finished = subprocess.run(command, env=environment, check=False)
         if finished.returncode or not output.is_file():
@@ -62,7 +62,7 @@ def measure(num_processes: int) -> Calibration:
 
 
 def summarise(report: Mapping[str, Any]) -> Calibration:
-    """The slowest rates of a report of trainer.sniff.
+    """The slowest rates of a report of trainer.hardware_check.
 
     Raises:
         ConfigError: its device is not in the planner's table.

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from launch.plan.arrays import Number
-from trainer.config.model import ModelConfig
-from trainer.config.moe import find_expert_width, find_moe_layers
+from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ from packaging.requirements import Requirement
 
 from launch.plan.predict import CHECKPOINT_BYTES_PER_PARAMETER
 from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
-from trainer.config.checkpoint import CheckpointConfig
-from trainer.config.run import WandbConfig, wandb_of
+from trainer.config.run import CheckpointConfig, WandbConfig, wandb_of
 from trainer.config.slurm import ContainerConfig
 from trireme.errors import Violation
 from trireme.files import nearest_existing

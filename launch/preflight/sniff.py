@@ -1,4 +1,4 @@
-"""The sniff test of `trainer.sniff`, started here or on the nodes of a Slurm cluster, and judged."""
+"""The sniff test of `trainer.hardware_check`, started here or on the nodes of a Slurm cluster, and judged."""
 
 import json
 import os
@@ -55,17 +55,17 @@ def run_sniff(
     run_directory: Path | None = None,
     needed: Sequence[str] = (),
 ) -> Finding:
-    """Run `trainer.sniff` behind a command that starts processes, and judge what they report.
+    """Run `trainer.hardware_check` behind a command that starts processes, and judge what they report.
 
     Args:
-        start: the command up to and without `-m trainer.sniff`.
+        start: the command up to and without `-m trainer.hardware_check`.
         directory: that all hosts share.
         run_directory: where hosts with bad accelerators are noted, for the run to do without; None notes none.
         needed: as in `judge_ranks`.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix=".preflight-") as place:
         output = Path(place, "sniff.json")
-        command = [*start, "-m", "trainer.sniff", "--directory", place, "--output", str(output)]
+        command = [*start, "-m", "trainer.hardware_check", "--directory", place, "--output", str(output)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment)
         except subprocess.TimeoutExpired:
@@ -92,7 +92,7 @@ def judge_ranks(ranks: Sequence[Mapping[str, Any]], *, needed: Sequence[str] = (
     """Name every rank that is slow, damaged or unlike the others, and packages that hosts lack.
 
     Args:
-        ranks: `trainer.sniff.RankReport` of each, as mappings.
+        ranks: `trainer.hardware_check.RankReport` of each, as mappings.
         needed: distributions that the run needs beyond those that every run does.
     """
     return [*_slow(ranks), *_damaged(ranks), *_unlike(ranks), *_lacking(ranks, needed)]
@@ -175,5 +175,5 @@ def _place(rank: Mapping[str, Any]) -> str:
 
 
 def _failed(what: str, command: Sequence[str]) -> Finding:
-    fix = "run it by hand to see all that it says: " + " ".join(command[: command.index("trainer.sniff") + 1])
+    fix = "run it by hand to see all that it says: " + " ".join(command[: command.index("trainer.hardware_check") + 1])
     return judge("sniff", [Violation(path="sniff", value="failed", rule=what, fix=fix)], otherwise="")

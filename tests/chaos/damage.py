@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from trainer.checkpoint.directory import list_checkpoints
 from trainer.checkpoint.manifest import MANIFEST_NAME
-from trainer.checkpoint.state import STATE_NAME
-from trainer.checkpoint.store import list_checkpoints
+from trainer.checkpoint.trainer_state import STATE_NAME
 
 
 def truncate_tensors(run: Path, shard: Path) -> None:

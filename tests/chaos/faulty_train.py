@@ -27,8 +27,8 @@ import psutil  # noqa: E402 - the shim comes first
 from tests.chaos.plan import VARIABLE, Fault  # noqa: E402 - as above
 from tests.metrics.wandb_server import CUT_PATH  # noqa: E402 - as above
 from trainer import train  # noqa: E402 - as above
-from trainer.data.batch import MicroBatch  # noqa: E402 - as above
 from trainer.data.loader import BatchLoader  # noqa: E402 - as above
+from trainer.data.micro_batch import MicroBatch  # noqa: E402 - as above
 from trainer.loop.train_loop import TrainLoop  # noqa: E402 - as above
 from trainer.metrics import wandb  # noqa: E402 - as above
 

@@ -8,8 +8,8 @@ from tests.chaos.faulty import happenings, read_lineage, samples_of
 from tests.chaos.scenarios import GLOBAL_BATCH_SIZE, NUM_STEPS, Row, Scenario
 from tests.chaos.supervisor import Start
 from tests.train.commands import losses_of, tensors_of
-from trainer.checkpoint.store import checkpoint_name, checkpoints_directory
-from trainer.loop.ledger import FILE_NAME, ROLLBACK, read_ledger
+from trainer.checkpoint.directory import checkpoint_name, checkpoints_directory
+from trainer.loop.recovery_log import FILE_NAME, ROLLBACK, read_recovery_log
 
 TOLERANCE = 1e-6
 """Relative, of fp32 losses whose sums have another order."""
@@ -119,7 +119,7 @@ def _detected(row: Row, *, begin: float, run: Path, starts: list[Start]) -> floa
     if row.sign is not None:
         return _said(run, sign=row.sign, since=begin)
     if row.kind in ("nan_gradient", "inf_loss", "bad_samples"):
-        decisions = read_ledger(run / FILE_NAME)
+        decisions = read_recovery_log(run / FILE_NAME)
         times = [datetime.fromisoformat(decision["time"]).timestamp() for decision in decisions]
         return min((time for time in times if time >= begin - 0.01), default=None)
     return min((start.ended for start in starts if start.ended >= begin), default=None)
@@ -141,7 +141,7 @@ def _next_step(notes: Path, *, after: float) -> float | None:
 def _steps_lost(notes: Path, *, begin: float, run: Path, starts: list[Start]) -> int:
     """Steps that were taken and had to be taken again: after going back, or in the next start."""
     start = next(start for start in starts if begin <= start.ended)
-    for decision in read_ledger(run / FILE_NAME):
+    for decision in read_recovery_log(run / FILE_NAME):
         time = datetime.fromisoformat(decision["time"]).timestamp()
         if decision["kind"] == ROLLBACK and begin - 0.01 <= time <= start.ended:
             return int(decision["step"] - decision["to_step"])

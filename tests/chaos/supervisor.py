@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.chaos.faulty import command_of, prepare, read_lineage
 from tests.train.commands import REPOSITORY
-from trainer.checkpoint.store import list_checkpoints
+from trainer.checkpoint.directory import list_checkpoints
 
 START_SECONDS = 240.0
 """Longest time of one start; far more than any needs on two idle cores."""

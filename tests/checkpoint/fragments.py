@@ -13,7 +13,7 @@ cpu_shim.install()
 import torch  # noqa: E402
 from torch import distributed  # noqa: E402
 
-from trainer.checkpoint.state import Layout, Progress, TrainerState, build_state, layout_of  # noqa: E402
+from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, build_state, layout_of  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
@@ -146,7 +146,7 @@ def state_of(
         padded_vocab_size=padded_vocab_size,
         layout=layout_in(parallel or ParallelConfig(), world_size=world_size),
         run_name="test",
-        progress=Progress(
+        progress=TrainProgress(
             step=step,
             consumed_samples=16 * step,
             consumed_tokens=16 * step * model.seq_length,

@@ -9,11 +9,11 @@ from torch import distributed
 from tests.checkpoint.fragments import open_world
 from tests.data.shards import write_counting_shard
 from trainer.build import build_engine, build_training_loader
-from trainer.checkpoint.saver import CheckpointSaver
-from trainer.checkpoint.state import Progress, layout_of
+from trainer.checkpoint.manager import CheckpointManager
+from trainer.checkpoint.trainer_state import TrainProgress, layout_of
 from trainer.config.load import load_config
 from trainer.config.plan import build_plan
-from trainer.restore import restore_run
+from trainer.resume import restore_run
 
 GLOBAL_BATCH_SIZE = 8
 SEQ_LENGTH = 16
@@ -81,9 +81,9 @@ def _train(directory: Path, shards: Sequence[Path], num_steps: int, weight: floa
         described = layout_of(config.parallel, world_size=world_size, engine=config.engine.name, device_type="cpu")
         engine = build_engine(config, plan=plan, world=world)
         state, origin = restore_run(config, plan=plan, engine=engine, layout=described)
-        progress = state.progress if state is not None else Progress()
+        progress = state.progress if state is not None else TrainProgress()
         loader = build_training_loader(config, plan=plan, world=world, state=state)
-        saver = CheckpointSaver(
+        saver = CheckpointManager(
             config,
             plan=plan,
             engine=engine,

@@ -9,12 +9,11 @@ from typing import Any
 
 from tests.checkpoint.fragments import MODEL, fragments_of, layout_in, open_world
 from tests.data.shards import write_counting_shard
-from trainer.checkpoint.saver import CheckpointSaver, Origin
-from trainer.checkpoint.state import Progress
-from trainer.config.checkpoint import CheckpointConfig
+from trainer.checkpoint.manager import CheckpointManager, ResumeSource
+from trainer.checkpoint.trainer_state import TrainProgress
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import build_plan
-from trainer.config.run import DatasetConfig
+from trainer.config.run import CheckpointConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import build_loader
 from trainer.engine.base import OptimizerFragment
@@ -45,7 +44,7 @@ class FragmentEngine:
 class Saving:
     """A saver, what it saves and what it told."""
 
-    saver: CheckpointSaver
+    saver: CheckpointManager
     engine: FragmentEngine
     run: Path
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -60,8 +59,10 @@ class Saving:
         return sorted(path.name for path in (self.run / "checkpoints").iterdir())
 
 
-def progress_of(step: int, *, validation_loss: float | None = None) -> Progress:
-    return Progress(step=step, consumed_samples=8 * step, consumed_tokens=256 * step, validation_loss=validation_loss)
+def progress_of(step: int, *, validation_loss: float | None = None) -> TrainProgress:
+    return TrainProgress(
+        step=step, consumed_samples=8 * step, consumed_tokens=256 * step, validation_loss=validation_loss
+    )
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def open_saving(
     *,
     run_name: str = "run",
     parallel: ParallelConfig = ONE,
-    origin: Origin | None = None,
+    origin: ResumeSource | None = None,
     step: int = 0,
 ) -> Iterator[Saving]:
     """All ranks call this."""
@@ -94,13 +95,13 @@ def open_saving(
             global_batch_size=1,
             prefetch_steps=0,
         )
-        saver = CheckpointSaver(
+        saver = CheckpointManager(
             config,
             plan=plan,
             engine=engine,  # type: ignore[arg-type]
             loader=loader,
             layout=layout_in(parallel, world_size=world.world_size),
-            origin=origin or Origin(),
+            origin=origin or ResumeSource(),
             progress=progress_of(step),
             record=lambda kind, **fields: events.append({"kind": kind, **fields}),
         )

@@ -10,14 +10,13 @@ import pytest
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, flip_bit, state_of
 from tests.trireme.small_disk import fill, small_file_system
 from trainer.checkpoint import manifest
-from trainer.checkpoint.check import check_resume
+from trainer.checkpoint.compatibility import check_resume, describe_changes
+from trainer.checkpoint.directory import begin, commit
 from trainer.checkpoint.discovery import check_checkpoint, choose_checkpoint, find_latest, resolve
 from trainer.checkpoint.manifest import FileRecord, write_durably
-from trainer.checkpoint.model_match import describe_changes
-from trainer.checkpoint.run_lock import RunLock
-from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
-from trainer.checkpoint.store import begin, commit
+from trainer.checkpoint.trainer_state import STATE_NAME, TrainerState, write_state
 from trainer.config.model import ModelConfig
+from trainer.run_directory.lock import RunLock
 from trireme.errors import ConfigError, Violation
 
 SEED = 1234

@@ -10,15 +10,15 @@ import torch
 
 from tests.checkpoint.fragments import FP32, MODEL, build_chunks, layout_in, open_world, state_of
 from tests.distributed.harness import run_distributed
+from trainer.checkpoint.dcp import SafeReader
 from trainer.checkpoint.load import load_checkpoint, read_pieces
-from trainer.checkpoint.pieces import Pieces
+from trainer.checkpoint.pieces import ShardedTensorView
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.storage import SafeReader
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import Engine, LossScaleState
 from trainer.engine.factory import build_engine
 from trainer.parallel.world import World
@@ -184,7 +184,7 @@ def _whole_tensors(path: Path) -> dict[str, torch.Tensor]:
     for key, entry in SafeReader(path).read_metadata().state_dict_metadata.items():
         if not key.startswith("random_state"):
             tensors[key] = torch.full(entry.size, torch.nan)
-            pieces[key] = Pieces(entry.size, dtype=torch.float32)
+            pieces[key] = ShardedTensorView(entry.size, dtype=torch.float32)
             pieces[key].add((0,) * len(entry.size), tensors[key])
     read_pieces(path, pieces)
     return tensors

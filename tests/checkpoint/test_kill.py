@@ -8,12 +8,12 @@ import pytest
 
 from tests.checkpoint.fragments import fragments_of, layout_in, open_world, state_of
 from tests.distributed.harness import RanksFailed, run_distributed
+from trainer.checkpoint import directory as store
 from trainer.checkpoint import save as save_module
-from trainer.checkpoint import store
+from trainer.checkpoint.dcp import HashingWriter
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.storage import HashingWriter
 from trainer.config.parallel import ParallelConfig
 
 ONE = ParallelConfig()

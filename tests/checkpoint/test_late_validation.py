@@ -8,15 +8,15 @@ from tests.checkpoint.fragments import fragments_of, layout_in, open_world
 from tests.checkpoint.saving import ONE, Saving, open_saving, progress_of
 from trainer.checkpoint.discovery import check_checkpoint
 from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.manager import ResumeSource
 from trainer.checkpoint.manifest import read_manifest
-from trainer.checkpoint.saver import Origin
-from trainer.checkpoint.state import Progress
-from trainer.config.checkpoint import CheckpointConfig
+from trainer.checkpoint.trainer_state import TrainProgress
+from trainer.config.run import CheckpointConfig
 
 BOTH = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 
 
-def due(step: int) -> Progress:
+def due(step: int) -> TrainProgress:
     progress = progress_of(step)
     progress.is_validation_due = True
     return progress
@@ -26,7 +26,7 @@ def validate(saving: Saving, step: int, loss: float | None) -> None:
     saving.saver.note_validation(progress_of(step, validation_loss=loss))
 
 
-def load(checkpoint: Path) -> Progress:
+def load(checkpoint: Path) -> TrainProgress:
     with open_world(ONE) as world:
         return load_checkpoint(
             checkpoint, fragments=fragments_of(ONE, world, fill=False), layout=layout_in(ONE, world_size=1)
@@ -63,7 +63,7 @@ def test_the_checkpoint_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:
         saving.saver.save(due(10))
     source = saving.run / "checkpoints" / "step_00000010"
     before = (source / "manifest.json").read_bytes()
-    origin = Origin(checkpoint=source)
+    origin = ResumeSource(checkpoint=source)
     with open_saving(tmp_path, CheckpointConfig(), run_name="fork", origin=origin, step=10) as fork:
         validate(fork, 10, 2.5)
     assert (source / "manifest.json").read_bytes() == before

@@ -20,12 +20,12 @@ from tests.checkpoint.fragments import (
     state_of,
 )
 from tests.distributed.harness import run_distributed
-from trainer.checkpoint.agreement import CheckpointError, Ranks
+from trainer.checkpoint.collective import CheckpointError, Ranks
+from trainer.checkpoint.dcp import HashingWriter
+from trainer.checkpoint.directory import list_checkpoints
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint, load_weights
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.storage import HashingWriter
-from trainer.checkpoint.store import list_checkpoints
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.base import OptimizerFragment

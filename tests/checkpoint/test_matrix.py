@@ -26,9 +26,9 @@ from tests.engine.runs import (
     open_engine,
     take_steps,
 )
+from trainer.checkpoint.directory import list_checkpoints
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.store import list_checkpoints
 from trainer.config.engine import DeepSpeedEngineConfig
 
 STEPS, STEPS_ON = range(2), range(2, 4)

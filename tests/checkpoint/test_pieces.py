@@ -14,7 +14,7 @@ from tests.checkpoint.fragments import (
     make_fragments,
     open_world,
 )
-from trainer.checkpoint.pieces import Pieces, cut_flat_range, pieces_to_save, weights_to_load
+from trainer.checkpoint.pieces import ShardedTensorView, cut_flat_range, pieces_to_save, weights_to_load
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.sharding import describe_parameters
@@ -56,7 +56,7 @@ def test_a_limit_cuts_whole_rows_where_a_row_fits() -> None:
 
 
 def test_a_hint_tells_two_copies_of_one_rectangle_apart() -> None:
-    pieces = Pieces((4, 2), dtype=torch.float32)
+    pieces = ShardedTensorView((4, 2), dtype=torch.float32)
     first, second = torch.zeros(2, 2), torch.ones(2, 2)
     pieces.add((0, 0), first)
     pieces.add((0, 0), second)

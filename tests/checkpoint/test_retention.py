@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from tests.checkpoint.test_store import commit_small
-from trainer.checkpoint.retention import retain
-from trainer.checkpoint.store import list_checkpoints
+from trainer.checkpoint.directory import list_checkpoints, retain
 
 
 def _steps(run: Path) -> list[int]:

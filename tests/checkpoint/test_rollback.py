@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, state_of
-from trainer.checkpoint.check import check_resume
+from trainer.checkpoint.compatibility import check_resume
+from trainer.checkpoint.directory import begin, commit
 from trainer.checkpoint.discovery import resolve
 from trainer.checkpoint.manifest import write_durably
 from trainer.checkpoint.rollback import read_rollback, resume_of_start, roll_back
-from trainer.checkpoint.run_directory import keep_configuration
-from trainer.checkpoint.state import STATE_NAME, write_state
-from trainer.checkpoint.store import begin, commit
+from trainer.checkpoint.trainer_state import STATE_NAME, write_state
+from trainer.run_directory.directory import keep_configuration
 
 
 def make(run: Path, *, step: int, content: str = "tensors") -> Path:

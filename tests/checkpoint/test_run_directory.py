@@ -8,14 +8,14 @@ import pytest
 from tests.checkpoint.fragments import state_of
 from tests.checkpoint.test_discovery import check, make
 from trainer.checkpoint.discovery import candidates
-from trainer.checkpoint.run_directory import claim_run_directory, keep_former_file, must_restart
-from trainer.checkpoint.run_lock import LOCK_NAME
-from trainer.checkpoint.state import ForkPoint, read_state
+from trainer.checkpoint.trainer_state import ForkedFrom, read_state
+from trainer.run_directory.directory import lock_run_directory, must_restart, rotate_file
+from trainer.run_directory.lock import LOCK_NAME
 from trireme.errors import ConfigError
 
 
 def _start(run: Path, *, resume: str) -> None:
-    with claim_run_directory(run, resume=resume):
+    with lock_run_directory(run, resume=resume):
         assert (run / LOCK_NAME).is_file()
 
 
@@ -84,7 +84,7 @@ def test_a_batch_job_that_is_requeued_does_not_restart_again(
 def test_a_directory_in_use_is_not_moved(tmp_path: Path) -> None:
     run = tmp_path / "run"
     make(run, step=10)
-    with claim_run_directory(run, resume="auto"), pytest.raises(ConfigError, match="run_name=run is in use"):
+    with lock_run_directory(run, resume="auto"), pytest.raises(ConfigError, match="run_name=run is in use"):
         _start(run, resume="restart")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
@@ -100,8 +100,8 @@ def test_a_fork_remembers_the_runs_it_comes_from(tmp_path: Path) -> None:
     second = _fork(first, tmp_path / "b", step=20)
     third = _fork(second, tmp_path / "c", step=30)
     assert read_state(third).forked_from == (
-        ForkPoint(run_name="test", step=10, checkpoint=str(first)),
-        ForkPoint(run_name="b", step=20, checkpoint=str(second)),
+        ForkedFrom(run_name="test", step=10, checkpoint=str(first)),
+        ForkedFrom(run_name="b", step=20, checkpoint=str(second)),
     )
 
 
@@ -126,10 +126,10 @@ def test_a_run_that_was_not_forked_from_there_is_not_overwritten(tmp_path: Path)
 
 def test_the_metrics_of_a_run_without_checkpoints_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    keep_former_file(path)
+    rotate_file(path)
     for number in (1, 2):
         path.write_text(f"{number}\n")
-        keep_former_file(path)
+        rotate_file(path)
     assert not path.exists()
     assert (tmp_path / "metrics.former-1.jsonl").read_text() == "1\n"
     assert (tmp_path / "metrics.former-2.jsonl").read_text() == "2\n"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer.checkpoint import run_lock
-from trainer.checkpoint.run_lock import LOCK_NAME, RunLock
+from trainer.run_directory import lock as run_lock
+from trainer.run_directory.lock import LOCK_NAME, RunLock
 from trireme.errors import ConfigError
 
 HOLD = (
-    "import pathlib, sys, time; from trainer.checkpoint.run_lock import RunLock;"
+    "import pathlib, sys, time; from trainer.run_directory.lock import RunLock;"
     "lock = RunLock(pathlib.Path(sys.argv[1])); lock.__enter__(); print('held', flush=True); time.sleep(600)"
 )
 
@@ -130,7 +130,7 @@ def test_of_two_that_take_over_the_last_to_write_has_it(tmp_path: Path, monkeypa
 
 
 def test_a_process_that_was_taken_for_dead_leaves(tmp_path: Path) -> None:
-    program = HOLD.replace("lock = ", "import trainer.checkpoint.run_lock as m; m.HEARTBEAT_SECONDS = 0.1; lock = ")
+    program = HOLD.replace("lock = ", "import trainer.run_directory.lock as m; m.HEARTBEAT_SECONDS = 0.1; lock = ")
     holder = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -25,12 +25,12 @@ from tests.checkpoint.fragments import (
     state_of,
 )
 from trainer.checkpoint import pieces as pieces_module
-from trainer.checkpoint.agreement import CheckpointError
+from trainer.checkpoint.collective import CheckpointError
+from trainer.checkpoint.dcp import HashingWriter
 from trainer.checkpoint.discovery import find_latest
 from trainer.checkpoint.load import load_checkpoint, load_weights, read_pieces
 from trainer.checkpoint.pieces import weights_to_load
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.storage import HashingWriter
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.sharding import describe_parameters

@@ -16,15 +16,15 @@ import torch
 from tests.checkpoint.fragments import assert_filled, flip_bit, fragments_of, layout_in, open_world
 from tests.checkpoint.saving import ONE, open_saving, progress_of
 from tests.distributed.harness import run_distributed
-from trainer.checkpoint import saver
+from trainer.checkpoint import manager as saver
+from trainer.checkpoint.dcp import HashingWriter
 from trainer.checkpoint.discovery import find_latest
 from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.manager import ResumeSource
 from trainer.checkpoint.manifest import read_manifest
-from trainer.checkpoint.saver import Origin
-from trainer.checkpoint.state import ForkPoint, read_state
-from trainer.checkpoint.storage import HashingWriter
-from trainer.config.checkpoint import CheckpointConfig
+from trainer.checkpoint.trainer_state import ForkedFrom, read_state
 from trainer.config.parallel import ParallelConfig
+from trainer.config.run import CheckpointConfig
 from trireme.errors import ConfigError
 
 ASYNC, SYNC = CheckpointConfig(), CheckpointConfig(async_save=False)
@@ -244,8 +244,8 @@ def test_a_fork_goes_back_to_what_it_started_from(tmp_path: Path) -> None:
     with open_saving(tmp_path, SYNC, run_name="parent") as saving:
         saving.save(10)
     parent = saving.run / "checkpoints" / "step_00000010"
-    lineage = (ForkPoint(run_name="parent", step=10, checkpoint=str(parent)),)
-    origin = Origin(checkpoint=parent, forked_from=lineage)
+    lineage = (ForkedFrom(run_name="parent", step=10, checkpoint=str(parent)),)
+    origin = ResumeSource(checkpoint=parent, forked_from=lineage)
     with open_saving(tmp_path, SYNC, run_name="child", origin=origin, step=10) as saving:
         saving.save(20)
         assert read_state(saving.run / "checkpoints" / "step_00000020").forked_from == lineage

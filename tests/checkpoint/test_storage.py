@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from trainer.checkpoint.agreement import Ranks
-from trainer.checkpoint.pieces import Pieces
+from trainer.checkpoint.collective import Ranks
+from trainer.checkpoint.dcp import METADATA_NAME, SafeReader
+from trainer.checkpoint.pieces import ShardedTensorView
 from trainer.checkpoint.save import write_pieces
-from trainer.checkpoint.storage import METADATA_NAME, SafeReader
 
 
 class _Harmful:
@@ -49,7 +49,7 @@ def test_what_is_not_metadata_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bfloat16])
 def test_records_are_those_of_the_files(tmp_path: Path, dtype: torch.dtype) -> None:
-    pieces = Pieces((6, 4), dtype=dtype)
+    pieces = ShardedTensorView((6, 4), dtype=dtype)
     values = torch.arange(24).to(dtype).view(6, 4)
     pieces.add((0, 0), values[:2])
     pieces.add((2, 0), values[2:])

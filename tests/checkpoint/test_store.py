@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.checkpoint.directory import abandon_later, begin, commit, delete, list_checkpoints, retain
 from trainer.checkpoint.manifest import FileRecord, read_manifest
-from trainer.checkpoint.retention import retain
-from trainer.checkpoint.store import abandon_later, begin, commit, delete, list_checkpoints
 
 
 def commit_small(run: Path, *, step: int, content: bytes = b"tensors", validation_loss: float | None = None) -> Path:
@@ -122,7 +121,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_logged_and_no_more(
     def busy(path: Path) -> None:
         raise OSError(16, "Device or resource busy")
 
-    monkeypatch.setattr("trainer.checkpoint.store.shutil.rmtree", busy)
+    monkeypatch.setattr("trainer.checkpoint.directory.shutil.rmtree", busy)
     retain(tmp_path, keep_last=1)
     assert "could not delete" in caplog.text
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002"], "no longer a checkpoint at once"

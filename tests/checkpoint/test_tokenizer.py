@@ -8,11 +8,11 @@ import pytest
 
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, state_of
 from tests.trireme.tokenizer.test_tokenizer import train_byte_level, train_sentencepiece
-from trainer.checkpoint.check import check_resume
+from trainer.checkpoint.compatibility import check_resume
+from trainer.checkpoint.directory import begin, commit
 from trainer.checkpoint.manifest import write_durably
-from trainer.checkpoint.state import STATE_NAME, TokenizerRecord, TrainerState, read_state, write_state
-from trainer.checkpoint.store import begin, commit
 from trainer.checkpoint.tokenizer import check_tokenizer, check_vocab_size, copy_tokenizer, find_tokenizer
+from trainer.checkpoint.trainer_state import STATE_NAME, TokenizerRecord, TrainerState, read_state, write_state
 from trainer.config.load import dump_config
 from trainer.config.run import TokenizerConfig
 from trainer.config.schema import TrainConfig

@@ -8,9 +8,8 @@ import torch
 
 from tests.data.shards import write_shard
 from trainer.config.run import DatasetConfig
-from trainer.data.batch import MicroBatch
 from trainer.data.loader import build_loader
-from trainer.data.microbatch import DocumentConfig, build_micro_batch, find_document_starts
+from trainer.data.micro_batch import DocumentConfig, MicroBatch, build_micro_batch, find_document_starts
 from trainer.data.validation import build_validation_loader
 
 EOD = 9

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.data.shards import make_documents, write_counting_shard, write_shard
 from trainer.config.run import DatasetConfig
-from trainer.data.batch import MicroBatch
 from trainer.data.loader import BatchLoader, build_loader
+from trainer.data.micro_batch import MicroBatch
 from trainer.data.mixture import Mixture
 from trainer.data.prefetch import Prefetcher
 from trainer.data.sample_ranges import SampleRanges

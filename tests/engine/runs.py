@@ -18,8 +18,7 @@ from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronE
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.data.batch import MicroBatch
-from trainer.data.microbatch import DocumentConfig, build_micro_batch
+from trainer.data.micro_batch import DocumentConfig, MicroBatch, build_micro_batch
 from trainer.engine.base import Engine, StepResult
 from trainer.engine.factory import build_engine
 from trainer.model.sharding import describe_parameters

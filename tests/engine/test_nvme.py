@@ -12,7 +12,7 @@ from tests.engine.runs import BF16, LLAMA, Case, open_engine, take_steps
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.save import save_checkpoint
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
-from trainer.engine.nvme import check_nvme_host
+from trainer.engine.deepspeed.settings import check_nvme_host
 
 # DeepSpeed puts groups of a megabyte and more into files: here the matrices are one, and the norms are not.
 MODEL = replace(LLAMA, num_layers=2, hidden_size=256, ffn_hidden_size=512)

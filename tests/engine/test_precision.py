@@ -26,7 +26,8 @@ from tests.engine.runs import (
 )
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.engine import deepspeed_engine, megatron_engine
+from trainer.engine.deepspeed import engine as deepspeed_engine
+from trainer.engine.megatron import engine as megatron_engine
 
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_SUMS = Case(

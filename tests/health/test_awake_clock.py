@@ -2,9 +2,9 @@
 
 import pytest
 
-from trainer.config.health import HealthConfig
+from trainer.config.run import HealthConfig
 from trainer.health.awake_clock import STILL_SECONDS, AwakeClock
-from trainer.health.phase_clock import PhaseClock
+from trainer.health.phase_limits import PhaseLimits
 
 
 class Clock:
@@ -36,7 +36,7 @@ def wait(time: Clock, awake: AwakeClock, seconds: float) -> None:
 
 def test_a_process_that_was_stopped_and_continued_has_not_hung(time: Clock, awake: AwakeClock) -> None:
     config = HealthConfig(hang_min_seconds=120, startup_seconds=120)
-    clock = PhaseClock(config, clock=awake)
+    clock = PhaseLimits(config, clock=awake)
     wait(time, awake, 100)
     time.now += 130
     assert clock.stall() is None

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer.config.health import HealthConfig
-from trainer.health.phase_clock import PhaseClock
+from trainer.config.run import HealthConfig
+from trainer.health.phase_limits import PhaseLimits
 
 CONFIG = HealthConfig(
     hang_step_multiple=10, hang_min_seconds=5, startup_seconds=300, validation_seconds=200, checkpoint_seconds=100
@@ -22,7 +22,7 @@ def time() -> Clock:
     return Clock()
 
 
-def take_steps(clock: PhaseClock, time: Clock, seconds: list[float]) -> None:
+def take_steps(clock: PhaseLimits, time: Clock, seconds: list[float]) -> None:
     for step, duration in enumerate(seconds, start=1):
         clock.enter("step", step=step)
         time.now += duration
@@ -30,7 +30,7 @@ def take_steps(clock: PhaseClock, time: Clock, seconds: list[float]) -> None:
 
 
 def test_the_first_step_has_the_time_of_the_start(time: Clock) -> None:
-    clock = PhaseClock(CONFIG, clock=time)
+    clock = PhaseLimits(CONFIG, clock=time)
     assert clock.limit_seconds() == 300
     time.now = 299
     assert clock.stall() is None
@@ -42,10 +42,10 @@ def test_the_first_step_has_the_time_of_the_start(time: Clock) -> None:
 
 
 def test_a_step_may_take_a_multiple_of_the_median_and_never_less_than_the_minimum(time: Clock) -> None:
-    clock = PhaseClock(CONFIG, clock=time)
+    clock = PhaseLimits(CONFIG, clock=time)
     take_steps(clock, time, [100, 0.1, 0.2, 0.1])
     assert clock.limit_seconds() == 5
-    clock = PhaseClock(CONFIG, clock=time)
+    clock = PhaseLimits(CONFIG, clock=time)
     take_steps(clock, time, [100, 2, 2, 50, 2])
     assert clock.limit_seconds() == 20
     time.now += 21
@@ -55,7 +55,7 @@ def test_a_step_may_take_a_multiple_of_the_median_and_never_less_than_the_minimu
 
 
 def test_validation_and_saving_have_limits_of_their_own_and_count_as_no_step(time: Clock) -> None:
-    clock = PhaseClock(CONFIG, clock=time)
+    clock = PhaseLimits(CONFIG, clock=time)
     take_steps(clock, time, [1, 1, 1])
     clock.enter("validation", step=3)
     time.now += 199

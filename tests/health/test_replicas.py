@@ -4,7 +4,7 @@ import torch
 from torch import distributed, nn
 
 from tests.distributed.harness import run_distributed
-from trainer.health.processes import RankProcess, gather_processes
+from trainer.health.rank_processes import RankProcess, gather_processes
 from trainer.health.replicas import ReplicaCheck, ReplicaSet, describe_differences, hash_parameters
 from trireme.errors import EXIT_REPLICAS_DIFFER, RunStopped
 

@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import _get_default_store
 
 from tests.distributed.harness import run_distributed
-from trainer.health.standing import describe_wait, find_standing, is_waiting, shorten
+from trainer.health.rank_state import describe_wait, find_rank_state, is_waiting, shorten
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def _wait_for_a_late_rank() -> tuple[str, str | None] | None:
     thread.start()
 
     def find() -> tuple[str, str | None] | None:
-        waits_in, standing = describe_wait(_frames_of(thread)), find_standing()
+        waits_in, standing = describe_wait(_frames_of(thread)), find_rank_state()
         return (waits_in, standing.collective) if waits_in is not None and standing.is_collective_open else None
 
     told = _look(find)
@@ -87,7 +87,7 @@ def _wait_in_another_thread() -> str | None:
         return None
     told: list[str] = []
     writer = threading.Thread(target=distributed.barrier)
-    asker = threading.Thread(target=lambda: told.append(_look(lambda: find_standing().waits_in)))
+    asker = threading.Thread(target=lambda: told.append(_look(lambda: find_rank_state().waits_in)))
     writer.start()
     asker.start()
     writer.join()

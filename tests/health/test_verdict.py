@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from trainer.health.processes import RankProcess
-from trainer.health.standing import Standing
-from trainer.health.verdict import RankReport, judge
+from trainer.health.hang_diagnosis import RankReport, diagnose
+from trainer.health.rank_processes import RankProcess
+from trainer.health.rank_state import RankState
 
 
 def report(rank: int, *, waits_in: str | None = "all_reduce over all ranks", **changes: Any) -> RankReport:
-    standing = Standing(
+    standing = RankState(
         frames=[f"innermost_{rank} (trainer/x.py:{rank})", "caller (trainer/y.py:7)"],
         place=changes.pop("called_by", "train_step (trainer/engine/e.py:5)"),
         waits_in=waits_in,
@@ -30,7 +30,7 @@ def report(rank: int, *, waits_in: str | None = "all_reduce over all ranks", **c
 
 
 def text_of(*reports: RankReport) -> tuple[list[int], str]:
-    verdict = judge(reports, stalled_for="step 17 has taken 63 s, and the limit is 60 s")
+    verdict = diagnose(reports, stalled_for="step 17 has taken 63 s, and the limit is 60 s")
     return verdict.culprits, verdict.text
 
 
@@ -38,7 +38,7 @@ def test_a_silent_rank_is_the_culprit_and_its_last_word_is_quoted() -> None:
     silent = report(3, standing=None, silent_seconds=12.2, state="T (stopped), in do_signal_stop")
     culprits, text = text_of(report(0), report(1, waits_in=None), report(2), silent)
     assert culprits == [3]
-    assert judge([report(0), silent], stalled_for="x").silent == [3]
+    assert diagnose([report(0), silent], stalled_for="x").silent == [3]
     assert "step 17 has taken 63 s, and the limit is 60 s; rank 3 no longer answers" in text
     assert (
         "rank 3 (pid 103 on n3) has not been heard of for 12 s; its last word was step 17, in backward"
@@ -113,5 +113,5 @@ OF_ONE_HOST = {"process": RankProcess(rank=2, host="n1", launcher="1", pid=102)}
 def test_a_host_is_suspected_only_where_no_other_can_be_the_reason(
     changes: list[dict[str, Any]], suspects: list[int]
 ) -> None:
-    verdict = judge([report(rank, **change) for rank, change in enumerate(changes)], stalled_for="x")
+    verdict = diagnose([report(rank, **change) for rank, change in enumerate(changes)], stalled_for="x")
     assert verdict.suspects == suspects

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from trainer.config.recovery import RecoveryConfig
-from trainer.loop.judge import Finding, Judge, trace_step
+from trainer.config.run import RecoveryConfig
+from trainer.loop.spikes import Anomaly, SpikeDetector, trace_step
 
 CONFIG = RecoveryConfig(
     loss_spike="act",
@@ -20,10 +20,10 @@ USUAL = [2.0, 2.1, 1.9, 2.05, 1.95, 2.02, 1.98, 2.0]
 
 
 def judge_all(
-    losses: list[float], *, judge: Judge | None = None, first_step: int = 1, norm: float = 1.0
-) -> tuple[Judge, dict[int, Finding]]:
+    losses: list[float], *, judge: SpikeDetector | None = None, first_step: int = 1, norm: float = 1.0
+) -> tuple[SpikeDetector, dict[int, Anomaly]]:
     """Steps of 8 samples; losses that are not finite are those of skipped steps."""
-    judge = judge or Judge(CONFIG)
+    judge = judge or SpikeDetector(CONFIG)
     found = {}
     for step, loss in enumerate(losses, start=first_step):
         trace = trace_step(step=step, first_sample=8 * (step - 1), loss=loss, grad_norm=norm if loss < 1e9 else loss)
@@ -73,7 +73,7 @@ def test_what_is_acted_on_comes_before_what_is_warned_of() -> None:
 
 def test_what_is_off_is_not_judged() -> None:
     off = RecoveryConfig(loss_spike="off", grad_norm_spike="off", max_skipped_steps=0, spike_window=8)
-    assert judge_all([*USUAL, *[math.nan] * 30, 9.0, 9.0, 9.0, 9.0], judge=Judge(off))[1] == {}
+    assert judge_all([*USUAL, *[math.nan] * 30, 9.0, 9.0, 9.0, 9.0], judge=SpikeDetector(off))[1] == {}
 
 
 @pytest.mark.parametrize("cut", [3, 8, 9, 10, 12])
@@ -82,5 +82,5 @@ def test_a_judge_from_a_checkpoint_judges_as_the_one_that_was_saved(cut: int) ->
     _, expected = judge_all(losses)
     judge, before = judge_all(losses[:cut])
     record = json.loads(json.dumps(judge.to_record()))
-    _, after = judge_all(losses[cut:], judge=Judge(CONFIG, record=record), first_step=cut + 1)
+    _, after = judge_all(losses[cut:], judge=SpikeDetector(CONFIG, record=record), first_step=cut + 1)
     assert before | after == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.loop.ledger import Replay, read_replay, skipped_updates_of
+from trainer.loop.recovery_log import Replay, read_replay, skipped_updates_of
 from trireme.errors import ConfigError
 
 

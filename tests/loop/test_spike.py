@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from trainer.loop.spike import find_spike, robust_z_score
+from trainer.loop.spikes import find_spike, robust_z_score
 
 RULE = {"min_values": 4, "threshold": 8.0, "min_rise": 0.1}
 

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
 from trireme import stop_signals
 from trireme.errors import EXIT_PEER_FAILED, EXIT_REQUEUE
 from trireme.processes import EXIT_CODE_FILE, read_exit_code
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 STUCK = """
 import ctypes
 import sys
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
 with StopRequest() as stop:
     if sys.argv[1] == "training":
         stop.defer()

@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
 from trainer.loop.together import ReadFailed, StopAsked, Together
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 

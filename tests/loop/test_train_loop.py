@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from trainer.checkpoint.state import Progress
-from trainer.config.checkpoint import CheckpointConfig
+from trainer.checkpoint.trainer_state import TrainProgress
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.run import TrainingConfig
+from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics.throughput import ThroughputMeter
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
@@ -28,8 +27,8 @@ class Parts:
 
     stop: StopRequest = field(default_factory=StopRequest)
     log: list[str] = field(default_factory=list)
-    saved: list[Progress] = field(default_factory=list)
-    validated: list[Progress] = field(default_factory=list)
+    saved: list[TrainProgress] = field(default_factory=list)
+    validated: list[TrainProgress] = field(default_factory=list)
     events: dict[str, Callable[[], object]] = field(default_factory=dict)
     """What happens when something is asked: its line in the log -> what to do."""
 
@@ -66,11 +65,11 @@ class Parts:
         return 7.0, 2.0
 
     # The saver.
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainProgress) -> None:
         self.note(f"save {progress.step}")
         self.saved.append(replace(progress))
 
-    def save_last(self, progress: Progress) -> bool:
+    def save_last(self, progress: TrainProgress) -> bool:
         if not self.saved or self.saved[-1].step != progress.step:
             self.save(progress)
         return True
@@ -78,7 +77,7 @@ class Parts:
     def finish(self) -> bool:
         return True
 
-    def note_validation(self, progress: Progress) -> None:
+    def note_validation(self, progress: TrainProgress) -> None:
         self.note(f"validated {progress.step}")
         self.validated.append(replace(progress))
 
@@ -92,14 +91,16 @@ class Parts:
 
     def judge(self, *_: object, **__: object) -> None: ...
 
-    def remember(self, progress: Progress) -> None: ...
+    def remember(self, progress: TrainProgress) -> None: ...
 
     def record_step(self, metrics: object) -> None: ...
 
     def record_validation(self, metrics: object) -> None: ...
 
 
-def build(parts: Parts, *, progress: Progress | None = None, save_at_end: bool = True, steps: int = 4) -> TrainLoop:
+def build(
+    parts: Parts, *, progress: TrainProgress | None = None, save_at_end: bool = True, steps: int = 4
+) -> TrainLoop:
     training = TrainingConfig(train_iters=steps, eval_interval=2, eval_iters=3)
     checkpoint = CheckpointConfig(save_interval=2, save_at_end=save_at_end)
     parts.consumed_samples = progress.step if progress else 0
@@ -119,7 +120,7 @@ def build(parts: Parts, *, progress: Progress | None = None, save_at_end: bool =
         saver=parts,
         health=parts,  # type: ignore[arg-type]
         recovery=parts,  # type: ignore[arg-type]
-        progress=progress or Progress(),
+        progress=progress or TrainProgress(),
         device=torch.device("cpu"),
     )
 
@@ -153,7 +154,7 @@ def test_a_request_to_stop_waits_for_one_batch_of_a_validation_and_the_next_star
 
 def test_a_run_that_was_stopped_in_its_last_validation_makes_it_up() -> None:
     parts = Parts()
-    assert build(parts, progress=Progress(step=4, is_validation_due=True)).run(parts.stop) == "done"
+    assert build(parts, progress=TrainProgress(step=4, is_validation_due=True)).run(parts.stop) == "done"
     assert parts.log[:4] == [*validation(), "validated 4"]
     assert not any(line.startswith("read") and "validation" not in line for line in parts.log)
 

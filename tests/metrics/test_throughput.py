@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from trainer.metrics.memory import measure_memory_bytes
 from trainer.metrics.mfu import PEAKS, device_peak_tflops, find_peak
-from trainer.metrics.throughput import ThroughputMeter
+from trainer.metrics.throughput import ThroughputMeter, measure_memory_bytes
 
 
 class Clock:

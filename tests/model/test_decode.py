@@ -9,9 +9,8 @@ import torch
 from tests.checkpoint.fragments import MODEL, PADDED_VOCAB_SIZE, build_chunks, open_world
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.model.decode import CachedDecoder, generate_tokens
 from trainer.model.finite import find_not_finite
-from trainer.model.sampling import SamplingConfig
+from trainer.model.generation import CachedDecoder, SamplingConfig, generate_tokens
 from trireme.errors import RunStopped
 
 CPU = torch.device("cpu")

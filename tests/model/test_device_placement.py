@@ -30,7 +30,7 @@ from tests.engine.runs import DROPPING, GPT2, LLAMA  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.data.batch import MicroBatch  # noqa: E402
+from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine import forward  # noqa: E402
 from trainer.model import attention, gpt, kernels, norm  # noqa: E402
 from trainer.model.activation import plain_swiglu  # noqa: E402

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.sampling import SamplingConfig, sample
+from trainer.model.generation import SamplingConfig, sample
 
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.3]).log_softmax(0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from tests import warm
+from trainer.checkpoint.dcp import SafeReader
 from trainer.checkpoint.load import read_pieces
-from trainer.checkpoint.pieces import Pieces
-from trainer.checkpoint.storage import SafeReader
+from trainer.checkpoint.pieces import ShardedTensorView
 from trainer.metrics.jsonl import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     for key, entry in SafeReader(checkpoint).read_metadata().state_dict_metadata.items():
         if not key.startswith("random_state"):
             tensors[key] = torch.full(entry.size, torch.nan)
-            pieces[key] = Pieces(entry.size, dtype=torch.float32)
+            pieces[key] = ShardedTensorView(entry.size, dtype=torch.float32)
             pieces[key].add((0,) * len(entry.size), tensors[key])
     read_pieces(checkpoint, pieces)
     assert not any(bool(tensor.isnan().any()) for tensor in tensors.values())

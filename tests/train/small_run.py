@@ -11,12 +11,12 @@ import tokenizers
 from tests import warm
 from tests.data.shards import write_shard
 from tests.train.commands import REPOSITORY, SMALL, environment, tensors_of
-from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.collective import Ranks
+from trainer.checkpoint.directory import begin, commit
 from trainer.checkpoint.manifest import write_durably
-from trainer.checkpoint.pieces import Pieces
+from trainer.checkpoint.pieces import ShardedTensorView
 from trainer.checkpoint.save import write_pieces
-from trainer.checkpoint.state import STATE_NAME, read_state, write_state
-from trainer.checkpoint.store import begin, commit
+from trainer.checkpoint.trainer_state import STATE_NAME, read_state, write_state
 from trireme.tokenizer.tokenizer import Tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,é中"
@@ -85,7 +85,7 @@ def change_weights(run_directory: Path, key: str, value: float) -> None:
     (checkpoint,) = (run_directory / "checkpoints").iterdir()
     tensors = tensors_of(checkpoint)
     tensors[f"model.{key}"].view(-1)[3] = value
-    pieces = {name: Pieces(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+    pieces = {name: ShardedTensorView(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         pieces[name].add((0,) * tensor.dim(), tensor)
     state, temporary = read_state(checkpoint), begin(run_directory, step=4)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.data.shards import write_shard
 from tests.train.commands import SMALL, counting_documents, launch, losses_of
 from trainer.checkpoint.discovery import find_latest
-from trainer.checkpoint.state import read_state
+from trainer.checkpoint.trainer_state import read_state
 from trainer.metrics.jsonl import read_records
 
 

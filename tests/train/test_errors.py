@@ -12,9 +12,9 @@ from tests import warm
 from tests.checkpoint.fragments import state_of
 from tests.data.shards import make_documents, write_shard
 from tests.train.commands import REPOSITORY, SMALL, command_of, environment
+from trainer.checkpoint.directory import begin, commit
 from trainer.checkpoint.manifest import write_durably
-from trainer.checkpoint.state import STATE_NAME, write_state
-from trainer.checkpoint.store import begin, commit
+from trainer.checkpoint.trainer_state import STATE_NAME, write_state
 
 TOKENIZER_SIZE = 300
 STARTING = ": importing PyTorch, Megatron-Core and DeepSpeed"

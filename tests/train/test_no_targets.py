@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.data.shards import write_shard
 from tests.train.commands import SMALL, launch
-from trainer.checkpoint.state import read_state
+from trainer.checkpoint.trainer_state import read_state
 from trainer.metrics.jsonl import read_records
 
 

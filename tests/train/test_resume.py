@@ -28,7 +28,7 @@ from tests.train.commands import (
     planted,
     tensors_of,
 )
-from trainer.checkpoint.state import ForkPoint, read_state
+from trainer.checkpoint.trainer_state import ForkedFrom, read_state
 from trainer.metrics.jsonl import read_records
 
 DROPOUT = ("parallel=tp2_pp2", "model.hidden_dropout=0.1", "model.attention_dropout=0.1")
@@ -204,7 +204,7 @@ def test_a_fork_is_a_run_of_its_own_that_knows_where_it_comes_from(fork: Path, s
     state = read_state(last_checkpoint(fork))
     parent = straight / "checkpoints" / "step_00000010"
     assert (state.run_name, state.step) == ("fork", 12)
-    assert state.forked_from == (ForkPoint(run_name="straight", step=10, checkpoint=str(parent)),)
+    assert state.forked_from == (ForkedFrom(run_name="straight", step=10, checkpoint=str(parent)),)
     start, saved = read_records(fork / "events.jsonl")[:2]
     assert (start["kind"], start["step"], start["checkpoint"]) == ("start", 10, str(parent))
     assert start["forked_from"] == [{"run_name": "straight", "step": 10, "checkpoint": str(parent)}]

@@ -18,8 +18,8 @@ from tests.data.shards import make_documents, write_shard
 from tests.train.commands import SMALL, losses_of
 from tests.train.small_run import run_command
 from tests.trireme.tokenizer.test_tokenizer import train_sentencepiece
-from trainer.checkpoint.state import read_state
 from trainer.checkpoint.tokenizer import find_tokenizer
+from trainer.checkpoint.trainer_state import read_state
 from trainer.metrics.jsonl import read_records
 
 TINY = (

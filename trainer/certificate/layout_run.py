@@ -15,7 +15,7 @@ from trainer.certificate.trace_file import Direction, Rectangle, TensorName, Tra
 from trainer.checkpoint.pieces import STATE_PREFIXES, pieces_to_load
 from trainer.config.plan import build_plan
 from trainer.config.schema import TrainConfig
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import Engine, StepResult
 from trainer.parallel.world import World
 

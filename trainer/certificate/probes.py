@@ -16,7 +16,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from torch import nn
 
 from trainer.certificate.trace_file import Direction, Rectangle, TensorName, TraceWriter
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.engine.forward import slice_for_context_parallel
 from trainer.parallel.world import World
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from trainer.checkpoint.state import TrainerState
 from trainer.checkpoint.tokenizer import find_config
+from trainer.checkpoint.trainer_state import TrainerState
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import show

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from torch import distributed
 
-from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.collective import Ranks
+from trainer.checkpoint.directory import checkpoints_directory, list_checkpoints, step_of
 from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifest
-from trainer.checkpoint.run_directory import is_inside
-from trainer.checkpoint.state import STATE_NAME, read_state
-from trainer.checkpoint.store import checkpoints_directory, list_checkpoints, step_of
+from trainer.checkpoint.trainer_state import STATE_NAME, read_state
 from trainer.config.rules.surroundings import nearest_checkpoints
 from trainer.config.schema import RESUME_KEYWORDS
+from trainer.run_directory.directory import is_inside
 from trireme.errors import ConfigError, Violation
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,15 +9,13 @@ import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.collective import Ranks
+from trainer.checkpoint.dcp import PieceLoadPlanner, SafeReader
 from trainer.checkpoint.discovery import check_checkpoint
 from trainer.checkpoint.manifest import read_manifest
-from trainer.checkpoint.pieces import Pieces, pieces_to_load, weights_to_load
-from trainer.checkpoint.planner import PieceLoadPlanner
-from trainer.checkpoint.random_states import reseed, restore_random_states
+from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_load, weights_to_load
 from trainer.checkpoint.save import random_state_prefix
-from trainer.checkpoint.state import Layout, TrainerState, read_state
-from trainer.checkpoint.storage import SafeReader
+from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state, reseed, restore_random_states
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_parameters
 from trireme.errors import ConfigError, raise_if_any
@@ -85,7 +83,7 @@ def load_weights(
 
 
 @torch.no_grad()
-def read_pieces(path: Path, pieces: Mapping[str, Pieces]) -> None:
+def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
     """Read into this process's rectangles, alone: ranks need not agree on what each of them reads.
 
     Raises:
@@ -116,12 +114,12 @@ def _read_random_states(path: Path, *, rank: int) -> dict[str, torch.Tensor]:
     prefix = random_state_prefix(rank)
     contents = SafeReader(path).read_metadata().state_dict_metadata
     states: dict[str, torch.Tensor] = {}
-    pieces: dict[str, Pieces] = {}
+    pieces: dict[str, ShardedTensorView] = {}
     for key, entry in contents.items():
         if key.startswith(prefix) and isinstance(entry, TensorStorageMetadata):
             value = torch.empty(entry.size, dtype=torch.uint8)
             states[key.removeprefix(prefix)] = value
-            pieces[key] = Pieces(entry.size, dtype=torch.uint8)
+            pieces[key] = ShardedTensorView(entry.size, dtype=torch.uint8)
             pieces[key].add((0,), value)
     read_pieces(path, pieces)
     return states

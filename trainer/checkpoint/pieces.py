@@ -25,7 +25,7 @@ of a large one holds besides its own memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rectangle:
+class Chunk:
     """A part of a row-major block that is consecutive in memory."""
 
     offset: tuple[int, ...]
@@ -41,9 +41,7 @@ class Rectangle:
         return math.prod(self.shape)
 
 
-def cut_flat_range(
-    start: int, end: int, *, shape: Sequence[int], max_elements: int | None = None
-) -> Iterator[Rectangle]:
+def cut_flat_range(start: int, end: int, *, shape: Sequence[int], max_elements: int | None = None) -> Iterator[Chunk]:
     """Tile elements [start, end) of a flattened row-major block, in order.
 
     Args:
@@ -62,12 +60,12 @@ def cut_flat_range(
         yield from _cut(max(start, bound), min(end, bound + stride), tuple(shape), 0)
 
 
-def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Rectangle]:
+def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Chunk]:
     """Tile [start, end) of a block of `shape` whose first element is number `base` of the outermost block."""
     if start >= end:
         return
     if len(shape) <= 1:
-        yield Rectangle(offset=(start,)[: len(shape)], shape=(end - start,)[: len(shape)], flat_start=base + start)
+        yield Chunk(offset=(start,)[: len(shape)], shape=(end - start,)[: len(shape)], flat_start=base + start)
         return
     row = math.prod(shape[1:])
     first_row, last_row = start // row, (end - 1) // row
@@ -78,7 +76,7 @@ def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Re
     if start % row:
         yield from _within_row(first_row, start, whole_start * row, shape, base)
     if whole_end > whole_start:
-        yield Rectangle(
+        yield Chunk(
             offset=(whole_start,) + (0,) * (len(shape) - 1),
             shape=(whole_end - whole_start, *shape[1:]),
             flat_start=base + whole_start * row,
@@ -87,13 +85,13 @@ def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Re
         yield from _within_row(last_row, whole_end * row, end, shape, base)
 
 
-def _within_row(index: int, start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Rectangle]:
+def _within_row(index: int, start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Chunk]:
     row_start = index * math.prod(shape[1:])
     for part in _cut(start - row_start, end - row_start, shape[1:], base + row_start):
-        yield Rectangle(offset=(index, *part.offset), shape=(1, *part.shape), flat_start=part.flat_start)
+        yield Chunk(offset=(index, *part.offset), shape=(1, *part.shape), flat_start=part.flat_start)
 
 
-class Pieces:
+class ShardedTensorView:
     """This rank's part of one global tensor: rectangles that are views of local memory.
 
     Speaks torch.distributed.checkpoint's protocol for what is no plain tensor (DTensor speaks it too).
@@ -144,9 +142,9 @@ class Pieces:
         return self.views[self._position[offset]]
 
 
-def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:
+def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedTensorView]:
     """Everything that this rank writes of its engine's state; what another rank holds too is written by one of them."""
-    pieces: dict[str, Pieces] = {}
+    pieces: dict[str, ShardedTensorView] = {}
     for fragment in fragments:
         if is_written_here(fragment):
             _add_fragment(pieces, fragment, max_elements=MAX_SAVED_ELEMENTS)
@@ -158,24 +156,26 @@ def is_written_here(fragment: OptimizerFragment) -> bool:
     return fragment.is_owner and fragment.sharded.is_main_replica
 
 
-def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, Pieces]:
+def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedTensorView]:
     """Everything that this rank reads into its engine's state."""
-    pieces: dict[str, Pieces] = {}
+    pieces: dict[str, ShardedTensorView] = {}
     for fragment in fragments:
         _add_fragment(pieces, fragment, max_elements=None)
     return pieces
 
 
-def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, Pieces]:
+def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, ShardedTensorView]:
     """The model's parameters themselves, whatever their number format: a reader casts."""
-    pieces: dict[str, Pieces] = {}
+    pieces: dict[str, ShardedTensorView] = {}
     for sharded in parameters:
         values = sharded.parameter.data.view(-1)
         _add_range(pieces, WEIGHTS_PREFIX, sharded=sharded, values=values, flat_start=0, max_elements=None)
     return pieces
 
 
-def _add_fragment(pieces: dict[str, Pieces], fragment: OptimizerFragment, *, max_elements: int | None) -> None:
+def _add_fragment(
+    pieces: dict[str, ShardedTensorView], fragment: OptimizerFragment, *, max_elements: int | None
+) -> None:
     assert fragment.states.keys() == STATE_PREFIXES.keys(), f"{fragment.sharded.name}: {sorted(fragment.states)}"
     for state, prefix in STATE_PREFIXES.items():
         values = fragment.states[state]
@@ -191,7 +191,7 @@ def _add_fragment(pieces: dict[str, Pieces], fragment: OptimizerFragment, *, max
 
 
 def _add_range(
-    pieces: dict[str, Pieces],
+    pieces: dict[str, ShardedTensorView],
     prefix: str,
     *,
     sharded: ShardedParameter,
@@ -206,7 +206,7 @@ def _add_range(
         start, end = max(flat_start, block.flat_start), min(flat_end, block_end)
         if start >= end:
             continue
-        target = pieces.setdefault(prefix + block.key, Pieces(block.global_shape, dtype=values.dtype))
+        target = pieces.setdefault(prefix + block.key, ShardedTensorView(block.global_shape, dtype=values.dtype))
         stacked = block.num_stacked_axes
         for part in cut_flat_range(
             start - block.flat_start, end - block.flat_start, shape=block.local_shape, max_elements=max_elements

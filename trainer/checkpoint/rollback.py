@@ -5,9 +5,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.checkpoint.directory import abandon_later, checkpoints_directory, list_checkpoints, step_of
 from trainer.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from trainer.checkpoint.run_directory import is_inside
-from trainer.checkpoint.store import abandon_later, checkpoints_directory, list_checkpoints, step_of
+from trainer.run_directory.directory import is_inside
 from trireme.errors import ConfigError
 from trireme.files import write_whole
 

@@ -11,15 +11,12 @@ from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from trainer.checkpoint.agreement import Ranks
+from trainer.checkpoint.collective import Ranks
+from trainer.checkpoint.dcp import HashingWriter, PieceSavePlanner
+from trainer.checkpoint.directory import begin, commit, retain
 from trainer.checkpoint.manifest import FileRecord, write_durably
-from trainer.checkpoint.pieces import Pieces, pieces_to_save
-from trainer.checkpoint.planner import PieceSavePlanner
-from trainer.checkpoint.random_states import collect_random_states
-from trainer.checkpoint.retention import retain
-from trainer.checkpoint.state import STATE_NAME, TrainerState, write_state
-from trainer.checkpoint.storage import HashingWriter
-from trainer.checkpoint.store import begin, commit
+from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_save
+from trainer.checkpoint.trainer_state import STATE_NAME, TrainerState, collect_random_states, write_state
 from trainer.engine.base import OptimizerFragment
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,7 +55,7 @@ def save_checkpoint(
     temporary = ranks.on_coordinator(lambda: begin(run_directory, step=state.step), doing=doing)
     try:
         # Prepared before torch's first collective: a rank that failed inside it would leave the others waiting.
-        pieces: dict[str, Pieces] = {}
+        pieces: dict[str, ShardedTensorView] = {}
         ranks.everywhere(
             lambda: pieces.update(pieces_to_save(fragments) | random_state_pieces(random_states, rank=ranks.rank)),
             doing=doing,
@@ -84,17 +81,17 @@ def random_state_prefix(rank: int) -> str:
     return f"random_state.{rank:05d}."
 
 
-def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int) -> dict[str, Pieces]:
+def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int) -> dict[str, ShardedTensorView]:
     """A rank's random states as tensors of a checkpoint; None takes those of this moment."""
     pieces = {}
     for name, value in (collect_random_states() if states is None else states).items():
-        whole = Pieces(value.shape, dtype=torch.uint8)
+        whole = ShardedTensorView(value.shape, dtype=torch.uint8)
         whole.add((0,), value)
         pieces[random_state_prefix(rank) + name] = whole
     return pieces
 
 
-def write_pieces(directory: Path, pieces: Mapping[str, Pieces], *, ranks: Ranks) -> dict[str, FileRecord]:
+def write_pieces(directory: Path, pieces: Mapping[str, ShardedTensorView], *, ranks: Ranks) -> dict[str, FileRecord]:
     """Plan together, then write this rank's file; rank 0 writes the table of contents too."""
     writer = HashingWriter(directory)
     try:

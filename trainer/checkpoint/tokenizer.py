@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.checkpoint.run_directory import CONFIG_NAME
-from trainer.checkpoint.state import TokenizerRecord, TrainerState, read_state
+from trainer.checkpoint.trainer_state import TokenizerRecord, TrainerState, read_state
 from trainer.config.load import load_config_file
+from trainer.run_directory.directory import CONFIG_NAME
 from trireme.errors import ConfigError, Violation
 from trireme.shards.manifest import hash_file
 from trireme.tokenizer.backends import CONFIG_NAMES

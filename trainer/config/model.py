@@ -1,4 +1,4 @@
-"""What the model is: the `model` group."""
+"""The `model` group."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -89,3 +89,16 @@ class ModelConfig:
     def head_size(self) -> int:
         """Channels of one attention head."""
         return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+
+def find_moe_layers(model: ModelConfig) -> list[bool]:
+    """Whether each layer, from the first, has experts: `moe_layer_freq` repeated over the layers."""
+    if model.num_moe_experts is None:
+        return [False] * model.num_layers
+    pattern = model.moe_layer_freq
+    return [bool(pattern[layer % len(pattern)]) for layer in range(model.num_layers)]
+
+
+def find_expert_width(model: ModelConfig) -> int:
+    """Width inside one expert."""
+    return model.ffn_hidden_size if model.moe_ffn_hidden_size is None else model.moe_ffn_hidden_size

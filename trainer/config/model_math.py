@@ -1,7 +1,6 @@
 """How many parameters a model has, and how many operations a token costs."""
 
-from trainer.config.model import ModelConfig
-from trainer.config.moe import find_expert_width, find_moe_layers
+from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:

@@ -1,10 +1,97 @@
-"""What surrounds the model: the `training`, `data`, `tokenizer` and `logging` groups."""
+"""The groups of one run: training, data, logging, checkpoints, health, recovery."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trireme.config.path_text import PathText
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is saved, and when."""
+
+    save_interval: int = 500
+    """Steps between checkpoints; 0 saves only at the end of the run."""
+    async_save: bool = True
+    """Stop a step only while the state is copied to host memory, 12 bytes per parameter that a rank saves; a thread
+    writes it while training goes on. False stops until all is on the disk."""
+    keep_last: int = 3
+    """Newest checkpoints that are kept; older ones are deleted after a new one is committed. 0 keeps all."""
+    keep_interval: int = 0
+    """Checkpoints whose step is a multiple of it are never deleted; 0 means none."""
+    keep_best: int = 0
+    """Checkpoints with the lowest validation loss that are kept besides, judged by the last validation before each."""
+    save_at_end: bool = True
+    """Save after the last step and when the run is stopped."""
+    verify: bool = True
+    """Compare every file's sha256 with the checkpoint's manifest before loading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """How a run watches itself. That a process which dies ends the others is not configured: it always does."""
+
+    watchdog: bool = True
+    """End a run that no longer gets on, and name the rank that holds it up and where (exit code 79)."""
+    heartbeat_seconds: float = 1.0
+    """Seconds between a rank's words to the others about where it stands."""
+    hang_step_multiple: float = 20.0
+    """A step that takes this many times the median of the last ones is a hang, if it also takes hang_min_seconds."""
+    hang_min_seconds: float = 120.0
+    """No step is a hang before it has taken this long."""
+    startup_seconds: float = 3600.0
+    """Longest time from the start to the end of the first step: building, loading, compiling, the first collectives."""
+    validation_seconds: float = 3600.0
+    """Longest validation."""
+    checkpoint_seconds: float = 3600.0
+    """Longest time that saving a checkpoint may keep the run from its next step."""
+    straggler_interval: int = 100
+    """Steps over which the time that each rank computed is compared with the others'; 0 switches it off."""
+    straggler_ratio: float = 1.5
+    """Warn where the slowest rank computed this many times as long as the median rank."""
+    replica_check_interval: int = 0
+    """Steps between checks that ranks which hold copies of the same weights hold the same bits; 0 switches it off."""
+    replica_mismatch: Literal["stop", "warn"] = "stop"
+    """What follows when they do not: stop ends the run (exit code 80) without saving, warn goes on."""
+    note_bad_nodes: bool = True
+    """Write hosts whose rank no longer answers in a hang, or alone holds the others up in a step, or has the odd copy
+    of weights, to bad_nodes.jsonl in the run directory: a Slurm job that is requeued or submitted again does without
+    them."""
+
+
+Reaction = Literal["off", "warn", "act"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryConfig:
+    """What a run does about training that goes wrong: see docs/failure.md."""
+
+    max_skipped_steps: int = 10
+    """Steps in a row whose update is left out, because loss or gradient is not finite, before the run goes back to the
+    last good checkpoint; 0 never does. Steps by which fp16 finds its loss scale do not count."""
+    max_rollbacks: int = 3
+    """Times that the run goes back because of one place; when it has still not got past it, it ends (exit code 82)."""
+    loss_spike: Reaction = "warn"
+    """A loss far above those before: act goes back to a checkpoint before it, leaves out the samples of that stretch
+    and goes on; warn only says so."""
+    grad_norm_spike: Reaction = "off"
+    """The same for the norm of the gradient, judged by its logarithm."""
+    spike_window: int = 128
+    """Steps whose median says what is usual; half as many must be there before a spike is looked for."""
+    spike_threshold: float = 8.0
+    """A spike is this many robust standard deviations (1.4826 * median absolute deviation) above the median."""
+    spike_min_rise: float = 0.1
+    """And at least so far above it, in nats of the loss or of the logarithm of the gradient's norm."""
+    spike_patience: int = 3
+    """Steps in a row that must be spikes."""
+    skip_steps_before: int = 10
+    """Steps before the first bad one whose samples are left out, too, and before which the checkpoint must lie."""
+    skip_steps_after: int = 0
+    """Steps behind the last bad one whose samples are left out, too."""
+    replay: PathText | None = None
+    """recovery.jsonl of a run, or that run's directory: the samples that it left out and the updates that it skipped
+    are left out here from the start. Gives the losses that it had in the end, bit for bit. null for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

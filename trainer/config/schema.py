@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.cluster import ClusterConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
-from trainer.config.health import HealthConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.config.recovery import RecoveryConfig
 from trainer.config.run import (
+    CheckpointConfig,
     DataConfig,
+    HealthConfig,
     LoggingConfig,
+    RecoveryConfig,
     TokenizerConfig,
     TrainingConfig,
 )

@@ -6,8 +6,7 @@ from types import TracebackType
 import numpy as np
 
 from trainer.config.run import DatasetConfig
-from trainer.data.batch import MicroBatch
-from trainer.data.microbatch import DocumentConfig, WindowReader
+from trainer.data.micro_batch import DocumentConfig, MicroBatch, WindowReader
 from trainer.data.mixture import Mixture, continue_mixture
 from trainer.data.prefetch import Prefetcher
 from trainer.data.sample_ranges import SampleRanges

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from trainer.config.run import DatasetConfig
-from trainer.data.batch import MicroBatch
 from trainer.data.loader import count_microbatches, open_datasets
-from trainer.data.microbatch import PADDING, DocumentConfig, WindowReader
+from trainer.data.micro_batch import PADDING, DocumentConfig, MicroBatch, WindowReader
 from trainer.data.mixture import continue_mixture
 from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
 from trireme.progress import format_number

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.model.sharding import ShardedParameter
 from trireme.records import LayerRouting
 from trireme.records import LossScaleState as LossScaleState

@@ -9,8 +9,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.engine.base import Engine
-from trainer.engine.deepspeed_engine import DeepSpeedEngine
-from trainer.engine.megatron_engine import MegatronEngine
+from trainer.engine.deepspeed.engine import DeepSpeedEngine
+from trainer.engine.megatron.engine import MegatronEngine
 
 
 def build_engine(

@@ -14,7 +14,7 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed, nn
 
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.engine.routing import sum_routing
 from trireme.records import LayerRouting
 

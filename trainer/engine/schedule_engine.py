@@ -8,7 +8,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from trainer.config.optim import PrecisionConfig
-from trainer.data.batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, StepResult
 from trainer.engine.forward import LossSum, evaluate_step, forward_backward
 from trainer.engine.loss_scale import build_loss_scale

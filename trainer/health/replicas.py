@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import distributed, nn
 
-from trainer.health.processes import RankProcess
+from trainer.health.rank_processes import RankProcess
 from trireme.errors import EXIT_REPLICAS_DIFFER, RunStopped
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ import math
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, Protocol
 
-from trainer.checkpoint.state import Progress, TrainerState
-from trainer.config.recovery import RecoveryConfig
+from trainer.checkpoint.trainer_state import TrainerState, TrainProgress
+from trainer.config.run import RecoveryConfig
 from trainer.data.loader import BatchLoader
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
-from trainer.loop.judge import Finding, Judge, StepTrace, trace_step
-from trainer.loop.ledger import FILE_NAME, GAVE_UP, ROLLBACK, SKIPPED_UPDATE, WARNING, Ledger, Replay
+from trainer.loop.recovery_log import FILE_NAME, GAVE_UP, ROLLBACK, SKIPPED_UPDATE, WARNING, RecoveryLog, Replay
+from trainer.loop.spikes import Anomaly, SpikeDetector, StepTrace, trace_step
 from trainer.metrics.record import RollbackMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trireme.errors import EXIT_NOT_RECOVERED, RunStopped
@@ -45,14 +45,14 @@ class Recovery:
         rewinder: Rewinder,
         loader: BatchLoader,
         recorder: MetricsRecorder,
-        ledger: Ledger,
+        ledger: RecoveryLog,
         replay: Replay,
         state: TrainerState | None,
     ) -> None:
         self._config, self._min_loss_scale = config, min_loss_scale
         self._rewinder, self._loader, self._recorder, self._ledger = rewinder, loader, recorder, ledger
         self._replay = replay
-        self._judge = Judge(config, record=state.judgement if state is not None else None)
+        self._judge = SpikeDetector(config, record=state.judgement if state is not None else None)
 
     def must_skip(self, *, first_sample: int, end_sample: int) -> bool:
         """Whether the run that is replayed left out the update of the step with these samples."""
@@ -65,7 +65,7 @@ class Recovery:
             )
         return self._replay.find_skipped(first_sample, end_sample) is not None
 
-    def judge(self, progress: Progress, result: StepResult, *, first_sample: int) -> Finding | None:
+    def judge(self, progress: TrainProgress, result: StepResult, *, first_sample: int) -> Anomaly | None:
         """Look at a step.
 
         Args:
@@ -94,11 +94,11 @@ class Recovery:
             )
         return finding
 
-    def remember(self, progress: Progress) -> None:
+    def remember(self, progress: TrainProgress) -> None:
         """Write into progress, which is about to be saved, what the next steps are judged by."""
         progress.judgement = self._judge.to_record()
 
-    def act(self, progress: Progress, finding: Finding) -> bool:
+    def act(self, progress: TrainProgress, finding: Anomaly) -> bool:
         """Say what is wrong, and go back if that is what it takes; progress then says to where.
 
         Returns:
@@ -127,11 +127,11 @@ class Recovery:
         skipped = self._samples_from(start, progress, behind=state.consumed_samples) if leaves_out else SampleRanges()
         self._tell(progress, finding, to=state, skipped=skipped)
         self._loader.seek(state.consumed_samples, left_out=self._loader.left_out | skipped)
-        self._judge = Judge(self._config, record=state.judgement)
+        self._judge = SpikeDetector(self._config, record=state.judgement)
         progress.go_to(state.progress)
         return True
 
-    def _implicate(self, finding: Finding) -> tuple[StepTrace, bool]:
+    def _implicate(self, finding: Anomaly) -> tuple[StepTrace, bool]:
         """The first step that must be undone, and whether the samples from there on are left out.
 
         What is not finite may be a fault of the hardware, which does not come back: the first time the same samples
@@ -142,7 +142,7 @@ class Recovery:
             return finding.first, False
         return self._judge.start_of(finding), True
 
-    def _go_back(self, start: StepTrace, finding: Finding) -> TrainerState | None:
+    def _go_back(self, start: StepTrace, finding: Anomaly) -> TrainerState | None:
         """Before all that is implicated; where no checkpoint is so old, before the first bad step."""
         for bound in dict.fromkeys((start.step - 1, finding.first.step - 1)):
             state = self._rewinder.go_back(at_or_before_step=bound)
@@ -150,7 +150,7 @@ class Recovery:
                 return state
         return None
 
-    def _tell(self, progress: Progress, finding: Finding, *, to: TrainerState, skipped: SampleRanges) -> None:
+    def _tell(self, progress: TrainProgress, finding: Anomaly, *, to: TrainerState, skipped: SampleRanges) -> None:
         """Say that the run has gone back, everywhere."""
         self._ledger.append(
             ROLLBACK,
@@ -183,12 +183,12 @@ class Recovery:
     def _finds_scale(self, result: StepResult, trace: StepTrace) -> bool:
         return trace.loss is not None and result.loss_scale is not None and result.loss_scale > self._min_loss_scale
 
-    def _samples_from(self, start: StepTrace, progress: Progress, *, behind: int) -> SampleRanges:
+    def _samples_from(self, start: StepTrace, progress: TrainProgress, *, behind: int) -> SampleRanges:
         """The samples from a step on to the present one and skip_steps_after more, as far as they are still to come."""
         further = self._config.skip_steps_after * self._loader.global_batch_size
         return SampleRanges.of([(max(start.first_sample, behind), progress.consumed_samples + further)])
 
-    def _warn(self, progress: Progress, finding: Finding, *, why: str) -> None:
+    def _warn(self, progress: TrainProgress, finding: Anomaly, *, why: str) -> None:
         samples = self._samples_from(self._judge.start_of(finding), progress, behind=0)
         self._warn_once("%s; %s", _describe(finding), why)
         self._ledger.append(
@@ -202,7 +202,7 @@ class Recovery:
             left_steps=[asdict(trace) for trace in self._judge.since(finding.first.step - 1)],
         )
 
-    def _give_up(self, progress: Progress, finding: Finding, *, why: str) -> NoReturn:
+    def _give_up(self, progress: TrainProgress, finding: Anomaly, *, why: str) -> NoReturn:
         samples = [[finding.first.first_sample, progress.consumed_samples]]
         self._ledger.append(GAVE_UP, step=progress.step, trouble=finding.trouble, reason=why, samples=samples)
         message = (
@@ -212,7 +212,7 @@ class Recovery:
         raise RunStopped(message if self._ledger.is_written_here else "", exit_code=EXIT_NOT_RECOVERED)
 
 
-def _describe(finding: Finding) -> str:
+def _describe(finding: Anomaly) -> str:
     if finding.trouble == "not_finite":
         return f"loss or gradient was not finite in steps {finding.first.step} to {finding.last.step}"
     assert finding.unusual is not None
@@ -228,7 +228,7 @@ def _ranges(samples: SampleRanges) -> str:
     return ", ".join(f"{first} to {end - 1}" for first, end in samples.ranges)
 
 
-def _unusual(finding: Finding) -> dict[str, Any] | None:
+def _unusual(finding: Anomaly) -> dict[str, Any] | None:
     """What was found, in numbers that JSON has."""
     if finding.unusual is None:
         return None

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, exit_code_for
 
 T = TypeVar("T")

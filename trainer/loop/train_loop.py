@@ -2,31 +2,61 @@
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import distributed
 
-from trainer.checkpoint.state import Progress
-from trainer.config.checkpoint import CheckpointConfig
+from trainer.checkpoint.trainer_state import TrainProgress
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.run import TrainingConfig
+from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.loader import BatchLoader
+from trainer.data.micro_batch import MicroBatch
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine, StepResult
-from trainer.health.phase_clock import Phase
-from trainer.loop.judge import Finding
+from trainer.health.phase_limits import Phase
 from trainer.loop.lr_schedule import learning_rate
-from trainer.loop.stop import StopRequest
+from trainer.loop.signals import StopRequest
+from trainer.loop.spikes import Anomaly
 from trainer.loop.together import ReadFailed, StopAsked, Together
-from trainer.loop.validation import run_validation
-from trainer.metrics.memory import measure_memory_bytes
 from trainer.metrics.record import StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
-from trainer.metrics.throughput import Throughput, ThroughputMeter
+from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
 from trireme.records import RankTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """The same on every rank."""
+
+    loss: float
+    """Mean over the target tokens, in nats; NaN where there are none."""
+    num_tokens: int
+
+
+def run_validation(
+    loader: ValidationLoader,
+    *,
+    evaluate: Callable[[Sequence[MicroBatch]], tuple[float, float]],
+    read: Callable[[Callable[[], list[MicroBatch]]], list[MicroBatch]] = lambda take: take(),
+) -> ValidationResult:
+    """Compute the exact mean loss over every window of the set; all ranks call this.
+
+    Args:
+        evaluate: sum of losses and number of target tokens of one global batch, as `Engine.evaluate`.
+        read: takes each global batch by calling what it is given; what it raises ends the validation.
+    """
+    loss_sum, num_tokens = 0.0, 0.0
+    steps = loader.steps()
+    for _ in range(loader.num_steps):
+        step_loss_sum, step_num_tokens = evaluate(read(steps.__next__))
+        loss_sum += step_loss_sum
+        num_tokens += step_num_tokens
+    return ValidationResult(loss=loss_sum / num_tokens if num_tokens else math.nan, num_tokens=int(num_tokens))
+
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,15 +66,15 @@ Outcome = Literal["done", "stopped", "unsaved"]
 class Saver(Protocol):
     """Writes checkpoints of the run, in the background perhaps; all ranks call every method."""
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainProgress) -> None:
         """Save where the run stands; a failure is told by the saver, and training goes on."""
         ...
 
-    def save_last(self, progress: Progress) -> bool:
+    def save_last(self, progress: TrainProgress) -> bool:
         """Save where the run ends; False when that was not possible."""
         ...
 
-    def note_validation(self, progress: Progress) -> None:
+    def note_validation(self, progress: TrainProgress) -> None:
         """Have the checkpoint of this step, if there is one, know its validation loss."""
         ...
 
@@ -72,15 +102,15 @@ class Recovery(Protocol):
         """Whether the update of the step with these samples is left out, as a run that is replayed did."""
         ...
 
-    def judge(self, progress: Progress, result: StepResult, *, first_sample: int) -> Finding | None:
+    def judge(self, progress: TrainProgress, result: StepResult, *, first_sample: int) -> Anomaly | None:
         """What is wrong with the step, if it asks for something to be done."""
         ...
 
-    def act(self, progress: Progress, finding: Finding) -> bool:
+    def act(self, progress: TrainProgress, finding: Anomaly) -> bool:
         """Do it; whether the run has gone back, to where progress says now."""
         ...
 
-    def remember(self, progress: Progress) -> None:
+    def remember(self, progress: TrainProgress) -> None:
         """Write into progress what it judges by, before progress is saved."""
         ...
 
@@ -111,7 +141,7 @@ class TrainLoop:
         saver: Saver,
         health: Health,
         recovery: Recovery,
-        progress: Progress,
+        progress: TrainProgress,
         device: torch.device,
     ) -> None:
         self.progress = progress

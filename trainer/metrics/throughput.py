@@ -1,8 +1,18 @@
-"""How fast steps are: tokens per second, model FLOP/s, MFU."""
+"""How fast steps are, and how much memory they hold: tokens per second, model FLOP/s, MFU."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import psutil
+import torch
+
+
+def measure_memory_bytes(device: torch.device) -> int:
+    """Most that PyTorch has allocated on a CUDA device so far; on CPU the resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
 
 
 @dataclass(frozen=True, kw_only=True)

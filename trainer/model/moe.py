@@ -20,8 +20,7 @@ from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from trainer.config.model import ModelConfig
-from trainer.config.moe import find_expert_width, find_moe_layers
+from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 from trainer.config.parallel import ParallelConfig
 
 

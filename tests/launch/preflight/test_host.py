@@ -8,8 +8,7 @@ import pytest
 
 from launch.preflight import host
 from launch.preflight.finding import Finding, Verdict
-from trainer.config.checkpoint import CheckpointConfig
-from trainer.config.run import WandbConfig
+from trainer.config.run import CheckpointConfig, WandbConfig
 from trainer.config.slurm import ContainerConfig
 
 

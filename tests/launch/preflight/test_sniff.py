@@ -23,7 +23,7 @@ TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     place = tmp_path_factory.mktemp("sniff")
     output = place / "sniff.json"
-    command = [*TORCHRUN, "-m", "trainer.sniff", "--size", "128", "--megabytes", "1"]
+    command = [*TORCHRUN, "-m", "trainer.hardware_check", "--size", "128", "--megabytes", "1"]
     command += ["--directory", str(place), "--output", str(output)]
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert [path.name for path in place.iterdir()] == ["sniff.json"], "the test leaves files behind"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from trainer.config.moe import find_expert_width, find_moe_layers
+from trainer.config.model import find_expert_width, find_moe_layers
 from trainer.config.plan import find_dp_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig

@@ -1,0 +1,155 @@
+"""Micro batches: one forward pass of data, built from windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainer.data.token_dataset import TokenDataset
+from trireme.errors import ConfigError, Violation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Sequences of one data-parallel rank for one forward pass (b sequences of s tokens), on the CPU.
+
+    Every rank of a model-parallel group gets the same micro batch.
+    """
+
+    tokens: torch.Tensor
+    """[b, s] int64."""
+    labels: torch.Tensor
+    """[b, s] int64: the next token of each position."""
+    loss_mask: torch.Tensor
+    """[b, s] float32: 1 where the label counts."""
+    position_ids: torch.Tensor
+    """[b, s] int64."""
+    document_starts: torch.Tensor | None = None
+    """[b, s] int32: where in its sequence each token's document begins; a token attends to nothing before that. None
+    lets it attend to all of its sequence that is behind it."""
+    sample_ids: tuple[int, ...]
+    """Global sample numbers, counted from the start of the run: one per sequence."""
+
+
+PADDING = -1
+"""Sample number of a sequence that only fills a batch: its loss mask is 0 everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentConfig:
+    """What the documents inside a window change: the fields of DataConfig of these names."""
+
+    eod_token_id: int
+    reset_attention_mask: bool = False
+    reset_position_ids: bool = False
+    eod_mask_loss: bool = False
+
+
+class WindowReader:
+    """Reads windows of several data sets as micro batches.
+
+    Args:
+        datasets: in the order of the configuration, all of one seq_length.
+        vocab_size: smallest token id that the model does not have; None does not check ids.
+        documents: what documents change; None takes each window for one document.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[TokenDataset],
+        *,
+        vocab_size: int | None = None,
+        documents: DocumentConfig | None = None,
+    ) -> None:
+        self.datasets = datasets
+        self.vocab_size = vocab_size
+        self.documents = documents
+
+    def read(self, samples: np.ndarray, *, dataset: np.ndarray, window: np.ndarray) -> list[MicroBatch]:
+        """Read samples.
+
+        Args:
+            samples: [m, b] int64 sample numbers, PADDING where there is none.
+            dataset: [m * b] data set of each sample; ignored for PADDING.
+            window: [m * b] window of each sample; ignored for PADDING.
+        Returns:
+            m micro batches.
+        """
+        is_real = samples.ravel() != PADDING
+        windows = torch.zeros(*samples.shape, self.datasets[0].seq_length + 1, dtype=torch.int64)
+        flat = windows.numpy().reshape(samples.size, -1)
+        for d, source in enumerate(self.datasets):
+            rows = np.flatnonzero(is_real & (dataset == d))
+            source.read_windows(window[rows], out=flat, rows=rows)
+        self._check_ids(flat, dataset, window)
+        real = torch.from_numpy(is_real.reshape(samples.shape))
+        return [
+            build_micro_batch(
+                windows[m], is_real=real[m], sample_ids=tuple(samples[m].tolist()), documents=self.documents
+            )
+            for m in range(len(samples))
+        ]
+
+    def close(self) -> None:
+        """Close all files."""
+        for dataset in self.datasets:
+            dataset.close()
+
+    def _check_ids(self, flat: np.ndarray, dataset: np.ndarray, window: np.ndarray) -> None:
+        """Name the first token that an embedding could not look up: on a GPU that is an assertion without a place."""
+        if self.vocab_size is None or (flat.max() < self.vocab_size and flat.min() >= 0):
+            return
+        row, column = np.argwhere((flat >= self.vocab_size) | (flat < 0))[0].tolist()
+        source = self.datasets[dataset[row]]
+        violation = Violation(
+            path=f"{source.shards[0].prefix} (data set {dataset[row]})",
+            value=f"token id {flat[row, column]}",
+            rule=f"at token {int(window[row]) * source.seq_length + column} is not in the model's vocabulary of "
+            f"{self.vocab_size}",
+            fix="train with the tokenizer that made the shards, or with a larger model.vocab_size",
+        )
+        raise ConfigError([violation])
+
+
+def build_micro_batch(
+    windows: torch.Tensor, *, is_real: torch.Tensor, sample_ids: tuple[int, ...], documents: DocumentConfig | None
+) -> MicroBatch:
+    """Split windows into inputs and labels.
+
+    Args:
+        windows: [b, s + 1] int64.
+        is_real: [b] bool: False where the sequence only fills the batch.
+    """
+    tokens = windows[:, :-1].contiguous()
+    loss_mask = is_real[:, None].expand_as(tokens).to(torch.float32)
+    position_ids = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
+    starts = None
+    if documents is not None:
+        starts = find_document_starts(tokens, eod_token_id=documents.eod_token_id)
+        if documents.reset_position_ids:
+            position_ids -= starts
+        if documents.eod_mask_loss:
+            loss_mask = loss_mask * (tokens != documents.eod_token_id)
+    return MicroBatch(
+        tokens=tokens,
+        labels=windows[:, 1:].contiguous(),
+        loss_mask=loss_mask,
+        position_ids=position_ids,
+        document_starts=starts if documents is not None and documents.reset_attention_mask else None,
+        sample_ids=sample_ids,
+    )
+
+
+def find_document_starts(tokens: torch.Tensor, *, eod_token_id: int) -> torch.Tensor:
+    """Where in its sequence each token's document begins: behind the eod_token_id before it, or at 0.
+
+    Args:
+        tokens: [b, s].
+    Returns:
+        [b, s] int32.
+    """
+    starts = torch.zeros(tokens.shape, dtype=torch.int32)
+    is_first = tokens[:, :-1] == eod_token_id
+    starts[:, 1:] = torch.where(is_first, torch.arange(1, tokens.shape[1], dtype=torch.int32), 0)
+    return starts.cummax(dim=1).values

@@ -1,0 +1,1 @@
+"""A run's directory, and the lock that keeps it to one job."""
