@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from launch.cli import check_nodes, processes_per_node
 from launch.environment import device_variables
 from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
-from launch.nodes import check_nodes, processes_per_node
 from launch.pod_script import FINAL_CODES, pod_command
 from trainer.config.kubernetes import JOB_VARIABLE
 from trainer.config.load import dump_config, load_config

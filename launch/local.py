@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.arguments import unknown_option
+from launch.cli import unknown_option
 from launch.environment import device_variables, schedule_variables
 from trainer.config.load import dump_config, load_config
 from trainer.config.plan import count_processes

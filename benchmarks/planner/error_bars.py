@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.planner.published import PublishedRun
-from launch.plan.arrays import Array
+from launch.plan.job import Array
 
 MIN_LAYOUTS = 4
 """Layouts of a sweep whose order is judged; of three, chance alone orders one in six."""

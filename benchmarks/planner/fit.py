@@ -21,22 +21,21 @@ import yaml  # type: ignore[import-untyped]
 from scipy.optimize import least_squares
 
 from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_published
-from launch.plan.arrays import Array, stack
 from launch.plan.coefficients import (
     COEFFICIENTS_FILE,
     EFFICIENCY_OF,
     Coefficients,
+    MemoryRates,
     RateLookup,
+    Rates,
     memory_names_of,
     names_of,
     prior_of,
     upper_bound_of,
 )
 from launch.plan.hardware import load_devices
-from launch.plan.job import Job
+from launch.plan.job import Array, TrainingJob, stack
 from launch.plan.memory import predict_peak_memory
-from launch.plan.memory_rates import MemoryRates
-from launch.plan.rates import Rates
 from launch.plan.step_time import predict_step_time
 
 TIME_NOISE = 0.08
@@ -87,7 +86,7 @@ class TimeModel:
 class MemoryModel:
     """The memory of each of some runs, as a function of the logarithms of coefficients."""
 
-    def __init__(self, runs: Sequence[PublishedRun], *, job: Job | None = None) -> None:
+    def __init__(self, runs: Sequence[PublishedRun], *, job: TrainingJob | None = None) -> None:
         """Look up the coefficients of these runs, or of others in their place."""
         self.job = stack([run.job for run in runs]) if job is None else job
         self.lookup = RateLookup(MemoryRates, [_memory_names(run) for run in runs])
@@ -199,7 +198,7 @@ def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
         "# Coefficients of the planner, written by `python -m benchmarks.planner.fit`; do not edit.\n"
         f"# Fitted on {sum(fitted['runs'].values())} published step times and {num_measured} memory figures of"
         f" {len(fitted['sources'])} sources.\n"
-        "# Meanings: launch/plan/rates.py and launch/plan/memory_rates.py; priors: launch/plan/coefficients.py.\n"
+        "# Meanings: launch/plan/coefficients.py and launch/plan/coefficients.py; priors: launch/plan/coefficients.py.\n"
     )
     for part in ("step_time", "memory"):
         fitted[part] = {name: float(f"{value:.4g}") for name, value in fitted[part].items()}

@@ -1,6 +1,6 @@
 """Published runs as jobs: the table's conventions, undone.
 
-The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a `Job`
+The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a `TrainingJob`
 in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason why it says
 nothing that can be compared:
 
@@ -26,9 +26,8 @@ import yaml  # type: ignore[import-untyped]
 
 from benchmarks.planner.published_flops import flops_of_step
 from benchmarks.planner.published_rows import EXPERT_COLUMNS, layout_of_row, model_notes, number_of, shape_of_row
-from launch.plan.frameworks import load_frameworks
-from launch.plan.hardware import find_device, load_devices
-from launch.plan.job import Framework, Job, Machine
+from launch.plan.hardware import find_device, load_devices, load_frameworks
+from launch.plan.job import Framework, Machine, TrainingJob
 from trireme.errors import ConfigError, Violation
 
 DATA = Path(__file__).parent / "data"
@@ -48,7 +47,7 @@ class PublishedRun:
     """One row."""
 
     row: Mapping[str, str]
-    job: Job
+    job: TrainingJob
     device: str
     number_format: str
     framework: str
@@ -220,7 +219,7 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
     if framework == "Megatron-Bridge" and container and container[1] >= "26.06":
         framework = "Megatron-Bridge 26.06"
     shape = shape_of_row(row, extra)
-    job = Job(
+    job = TrainingJob(
         model=shape,
         layout=layout_of_row(row, shape),
         machine=_machine(row, extra, device, number_format),
@@ -247,7 +246,7 @@ def _framework(row: Mapping[str, str], name: str) -> Framework:
     return dataclasses.replace(traits, logit_bytes=6) if "PURE" in row["notes"] else traits
 
 
-def _seconds(row: Mapping[str, str], job: Job, extra: Mapping[str, Any]) -> float | None:
+def _seconds(row: Mapping[str, str], job: TrainingJob, extra: Mapping[str, Any]) -> float | None:
     if row["step_time_s"]:
         return float(row["step_time_s"])
     if row["tokens_per_s_per_gpu"]:

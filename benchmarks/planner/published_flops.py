@@ -1,9 +1,9 @@
 """Operations of a step, as those count them who publish TFLOP/s."""
 
-from launch.plan.job import Job
+from launch.plan.job import TrainingJob
 
 
-def flops_of_step(job: Job, *, kind: str, convention: str) -> float | None:
+def flops_of_step(job: TrainingJob, *, kind: str, convention: str) -> float | None:
     """Operations of all devices in one optimizer step, by the convention of the published figure.
 
     Args:

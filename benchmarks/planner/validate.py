@@ -33,9 +33,8 @@ from rich.table import Table
 from benchmarks.planner.error_bars import ErrorBar, error_bar, error_bars, parallel_kind, sweeps
 from benchmarks.planner.fit import MemoryModel, TimeModel, fit_memory, fit_step_time
 from benchmarks.planner.published import PUBLISHED_CSV, PublishedRun, load_published
-from launch.plan.arrays import Array, stack
 from launch.plan.coefficients import Coefficients, load_coefficients
-from launch.plan.job import Job
+from launch.plan.job import Array, TrainingJob, stack
 from launch.plan.plan import ERROR_BARS_FILE
 from launch.plan.table import open_console
 from trireme.errors import ConfigError, Violation, exit_code_of
@@ -220,7 +219,7 @@ def fold_masks(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
     return [groups == group for group in sorted(set(groups.tolist()))]
 
 
-def _leanest(runs: Sequence[PublishedRun]) -> Job:
+def _leanest(runs: Sequence[PublishedRun]) -> TrainingJob:
     job = stack([each.job for each in runs])
     is_stated = np.array([each.states_recompute for each in runs])
     share = np.where(is_stated, job.layout.recomputed_share, 1.0)

@@ -29,11 +29,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.plan import calibrate
+from launch.plan.cli import Request, parse_request
 from launch.plan.coefficients import Coefficients, load_coefficients
-from launch.plan.from_config import check_setting, setting_of
+from launch.plan.from_config import check_planner_input, planner_input_of
 from launch.plan.page import write_page
 from launch.plan.plan import Plan, make_plan
-from launch.plan.request import Request, parse_request
 from launch.plan.table import open_console, print_plan
 from trainer.config.load import load_config
 from trainer.config.plan import count_processes
@@ -89,9 +89,9 @@ def _coefficients(request: Request, config: TrainConfig) -> tuple[Coefficients, 
     fitted = load_coefficients()
     path = _calibration_file(config) if request.calibration == "auto" else Path(request.calibration)
     is_asked_for = request.calibration not in ("auto", "none")
-    if request.calibration == "none" or not (path.is_file() or is_asked_for) or list(check_setting(config)):
+    if request.calibration == "none" or not (path.is_file() or is_asked_for) or list(check_planner_input(config)):
         return fitted, ""
-    measured, device = calibrate.load(path), setting_of(config).device
+    measured, device = calibrate.load(path), planner_input_of(config).device
     if measured.device != device.name:
         return fitted, f"{path} is a measurement of {measured.device}, not of {device.name}: it is not used."
     return calibrate.apply(measured, fitted, device), f"Rates are those measured in {path}."

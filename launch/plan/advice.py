@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from launch.plan.coefficients import Coefficients
-from launch.plan.from_config import setting_of
+from launch.plan.from_config import planner_input_of
 from launch.plan.ranking import Ranking
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import divisors, either
@@ -30,11 +30,11 @@ def advise(config: TrainConfig, ranking: Ranking, coefficients: Coefficients) ->
         hosts = format_number(config.cluster.num_nodes, "host")
         yield (
             f"No layout is valid: training.global_batch_size={config.training.global_batch_size} and this model cannot"
-            f" be spread over the {setting_of(config).world_size} devices of {hosts}."
+            f" be spread over the {planner_input_of(config).world_size} devices of {hosts}."
         )
 
     def fits(changed: TrainConfig) -> bool:
-        return Ranking(changed, setting_of(changed), coefficients).num_fitting > 0
+        return Ranking(changed, planner_input_of(changed), coefficients).num_fitting > 0
 
     hosts_found = list(_near(config.cluster.num_nodes, _hosts(config), lambda count: fits(_with_hosts(config, count))))
     if hosts_found:
@@ -66,7 +66,7 @@ def _hosts(config: TrainConfig) -> Iterator[int]:
 
 def _batches(config: TrainConfig) -> Iterator[int]:
     """Batches to try: multiples of the number of devices, which any data parallelism divides; else of its divisors."""
-    size, world = config.training.global_batch_size, setting_of(config).world_size
+    size, world = config.training.global_batch_size, planner_input_of(config).world_size
     for ranks in reversed(divisors(world)):
         if ranks <= _LARGEST_STEP * size or ranks == 1:
             below = size // ranks

@@ -1,13 +1,4 @@
-"""The coefficients of the time model: their names, what is believed of them before any fit, and their file.
-
-A rate is the product of coefficients from the general to the special: the share of peak that products reach is
-`gemm.bf16`, times `gemm.hopper.bf16`, times `gemm.h100_sxm`. The special ones are 1 until published runs say otherwise,
-so what is known of one device, format or framework also speaks for its siblings, and a new one starts from what its
-family has in common.
-
-Each coefficient is positive and has a prior: a centre, and how far (in logarithms, one standard deviation) published
-runs may pull it away. Where no run speaks of one, the prior stands.
-"""
+"""Coefficients of the planner, fitted to published runs, and the rates that follow from them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,11 +9,63 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from launch.plan.arrays import Array
-from launch.plan.frameworks import attention_kernel_of, family_of
-from launch.plan.hardware import load_devices
-from launch.plan.memory_rates import MemoryRates
-from launch.plan.rates import Rates
+from launch.plan.hardware import attention_kernel_of, family_of, load_devices
+from launch.plan.job import Array, Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Shares of data sheet rates, and a few constants; one number per field, or one per job."""
+
+    gemm: Number
+    """Share of peak that large matrix products reach, in the format of the job."""
+    gemm_16bit: Number
+    """The same in 16 bits, for what fp8 jobs keep there."""
+    attention: Number
+    """Share of the 16-bit peak that fused attention reaches, forward."""
+    attention_kernel: Number
+    """Rate of an older kernel of fused attention, over that of today's."""
+    memory: Number
+    """Share of the memory's rate that passes over activations reach."""
+    link: Number
+    """Share of the link's rate that collectives within a domain reach."""
+    network: Number
+    """Share of the network's rate that collectives between domains reach."""
+    framework: Number
+    """Time of computing in a framework, over what its work alone would take."""
+    expert_gemm: Number
+    """Rate of experts' products, over that of dense ones."""
+    narrow_width: Number
+    """Columns per device at which products take twice as long as their operations say."""
+    small_area: Number
+    """Tokens times columns per device at which they do, for want of tiles."""
+    launch_seconds: Number
+    """Per layer and pass: kernels that are too small to be counted, and gaps between them."""
+    expert_launch_seconds: Number
+    """The same for a layer of experts, in all three passes: where the device waits for the host, it is this long."""
+    step_seconds: Number
+    """Per step."""
+    straggling: Number
+    """Growth of collectives between domains with each doubling of their number."""
+    rank_seconds: Number
+    """Per rank and step, where each rank broadcasts its own weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRates:
+    """A few factors; one number per field, or one per job."""
+
+    activations: Number
+    """Activations that a framework keeps, over those that the formulas count."""
+    logits: Number
+    """Bytes per logit, over those that are expected of the framework."""
+    reserve: Number
+    """Fragments, as a share of memory that comes and goes: activations, logits, gathered weights."""
+    buffer_gib: Number
+    """Buffers of collectives."""
+    context_gib: Number
+    """Driver, kernels, libraries: what a measurement of the whole device sees, and one of the allocator does not."""
+
 
 T = TypeVar("T", Rates, MemoryRates)
 

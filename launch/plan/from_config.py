@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from launch.plan.arrays import Number
-from launch.plan.frameworks import load_frameworks
-from launch.plan.hardware import Device, load_devices
-from launch.plan.job import Job, Layout, Machine, ModelShape, shape_of
+from launch.plan.hardware import Device, load_devices, load_frameworks
+from launch.plan.job import Layout, Machine, ModelShape, Number, TrainingJob, shape_of
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
@@ -25,7 +23,7 @@ _HOST_DOMAIN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class PlannerInput:
     """What a plan is made for, apart from the layout."""
 
     model: ModelConfig
@@ -40,7 +38,7 @@ class Setting:
     precision: PrecisionConfig
 
 
-def check_setting(config: TrainConfig) -> Iterator[Violation]:
+def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
     """Name what keeps a configuration from being planned for, apart from the trainer's own rules."""
     devices = load_devices()
     name = config.cluster.device or "cpu"
@@ -63,13 +61,13 @@ def check_setting(config: TrainConfig) -> Iterator[Violation]:
         )
 
 
-def setting_of(config: TrainConfig) -> Setting:
+def planner_input_of(config: TrainConfig) -> PlannerInput:
     """What a plan is made for; `check_setting` must find nothing wrong."""
     model, vocab_size = config.model, config.model.vocab_size
     assert vocab_size is not None
     device = load_devices()[config.cluster.device or "cpu"]
     number_format = _number_format(config.precision)
-    return Setting(
+    return PlannerInput(
         model=model,
         shape=shape_of(model, vocab_size=pad_vocab_size(model, vocab_size)),
         vocab_size=vocab_size,
@@ -207,9 +205,9 @@ def layout_of(config: TrainConfig) -> Layout:
     )
 
 
-def job_of(config: TrainConfig, setting: Setting) -> Job:
+def job_of(config: TrainConfig, setting: PlannerInput) -> TrainingJob:
     """The configured job."""
-    return Job(
+    return TrainingJob(
         model=setting.shape,
         layout=layout_of(config),
         machine=setting.machine,

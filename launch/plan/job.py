@@ -1,16 +1,51 @@
-"""What is predicted: one training job, or many at once, in numbers alone.
+"""A training job as the planner sees it: model, layout, machine, framework; arrays of many layouts at once."""
 
-A `Job` has four parts, each a dataclass of numbers (see `arrays`): the model's shape, the layout, the machine, and what
-the training framework does in its own way. The configuration (`from_config`) and published runs (`benchmarks.planner`)
-both end here, so the formulas know of neither.
-"""
-
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from launch.plan.arrays import Number
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
+
+Array = NDArray[np.float64]
+Number = float | Array
+"""One value, or one per case."""
+
+T = TypeVar("T")
+
+
+def stack(cases: Sequence[T]) -> T:
+    """Put cases of one dataclass of numbers together: [n] per field.
+
+    Dataclasses inside are stacked as well.
+    """
+    first: Any = cases[0]
+    values = {}
+    for field in dataclasses.fields(first):
+        column = [getattr(case, field.name) for case in cases]
+        is_nested = dataclasses.is_dataclass(column[0])
+        values[field.name] = stack(column) if is_nested else np.asarray(column, dtype=np.float64)
+    return type(first)(**values)
+
+
+def take(cases: T, index: Any) -> T:
+    """Choose cases by an index, a mask or a list of indices; what is one number for all of them stays so."""
+    values = {}
+    for field in dataclasses.fields(cases):  # type: ignore[arg-type]
+        value = getattr(cases, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = take(value, index)
+        else:
+            values[field.name] = value[index] if np.ndim(value) else value
+    return type(cases)(**values)
+
+
+def total(parts: Any) -> Number:
+    """The sum of all fields of a dataclass of numbers."""
+    return sum((getattr(parts, field.name) for field in dataclasses.fields(parts)), start=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +201,7 @@ class Framework:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """One training job, or many."""
 
     model: ModelShape

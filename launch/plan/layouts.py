@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.plan.arrays import Array
-from launch.plan.from_config import EngineChoice, Setting, low_precision_copies, state_bytes
-from launch.plan.job import Layout
+from launch.plan.from_config import EngineChoice, PlannerInput, low_precision_copies, state_bytes
+from launch.plan.job import Array, Layout
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import divisors
 
@@ -84,7 +83,7 @@ class LayoutTable:
         )
 
 
-def enumerate_layouts(config: TrainConfig, setting: Setting) -> tuple[LayoutTable, list["RefusedSizes"]]:
+def enumerate_layouts(config: TrainConfig, setting: PlannerInput) -> tuple[LayoutTable, list["RefusedSizes"]]:
     """Every layout with whole sizes.
 
     Returns:
@@ -131,7 +130,7 @@ class RefusedSizes:
     reason: str
 
 
-def sizes_problem(config: TrainConfig, setting: Setting, sizes: Sizes) -> str | None:
+def sizes_problem(config: TrainConfig, setting: PlannerInput, sizes: Sizes) -> str | None:
     """Why no layout can have these sizes: the first of the trainer's rules that they break."""
     model, tp, cp = setting.model, sizes.tp, sizes.cp
     widths = {
@@ -158,7 +157,7 @@ def sizes_problem(config: TrainConfig, setting: Setting, sizes: Sizes) -> str | 
     return None
 
 
-def _expert_cuts(setting: Setting, sizes: Sizes) -> list[int]:
+def _expert_cuts(setting: PlannerInput, sizes: Sizes) -> list[int]:
     """Sizes that experts' matrices can be cut into."""
     model, tp = setting.model, sizes.tp
     if not model.num_moe_experts:
@@ -183,7 +182,7 @@ def _accounts(num_layers: int, pp: int, vp: int) -> int | None:
     return None
 
 
-def _variants(setting: Setting, engines: tuple[EngineChoice, ...], sizes: Sizes) -> Iterator[tuple[int, ...]]:
+def _variants(setting: PlannerInput, engines: tuple[EngineChoice, ...], sizes: Sizes) -> Iterator[tuple[int, ...]]:
     """All layouts of these sizes, as rows of a table."""
     model, per_rank = setting.model, setting.global_batch_size // sizes.dp
     chunks = range(1, (_MAX_CHUNKS if sizes.pp > 1 else 1) + 1)
@@ -208,7 +207,7 @@ def _table(rows: list[tuple[int, ...]], engines: tuple[EngineChoice, ...]) -> La
     return LayoutTable(**dict(zip(names, columns.T, strict=True)), engines=engines)
 
 
-def _engines(setting: Setting) -> tuple[EngineChoice, ...]:
+def _engines(setting: PlannerInput) -> tuple[EngineChoice, ...]:
     first = 0 if setting.precision.params_dtype == "fp32" else 1
     engines = [EngineChoice(name="megatron", zero_stage=stage) for stage in (1, 0)]
     if setting.precision.grad_accumulation_dtype == "fp32":
@@ -216,7 +215,7 @@ def _engines(setting: Setting) -> tuple[EngineChoice, ...]:
     return tuple(engines)
 
 
-def layouts_of(table: LayoutTable, setting: Setting) -> Layout:
+def layouts_of(table: LayoutTable, setting: PlannerInput) -> Layout:
     """The layouts as the formulas take them: [n] per field."""
     engine = table.engine.astype(int)
     sizes = [state_bytes(choice, setting.precision) for choice in table.engines]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.plan.arrays import Number, total
-from launch.plan.job import Job, Layout, ModelShape
-from launch.plan.memory_rates import MemoryRates
+from launch.plan.coefficients import MemoryRates
+from launch.plan.job import Layout, ModelShape, Number, TrainingJob, total
 
 GIB = 2.0**30
 
@@ -71,7 +70,7 @@ def _layers(model: ModelShape, layout: Layout) -> Number:
     return np.ceil(model.num_layers / (layout.pp * layout.vp)) * layout.vp
 
 
-def predict_peak_memory(job: Job, rates: MemoryRates) -> Memory:
+def predict_peak_memory(job: TrainingJob, rates: MemoryRates) -> Memory:
     """The memory of the fullest device: one of the first or of the last stage."""
     first = predict_memory(job, rates, first_stage(job.model, job.layout))
     last = predict_memory(job, rates, last_stage(job.model, job.layout))
@@ -79,7 +78,7 @@ def predict_peak_memory(job: Job, rates: MemoryRates) -> Memory:
     return Memory(**{name: np.where(is_first, getattr(first, name), getattr(last, name)) for name in vars(first)})
 
 
-def predict_memory(job: Job, rates: MemoryRates, stage: Stage) -> Memory:
+def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory:
     """The memory of a device of one stage."""
     model, layout = job.model, job.layout
     dense, experts = stage_parameters(model, layout, stage)
@@ -151,7 +150,7 @@ def micro_batches_in_flight(layout: Layout, stage: Stage) -> Number:
     return np.minimum(chunks, layout.num_microbatches * layout.vp)
 
 
-def _activations_of_layer(job: Job, rates: MemoryRates) -> tuple[Number, Number]:
+def _activations_of_layer(job: TrainingJob, rates: MemoryRates) -> tuple[Number, Number]:
     """Bytes of one layer and micro batch: what is kept, and what the layer in work needs besides."""
     model, layout, framework = job.model, job.layout, job.framework
     tokens = layout.micro_batch_size * model.seq_length / layout.cp

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.plan.advice import advise
 from launch.plan.coefficients import Coefficients
-from launch.plan.from_config import DATA_PATHS, Setting, check_setting, engine_choice, setting_of
+from launch.plan.from_config import DATA_PATHS, PlannerInput, check_planner_input, engine_choice, planner_input_of
 from launch.plan.hardware import load_devices
 from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
@@ -68,8 +68,8 @@ def make_plan(
     Raises:
         ConfigError: something else than the layout is wrong with it, so that no layout could be used.
     """
-    problems = list(check_setting(config))
-    world_size = None if problems else setting_of(config).world_size
+    problems = list(check_planner_input(config))
+    world_size = None if problems else planner_input_of(config).world_size
     from_rules = validate(config, world_size=world_size, ignore=DATA_PATHS)
     # Some rules name the other side: model.num_layers that pipeline stages do not divide.
     unsplit = dataclasses.replace(config, parallel=ParallelConfig())
@@ -82,7 +82,7 @@ def make_plan(
     others = problems + [problem for problem in from_rules if problem not in about_layout]
     if others:
         raise ConfigError(others)
-    setting = setting_of(config)
+    setting = planner_input_of(config)
     ranking = Ranking(config, setting, coefficients)
     prediction = None if about_layout else predict(config, coefficients, num_tokens=num_tokens)
     timeline = () if about_layout else tuple(predict_timeline(config, coefficients))
@@ -110,7 +110,7 @@ def _is_no_size(value: object) -> bool:
     return re.fullmatch(r"0|-\d+", str(value)) is not None
 
 
-def _title(config: TrainConfig, setting: Setting) -> str:
+def _title(config: TrainConfig, setting: PlannerInput) -> str:
     model = config.model
     kind = f"{format_number(model.num_layers, 'layer')} of width {model.hidden_size}, sequences of {model.seq_length}"
     hosts = format_number(config.cluster.num_nodes, "host")
@@ -120,7 +120,9 @@ def _title(config: TrainConfig, setting: Setting) -> str:
     )
 
 
-def _notes(config: TrainConfig, setting: Setting, coefficients: Coefficients, calibration_note: str) -> Iterable[str]:
+def _notes(
+    config: TrainConfig, setting: PlannerInput, coefficients: Coefficients, calibration_note: str
+) -> Iterable[str]:
     formats = setting.device.tflops
     if setting.number_format == "fp32" and formats.get("bf16", 0) > formats["fp32"]:
         yield (
@@ -141,7 +143,7 @@ def _notes(config: TrainConfig, setting: Setting, coefficients: Coefficients, ca
         yield calibration_note
 
 
-def _evidence(setting: Setting, coefficients: Coefficients) -> Iterable[str]:
+def _evidence(setting: PlannerInput, coefficients: Coefficients) -> Iterable[str]:
     """Say whether published runs tell of the device in this format and of this kind of model."""
     device, number_format = setting.device, setting.number_format
     kind = "moe" if setting.model.num_moe_experts else "dense"
@@ -178,7 +180,7 @@ def _refuse_configured(
     else:
         return None
     parallel = config.parallel
-    world_size = setting_of(config).world_size
+    world_size = planner_input_of(config).world_size
     sizes = Sizes(
         tp=parallel.tensor_model_parallel_size,
         pp=parallel.pipeline_model_parallel_size,

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.plan.arrays import stack
 from launch.plan.coefficients import Coefficients
-from launch.plan.communication import per_layer
-from launch.plan.from_config import Setting, engine_choice, job_of, setting_of
-from launch.plan.job import Job
+from launch.plan.from_config import PlannerInput, engine_choice, job_of, planner_input_of
+from launch.plan.job import TrainingJob, stack
 from launch.plan.memory import Memory, Stage, predict_memory
-from launch.plan.step_time import StepTime, head_time, layer_time, predict_step_time
+from launch.plan.step_time import StepTime, head_time, layer_time, per_layer, predict_step_time
 from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
 from trainer.config.model_math import count_parameters, model_flops_per_token
 from trainer.config.pipeline_split import split_layers
@@ -61,7 +59,7 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
         config: one that neither the trainer's rules nor `from_config.check_setting` find anything wrong with.
         num_tokens: that the run is to see; None takes those of training.train_iters.
     """
-    setting = setting_of(config)
+    setting = planner_input_of(config)
     job, framework = job_of(config, setting), engine_choice(config.engine).framework
     rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
     step_time = predict_step_time(job, rates)
@@ -88,14 +86,14 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
     )
 
 
-def checkpoint_bytes(config: TrainConfig, setting: Setting) -> float:
+def checkpoint_bytes(config: TrainConfig, setting: PlannerInput) -> float:
     """Size of one checkpoint on disk."""
     num_parameters = count_parameters(config.model, pad_vocab_size(config.model, setting.vocab_size))
     return num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
 
 
 def predict_stages(
-    config: TrainConfig, job: Job, coefficients: Coefficients, *, device: str, framework: str
+    config: TrainConfig, job: TrainingJob, coefficients: Coefficients, *, device: str, framework: str
 ) -> tuple[Memory, ...]:
     """The memory of a device of each pipeline stage, with the layers that the configuration gives it."""
     layers = split_layers(config.model.num_layers, config.parallel)
@@ -116,7 +114,7 @@ def predict_stages(
 
 def predict_timeline(config: TrainConfig, coefficients: Coefficients) -> list[Work]:
     """The passes of every pipeline stage in a step, of the first micro batches where there are many."""
-    setting = setting_of(config)
+    setting = planner_input_of(config)
     job, framework = job_of(config, setting), engine_choice(config.engine).framework
     rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
     layer, exchange = layer_time(job, rates), per_layer(job, rates, layer=layer_time(job, rates))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from launch.plan.arrays import Array, take
 from launch.plan.coefficients import Coefficients
-from launch.plan.frameworks import load_frameworks
-from launch.plan.from_config import Setting
-from launch.plan.job import Job
+from launch.plan.from_config import PlannerInput
+from launch.plan.hardware import load_frameworks
+from launch.plan.job import Array, TrainingJob, take
 from launch.plan.layouts import (
     RECOMPUTE_NAMES,
     LayoutTable,
@@ -56,7 +55,7 @@ class Refusal:
 class Ranking:
     """All layouts of a model on a cluster."""
 
-    def __init__(self, config: TrainConfig, setting: Setting, coefficients: Coefficients) -> None:
+    def __init__(self, config: TrainConfig, setting: PlannerInput, coefficients: Coefficients) -> None:
         """Enumerate and predict all of them."""
         table, self._refused = enumerate_layouts(config, setting)
         self._resets = _resets(config)
@@ -186,7 +185,7 @@ class Ranking:
         )
 
 
-def _predict(table: LayoutTable, setting: Setting, coefficients: Coefficients) -> tuple[Array, Array]:
+def _predict(table: LayoutTable, setting: PlannerInput, coefficients: Coefficients) -> tuple[Array, Array]:
     """[n] seconds of a step, and bytes of the fullest device."""
     seconds, memory = np.zeros(len(table)), np.zeros(len(table))
     layouts = layouts_of(table, setting)
@@ -195,7 +194,9 @@ def _predict(table: LayoutTable, setting: Setting, coefficients: Coefficients) -
         uses = np.array([choice.framework == name for choice in table.engines])[table.engine.astype(int)]
         if not uses.any():
             continue
-        job = Job(model=setting.shape, layout=take(layouts, uses), machine=setting.machine, framework=frameworks[name])
+        job = TrainingJob(
+            model=setting.shape, layout=take(layouts, uses), machine=setting.machine, framework=frameworks[name]
+        )
         rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=name)
         seconds[uses] = predict_step_time(job, rates).total
         memory[uses] = predict_peak_memory(

@@ -24,15 +24,19 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from launch.preflight.checks import check_inputs, check_layout, check_memory
+from launch.preflight.cli import Request, parse_request
 from launch.preflight.finding import Finding, Verdict, accept, judge, skipped
-from launch.preflight.host import check_clock, check_container, check_disk, check_libraries, check_port, check_wandb
-from launch.preflight.inputs import check_inputs
-from launch.preflight.layout import check_layout
-from launch.preflight.memory import check_memory
-from launch.preflight.request import Request, parse_request
+from launch.preflight.hardware import sniff_here, sniff_nodes
+from launch.preflight.host_checks import (
+    check_clock,
+    check_container,
+    check_disk,
+    check_libraries,
+    check_port,
+    check_wandb,
+)
 from launch.preflight.slurm_job import check_slurm
-from launch.preflight.sniff import sniff_here
-from launch.preflight.sniff_nodes import sniff_nodes
 from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
 from trainer.config.plan import count_processes, pad_vocab_size

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from launch.nodes import check_nodes, processes_per_node
+from launch.cli import check_nodes, processes_per_node
 from launch.preflight.finding import Finding, judge, skipped, warn
 from launch.slurm.cpus import cpus_per_task, find_partitions
 from launch.slurm.render import Job, check_paths, directory_of, render_job

@@ -26,9 +26,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from launch.slurm.follow import print_status, show_logs, stop_runs
-from launch.slurm.request import Request, parse_request
+from launch.slurm.cli import Request, parse_request
 from launch.slurm.runs import load_runs
+from launch.slurm.status import print_status, show_logs, stop_runs
 from launch.slurm.submit import plan_jobs, show_jobs, submit_jobs
 from trainer.config.schema import TrainConfig
 from trireme.command import run_command

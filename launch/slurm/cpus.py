@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from launch.nodes import processes_per_node
+from launch.cli import processes_per_node
 from trainer.config.schema import TrainConfig
 from trireme.slurm import SlurmError, ask_slurm
 

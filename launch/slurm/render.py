@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from launch.cli import processes_per_node
 from launch.environment import device_variables
-from launch.nodes import processes_per_node
 from launch.slurm.cpus import cpus_per_task
-from launch.slurm.snapshot import PROJECT_ROOT, describe_code
+from launch.slurm.run_record import PROJECT_ROOT, describe_code
 from trainer.config.rules.slurm import REFERENCE
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig

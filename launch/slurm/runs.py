@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from launch.nodes import check_nodes
+from launch.cli import check_nodes
+from launch.slurm.cli import Request
 from launch.slurm.render import check_paths
-from launch.slurm.request import Request
 from launch.slurm.sweep import Choice, expand_sweep
 from trainer.config.load import load_config
 from trainer.config.plan import count_processes

@@ -7,12 +7,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from launch.slurm.cli import Request
 from launch.slurm.cluster_facts import find_nodes, max_array_size
-from launch.slurm.records import Submission, add_submission, forget_last_submission, read_submissions
 from launch.slurm.render import Job, directory_of, render_job
-from launch.slurm.request import Request
+from launch.slurm.run_record import (
+    Submission,
+    add_submission,
+    copy_code,
+    forget_last_submission,
+    new_stamp,
+    read_submissions,
+)
 from launch.slurm.runs import Runs, group_alike, split_evenly
-from launch.slurm.snapshot import copy_code, new_stamp
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
 from trireme.bad_nodes import BAD_NODES_NAME, read_bad_nodes

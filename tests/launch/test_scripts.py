@@ -11,7 +11,7 @@ import yaml
 from data_tools.executors.slurm import render_scripts
 from data_tools.stages.preparation import Preparation, load_task
 from launch import kubernetes
-from launch.preflight.sniff_nodes import build_srun
+from launch.preflight.hardware import build_srun
 from launch.slurm.__main__ import run
 from trainer.config.load import group_options, load_config
 from trireme.config.override_line import quote_text

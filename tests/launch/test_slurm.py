@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from launch.slurm.__main__ import main
-from launch.slurm.request import parse_request
-from launch.slurm.snapshot import copy_code, new_stamp
+from launch.slurm.cli import parse_request
+from launch.slurm.run_record import copy_code, new_stamp
 from launch.slurm.sweep import expand_sweep
 from trireme.config.override_line import quote_text
 

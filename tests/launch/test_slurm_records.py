@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.slurm.__main__ import main
-from launch.slurm.records import Submission, add_submission, forget_last_submission, read_submissions
+from launch.slurm.run_record import Submission, add_submission, forget_last_submission, read_submissions
 from launch.slurm.runs import split_evenly
 from tests.trireme.small_disk import fill, small_file_system
 

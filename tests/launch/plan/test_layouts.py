@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from launch.plan.coefficients import load_coefficients
-from launch.plan.from_config import DATA_PATHS, check_setting, setting_of
+from launch.plan.from_config import DATA_PATHS, check_planner_input, planner_input_of
 from launch.plan.layouts import RECOMPUTE_NAMES, enumerate_layouts
 from launch.plan.ranking import FULL_SHARE, NUM_NEAREST, Ranking
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
@@ -53,7 +53,7 @@ def judged_valid(config, sizes) -> bool:
 @pytest.mark.parametrize("overrides", [DENSE, EXPERTS])
 def test_the_table_has_what_the_rules_allow_and_nothing_else(overrides):
     config = load_config(overrides)
-    setting = setting_of(config)
+    setting = planner_input_of(config)
     table, refused = enumerate_layouts(config, setting)
     names = ("tp", "pp", "vp", "cp", "ep", "etp", "dp", "micro_batch_size")
     found, shapes = set(), set()
@@ -87,16 +87,16 @@ def test_the_table_has_what_the_rules_allow_and_nothing_else(overrides):
 @pytest.mark.parametrize("overrides", [LARGE, (*EXPERTS, "cluster=h100")])
 def test_printed_overrides_compose_to_a_valid_configuration(overrides):
     config = load_config(overrides)
-    ranking = Ranking(config, setting_of(config), load_coefficients())
+    ranking = Ranking(config, planner_input_of(config), load_coefficients())
     for candidate in ranking.best(6):
         chosen = load_config([*overrides, *candidate.overrides])
-        assert not list(check_setting(chosen))
-        assert validate(chosen, world_size=setting_of(config).world_size, ignore=DATA_PATHS) == []
+        assert not list(check_planner_input(chosen))
+        assert validate(chosen, world_size=planner_input_of(config).world_size, ignore=DATA_PATHS) == []
 
 
 def test_layouts_are_ranked_by_speed_and_fit():
     config = load_config(LARGE)
-    setting = setting_of(config)
+    setting = planner_input_of(config)
     ranking = Ranking(config, setting, load_coefficients())
     speeds = [candidate.tokens_per_second for candidate in ranking.everything(200)]
     assert speeds == sorted(speeds, reverse=True)
@@ -112,7 +112,7 @@ def test_layouts_are_ranked_by_speed_and_fit():
 
 def test_every_refused_layout_comes_with_the_nearest_valid_ones():
     config = load_config(LARGE)
-    ranking = Ranking(config, setting_of(config), load_coefficients())
+    ranking = Ranking(config, planner_input_of(config), load_coefficients())
     refusals = list(ranking.refusals())
     assert any("memory" in refusal.reason for refusal in refusals)
     assert any("does not divide" in refusal.reason or "cannot be cut" in refusal.reason for refusal in refusals)
@@ -126,8 +126,8 @@ def test_every_refused_layout_comes_with_the_nearest_valid_ones():
 
 def test_tensor_parallelism_stays_within_the_links():
     config = load_config([*LARGE, "cluster.gpus_per_node=4", "cluster.num_nodes=8"])
-    table, _ = enumerate_layouts(config, setting_of(config))
+    table, _ = enumerate_layouts(config, planner_input_of(config))
     assert table.tp.max() == 4
     rack = load_config([*LARGE, "cluster=gb200", "cluster.num_nodes=8"])
-    table, _ = enumerate_layouts(rack, setting_of(rack))
+    table, _ = enumerate_layouts(rack, planner_input_of(rack))
     assert table.tp.max() == 8  # the key-value heads of the model

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch.plan.arrays import stack
-from launch.plan.frameworks import load_frameworks
-from launch.plan.hardware import load_devices
-from launch.plan.job import Job, Layout, ModelShape
+from launch.plan.coefficients import MemoryRates
+from launch.plan.hardware import load_devices, load_frameworks
+from launch.plan.job import Layout, ModelShape, TrainingJob, stack
 from launch.plan.memory import (
     Stage,
     first_stage,
@@ -18,7 +17,6 @@ from launch.plan.memory import (
     predict_peak_memory,
     stage_parameters,
 )
-from launch.plan.memory_rates import MemoryRates
 from launch.plan.timeline import play_schedule
 
 PLAIN = MemoryRates(activations=1.0, logits=1.0, reserve=0.0, buffer_gib=0.0, context_gib=0.0)
@@ -52,9 +50,9 @@ def layout(**changes: float) -> Layout:
     return Layout(**(values | changes))
 
 
-def job(model: ModelShape, where: Layout, *, framework: str = "Megatron-LM (2022)") -> Job:
+def job(model: ModelShape, where: Layout, *, framework: str = "Megatron-LM (2022)") -> TrainingJob:
     machine = load_devices()["a100_80gb"].machine(number_format="bf16")
-    return Job(model=model, layout=where, machine=machine, framework=load_frameworks()[framework])
+    return TrainingJob(model=model, layout=where, machine=machine, framework=load_frameworks()[framework])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +87,7 @@ def test_inputs_of_fp8_products_are_kept_in_8_bits():
 
     def kept(number_format: str, framework: str) -> float:
         machine = load_devices()["h100_sxm"].machine(number_format=number_format)
-        case = Job(model=model, layout=where, machine=machine, framework=load_frameworks()[framework])
+        case = TrainingJob(model=model, layout=where, machine=machine, framework=load_frameworks()[framework])
         more, less = (predict_memory(case, PLAIN, stage).activations for stage in stages)
         return (more - less) / (2048 * 12288)
 

@@ -5,12 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch.plan.coefficients import load_coefficients
-from launch.plan.frameworks import load_frameworks
-from launch.plan.hardware import load_devices
-from launch.plan.job import Job, Layout, shape_of
+from launch.plan.coefficients import Rates, load_coefficients
+from launch.plan.hardware import load_devices, load_frameworks
+from launch.plan.job import Layout, TrainingJob, shape_of
 from launch.plan.predict import predict, predict_timeline
-from launch.plan.rates import Rates
 from launch.plan.step_time import layer_time, predict_step_time
 from trainer.config.load import load_config
 from trainer.config.model import ModelConfig
@@ -57,10 +55,12 @@ def model(**changes: object) -> ModelConfig:
     return ModelConfig(**(values | changes))
 
 
-def job(config: ModelConfig, where: Layout, *, framework: str = "trireme-megatron", device: str = "h100_sxm") -> Job:
+def job(
+    config: ModelConfig, where: Layout, *, framework: str = "trireme-megatron", device: str = "h100_sxm"
+) -> TrainingJob:
     machine = load_devices()[device].machine(number_format="bf16")
     shape = shape_of(config, vocab_size=32000)
-    return Job(model=shape, layout=where, machine=machine, framework=load_frameworks()[framework])
+    return TrainingJob(model=shape, layout=where, machine=machine, framework=load_frameworks()[framework])
 
 
 @pytest.mark.parametrize(

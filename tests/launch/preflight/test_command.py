@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from launch.preflight.__main__ import run
-from launch.preflight.request import CHECKS
+from launch.preflight.cli import CHECKS
 from tests.data.shards import write_counting_shard
 from trainer import check_inputs
 
@@ -40,7 +40,7 @@ def preflight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def call(*arguments: str) -> tuple[int, str]:
         with monkeypatch.context() as patched:
-            patched.setattr("launch.preflight.inputs.subprocess", SimpleNamespace(run=check_here))
+            patched.setattr("launch.preflight.checks.subprocess", SimpleNamespace(run=check_here))
             code = run(arguments)
         return code, capsys.readouterr().out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.preflight import host
+from launch.preflight import host_checks as host
 from launch.preflight.finding import Finding, Verdict
 from trainer.config.run import CheckpointConfig, WandbConfig
 from trainer.config.slurm import ContainerConfig

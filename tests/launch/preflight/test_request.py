@@ -1,6 +1,6 @@
 import pytest
 
-from launch.preflight.request import parse_request
+from launch.preflight.cli import parse_request
 from trireme.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch.preflight import sniff
+from launch.preflight import hardware as sniff
 from launch.preflight.finding import Verdict
 from trireme.bad_nodes import read_bad_nodes
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 from data_tools.config.schema import DataPrepRoot
-from launch.plan.request import parse_request
+from launch.plan.cli import parse_request
 from trainer.certificate.settings import CertifyRoot, load_settings
 from trainer.config.load import dump_config, load_config, load_config_file
 from trainer.config.schema import TrainConfig

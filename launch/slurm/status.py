@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.slurm.records import Submission, read_submissions
 from launch.slurm.render import directory_of
+from launch.slurm.run_record import Submission, read_submissions
 from trainer.config.load import load_config_file
 from trainer.config.schema import TrainConfig
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any

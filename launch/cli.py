@@ -1,14 +1,16 @@
-"""Command lines of launchers: a command's own words (WORD=VALUE) and options among the overrides of a run."""
+"""The command lines of the launcher: words of a command apart from overrides, nodes and processes."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from trainer.config.load import group_options
+from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trireme.config.path_text import BadPathError, expand_path
-from trireme.config.suggest import did_you_mean, either, nearest_names
+from trireme.config.suggest import did_you_mean, divisors, either, nearest_names
 from trireme.errors import Violation
+from trireme.progress import format_number
 
 _TOP_LEVEL = (*(field.name for field in fields(TrainConfig)), "config_file", "data_prep")
 """What may stand before = in an override without a dot, besides the groups of conf/."""
@@ -101,3 +103,22 @@ def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[st
     return Violation(
         path="option", value=option, rule="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
     )
+
+
+def check_nodes(config: TrainConfig) -> Iterator[Violation]:
+    """Name a number of nodes that does not divide the processes; only a layout that counts them can be at fault."""
+    num_nodes, num_processes = config.cluster.num_nodes, count_processes(config)
+    processes = format_number(num_processes, "process")
+    # Less than one is refused by the rule about ranges.
+    if num_nodes >= 1 and num_processes % num_nodes:
+        yield Violation(
+            path="cluster.num_nodes",
+            value=num_nodes,
+            rule=f"does not divide the {processes} of the layout, and every node starts as many",
+            fix=f"use {either(divisors(num_processes))}, or set cluster.gpus_per_node",
+        )
+
+
+def processes_per_node(config: TrainConfig) -> int:
+    """Processes that each node starts, where `check_nodes` finds nothing wrong."""
+    return count_processes(config) // config.cluster.num_nodes

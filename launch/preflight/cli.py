@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launch.arguments import split_arguments, unknown_option
+from launch.cli import split_arguments, unknown_option
 from trireme.config.suggest import did_you_mean, either
 from trireme.errors import Violation, raise_if_any
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.arguments import split_arguments, unknown_option
+from launch.cli import split_arguments, unknown_option
 from trireme.errors import ConfigError, Violation
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
