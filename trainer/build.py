@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
+from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
-from trainer.config.optim import PrecisionConfig
+from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
@@ -19,8 +22,9 @@ from trainer.data.micro_batch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import ValidationLoader, build_validation_loader
-from trainer.engine import factory
 from trainer.engine.base import Engine
+from trainer.engine.deepspeed.engine import DeepSpeedEngine
+from trainer.engine.megatron.engine import MegatronEngine
 from trainer.health.monitor import Health, build_health
 from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
@@ -30,6 +34,8 @@ from trainer.metrics.mfu import device_peak_tflops
 from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
+from trainer.model.kernels import choose_kernels
+from trainer.model.megatron_patches import install_megatron_patches
 from trainer.parallel.world import World
 from trainer.resume import has_work, recall_past, record_start, restore_run
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -59,7 +65,7 @@ class Run:
 
 
 def build_run(
-    config: TrainConfig, *, plan: RunPlan, world: World, vigil: Watchdog, tokenizer: Tokenizer | None = None
+    config: TrainConfig, *, plan: RunPlan, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
 ) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
@@ -113,7 +119,7 @@ def build_run(
     )
     health = build_health(
         config.health,
-        vigil=vigil,
+        watchdog=watchdog,
         chunks=chunks,
         stage=world.pp_rank,
         groups=world.groups,
@@ -170,12 +176,12 @@ def build_engine(
     world: World,
     watch: Callable[[Sequence[GPTModel]], object] | None = None,
 ) -> Engine:
-    """Build this rank's model chunks with their initial weights, and the engine around them.
+    """Build this rank's part of the model with its initial weights, and the engine around it.
 
     Args:
         watch: is shown the chunks before the engine takes them, for whoever looks on with hooks.
     """
-    chunks = build_chunks(
+    chunks = wire_model(
         config.model,
         parallel=config.parallel,
         precision=config.precision,
@@ -187,7 +193,7 @@ def build_engine(
     )
     if watch is not None:
         watch(chunks)
-    return factory.build_engine(
+    return wrap_in_engine(
         chunks,
         config=config.engine,
         optimizer=config.optimizer,
@@ -197,7 +203,7 @@ def build_engine(
     )
 
 
-def build_chunks(
+def wire_model(
     model: ModelConfig,
     *,
     parallel: ParallelConfig,
@@ -208,15 +214,20 @@ def build_chunks(
     seed: int | None = None,
     reset_position_ids: bool = False,
 ) -> list[GPTModel]:
-    """Build this rank's model chunks; all ranks call this.
+    """Build this rank's model chunks, one or one per virtual pipeline stage; all ranks call this.
 
     Args:
         vocab_size: tokens that there are; None takes model.vocab_size, or all rows of the embedding where it is null.
         seed: None leaves the weights undefined until a checkpoint is loaded.
     """
+    kernels = choose_kernels(model.torch_compile, device=world.device)
+    uses_te = model.transformer_impl == "transformer_engine"
+    install_megatron_patches(rotary=kernels.rotary, prefers_library_rotary=uses_te)
+    transformer_config = build_transformer_config(model, parallel=parallel, precision=precision)
+    # Layer specification, chunks, initial weights.
     chunks = build_model_chunks(
         model,
-        transformer_config=build_transformer_config(model, parallel=parallel, precision=precision),
+        transformer_config=transformer_config,
         padded_vocab_size=padded_vocab_size,
         pp_rank=world.pp_rank,
         groups=world.groups,
@@ -224,9 +235,29 @@ def build_chunks(
         seed=seed,
         vocab_size=model.vocab_size if vocab_size is None else vocab_size,
         reset_position_ids=reset_position_ids,
+        kernels=kernels,
     )
     _check_all_layers_are_built(chunks, num_layers=model.num_layers, world=world)
     return chunks
+
+
+def wrap_in_engine(
+    chunks: Sequence[GPTModel],
+    *,
+    config: EngineConfig,
+    optimizer: OptimizerConfig,
+    precision: PrecisionConfig,
+    groups: ProcessGroupCollection,
+    device: torch.device,
+) -> Engine:
+    """Build the engine that `config` names around this rank's model chunks, whose weights have their format already."""
+    if isinstance(config, MegatronEngineConfig):
+        return MegatronEngine(
+            chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
+        )
+    return DeepSpeedEngine(
+        chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
+    )
 
 
 def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, world: World) -> None:

@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
         inputs = load_inputs(arguments, check_files=_check_files, unread=UNREAD)
     config, plan = inputs.config, inputs.plan
     cpu_shim.install()
-    from trainer.build import build_chunks, build_validation  # noqa: PLC0415 - see above
+    from trainer.build import build_validation, wire_model  # noqa: PLC0415 - see above
     from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
 
     world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
     checkpoint = choose_at(_target(config), verify=config.checkpoint.verify, name="resume")
-    chunks = build_chunks(
+    chunks = wire_model(
         config.model,
         parallel=config.parallel,
         precision=config.precision,

@@ -32,8 +32,8 @@ from trireme.stop_signals import once, suspend_with
 SWITCH = "TRIREME_FORK_RANKS"
 """Environment variable: 0 starts every rank cold."""
 
-PRELOADED = ("trainer.inputs", "trainer.build", "trainer.run_directory.directory")
-"""What `trainer.train` imports; the CPU shim is installed before."""
+PRELOADED = ("trainer.run",)
+"""What `trainer.train` imports."""
 
 _POLL_SECONDS = 0.01
 _LENGTH_BYTES = 8
@@ -57,7 +57,6 @@ def preload() -> bool:
     """Import what ranks need, as they would; False where they must start cold."""
     import torch  # noqa: PLC0415 - after torchrun's defaults are in the environment, which torch reads
 
-    from trainer.parallel import cpu_shim  # noqa: PLC0415 - as above
     from trireme.logging import quiet_libraries  # noqa: PLC0415 - as above
 
     if torch.accelerator.is_available():
@@ -66,7 +65,6 @@ def preload() -> bool:
     silence = logging.NullHandler()  # a rank keeps such words in its log; here they would reach the console
     logging.getLogger().addHandler(silence)
     try:
-        cpu_shim.install()
         for name in PRELOADED:
             importlib.import_module(name)
     except Exception:

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     cpu_shim.install()
     import torch  # noqa: PLC0415 - see above
 
-    from trainer.build import build_chunks  # noqa: PLC0415 - see above
+    from trainer.build import wire_model  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.config.optim import PrecisionConfig  # noqa: PLC0415 - see above
     from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     model_config = state.model_config()
     vocab_size = min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size)
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=arguments.seed)
-    (model,) = build_chunks(
+    (model,) = wire_model(
         model_config,
         parallel=ParallelConfig(),
         precision=PrecisionConfig(params_dtype=arguments.params_dtype),

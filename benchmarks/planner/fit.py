@@ -198,7 +198,7 @@ def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
         "# Coefficients of the planner, written by `python -m benchmarks.planner.fit`; do not edit.\n"
         f"# Fitted on {sum(fitted['runs'].values())} published step times and {num_measured} memory figures of"
         f" {len(fitted['sources'])} sources.\n"
-        "# Meanings: launch/plan/coefficients.py and launch/plan/coefficients.py; priors: launch/plan/coefficients.py.\n"
+        "# Meanings and priors: launch/plan/coefficients.py.\n"
     )
     for part in ("step_time", "memory"):
         fitted[part] = {name: float(f"{value:.4g}") for name, value in fitted[part].items()}

@@ -1,7 +1,7 @@
 """Published runs as jobs: the table's conventions, undone.
 
-The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a `TrainingJob`
-in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason why it says
+The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a
+`TrainingJob` in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason why it says
 nothing that can be compared:
 
 - Seconds per step, or tokens per second, are taken as they are. Where a source tells only TFLOP/s, they are turned back

@@ -13,12 +13,12 @@ cpu_shim.install()
 import torch  # noqa: E402
 from torch import distributed  # noqa: E402
 
+from trainer.build import wire_model  # noqa: E402
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, build_state, layout_of  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.optim import PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.engine.base import OPTIMIZER_STATES, OptimizerFragment  # noqa: E402
-from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.sharding import ParameterBlock, ShardedParameter, describe_parameters  # noqa: E402
 from trainer.parallel.world import World, end_layout, start_world, stop_world  # noqa: E402
 
@@ -60,14 +60,8 @@ def build_chunks(
     precision: PrecisionConfig = FP32,
     seed: int = 1,
 ) -> list:
-    return build_model_chunks(
-        model,
-        transformer_config=build_transformer_config(model, parallel=parallel, precision=precision),
-        padded_vocab_size=PADDED_VOCAB_SIZE,
-        pp_rank=world.pp_rank,
-        groups=world.groups,
-        device=world.device,
-        seed=seed,
+    return wire_model(
+        model, parallel=parallel, precision=precision, padded_vocab_size=PADDED_VOCAB_SIZE, world=world, seed=seed
     )
 
 

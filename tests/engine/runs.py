@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from tests.checkpoint.fragments import PADDED_VOCAB_SIZE, open_world
-from trainer.build import build_chunks
+from trainer.build import wire_model, wrap_in_engine
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.micro_batch import DocumentConfig, MicroBatch, build_micro_batch
 from trainer.engine.base import Engine, StepResult
-from trainer.engine.factory import build_engine
 from trainer.model.sharding import describe_parameters
 from trainer.parallel.world import World
 
@@ -157,7 +156,7 @@ def open_engine(case: Case) -> Iterator[tuple[Engine, list, World]]:
     """The engine of a case around fresh weights, its chunks and its world."""
     with open_world(case.parallel) as world:
         chunks = build_model(case, world)
-        engine = build_engine(
+        engine = wrap_in_engine(
             chunks,
             config=case.engine,
             optimizer=OPTIMIZERS[case.optimizer],
@@ -171,7 +170,7 @@ def open_engine(case: Case) -> Iterator[tuple[Engine, list, World]]:
 
 def build_model(case: Case, world: World) -> list:
     """This rank's chunks, with weights of seed 1."""
-    return build_chunks(
+    return wire_model(
         case.model,
         parallel=case.parallel,
         precision=case.precision,

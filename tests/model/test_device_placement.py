@@ -36,6 +36,7 @@ from trainer.model import attention, gpt, kernels, norm  # noqa: E402
 from trainer.model.activation import plain_swiglu  # noqa: E402
 from trainer.model.cross_entropy import CrossEntropyForm, differentiate, summarize  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
+from trainer.model.megatron_patches import install_megatron_patches  # noqa: E402
 from trainer.model.rotary import plain_rotary  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 
@@ -146,6 +147,7 @@ def step(model: ModelConfig, parallel: ParallelConfig, *, device: torch.device, 
     """What engines have the schedule do with a micro batch."""
     world = start(parallel)
     try:
+        install_megatron_patches()
         (chunk,) = build_model_chunks(
             model,
             transformer_config=build_transformer_config(model, parallel=parallel, precision=BF16),

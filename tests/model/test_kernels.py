@@ -17,11 +17,11 @@ from torch.nn import functional  # noqa: E402
 
 from tests.checkpoint.fragments import MODEL, build_chunks, open_world  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.model import kernels, rotary  # noqa: E402
+from trainer.model import kernels, megatron_patches  # noqa: E402
 from trainer.model.activation import swiglu  # noqa: E402
 from trainer.model.kernels import EAGER, Kernels, choose_kernels, compile_kernels  # noqa: E402
-from trainer.model.rotary import apply_rotary, fill_fused_rotary_slot  # noqa: E402
-from trainer.model.split import split_along_dim  # noqa: E402
+from trainer.model.megatron_patches import install_megatron_patches, split_along_dim  # noqa: E402
+from trainer.model.rotary import apply_rotary  # noqa: E402
 
 # fp32: the order of two roundings may differ. bf16: half a unit in the last place of values below 8, times two.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-2}
@@ -81,12 +81,12 @@ def test_rotary_keeps_lengths_and_depends_on_distance_only() -> None:
 
 def test_rotary_slot_is_the_librarys_where_its_layers_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Transformer Engine may be installed without being used: its kernel refuses positions that differ by sequence."""
-    fill_fused_rotary_slot(prefers_library=True)
+    install_megatron_patches(prefers_library_rotary=True)
     assert rope_utils.fused_apply_rotary_pos_emb is apply_rotary
-    monkeypatch.setattr(rotary, "_LIBRARY_KERNEL", torch.add)
-    fill_fused_rotary_slot(prefers_library=True)
+    monkeypatch.setattr(megatron_patches, "_LIBRARY_ROTARY", torch.add)
+    install_megatron_patches(prefers_library_rotary=True)
     assert rope_utils.fused_apply_rotary_pos_emb is torch.add
-    fill_fused_rotary_slot()
+    install_megatron_patches()
     assert rope_utils.fused_apply_rotary_pos_emb is apply_rotary
 
 
@@ -193,4 +193,4 @@ def test_a_model_is_made_of_the_kernels_that_it_asks_for(compiled: Kernels, monk
             losses.append((loss.detach(), norm.clone()))
     for mine, expected in zip(*losses, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
-    fill_fused_rotary_slot()
+    install_megatron_patches()

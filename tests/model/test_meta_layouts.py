@@ -31,6 +31,7 @@ from trainer.config.plan import pad_vocab_size  # noqa: E402
 from trainer.config.schema import TrainConfig  # noqa: E402
 from trainer.config.validate import validate  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers  # noqa: E402
+from trainer.model.megatron_patches import install_megatron_patches  # noqa: E402
 from trainer.model.sharding import ShardedParameter, describe_parameters  # noqa: E402
 
 WORLD_SIZE = 64
@@ -114,6 +115,7 @@ def build_rank(
     # A written layout is the one thing that Megatron-Core asks its global state for.
     parallel_state.set_pipeline_model_parallel_rank(pp_rank)
     parallel_state.set_virtual_pipeline_model_parallel_world_size(parallel.virtual_pipeline_model_parallel_size)
+    install_megatron_patches()
     chunks = build_model_chunks(
         config.model,
         transformer_config=build_transformer_config(config.model, parallel=parallel, precision=config.precision),

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.checkpoint.fragments import open_world
 from tests.distributed.harness import run_distributed
-from trainer.build import build_chunks
+from trainer.build import wire_model
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -44,7 +44,7 @@ class Seen:
 def run(tp_size: int) -> Seen:
     parallel = ParallelConfig(tensor_model_parallel_size=tp_size)
     with open_world(parallel) as world:
-        (model,) = build_chunks(
+        (model,) = wire_model(
             MODEL, parallel=parallel, precision=PrecisionConfig(), padded_vocab_size=PADDED, world=world, seed=1
         )
         generator = torch.Generator().manual_seed(1)

@@ -66,7 +66,7 @@ class Health:
 def build_health(
     config: HealthConfig,
     *,
-    vigil: Watchdog,
+    watchdog: Watchdog,
     chunks: Sequence[nn.Module],
     stage: int,
     groups: "ProcessGroupCollection",
@@ -79,27 +79,27 @@ def build_health(
         stage: this rank's pipeline stage.
     """
     compute_time: ComputeTime | None = None
-    if config.straggler_interval and len(vigil.processes) > 1:
+    if config.straggler_interval and len(watchdog.processes) > 1:
         if device.type == "cuda":
             compute_time = ForwardEventTime(chunks)
         else:
-            compute_time = SampledComputeTime(lambda: vigil.clock.phase == "step", clock=vigil.awake_clock)
+            compute_time = SampledComputeTime(lambda: watchdog.clock.phase == "step", clock=watchdog.awake_clock)
     replicas = None
     if config.replica_check_interval:
         replicas = ReplicaCheck(
             find_replicas(chunks, groups=groups),
-            processes=vigil.processes,
+            processes=watchdog.processes,
             device=device,
             mismatch=config.replica_mismatch,
-            on_odd=lambda ranks: vigil.note_bad_ranks(ranks, reason="its copy of weights is the odd one"),
+            on_odd=lambda ranks: watchdog.note_bad_ranks(ranks, reason="its copy of weights is the odd one"),
         )
     return Health(
         config,
-        clock=vigil.clock,
+        clock=watchdog.clock,
         compute_time=compute_time,
         replicas=replicas,
         stragglers=Stragglers(
-            vigil.processes,
+            watchdog.processes,
             stage=stage,
             interval=config.straggler_interval,
             ratio=config.straggler_ratio,

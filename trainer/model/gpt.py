@@ -15,13 +15,11 @@ from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
-from trainer.model.kernels import EAGER, Kernels, choose_kernels
+from trainer.model.kernels import EAGER, Kernels
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
 from trainer.model.moe import moe_settings
-from trainer.model.recompute import fill_checkpoint_slot
-from trainer.model.rotary import fill_fused_rotary_slot, frequencies_at
+from trainer.model.rotary import frequencies_at
 from trainer.model.sharding import describe_parameters
-from trainer.model.split import fill_split_slot
 
 
 class GPT(GPTModel):
@@ -89,9 +87,6 @@ def build_transformer_config(
 ) -> TransformerConfig:
     """Translate our configuration into Megatron-Core's; every name that both have is the same."""
     dtype = torch_dtype(precision.params_dtype)
-    fill_fused_rotary_slot(prefers_library=model.transformer_impl == "transformer_engine")
-    fill_split_slot()
-    fill_checkpoint_slot()
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -158,6 +153,7 @@ def build_model_chunks(
     seed: int | None,
     vocab_size: int | None = None,
     reset_position_ids: bool = False,
+    kernels: Kernels = EAGER,
 ) -> list[GPTModel]:
     """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
 
@@ -167,11 +163,10 @@ def build_model_chunks(
         device: where the model goes; on the meta device it has shapes and no memory.
         vocab_size: tokens that there are; None takes padded_vocab_size, the rows of the embedding.
         reset_position_ids: see `GPT`.
+        kernels: forms of what is worked out element by element.
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
-    kernels = choose_kernels(model.torch_compile, device=device)
-    fill_fused_rotary_slot(kernels.rotary, prefers_library=model.transformer_impl == "transformer_engine")
     chunks = []
     for chunk in range(vp_size or 1):
         vp_stage = chunk if vp_size else None

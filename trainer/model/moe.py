@@ -11,7 +11,6 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
-from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler, z_loss_func
@@ -120,7 +119,6 @@ def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None)
     Args:
         activation: of gated experts; None where the configuration's function has no gate.
     """
-    _fill_gemm_slot()
     expert = MLPSubmodules(
         linear_fc1=ColumnParallelLinear,
         linear_fc2=RowParallelLinear,
@@ -134,12 +132,6 @@ def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None)
             shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=expert),
         ),
     )
-
-
-def _fill_gemm_slot() -> None:
-    """Megatron-Core's router asks whether it has Transformer Engine's product by a name that only that defines."""
-    if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None
 
 
 def moe_settings(model: ModelConfig, *, parallel: ParallelConfig) -> dict[str, Any]:

@@ -1,13 +1,8 @@
 """Rotary position embedding on torch's kernels. s: sequence, b: batch, n: heads, d: channels of a head."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from megatron.core.models.common.embeddings import rope_utils
-
-_LIBRARY_KERNEL = rope_utils.fused_apply_rotary_pos_emb
-"""What Megatron-Core has found installed, if anything."""
 
 
 def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
@@ -33,22 +28,6 @@ def plain_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
     cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def fill_fused_rotary_slot(
-    kernel: Callable[..., torch.Tensor] = apply_rotary, *, prefers_library: bool = False
-) -> None:
-    """Take the place that Megatron-Core keeps for a fused kernel (`apply_rope_fusion`).
-
-    Megatron-Core's unfused form joins halves four times a layer; on a CPU that was 10 % of a training step. There is
-    one place for all models of a process: the last one built decides.
-
-    Args:
-        prefers_library: leave it to Transformer Engine's kernel where that is installed, which knows one row of
-            positions for all sequences and no others.
-    """
-    is_left = prefers_library and _LIBRARY_KERNEL is not None
-    rope_utils.fused_apply_rotary_pos_emb = _LIBRARY_KERNEL if is_left else kernel
 
 
 def frequencies_at(position_ids: torch.Tensor, *, table: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,60 @@
+"""One training run in one process: check the inputs, join the others, build, train, release."""
+
+import logging
+import os
+from contextlib import nullcontext
+
+from trainer.parallel import cpu_shim
+
+cpu_shim.install()  # before Megatron-Core is imported
+
+from trainer.build import build_run  # noqa: E402 - the shim comes first
+from trainer.config.describe import describe_run  # noqa: E402 - as above
+from trainer.health.watchdog import Watchdog  # noqa: E402 - as above
+from trainer.inputs import check_training_host, load_inputs  # noqa: E402 - as above
+from trainer.loop.signals import StopRequest  # noqa: E402 - as above
+from trainer.parallel.world import start_world, stop_world  # noqa: E402 - as above
+from trainer.run_directory.directory import lock_run_directory  # noqa: E402 - as above
+from trireme.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED  # noqa: E402 - as above
+from trireme.logging import configure_logging  # noqa: E402 - as above
+from trireme.start_notice import seconds_since_start  # noqa: E402 - as above
+from trireme.waiting import telling_what_it_waits_for  # noqa: E402 - as above
+
+_EXIT_CODES = {"done": EXIT_OK, "stopped": EXIT_REQUEUE, "unsaved": EXIT_STOPPED}
+_LOGGER = logging.getLogger(__name__)
+
+
+def run(overrides: list[str]) -> int:
+    """Train one run from its start, or from its newest checkpoint, to its end; every process of the job calls this.
+
+    Returns:
+        The exit code.
+    Raises:
+        ConfigError: the configuration or an input cannot be used.
+    """
+    inputs = load_inputs(overrides, check_files=check_training_host)
+    config, plan = inputs.config, inputs.plan
+    seconds = seconds_since_start()
+    if seconds is not None:
+        _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
+    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    claim = lock_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
+    with StopRequest() as stop, claim:
+        world = start_world(
+            config.parallel,
+            timeout_seconds=config.cluster.timeout_seconds,
+            gloo_timeout_seconds=config.gloo_timeout_seconds,
+            seed=config.training.seed,
+        )
+        configure_logging(rank=world.rank, run_directory=plan.run_directory)
+        if world.is_main_rank:
+            for line in describe_run(config, plan):
+                _LOGGER.info(line)
+        with Watchdog(config.health, rank=world.rank, run_directory=plan.run_directory) as watchdog:
+            with telling_what_it_waits_for("the model to be built and its checkpoint to be loaded"):
+                built = build_run(config, plan=plan, world=world, watchdog=watchdog, tokenizer=inputs.tokenizer)
+            stop.defer(watchdog.has_lost_rank)
+            outcome = built.loop.run(stop)
+            built.close()
+        stop_world()
+    return _EXIT_CODES[outcome]
