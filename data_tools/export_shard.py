@@ -98,7 +98,9 @@ def _copy_tokens(reader: ShardReader, dtype: np.dtype) -> Iterator[np.ndarray]:
         if chunk.min() < 0:
             place = start + int(np.argmin(chunk))
             rule, fix = "is no token id", "prepare the shard again"
-            raise_if_any([Violation(path=f"token {place} of {reader.prefix}", value=chunk.min(), rule=rule, fix=fix)])
+            raise_if_any(
+                [Violation(path=f"token {place} of {reader.prefix}", value=chunk.min(), message=rule, fix=fix)]
+            )
         yield chunk.astype(dtype, copy=False)
         # A new mapping: the pages of the old one would count as memory of this process until the end.
         reader.release()
@@ -138,7 +140,7 @@ def _check_output(path: Path, *, overwrite: bool) -> Iterator[Violation]:
     taken = [file for part in PARTS if (file := shard_file(path, part)).exists()]
     if taken and not overwrite:
         fix = "choose another name, or replace it with --overwrite"
-        yield Violation(path="OUTPUT", value=str(path), rule=f"is taken: there is {taken[0]}", fix=fix)
+        yield Violation(path="OUTPUT", value=str(path), message=f"is taken: there is {taken[0]}", fix=fix)
 
 
 def main() -> int:

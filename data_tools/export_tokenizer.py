@@ -134,7 +134,7 @@ def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite:
     except UnsupportedModelError as error:
         fix = "take a model that data_tools.prepare trained, or one with the same rules of normalization"
         rule = f"cannot be exported: it {error}"
-        raise ConfigError([Violation(path="MODEL", value=model_path, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path="MODEL", value=model_path, message=rule, fix=fix)]) from error
     # Read again what will be written: that is what others will use.
     other = tokenizers.Tokenizer.from_str(converted.tokenizer.to_str())
     other.encode_special_tokens = True
@@ -153,7 +153,7 @@ def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite:
 def _open_model(path: Path) -> Tokenizer:
     model = Tokenizer(path)
     if model.is_huggingface:
-        violation = Violation(path="MODEL", value=path, rule="is a tokenizer.json already", fix="use it as it is")
+        violation = Violation(path="MODEL", value=path, message="is a tokenizer.json already", fix="use it as it is")
         raise ConfigError([violation])
     return model
 
@@ -166,7 +166,7 @@ def _check_output(directory: Path, *, overwrite: bool) -> None:
         rule, fix = f"holds {', '.join(taken)}", "name another directory, or give --overwrite"
     else:
         return
-    raise ConfigError([Violation(path="OUTPUT_DIR", value=directory, rule=rule, fix=fix)])
+    raise ConfigError([Violation(path="OUTPUT_DIR", value=directory, message=rule, fix=fix)])
 
 
 def _read_lines(path: Path) -> Iterator[str]:
@@ -176,7 +176,9 @@ def _read_lines(path: Path) -> Iterator[str]:
             yield from stream
     except (OSError, UnicodeDecodeError) as error:
         fix = "name a text file in UTF-8"
-        raise ConfigError([Violation(path="--verify", value=path, rule=f"cannot be read: {error}", fix=fix)]) from error
+        raise ConfigError(
+            [Violation(path="--verify", value=path, message=f"cannot be read: {error}", fix=fix)]
+        ) from error
 
 
 def _show_ids(found: list[int], expected: list[int]) -> str:

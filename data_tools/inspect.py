@@ -109,7 +109,7 @@ def inspect(
     print("\n".join(describe_shard(reader, manifest)))
     if document is not None and not 0 <= document < reader.num_documents:
         rule, fix = f"is no document of {prefix}", f"use 0 to {reader.num_documents - 1}"
-        raise ConfigError([Violation(path="--doc", value=document, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="--doc", value=document, message=rule, fix=fix)])
     if column is not None:
         records = _find_in_ledger(reader, column=column, value=value)
         found = _find(reader, column=column, value=value, is_needed=not records)
@@ -147,12 +147,12 @@ def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> l
         return []
     if not table.exists():
         rule = f"cannot be looked up: there is no {table}"
-        raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix="use --doc with a number")])
+        raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix="use --doc with a number")])
     found = find_documents(table, column=column, value=value)
     if not found and is_needed:
         rule = f"is no {column} of a document in {reader.prefix}, nor of a record that was read for it"
         fix = "look into the other shards; links are compared letter by letter"
-        raise ConfigError([Violation(path=f"--{column}", value=value, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix=fix)])
     return found
 
 
@@ -168,11 +168,11 @@ def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path
     if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
         rule = f"is not the tokenizer of {reader.prefix}, whose sha256 is {manifest.tokenizer_sha256}"
         fix = "name the right one with --tokenizer"
-        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
     if manifest is None and reader.num_tokens and tokenizer.vocab_size <= int(reader.tokens.max()):
         rule = f"has {tokenizer.vocab_size} pieces, and {reader.prefix} holds token {int(reader.tokens.max())}"
         fix = "name the right one with --tokenizer"
-        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
     return tokenizer
 
 

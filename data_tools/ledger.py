@@ -189,7 +189,7 @@ def find_discrepancies(files: list[FileLedger]) -> list[Violation]:
         Violation(
             path=f"ledger of {file.path}",
             value=f"{file.counts.read} read",
-            rule=f"is not {file.counts.kept} kept + {file.counts.dropped.total()} dropped + "
+            message=f"is not {file.counts.kept} kept + {file.counts.dropped.total()} dropped + "
             f"{file.counts.failed.total()} failed",
             fix="nothing was written; report this as an error of data_tools, with the input file",
         )

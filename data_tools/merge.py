@@ -114,11 +114,11 @@ def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardMa
                     f"is not {expected}, as that of {prefixes[0]}; tokens of different tokenizers mean different text"
                 )
                 fix = "prepare it with the same data_prep.tokenizer.path"
-                found.append(Violation(path=f"{name} of {prefix}", value=value, rule=rule, fix=fix))
+                found.append(Violation(path=f"{name} of {prefix}", value=value, message=rule, fix=fix))
         table = shard_file(prefix, TABLE_SUFFIX)
         if TABLE_SUFFIX in manifest.files and pq.ParquetFile(table).metadata.num_rows != manifest.num_documents:
             rule = f"does not have a row for each of {manifest.num_documents} documents"
-            found.append(Violation(path=str(table), value="rows", rule=rule, fix="prepare the shard again"))
+            found.append(Violation(path=str(table), value="rows", message=rule, fix="prepare the shard again"))
     raise_if_any(found)
     return manifests
 
@@ -127,7 +127,7 @@ def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
     for number, prefix in enumerate(prefixes):
         if prefix in prefixes[:number]:
             rule, fix = "is named twice, which would repeat its documents", "name it once"
-            yield Violation(path="PREFIX", value=prefix, rule=rule, fix=fix)
+            yield Violation(path="PREFIX", value=prefix, message=rule, fix=fix)
             continue
         problems = check_shard(prefix, verify="checksum")
         yield from problems
@@ -136,21 +136,21 @@ def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
             if manifest is None or manifest.tokenizer_sha256 is None:
                 rule = "has no manifest that names its tokenizer"
                 fix = "merge shards that `python -m data_tools.prepare` made"
-                yield Violation(path="PREFIX", value=prefix, rule=rule, fix=fix)
+                yield Violation(path="PREFIX", value=prefix, message=rule, fix=fix)
 
 
 def _check_output(output: str, prefixes: list[str], *, overwrite: bool) -> Iterator[Violation]:
     places = {os.path.realpath(prefix): prefix for prefix in prefixes}
     if os.path.realpath(output) in places:
-        yield Violation(path="OUTPUT", value=output, rule="is one of the shards to merge", fix="choose another name")
+        yield Violation(path="OUTPUT", value=output, message="is one of the shards to merge", fix="choose another name")
         return
     taken = [str(file) for suffix in SUFFIXES if (file := shard_file(output, suffix)).exists()]
     if taken and not overwrite:
         fix = "choose another name, or replace it with --overwrite"
-        yield Violation(path="OUTPUT", value=output, rule=f"is taken: there is {taken[0]}", fix=fix)
+        yield Violation(path="OUTPUT", value=output, message=f"is taken: there is {taken[0]}", fix=fix)
     if os.path.exists(os.path.join(os.path.dirname(output) or ".", "preparation.json")):
         rule = "lies in the directory of a preparation, which may be made again at any time"
-        yield Violation(path="OUTPUT", value=output, rule=rule, fix="choose another directory")
+        yield Violation(path="OUTPUT", value=output, message=rule, fix="choose another directory")
 
 
 def main() -> int:

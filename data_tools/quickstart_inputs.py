@@ -103,7 +103,7 @@ def find_dump() -> Path:
                 Violation(
                     path=DUMP_DISTRIBUTION,
                     value="not installed" if not files else "installed",
-                    rule=f"does not hold {DUMP_NAME}",
+                    message=f"does not hold {DUMP_NAME}",
                     fix="run `make setup`, or pip install -c constraints.txt -e '.[quickstart]'",
                 )
             ]
@@ -151,10 +151,10 @@ def _find_problems(output: Path) -> Iterator[Violation]:
     existing = nearest_existing(output)
     if not existing.is_dir():
         rule = f"cannot be a directory: {existing} is a file"
-        yield Violation(path="--output", value=output, rule=rule, fix="name a directory")
+        yield Violation(path="--output", value=output, message=rule, fix="name a directory")
     elif not os.access(existing, os.W_OK | os.X_OK):
         rule = f"cannot be written: you may not write to {existing}"
-        yield Violation(path="--output", value=output, rule=rule, fix="name a directory that you can write to")
+        yield Violation(path="--output", value=output, message=rule, fix="name a directory that you can write to")
 
 
 def main() -> int:

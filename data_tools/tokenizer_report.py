@@ -154,7 +154,7 @@ def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[st
     if path is None or not prefixes:
         what = "tokenizer" if path is None else "validation shard"
         fix = "name the data_prep.output_dir of a finished preparation, or use --text"
-        raise ConfigError([Violation(path="--shard", value=directory, rule=f"holds no {what}", fix=fix)])
+        raise ConfigError([Violation(path="--shard", value=directory, message=f"holds no {what}", fix=fix)])
     tokenizer = Tokenizer(path)
     readers = [ShardReader(prefix) for prefix in prefixes]
     starts = np.cumsum([0, *(reader.num_documents for reader in readers)])
@@ -186,7 +186,7 @@ def read_texts(paths: Iterable[Path], *, split: Split) -> Iterator[tuple[str, st
                 parts = _PARAGRAPH_END.split(content) if split == "paragraph" else content.split("\n")
         except (OSError, ValueError, KeyError, TypeError) as error:
             rule, fix = f"cannot be read: {error!r}", "name files in UTF-8: text, or .jsonl with the key text"
-            raise ConfigError([Violation(path="--text", value=path, rule=rule, fix=fix)]) from error
+            raise ConfigError([Violation(path="--text", value=path, message=rule, fix=fix)]) from error
         yield from (("", part) for part in parts if part.strip())
 
 
@@ -232,7 +232,7 @@ def main() -> int:
     def body() -> int:
         if arguments.max_documents < 1:
             violation = Violation(
-                path="--max-documents", value=arguments.max_documents, rule="is not positive", fix="use 1 or more"
+                path="--max-documents", value=arguments.max_documents, message="is not positive", fix="use 1 or more"
             )
             raise ConfigError([violation])
         tokenizers = open_tokenizers(arguments.tokenizers)

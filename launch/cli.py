@@ -51,20 +51,20 @@ class Arguments:
             try:
                 expand_path(value if name in names else ".")
             except BadPathError as error:
-                yield Violation(path=name, value=repr(value), rule=str(error), fix="write a path")
+                yield Violation(path=name, value=repr(value), message=str(error), fix="write a path")
 
     def check_words(self) -> Iterator[Violation]:
         """Name words that look misspelled."""
         for name, value, word in self.misspelled:
             rule = "is neither a word of this command nor a field of the configuration"
-            yield Violation(path=name, value=value, rule=rule, fix=f"did you mean {word}?")
+            yield Violation(path=name, value=value, message=rule, fix=f"did you mean {word}?")
 
     def check_flags(self, names: Collection[str]) -> Iterator[Violation]:
         """Name words whose values are neither true nor false."""
         for name, value in self.given:
             if name in names and value not in _TRUTH:
                 rule = "is neither true nor false"
-                yield Violation(path=name, value=value, rule=rule, fix="use true or false")
+                yield Violation(path=name, value=value, message=rule, fix="use true or false")
 
 
 def split_arguments(arguments: Sequence[str], *, words: Collection[str]) -> Arguments:
@@ -101,7 +101,7 @@ def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[st
     hint = did_you_mean(name, words) or did_you_mean(option, known)
     own = f"use {either([*known, *(f'{word}=VALUE' for word in words)])}"
     return Violation(
-        path="option", value=option, rule="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
+        path="option", value=option, message="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
     )
 
 
@@ -114,7 +114,7 @@ def check_nodes(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.num_nodes",
             value=num_nodes,
-            rule=f"does not divide the {processes} of the layout, and every node starts as many",
+            message=f"does not divide the {processes} of the layout, and every node starts as many",
             fix=f"use {either(divisors(num_processes))}, or set cluster.gpus_per_node",
         )
 

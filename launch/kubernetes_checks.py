@@ -51,7 +51,7 @@ def check_kubernetes(config: TrainConfig, *, job_name: str) -> Iterator[Violatio
     settings = config.cluster.kubernetes
     if len(job_name) > _LONGEST_NAME:
         rule = f"makes the job's name {job_name} longer than the {_LONGEST_NAME} characters that pods leave it"
-        yield Violation(path="run_name", value=config.run_name, rule=rule, fix="shorten it")
+        yield Violation(path="run_name", value=config.run_name, message=rule, fix="shorten it")
     yield from _check_image(settings.image)
     yield from _check_names(settings)
     yield from _check_directories(config)
@@ -59,7 +59,7 @@ def check_kubernetes(config: TrainConfig, *, job_name: str) -> Iterator[Violatio
         secret, _, key = source.partition("/")
         if not (re.fullmatch(_SUBDOMAIN, secret) and re.fullmatch(r"[-._a-zA-Z0-9]+", key)):
             rule, fix = "does not name a key of a secret", "write SECRET/KEY"
-            yield Violation(path=f"{_PATH}.secrets.{name}", value=source, rule=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.secrets.{name}", value=source, message=rule, fix=fix)
     yield from check_environment(f"{_PATH}.environment", settings.environment)
     yield from check_environment(f"{_PATH}.secrets", settings.secrets)
     yield from _check_labels(settings)
@@ -71,10 +71,10 @@ def _check_image(image: str | None) -> Iterator[Violation]:
     path = f"{_PATH}.image"
     if not image:
         fix = "name the image that holds this project and its dependencies"
-        yield Violation(path=path, value=show(image), rule="is required", fix=fix)
+        yield Violation(path=path, value=show(image), message="is required", fix=fix)
     elif not _IMAGE.fullmatch(image):
         fix = "write [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], NAME in lower case and without https://"
-        yield Violation(path=path, value=show(image), rule="is no reference of an image", fix=fix)
+        yield Violation(path=path, value=show(image), message="is no reference of an image", fix=fix)
 
 
 def _check_names(settings: KubernetesConfig) -> Iterator[Violation]:
@@ -92,7 +92,7 @@ def _check_names(settings: KubernetesConfig) -> Iterator[Violation]:
     for field, name, pattern, form in named:
         if name is not None and not re.fullmatch(pattern, name):
             rule = "is no name that Kubernetes takes"
-            yield Violation(path=f"{_PATH}.{field}", value=show(name), rule=rule, fix=f"use {form}")
+            yield Violation(path=f"{_PATH}.{field}", value=show(name), message=rule, fix=f"use {form}")
 
 
 def _check_directories(config: TrainConfig) -> Iterator[Violation]:
@@ -100,20 +100,20 @@ def _check_directories(config: TrainConfig) -> Iterator[Violation]:
     for directory in settings.claims:
         if not directory.startswith("/"):
             rule, fix = "is no absolute directory", f"write {{/{directory}: CLAIM}}"
-            yield Violation(path=f"{_PATH}.claims", value=directory, rule=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.claims", value=directory, message=rule, fix=fix)
         elif ":" in directory or directory.rstrip("/") in ("", "/dev/shm", "/etc/trireme"):
             rule = "is no directory that a claim can be mounted at"
             fix = "name another one, without a colon; /dev/shm and /etc/trireme are taken"
-            yield Violation(path=f"{_PATH}.claims", value=directory, rule=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.claims", value=directory, message=rule, fix=fix)
     if not settings.directory.startswith("/"):
         rule, fix = "is no absolute directory", f"write /{settings.directory}"
-        yield Violation(path=f"{_PATH}.directory", value=show(settings.directory), rule=rule, fix=fix)
+        yield Violation(path=f"{_PATH}.directory", value=show(settings.directory), message=rule, fix=fix)
     output = PurePosixPath(settings.directory, config.output_dir)
     if not any(output.is_relative_to(directory) for directory in settings.claims):
         yield Violation(
             path=f"{_PATH}.claims",
             value="{" + ", ".join(settings.claims) + "}",
-            rule=f"has no claim that holds output_dir, {output}: checkpoints would go away with their pod",
+            message=f"has no claim that holds output_dir, {output}: checkpoints would go away with their pod",
             fix=f"add {{{output}: CLAIM}}",
         )
 
@@ -131,25 +131,25 @@ def _check_labels(settings: KubernetesConfig) -> Iterator[Violation]:
             if not re.fullmatch(_QUALIFIED, key):
                 fix = "write NAME or DOMAIN/NAME, NAME of 63 letters, digits, -, _ and . at most"
                 yield Violation(
-                    path=f"{_PATH}.{field}", value=show(key), rule="is no key that Kubernetes takes", fix=fix
+                    path=f"{_PATH}.{field}", value=show(key), message="is no key that Kubernetes takes", fix=fix
                 )
     for field, values in labels.items():
         for key, value in values.items():
             if value and not re.fullmatch(_NAME, value):
                 rule, fix = "is no value of a label", "use 63 letters, digits, -, _ and . at most"
-                yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), rule=rule, fix=fix)
+                yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), message=rule, fix=fix)
     own = {"cpu": "cpus", "memory": "memory", settings.gpu_resource: "gpu_resource with cluster.gpus_per_node"}
     for name, value in settings.resources.items():
         if name in own:
             rule, fix = "is a resource with a field of its own", f"set {_PATH}.{own[name]}"
-            yield Violation(path=f"{_PATH}.resources.{name}", value=show(value), rule=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.resources.{name}", value=show(value), message=rule, fix=fix)
     if not re.fullmatch(_QUALIFIED, settings.gpu_resource):
         rule, fix = "is no name of a resource", "write it as `kubectl describe node` does, such as nvidia.com/gpu"
-        yield Violation(path=f"{_PATH}.gpu_resource", value=show(settings.gpu_resource), rule=rule, fix=fix)
+        yield Violation(path=f"{_PATH}.gpu_resource", value=show(settings.gpu_resource), message=rule, fix=fix)
 
 
 def _check_patch(field: str, patch: Mapping[str, object], *, fields: Mapping[str, str]) -> Iterator[Violation]:
     for key, value in patch.items():
         if key in fields:
             rule, fix = "has a field of its own", f"set {_PATH}.{fields[key]}"
-            yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), rule=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), message=rule, fix=fix)

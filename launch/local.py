@@ -100,7 +100,7 @@ def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig
     broken = [*validate(config, world_size=count_processes(config)), *check_packages(config)]
     if config.cluster.num_nodes > 1:
         rule, fix = "is more than this host", "use 1, or start torchrun on every host"
-        broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, rule=rule, fix=fix))
+        broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, message=rule, fix=fix))
     if problems:
         raise ConfigError([*problems, *broken])
     return config, broken

@@ -29,7 +29,7 @@ def check_manifest(document: Mapping[str, Any]) -> Iterator[Violation]:
         value = show(error.instance)
         if (value, rule) not in told:  # all replicas are alike
             told.add((value, rule))
-            yield Violation(path=kind + error.json_path.removeprefix("$"), value=value, rule=rule, fix=fix)
+            yield Violation(path=kind + error.json_path.removeprefix("$"), value=value, message=rule, fix=fix)
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:

@@ -5,7 +5,7 @@
 The same checks, by the same code, that `trainer.train` makes before it starts a process group: shards (with
 data.verify=checksum every byte of them), tokenizer, checkpoint, run directory. What only the nodes need, such as
 Transformer Engine and a disk of their own, is left to them. For launchers, which may not import torch: `--json` prints
-{"violations": [{"path", "value", "rule", "fix"}]}.
+{"violations": [{"path", "value", "message", "fix"}]}.
 
 Exit codes: 0 all is well, 2 something is not.
 """

@@ -138,7 +138,7 @@ def describe_result(checkpoint: Path, *, step: int, loss: float, num_tokens: int
     """
     if num_tokens == 0:
         rule, fix = "hold no token that counts in the loss", "name other data, or set data.eod_mask_loss=false"
-        raise ConfigError([Violation(path="data.validation", value="windows", rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="data.validation", value="windows", message=rule, fix=fix)])
     try:
         perplexity = math.exp(loss)
     except OverflowError:
@@ -215,7 +215,7 @@ def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], 
         key, _, value = line.partition("=")
         if key in ("experiment", "config_file", "resume"):
             rule, fix = f"says what {path} says already", "leave one of them out"
-            violations.append(Violation(path=key, value=value, rule=rule, fix=fix))
+            violations.append(Violation(path=key, value=value, message=rule, fix=fix))
         elif key in groups and not value.startswith("{"):
             options[key] = line
         else:
@@ -243,11 +243,11 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
     )
     if not config.data.validation:
         rule, fix = "names no data to evaluate on", "write data.validation=[{paths:[/path/prefix]}]"
-        violations.append(Violation(path="data.validation", value="[]", rule=rule, fix=fix))
+        violations.append(Violation(path="data.validation", value="[]", message=rule, fix=fix))
     target = _target(config)
     if config.resume in RESUME_KEYWORDS and not list_checkpoints(target):
         rule, fix = f"finds no checkpoint in {target}", "name the run or its checkpoint: resume=PATH"
-        return [*violations, Violation(path="resume", value=config.resume, rule=rule, fix=fix)]
+        return [*violations, Violation(path="resume", value=config.resume, message=rule, fix=fix)]
     try:
         saved = open_saved_run(target, verify=False, name="resume")
     except ConfigError as error:

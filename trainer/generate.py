@@ -157,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         _Bound("prompt", "holds bytes that are no UTF-8", "encode it as UTF-8", _is_text(arguments.prompt)),
     )
     return [
-        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), rule=b.rule, fix=b.fix)
+        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), message=b.rule, fix=b.fix)
         for b in bounds
         if not b.is_good
     ]
@@ -185,7 +185,7 @@ def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
     path = given.expanduser() if given is not None else saved.tokenizer_path
     if path is None:
         rule, fix = f"is not known: {saved.checkpoint} holds none, and names none that is there", "name its file"
-        raise ConfigError([Violation(path="--tokenizer", value=None, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="--tokenizer", value=None, message=rule, fix=fix)])
     tokenizer = Tokenizer(path)
     raise_if_any(check_tokenizer(tokenizer, saved=saved, path="--tokenizer"))
     return tokenizer
@@ -195,7 +195,7 @@ def _describe_damage(checkpoint: Path, damage: str) -> Violation:
     return Violation(
         path="PATH",
         value=checkpoint,
-        rule=f"cannot write text: the checkpoint's weights hold {damage}",
+        message=f"cannot write text: the checkpoint's weights hold {damage}",
         fix="use an older checkpoint of the run",
     )
 

@@ -145,15 +145,15 @@ def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violatio
     if configured is not None and configured < tokenizer.vocab_size:
         rule = f"is less than the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
         fix = f"use null or {tokenizer.vocab_size}"
-        violations.append(Violation(path="model.vocab_size", value=configured, rule=rule, fix=fix))
+        violations.append(Violation(path="model.vocab_size", value=configured, message=rule, fix=fix))
     if config.data.uses_documents and config.data.eod_token_id is None and tokenizer.eos_id is None:
         rule = f"leaves open where documents end: tokenizer.path={path} has no end-of-sequence token"
         fix = "set it to the token that ends documents in the shards"
-        violations.append(Violation(path="data.eod_token_id", value="null", rule=rule, fix=fix))
+        violations.append(Violation(path="data.eod_token_id", value="null", message=rule, fix=fix))
     if configured is None and (config.data.eod_token_id or 0) >= tokenizer.vocab_size:
         rule = f"is no token of the {tokenizer.vocab_size} of tokenizer.path={path}"
         fix = f"use null or 0 to {tokenizer.vocab_size - 1}"
-        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, rule=rule, fix=fix))
+        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, message=rule, fix=fix))
     return tokenizer, violations
 
 

@@ -141,7 +141,7 @@ def _check_size(tokenizer: Tokenizer, *, saved: SavedRun, path: str) -> list[Vio
         Violation(
             path=path,
             value=tokenizer.path,
-            rule=f"has {tokenizer.vocab_size} tokens (sha256 {tokenizer.sha256}), {rule} ({saved.checkpoint}): it is "
+            message=f"has {tokenizer.vocab_size} tokens (sha256 {tokenizer.sha256}), {rule} ({saved.checkpoint}): it is "
             "not the one that the model was trained with",
             fix="name the tokenizer that made the run's shards",
         )

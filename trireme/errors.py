@@ -25,19 +25,21 @@ EXIT_NOT_RECOVERED = 82
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """One broken rule.
-
-    `path` is where the value stands (a config path such as `parallel.tensor_model_parallel_size`, or a file),
-    `value` what stands there, `rule` why it cannot be, `fix` what would be accepted.
-    """
+    """One thing that is wrong with a configuration or an input: `path: message (got value). Fix`."""
 
     path: str
+    """The setting, such as `parallel.tensor_model_parallel_size`, the command-line option, or the file."""
     value: Any
-    rule: str
+    """What it holds; empty where the message says it, or where there is nothing to show."""
+    message: str
+    """What is wrong, as a clause without the path: `must be at least 1`."""
     fix: str
+    """What the user can do, as a sentence."""
 
     def __str__(self) -> str:
-        return f"{self.path}={self.value} {self.rule}; {self.fix}"
+        got = f" (got {self.value})" if str(self.value) else ""
+        fix = self.fix.strip()
+        return f"{self.path}: {self.message}{got}. {fix[:1].upper()}{fix[1:]}".rstrip()
 
 
 class ConfigError(Exception):
@@ -65,7 +67,7 @@ def raise_if_any(violations: Iterable[Violation]) -> None:
 
 def format_config_error(error: ConfigError, *, outcome: str = "nothing was started") -> str:
     """Render all violations, one a line, under a line that counts them and says what follows."""
-    lines = [f"{format_number(len(error.violations), 'problem')} found; {outcome}:"]
+    lines = [f"{format_number(len(error.violations), 'error')}; {outcome}:"]
     lines += [f"  {number}. {violation}" for number, violation in enumerate(error.violations, start=1)]
     return "\n".join(lines)
 

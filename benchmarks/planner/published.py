@@ -1,8 +1,8 @@
 """Published runs as jobs: the table's conventions, undone.
 
 The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a
-`TrainingJob` in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason why it says
-nothing that can be compared:
+`TrainingJob` in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason
+why it says nothing that can be compared:
 
 - Seconds per step, or tokens per second, are taken as they are. Where a source tells only TFLOP/s, they are turned back
   into seconds by the convention that the table names (`published_flops`); without a named one the row's time is not
@@ -130,7 +130,7 @@ _EXTRA: dict[str, Any] = yaml.safe_load((DATA / "published_shapes.yaml").read_te
 
 def _not_a_table(path: Path, rule: str) -> ConfigError:
     fix = f"name a table like {PUBLISHED_CSV}; its form is told in {PUBLISHED_CSV.stem}.README.md"
-    return ConfigError([Violation(path="csv", value=str(path), rule=rule, fix=fix)])
+    return ConfigError([Violation(path="csv", value=str(path), message=rule, fix=fix)])
 
 
 def _complete(row: Mapping[str | None, Any]) -> dict[str, str]:

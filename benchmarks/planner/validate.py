@@ -140,15 +140,15 @@ def _read_arguments(arguments: Sequence[str]) -> Request:
         del words[place : place + 2]
         if output.is_dir() or not output.absolute().parent.is_dir():
             fix = "write --json FILE, with FILE in a directory that exists"
-            problems.append(Violation(path="option", value=f"--json {output}", rule="names no file", fix=fix))
+            problems.append(Violation(path="option", value=f"--json {output}", message="names no file", fix=fix))
     for word in [word for word in words if word.startswith("-")]:
         fix = "use --coefficients, --json FILE or --publish"
-        problems.append(Violation(path="option", value=word, rule="unknown option", fix=fix))
+        problems.append(Violation(path="option", value=word, message="unknown option", fix=fix))
     tables = [word for word in words if not word.startswith("-")]
     table = Path(tables[0]) if tables else PUBLISHED_CSV
     if len(tables) > 1 or not table.is_file():
         fix = f"name one file like {PUBLISHED_CSV}"
-        problems.append(Violation(path="csv", value=" ".join(tables) or str(table), rule="is no table", fix=fix))
+        problems.append(Violation(path="csv", value=" ".join(tables) or str(table), message="is no table", fix=fix))
     if problems:
         raise ConfigError(problems)
     request = Request(table=table, output=output, uses_shipped=flags["--coefficients"], publishes=flags["--publish"])
@@ -157,7 +157,7 @@ def _read_arguments(arguments: Sequence[str]) -> Request:
             "is for the planner's own table, with its sources held out",
             "leave it or CSV and --coefficients out",
         )
-        raise ConfigError([Violation(path="option", value="--publish", rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="option", value="--publish", message=rule, fix=fix)])
     return request
 
 

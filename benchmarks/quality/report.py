@@ -129,7 +129,7 @@ def _find_prose(prose: Path | None, samples: Path | None) -> dict[str, list[str]
     for name, directory in (("--prose", prose), ("--samples", samples)):
         if directory is not None and not directory.is_dir():
             raise ConfigError(
-                [Violation(path=name, value=directory, rule="is no directory", fix="name one, or leave it out")]
+                [Violation(path=name, value=directory, message="is no directory", fix="name one, or leave it out")]
             )
     if prose is not None:
         return read_texts(prose, max_documents=MAX_PROSE)

@@ -73,22 +73,22 @@ def _language(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="quality.rules",
             value=list(config.quality.rules),
-            rule="need the language of each document",
+            message="need the language of each document",
             fix="set data_prep.language.identify=true, or data_prep.language.assume to the language of all",
         )
     if language.identify and language.assume is not None:
         rule, fix = "is not needed where languages are identified", "set one of identify and assume"
-        yield Violation(path="language.assume", value=language.assume, rule=rule, fix=fix)
+        yield Violation(path="language.assume", value=language.assume, message=rule, fix=fix)
     if language.allowed and not language.identify:
         rule, fix = "needs the language of each document", "set data_prep.language.identify=true"
-        yield Violation(path="language.allowed", value=language.allowed, rule=rule, fix=fix)
+        yield Violation(path="language.allowed", value=language.allowed, message=rule, fix=fix)
     named = [("language.allowed", code) for code in language.allowed]
     named += [("quality.by_language", code) for code in config.quality.by_language]
     named += [("language.assume", language.assume)] if language.assume is not None else []
     for path, code in named:
         if not _LANGUAGE.fullmatch(code):
             rule, fix = "is no code of a language", "use two or three small letters, such as en, de, zh or yue"
-            yield Violation(path=path, value=code, rule=rule, fix=fix)
+            yield Violation(path=path, value=code, message=rule, fix=fix)
 
 
 def _thresholds(config: DataPrepConfig) -> Iterator[Violation]:
@@ -101,12 +101,12 @@ def _thresholds(config: DataPrepConfig) -> Iterator[Violation]:
             shares = limits.get(name)
             if isinstance(shares, list) and (len(shares) != length or not all(share in _SHARE for share in shares)):
                 rule, fix = "is no list of shares, one for each n", f"write {length} numbers from 0 to 1"
-                yield Violation(path=f"{place}.{name}", value=shares, rule=rule, fix=fix)
+                yield Violation(path=f"{place}.{name}", value=shares, message=rule, fix=fix)
         for name, allowed in _LIMITS.items() if place != "quality.thresholds" else ():
             value = limits.get(name)
             if isinstance(value, int | float) and value not in allowed:
                 rule, fix = f"is not {allowed}", allowed.nearest(value)
-                yield Violation(path=f"{place}.{name}", value=value, rule=rule, fix=fix)
+                yield Violation(path=f"{place}.{name}", value=value, message=rule, fix=fix)
 
 
 def find_bad_thresholds(config: QualityConfig) -> Iterator[Violation]:
@@ -114,8 +114,8 @@ def find_bad_thresholds(config: QualityConfig) -> Iterator[Violation]:
     for language, values in config.by_language.items():
         for violation in to_dataclass(QualityThresholds, values).violations:
             path = f"quality.by_language.{language}.{violation.path}"
-            rule = violation.rule.replace("the configuration", "data_prep.quality.thresholds")
-            yield Violation(path=path, value=violation.value, rule=rule, fix=violation.fix)
+            rule = violation.message.replace("the configuration", "data_prep.quality.thresholds")
+            yield Violation(path=path, value=violation.value, message=rule, fix=violation.fix)
 
 
 def _files(config: DataPrepConfig) -> Iterator[Violation]:
@@ -123,13 +123,13 @@ def _files(config: DataPrepConfig) -> Iterator[Violation]:
     model = config.language.model_path
     for place, path in [*lists, *([("language.model_path", model)] if model is not None else [])]:
         if not Path(path).is_file():
-            yield Violation(path=place, value=path, rule="is no file", fix="name a file that exists")
+            yield Violation(path=place, value=path, message="is no file", fix="name a file that exists")
 
 
 def _further_step(path: str, target: object) -> Iterator[Violation]:
     if not isinstance(target, str) or "." not in target:
         rule, fix = "names no class", "write {_target_: package.module.Class}"
-        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, rule=rule, fix=fix)
+        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, message=rule, fix=fix)
         return
     module = target.rpartition(".")[0]
     try:
@@ -138,7 +138,7 @@ def _further_step(path: str, target: object) -> Iterator[Violation]:
         is_there = False
     if not is_there:
         rule, fix = f"lies in no module: {module} is not installed", "install it, or correct the name"
-        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, rule=rule, fix=fix)
+        yield Violation(path=f"{path}.{TARGET_KEY}", value=target, message=rule, fix=fix)
 
 
 _COUNT = Range(minimum=1)
@@ -196,7 +196,9 @@ def validate(config: DataPrepConfig) -> list[Violation]:
     for check in checks:
         found += [violation for violation in check(config) if violation.path not in bad]
     return [
-        Violation(path=f"data_prep.{violation.path}", value=violation.value, rule=violation.rule, fix=violation.fix)
+        Violation(
+            path=f"data_prep.{violation.path}", value=violation.value, message=violation.message, fix=violation.fix
+        )
         for violation in found
     ]
 
@@ -207,7 +209,7 @@ def _lengths_leave_room(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="cleaning.min_characters",
             value=cleaning.min_characters,
-            rule=f"is more than data_prep.cleaning.max_characters={cleaning.max_characters}, so nothing is kept",
+            message=f"is more than data_prep.cleaning.max_characters={cleaning.max_characters}, so nothing is kept",
             fix=f"use {cleaning.max_characters} or less",
         )
 
@@ -217,10 +219,10 @@ def _extractor_is_there(config: DataPrepConfig) -> Iterator[Violation]:
         return
     if importlib.util.find_spec("trafilatura") is None:
         fix = "install it (pip install 'trireme[trafilatura]'), or use resiliparse"
-        yield Violation(path="html.extractor", value="trafilatura", rule="is not installed", fix=fix)
+        yield Violation(path="html.extractor", value="trafilatura", message="is not installed", fix=fix)
     if not config.html.main_content:
         rule, fix = "is not for trafilatura, which takes main content only", "use true, or html.extractor=resiliparse"
-        yield Violation(path="html.main_content", value=False, rule=rule, fix=fix)
+        yield Violation(path="html.main_content", value=False, message=rule, fix=fix)
 
 
 def _sources(config: DataPrepConfig) -> Iterator[Violation]:
@@ -228,7 +230,7 @@ def _sources(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="sources",
             value="[]",
-            rule="names no input",
+            message="names no input",
             fix="name files: 'data_prep.sources=[{name:mine,kind:text,paths:[\"/data/*.txt\"]}]', or choose an option"
             " such as data_prep=wikipedia",
         )
@@ -240,7 +242,7 @@ def _evaluations(config: DataPrepConfig) -> Iterator[Violation]:
     for number, source in enumerate(config.evaluations):
         if source.kind not in ("jsonl", "parquet", "text"):
             path, rule = f"evaluations[{number}].kind", "is no kind of evaluation texts"
-            yield Violation(path=path, value=source.kind, rule=rule, fix="use jsonl, parquet or text")
+            yield Violation(path=path, value=source.kind, message=rule, fix="use jsonl, parquet or text")
 
 
 def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]:
@@ -250,18 +252,18 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
         if not _SOURCE_NAME.fullmatch(source.name):
             plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).strip("-._") or f"source{number}"
             rule = "is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first)"
-            yield Violation(path=path, value=repr(source.name), rule=rule, fix=f"use {plain}")
+            yield Violation(path=path, value=repr(source.name), message=rule, fix=f"use {plain}")
         elif counts[source.name] > 1:
             fix = "give each source its own name, or list all files in one source's paths"
-            yield Violation(path=path, value=source.name, rule="names more than one source", fix=fix)
+            yield Violation(path=path, value=source.name, message="names more than one source", fix=fix)
         if source.keep_whitespace is not None and source.kind in ("warc", "wikipedia"):
             rule, fix = f"is not for kind {source.kind}, whose text is made of mark-up", "leave it out"
             path = f"{name}[{number}].keep_whitespace"
-            yield Violation(path=path, value=source.keep_whitespace, rule=rule, fix=fix)
+            yield Violation(path=path, value=source.keep_whitespace, message=rule, fix=fix)
         for field, value in (("max_retries", source.max_retries), ("retry_seconds", source.retry_seconds)):
             if value < 0:
                 path = f"{name}[{number}].{field}"
-                yield Violation(path=path, value=value, rule="is below 0", fix="use 0 or more")
+                yield Violation(path=path, value=value, message="is below 0", fix="use 0 or more")
 
 
 def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
@@ -273,7 +275,9 @@ def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
         rule = f"cannot be written: you may not write to {existing}"
     else:
         return
-    yield Violation(path="output_dir", value=config.output_dir, rule=rule, fix="name a directory that you can write to")
+    yield Violation(
+        path="output_dir", value=config.output_dir, message=rule, fix="name a directory that you can write to"
+    )
 
 
 def _slurm_jobs(config: DataPrepConfig) -> Iterator[Violation]:
@@ -287,4 +291,4 @@ def _slurm_jobs(config: DataPrepConfig) -> Iterator[Violation]:
     output = str(Path(config.output_dir).absolute())
     if "\\" in output or not is_one_line(output):
         rule = "holds a backslash or several lines, which sbatch cannot take for the place of its output"
-        yield Violation(path="output_dir", value=repr(output), rule=rule, fix="use another directory")
+        yield Violation(path="output_dir", value=repr(output), message=rule, fix="use another directory")

@@ -48,7 +48,7 @@ def validate_tokenizer(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.eos_token",
             value=config.tokenizer.eos_token,
-            rule="is for a tokenizer.json that is given; a tokenizer that is trained here ends documents with </s>",
+            message="is for a tokenizer.json that is given; a tokenizer that is trained here ends documents with </s>",
             fix="leave it out, or name the tokenizer.json in data_prep.tokenizer.path",
         )
 
@@ -60,7 +60,7 @@ def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
             yield Violation(
                 path="tokenizer.vocab_multiple",
                 value=multiple,
-                rule=f"is more than the {LARGEST_AUTO_VOCAB_SIZE} pieces that data_prep.tokenizer.vocab_size=auto takes"
+                message=f"is more than the {LARGEST_AUTO_VOCAB_SIZE} pieces that data_prep.tokenizer.vocab_size=auto takes"
                 " at most",
                 fix="use less, or set data_prep.tokenizer.vocab_size",
             )
@@ -69,7 +69,7 @@ def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.vocab_size",
             value=size,
-            rule=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
+            message=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
             fix=f"use {either(choices)}",
         )
 
@@ -81,16 +81,18 @@ def _names_are_plain(tokenizer: TokenizerConfig) -> Iterator[Violation]:
         path = f"tokenizer.{name}"
         for token in dict.fromkeys(tokens):
             if counts[token] > 1:
-                yield Violation(path=path, value=token, rule="is named more than once", fix="name it once")
+                yield Violation(path=path, value=token, message="is named more than once", fix="name it once")
             if not token or re.search(r"[\s\u2581\0]", token):
                 rule = "cannot be a special token: it is empty or holds a space, U+2581 (which stands for one) or NUL"
-                yield Violation(path=path, value=repr(token), rule=rule, fix="choose another spelling")
+                yield Violation(path=path, value=repr(token), message=rule, fix="choose another spelling")
             elif _TAKEN.fullmatch(token) or (tokenizer.num_reserved_tokens and _RESERVED.fullmatch(token)):
                 rule = "cannot be a special token: every tokenizer that is trained here has it"
-                yield Violation(path=path, value=token, rule=rule, fix="leave it out, or choose another spelling")
+                yield Violation(path=path, value=token, message=rule, fix="leave it out, or choose another spelling")
             elif name == "special_tokens" and len(token) == 1:
                 rule = "is a single character, which texts must be able to have"
-                yield Violation(path=path, value=token, rule=rule, fix=f"choose another spelling, such as <|{token}|>")
+                yield Violation(
+                    path=path, value=token, message=rule, fix=f"choose another spelling, such as <|{token}|>"
+                )
 
 
 def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
@@ -104,7 +106,7 @@ def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.special_tokens",
             value=format_number(count, "token"),
-            rule="are, with the reserved ones and the user-defined symbols, more than the vocabulary has room for"
+            message="are, with the reserved ones and the user-defined symbols, more than the vocabulary has room for"
             f" ({room})",
             fix="leave some out, or raise data_prep.tokenizer.vocab_size",
         )
@@ -115,7 +117,7 @@ def _languages_are_known(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.sampling_exponent",
             value=config.tokenizer.sampling_exponent,
-            rule="balances languages, and they are not identified",
+            message="balances languages, and they are not identified",
             fix="set data_prep.language.identify=true, or use 1",
         )
 
@@ -126,7 +128,7 @@ def _given_stays_as_it_is(tokenizer: TokenizerConfig) -> Iterator[Violation]:
             yield Violation(
                 path=f"tokenizer.{name}",
                 value=value,
-                rule="can only be added to a tokenizer that is trained here",
+                message="can only be added to a tokenizer that is trained here",
                 fix=f"leave it or data_prep.tokenizer.path={tokenizer.path} out",
             )
 
@@ -145,17 +147,17 @@ def _given_is_usable(config: TokenizerConfig) -> Iterator[Violation]:
             yield Violation(
                 path="tokenizer.path",
                 value=config.path,
-                rule="does not say which token ends a document: no tokenizer_config.json beside it names an eos_token,"
+                message="does not say which token ends a document: no tokenizer_config.json beside it names an eos_token,"
                 " and it has none of the usual names",
                 fix=f"name it with data_prep.tokenizer.eos_token; its special tokens are: {shown}",
             )
         elif tokenizer.eos_id is None:
             rule = "has no end-of-document piece (</s>), and documents are ended with one"
-            yield Violation(path="tokenizer.path", value=config.path, rule=rule, fix="take another, or train one")
+            yield Violation(path="tokenizer.path", value=config.path, message=rule, fix="take another, or train one")
     elif not tokenizer.is_huggingface:
         rule = f"cannot be chosen: {config.path} is a SentencePiece model, which says itself what ends a document"
-        yield Violation(path="tokenizer.eos_token", value=config.eos_token, rule=rule, fix="leave it out")
+        yield Violation(path="tokenizer.eos_token", value=config.eos_token, message=rule, fix="leave it out")
     elif tokenizer.token_id(config.eos_token) is None:
         rule = f"is no token of {config.path}"
         fix = f"use one of its special tokens: {shown}"
-        yield Violation(path="tokenizer.eos_token", value=config.eos_token, rule=rule, fix=fix)
+        yield Violation(path="tokenizer.eos_token", value=config.eos_token, message=rule, fix=fix)

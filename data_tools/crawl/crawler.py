@@ -219,7 +219,7 @@ def _checked(settings: CrawlSettings) -> str:
 
 
 def _violation(value: object, rule: str, fix: str, *, path: str = "START_URL") -> Violation:
-    return Violation(path=path, value=value, rule=rule, fix=fix)
+    return Violation(path=path, value=value, message=rule, fix=fix)
 
 
 def _is_loopback(url: str) -> bool:

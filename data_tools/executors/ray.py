@@ -53,14 +53,14 @@ def _connect(address: str) -> Any:
         import ray  # noqa: PLC0415 - an optional dependency
     except ImportError:
         rule, fix = "needs Ray, which is not installed", "pip install 'trireme[ray]'"
-        raise ConfigError([Violation(path="data_prep.executor.kind", value="ray", rule=rule, fix=fix)]) from None
+        raise ConfigError([Violation(path="data_prep.executor.kind", value="ray", message=rule, fix=fix)]) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         rule = f"leads to no Ray cluster: {error}"
         fix = "start one with `ray start --head`, or give its address; RAY_AUTH_MODE=token where it asks for a token"
         raise ConfigError(
-            [Violation(path="data_prep.executor.ray_address", value=address, rule=rule, fix=fix)]
+            [Violation(path="data_prep.executor.ray_address", value=address, message=rule, fix=fix)]
         ) from error
     return ray
 

@@ -68,4 +68,4 @@ def _make(target: str, arguments: dict[str, Any]) -> Any:
 
 def _refuse(target: str, rule: str, fix: str) -> ConfigError:
     path = f"data_prep.further_steps {TARGET_KEY}"
-    return ConfigError([Violation(path=path, value=target or "(missing)", rule=rule, fix=fix)])
+    return ConfigError([Violation(path=path, value=target or "(missing)", message=rule, fix=fix)])

@@ -68,7 +68,7 @@ class LanguageIdentifier:
         except (ValueError, OSError) as error:
             rule, fix = f"cannot be loaded: {error}", "name a fastText model, or leave it out for lid.176.ftz"
             raise ConfigError(
-                [Violation(path="data_prep.language.model_path", value=path, rule=rule, fix=fix)]
+                [Violation(path="data_prep.language.model_path", value=path, message=rule, fix=fix)]
             ) from error
 
     def identify(self, text: str) -> tuple[str, float]:

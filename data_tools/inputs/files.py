@@ -95,7 +95,7 @@ def resolve_inputs(
         known: set[str] = set()
         if not source.paths:
             fix = "name files, patterns or addresses"
-            violations.append(Violation(path=f"{name}[{number}].paths", value="[]", rule="names no input", fix=fix))
+            violations.append(Violation(path=f"{name}[{number}].paths", value="[]", message="names no input", fix=fix))
         patterns = _list_patterns(source, violations, name=f"{name}[{number}].paths")
         for (place, pattern), found in zip(patterns, _find_all(patterns, source), strict=True):
             if isinstance(found, ConfigError):
@@ -104,7 +104,7 @@ def resolve_inputs(
                     continue
                 for problem in found.violations:
                     where = f"{name}[{number}].paths[{place}]"
-                    violations.append(Violation(path=where, value=pattern, rule=problem.rule, fix=problem.fix))
+                    violations.append(Violation(path=where, value=pattern, message=problem.message, fix=problem.fix))
                 continue
             if source.kind == "parquet":
                 violations += _check_columns(found, source, name=f"{name}[{number}].text_field")
@@ -171,7 +171,7 @@ def _list_patterns(source: SourceConfig, violations: list[Violation], *, name: s
     try:
         return list(list_patterns(source))
     except BadContainerError as error:
-        violations.append(Violation(path=name, value=source.paths, rule=str(error), fix="name another file"))
+        violations.append(Violation(path=name, value=source.paths, message=str(error), fix="name another file"))
         return []
 
 
@@ -250,7 +250,7 @@ def _find_remote(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int 
 
 
 def _unusable(rule: str, fix: str) -> ConfigError:
-    return ConfigError([Violation(path="", value="", rule=rule, fix=fix)])
+    return ConfigError([Violation(path="", value="", message=rule, fix=fix)])
 
 
 CODE_ENDINGS = frozenset((

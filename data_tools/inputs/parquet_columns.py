@@ -78,4 +78,4 @@ def check_text_column(path: Path, source: SourceConfig, *, name: str) -> Violati
     if not problem:
         return None
     fix = "name the column that holds the text, or leave the file out"
-    return Violation(path=name, value=source.text_field, rule=f"is not for {path}, which has {problem}", fix=fix)
+    return Violation(path=name, value=source.text_field, message=f"is not for {path}, which has {problem}", fix=fix)

@@ -180,10 +180,10 @@ def _read_record(output: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         rule, fix = f"cannot be read: {error}", "remove it, or choose another data_prep.output_dir"
-        raise ConfigError([Violation(path=RECORD_NAME, value=path, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path=RECORD_NAME, value=path, message=rule, fix=fix)]) from error
     if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
         rule, fix = "is of another version", "set data_prep.overwrite=true after removing it"
-        raise ConfigError([Violation(path=RECORD_NAME, value=path, rule=rule, fix=fix)])
+        raise ConfigError([Violation(path=RECORD_NAME, value=path, message=rule, fix=fix)])
     return record
 
 
@@ -202,7 +202,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _output_violation(output: Path, rule: str, fix: str) -> Violation:
-    return Violation(path="data_prep.output_dir", value=output, rule=rule, fix=fix)
+    return Violation(path="data_prep.output_dir", value=output, message=rule, fix=fix)
 
 
 def _refuse_fix() -> str:

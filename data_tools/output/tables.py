@@ -113,7 +113,9 @@ class RecordTableWriter:
                 rule = f"does not hold what the ledger counts: {num_kept} kept, {rows}"
                 fix = "nothing was written; report this as an error of data_tools, with the input file"
                 value = f"{counts.kept} kept, {expected}"
-                found.append(Violation(path=f"{RECORD_TABLE_NAME} of {ledger.path}", value=value, rule=rule, fix=fix))
+                found.append(
+                    Violation(path=f"{RECORD_TABLE_NAME} of {ledger.path}", value=value, message=rule, fix=fix)
+                )
         return found
 
     def _flush(self, *, is_last: bool) -> None:

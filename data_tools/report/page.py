@@ -94,7 +94,7 @@ def _read_json(path: Path, *, version: int) -> dict[str, Any]:
 
 def _violation(output: Path, rule: str) -> Violation:
     fix = "name the data_prep.output_dir of a finished preparation, or prepare it again"
-    return Violation(path="OUTPUT_DIR", value=output, rule=rule, fix=fix)
+    return Violation(path="OUTPUT_DIR", value=output, message=rule, fix=fix)
 
 
 def main() -> int:

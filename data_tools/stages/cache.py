@@ -146,7 +146,7 @@ def _locked(directory: Path, operation: int) -> Iterator[None]:
         yield
     except BlockingIOError:
         rule, fix = "is in use by jobs of a preparation", "wait for them, or cancel them"
-        raise ConfigError([Violation(path="data_prep.output_dir", value=directory, rule=rule, fix=fix)]) from None
+        raise ConfigError([Violation(path="data_prep.output_dir", value=directory, message=rule, fix=fix)]) from None
     finally:
         os.close(descriptor)
 

@@ -93,7 +93,9 @@ def _overlap(path: str, other: str) -> bool:
 
 
 def _place_under_root(violation: Violation) -> Violation:
-    return Violation(path=f"data_prep.{violation.path}", value=violation.value, rule=violation.rule, fix=violation.fix)
+    return Violation(
+        path=f"data_prep.{violation.path}", value=violation.value, message=violation.message, fix=violation.fix
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

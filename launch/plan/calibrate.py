@@ -57,7 +57,7 @@ def measure(num_processes: int) -> Calibration:
         if finished.returncode or not output.is_file():
             rule = f"failed with exit code {finished.returncode}; what it said is above"
             fix = "correct what it says, or plan without calibrate=true"
-            raise ConfigError([Violation(path="calibrate", value="true", rule=rule, fix=fix)])
+            raise ConfigError([Violation(path="calibrate", value="true", message=rule, fix=fix)])
         return summarise(json.loads(output.read_text(encoding="utf-8")))
 
 
@@ -71,7 +71,7 @@ def summarise(report: Mapping[str, Any]) -> Calibration:
     device = find_device(ranks[0]["device"])
     if device is None:
         rule, fix = "is no device of the planner", "add it to launch/plan/data/devices.yaml"
-        raise ConfigError([Violation(path="device", value=ranks[0]["device"], rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="device", value=ranks[0]["device"], message=rule, fix=fix)])
     return Calibration(
         device=device.name,
         num_devices=len(ranks),
@@ -104,7 +104,7 @@ def load(path: Path) -> Calibration:
         return Calibration(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, yaml.YAMLError) as error:
         rule, fix = f"holds no calibration ({error})", "run launch.plan calibrate=true anew"
-        raise ConfigError([Violation(path="calibration", value=str(path), rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path="calibration", value=str(path), message=rule, fix=fix)]) from error
 
 
 def apply(calibration: Calibration, coefficients: Coefficients, device: Device) -> Coefficients:

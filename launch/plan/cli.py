@@ -48,16 +48,16 @@ def parse_request(arguments: Sequence[str]) -> Request:
     tokens = _positive("tokens", words.get("tokens"), problems)
     top = words.get("top", "15")
     if not top.isdecimal() or int(top) < 1:
-        problems.append(Violation(path="top", value=top, rule="is no count of layouts", fix="use 1 or more"))
+        problems.append(Violation(path="top", value=top, message="is no count of layouts", fix="use 1 or more"))
     paths = {} if bad_paths else {name: path for name in PATHS if (path := split.path(name)) is not None}
     calibration = str(paths.get("calibration", "auto"))
     if calibration not in ("auto", "none") and not Path(calibration).is_file():
         fix = "name a file that calibrate=true wrote, or use auto or none"
-        problems.append(Violation(path="calibration", value=calibration, rule="is no file", fix=fix))
+        problems.append(Violation(path="calibration", value=calibration, message="is no file", fix=fix))
     for name in ("html", "json"):
         if name in paths and not paths[name].absolute().parent.is_dir():
             rule = f"cannot be written: {paths[name].parent} is no directory"
-            problems.append(Violation(path=name, value=words[name], rule=rule, fix="name a file in one that exists"))
+            problems.append(Violation(path=name, value=words[name], message=rule, fix="name a file in one that exists"))
     if problems:
         raise ConfigError(problems)
     return Request(
@@ -81,6 +81,6 @@ def _positive(name: str, text: str | None, problems: list[Violation]) -> float |
     if value > 0 and math.isfinite(value):
         return value
     problems.append(
-        Violation(path=name, value=text, rule="is no positive number", fix="write tokens=15e12 or the like")
+        Violation(path=name, value=text, message="is no positive number", fix="write tokens=15e12 or the like")
     )
     return None

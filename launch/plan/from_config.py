@@ -44,19 +44,19 @@ def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
     name = config.cluster.device or "cpu"
     if name not in devices:
         fix = f"{did_you_mean(name, devices)}use {either(devices)}"
-        yield Violation(path="cluster.device", value=name, rule="is no device of the planner", fix=fix)
+        yield Violation(path="cluster.device", value=name, message="is no device of the planner", fix=fix)
     elif _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
         value = config.precision.fp8 or config.precision.params_dtype
         formats = [each for each in devices[name].tflops if each in ("fp32", "bf16", "fp16")]
         yield Violation(
-            path=path, value=value, rule=f"is no format of cluster.device={name}", fix=f"use {either(formats)}"
+            path=path, value=value, message=f"is no format of cluster.device={name}", fix=f"use {either(formats)}"
         )
     if config.model.vocab_size is None:
         yield Violation(
             path="model.vocab_size",
             value="null",
-            rule="is the tokenizer's, and a plan reads no tokenizer",
+            message="is the tokenizer's, and a plan reads no tokenizer",
             fix="write model.vocab_size=N",
         )
 

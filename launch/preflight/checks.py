@@ -33,7 +33,7 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         rule = f"ended with {done.returncode}: {last}"
         fix = "run it by hand to see all that it says: python -m trainer.check_inputs OVERRIDES"
         return judge(
-            "inputs", [Violation(path="trainer.check_inputs", value="failed", rule=rule, fix=fix)], otherwise=""
+            "inputs", [Violation(path="trainer.check_inputs", value="failed", message=rule, fix=fix)], otherwise=""
         )
     found = [Violation(**violation) for violation in json.loads(done.stdout)["violations"]]
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
@@ -62,7 +62,7 @@ def _violations(config: TrainConfig, per_host: int) -> Iterator[Violation]:
             yield Violation(
                 path=path,
                 value=size,
-                rule=f"puts ranks of one group on different hosts of cluster.gpus_per_node={per_host}",
+                message=f"puts ranks of one group on different hosts of cluster.gpus_per_node={per_host}",
                 fix=f"use {inside}, or accept=layout if the links between hosts are that fast",
             )
 
@@ -83,7 +83,7 @@ def check_memory(config: TrainConfig) -> Finding:
     if (refusal := plan.configured_refusal) is not None:
         near = "; ".join(" ".join(candidate.overrides) for candidate in refusal.nearest)
         fix = f"the nearest layouts that fit: {near}" if near else "use more or larger devices; no layout fits"
-        violations.append(Violation(path="layout", value=refusal.layout, rule=refusal.reason, fix=fix))
+        violations.append(Violation(path="layout", value=refusal.layout, message=refusal.reason, fix=fix))
     prediction = plan.prediction
     assert prediction is not None
     need, have = prediction.peak_bytes / 2**30, prediction.device_memory_bytes / 2**30

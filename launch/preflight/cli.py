@@ -72,4 +72,4 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 def _unknown_check(name: str) -> Violation:
     fix = f"{did_you_mean(name, CHECKS)}use {either(CHECKS)}"
-    return Violation(path="accept", value=name, rule="is no check", fix=fix)
+    return Violation(path="accept", value=name, message="is no check", fix=fix)

@@ -131,7 +131,7 @@ def _slow(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
                     yield Violation(
                         path=_place(rank),
                         value=device,
-                        rule=f"{sentence.format(rank[name])}, and the median is {median:.3g}",
+                        message=f"{sentence.format(rank[name])}, and the median is {median:.3g}",
                         fix=f"leave host {rank['host']} out, or see what slows it (clocks, power, heat, cables)",
                     )
 
@@ -142,7 +142,7 @@ def _damaged(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             yield Violation(
                 path=_place(rank),
                 value=rank["device"],
-                rule=f"has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
+                message=f"has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
                 fix=f"leave host {rank['host']} out and reset or replace the device",
             )
 
@@ -153,14 +153,14 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             yield Violation(
                 path=_place(rank),
                 value="output_dir",
-                rule="does not see what another process wrote there, or cannot write",
+                message="does not see what another process wrote there, or cannot write",
                 fix="use an output_dir on a file system that all hosts mount",
             )
         if abs(rank["clock_seconds"]) > CLOCK_TOLERANCE_SECONDS:
             yield Violation(
                 path=_place(rank),
                 value=f"{rank['clock_seconds']:+.1f}s",
-                rule="is how far its clock is from that of rank 0",
+                message="is how far its clock is from that of rank 0",
                 fix="have all hosts synchronised (chrony, ntpd)",
             )
     for library in sorted({name for rank in ranks for name in rank["versions"]}):
@@ -170,7 +170,7 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
         if len(hosts) > 1:
             shown = "; ".join(f"{version} on {', '.join(sorted(names))}" for version, names in sorted(hosts.items()))
             rule = "is not one version on all hosts"
-            yield Violation(path=library, value=shown, rule=rule, fix="install one environment on all")
+            yield Violation(path=library, value=shown, message=rule, fix="install one environment on all")
 
 
 def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Iterator[Violation]:
@@ -178,7 +178,7 @@ def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Itera
         hosts = sorted({rank["host"] for rank in ranks if name not in rank["versions"]})
         if hosts:
             rule, fix = f"is not installed on {', '.join(hosts)}, and the run needs it", f"pip install {name}"
-            yield Violation(path=name, value="missing", rule=rule, fix=fix)
+            yield Violation(path=name, value="missing", message=rule, fix=fix)
 
 
 def _rates(ranks: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -191,7 +191,7 @@ def _place(rank: Mapping[str, Any]) -> str:
 
 def _failed(what: str, command: Sequence[str]) -> Finding:
     fix = "run it by hand to see all that it says: " + " ".join(command[: command.index("trainer.hardware_check") + 1])
-    return judge("sniff", [Violation(path="sniff", value="failed", rule=what, fix=fix)], otherwise="")
+    return judge("sniff", [Violation(path="sniff", value="failed", message=what, fix=fix)], otherwise="")
 
 
 TIME_LIMIT = "10"

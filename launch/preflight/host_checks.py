@@ -52,7 +52,7 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
             Violation(
                 path="output_dir",
                 value=str(run_directory.parent),
-                rule=f"has {_show_bytes(free)} free ({place}), and {kept} of {_show_bytes(each)} need"
+                message=f"has {_show_bytes(free)} free ({place}), and {kept} of {_show_bytes(each)} need"
                 f" {_show_bytes(needed)}",
                 fix=fix,
             )
@@ -88,7 +88,7 @@ def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Findin
             Violation(
                 path="logging.wandb.mode",
                 value="online",
-                rule="needs an API key, and there is none in WANDB_API_KEY or the netrc file",
+                message="needs an API key, and there is none in WANDB_API_KEY or the netrc file",
                 fix="run `wandb login`, or use offline and `wandb sync` later",
             )
         )
@@ -123,7 +123,7 @@ def check_port(environment: Mapping[str, str]) -> Finding:
             Violation(
                 path="MASTER_PORT",
                 value=named or "any",
-                rule=f"cannot be listened at on {socket.gethostname()}: {error}",
+                message=f"cannot be listened at on {socket.gethostname()}: {error}",
                 fix="unset it, so that a free port is taken, or name a free one",
             )
         )
@@ -141,7 +141,7 @@ def check_container(container: ContainerConfig) -> Finding:
     if not os.access(image, os.R_OK):
         rule = "cannot be read" if os.path.exists(image) else "does not exist"
         fix = "name an image on a file system that all nodes see, or one of a registry"
-        violations.append(Violation(path="cluster.slurm.container.image", value=image, rule=rule, fix=fix))
+        violations.append(Violation(path="cluster.slurm.container.image", value=image, message=rule, fix=fix))
     return judge("container", violations, otherwise=f"{image} is there")
 
 
@@ -163,7 +163,7 @@ def check_clock(run_directory: Path) -> Finding:
             Violation(
                 path="clock",
                 value=f"{difference:+.1f}s",
-                rule=f"is how far {socket.gethostname()} is from the clock of the file system of {place}",
+                message=f"is how far {socket.gethostname()} is from the clock of the file system of {place}",
                 fix="have both synchronised (chrony, ntpd)",
             )
         )
@@ -198,7 +198,7 @@ def check_libraries(requirements: list[str] | None = None, *, lacking: Sequence[
         if version == "missing" or not one.specifier.contains(version, prereleases=True):
             fix = f"pip install '{one.name}{one.specifier}'"
             rule = f"is not {one.specifier}, which this version of Trireme needs"
-            violations.append(Violation(path=one.name, value=version, rule=rule, fix=fix))
+            violations.append(Violation(path=one.name, value=version, message=rule, fix=fix))
     text = f"{len(needed)} libraries have the versions that are needed"
     if violations:
         return judge("libraries", violations, otherwise=text)

@@ -60,7 +60,7 @@ def check_slurm(config: TrainConfig) -> Finding:
 def _explain(refusal: str) -> Violation:
     settings = [setting for word, setting in _SETTINGS.items() if word in refusal.lower()]
     fix = f"change {settings[0]}" if settings else "ask those who run the cluster"
-    return Violation(path="sbatch", value="--test-only", rule=f"refuses the job: {refusal}", fix=fix)
+    return Violation(path="sbatch", value="--test-only", message=f"refuses the job: {refusal}", fix=fix)
 
 
 def _check_limits(config: TrainConfig) -> Iterator[Violation]:
@@ -72,7 +72,7 @@ def _check_limits(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.slurm.time_limit",
             value=config.cluster.slurm.time_limit,
-            rule="is more than the partition's MaxTime, so the job would wait for ever",
+            message="is more than the partition's MaxTime, so the job would wait for ever",
             fix=f"use {' or '.join(one['MaxTime'] for one in partitions)} or less",
         )
     sizes = [one.get("MaxNodes", "") for one in partitions]
@@ -80,7 +80,7 @@ def _check_limits(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.num_nodes",
             value=config.cluster.num_nodes,
-            rule="is more than the partition's MaxNodes, so the job would wait for ever",
+            message="is more than the partition's MaxNodes, so the job would wait for ever",
             fix=f"use {max(map(int, sizes))} or less, or another cluster.slurm.partition",
         )
 
@@ -92,6 +92,6 @@ def _check_cpus(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.slurm.cpus_per_task",
             value=cpus if is_named else f"null ({cpus} here)",
-            rule=f"leaves the {format_number(num_processes, 'process')} of a node to share cores",
+            message=f"leaves the {format_number(num_processes, 'process')} of a node to share cores",
             fix=f"use {num_processes} or more, or cluster.slurm.exclusive=true",
         )

@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
 def _show_logs(request: Request, configs: Sequence[TrainConfig]) -> None:
     if len(configs) > 1:
         rule, fix = "names several runs", "leave -m and name one with run_name"
-        raise ConfigError([Violation(path="action", value="logs", rule=rule, fix=fix)])
+        raise ConfigError([Violation(path="action", value="logs", message=rule, fix=fix)])
     show_logs(configs[0], follow=request.follow)
 
 
@@ -88,10 +88,10 @@ def _prepare_data(request: Request) -> None:
     for word, value, usual in (("action", request.action, "submit"), ("chain", request.chain, 1)):
         if value != usual:
             rule, fix = "is for training", "leave it out: the output names squeue and scancel for these jobs"
-            problems.append(Violation(path=word, value=value, rule=rule, fix=fix))
+            problems.append(Violation(path=word, value=value, message=rule, fix=fix))
     if request.is_sweep:
         rule, fix = "is for training", "leave it out"
-        problems.append(Violation(path="option", value="-m", rule=rule, fix=fix))
+        problems.append(Violation(path="option", value="-m", message=rule, fix=fix))
     raise_if_any(problems)
     executor = ["data_prep.executor.kind=slurm", *(["data_prep.executor.dry_run=true"] if request.dry_run else [])]
     command = [sys.executable, "-m", "data_tools.prepare", *request.overrides, *executor]

@@ -56,10 +56,10 @@ def _check_words(split: Arguments) -> list[Violation]:
     action = split.words.get("action", "submit")
     if action not in ACTIONS:
         fix = f"{did_you_mean(action, ACTIONS)}use {either(ACTIONS)}"
-        problems.append(Violation(path="action", value=action, rule="is no action", fix=fix))
+        problems.append(Violation(path="action", value=action, message="is no action", fix=fix))
     problems += split.check_flags(("dry_run", "follow"))
     chain = split.words.get("chain", "1")
     if not chain.isdecimal() or not 1 <= int(chain) <= _MOST_LINKS:
         rule = "is no number of jobs"
-        problems.append(Violation(path="chain", value=chain, rule=rule, fix=f"use 1 to {_MOST_LINKS}"))
+        problems.append(Violation(path="chain", value=chain, message=rule, fix=f"use 1 to {_MOST_LINKS}"))
     return problems

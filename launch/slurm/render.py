@@ -86,7 +86,7 @@ def check_paths(config: TrainConfig) -> Iterator[Violation]:
             what.append("is no single line of UTF-8")
         if what:
             fix = "use another directory" if path == "output_dir" else "submit from another directory"
-            yield Violation(path=path, value=repr(text), rule=", and ".join(what), fix=fix)
+            yield Violation(path=path, value=repr(text), message=", and ".join(what), fix=fix)
 
 
 def _is_utf8(text: str) -> bool:

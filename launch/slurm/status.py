@@ -73,7 +73,7 @@ def stop_runs(configs: Sequence[TrainConfig]) -> None:
     }
     if len(over) == len(found):
         fix = "there is nothing to stop"
-        raise_if_any(Violation(path="run_name", value=name, rule=rule, fix=fix) for name, rule in over.items())
+        raise_if_any(Violation(path="run_name", value=name, message=rule, fix=fix) for name, rule in over.items())
     for config, submission in found:
         if config.run_name in over:
             print(f"{config.run_name}: {over[config.run_name]}")
@@ -131,7 +131,7 @@ def show_logs(config: TrainConfig, *, follow: bool) -> None:
         job = submissions[-1].jobs[0]
         found = ask_state(job)
         rule = f"has written nothing yet: job {job} is {found.state}{found.details}"
-        raise ConfigError([Violation(path="run_name", value=config.run_name, rule=rule, fix="wait for it to start")])
+        raise ConfigError([Violation(path="run_name", value=config.run_name, message=rule, fix="wait for it to start")])
     path = written[0] if written else Path(submissions[-1].outputs[0])
     if follow:
         os.execvp("tail", ["tail", f"--lines={_LINES_SHOWN}", "-F", str(path)])
@@ -144,7 +144,7 @@ def _find_submissions(configs: Sequence[TrainConfig]) -> list[tuple[TrainConfig,
         Violation(
             path="run_name",
             value=config.run_name,
-            rule=f"was never submitted: {directory_of(config)} remembers no job",
+            message=f"was never submitted: {directory_of(config)} remembers no job",
             fix="name the run and output_dir that it was submitted with",
         )
         for config, submissions in found

@@ -63,7 +63,7 @@ def _split_into_arrays(group: list[TrainConfig]) -> list[tuple[list[TrainConfig]
     if at_a_time < len(parts):
         rule = f"is less than the {len(parts)} arrays of these {len(group)} runs: Slurm takes {largest} in one"
         fix = f"use {len(parts)} or more (MaxArraySize={largest} in `scontrol show config`), or sweep fewer values"
-        raise_if_any([Violation(path="cluster.slurm.max_running", value=at_a_time, rule=rule, fix=fix)])
+        raise_if_any([Violation(path="cluster.slurm.max_running", value=at_a_time, message=rule, fix=fix)])
     shares = map(len, split_evenly(range(at_a_time), len(parts)))
     return list(zip(parts, shares, strict=True))
 
@@ -150,7 +150,7 @@ def _find_running(configs: Sequence[TrainConfig]) -> Iterator[Violation]:
         yield Violation(
             path="run_name",
             value=jobs[job].run_name,
-            rule=f"is the run of job {job}, which is not over",
+            message=f"is the run of job {job}, which is not over",
             fix="wait for it, end it with action=stop, or choose another run_name",
         )
 

@@ -55,7 +55,7 @@ def expand_sweep(overrides: Sequence[str]) -> Sweep:
     swept = [axis.key for axis in axes if axis.is_swept]
     if not swept and not problems:
         rule, fix = "has nothing to sweep", "give an override several values, such as optimizer.lr=1e-3,3e-4"
-        problems.append(Violation(path="option", value="-m", rule=rule, fix=fix))
+        problems.append(Violation(path="option", value="-m", message=rule, fix=fix))
     short = _shorten(swept)
     choices = []
     for lines in itertools.product(*(axis.lines for axis in axes)):
@@ -77,13 +77,13 @@ def _read_axis(line: str, problems: list[Violation]) -> _Axis:
         values = _values_of(override)
     except (HydraException, OmegaConfBaseException) as error:  # the latter for a sweep inside another
         problems.append(
-            Violation(path=key, value=written, rule=f"cannot be swept: {first_line(error)}", fix=f"write {key}=A,B")
+            Violation(path=key, value=written, message=f"cannot be swept: {first_line(error)}", fix=f"write {key}=A,B")
         )
         return _Axis(key=key, lines=[])
     repeated = [value for value, count in Counter(map(_plain, values)).items() if count > 1]
     if repeated or not values:
         rule = f"gives several runs the name {repeated[0]}" if repeated else "has no values"
-        problems.append(Violation(path=key, value=written, rule=rule, fix="name each value once"))
+        problems.append(Violation(path=key, value=written, message=rule, fix="name each value once"))
     return _Axis(key=key, lines=[f"{key}={value}" for value in values], is_swept=True)
 
 

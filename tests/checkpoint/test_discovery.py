@@ -152,7 +152,7 @@ def test_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
     ]:
         (violation,) = check(str(tmp_path / name), tmp_path / "new")
         assert (violation.path, violation.value) == ("resume", str(tmp_path / name))
-        assert violation.rule == rule
+        assert violation.message == rule
 
 
 def test_an_unreadable_path_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_an_unreadable_path_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "iterdir", forbidden)
     (violation,) = check(str(tmp_path / "run"), tmp_path / "new")
-    assert "cannot be read: Permission denied" in violation.rule
+    assert "cannot be read: Permission denied" in violation.message
 
 
 @pytest.mark.parametrize(("name", "damage", "message"), SEEN_BY_SIZE)
@@ -182,7 +182,7 @@ def test_an_occupied_run_directory_is_never_started_anew(tmp_path: Path) -> None
     make(tmp_path / "other", step=20)
     for resume in ("never", str(tmp_path / "other")):
         (violation,) = check(resume, tmp_path / "run")
-        assert "already has the checkpoint step_00000010" in violation.rule
+        assert "already has the checkpoint step_00000010" in violation.message
         assert "resume=auto" in violation.fix
 
 
@@ -190,9 +190,9 @@ def test_a_run_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (violation,) = check("auto", tmp_path / "file" / "run")
     assert violation.path == "output_dir"
-    assert "cannot be written: Not a directory" in violation.rule
+    assert "cannot be written: Not a directory" in violation.message
     (violation,) = check("auto", Path("/proc/run"))
-    assert "cannot be written" in violation.rule
+    assert "cannot be written" in violation.message
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ def _agree() -> list[str]:
 
     def complain() -> int:
         if ranks.rank == 1:
-            raise ConfigError([Violation(path="a", value=1, rule="is odd", fix="use 2")])
+            raise ConfigError([Violation(path="a", value=1, message="is odd", fix="use 2")])
         return ranks.rank
 
     def explode() -> int:

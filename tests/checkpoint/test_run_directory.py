@@ -120,7 +120,7 @@ def test_a_run_that_was_not_forked_from_there_is_not_overwritten(tmp_path: Path)
     parent, other = make(tmp_path / "parent", step=10), make(tmp_path / "parent", step=20)
     _fork(parent, tmp_path / "child", step=30)
     (violation,) = check(str(other), tmp_path / "child")
-    assert "which already has the checkpoint step_00000030" in violation.rule
+    assert "which already has the checkpoint step_00000030" in violation.message
     assert "resume=restart" in violation.fix
 
 

@@ -113,7 +113,7 @@ def check_model(document: dict[str, Any], name: str) -> None:
 
 def check_job(job: dict[str, Any]) -> list[str]:
     check_model(job["metadata"], "V1ObjectMeta")
-    return [f"{problem.path} {problem.rule}" for problem in check_manifest(job)]
+    return [f"{problem.path} {problem.message}" for problem in check_manifest(job)]
 
 
 @pytest.mark.parametrize("overrides", [(), FULL, (*FULL, *SITE)])

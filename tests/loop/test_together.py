@@ -13,7 +13,7 @@ from trainer.loop.together import ReadFailed, StopAsked, Together
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 CPU = torch.device("cpu")
-BAD_TOKEN = Violation(path="/data/x", value="token id 99", rule="is not in the vocabulary", fix="use another")
+BAD_TOKEN = Violation(path="/data/x", value="token id 99", message="is not in the vocabulary", fix="use another")
 
 
 def _read(error: Exception | None) -> str:

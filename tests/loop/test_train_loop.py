@@ -17,7 +17,9 @@ from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics.throughput import ThroughputMeter
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
-BAD_TOKEN = ConfigError([Violation(path="/data/x", value="token id 99", rule="is not in the vocabulary", fix="look")])
+BAD_TOKEN = ConfigError(
+    [Violation(path="/data/x", value="token id 99", message="is not in the vocabulary", fix="look")]
+)
 GONE = RunStopped("/data/x.bin=gone cannot be read any more", exit_code=EXIT_BAD_INPUT)
 
 

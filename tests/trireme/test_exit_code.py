@@ -18,7 +18,7 @@ def test_a_body_that_returns_nothing_is_done() -> None:
 
 
 def test_bad_input_is_two_with_every_problem_numbered(capsys: pytest.CaptureFixture[str]) -> None:
-    violations = [Violation(path=f"a.b{i}", value=i, rule="is wrong", fix="use 9") for i in (1, 2)]
+    violations = [Violation(path=f"a.b{i}", value=i, message="is wrong", fix="use 9") for i in (1, 2)]
     assert exit_code_of(lambda: _raise(ConfigError(violations))) == EXIT_BAD_INPUT
     output = capsys.readouterr()
     assert output.out == ""

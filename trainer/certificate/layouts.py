@@ -83,7 +83,7 @@ def read_layouts(
             continue
         if spec.name in specs:
             rule, fix = f"is the same as {specs[spec.name].place}", "leave one out"
-            violations.append(Violation(path=place, value=spec.name, rule=rule, fix=fix))
+            violations.append(Violation(path=place, value=spec.name, message=rule, fix=fix))
         specs.setdefault(spec.name, spec)
     return list(specs.values()), violations
 
@@ -103,7 +103,7 @@ def read_layout(layout: Any, *, place: str, shapes: Mapping[str, Sequence[str]])
         name = str(layout.get("name", " ".join(word for word, _ in words)))
     else:
         fix = "write words such as tp2.pp2, or a mapping of overrides"
-        raise ConfigError([Violation(path=place, value=show(layout), rule="is no layout", fix=fix)])
+        raise ConfigError([Violation(path=place, value=show(layout), message="is no layout", fix=fix)])
     if violations:
         raise ConfigError(violations)
     how = [f"{path}={value}" for path, value in ONE_PROCESS.items()]
@@ -144,7 +144,7 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
             " override PATH=VALUE (docs/certificate.md)"
         )
         rule = f"has the word {word}, which says nothing about a layout"
-        violations.append(Violation(path=place, value=text, rule=rule, fix=fix))
+        violations.append(Violation(path=place, value=text, message=rule, fix=fix))
     return words, violations
 
 
@@ -159,7 +159,7 @@ def _find_repeated(overrides: Sequence[str], named: dict[str, str], *, place: st
         path = override.partition("=")[0]
         if path in named:
             rule = f"says {named[path]} and {override}"
-            found.append(Violation(path=place, value=text, rule=rule, fix="leave one out, or make it two layouts"))
+            found.append(Violation(path=place, value=text, message=rule, fix="leave one out, or make it two layouts"))
         named[path] = override
     return found
 

@@ -160,17 +160,19 @@ def _check_run(config: TrainConfig, *, num_processes: int, num_devices: int | No
     for name in _DROPOUTS:
         if getattr(config.model, name) > 0:
             rule, fix = "draws other masks on other layouts, which are no errors", f"use model.{name}=0"
-            found.append(Violation(path=f"model.{name}", value=getattr(config.model, name), rule=rule, fix=fix))
+            found.append(Violation(path=f"model.{name}", value=getattr(config.model, name), message=rule, fix=fix))
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PROCESS_BYTES
     if num_devices is None and num_processes > most:
         rule = f"is more than this host has memory for: libraries alone take {_PROCESS_BYTES >> 20} MiB of each"
         found.append(
-            Violation(path="number of processes", value=num_processes, rule=rule, fix=f"use layouts of {most} at most")
+            Violation(
+                path="number of processes", value=num_processes, message=rule, fix=f"use layouts of {most} at most"
+            )
         )
     if num_devices is not None and num_processes > num_devices:
         rule = f"is more than this host's {num_devices} accelerators, and each process needs one"
         fix = f"use layouts of {num_devices} at most, or hide the accelerators (CUDA_VISIBLE_DEVICES=) to use the CPU"
-        found.append(Violation(path="number of processes", value=num_processes, rule=rule, fix=fix))
+        found.append(Violation(path="number of processes", value=num_processes, message=rule, fix=fix))
     return found
 
 
@@ -183,7 +185,7 @@ def _check_output_dir(output_dir: Path) -> list[Violation]:
         rule, fix = f"cannot be written: {there} is not writable", "name another"
     else:
         return []
-    return [Violation(path="certify.output_dir", value=output_dir, rule=rule, fix=fix)]
+    return [Violation(path="certify.output_dir", value=output_dir, message=rule, fix=fix)]
 
 
 def write_synthetic_data(run: Run, *, folder: Path, num_steps: int) -> DataConfig:

@@ -81,5 +81,5 @@ def _check(root: CertifyRoot, ignore: Collection[str]) -> list[Violation]:
     for name, overrides in config.shapes.items():
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
             rule, fix = "is no list of overrides", "write a list such as [model.num_layers=4, model.hidden_size=64]"
-            found.append(Violation(path=f"certify.shapes.{name}", value=overrides, rule=rule, fix=fix))
+            found.append(Violation(path=f"certify.shapes.{name}", value=overrides, message=rule, fix=fix))
     return [violation for violation in found if not any(is_inside(violation.path, path) for path in ignore)]

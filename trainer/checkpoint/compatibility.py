@@ -55,7 +55,7 @@ def check_resume(
             Violation(
                 path="resume",
                 value=resume,
-                rule=f"would start anew in {run_directory}, which already has the checkpoint {own[0].name}",
+                message=f"would start anew in {run_directory}, which already has the checkpoint {own[0].name}",
                 fix="use resume=auto to go on with it, another run_name to start a new run, or resume=restart to move "
                 "what is there aside",
             )
@@ -83,7 +83,7 @@ def _check_seed(seed: int, *, state: TrainerState, checkpoint: Path) -> list[Vio
         return []
     rule = f"differs from the {state.seed} of the run that goes on ({checkpoint}), and orders the samples anew"
     fix = f"use {state.seed} to go on with it, or another run_name to start or fork a run with another order"
-    return [Violation(path="training.seed", value=seed, rule=rule, fix=fix)]
+    return [Violation(path="training.seed", value=seed, message=rule, fix=fix)]
 
 
 def _check_vocabulary(
@@ -167,7 +167,7 @@ def check_model(
         Violation(
             path=path,
             value=value,
-            rule=f"differs from the checkpoint's {theirs[path]} ({checkpoint})",
+            message=f"differs from the checkpoint's {theirs[path]} ({checkpoint})",
             fix=f"use {theirs[path]} to go on with it, or another run_name to train another model",
         )
         for path, value in ours.items()

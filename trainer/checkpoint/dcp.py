@@ -230,7 +230,7 @@ class PieceLoadPlanner(LoadPlanner):
                     Violation(
                         path=key,
                         value=tuple(pieces.global_shape),
-                        rule=problem,
+                        message=problem,
                         fix="load a checkpoint of this model",
                     )
                 )

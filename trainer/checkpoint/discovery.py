@@ -45,7 +45,7 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
     except OSError as error:
         rule = f"cannot be read: {error.strerror}"
         fix = "give a directory that this user can read"
-        raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path="resume", value=resume, message=rule, fix=fix)]) from error
     if found:
         return found
     rule = "holds no complete checkpoint" if path.exists() else "does not exist"
@@ -53,7 +53,7 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
         f"give {nearest_checkpoints(resume)}a directory step_NNNNNNNN that contains manifest.json, the directory of a"
         " run that has one, or auto"
     )
-    raise ConfigError([Violation(path="resume", value=resume, rule=rule, fix=fix)])
+    raise ConfigError([Violation(path="resume", value=resume, message=rule, fix=fix)])
 
 
 def names_other_run(resume: str, run_directory: Path) -> bool:

@@ -92,10 +92,10 @@ def read_manifest(directory: Path) -> Manifest:
         return Manifest(**content, files=files)
     except FileNotFoundError:
         rule = "is missing, so the directory is not a complete checkpoint"
-        raise ConfigError([Violation(path=str(path), value="missing", rule=rule, fix=_FIX)]) from None
+        raise ConfigError([Violation(path=str(path), value="missing", message=rule, fix=_FIX)]) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         rule = f"cannot be read: {error}"
-        raise ConfigError([Violation(path=str(path), value="damaged", rule=rule, fix=_FIX)]) from error
+        raise ConfigError([Violation(path=str(path), value="damaged", message=rule, fix=_FIX)]) from error
 
 
 def check_files(
@@ -121,12 +121,12 @@ def _check_size(path: Path, record: FileRecord) -> Violation | None:
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
-        return Violation(path=str(path), value="missing", rule=f"cannot be read: {error.strerror}", fix=_FIX)
+        return Violation(path=str(path), value="missing", message=f"cannot be read: {error.strerror}", fix=_FIX)
     if num_bytes == record.num_bytes:
         return None
     state = "truncated" if num_bytes < record.num_bytes else "too long"
     rule = f"is {state}: {num_bytes} bytes instead of {record.num_bytes}"
-    return Violation(path=str(path), value="damaged", rule=rule, fix=_FIX)
+    return Violation(path=str(path), value="damaged", message=rule, fix=_FIX)
 
 
 def _check_content(path: Path, record: FileRecord) -> Violation | None:
@@ -138,11 +138,11 @@ def _check_content(path: Path, record: FileRecord) -> Violation | None:
             while block := file.read(_READ_BYTES):
                 digest.update(block)
     except OSError as error:
-        return Violation(path=str(path), value="unreadable", rule=f"cannot be read: {error.strerror}", fix=_FIX)
+        return Violation(path=str(path), value="unreadable", message=f"cannot be read: {error.strerror}", fix=_FIX)
     if digest.hexdigest() == record.sha256:
         return None
     rule = f"has changed since it was written: sha256 {digest.hexdigest()[:12]}... instead of {record.sha256[:12]}..."
-    return Violation(path=str(path), value="damaged", rule=rule, fix=_FIX)
+    return Violation(path=str(path), value="damaged", message=rule, fix=_FIX)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -151,4 +151,4 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def _newer_format(path: Path, version: Any) -> Violation:
     rule = f"is a checkpoint format that this version cannot read (it reads {FORMAT_VERSION})"
-    return Violation(path=str(path), value=f"format {version}", rule=rule, fix="use the version that wrote it")
+    return Violation(path=str(path), value=f"format {version}", message=rule, fix="use the version that wrote it")

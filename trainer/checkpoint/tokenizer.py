@@ -43,7 +43,7 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
     except OSError as error:
         rule = f"cannot be read: {error.strerror}"
         fix = "put the tokenizer's file back"
-        raise ConfigError([Violation(path="tokenizer.path", value=tokenizer.path, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path="tokenizer.path", value=tokenizer.path, message=rule, fix=fix)]) from error
     record = TokenizerRecord(sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, file=name)
     return TokenizerCopy(record=record, files=files)
 
@@ -109,7 +109,7 @@ def check_tokenizer(
         Violation(
             path=path,
             value=str(tokenizer.path),
-            rule=f"is another tokenizer than the checkpoint's (sha256 {_short(tokenizer.sha256)}{sizes}): the token ids"
+            message=f"is another tokenizer than the checkpoint's (sha256 {_short(tokenizer.sha256)}{sizes}): the token ids"
             f" that the model has learned mean something else in it ({checkpoint})",
             fix=f"use {theirs}{otherwise}",
         )
@@ -133,7 +133,7 @@ def check_vocab_size(
         Violation(
             path=path,
             value=vocab_size,
-            rule=f"differs from the checkpoint's {state.vocab_size} tokens ({checkpoint})",
+            message=f"differs from the checkpoint's {state.vocab_size} tokens ({checkpoint})",
             fix=f"use {state.vocab_size}{otherwise}",
         )
     ]

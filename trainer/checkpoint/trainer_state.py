@@ -287,4 +287,4 @@ def read_state(directory: Path) -> TrainerState:
     except (OSError, ValueError, TypeError, KeyError) as error:
         rule = f"cannot be read: {error}"
         fix = "use another checkpoint, or restore this one from a copy"
-        raise ConfigError([Violation(path=str(path), value="damaged", rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path=str(path), value="damaged", message=rule, fix=fix)]) from error

@@ -80,4 +80,4 @@ def group_options(directories: Iterable[Path] = (CONF_DIR,)) -> dict[str, list[s
 
 
 def _file_violation(path: str | Path, rule: str, fix: str) -> Violation:
-    return Violation(path="file", value=str(path), rule=rule, fix=fix)
+    return Violation(path="file", value=str(path), message=rule, fix=fix)

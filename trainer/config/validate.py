@@ -77,7 +77,7 @@ def check_packages(config: TrainConfig) -> list[Violation]:
         Violation(
             path="model.transformer_impl",
             value="transformer_engine",
-            rule="needs the package transformer_engine, which is not installed here",
+            message="needs the package transformer_engine, which is not installed here",
             fix="install transformer-engine, or use torch",
         )
     ]

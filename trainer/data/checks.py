@@ -172,7 +172,7 @@ def _check_tokenizer(prefix: str, made_by: str | None, expectation: _Expectation
         Violation(
             path=str(shard_file(prefix, MANIFEST_SUFFIX)),
             value=f"tokenizer_sha256 {made_by}",
-            rule=f"is another tokenizer than tokenizer.path={expectation.tokenizer_path}, whose sha256 is "
+            message=f"is another tokenizer than tokenizer.path={expectation.tokenizer_path}, whose sha256 is "
             f"{expectation.tokenizer_sha256}",
             fix="name the tokenizer that made the shard, or make the shard again with this one",
         )
@@ -186,7 +186,7 @@ def _check_vocabulary(prefix: str, vocab_size: int | None, expectation: _Expecta
         Violation(
             path=str(shard_file(prefix, MANIFEST_SUFFIX)),
             value=f"vocab_size {vocab_size}",
-            rule=f"has token ids beyond the model's vocabulary of {expectation.vocab_size}",
+            message=f"has token ids beyond the model's vocabulary of {expectation.vocab_size}",
             fix=f"set model.vocab_size to at least {vocab_size}, or null to take the tokenizer's",
         )
     ]
@@ -218,7 +218,7 @@ def _find_bad_id(reader: ShardReader, *, vocab_size: int, firsts: Iterable[int],
             rule = f"at token {at} is not in the model's vocabulary of {vocab_size}"
             fix = "train with the tokenizer that made the shard, or with a larger model.vocab_size"
             path = str(shard_file(reader.prefix, ".bin"))
-            return [Violation(path=path, value=f"token id {reader.tokens[at]}", rule=rule, fix=fix)]
+            return [Violation(path=path, value=f"token id {reader.tokens[at]}", message=rule, fix=fix)]
     return []
 
 
@@ -251,7 +251,7 @@ def _missing_shard(place: str, prefix: str) -> Violation:
         fix = f"no such directory: {path.parent}; make the shard with `python -m data_tools.prepare`"
     else:
         fix = f"{path.parent} holds no shards; make one with `python -m data_tools.prepare`"
-    return Violation(path=place, value=prefix, rule=rule, fix=fix)
+    return Violation(path=place, value=prefix, message=rule, fix=fix)
 
 
 def _prefixes_in(directory: Path) -> list[str]:

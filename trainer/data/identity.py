@@ -45,7 +45,7 @@ def _sample(shard: ShardReader) -> str:
                 digest.update(os.pread(file.fileno(), min(SAMPLED_BYTES, num_bytes - start), start))
     except OSError as error:
         rule, fix = f"cannot be read: {error.strerror}", "check its permissions and disk"
-        raise ConfigError([Violation(path=str(path), value="unreadable", rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path=str(path), value="unreadable", message=rule, fix=fix)]) from error
     return digest.hexdigest()
 
 

@@ -105,7 +105,7 @@ class WindowReader:
         violation = Violation(
             path=f"{source.shards[0].prefix} (data set {dataset[row]})",
             value=f"token id {flat[row, column]}",
-            rule=f"at token {int(window[row]) * source.seq_length + column} is not in the model's vocabulary of "
+            message=f"at token {int(window[row]) * source.seq_length + column} is not in the model's vocabulary of "
             f"{self.vocab_size}",
             fix="train with the tokenizer that made the shards, or with a larger model.vocab_size",
         )

@@ -162,7 +162,7 @@ class TokenDataset:
     def _lost(self, shard: int, value: str, rule: str) -> RunStopped:
         path = str(shard_file(self.shards[shard].prefix, ".bin"))
         fix = "put the file back as it was and start the run again; it goes on from its last checkpoint"
-        return RunStopped(str(Violation(path=path, value=value, rule=rule, fix=fix)), exit_code=EXIT_BAD_INPUT)
+        return RunStopped(str(Violation(path=path, value=value, message=rule, fix=fix)), exit_code=EXIT_BAD_INPUT)
 
     def _file(self, shard: int) -> BinaryIO:
         file = self._files.pop(shard, None)
@@ -199,4 +199,4 @@ def check_window_count(num_tokens: int, *, seq_length: int, path: str) -> list[V
         return []
     rule = f"is too little for one window of model.seq_length={seq_length} and its last label"
     fix = f"add shards, or use a seq_length of at most {num_tokens - 1}"
-    return [Violation(path=path, value=format_number(num_tokens, "token"), rule=rule, fix=fix)]
+    return [Violation(path=path, value=format_number(num_tokens, "token"), message=rule, fix=fix)]

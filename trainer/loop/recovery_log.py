@@ -157,4 +157,4 @@ def read_replay(replay: str) -> Replay:
     except (OSError, KeyError, TypeError, ValueError) as error:
         rule = f"cannot be replayed: {type(error).__name__}: {error}"
         fix = f"give the {FILE_NAME} of a run, or the directory of a run that has one, or null"
-        raise ConfigError([Violation(path="recovery.replay", value=replay, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path="recovery.replay", value=replay, message=rule, fix=fix)]) from error

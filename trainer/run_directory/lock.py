@@ -200,7 +200,7 @@ def cannot_write(run_directory: Path, error: OSError, *, to: str) -> Violation:
     return Violation(
         path="output_dir",
         value=str(run_directory),
-        rule=f"cannot be written: {error.strerror} ({to})",
+        message=f"cannot be written: {error.strerror} ({to})",
         fix="make room there, or choose an output_dir that has some"
         if is_full
         else "choose an output_dir that this user can create files in",
@@ -212,6 +212,6 @@ def _in_use(path: Path, owner: _Owner | None) -> Violation:
     return Violation(
         path="run_name",
         value=path.parent.name,
-        rule=f"is in use: {whose} is writing to {path.parent}",
+        message=f"is in use: {whose} is writing to {path.parent}",
         fix=f"wait for it, end it, or use another run_name (the lock is {path})",
     )

@@ -114,7 +114,7 @@ class _Problem:
     def of_override(cls, override: Override, rule: str, fix: str = "write PATH=VALUE") -> "_Problem":
         path = override.key_or_group
         value = override.input_line.partition("=")[2] if override.input_line else ""
-        return cls(violation=Violation(path=path, value=value, rule=rule, fix=fix), doubtful_path=path)
+        return cls(violation=Violation(path=path, value=value, message=rule, fix=fix), doubtful_path=path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,13 +172,13 @@ def _parse(line: str, problems: list[_Problem]) -> Override | None:
         rule = f"is no override ({first_line(error)})" if "=" in line else "is no override: it has no value"
         quoted = suggest_quoting(line)
         fix = f"quote it: {quoted}" if quoted else "write PATH=VALUE; a list is [A,B], a mapping {A:1}"
-        violation = Violation(path="override", value=line, rule=rule, fix=fix)
+        violation = Violation(path="override", value=line, message=rule, fix=fix)
         problems.append(_Problem(violation=violation, doubtful_path=path))
         return None
     if override.is_delete():
         rule, fix = "deletes, and fields can only be set", f"write {path}=VALUE, where VALUE may be null or []"
         problems.append(
-            _Problem(violation=Violation(path="override", value=line, rule=rule, fix=fix), doubtful_path=path)
+            _Problem(violation=Violation(path="override", value=line, message=rule, fix=fix), doubtful_path=path)
         )
     elif override.is_sweep_override():
         value = line.partition("=")[2]
@@ -221,7 +221,7 @@ def _load_saved(path: Path) -> DictConfig:
         return DictConfig(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         rule, fix = f"cannot be read: {first_line(error)}", "name the config.yaml of a run directory"
-        raise ConfigError([Violation(path=CONFIG_FILE, value=path, rule=rule, fix=fix)]) from error
+        raise ConfigError([Violation(path=CONFIG_FILE, value=path, message=rule, fix=fix)]) from error
 
 
 def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
@@ -236,7 +236,7 @@ def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
         violation = Violation(
             path="override",
             value=" ".join(overrides),
-            rule=f"cannot be composed: {' '.join(str(error).split())}",
+            message=f"cannot be composed: {' '.join(str(error).split())}",
             fix="correct the YAML file",
         )
         raise ConfigError([*(problem.violation for problem in request.problems), violation]) from error
@@ -297,7 +297,7 @@ def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]
                 violations[place] = Violation(
                     path=path_of(place),
                     value=show(written),
-                    rule=f"cannot be resolved: {first_line(error)}",
+                    message=f"cannot be resolved: {first_line(error)}",
                     fix="refer to a field as ${group.field}, to an environment variable as ${oc.env:NAME}",
                 )
         return values if isinstance(node, DictConfig) else list(values.values())

@@ -125,17 +125,17 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
         return _explain_unknown_key(root, place, value)
     if details["type"] == "missing":
         fix = f"set {path} to {describe_type(place.annotation)}"
-        return Violation(path=path, value="(missing)", rule="is required", fix=fix), place.loc, []
+        return Violation(path=path, value="(missing)", message="is required", fix=fix), place.loc, []
     if details["type"].startswith("union_tag"):
         tags = [tag for tag in map(tag_of, nested_schemas(place.annotation)) if tag]
         given = value.get("name") if isinstance(value, dict) else value
         violation = Violation(
-            path=f"{path}.name", value=show(given), rule="is none of the choices", fix=_choose(given, tags)
+            path=f"{path}.name", value=show(given), message="is none of the choices", fix=_choose(given, tags)
         )
         return violation, place.loc, []
     if details["type"] == BAD_PATH:
         fix = "write a path" + (", or null" if is_optional(place.annotation) else "")
-        return Violation(path=path, value=repr(value), rule=details["ctx"]["rule"], fix=fix), place.loc, []
+        return Violation(path=path, value=repr(value), message=details["ctx"]["rule"], fix=fix), place.loc, []
     members = union_members(place.annotation)
     choices = [choice for member in members for choice in _literals(member)]
     if choices and all(map(_literals, members)):
@@ -143,7 +143,7 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
     else:
         rule = f"is {describe_value(value)}, but the field takes {describe_type(place.annotation)}"
         fix = _fix_type(place.loc, value, place.annotation)
-    return Violation(path=path, value=show(value), rule=rule, fix=fix), place.loc, []
+    return Violation(path=path, value=show(value), message=rule, fix=fix), place.loc, []
 
 
 def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Violation, Loc, list[str]]:
@@ -161,7 +161,7 @@ def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Viol
     if owners:
         owner = f"{parent}={tag_of(place.schema)}"
         fix = f"leave it out, or use {parent}={either(owners)}; its fields are {', '.join(siblings)}"
-    violation = Violation(path=path_of(place.loc), value=show(value), rule=f"is no field of {owner}", fix=fix)
+    violation = Violation(path=path_of(place.loc), value=show(value), message=f"is no field of {owner}", fix=fix)
     return violation, place.loc, suggestions
 
 

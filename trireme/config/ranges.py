@@ -59,4 +59,4 @@ def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[V
         if value is not None and not isinstance(value, str) and value not in allowed:
             reason = f": {allowed.reason}" if allowed.reason else ""
             rule = f"is not {allowed}{reason}" if math.isfinite(value) else "is not finite"
-            yield Violation(path=path, value=show(value), rule=rule, fix=allowed.nearest(value))
+            yield Violation(path=path, value=show(value), message=rule, fix=allowed.nearest(value))

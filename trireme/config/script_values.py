@@ -35,7 +35,7 @@ def check_options(
         else:
             continue
         shown = repr(value) if isinstance(value, str) and not is_one_line(value) else show(value)
-        yield Violation(path=f"{path}.{name}", value=shown, rule=rule, fix=fix)
+        yield Violation(path=f"{path}.{name}", value=shown, message=rule, fix=fix)
 
 
 def check_lines(path: str, values: Mapping[str, str | None]) -> Iterator[Violation]:
@@ -47,4 +47,4 @@ def check_lines(path: str, values: Mapping[str, str | None]) -> Iterator[Violati
     for name, value in values.items():
         if value is not None and (not value.strip() or not is_one_line(value)):
             rule, fix = "is empty, or no single line", "write it in one line, or use null"
-            yield Violation(path=f"{path}.{name}", value=repr(value), rule=rule, fix=fix)
+            yield Violation(path=f"{path}.{name}", value=repr(value), message=rule, fix=fix)

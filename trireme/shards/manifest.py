@@ -65,7 +65,7 @@ def read_manifest(prefix: str | Path) -> ShardManifest | None:
     path = shard_file(prefix, MANIFEST_SUFFIX)
 
     def broken(value: Any, rule: str) -> ConfigError:
-        return ConfigError([Violation(path=str(path), value=value, rule=rule, fix=REBUILD)])
+        return ConfigError([Violation(path=str(path), value=value, message=rule, fix=REBUILD)])
 
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -146,16 +146,16 @@ def _check_against_manifest(reader: ShardReader, manifest: ShardManifest) -> lis
         value = getattr(manifest, name)
         if value != expected:
             rule = f"does not describe this shard: its index says {expected}"
-            found.append(Violation(path=path, value=f"{name} {value}", rule=rule, fix=REBUILD))
+            found.append(Violation(path=path, value=f"{name} {value}", message=rule, fix=REBUILD))
     for suffix, record in manifest.files.items():
         file = shard_file(reader.prefix, suffix)
         if not file.is_file():
             rule = "no such file, though the shard's manifest lists it"
-            found.append(Violation(path=str(file), value="missing", rule=rule, fix=REBUILD))
+            found.append(Violation(path=str(file), value="missing", message=rule, fix=REBUILD))
         elif file.stat().st_size != record["bytes"]:
             rule = f"has another size than when it was committed: its manifest expects {record['bytes']} bytes"
             found.append(
-                Violation(path=str(file), value=format_number(file.stat().st_size, "byte"), rule=rule, fix=REBUILD)
+                Violation(path=str(file), value=format_number(file.stat().st_size, "byte"), message=rule, fix=REBUILD)
             )
     return found
 
@@ -168,7 +168,7 @@ def _check_checksums(prefix: Path, manifest: ShardManifest) -> list[Violation]:
     for file, digest, record in zip(files, digests, manifest.files.values(), strict=True):
         if digest != record["sha256"]:
             rule = f"is corrupted: its manifest expects sha256 {record['sha256']}"
-            found.append(Violation(path=str(file), value=f"sha256 {digest}", rule=rule, fix=REBUILD))
+            found.append(Violation(path=str(file), value=f"sha256 {digest}", message=rule, fix=REBUILD))
     return found
 
 
@@ -186,10 +186,10 @@ def _check_index_entries(reader: ShardReader) -> list[Violation]:
         if wrong.size:
             at = int(wrong[0])
             rule = f"is corrupted: sequence {first + at} of length {lengths[at]} should start at byte {starts[at]}"
-            return [Violation(path=path, value=f"byte {pointers[at]}", rule=rule, fix=REBUILD)]
+            return [Violation(path=path, value=f"byte {pointers[at]}", message=rule, fix=REBUILD)]
         expected_start = int(ends[-1])
     indices = reader.document_indices
     if indices[0] != 0 or np.any(indices[1:] < indices[:-1]) or indices[-1] > count:
         rule = f"is corrupted: its documents do not ascend from sequence 0 to {count}"
-        return [Violation(path=path, value="document indices", rule=rule, fix=REBUILD)]
+        return [Violation(path=path, value="document indices", message=rule, fix=REBUILD)]
     return []

@@ -73,23 +73,25 @@ def _missing_files(prefix: str | Path) -> list[Violation]:
     stem = typed[:-4] if typed.endswith((".bin", ".idx")) else typed
     if stem != typed and shard_file(stem, ".idx").exists():
         return [
-            Violation(path=typed, value="a file", rule="is not a shard prefix", fix=f"leave the suffix out: {stem}")
+            Violation(path=typed, value="a file", message="is not a shard prefix", fix=f"leave the suffix out: {stem}")
         ]
     fix = "check the prefix (the path without .bin and .idx), or make the shard with `python -m data_tools.prepare`"
     paths = [shard_file(prefix, suffix) for suffix in (".idx", ".bin")]
-    return [Violation(path=str(p), value="missing", rule="no such file", fix=fix) for p in paths if not p.is_file()]
+    return [Violation(path=str(p), value="missing", message="no such file", fix=fix) for p in paths if not p.is_file()]
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
     rule = f"cannot be read: {error.strerror}"
-    return ConfigError([Violation(path=str(path), value="unreadable", rule=rule, fix="check its permissions and disk")])
+    return ConfigError(
+        [Violation(path=str(path), value="unreadable", message=rule, fix="check its permissions and disk")]
+    )
 
 
 def _parse_index(descriptor: int, path: Path) -> ShardHeader:
     found_bytes = os.fstat(descriptor).st_size
 
     def broken(value: Any, rule: str, fix: str = REBUILD) -> ConfigError:
-        return ConfigError([Violation(path=str(path), value=value, rule=rule, fix=fix)])
+        return ConfigError([Violation(path=str(path), value=value, message=rule, fix=fix)])
 
     if found_bytes == 0:
         raise broken("0 bytes", f"is empty; an index has at least {HEADER.size} bytes")
@@ -130,10 +132,10 @@ def _count_tokens(descriptor: int, path: Path, num_sequences: int, itemsize: int
     (pointer,) = struct.unpack("<q", os.pread(descriptor, 8, HEADER.size + 12 * num_sequences - 8))
     if length < 0 or pointer < 0 or pointer % itemsize:
         value, rule = f"length {length} at byte {pointer}", "is corrupted: its last entry is no place in a .bin"
-        raise ConfigError([Violation(path=str(path), value=value, rule=rule, fix=REBUILD)])
+        raise ConfigError([Violation(path=str(path), value=value, message=rule, fix=REBUILD)])
     if pointer + length == 0:
         fix = "leave this prefix out, or rebuild the shard from more text"
-        raise ConfigError([Violation(path=str(path), value="0 tokens", rule="holds no tokens", fix=fix)])
+        raise ConfigError([Violation(path=str(path), value="0 tokens", message="holds no tokens", fix=fix)])
     return pointer // itemsize + length
 
 
@@ -146,7 +148,7 @@ def _bin_problems(path: Path, header: ShardHeader) -> list[Violation]:
         return []
     kind = "is empty" if found_bytes == 0 else "is truncated" if found_bytes < header.bin_bytes else "is too long"
     rule = f"{kind}: its index expects {header.bin_bytes} bytes ({header.num_tokens} tokens of {header.dtype.itemsize})"
-    return [Violation(path=str(path), value=format_number(found_bytes, "byte"), rule=rule, fix=REBUILD)]
+    return [Violation(path=str(path), value=format_number(found_bytes, "byte"), message=rule, fix=REBUILD)]
 
 
 WRITE_CHUNK_BYTES = 4 << 20
@@ -280,7 +282,7 @@ class ShardWriter:
         """
         if not self.num_tokens:
             rule, fix = "no tokens were written", "leave the shard out, or give it documents"
-            raise ConfigError([Violation(path=str(self.prefix), value="0 tokens", rule=rule, fix=fix)])
+            raise ConfigError([Violation(path=str(self.prefix), value="0 tokens", message=rule, fix=fix)])
         self._flush()
         self._stream.flush()
         os.fsync(self._stream.fileno())

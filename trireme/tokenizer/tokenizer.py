@@ -43,7 +43,7 @@ class Tokenizer:
                 rule = "is a directory"
                 inside = [name for name in ("tokenizer.model", HUGGINGFACE_NAME) if (self.path / name).is_file()]
                 fix = f"use {' or '.join(str(self.path / name) for name in inside)}" if inside else fix
-            raise ConfigError([Violation(path="tokenizer.path", value=path, rule=rule, fix=fix)])
+            raise ConfigError([Violation(path="tokenizer.path", value=path, message=rule, fix=fix)])
         self._model = self._open()
 
     @property
@@ -127,7 +127,7 @@ class Tokenizer:
             )
             rule = f"is no {what} ({error})"
             fix = "name a .model or a tokenizer.json file, or train the tokenizer again"
-            raise ConfigError([Violation(path="tokenizer.path", value=self.path, rule=rule, fix=fix)]) from error
+            raise ConfigError([Violation(path="tokenizer.path", value=self.path, message=rule, fix=fix)]) from error
 
 
 class IncrementalDecoder:

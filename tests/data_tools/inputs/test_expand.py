@@ -51,7 +51,7 @@ def test_lists_of_common_crawl_name_files_on_its_server(tmp_path):
 def test_a_file_that_a_list_names_wrongly_is_told(tmp_path):
     (tmp_path / "a.paths").write_text("none.warc\n")
     files, (violation,) = resolve(tmp_path / "a.paths")
-    assert not files and violation.rule == "no such file" and violation.value == str(tmp_path / "none.warc")
+    assert not files and violation.message == "no such file" and violation.value == str(tmp_path / "none.warc")
 
 
 def test_a_wacz_stands_for_its_archives(tmp_path):
@@ -92,7 +92,7 @@ def test_the_command_reads_a_wacz(tmp_path):
 def test_other_containers_are_named(tmp_path, name, kind, rule):
     (tmp_path / name).write_bytes(b"7z\xbc\xaf")
     files, (violation,) = resolve(tmp_path / name, kind=kind)
-    assert not files and violation.rule == rule and "FILE" not in violation.fix
+    assert not files and violation.message == rule and "FILE" not in violation.fix
 
 
 def test_files_in_a_zip_are_named_by_a_pattern(tmp_path):

@@ -42,7 +42,7 @@ def test_what_is_no_file_is_refused(tmp_path, name, rule):
     (tmp_path / "directory").mkdir()
     files, (violation,) = resolve(tmp_path / name)
     assert not files
-    assert (violation.path, violation.rule) == ("sources[0].paths[0]", rule)
+    assert (violation.path, violation.message) == ("sources[0].paths[0]", rule)
 
 
 def test_unreadable_files_can_be_skipped(tmp_path):
@@ -114,7 +114,7 @@ def test_forbidden_files_are_refused_or_skipped(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "a.txt").chmod(0)
     (violation,) = resolve(tmp_path / "a.txt")[1]
-    assert violation.rule.startswith("cannot be read")
+    assert violation.message.startswith("cannot be read")
     (file,), violations = resolve(tmp_path / "a.txt", skip_unreadable=True)
     assert not violations
     with open_input(file) as stream, pytest.raises(UnreadableInputError, match="PermissionError"):

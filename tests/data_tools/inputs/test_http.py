@@ -255,7 +255,7 @@ def test_addresses_that_cannot_be_read_are_refused_or_skipped():
             source = SourceConfig(name="s", kind="text", paths=[base + "f"])
             files, (violation,) = resolve_inputs([source])
             assert not files
-            assert violation.rule == expected
+            assert violation.message == expected
         source = SourceConfig(name="s", kind="text", paths=[paths[1]], skip_unreadable=True)
         (file,), violations = resolve_inputs([source])
     assert not violations

@@ -16,7 +16,7 @@ def _end_of_document_is_known(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path=_EOD,
             value="null",
-            rule="leaves open where documents end while tokenizer.path is null, and data.reset_attention_mask,"
+            message="leaves open where documents end while tokenizer.path is null, and data.reset_attention_mask,"
             " data.reset_position_ids or data.eod_mask_loss asks for it",
             fix="set data.eod_token_id to the token that ends documents, or tokenizer.path to the tokenizer",
         )
@@ -29,7 +29,7 @@ def _end_of_document_is_a_token(config: TrainConfig, world_size: int | None) -> 
         yield Violation(
             path=_EOD,
             value=eod,
-            rule=f"is no token of the model.vocab_size={vocab_size} tokens",
+            message=f"is no token of the model.vocab_size={vocab_size} tokens",
             fix=f"use 0 to {vocab_size - 1}",
         )
 
@@ -45,7 +45,7 @@ def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) ->
             yield Violation(
                 path=f"data.{name}",
                 value=show(value),
-                rule="is not supported by the kernels of model.transformer_impl=transformer_engine",
+                message="is not supported by the kernels of model.transformer_impl=transformer_engine",
                 fix="use false, or model.transformer_impl torch",
             )
 

@@ -15,7 +15,7 @@ def _zero_0_is_for_fp32(config: TrainConfig, world_size: int | None) -> Iterator
         yield Violation(
             path="engine.zero_stage",
             value=0,
-            rule=f"keeps no fp32 master weights, and precision.params_dtype={dtype} needs them",
+            message=f"keeps no fp32 master weights, and precision.params_dtype={dtype} needs them",
             fix="use engine.zero_stage=1, or engine=megatron engine.use_distributed_optimizer=false, or"
             " precision.params_dtype=fp32",
         )
@@ -27,7 +27,7 @@ def _gradients_in_params_dtype_need_megatron(config: TrainConfig, world_size: in
         yield Violation(
             path="precision.grad_accumulation_dtype",
             value="params_dtype",
-            rule="is not supported by engine=deepspeed, which adds gradients up in fp32 only",
+            message="is not supported by engine=deepspeed, which adds gradients up in fp32 only",
             fix="use fp32, or engine=megatron",
         )
 
@@ -41,14 +41,14 @@ def _overlapped_gather_has_something_to_gather(config: TrainConfig, world_size: 
         yield Violation(
             path="engine.overlap_param_gather",
             value="true",
-            rule="gathers weights, and with engine.use_distributed_optimizer=false every rank updates all of its own",
+            message="gathers weights, and with engine.use_distributed_optimizer=false every rank updates all of its own",
             fix="use false, or engine.use_distributed_optimizer=true",
         )
     if not engine.overlap_grad_reduce:
         yield Violation(
             path="engine.overlap_param_gather",
             value="true",
-            rule="gathers the buckets that engine.overlap_grad_reduce reduces, and without it there is one bucket",
+            message="gathers the buckets that engine.overlap_grad_reduce reduces, and without it there is one bucket",
             fix="use false, or engine.overlap_grad_reduce=true",
         )
 
@@ -67,14 +67,14 @@ def _loss_scales_are_powers_of_two(config: TrainConfig, world_size: int | None) 
             yield Violation(
                 path=name,
                 value=value,
-                rule="is no power of two, and only those scale a loss and its gradients without rounding",
+                message="is no power of two, and only those scale a loss and its gradients without rounding",
                 fix=f"use {either([below, 2 * below])}",
             )
     if precision.min_loss_scale > precision.initial_loss_scale:
         yield Violation(
             path="precision.min_loss_scale",
             value=precision.min_loss_scale,
-            rule=f"is more than precision.initial_loss_scale={precision.initial_loss_scale}",
+            message=f"is more than precision.initial_loss_scale={precision.initial_loss_scale}",
             fix=f"use {precision.initial_loss_scale} or less, or precision.initial_loss_scale"
             f" {precision.min_loss_scale} or more",
         )
@@ -89,14 +89,14 @@ def _fp8_needs_transformer_engine(config: TrainConfig, world_size: int | None) -
         yield Violation(
             path="precision.fp8",
             value=fp8,
-            rule=f"needs the kernels of Transformer Engine, and model.transformer_impl={implementation} has none",
+            message=f"needs the kernels of Transformer Engine, and model.transformer_impl={implementation} has none",
             fix="use null, or model.transformer_impl=transformer_engine",
         )
     if config.precision.params_dtype == "fp32":
         yield Violation(
             path="precision.fp8",
             value=fp8,
-            rule="multiplies what is kept in 16 bits otherwise, and precision.params_dtype=fp32",
+            message="multiplies what is kept in 16 bits otherwise, and precision.params_dtype=fp32",
             fix="use null, or precision.params_dtype=bf16",
         )
 

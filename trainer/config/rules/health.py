@@ -13,7 +13,7 @@ def _there_are_copies(config: TrainConfig, world_size: int | None) -> Iterator[V
         yield Violation(
             path="health.replica_check_interval",
             value=config.health.replica_check_interval,
-            rule="compares copies of weights, and engine.zero_stage=3 leaves none",
+            message="compares copies of weights, and engine.zero_stage=3 leaves none",
             fix="use 0, or engine.zero_stage 0, 1 or 2",
         )
 
@@ -25,7 +25,7 @@ def _copies_are_whole_after_a_step(config: TrainConfig, world_size: int | None) 
         yield Violation(
             path="health.replica_check_interval",
             value=config.health.replica_check_interval,
-            rule="compares copies of weights after a step, and engine.overlap_param_gather=true gathers them during the"
+            message="compares copies of weights after a step, and engine.overlap_param_gather=true gathers them during the"
             " next one",
             fix="use 0, or engine.overlap_param_gather=false",
         )

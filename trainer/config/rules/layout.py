@@ -33,14 +33,14 @@ def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="world_size",
             value=world_size,
-            rule=f"is not {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
+            message=f"is not {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
             fix=f"start {format_number(model_parallel_size * dp_size, 'process')}{other}",
         )
     elif dp_size is None and world_size % model_parallel_size:
         yield Violation(
             path="world_size",
             value=world_size,
-            rule=f"is no multiple of {product} = {model_parallel_size}",
+            message=f"is no multiple of {product} = {model_parallel_size}",
             fix=f"start {either(nearest_multiples(world_size, model_parallel_size))} processes, or choose sizes whose"
             f" product is {either(nearest_values(model_parallel_size, divisors(world_size)))}",
         )
@@ -93,7 +93,7 @@ def _tensor_parallel_divides_the_model(config: TrainConfig, world_size: int | No
         yield Violation(
             path=_TP,
             value=tp_size,
-            rule=f"does not divide {path}={written}{note}",
+            message=f"does not divide {path}={written}{note}",
             fix=f"use {_tensor_parallel_sizes(config)}, or {other}",
         )
 
@@ -109,7 +109,7 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path=_VP,
             value=chunks_per_stage,
-            rule=f"interleaves the stages of a pipeline, and {_PP}=1",
+            message=f"interleaves the stages of a pipeline, and {_PP}=1",
             fix=f"use null, or {_PP} 2 or more",
         )
         return
@@ -120,7 +120,7 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path="training.global_batch_size",
             value=training.global_batch_size,
-            rule=f"gives {format_number(num_microbatches, 'micro batch')}, no multiple of {_PP}={stages}, which {_VP}="
+            message=f"gives {format_number(num_microbatches, 'micro batch')}, no multiple of {_PP}={stages}, which {_VP}="
             f"{chunks_per_stage} needs",
             fix=f"use training.global_batch_size {either(sizes)}, or {_VP} null",
         )
@@ -132,7 +132,7 @@ def _sequence_parallel_needs_tensor_parallel(config: TrainConfig, world_size: in
         yield Violation(
             path="parallel.sequence_parallel",
             value="true",
-            rule=f"shards activations over tensor-parallel processes, and {_TP}=1",
+            message=f"shards activations over tensor-parallel processes, and {_TP}=1",
             fix=f"use false, or {_TP} 2 or more",
         )
 
@@ -152,7 +152,7 @@ def _sequence_is_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="model.seq_length",
             value=seq_length,
-            rule=f"cannot be cut into equal parts for {' and '.join(factors)}: it is no multiple of {parts}",
+            message=f"cannot be cut into equal parts for {' and '.join(factors)}: it is no multiple of {parts}",
             fix=f"use {either(nearest_multiples(seq_length, parts))}",
         )
 
@@ -173,7 +173,7 @@ def _exchanged_heads_are_whole(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="parallel.cp_comm_type",
             value="a2a",
-            rule=f"exchanges whole heads, and {_CP}={cp_size} does not divide the {local_groups} key-value heads of a"
+            message=f"exchanges whole heads, and {_CP}={cp_size} does not divide the {local_groups} key-value heads of a"
             f" process (model.num_query_groups={groups} / {_TP}={tp_size})",
             fix=f"use all_gather, or {_CP} {either(nearest_values(cp_size, divisors(local_groups)))}",
         )

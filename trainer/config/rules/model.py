@@ -17,7 +17,7 @@ def _heads_divide_hidden_size(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="model.hidden_size",
             value=model.hidden_size,
-            rule=f"is no multiple of model.num_attention_heads={model.num_attention_heads} while model.kv_channels is"
+            message=f"is no multiple of model.num_attention_heads={model.num_attention_heads} while model.kv_channels is"
             " null",
             fix=f"use model.hidden_size {either(sizes)}, or model.num_attention_heads {either(heads)}, or set"
             " model.kv_channels",
@@ -32,7 +32,7 @@ def _groups_divide_heads(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path="model.num_query_groups",
             value=model.num_query_groups,
-            rule=f"does not divide model.num_attention_heads={model.num_attention_heads}",
+            message=f"does not divide model.num_attention_heads={model.num_attention_heads}",
             fix=f"use {either(groups)}",
         )
 
@@ -45,7 +45,7 @@ def _rotary_channels_are_even(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="model.kv_channels",
             value="null" if model.kv_channels is None else model.kv_channels,
-            rule=f"gives heads of {model.head_size} channels ({source}), and rotary embeddings turn pairs of channels",
+            message=f"gives heads of {model.head_size} channels ({source}), and rotary embeddings turn pairs of channels",
             fix=f"use {either(nearest_multiples(model.head_size, 2))}",
         )
 
@@ -57,7 +57,7 @@ def _scaling_needs_rope(config: TrainConfig, world_size: int | None) -> Iterator
         yield Violation(
             path="model.rope_scaling_factor",
             value=model.rope_scaling_factor,
-            rule=f"has nothing to scale with model.position_embedding_type={model.position_embedding_type}",
+            message=f"has nothing to scale with model.position_embedding_type={model.position_embedding_type}",
             fix="use null, or model.position_embedding_type=rope",
         )
 
@@ -68,7 +68,7 @@ def _vocabulary_is_known(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path="model.vocab_size",
             value="null",
-            rule="leaves the vocabulary unknown while tokenizer.path is null",
+            message="leaves the vocabulary unknown while tokenizer.path is null",
             fix="set tokenizer.path to the tokenizer's model file, or model.vocab_size to a number of tokens",
         )
 

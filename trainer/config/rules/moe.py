@@ -43,7 +43,7 @@ def _dense_models_have_no_experts(config: TrainConfig, world_size: int | None) -
             yield Violation(
                 path=path,
                 value=show(value),
-                rule=f"is about experts, and {_EXPERTS} is null",
+                message=f"is about experts, and {_EXPERTS} is null",
                 fix=f"use {show(dense)}, or set {_EXPERTS}",
             )
 
@@ -62,7 +62,7 @@ def _layer_pattern_fits(config: TrainConfig, world_size: int | None) -> Iterator
     yield Violation(
         path=_FREQUENCY,
         value=show(pattern),
-        rule=problem,
+        message=problem,
         fix="use [1] for experts in all layers"
         + (", [1, 0] for every second" if num_layers % 2 == 0 else "")
         + f", or one entry for each of the {num_layers} layers",
@@ -76,7 +76,7 @@ def _tokens_find_enough_experts(config: TrainConfig, world_size: int | None) -> 
         yield Violation(
             path=_TOP_K,
             value=model.moe_router_topk,
-            rule=f"is more than {_EXPERTS}={model.num_moe_experts}",
+            message=f"is more than {_EXPERTS}={model.num_moe_experts}",
             fix=f"use 1 to {model.num_moe_experts}",
         )
 
@@ -93,7 +93,7 @@ def _one_expert_needs_softmax_over_all(config: TrainConfig, world_size: int | No
         yield Violation(
             path="model.moe_router_pre_softmax",
             value="false",
-            rule=f"takes the softmax over the one expert that {_TOP_K}=1 chooses: its weight is always 1, and the"
+            message=f"takes the softmax over the one expert that {_TOP_K}=1 chooses: its weight is always 1, and the"
             " router learns nothing",
             fix=f"use true, or {_TOP_K} 2 or more, or model.moe_router_score_function=sigmoid",
         )
@@ -109,14 +109,14 @@ def _experts_take_no_biases_when_cut(config: TrainConfig, world_size: int | None
         yield Violation(
             path="model.add_bias_linear",
             value="true",
-            rule=f"gives biases to all linear layers, and the shared expert of {_SHARED} takes none",
+            message=f"gives biases to all linear layers, and the shared expert of {_SHARED} takes none",
             fix=f"use false, or {_SHARED} null",
         )
     if _expert_tp_size(config) > 1:
         yield Violation(
             path="model.add_bias_linear",
             value="true",
-            rule=f"gives biases to experts, whose matrices {_expert_tp_size(config)} processes share, and each of them"
+            message=f"gives biases to experts, whose matrices {_expert_tp_size(config)} processes share, and each of them"
             " would add the bias",
             fix=f"use false, or {_ETP} 1",
         )
@@ -128,7 +128,7 @@ def _experts_are_torch_layers(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="model.transformer_impl",
             value=config.model.transformer_impl,
-            rule="has no mixture of experts here",
+            message="has no mixture of experts here",
             fix=f"use torch, or {_EXPERTS} null",
         )
 
@@ -140,7 +140,7 @@ def _expert_parallel_divides_experts(config: TrainConfig, world_size: int | None
         yield Violation(
             path=_EP,
             value=ep_size,
-            rule=f"does not divide {_EXPERTS}={num_experts}",
+            message=f"does not divide {_EXPERTS}={num_experts}",
             fix=f"use {either(nearest_values(ep_size, divisors(num_experts)))}",
         )
 
@@ -160,7 +160,7 @@ def _experts_are_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path=path,
             value=expert_tp_size,
-            rule=f"does not divide {name}={width}, the width of an expert",
+            message=f"does not divide {name}={width}, the width of an expert",
             fix=f"use {_ETP} {either(divisors(math.gcd(width, expert_tp_size)))}, or {name}"
             f" {either(nearest_multiples(width, expert_tp_size))}",
         )
@@ -169,7 +169,7 @@ def _experts_are_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path=_TP,
             value=parallel.tensor_model_parallel_size,
-            rule=f"does not divide {_SHARED}={shared}",
+            message=f"does not divide {_SHARED}={shared}",
             fix=f"use {either(nearest_values(parallel.tensor_model_parallel_size, divisors(shared)))}",
         )
 
@@ -184,7 +184,7 @@ def _tensor_parallel_experts_need_split_sequences(config: TrainConfig, world_siz
         yield Violation(
             path="parallel.sequence_parallel",
             value="false",
-            rule=f"lets all {_TP}={parallel.tensor_model_parallel_size} processes send the same tokens to the experts",
+            message=f"lets all {_TP}={parallel.tensor_model_parallel_size} processes send the same tokens to the experts",
             fix=f"use true, or {_TP} 1",
         )
 
@@ -202,7 +202,7 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
     yield Violation(
         path=_EP,
         value=ep_size,
-        rule=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
+        message=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
         f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} *"
         f" {_CP}={parallel.context_parallel_size} * data-parallel size {dp_size})",
         fix=f"use {either(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
@@ -221,12 +221,14 @@ def _shared_experts_need_megatron(config: TrainConfig, world_size: int | None) -
         return
     rule = "makes fewer ranks share an expert's gradients than share the others, and engine=deepspeed sums all alike"
     if parallel.expert_model_parallel_size > 1:
-        yield Violation(path=_EP, value=parallel.expert_model_parallel_size, rule=rule, fix="use 1, or engine=megatron")
+        yield Violation(
+            path=_EP, value=parallel.expert_model_parallel_size, message=rule, fix="use 1, or engine=megatron"
+        )
     elif _expert_tp_size(config) != parallel.tensor_model_parallel_size:
         yield Violation(
             path=_ETP,
             value=_expert_tp_size(config),
-            rule=rule.replace("fewer", "other"),
+            message=rule.replace("fewer", "other"),
             fix="use null, or engine=megatron",
         )
 
@@ -239,7 +241,7 @@ def _recomputed_modules_exist(config: TrainConfig, world_size: int | None) -> It
             yield Violation(
                 path="parallel.recompute_modules",
                 value=show(modules),
-                rule=f"names {module}, and no layer has one: "
+                message=f"names {module}, and no layer has one: "
                 + ("all have experts" if module == "mlp" else f"{_EXPERTS} is null"),
                 fix=f"use {other} instead",
             )

@@ -45,7 +45,7 @@ def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path=path,
             value=show(value),
-            rule=f"cuts layers into pipeline stages, and {_PP}=1",
+            message=f"cuts layers into pipeline stages, and {_PP}=1",
             fix=f"use {'false' if value is True else 'null'}, or {_PP} 2 or more",
         )
     elif _clashes(named):
@@ -53,7 +53,7 @@ def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path=path,
             value=show(value),
-            rule=f"names the layers of the stages, and so does {' and '.join(f'{o}={show(v)}' for o, v in others)}",
+            message=f"names the layers of the stages, and so does {' and '.join(f'{o}={show(v)}' for o, v in others)}",
             fix="keep the sizes of the first and last stage, or what is accounted for, or the layout, and set the"
             " others to null or false",
         )
@@ -82,7 +82,7 @@ def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterat
     yield Violation(
         path="model.num_layers",
         value=layers,
-        rule=f"{what} is no multiple of {factors}, so stages would differ".lstrip(),
+        message=f"{what} is no multiple of {factors}, so stages would differ".lstrip(),
         fix=f"use model.num_layers {either(size for size in multiples if size > 0)}"
         + (f", or {_PP} {either(nearest)}" if nearest else f", or {_VP} null")
         + f", or {written}",
@@ -101,7 +101,7 @@ def _ends_do_not_fit(config: TrainConfig, ends: dict[str, object], written: str)
     return Violation(
         path="model.num_layers",
         value=layers,
-        rule=f"with {given} does not fit: it leaves {format_number(rest, 'layer')} for"
+        message=f"with {given} does not fit: it leaves {format_number(rest, 'layer')} for"
         f" {format_number(others, 'equal stage')}{chunked}",
         fix=f"choose sizes that {wanted}{even}, or {written}",
     )
@@ -126,7 +126,7 @@ def _layout_holds_the_model(config: TrainConfig, world_size: int | None) -> Iter
         rule = f"has {format_number(num_layers, 'layer')}, and model.num_layers is {layers}"
     else:
         return
-    yield Violation(path=_LAYOUT, value=text, rule=rule, fix=f"use {write_layout(layers, num_chunks)} or the like")
+    yield Violation(path=_LAYOUT, value=text, message=rule, fix=f"use {write_layout(layers, num_chunks)} or the like")
 
 
 RULES = (_split_is_named_once, _stages_divide_layers, _layout_holds_the_model)

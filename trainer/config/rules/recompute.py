@@ -43,14 +43,14 @@ def _recompute_settings_belong_together(config: TrainConfig, world_size: int | N
             yield Violation(
                 path=path,
                 value=show(value),
-                rule=f"leaves open what {_GRANULARITY}={granularity} recomputes",
+                message=f"leaves open what {_GRANULARITY}={granularity} recomputes",
                 fix=f"use {examples[path]}, or {_GRANULARITY} null",
             )
         if path not in used and value != empty:
             yield Violation(
                 path=path,
                 value=show(value),
-                rule=f"means nothing with {_GRANULARITY}={show(granularity)}",
+                message=f"means nothing with {_GRANULARITY}={show(granularity)}",
                 fix=f"use {show(empty)}, or {_GRANULARITY} {others[path]}",
             )
 
@@ -74,7 +74,7 @@ def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | Non
         fix = f"use 1 to {sizes[-1]}"
     else:
         return
-    yield Violation(path=_NUM_LAYERS, value=unit, rule=rule, fix=fix)
+    yield Violation(path=_NUM_LAYERS, value=unit, message=rule, fix=fix)
 
 
 @reads("parallel.defer_embedding_wgrad_compute")
@@ -84,7 +84,7 @@ def _embedding_gradient_is_not_deferred(config: TrainConfig, world_size: int | N
         yield Violation(
             path="parallel.defer_embedding_wgrad_compute",
             value="true",
-            rule="needs Apex's fused kernel that adds weight gradients to main_grad (gradient_accumulation_fusion),"
+            message="needs Apex's fused kernel that adds weight gradients to main_grad (gradient_accumulation_fusion),"
             " which neither engine's layers use",
             fix="use false; a shorter pipeline flush also comes from parallel.virtual_pipeline_model_parallel_size",
         )

@@ -21,7 +21,7 @@ def _acting_needs_checkpoints(config: TrainConfig, world_size: int | None) -> It
             yield Violation(
                 path=f"recovery.{name}",
                 value="act",
-                rule="goes back to a checkpoint, and checkpoint.save_interval=0 saves none on the way",
+                message="goes back to a checkpoint, and checkpoint.save_interval=0 saves none on the way",
                 fix="set checkpoint.save_interval 500 or another positive number, or use warn",
             )
 
@@ -45,7 +45,7 @@ def _checkpoints_reach_back(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="checkpoint.keep_last",
             value=checkpoint.keep_last,
-            rule=f"keeps {format_number(kept, 'step')} of checkpoints every checkpoint.save_interval="
+            message=f"keeps {format_number(kept, 'step')} of checkpoints every checkpoint.save_interval="
             f"{checkpoint.save_interval} steps, and acting on a spike goes back {needed} (recovery.skip_steps_before="
             f"{recovery.skip_steps_before} + recovery.spike_patience={recovery.spike_patience})",
             fix=f"use checkpoint.keep_last {enough} or more, or 0, which keeps all",
@@ -59,7 +59,7 @@ def _replay_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
         yield Violation(
             path="recovery.replay",
             value=replay,
-            rule="does not exist",
+            message="does not exist",
             fix="give the recovery.jsonl of a run, or the directory of a run that has one, or null",
         )
 

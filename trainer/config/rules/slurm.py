@@ -58,12 +58,12 @@ def _warning_comes_before_the_end(config: TrainConfig, world_size: int | None) -
     seconds = time_limit_seconds(slurm.time_limit)
     if not seconds:
         rule, fix = "is no time limit that sbatch knows", "write minutes, HH:MM:SS, D-HH or D-HH:MM:SS"
-        yield Violation(path="cluster.slurm.time_limit", value=slurm.time_limit, rule=rule, fix=fix)
+        yield Violation(path="cluster.slurm.time_limit", value=slurm.time_limit, message=rule, fix=fix)
     elif slurm.warn_seconds * 2 > seconds:
         yield Violation(
             path="cluster.slurm.warn_seconds",
             value=slurm.warn_seconds,
-            rule=f"is more than half of cluster.slurm.time_limit={slurm.time_limit}, so little is trained before the"
+            message=f"is more than half of cluster.slurm.time_limit={slurm.time_limit}, so little is trained before the"
             " warning",
             fix=f"use {seconds // 2} or less" if seconds > 1 else "use a longer time limit",
         )
@@ -89,7 +89,7 @@ def _environment_can_be_set(config: TrainConfig, world_size: int | None) -> Iter
             yield Violation(
                 path=f"cluster.slurm.environment.{name}",
                 value=value,
-                rule="holds a ${ that refers to no variable",
+                message="holds a ${ that refers to no variable",
                 fix="write ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}",
             )
 
@@ -99,10 +99,10 @@ def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[
     for name, value in environment.items():
         if not _VARIABLE.fullmatch(name):
             fix = "use letters, digits and _, and no digit first"
-            yield Violation(path=f"{path}.{name}", value=show(value), rule="is no name of a variable", fix=fix)
+            yield Violation(path=f"{path}.{name}", value=show(value), message="is no name of a variable", fix=fix)
         elif value is None or isinstance(value, dict | list):
             rule, fix = "is no single value", "write text or a number, '' for empty text"
-            yield Violation(path=f"{path}.{name}", value=show(value), rule=rule, fix=fix)
+            yield Violation(path=f"{path}.{name}", value=show(value), message=rule, fix=fix)
 
 
 @reads("cluster.slurm.container.mounts")
@@ -111,12 +111,12 @@ def _mounts_have_two_ends(config: TrainConfig, world_size: int | None) -> Iterat
         path = f"cluster.slurm.container.mounts[{number}]"
         if "," in ":".join(mount.split(":")[:2]):
             rule, fix = "holds a comma, which ends an entry of the runtime's list", "mount a directory without one"
-            yield Violation(path=path, value=mount, rule=rule, fix=fix)
+            yield Violation(path=path, value=mount, message=rule, fix=fix)
         elif not _MOUNT.fullmatch(mount):
             yield Violation(
                 path=path,
                 value=mount,
-                rule="is not SOURCE:TARGET or SOURCE:TARGET:FLAGS",
+                message="is not SOURCE:TARGET or SOURCE:TARGET:FLAGS",
                 fix=f"write {mount.partition(':')[0]}:{mount.partition(':')[0]}",
             )
 
@@ -133,7 +133,7 @@ def _suffix_is_of_a_host_name(config: TrainConfig, world_size: int | None) -> It
     if suffix is not None and not re.fullmatch(r"[A-Za-z0-9.-]+", suffix):
         rule, fix = "is no end of a host name", "use letters, digits, hyphens and dots, or null"
         path = "cluster.slurm.rendezvous_host_suffix"
-        yield Violation(path=path, value=repr(suffix), rule=rule, fix=fix)
+        yield Violation(path=path, value=repr(suffix), message=rule, fix=fix)
 
 
 @reads(*(f"cluster.slurm.{name}" for name in (*_LINES, "mail_type", "container.image")))
@@ -152,14 +152,14 @@ def _cpus_are_counted_once(config: TrainConfig, world_size: int | None) -> Itera
     path = "cluster.slurm.cpus_per_gpu"
     if slurm.cpus_per_task is not None:
         rule, fix = f"says what cluster.slurm.cpus_per_task={slurm.cpus_per_task} says, too", "use null for one of them"
-        yield Violation(path=path, value=slurm.cpus_per_gpu, rule=rule, fix=fix)
+        yield Violation(path=path, value=slurm.cpus_per_gpu, message=rule, fix=fix)
     if config.cluster.gpus_per_node is None or slurm.gpu_option == "none":
         asked = "cluster.gpus_per_node=null" if slurm.gpu_option != "none" else "cluster.slurm.gpu_option=none"
         rule, fix = (
             f"counts CPUs for each GPU, and {asked} asks Slurm for none",
             "use null, and cluster.slurm.cpus_per_task",
         )
-        yield Violation(path=path, value=slurm.cpus_per_gpu, rule=rule, fix=fix)
+        yield Violation(path=path, value=slurm.cpus_per_gpu, message=rule, fix=fix)
 
 
 RULES = (

@@ -24,7 +24,7 @@ def _run_name_is_plain(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path="run_name",
             value=repr(name),
-            rule="is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first), and it names a"
+            message="is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first), and it names a"
             " directory",
             fix=f"use {plain}",
         )
@@ -38,14 +38,14 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="output_dir",
             value=config.output_dir,
-            rule=f"cannot hold the run directory {directory}: {existing} is a file",
+            message=f"cannot hold the run directory {directory}: {existing} is a file",
             fix="name a directory that you can write to",
         )
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield Violation(
             path="output_dir",
             value=config.output_dir,
-            rule=f"cannot hold the run directory {directory}: you may not write to {existing}",
+            message=f"cannot hold the run directory {directory}: you may not write to {existing}",
             fix="name a directory that you can write to",
         )
 
@@ -60,7 +60,7 @@ def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
         yield Violation(
             path="resume",
             value=resume,
-            rule="is not auto, never or restart, and no such path exists",
+            message="is not auto, never or restart, and no such path exists",
             fix=f"{hint}use {nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
             " directory",
         )
@@ -86,7 +86,7 @@ def _tokenizer_exists(config: TrainConfig, world_size: int | None) -> Iterator[V
         yield Violation(
             path="tokenizer.path",
             value=path,
-            rule=f"is not the tokenizer's model file: it {what}",
+            message=f"is not the tokenizer's model file: it {what}",
             fix="name the .model file that the shards were made with, or use null and set model.vocab_size",
         )
 
@@ -98,12 +98,15 @@ def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violat
             yield Violation(
                 path=f"{place}.weight",
                 value=show(dataset.weight),
-                rule="is no positive finite number",
+                message="is no positive finite number",
                 fix="use a weight such as 1.0, or leave the data set out",
             )
         if not dataset.paths:
             yield Violation(
-                path=f"{place}.paths", value="[]", rule="names no shard", fix=f"write {place}.paths as [/path/prefix]"
+                path=f"{place}.paths",
+                value="[]",
+                message="names no shard",
+                fix=f"write {place}.paths as [/path/prefix]",
             )
         for prefix in dataset.paths:
             stem = prefix.removesuffix(".bin").removesuffix(".idx")
@@ -111,7 +114,7 @@ def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violat
                 yield Violation(
                     path=f"{place}.paths",
                     value=prefix,
-                    rule="is a file, and a shard is named by its prefix (PREFIX.bin and PREFIX.idx)",
+                    message="is a file, and a shard is named by its prefix (PREFIX.bin and PREFIX.idx)",
                     fix=f"use {stem}",
                 )
 
@@ -122,7 +125,7 @@ def _datasets_are_named(config: TrainConfig, world_size: int | None) -> Iterator
         yield Violation(
             path="data.train",
             value="[]",
-            rule="names no data to train on",
+            message="names no data to train on",
             fix="write 'data.train=[{paths:[/path/prefix]}]' (the shard /path/prefix.bin and .idx)",
         )
     yield from _check_datasets("data.train", config.data.train)

@@ -34,7 +34,7 @@ def _global_batch_is_whole_micro_batches(config: TrainConfig, world_size: int | 
     yield Violation(
         path="training.global_batch_size",
         value=training.global_batch_size,
-        rule=f"is no multiple of {factors}",
+        message=f"is no multiple of {factors}",
         fix=fix,
     )
 
@@ -46,7 +46,7 @@ def _stop_is_inside_the_run(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="training.stop_after_step",
             value=stop,
-            rule=f"is after the end of the run, training.train_iters={train_iters}",
+            message=f"is after the end of the run, training.train_iters={train_iters}",
             fix=f"use 1 to {train_iters}, or null to run to the end",
         )
 
@@ -59,7 +59,7 @@ def _warmup_ends_before_decay(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="lr_schedule.warmup_steps",
             value=schedule.warmup_steps,
-            rule=f"is after the end of the decay, {end}={decay_steps}",
+            message=f"is after the end of the decay, {end}={decay_steps}",
             fix=f"use lr_schedule.warmup_steps 0 to {decay_steps}, null for a tenth of the steps, or {end}"
             f" {schedule.warmup_steps} or more",
         )
@@ -72,7 +72,7 @@ def _decay_ends_inside_the_run(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="lr_schedule.decay_steps",
             value=decay_steps,
-            rule=f"is after the end of the run, training.train_iters={train_iters}",
+            message=f"is after the end of the run, training.train_iters={train_iters}",
             fix=f"use {train_iters} or less; for the first part of a longer run set training.train_iters={decay_steps}"
             f" and training.stop_after_step={train_iters}",
         )
@@ -85,7 +85,7 @@ def _min_lr_is_below_the_peak(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="lr_schedule.min_lr",
             value=min_lr,
-            rule=f"is above the peak, optimizer.lr={lr}",
+            message=f"is above the peak, optimizer.lr={lr}",
             fix=f"use 0.0 to {lr}, or optimizer.lr {min_lr} or more",
         )
 
@@ -104,7 +104,7 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
             yield Violation(
                 path="lr_schedule.wsd_decay_steps",
                 value=schedule.wsd_decay_steps,
-                rule=f"means nothing with lr_schedule.style={schedule.style}",
+                message=f"means nothing with lr_schedule.style={schedule.style}",
                 fix="use null, or lr_schedule.style=wsd",
             )
         return
@@ -118,7 +118,7 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
         yield Violation(
             path="lr_schedule.wsd_decay_steps",
             value=written,
-            rule=f"({wsd_decay_steps} steps of decay) does not fit between lr_schedule.warmup_steps="
+            message=f"({wsd_decay_steps} steps of decay) does not fit between lr_schedule.warmup_steps="
             f"{warmup_steps} and {end}={decay_steps}",
             fix=f"use lr_schedule.wsd_decay_steps 1 to {room}" if room else "shorten lr_schedule.warmup_steps",
         )

@@ -14,7 +14,7 @@ def _zero_2_and_3_are_for_one_stage(config: TrainConfig, world_size: int | None)
         yield Violation(
             path="engine.zero_stage",
             value=engine.zero_stage,
-            rule="reduces gradients within each backward pass, and under"
+            message="reduces gradients within each backward pass, and under"
             f" parallel.pipeline_model_parallel_size={pp_size} the passes of several micro batches interleave",
             fix="use 0 or 1, or engine=megatron, which shards optimizer state under every layout, or"
             " parallel.pipeline_model_parallel_size=1",
@@ -28,7 +28,7 @@ def _overlap_needs_reduction_in_the_backward_pass(config: TrainConfig, world_siz
         yield Violation(
             path="engine.overlap_comm",
             value="true",
-            rule="overlaps reduction with the backward pass, and"
+            message="overlaps reduction with the backward pass, and"
             f" engine.zero_stage={engine.zero_stage} reduces after the last one",
             fix="use false, or engine.zero_stage=2 or 3, or engine=megatron, whose overlap_grad_reduce does it under"
             " every layout",
@@ -45,28 +45,28 @@ def _offload_has_a_stage_and_a_place(config: TrainConfig, world_size: int | None
         yield Violation(
             path="engine.offload_optimizer",
             value=device,
-            rule="moves what is sharded, and engine.zero_stage=0 shards nothing",
+            message="moves what is sharded, and engine.zero_stage=0 shards nothing",
             fix="use none, or engine.zero_stage=1, 2 or 3",
         )
     if device == "nvme" and stage != 3:
         yield Violation(
             path="engine.offload_optimizer",
             value=device,
-            rule=f"is for engine.zero_stage=3, and engine.zero_stage={stage}",
+            message=f"is for engine.zero_stage=3, and engine.zero_stage={stage}",
             fix="use none or cpu, or engine.zero_stage=3",
         )
     if device == "nvme" and engine.nvme_path is None:
         yield Violation(
             path="engine.nvme_path",
             value="null",
-            rule="leaves open where engine.offload_optimizer=nvme puts its files",
+            message="leaves open where engine.offload_optimizer=nvme puts its files",
             fix="set it to a directory on a fast disk of each host, or use engine.offload_optimizer=cpu",
         )
     if device != "nvme" and engine.nvme_path is not None:
         yield Violation(
             path="engine.nvme_path",
             value=engine.nvme_path,
-            rule=f"is used by engine.offload_optimizer=nvme only, and engine.offload_optimizer={device}",
+            message=f"is used by engine.offload_optimizer=nvme only, and engine.offload_optimizer={device}",
             fix="use null, or engine.offload_optimizer=nvme engine.zero_stage=3",
         )
 

@@ -22,14 +22,14 @@ def check_nvme_host(config: EngineConfig) -> list[Violation]:
     if not path.is_dir() or not os.access(path, os.W_OK):
         rule = "is no directory that can be written to"
         fix = "create it on every host, or choose another"
-        violations.append(Violation(path="engine.nvme_path", value=path, rule=rule, fix=fix))
+        violations.append(Violation(path="engine.nvme_path", value=path, message=rule, fix=fix))
     # Importing DeepSpeed takes seconds, and only these runs ask it anything before they start.
     from deepspeed.ops.op_builder import AsyncIOBuilder  # noqa: PLC0415
 
     if not AsyncIOBuilder().is_compatible(verbose=False):
         rule = "needs libaio with its headers, and a C++ compiler finds none here"
         fix = "install libaio-dev (Debian) or libaio-devel (Red Hat) on every host, or use cpu"
-        violations.append(Violation(path="engine.offload_optimizer", value="nvme", rule=rule, fix=fix))
+        violations.append(Violation(path="engine.offload_optimizer", value="nvme", message=rule, fix=fix))
     return violations
 
 
