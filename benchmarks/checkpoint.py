@@ -34,20 +34,20 @@ cpu_shim.install()  # before Megatron-Core is imported below
 
 import torch  # noqa: E402
 from torch import distributed  # noqa: E402
+from trainer.engine.factory import build_engine  # noqa: E402
 
 from benchmarks.shapes import LLAMA_32M  # noqa: E402
 from trainer.checkpoint.directory import list_checkpoints  # noqa: E402
 from trainer.checkpoint.manager import CheckpointManager, ResumeSource  # noqa: E402
 from trainer.checkpoint.trainer_state import TrainProgress, layout_of  # noqa: E402
+from trainer.config.derived import DerivedConfig, derive_config  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
-from trainer.config.plan import RunPlan, build_plan  # noqa: E402
 from trainer.config.run import CheckpointConfig, DatasetConfig  # noqa: E402
 from trainer.config.schema import TrainConfig  # noqa: E402
 from trainer.data.loader import BatchLoader, build_loader  # noqa: E402
 from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine.base import Engine  # noqa: E402
-from trainer.engine.factory import build_engine  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 from trireme.shards.shard import ShardWriter  # noqa: E402
@@ -111,7 +111,7 @@ def _rank(rank: int, port: int, directory: Path, rounds: int, sender: Connection
 
 def _measure(world: World, directory: Path, *, rounds: int) -> dict[str, Any]:
     config = TrainConfig(model=SHAPE, output_dir=str(directory), run_name="run")
-    plan = build_plan(config, world_size=NUM_PROCESSES, vocab_size=SHAPE.vocab_size or 0)
+    plan = derive_config(config, world_size=NUM_PROCESSES, vocab_size=SHAPE.vocab_size or 0)
     engine = _build_engine(plan, world)
     loader = _build_loader(directory / f"shard_{world.rank}")
     told: list[dict[str, Any]] = []
@@ -188,7 +188,7 @@ def _median(values: list[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def _build_engine(plan: RunPlan, world: World) -> Engine:
+def _build_engine(plan: DerivedConfig, world: World) -> Engine:
     precision = PrecisionConfig()
     chunks = build_model_chunks(
         SHAPE,

@@ -34,9 +34,9 @@ from torch import distributed
 
 from benchmarks.output import take_stdout
 from benchmarks.shapes import LLAMA_32M
+from trainer.config.derived import derive_config
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.config.plan import build_plan
 from trainer.config.run import TrainingConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.micro_batch import MicroBatch
@@ -185,7 +185,7 @@ def _serve(layout: Layout, rank: int, directory: Path, connection: Connection) -
         engine=layout.engine,
         training=TrainingConfig(global_batch_size=SEQUENCES, micro_batch_size=1),
     )
-    plan = build_plan(config, world_size=world.world_size, vocab_size=SHAPE.vocab_size or 0)
+    plan = derive_config(config, world_size=world.world_size, vocab_size=SHAPE.vocab_size or 0)
     chunks: list[Any] = []
     engine = build_engine(config, plan=plan, world=world, watch=chunks.extend)
     batches = _micro_batches(SEQUENCES)[world.dp_rank :: world.dp_size]

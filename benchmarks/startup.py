@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from trireme.processes import share_cores, torchrun_here
+from trireme.processes import set_omp_threads, torchrun_here
 from trireme.shards.shard import ShardWriter
 
 HERE = Path(__file__).resolve().parents[1]
@@ -97,7 +97,7 @@ def build_sides(num_processes: int, *, directory: Path, before: Path | None) -> 
         "resume=never",
     ]
     launch = [sys.executable, "-m", "launch.local", *overrides]
-    threads = share_cores(os.environ, num_processes=num_processes)
+    threads = set_omp_threads(os.environ, num_processes=num_processes)
     sides = {
         "forked": Side(command=launch),
         "cold": Side(command=launch, environment={"TRIREME_FORK_RANKS": "0"}),

@@ -16,7 +16,7 @@ from typing import IO
 
 from data_tools.crawl.crawler import CrawlSettings, crawl_with_progress
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
-from trireme.files import nearest_existing, written_whole
+from trireme.files import nearest_existing_parent, written_whole
 from trireme.progress import format_bytes
 
 DUMP_DISTRIBUTION = "gensim"
@@ -148,7 +148,7 @@ def crawl_python_docs(output: Path, *, max_pages: int = MAX_CRAWL_PAGES) -> Path
 
 
 def _find_problems(output: Path) -> Iterator[Violation]:
-    existing = nearest_existing(output)
+    existing = nearest_existing_parent(output)
     if not existing.is_dir():
         rule = f"cannot be a directory: {existing} is a file"
         yield Violation(path="--output", value=output, message=rule, fix="name a directory")

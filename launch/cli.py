@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from trainer.config.derived import count_processes
 from trainer.config.load import group_options
-from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trireme.config.path_text import BadPathError, expand_path
-from trireme.config.suggest import did_you_mean, divisors, either, nearest_names
+from trireme.config.suggest import did_you_mean, divisors, join_or, nearest_names
 from trireme.errors import Violation
 from trireme.progress import format_number
 
@@ -99,7 +99,7 @@ def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[st
     """
     name = option.lstrip("-").partition("=")[0].replace("-", "_")
     hint = did_you_mean(name, words) or did_you_mean(option, known)
-    own = f"use {either([*known, *(f'{word}=VALUE' for word in words)])}"
+    own = f"use {join_or([*known, *(f'{word}=VALUE' for word in words)])}"
     return Violation(
         path="option", value=option, message="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
     )
@@ -115,7 +115,7 @@ def check_nodes(config: TrainConfig) -> Iterator[Violation]:
             path="cluster.num_nodes",
             value=num_nodes,
             message=f"does not divide the {processes} of the layout, and every node starts as many",
-            fix=f"use {either(divisors(num_processes))}, or set cluster.gpus_per_node",
+            fix=f"use {join_or(divisors(num_processes))}, or set cluster.gpus_per_node",
         )
 
 

@@ -3,7 +3,7 @@
 usage: python -m launch.kubernetes OVERRIDES > job.yaml; kubectl apply -f job.yaml
 
 OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node and cluster.kubernetes.* describe the
-job (docs/slurm.md). For example:
+job (docs/launch/clusters.md). For example:
 
   python -m launch.kubernetes cluster=h100 cluster.num_nodes=4 cluster.kubernetes.image=registry/trireme:1 \\
     'cluster.kubernetes.claims={/workspace: runs, /data: corpus}' run_name=first model=llama_8b parallel=tp8 ...
@@ -30,9 +30,9 @@ from launch.environment import device_variables
 from launch.kubernetes_checks import check_kubernetes
 from launch.manifest_schema import check_manifest
 from launch.pod_script import FINAL_CODES, pod_command
+from trainer.config.derived import count_processes
 from trainer.config.kubernetes import JOB_VARIABLE
 from trainer.config.load import dump_config, load_config
-from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.errors import EXIT_OK, exit_code_of, raise_if_any

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from trainer.config.kubernetes import KubernetesConfig
 from trainer.config.rules.slurm import check_environment
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 from trireme.errors import Violation
 
 _PATH = "cluster.kubernetes"
@@ -71,10 +71,10 @@ def _check_image(image: str | None) -> Iterator[Violation]:
     path = f"{_PATH}.image"
     if not image:
         fix = "name the image that holds this project and its dependencies"
-        yield Violation(path=path, value=show(image), message="is required", fix=fix)
+        yield Violation(path=path, value=to_yaml(image), message="is required", fix=fix)
     elif not _IMAGE.fullmatch(image):
         fix = "write [REGISTRY[:PORT]/]NAME[:TAG][@DIGEST], NAME in lower case and without https://"
-        yield Violation(path=path, value=show(image), message="is no reference of an image", fix=fix)
+        yield Violation(path=path, value=to_yaml(image), message="is no reference of an image", fix=fix)
 
 
 def _check_names(settings: KubernetesConfig) -> Iterator[Violation]:
@@ -92,7 +92,7 @@ def _check_names(settings: KubernetesConfig) -> Iterator[Violation]:
     for field, name, pattern, form in named:
         if name is not None and not re.fullmatch(pattern, name):
             rule = "is no name that Kubernetes takes"
-            yield Violation(path=f"{_PATH}.{field}", value=show(name), message=rule, fix=f"use {form}")
+            yield Violation(path=f"{_PATH}.{field}", value=to_yaml(name), message=rule, fix=f"use {form}")
 
 
 def _check_directories(config: TrainConfig) -> Iterator[Violation]:
@@ -107,7 +107,7 @@ def _check_directories(config: TrainConfig) -> Iterator[Violation]:
             yield Violation(path=f"{_PATH}.claims", value=directory, message=rule, fix=fix)
     if not settings.directory.startswith("/"):
         rule, fix = "is no absolute directory", f"write /{settings.directory}"
-        yield Violation(path=f"{_PATH}.directory", value=show(settings.directory), message=rule, fix=fix)
+        yield Violation(path=f"{_PATH}.directory", value=to_yaml(settings.directory), message=rule, fix=fix)
     output = PurePosixPath(settings.directory, config.output_dir)
     if not any(output.is_relative_to(directory) for directory in settings.claims):
         yield Violation(
@@ -131,25 +131,25 @@ def _check_labels(settings: KubernetesConfig) -> Iterator[Violation]:
             if not re.fullmatch(_QUALIFIED, key):
                 fix = "write NAME or DOMAIN/NAME, NAME of 63 letters, digits, -, _ and . at most"
                 yield Violation(
-                    path=f"{_PATH}.{field}", value=show(key), message="is no key that Kubernetes takes", fix=fix
+                    path=f"{_PATH}.{field}", value=to_yaml(key), message="is no key that Kubernetes takes", fix=fix
                 )
     for field, values in labels.items():
         for key, value in values.items():
             if value and not re.fullmatch(_NAME, value):
                 rule, fix = "is no value of a label", "use 63 letters, digits, -, _ and . at most"
-                yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), message=rule, fix=fix)
+                yield Violation(path=f"{_PATH}.{field}.{key}", value=to_yaml(value), message=rule, fix=fix)
     own = {"cpu": "cpus", "memory": "memory", settings.gpu_resource: "gpu_resource with cluster.gpus_per_node"}
     for name, value in settings.resources.items():
         if name in own:
             rule, fix = "is a resource with a field of its own", f"set {_PATH}.{own[name]}"
-            yield Violation(path=f"{_PATH}.resources.{name}", value=show(value), message=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.resources.{name}", value=to_yaml(value), message=rule, fix=fix)
     if not re.fullmatch(_QUALIFIED, settings.gpu_resource):
         rule, fix = "is no name of a resource", "write it as `kubectl describe node` does, such as nvidia.com/gpu"
-        yield Violation(path=f"{_PATH}.gpu_resource", value=show(settings.gpu_resource), message=rule, fix=fix)
+        yield Violation(path=f"{_PATH}.gpu_resource", value=to_yaml(settings.gpu_resource), message=rule, fix=fix)
 
 
 def _check_patch(field: str, patch: Mapping[str, object], *, fields: Mapping[str, str]) -> Iterator[Violation]:
     for key, value in patch.items():
         if key in fields:
             rule, fix = "has a field of its own", f"set {_PATH}.{fields[key]}"
-            yield Violation(path=f"{_PATH}.{field}.{key}", value=show(value), message=rule, fix=fix)
+            yield Violation(path=f"{_PATH}.{field}.{key}", value=to_yaml(value), message=rule, fix=fix)

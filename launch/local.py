@@ -3,7 +3,7 @@
 usage: python -m launch.local [--print | --config | --help] OVERRIDES
 
 OVERRIDES are those of `trainer.train`: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field
-(docs/configuration.md lists all of them). For example:
+(docs/reference/training.md lists all of them). For example:
 
   python -m launch.local experiment=quickstart training.train_iters=100
   python -m launch.local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
@@ -30,12 +30,12 @@ from pathlib import Path
 
 from launch.cli import unknown_option
 from launch.environment import device_variables, schedule_variables
+from trainer.config.derived import count_processes
 from trainer.config.load import dump_config, load_config
-from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
-from trireme.processes import share_cores, torchrun_here
+from trireme.processes import set_omp_threads, torchrun_here
 from trireme.progress import format_number
 from trireme.start_notice import announce_start
 
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     command = [*torchrun_here(num_processes), "-m", "trainer.train", *overrides]
     wanted = device_variables(config, run_directory=Path(config.output_dir, config.run_name).absolute())
     wanted = {name: os.environ.get(name, value) for name, value in {**schedule_variables(config), **wanted}.items()}
-    environment = {**share_cores(os.environ, num_processes=num_processes), **wanted}
+    environment = {**set_omp_threads(os.environ, num_processes=num_processes), **wanted}
     if "--print" in options:
         shown = {"OMP_NUM_THREADS": environment["OMP_NUM_THREADS"], **wanted}
         words = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]

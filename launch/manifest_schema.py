@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 from trireme.errors import Violation
 
 
@@ -26,7 +26,7 @@ def check_manifest(document: Mapping[str, Any]) -> Iterator[Violation]:
     errors = _Validator(_load_schema(kind)).iter_errors(document)
     for error in sorted(errors, key=lambda error: error.json_path):  # the library goes through sets
         rule, fix = _explain(error)
-        value = show(error.instance)
+        value = to_yaml(error.instance)
         if (value, rule) not in told:  # all replicas are alike
             told.add((value, rule))
             yield Violation(path=kind + error.json_path.removeprefix("$"), value=value, message=rule, fix=fix)
@@ -46,7 +46,7 @@ def _check_keys(validator: Any, keys: list[str], instance: Any, schema: Mapping[
     for item in instance if isinstance(instance, list) else ():
         key = {name: item.get(name) for name in keys}
         if key in seen:
-            yield ValidationError(f"{show(key)} is there twice")
+            yield ValidationError(f"{to_yaml(key)} is there twice")
         seen.append(key)
 
 

@@ -11,11 +11,11 @@ from torch import distributed
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
+from trainer.config.derived import DerivedConfig
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.micro_batch import DocumentConfig
@@ -65,7 +65,7 @@ class Run:
 
 
 def build_run(
-    config: TrainConfig, *, plan: RunPlan, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
+    config: TrainConfig, *, plan: DerivedConfig, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
 ) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
@@ -172,7 +172,7 @@ def build_run(
 def build_engine(
     config: TrainConfig,
     *,
-    plan: RunPlan,
+    plan: DerivedConfig,
     world: World,
     watch: Callable[[Sequence[GPTModel]], object] | None = None,
 ) -> Engine:
@@ -268,7 +268,7 @@ def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, 
     assert not wrong, f"pipeline stages hold these layers (by number) this many times instead of once: {wrong}"
 
 
-def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> ValidationLoader | None:
+def build_validation(config: TrainConfig, *, plan: DerivedConfig, world: World) -> ValidationLoader | None:
     """Open the validation set, if there is one."""
     if not config.data.validation:
         return None
@@ -285,7 +285,7 @@ def build_validation(config: TrainConfig, *, plan: RunPlan, world: World) -> Val
     )
 
 
-def _document_config(config: TrainConfig, plan: RunPlan) -> DocumentConfig | None:
+def _document_config(config: TrainConfig, plan: DerivedConfig) -> DocumentConfig | None:
     if not config.data.uses_documents:
         return None
     assert plan.eod_token_id is not None
@@ -300,7 +300,7 @@ def _document_config(config: TrainConfig, plan: RunPlan) -> DocumentConfig | Non
 def build_training_loader(
     config: TrainConfig,
     *,
-    plan: RunPlan,
+    plan: DerivedConfig,
     world: World,
     state: TrainerState | None = None,
     left_out: SampleRanges | None = None,

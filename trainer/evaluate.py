@@ -259,7 +259,7 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
     """Whether model and tokenizer are the checkpoint's."""
     from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see run
     from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
-    from trainer.config.plan import pad_vocab_size  # noqa: PLC0415 - see run
+    from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
 
     otherwise = ", or name the run alone: python -m trainer.evaluate RUN_DIRECTORY"

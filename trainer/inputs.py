@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.compatibility import check_resume
+from trainer.config.derived import DerivedConfig, derive_config, pad_vocab_size
 from trainer.config.load import load_config
-from trainer.config.plan import RunPlan, build_plan, pad_vocab_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trainer.data.checks import check_datasets
@@ -29,7 +29,7 @@ class RunInputs:
     """A configuration that can be run, and the numbers that follow from it."""
 
     config: TrainConfig
-    plan: RunPlan
+    plan: DerivedConfig
     tokenizer: Tokenizer | None
     """None where the run is given none."""
 
@@ -80,7 +80,7 @@ def load_inputs(
                 violations += check_files(config, tokenizer, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None
-    plan = build_plan(
+    plan = derive_config(
         config,
         world_size=world_size,
         vocab_size=vocab_size,

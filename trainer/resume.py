@@ -15,8 +15,8 @@ from trainer.checkpoint.rollback import RECORD_NAME as ROLLBACK_RECORD
 from trainer.checkpoint.rollback import names_own_checkpoint, resume_of_start, roll_back
 from trainer.checkpoint.tokenizer import find_config
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, read_state
+from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config, load_config_file
-from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.mixture import Mixture, describe_mixture_change
 from trainer.data.sample_ranges import SampleRanges
@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def restore_run(
-    config: TrainConfig, *, plan: RunPlan, engine: Engine, layout: Layout
+    config: TrainConfig, *, plan: DerivedConfig, engine: Engine, layout: Layout
 ) -> tuple[TrainerState | None, ResumeSource]:
     """Load the checkpoint that `resume` names into the engine; no state where the run starts anew."""
     run_directory = plan.run_directory
@@ -79,7 +79,7 @@ def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
 def record_start(
     config: TrainConfig,
     *,
-    plan: RunPlan,
+    plan: DerivedConfig,
     layout: Layout,
     state: TrainerState | None,
     origin: ResumeSource,
@@ -169,7 +169,9 @@ class Past:
     """What recovery.replay says."""
 
 
-def recall_past(config: TrainConfig, *, plan: RunPlan, state: TrainerState | None, is_written: bool = True) -> Past:
+def recall_past(
+    config: TrainConfig, *, plan: DerivedConfig, state: TrainerState | None, is_written: bool = True
+) -> Past:
     """Read a run's decisions; all ranks call this. Files of a run that left no checkpoint are put aside.
 
     Args:

@@ -13,7 +13,7 @@ from trainer.checkpoint.directory import CHECKPOINTS
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.tokenizer import find_tokenizer
 from trainer.checkpoint.trainer_state import TrainerState, read_state
-from trainer.config.plan import pad_vocab_size
+from trainer.config.derived import pad_vocab_size
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
 from trireme.errors import ConfigError, Violation

@@ -142,7 +142,7 @@ class LineFile:
                 os.close(descriptor)
 
 
-def nearest_existing(path: Path) -> Path:
+def nearest_existing_parent(path: Path) -> Path:
     """The path itself, or the first above it that exists; absolute.
 
     It is a file where one stands in the way. What may not be looked at, and what is no name to the file system, counts

@@ -52,7 +52,7 @@ def torchrun_here(num_processes: int) -> list[str]:
     return [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{LOOPBACK}:0"]
 
 
-def share_cores(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
+def set_omp_threads(environment: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
     """An environment for the processes: cores shared out among them, unless the user did so."""
     num_threads = max(1, count_cores() // num_processes)
     return {"OMP_NUM_THREADS": str(num_threads), **environment}

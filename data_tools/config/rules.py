@@ -15,7 +15,7 @@ from trireme.config.convert import to_dataclass
 from trireme.config.ranges import Range, find_out_of_range
 from trireme.config.script_values import check_lines, check_options
 from trireme.errors import Violation
-from trireme.files import nearest_existing
+from trireme.files import nearest_existing_parent
 from trireme.slurm import is_one_line
 
 _SHARE = Range(minimum=0, maximum=1)
@@ -268,7 +268,7 @@ def _source_names(name: str, sources: list[SourceConfig]) -> Iterator[Violation]
 
 def _output_dir(config: DataPrepConfig) -> Iterator[Violation]:
     directory = Path(config.output_dir)
-    existing = nearest_existing(directory)
+    existing = nearest_existing_parent(directory)
     if not existing.is_dir():
         rule = f"cannot be a directory: {existing} is a file"
     elif not os.access(existing, os.W_OK | os.X_OK):

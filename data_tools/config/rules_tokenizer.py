@@ -12,7 +12,7 @@ from data_tools.config.schema import (
     list_special_tokens,
 )
 from trireme.config.ranges import Range
-from trireme.config.suggest import either, nearest_multiples
+from trireme.config.suggest import join_or, nearest_multiples
 from trireme.errors import ConfigError, Violation
 from trireme.progress import format_number
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
             path="tokenizer.vocab_size",
             value=size,
             message=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
-            fix=f"use {either(choices)}",
+            fix=f"use {join_or(choices)}",
         )
 
 

@@ -17,7 +17,7 @@ Words of the planner itself:
 
 The configured layout is predicted, or refused with what is wrong and the nearest ones that can be used; then all
 layouts (TP, PP, VP, CP, EP, DP, micro batch, recomputation, engine and ZeRO stage) are ranked. No torch is imported.
-docs/planner.md says how figures come about and how far off they are.
+docs/launch/before_you_launch.md says how figures come about and how far off they are.
 
 Exit codes: 0 done, whether or not the configured layout can be used; 2 bad configuration.
 """
@@ -35,8 +35,8 @@ from launch.plan.from_config import check_planner_input, planner_input_of
 from launch.plan.page import write_page
 from launch.plan.plan import Plan, make_plan
 from launch.plan.table import open_console, print_plan
+from trainer.config.derived import count_processes
 from trainer.config.load import load_config
-from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trireme.errors import exit_code_of
 

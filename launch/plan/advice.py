@@ -7,7 +7,7 @@ from launch.plan.coefficients import Coefficients
 from launch.plan.from_config import planner_input_of
 from launch.plan.ranking import Ranking
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either
+from trireme.config.suggest import divisors, join_or
 from trireme.progress import format_number
 
 _MAX_TRIES = 12
@@ -38,12 +38,12 @@ def advise(config: TrainConfig, ranking: Ranking, coefficients: Coefficients) ->
 
     hosts_found = list(_near(config.cluster.num_nodes, _hosts(config), lambda count: fits(_with_hosts(config, count))))
     if hosts_found:
-        yield f"With this batch cluster.num_nodes={either(hosts_found)} has layouts that fit."
+        yield f"With this batch cluster.num_nodes={join_or(hosts_found)} has layouts that fit."
     batches = list(
         _near(config.training.global_batch_size, _batches(config), lambda size: fits(_with_batch(config, size)))
     )
     if batches and not ranking.num_valid:
-        yield f"On these hosts training.global_batch_size={either(batches)} has layouts that fit."
+        yield f"On these hosts training.global_batch_size={join_or(batches)} has layouts that fit."
     if not hosts_found and not batches:
         yield "No number of hosts near this one has any, and no batch near this one: use another model or device."
 

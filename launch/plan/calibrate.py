@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from launch.plan.coefficients import Coefficients, names_of, prior_of
 from launch.plan.hardware import Device, find_device
 from trireme.errors import ConfigError, Violation
-from trireme.processes import share_cores, torchrun_here
+from trireme.processes import set_omp_threads, torchrun_here
 
 CALIBRATION_NAME = "calibration.yaml"
 
@@ -52,7 +52,7 @@ def measure(num_processes: int) -> Calibration:
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory, "sniff.json")
         command = [*torchrun_here(num_processes), "-m", "trainer.hardware_check", "--output", str(output)]
-        environment = share_cores(os.environ, num_processes=num_processes)
+        environment = set_omp_threads(os.environ, num_processes=num_processes)
         finished = subprocess.run(command, env=environment, check=False)
         if finished.returncode or not output.is_file():
             rule = f"failed with exit code {finished.returncode}; what it said is above"

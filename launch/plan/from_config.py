@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from launch.plan.hardware import Device, load_devices, load_frameworks
 from launch.plan.job import Layout, Machine, ModelShape, Number, TrainingJob, shape_of
+from trainer.config.derived import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
-from trainer.config.plan import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import did_you_mean, either
+from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation
 
 DATA_PATHS = ("data", "tokenizer", "output_dir", "resume", "run_name")
@@ -43,14 +43,14 @@ def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
     devices = load_devices()
     name = config.cluster.device or "cpu"
     if name not in devices:
-        fix = f"{did_you_mean(name, devices)}use {either(devices)}"
+        fix = f"{did_you_mean(name, devices)}use {join_or(devices)}"
         yield Violation(path="cluster.device", value=name, message="is no device of the planner", fix=fix)
     elif _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
         value = config.precision.fp8 or config.precision.params_dtype
         formats = [each for each in devices[name].tflops if each in ("fp32", "bf16", "fp16")]
         yield Violation(
-            path=path, value=value, message=f"is no format of cluster.device={name}", fix=f"use {either(formats)}"
+            path=path, value=value, message=f"is no format of cluster.device={name}", fix=f"use {join_or(formats)}"
         )
     if config.model.vocab_size is None:
         yield Violation(

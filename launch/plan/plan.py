@@ -15,8 +15,8 @@ from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
 from launch.plan.timeline import Work
+from trainer.config.derived import find_dp_size
 from trainer.config.parallel import ParallelConfig
-from trainer.config.plan import find_dp_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.errors import ConfigError, Violation

@@ -10,13 +10,13 @@ from launch.plan.job import TrainingJob, stack
 from launch.plan.memory import Memory, Stage, predict_memory
 from launch.plan.step_time import StepTime, head_time, layer_time, per_layer, predict_step_time
 from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
+from trainer.config.derived import pad_vocab_size
 from trainer.config.model_math import count_parameters, model_flops_per_token
 from trainer.config.pipeline_split import split_layers
-from trainer.config.plan import pad_vocab_size
 from trainer.config.schema import TrainConfig
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12.005
-"""fp32 weights and both moments, with their index (docs/checkpoints.md)."""
+"""fp32 weights and both moments, with their index (docs/training/checkpoints.md)."""
 SECONDS_PER_DAY = 86400
 
 

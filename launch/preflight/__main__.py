@@ -37,9 +37,9 @@ from launch.preflight.host_checks import (
     check_wandb,
 )
 from launch.preflight.slurm_job import check_slurm
+from trainer.config.derived import count_processes, pad_vocab_size
 from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
-from trainer.config.plan import count_processes, pad_vocab_size
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, needed_packages, validate
 from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.cli import split_arguments, unknown_option
-from trireme.config.suggest import did_you_mean, either
+from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation, raise_if_any
 
 CHECKS = (
@@ -71,5 +71,5 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 
 def _unknown_check(name: str) -> Violation:
-    fix = f"{did_you_mean(name, CHECKS)}use {either(CHECKS)}"
+    fix = f"{did_you_mean(name, CHECKS)}use {join_or(CHECKS)}"
     return Violation(path="accept", value=name, message="is no check", fix=fix)

@@ -27,8 +27,8 @@ from trainer.config.schema import TrainConfig
 from trainer.config.validate import needed_packages
 from trireme.bad_nodes import note_bad_nodes
 from trireme.errors import Violation
-from trireme.files import nearest_existing
-from trireme.processes import share_cores, torchrun_here
+from trireme.files import nearest_existing_parent
+from trireme.processes import set_omp_threads, torchrun_here
 from trireme.progress import format_number
 from trireme.slurm import merge_options
 
@@ -56,8 +56,8 @@ def sniff_here(*, num_processes: int, run_directory: Path, needed: Sequence[str]
     """
     return run_sniff(
         torchrun_here(num_processes),
-        directory=nearest_existing(run_directory),
-        environment=share_cores(os.environ, num_processes=num_processes),
+        directory=nearest_existing_parent(run_directory),
+        environment=set_omp_threads(os.environ, num_processes=num_processes),
         needed=needed,
     )
 
@@ -204,7 +204,7 @@ def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
         return skipped("sniff", "processes cannot be shared out to nodes")
     return run_sniff(
         build_srun(config),
-        directory=nearest_existing(run_directory),
+        directory=nearest_existing_parent(run_directory),
         environment=os.environ,
         run_directory=run_directory,
         needed=needed_packages(config),

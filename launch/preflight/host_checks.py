@@ -18,7 +18,7 @@ from launch.preflight.finding import Finding, found_ok, judge, skipped, warn
 from trainer.config.run import CheckpointConfig, WandbConfig, wandb_of
 from trainer.config.slurm import ContainerConfig
 from trireme.errors import Violation
-from trireme.files import nearest_existing
+from trireme.files import nearest_existing_parent
 from trireme.progress import format_number
 
 DISTRIBUTION = "trireme"
@@ -37,7 +37,7 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
     """
     each = int(CHECKPOINT_BYTES_PER_PARAMETER * num_parameters)
     count = count_kept_checkpoints(checkpoint, train_iters=train_iters)
-    place = nearest_existing(run_directory)
+    place = nearest_existing_parent(run_directory)
     free = shutil.disk_usage(place).free
     needed = each * count
     kept = format_number(count, "checkpoint")
@@ -147,7 +147,7 @@ def check_container(container: ContainerConfig) -> Finding:
 
 def check_clock(run_directory: Path) -> Finding:
     """Whether this host's clock agrees with the file system's: checkpoints and locks are told apart by time."""
-    place = nearest_existing(run_directory)
+    place = nearest_existing_parent(run_directory)
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as probe:
             before = time.time()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.cli import Arguments, split_arguments, unknown_option
-from trireme.config.suggest import did_you_mean, either
+from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation
 
 ACTIONS = ("submit", "status", "stop", "logs")
@@ -55,7 +55,7 @@ def _check_words(split: Arguments) -> list[Violation]:
     problems = []
     action = split.words.get("action", "submit")
     if action not in ACTIONS:
-        fix = f"{did_you_mean(action, ACTIONS)}use {either(ACTIONS)}"
+        fix = f"{did_you_mean(action, ACTIONS)}use {join_or(ACTIONS)}"
         problems.append(Violation(path="action", value=action, message="is no action", fix=fix))
     problems += split.check_flags(("dry_run", "follow"))
     chain = split.words.get("chain", "1")

@@ -10,8 +10,8 @@ from launch.cli import check_nodes
 from launch.slurm.cli import Request
 from launch.slurm.render import check_paths
 from launch.slurm.sweep import Choice, expand_sweep
+from trainer.config.derived import count_processes
 from trainer.config.load import load_config
-from trainer.config.plan import count_processes
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.errors import ConfigError, raise_if_any

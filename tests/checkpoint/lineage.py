@@ -11,8 +11,8 @@ from tests.data.shards import write_counting_shard
 from trainer.build import build_engine, build_training_loader
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.trainer_state import TrainProgress, layout_of
+from trainer.config.derived import derive_config
 from trainer.config.load import load_config
-from trainer.config.plan import build_plan
 from trainer.resume import restore_run
 
 GLOBAL_BATCH_SIZE = 8
@@ -77,7 +77,7 @@ def _train(directory: Path, shards: Sequence[Path], num_steps: int, weight: floa
     world_size = distributed.get_world_size()
     config = load_config(overrides, world_size=world_size)
     with open_world(config.parallel) as world:
-        plan = build_plan(config, world_size=world_size, vocab_size=config.model.vocab_size or 0)
+        plan = derive_config(config, world_size=world_size, vocab_size=config.model.vocab_size or 0)
         described = layout_of(config.parallel, world_size=world_size, engine=config.engine.name, device_type="cpu")
         engine = build_engine(config, plan=plan, world=world)
         state, origin = restore_run(config, plan=plan, engine=engine, layout=described)

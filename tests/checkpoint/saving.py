@@ -11,8 +11,8 @@ from tests.checkpoint.fragments import MODEL, fragments_of, layout_in, open_worl
 from tests.data.shards import write_counting_shard
 from trainer.checkpoint.manager import CheckpointManager, ResumeSource
 from trainer.checkpoint.trainer_state import TrainProgress
+from trainer.config.derived import derive_config
 from trainer.config.parallel import ParallelConfig
-from trainer.config.plan import build_plan
 from trainer.config.run import CheckpointConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import build_loader
@@ -79,7 +79,7 @@ def open_saving(
     config = TrainConfig(model=MODEL, output_dir=str(directory), run_name=run_name, checkpoint=checkpoint)
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, timeout_seconds=60))
     with open_world(parallel) as world:
-        plan = build_plan(config, world_size=world.world_size, vocab_size=MODEL.vocab_size or 0)
+        plan = derive_config(config, world_size=world.world_size, vocab_size=MODEL.vocab_size or 0)
         engine = FragmentEngine(fragments=fragments_of(parallel, world, fill=True))
         events: list[dict[str, Any]] = []
         shard = directory / f"shard_{world.rank}"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from trainer.config.derived import derive_config
 from trainer.config.describe import describe_run
 from trainer.config.load import load_config
-from trainer.config.plan import build_plan
 from trainer.config.validate import validate
 
 GOOD = ("model.vocab_size=8192", "data.train=[{paths:[/data/wiki]}]")
@@ -13,7 +13,7 @@ GOOD = ("model.vocab_size=8192", "data.train=[{paths:[/data/wiki]}]")
 def _lines(*overrides: str, world_size: int = 1) -> list[str]:
     config = load_config([*GOOD, *overrides])
     assert validate(config, world_size=world_size) == []
-    return describe_run(config, build_plan(config, world_size=world_size, vocab_size=8192))
+    return describe_run(config, derive_config(config, world_size=world_size, vocab_size=8192))
 
 
 def test_one_of_a_thing_is_not_several() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from trainer.config.derived import count_processes
 from trainer.config.load import CONF_DIR, group_options, load_config
-from trainer.config.plan import count_processes
 from trainer.config.validate import validate
 
 DATA = ("data.train=[{paths:[/data/wiki],weight:1}]", "tokenizer.path=null")

@@ -14,8 +14,8 @@ from tests.config.health_rule_cases import HEALTH_CASES
 from tests.config.moe_rule_cases import MOE_CASES
 from tests.config.recovery_rule_cases import RECOVERY_CASES
 from tests.config.slurm_rule_cases import MAPPING_CASES, SLURM_CASES
+from trainer.config.derived import derive_config
 from trainer.config.load import load_config
-from trainer.config.plan import build_plan
 from trainer.config.rules.ranges import RANGES
 from trainer.config.rules.rule import Rule
 from trainer.config.schema import TrainConfig
@@ -191,7 +191,7 @@ def test_no_configuration_breaks_validation_and_a_valid_one_has_whole_numbers(
     assert all(isinstance(violation, Violation) and violation.fix for violation in violations)
     if violations:
         return
-    plan = build_plan(config, world_size=world_size, vocab_size=8000)
+    plan = derive_config(config, world_size=world_size, vocab_size=8000)
     tp_size = parallel.tensor_model_parallel_size
     chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
     assert plan.dp_size * plan.model_parallel_size == world_size

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.config.derived import warmup_length, wsd_decay_length
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.plan import warmup_length, wsd_decay_length
 from trainer.loop.lr_schedule import learning_rate
 
 PEAK = 1e-3

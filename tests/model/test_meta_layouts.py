@@ -23,11 +23,11 @@ from megatron.core.process_groups_config import ProcessGroupCollection  # noqa: 
 from torch import distributed  # noqa: E402
 from torch.testing._internal.distributed import fake_pg  # noqa: E402
 
+from trainer.config.derived import pad_vocab_size  # noqa: E402
 from trainer.config.load import load_config  # noqa: E402
 from trainer.config.model_math import count_parameters  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.config.pipeline_split import split_layers, write_layout  # noqa: E402
-from trainer.config.plan import pad_vocab_size  # noqa: E402
 from trainer.config.schema import TrainConfig  # noqa: E402
 from trainer.config.validate import validate  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers  # noqa: E402

@@ -81,9 +81,9 @@ def test_a_host_without_control_groups(tmp_path: Path) -> None:
 
 def test_processes_share_the_cores_that_the_container_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_torchrun, "count_cores", lambda: 6)
-    assert local_torchrun.share_cores({}, num_processes=2) == {"OMP_NUM_THREADS": "3"}
-    assert local_torchrun.share_cores({}, num_processes=8) == {"OMP_NUM_THREADS": "1"}
-    assert local_torchrun.share_cores({"OMP_NUM_THREADS": "5"}, num_processes=2) == {"OMP_NUM_THREADS": "5"}
+    assert local_torchrun.set_omp_threads({}, num_processes=2) == {"OMP_NUM_THREADS": "3"}
+    assert local_torchrun.set_omp_threads({}, num_processes=8) == {"OMP_NUM_THREADS": "1"}
+    assert local_torchrun.set_omp_threads({"OMP_NUM_THREADS": "5"}, num_processes=2) == {"OMP_NUM_THREADS": "5"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from trainer.certificate.noise import RoundingNoise
 from trainer.certificate.probes import AFTER_LAYERS, ActivationProbes
 from trainer.certificate.trace_file import Direction, Rectangle, TensorName, TraceWriter, trace_path
 from trainer.checkpoint.pieces import STATE_PREFIXES, pieces_to_load
-from trainer.config.plan import build_plan
+from trainer.config.derived import derive_config
 from trainer.config.schema import TrainConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import Engine, StepResult
@@ -26,7 +26,7 @@ _CLIPPING_EPSILON = 1e-6
 
 def run_layout(job: Job, *, config: TrainConfig, world: World) -> list[StepResult]:
     """Build the layout, take its steps at the peak learning rate, write weights and traces; all ranks call this."""
-    plan = build_plan(
+    plan = derive_config(
         config, world_size=world.world_size, vocab_size=job.vocab_size, tokenizer_eod_id=job.tokenizer_eod_id
     )
     probes: list[ActivationProbes] = []

@@ -21,7 +21,7 @@ from typing import Any
 
 from trainer.config.load import group_options
 from trireme.config.fields import is_inside
-from trireme.config.suggest import did_you_mean, either, show
+from trireme.config.suggest import did_you_mean, join_or, to_yaml
 from trireme.errors import ConfigError, Violation
 
 SIZES = {
@@ -103,7 +103,7 @@ def read_layout(layout: Any, *, place: str, shapes: Mapping[str, Sequence[str]])
         name = str(layout.get("name", " ".join(word for word, _ in words)))
     else:
         fix = "write words such as tp2.pp2, or a mapping of overrides"
-        raise ConfigError([Violation(path=place, value=show(layout), message="is no layout", fix=fix)])
+        raise ConfigError([Violation(path=place, value=to_yaml(layout), message="is no layout", fix=fix)])
     if violations:
         raise ConfigError(violations)
     how = [f"{path}={value}" for path, value in ONE_PROCESS.items()]
@@ -140,8 +140,8 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
             continue
         known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
         fix = (
-            f"{did_you_mean(word, known)}use sizes such as tp2.sp.pp2, {either(known)}, recompute=, stages= or an"
-            " override PATH=VALUE (docs/certificate.md)"
+            f"{did_you_mean(word, known)}use sizes such as tp2.sp.pp2, {join_or(known)}, recompute=, stages= or an"
+            " override PATH=VALUE (docs/training/layout_equivalence.md)"
         )
         rule = f"has the word {word}, which says nothing about a layout"
         violations.append(Violation(path=place, value=text, message=rule, fix=fix))
@@ -220,4 +220,4 @@ def _quoted(value: Any) -> str:
     """A value as Hydra's grammar takes it."""
     if isinstance(value, str) and not re.fullmatch(r"[\w.+-]+", value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return show(value)
+    return to_yaml(value)

@@ -15,7 +15,7 @@ from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trainer.inputs import check_data_files, open_tokenizer
 from trireme.errors import ConfigError, Violation, raise_if_any
-from trireme.files import nearest_existing
+from trireme.files import nearest_existing_parent
 from trireme.shards.shard import ShardWriter, shard_file, token_dtype
 
 _OWN_GROUP = "certify"
@@ -178,7 +178,7 @@ def _check_run(config: TrainConfig, *, num_processes: int, num_devices: int | No
 
 def _check_output_dir(output_dir: Path) -> list[Violation]:
     """Look whether the certificate can be written before hours are spent on it."""
-    there = nearest_existing(output_dir)
+    there = nearest_existing_parent(output_dir)
     if not there.is_dir():
         rule, fix = f"is no directory that can be made: {there} is a file", "name another, or move the file away"
     elif not os.access(there, os.W_OK | os.X_OK):

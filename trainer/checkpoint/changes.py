@@ -11,7 +11,7 @@ from trainer.checkpoint.tokenizer import find_config
 from trainer.checkpoint.trainer_state import TrainerState
 from trainer.config.load import dump_config
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 
 _LONGEST_VALUE = 160
 _NAMES_ONLY = ("run_name", "output_dir", "resume")
@@ -106,5 +106,5 @@ def _plain(value: Any) -> Any:
 
 
 def _shorten(value: Any) -> str:
-    text = show(value)
+    text = to_yaml(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

@@ -14,7 +14,7 @@ from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 from trainer.run_directory.directory import must_restart
 from trainer.run_directory.lock import cannot_write
 from trireme.errors import ConfigError, Violation
-from trireme.files import nearest_existing
+from trireme.files import nearest_existing_parent
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _ROOM_BYTES = 1 << 16
@@ -102,7 +102,7 @@ def _check_vocabulary(
 
 def _check_writable(run_directory: Path) -> list[Violation]:
     """Try to write a file where the run directory is, or in the nearest directory that exists above it."""
-    place = nearest_existing(run_directory)
+    place = nearest_existing_parent(run_directory)
     try:
         # The access bits are not asked: they say nothing of read-only mounts, quotas or root squashing.
         with tempfile.TemporaryFile(dir=place, buffering=0) as file:

@@ -30,8 +30,8 @@ from trainer.checkpoint.trainer_state import (
     build_state,
     collect_random_states,
 )
+from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config
-from trainer.config.plan import RunPlan
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader
 from trainer.engine.base import Engine, OptimizerFragment
@@ -131,7 +131,7 @@ class CheckpointManager:
         self,
         config: TrainConfig,
         *,
-        plan: RunPlan,
+        plan: DerivedConfig,
         engine: Engine,
         loader: BatchLoader,
         layout: Layout,

@@ -1,11 +1,11 @@
 """What a run says of itself when it starts: sizes, layout, and what follows from settings that nobody named."""
 
-from trainer.config.plan import MAX_DEFAULT_WARMUP_STEPS, RunPlan
+from trainer.config.derived import MAX_DEFAULT_WARMUP_STEPS, DerivedConfig
 from trainer.config.schema import TrainConfig
 from trireme.progress import format_count, format_number
 
 
-def describe_run(config: TrainConfig, plan: RunPlan) -> list[str]:
+def describe_run(config: TrainConfig, plan: DerivedConfig) -> list[str]:
     """Write one line for each subject."""
     return [
         f"run directory {plan.run_directory}",
@@ -15,7 +15,7 @@ def describe_run(config: TrainConfig, plan: RunPlan) -> list[str]:
     ]
 
 
-def _describe_size(config: TrainConfig, plan: RunPlan) -> str:
+def _describe_size(config: TrainConfig, plan: DerivedConfig) -> str:
     training, parallel = config.training, config.parallel
     sequences = format_number(training.micro_batch_size, "sequence")
     return (
@@ -27,7 +27,7 @@ def _describe_size(config: TrainConfig, plan: RunPlan) -> str:
     )
 
 
-def _describe_schedule(config: TrainConfig, plan: RunPlan) -> str:
+def _describe_schedule(config: TrainConfig, plan: DerivedConfig) -> str:
     schedule, peak = config.lr_schedule, f"{config.optimizer.lr:g}"
     if plan.warmup_steps:
         start = f"rises to {peak} over {format_number(plan.warmup_steps, 'step')}"

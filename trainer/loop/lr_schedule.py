@@ -2,8 +2,8 @@
 
 import math
 
+from trainer.config.derived import warmup_length, wsd_decay_length
 from trainer.config.optim import LrScheduleConfig
-from trainer.config.plan import warmup_length, wsd_decay_length
 
 
 def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_iters: int) -> float:

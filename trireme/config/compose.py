@@ -23,7 +23,7 @@ from trireme.config.convert import to_dataclass
 from trireme.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
 from trireme.config.override_line import parse_override, quote_text, suggest_quoting
 from trireme.config.path_text import BadPathError, expand_path
-from trireme.config.suggest import did_you_mean, either, show
+from trireme.config.suggest import did_you_mean, join_or, to_yaml
 from trireme.errors import ConfigError, Violation
 
 T = TypeVar("T")
@@ -151,12 +151,12 @@ def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
             request.problems.append(_Problem.of_override(override, rule, f"set single values, or leave {CONFIG_FILE}"))
         elif path == root.recipe_group and value is None:
             request.options.pop(path, None)
-        elif show(value) in options[path]:
-            request.options[path] = show(value)
+        elif to_yaml(value) in options[path]:
+            request.options[path] = to_yaml(value)
         else:
-            hint = did_you_mean(show(value), options[path])
+            hint = did_you_mean(to_yaml(value), options[path])
             rule = f"is no option of the group {path}"
-            request.problems.append(_Problem.of_override(override, rule, f"{hint}use {either(options[path])}"))
+            request.problems.append(_Problem.of_override(override, rule, f"{hint}use {join_or(options[path])}"))
     return request
 
 
@@ -296,7 +296,7 @@ def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]
                 written = raw[key] if isinstance(raw, dict | list) else None
                 violations[place] = Violation(
                     path=path_of(place),
-                    value=show(written),
+                    value=to_yaml(written),
                     message=f"cannot be resolved: {first_line(error)}",
                     fix="refer to a field as ${group.field}, to an environment variable as ${oc.env:NAME}",
                 )

@@ -29,7 +29,7 @@ from trireme.config.fields import (
 )
 from trireme.config.override_line import quote_text
 from trireme.config.path_text import BAD_PATH
-from trireme.config.suggest import did_you_mean, either, nearest_names, show
+from trireme.config.suggest import did_you_mean, join_or, nearest_names, to_yaml
 from trireme.errors import Violation
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
         tags = [tag for tag in map(tag_of, nested_schemas(place.annotation)) if tag]
         given = value.get("name") if isinstance(value, dict) else value
         violation = Violation(
-            path=f"{path}.name", value=show(given), message="is none of the choices", fix=_choose(given, tags)
+            path=f"{path}.name", value=to_yaml(given), message="is none of the choices", fix=_choose(given, tags)
         )
         return violation, place.loc, []
     if details["type"] == BAD_PATH:
@@ -143,7 +143,7 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
     else:
         rule = f"is {describe_value(value)}, but the field takes {describe_type(place.annotation)}"
         fix = _fix_type(place.loc, value, place.annotation)
-    return Violation(path=path, value=show(value), message=rule, fix=fix), place.loc, []
+    return Violation(path=path, value=to_yaml(value), message=rule, fix=fix), place.loc, []
 
 
 def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Violation, Loc, list[str]]:
@@ -154,14 +154,14 @@ def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Viol
     elsewhere = [path for path, _ in leaf_paths(root) if path.rpartition(".")[2] == key]
     suggestions = list(dict.fromkeys([*here, *elsewhere]))
     owner = parent or "the configuration"
-    fix = f"did you mean {either(suggestions)}?" if suggestions else f"its fields are {', '.join(siblings)}"
+    fix = f"did you mean {join_or(suggestions)}?" if suggestions else f"its fields are {', '.join(siblings)}"
     # Another alternative of a union may have it: `engine=megatron engine.zero_stage=1`.
     alternatives = nested_schemas(field_types(root).get(parent))
     owners = [tag_of(schema) for schema in alternatives if key in field_types(schema)]
     if owners:
         owner = f"{parent}={tag_of(place.schema)}"
-        fix = f"leave it out, or use {parent}={either(owners)}; its fields are {', '.join(siblings)}"
-    violation = Violation(path=path_of(place.loc), value=show(value), message=f"is no field of {owner}", fix=fix)
+        fix = f"leave it out, or use {parent}={join_or(owners)}; its fields are {', '.join(siblings)}"
+    violation = Violation(path=path_of(place.loc), value=to_yaml(value), message=f"is no field of {owner}", fix=fix)
     return violation, place.loc, suggestions
 
 
@@ -170,7 +170,7 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 
 
 def _choose(value: object, choices: list[Any]) -> str:
-    return f"{did_you_mean(str(value), map(str, choices))}use {either(choices)}"
+    return f"{did_you_mean(str(value), map(str, choices))}use {join_or(choices)}"
 
 
 def _fix_type(loc: Loc, value: object, annotation: Any) -> str:
@@ -178,9 +178,9 @@ def _fix_type(loc: Loc, value: object, annotation: Any) -> str:
     members = union_members(annotation)
     if int in members and isinstance(value, float) and value == value and abs(value) < 2**63:
         below = int(value // 1)
-        return f"use {either([below] if value == below else [below, below + 1])}"
+        return f"use {join_or([below] if value == below else [below, below + 1])}"
     if str in members and isinstance(value, bool | int | float):
-        return f"quote it: {_quote_at(loc, show(value))}"
+        return f"quote it: {_quote_at(loc, to_yaml(value))}"
     if value is None:
         return f"write {describe_type(annotation)}, or leave {path_of(loc)} out for its default"
     return f"write {describe_type(annotation)}"

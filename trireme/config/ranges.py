@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trireme.config.suggest import either, show
+from trireme.config.suggest import join_or, to_yaml
 from trireme.errors import Violation
 
 
@@ -27,23 +27,23 @@ class Range:
 
     def __str__(self) -> str:
         if self.minimum == self.maximum:
-            return show(self.minimum)
-        lower = f"{'more than' if self.is_minimum_excluded else 'at least'} {show(self.minimum)}"
+            return to_yaml(self.minimum)
+        lower = f"{'more than' if self.is_minimum_excluded else 'at least'} {to_yaml(self.minimum)}"
         if math.isinf(self.maximum):
             return lower
-        return f"{lower} and {'less than' if self.is_maximum_excluded else 'at most'} {show(self.maximum)}"
+        return f"{lower} and {'less than' if self.is_maximum_excluded else 'at most'} {to_yaml(self.maximum)}"
 
     def nearest(self, value: float) -> str:
         """What to use instead of a number outside."""
         if not math.isfinite(value):
             return f"use a finite number, {self}"
         if self.maximum - self.minimum <= 1 and not self.is_maximum_excluded:
-            return f"use {either(range(int(self.minimum), int(self.maximum) + 1))}"
+            return f"use {join_or(range(int(self.minimum), int(self.maximum) + 1))}"
         if value > self.maximum or (value == self.maximum and self.is_maximum_excluded):
             end, is_excluded, word = self.maximum, self.is_maximum_excluded, "less"
         else:
             end, is_excluded, word = self.minimum, self.is_minimum_excluded, "more"
-        return f"use {word} than {show(end)}" if is_excluded else f"use {show(end)} or {word}"
+        return f"use {word} than {to_yaml(end)}" if is_excluded else f"use {to_yaml(end)} or {word}"
 
 
 def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[Violation]:
@@ -59,4 +59,4 @@ def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[V
         if value is not None and not isinstance(value, str) and value not in allowed:
             reason = f": {allowed.reason}" if allowed.reason else ""
             rule = f"is not {allowed}{reason}" if math.isfinite(value) else "is not finite"
-            yield Violation(path=path, value=show(value), message=rule, fix=allowed.nearest(value))
+            yield Violation(path=path, value=to_yaml(value), message=rule, fix=allowed.nearest(value))

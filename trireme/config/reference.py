@@ -12,7 +12,7 @@ from typing import Any, Literal
 from trireme.config.compose import CONF_DIR, ConfigRoot
 from trireme.config.fields import describe_type, field_types, is_optional, nested_schemas, union_members
 from trireme.config.ranges import Range
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 
 
 def render_groups(root: ConfigRoot[Any]) -> str:
@@ -110,5 +110,5 @@ def _type(annotation: Any, path: str, ranges: Mapping[str, Range]) -> str:
 
 def _default(field: "dataclasses.Field[Any]") -> str:
     if field.default is not dataclasses.MISSING:
-        return f"`{show(field.default)}`"
-    return f"`{show(field.default_factory())}`" if field.default_factory is not dataclasses.MISSING else "required"
+        return f"`{to_yaml(field.default)}`"
+    return f"`{to_yaml(field.default_factory())}`" if field.default_factory is not dataclasses.MISSING else "required"

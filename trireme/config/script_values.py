@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 from trireme.errors import Violation
 from trireme.slurm import is_one_line
 
@@ -34,7 +34,7 @@ def check_options(
             rule, fix = "is no single line", "write it in one line"
         else:
             continue
-        shown = repr(value) if isinstance(value, str) and not is_one_line(value) else show(value)
+        shown = repr(value) if isinstance(value, str) and not is_one_line(value) else to_yaml(value)
         yield Violation(path=f"{path}.{name}", value=shown, message=rule, fix=fix)
 
 

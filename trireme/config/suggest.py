@@ -7,22 +7,22 @@ _LEAST_BEGINNING = 3
 """Letters that say which name was meant."""
 
 
-def show(value: object) -> str:
+def to_yaml(value: object) -> str:
     """Write a value as it is written in YAML and in an override."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {to_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(show(item) for item in value) + "]"
+        return "[" + ", ".join(to_yaml(item) for item in value) + "]"
     return str(value)
 
 
-def either(values: Iterable[object]) -> str:
+def join_or(values: Iterable[object]) -> str:
     """Join choices: `1, 2 or 4`."""
-    shown = [show(value) for value in values]
+    shown = [to_yaml(value) for value in values]
     if len(shown) < 2:
         return "".join(shown)
     return ", ".join(shown[:-1]) + " or " + shown[-1]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 from trireme.errors import Violation
 
 _EOD = "data.eod_token_id"
@@ -44,7 +44,7 @@ def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) ->
         if value:
             yield Violation(
                 path=f"data.{name}",
-                value=show(value),
+                value=to_yaml(value),
                 message="is not supported by the kernels of model.transformer_impl=transformer_engine",
                 fix="use false, or model.transformer_impl torch",
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import either
+from trireme.config.suggest import join_or
 from trireme.errors import Violation
 
 
@@ -68,7 +68,7 @@ def _loss_scales_are_powers_of_two(config: TrainConfig, world_size: int | None) 
                 path=name,
                 value=value,
                 message="is no power of two, and only those scale a loss and its gradients without rounding",
-                fix=f"use {either([below, 2 * below])}",
+                fix=f"use {join_or([below, 2 * below])}",
             )
     if precision.min_loss_scale > precision.initial_loss_scale:
         yield Violation(

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterator
 
-from trainer.config.plan import find_dp_size, pad_vocab_size
+from trainer.config.derived import find_dp_size, pad_vocab_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values, to_yaml
 from trireme.errors import Violation
 from trireme.progress import format_number
 
@@ -28,7 +28,7 @@ def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> I
         f" * {_CP}={parallel.context_parallel_size}"
     )
     if dp_size is not None and world_size != model_parallel_size * dp_size:
-        sizes = f"{show(world_size // model_parallel_size)} or null"
+        sizes = f"{to_yaml(world_size // model_parallel_size)} or null"
         other = f", or {_DP} {sizes}" if world_size % model_parallel_size == 0 else ""
         yield Violation(
             path="world_size",
@@ -41,8 +41,8 @@ def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> I
             path="world_size",
             value=world_size,
             message=f"is no multiple of {product} = {model_parallel_size}",
-            fix=f"start {either(nearest_multiples(world_size, model_parallel_size))} processes, or choose sizes whose"
-            f" product is {either(nearest_values(model_parallel_size, divisors(world_size)))}",
+            fix=f"start {join_or(nearest_multiples(world_size, model_parallel_size))} processes, or choose sizes whose"
+            f" product is {join_or(nearest_values(model_parallel_size, divisors(world_size)))}",
         )
 
 
@@ -51,7 +51,7 @@ def _tensor_parallel_sizes(config: TrainConfig) -> str:
     model = config.model
     common = math.gcd(model.num_attention_heads, model.num_query_groups, model.ffn_hidden_size)
     common = math.gcd(common, _padded_vocab_size(config) or model.make_vocab_size_divisible_by)
-    return either(nearest_values(config.parallel.tensor_model_parallel_size, divisors(common)))
+    return join_or(nearest_values(config.parallel.tensor_model_parallel_size, divisors(common)))
 
 
 def _padded_vocab_size(config: TrainConfig) -> int | None:
@@ -86,7 +86,7 @@ def _tensor_parallel_divides_the_model(config: TrainConfig, world_size: int | No
     for path, (size, note) in shared.items():
         if size % tp_size == 0:
             continue
-        written, other = size, f"{path} {either(nearest_multiples(size, tp_size))}"
+        written, other = size, f"{path} {join_or(nearest_multiples(size, tp_size))}"
         if path == "model.vocab_size":
             divisible_by = math.lcm(model.make_vocab_size_divisible_by, tp_size)
             written, other = model.vocab_size or size, f"model.make_vocab_size_divisible_by {divisible_by}"
@@ -122,7 +122,7 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
             value=training.global_batch_size,
             message=f"gives {format_number(num_microbatches, 'micro batch')}, no multiple of {_PP}={stages}, which {_VP}="
             f"{chunks_per_stage} needs",
-            fix=f"use training.global_batch_size {either(sizes)}, or {_VP} null",
+            fix=f"use training.global_batch_size {join_or(sizes)}, or {_VP} null",
         )
 
 
@@ -153,7 +153,7 @@ def _sequence_is_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
             path="model.seq_length",
             value=seq_length,
             message=f"cannot be cut into equal parts for {' and '.join(factors)}: it is no multiple of {parts}",
-            fix=f"use {either(nearest_multiples(seq_length, parts))}",
+            fix=f"use {join_or(nearest_multiples(seq_length, parts))}",
         )
 
 
@@ -175,7 +175,7 @@ def _exchanged_heads_are_whole(config: TrainConfig, world_size: int | None) -> I
             value="a2a",
             message=f"exchanges whole heads, and {_CP}={cp_size} does not divide the {local_groups} key-value heads of a"
             f" process (model.num_query_groups={groups} / {_TP}={tp_size})",
-            fix=f"use all_gather, or {_CP} {either(nearest_values(cp_size, divisors(local_groups)))}",
+            fix=f"use all_gather, or {_CP} {join_or(nearest_values(cp_size, divisors(local_groups)))}",
         )
 
 

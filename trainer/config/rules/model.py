@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values
 from trireme.errors import Violation
 
 
@@ -19,7 +19,7 @@ def _heads_divide_hidden_size(config: TrainConfig, world_size: int | None) -> It
             value=model.hidden_size,
             message=f"is no multiple of model.num_attention_heads={model.num_attention_heads} while model.kv_channels is"
             " null",
-            fix=f"use model.hidden_size {either(sizes)}, or model.num_attention_heads {either(heads)}, or set"
+            fix=f"use model.hidden_size {join_or(sizes)}, or model.num_attention_heads {join_or(heads)}, or set"
             " model.kv_channels",
         )
 
@@ -33,7 +33,7 @@ def _groups_divide_heads(config: TrainConfig, world_size: int | None) -> Iterato
             path="model.num_query_groups",
             value=model.num_query_groups,
             message=f"does not divide model.num_attention_heads={model.num_attention_heads}",
-            fix=f"use {either(groups)}",
+            fix=f"use {join_or(groups)}",
         )
 
 
@@ -46,7 +46,7 @@ def _rotary_channels_are_even(config: TrainConfig, world_size: int | None) -> It
             path="model.kv_channels",
             value="null" if model.kv_channels is None else model.kv_channels,
             message=f"gives heads of {model.head_size} channels ({source}), and rotary embeddings turn pairs of channels",
-            fix=f"use {either(nearest_multiples(model.head_size, 2))}",
+            fix=f"use {join_or(nearest_multiples(model.head_size, 2))}",
         )
 
 

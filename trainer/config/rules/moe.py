@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from trainer.config.derived import find_dp_size
 from trainer.config.model import find_expert_width, find_moe_layers
-from trainer.config.plan import find_dp_size
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values, to_yaml
 from trireme.errors import Violation
 from trireme.progress import format_number
 
@@ -42,9 +42,9 @@ def _dense_models_have_no_experts(config: TrainConfig, world_size: int | None) -
         if value != dense:
             yield Violation(
                 path=path,
-                value=show(value),
+                value=to_yaml(value),
                 message=f"is about experts, and {_EXPERTS} is null",
-                fix=f"use {show(dense)}, or set {_EXPERTS}",
+                fix=f"use {to_yaml(dense)}, or set {_EXPERTS}",
             )
 
 
@@ -61,7 +61,7 @@ def _layer_pattern_fits(config: TrainConfig, world_size: int | None) -> Iterator
         return
     yield Violation(
         path=_FREQUENCY,
-        value=show(pattern),
+        value=to_yaml(pattern),
         message=problem,
         fix="use [1] for experts in all layers"
         + (", [1, 0] for every second" if num_layers % 2 == 0 else "")
@@ -141,7 +141,7 @@ def _expert_parallel_divides_experts(config: TrainConfig, world_size: int | None
             path=_EP,
             value=ep_size,
             message=f"does not divide {_EXPERTS}={num_experts}",
-            fix=f"use {either(nearest_values(ep_size, divisors(num_experts)))}",
+            fix=f"use {join_or(nearest_values(ep_size, divisors(num_experts)))}",
         )
 
 
@@ -161,8 +161,8 @@ def _experts_are_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
             path=path,
             value=expert_tp_size,
             message=f"does not divide {name}={width}, the width of an expert",
-            fix=f"use {_ETP} {either(divisors(math.gcd(width, expert_tp_size)))}, or {name}"
-            f" {either(nearest_multiples(width, expert_tp_size))}",
+            fix=f"use {_ETP} {join_or(divisors(math.gcd(width, expert_tp_size)))}, or {name}"
+            f" {join_or(nearest_multiples(width, expert_tp_size))}",
         )
     shared = model.moe_shared_expert_intermediate_size
     if shared is not None and shared % parallel.tensor_model_parallel_size:
@@ -170,7 +170,7 @@ def _experts_are_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
             path=_TP,
             value=parallel.tensor_model_parallel_size,
             message=f"does not divide {_SHARED}={shared}",
-            fix=f"use {either(nearest_values(parallel.tensor_model_parallel_size, divisors(shared)))}",
+            fix=f"use {join_or(nearest_values(parallel.tensor_model_parallel_size, divisors(shared)))}",
         )
 
 
@@ -205,7 +205,7 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
         message=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
         f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} *"
         f" {_CP}={parallel.context_parallel_size} * data-parallel size {dp_size})",
-        fix=f"use {either(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
+        fix=f"use {join_or(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
     )
 
 
@@ -240,7 +240,7 @@ def _recomputed_modules_exist(config: TrainConfig, world_size: int | None) -> It
         if module in modules and not exists:
             yield Violation(
                 path="parallel.recompute_modules",
-                value=show(modules),
+                value=to_yaml(modules),
                 message=f"names {module}, and no layer has one: "
                 + ("all have experts" if module == "mlp" else f"{_EXPERTS} is null"),
                 fix=f"use {other} instead",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainer.config.pipeline_split import EMBEDDING, LAYER, LOSS, parse_layout, split_layers, write_layout
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values, show
+from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values, to_yaml
 from trireme.errors import Violation
 from trireme.progress import format_number
 
@@ -44,7 +44,7 @@ def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterato
         path, value = next(iter(named.items()))
         yield Violation(
             path=path,
-            value=show(value),
+            value=to_yaml(value),
             message=f"cuts layers into pipeline stages, and {_PP}=1",
             fix=f"use {'false' if value is True else 'null'}, or {_PP} 2 or more",
         )
@@ -52,8 +52,8 @@ def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterato
         (path, value), *others = named.items()
         yield Violation(
             path=path,
-            value=show(value),
-            message=f"names the layers of the stages, and so does {' and '.join(f'{o}={show(v)}' for o, v in others)}",
+            value=to_yaml(value),
+            message=f"names the layers of the stages, and so does {' and '.join(f'{o}={to_yaml(v)}' for o, v in others)}",
             fix="keep the sizes of the first and last stage, or what is accounted for, or the layout, and set the"
             " others to null or false",
         )
@@ -83,8 +83,8 @@ def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterat
         path="model.num_layers",
         value=layers,
         message=f"{what} is no multiple of {factors}, so stages would differ".lstrip(),
-        fix=f"use model.num_layers {either(size for size in multiples if size > 0)}"
-        + (f", or {_PP} {either(nearest)}" if nearest else f", or {_VP} null")
+        fix=f"use model.num_layers {join_or(size for size in multiples if size > 0)}"
+        + (f", or {_PP} {join_or(nearest)}" if nearest else f", or {_VP} null")
         + f", or {written}",
     )
 

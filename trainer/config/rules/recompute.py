@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainer.config.pipeline_split import split_layers
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_values, show
+from trireme.config.suggest import divisors, join_or, nearest_values, to_yaml
 from trireme.errors import Violation
 from trireme.progress import format_number
 
@@ -42,16 +42,16 @@ def _recompute_settings_belong_together(config: TrainConfig, world_size: int | N
         if path in used and value == empty:
             yield Violation(
                 path=path,
-                value=show(value),
+                value=to_yaml(value),
                 message=f"leaves open what {_GRANULARITY}={granularity} recomputes",
                 fix=f"use {examples[path]}, or {_GRANULARITY} null",
             )
         if path not in used and value != empty:
             yield Violation(
                 path=path,
-                value=show(value),
-                message=f"means nothing with {_GRANULARITY}={show(granularity)}",
-                fix=f"use {show(empty)}, or {_GRANULARITY} {others[path]}",
+                value=to_yaml(value),
+                message=f"means nothing with {_GRANULARITY}={to_yaml(granularity)}",
+                fix=f"use {to_yaml(empty)}, or {_GRANULARITY} {others[path]}",
             )
 
 
@@ -66,9 +66,9 @@ def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | Non
     if parallel.recompute_method == "uniform" and any(size % unit for size in sizes):
         common = [size for size in divisors(sizes[0]) if all(other % size == 0 for other in sizes)]
         rule = (
-            f"does not divide the {either(sizes)} layers of a model chunk, and {_METHOD}=uniform cuts them into units"
+            f"does not divide the {join_or(sizes)} layers of a model chunk, and {_METHOD}=uniform cuts them into units"
         )
-        fix = f"use {either(nearest_values(unit, common))}, or {_METHOD} block"
+        fix = f"use {join_or(nearest_values(unit, common))}, or {_METHOD} block"
     elif parallel.recompute_method == "block" and unit > sizes[-1]:
         rule = f"is more than the {format_number(sizes[-1], 'layer')} of the largest model chunk"
         fix = f"use 1 to {sizes[-1]}"

@@ -7,7 +7,7 @@ from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import time_limit_seconds
 from trireme.config.script_values import check_lines, check_options
-from trireme.config.suggest import show
+from trireme.config.suggest import to_yaml
 from trireme.errors import Violation
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -99,10 +99,10 @@ def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[
     for name, value in environment.items():
         if not _VARIABLE.fullmatch(name):
             fix = "use letters, digits and _, and no digit first"
-            yield Violation(path=f"{path}.{name}", value=show(value), message="is no name of a variable", fix=fix)
+            yield Violation(path=f"{path}.{name}", value=to_yaml(value), message="is no name of a variable", fix=fix)
         elif value is None or isinstance(value, dict | list):
             rule, fix = "is no single value", "write text or a number, '' for empty text"
-            yield Violation(path=f"{path}.{name}", value=show(value), message=rule, fix=fix)
+            yield Violation(path=f"{path}.{name}", value=to_yaml(value), message=rule, fix=fix)
 
 
 @reads("cluster.slurm.container.mounts")

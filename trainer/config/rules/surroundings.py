@@ -8,9 +8,9 @@ from pathlib import Path
 from trainer.config.rules.rule import reads
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
-from trireme.config.suggest import did_you_mean, either, nearest_values, show
+from trireme.config.suggest import did_you_mean, join_or, nearest_values, to_yaml
 from trireme.errors import Violation
-from trireme.files import nearest_existing
+from trireme.files import nearest_existing_parent
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_FILE_NAME = 255
@@ -33,7 +33,7 @@ def _run_name_is_plain(config: TrainConfig, world_size: int | None) -> Iterator[
 @reads("output_dir", "run_name")
 def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     directory = Path(config.output_dir, config.run_name)
-    existing = nearest_existing(directory)
+    existing = nearest_existing_parent(directory)
     if not existing.is_dir():
         yield Violation(
             path="output_dir",
@@ -74,7 +74,7 @@ def nearest_checkpoints(resume: str) -> str:
     there = [int(found[1]) for entry in asked.parent.iterdir() if (found := step.fullmatch(entry.name))]
     if not there:
         return ""
-    names = either(f"step_{number:08d}" for number in nearest_values(int(wanted[1]), there, count=3))
+    names = join_or(f"step_{number:08d}" for number in nearest_values(int(wanted[1]), there, count=3))
     return f"{names} in its place, "
 
 
@@ -97,7 +97,7 @@ def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violat
         if not (0 < dataset.weight < float("inf")):
             yield Violation(
                 path=f"{place}.weight",
-                value=show(dataset.weight),
+                value=to_yaml(dataset.weight),
                 message="is no positive finite number",
                 fix="use a weight such as 1.0, or leave the data set out",
             )

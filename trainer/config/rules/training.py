@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from trainer.config.plan import find_decay_steps, find_dp_size, find_warmup_steps, find_wsd_decay_steps
+from trainer.config.derived import find_decay_steps, find_dp_size, find_warmup_steps, find_wsd_decay_steps
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
-from trireme.config.suggest import divisors, either, nearest_multiples, nearest_values
+from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values
 from trireme.errors import Violation
 
 _SIZES = (
@@ -26,11 +26,11 @@ def _global_batch_is_whole_micro_batches(config: TrainConfig, world_size: int | 
     factors = f"training.micro_batch_size={training.micro_batch_size}"
     if dp_size is not None:
         factors += f" * data-parallel size {dp_size} = {sequences}"
-    fix = f"use training.global_batch_size {either(nearest_multiples(training.global_batch_size, sequences))}"
+    fix = f"use training.global_batch_size {join_or(nearest_multiples(training.global_batch_size, sequences))}"
     if training.global_batch_size % (dp_size or 1) == 0:
         per_rank = training.global_batch_size // (dp_size or 1)
         micro_batch_sizes = nearest_values(training.micro_batch_size, divisors(per_rank), count=4)
-        fix += f", or training.micro_batch_size {either(micro_batch_sizes)}"
+        fix += f", or training.micro_batch_size {join_or(micro_batch_sizes)}"
     yield Violation(
         path="training.global_batch_size",
         value=training.global_batch_size,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config.derived import count_processes, derive_config
 from trainer.config.load import load_config
-from trainer.config.plan import build_plan, count_processes
 
 
 def test_numbers_of_the_quickstart() -> None:
     config = load_config(["experiment=quickstart"])
-    plan = build_plan(config, world_size=8, vocab_size=8000)
+    plan = derive_config(config, world_size=8, vocab_size=8000)
     layer = 256 * (8 + 4 + 4) * 32 + 256 * 256 + 3 * 256 * 512 + 2 * 256
     assert plan.num_parameters == 4 * layer + 256 + 2 * 8000 * 256
     assert plan.num_parameters_padded == plan.num_parameters + 2 * 64 * 256
@@ -28,7 +28,7 @@ def test_numbers_of_the_quickstart() -> None:
 
 
 def test_a_vocabulary_that_fits_is_not_padded() -> None:
-    plan = build_plan(load_config([]), world_size=1, vocab_size=8192)
+    plan = derive_config(load_config([]), world_size=1, vocab_size=8192)
     assert plan.padded_vocab_size == 8192
     assert plan.num_parameters == plan.num_parameters_padded
 

@@ -14,7 +14,7 @@ MAX_DEFAULT_WARMUP_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan:
+class DerivedConfig:
     """Derived numbers of one run."""
 
     world_size: int
@@ -51,9 +51,9 @@ class RunPlan:
     """Everything that the run writes: output_dir / run_name."""
 
 
-def build_plan(
+def derive_config(
     config: TrainConfig, *, world_size: int, vocab_size: int, tokenizer_eod_id: int | None = None
-) -> RunPlan:
+) -> DerivedConfig:
     """Derive the numbers of a run.
 
     Args:
@@ -67,7 +67,7 @@ def build_plan(
     assert dp_size is not None
     padded_vocab_size = pad_vocab_size(model, vocab_size)
     tokens_per_step = training.global_batch_size * model.seq_length
-    return RunPlan(
+    return DerivedConfig(
         world_size=world_size,
         dp_size=dp_size,
         model_parallel_size=config.parallel.model_parallel_size,
