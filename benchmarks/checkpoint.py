@@ -111,14 +111,14 @@ def _rank(rank: int, port: int, directory: Path, rounds: int, sender: Connection
 
 def _measure(world: World, directory: Path, *, rounds: int) -> dict[str, Any]:
     config = TrainConfig(model=SHAPE, output_dir=str(directory), run_name="run")
-    plan = derive_config(config, world_size=NUM_PROCESSES, vocab_size=SHAPE.vocab_size or 0)
-    engine = _build_engine(plan, world)
+    derived = derive_config(config, world_size=NUM_PROCESSES, vocab_size=SHAPE.vocab_size or 0)
+    engine = _build_engine(derived, world)
     loader = _build_loader(directory / f"shard_{world.rank}")
     told: list[dict[str, Any]] = []
     savers = {
         name: CheckpointManager(
             replace(config, checkpoint=checkpoint),
-            plan=plan,
+            derived=derived,
             engine=engine,
             loader=loader,
             layout=layout_of(ParallelConfig(), world_size=NUM_PROCESSES, engine="deepspeed", device_type="cpu"),
@@ -139,9 +139,9 @@ def _measure(world: World, directory: Path, *, rounds: int) -> dict[str, Any]:
         alone.append(_take_step(engine, world))
     if not world.is_main_rank:
         return {}
-    (path,) = list_checkpoints(plan.run_directory)
+    (path,) = list_checkpoints(derived.run_directory)
     num_bytes = sum(file.stat().st_size for file in path.iterdir())
-    return _summarize(saves, alone=alone, num_bytes=num_bytes, num_parameters=plan.num_parameters_padded)
+    return _summarize(saves, alone=alone, num_bytes=num_bytes, num_parameters=derived.num_parameters_padded)
 
 
 def _save(saver: CheckpointManager, engine: Engine, world: World, *, step: int) -> list[float]:
@@ -188,12 +188,12 @@ def _median(values: list[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def _build_engine(plan: DerivedConfig, world: World) -> Engine:
+def _build_engine(derived: DerivedConfig, world: World) -> Engine:
     precision = PrecisionConfig()
     chunks = build_model_chunks(
         SHAPE,
         transformer_config=build_transformer_config(SHAPE, parallel=ParallelConfig(), precision=precision),
-        padded_vocab_size=plan.padded_vocab_size,
+        padded_vocab_size=derived.padded_vocab_size,
         pp_rank=world.pp_rank,
         groups=world.groups,
         device=world.device,

@@ -185,9 +185,9 @@ def _serve(layout: Layout, rank: int, directory: Path, connection: Connection) -
         engine=layout.engine,
         training=TrainingConfig(global_batch_size=SEQUENCES, micro_batch_size=1),
     )
-    plan = derive_config(config, world_size=world.world_size, vocab_size=SHAPE.vocab_size or 0)
+    derived = derive_config(config, world_size=world.world_size, vocab_size=SHAPE.vocab_size or 0)
     chunks: list[Any] = []
-    engine = build_engine(config, plan=plan, world=world, watch=chunks.extend)
+    engine = build_engine(config, derived=derived, world=world, watch=chunks.extend)
     batches = _micro_batches(SEQUENCES)[world.dp_rank :: world.dp_size]
 
     def take_steps(count: int) -> float:

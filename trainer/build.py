@@ -65,7 +65,7 @@ class Run:
 
 
 def build_run(
-    config: TrainConfig, *, plan: DerivedConfig, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
+    config: TrainConfig, *, derived: DerivedConfig, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
 ) -> Run:
     """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
 
@@ -75,17 +75,17 @@ def build_run(
         ConfigError: on every rank, when the checkpoint or the data cannot be used.
     """
     chunks: list[GPTModel] = []
-    engine = build_engine(config, plan=plan, world=world, watch=chunks.extend)
+    engine = build_engine(config, derived=derived, world=world, watch=chunks.extend)
     layout = _layout(config, world)
-    state, origin = restore_run(config, plan=plan, engine=engine, layout=layout)
+    state, origin = restore_run(config, derived=derived, engine=engine, layout=layout)
     progress = state.progress if state is not None else TrainProgress()
     is_active = has_work(config, progress)
     is_writer = world.is_main_rank and is_active
-    past = recall_past(config, plan=plan, state=state, is_written=is_active)
-    loader = build_training_loader(config, plan=plan, world=world, state=state, left_out=past.left_out)
+    past = recall_past(config, derived=derived, state=state, is_written=is_active)
+    loader = build_training_loader(config, derived=derived, world=world, state=state, left_out=past.left_out)
     recorder = build_recorder(
         config.logging,
-        run_directory=plan.run_directory,
+        run_directory=derived.run_directory,
         run_name=config.run_name,
         run_config=dataclasses.asdict(config),
         total_steps=config.training.train_iters,
@@ -93,12 +93,12 @@ def build_run(
         is_validation_due=progress.is_validation_due,
         is_main_rank=is_writer,
     )
-    validation = build_validation(config, plan=plan, world=world)
-    event_log = events.EventLog(plan.run_directory / events.FILE_NAME if is_writer else None)
+    validation = build_validation(config, derived=derived, world=world)
+    event_log = events.EventLog(derived.run_directory / events.FILE_NAME if is_writer else None)
     if is_writer:
         record_start(
             config,
-            plan=plan,
+            derived=derived,
             layout=layout,
             state=state,
             origin=origin,
@@ -108,7 +108,7 @@ def build_run(
         )
     saver = CheckpointManager(
         config,
-        plan=plan,
+        derived=derived,
         engine=engine,
         loader=loader,
         layout=layout,
@@ -131,15 +131,15 @@ def build_run(
             lr_schedule=config.lr_schedule,
             checkpoint=config.checkpoint,
             peak_learning_rate=config.optimizer.lr,
-            tokens_per_step=plan.tokens_per_step,
+            tokens_per_step=derived.tokens_per_step,
         ),
         engine=engine,
         loader=loader,
         validation=validation,
         recorder=recorder,
         meter=ThroughputMeter(
-            tokens_per_step=plan.tokens_per_step,
-            model_flops_per_token=plan.model_flops_per_token,
+            tokens_per_step=derived.tokens_per_step,
+            model_flops_per_token=derived.model_flops_per_token,
             num_devices=world.world_size,
             peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
         ),
@@ -172,7 +172,7 @@ def build_run(
 def build_engine(
     config: TrainConfig,
     *,
-    plan: DerivedConfig,
+    derived: DerivedConfig,
     world: World,
     watch: Callable[[Sequence[GPTModel]], object] | None = None,
 ) -> Engine:
@@ -185,8 +185,8 @@ def build_engine(
         config.model,
         parallel=config.parallel,
         precision=config.precision,
-        padded_vocab_size=plan.padded_vocab_size,
-        vocab_size=plan.vocab_size,
+        padded_vocab_size=derived.padded_vocab_size,
+        vocab_size=derived.vocab_size,
         world=world,
         seed=config.training.seed,
         reset_position_ids=config.data.reset_position_ids,
@@ -268,7 +268,7 @@ def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, 
     assert not wrong, f"pipeline stages hold these layers (by number) this many times instead of once: {wrong}"
 
 
-def build_validation(config: TrainConfig, *, plan: DerivedConfig, world: World) -> ValidationLoader | None:
+def build_validation(config: TrainConfig, *, derived: DerivedConfig, world: World) -> ValidationLoader | None:
     """Open the validation set, if there is one."""
     if not config.data.validation:
         return None
@@ -280,17 +280,17 @@ def build_validation(config: TrainConfig, *, plan: DerivedConfig, world: World) 
         micro_batch_size=config.training.micro_batch_size,
         global_batch_size=config.training.global_batch_size,
         eval_iters=config.training.eval_iters,
-        vocab_size=plan.vocab_size,
-        documents=_document_config(config, plan),
+        vocab_size=derived.vocab_size,
+        documents=_document_config(config, derived),
     )
 
 
-def _document_config(config: TrainConfig, plan: DerivedConfig) -> DocumentConfig | None:
+def _document_config(config: TrainConfig, derived: DerivedConfig) -> DocumentConfig | None:
     if not config.data.uses_documents:
         return None
-    assert plan.eod_token_id is not None
+    assert derived.eod_token_id is not None
     return DocumentConfig(
-        eod_token_id=plan.eod_token_id,
+        eod_token_id=derived.eod_token_id,
         reset_attention_mask=config.data.reset_attention_mask,
         reset_position_ids=config.data.reset_position_ids,
         eod_mask_loss=config.data.eod_mask_loss,
@@ -300,7 +300,7 @@ def _document_config(config: TrainConfig, plan: DerivedConfig) -> DocumentConfig
 def build_training_loader(
     config: TrainConfig,
     *,
-    plan: DerivedConfig,
+    derived: DerivedConfig,
     world: World,
     state: TrainerState | None = None,
     left_out: SampleRanges | None = None,
@@ -321,8 +321,8 @@ def build_training_loader(
         global_batch_size=config.training.global_batch_size,
         consumed_samples=state.consumed_samples if state is not None else 0,
         prefetch_steps=config.data.prefetch_steps,
-        vocab_size=plan.vocab_size,
-        documents=_document_config(config, plan),
+        vocab_size=derived.vocab_size,
+        documents=_document_config(config, derived),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
         left_out=left_out,
     )

@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
             saved.write_text(dump_config(config), encoding="utf-8")
             arguments = [f"config_file={saved}", *values]
         inputs = load_inputs(arguments, check_files=_check_files, unread=UNREAD)
-    config, plan = inputs.config, inputs.plan
+    config, derived = inputs.config, inputs.derived
     cpu_shim.install()
     from trainer.build import build_validation, wire_model  # noqa: PLC0415 - see above
     from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
@@ -105,8 +105,8 @@ def run(arguments: list[str]) -> int:
         config.model,
         parallel=config.parallel,
         precision=config.precision,
-        padded_vocab_size=plan.padded_vocab_size,
-        vocab_size=plan.vocab_size,
+        padded_vocab_size=derived.padded_vocab_size,
+        vocab_size=derived.vocab_size,
         world=world,
         reset_position_ids=config.data.reset_position_ids,
     )
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
     damage = find_not_finite(chunks)
     if damage:
         _LOGGER.warning("The weights of %s hold %s.", checkpoint, join_first(damage))
-    validation = build_validation(config, plan=plan, world=world)
+    validation = build_validation(config, derived=derived, world=world)
     assert validation is not None
     result = run_validation(
         validation, evaluate=partial(evaluate_step, chunks, groups=world.groups, device=world.device)

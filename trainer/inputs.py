@@ -29,7 +29,7 @@ class RunInputs:
     """A configuration that can be run, and the numbers that follow from it."""
 
     config: TrainConfig
-    plan: DerivedConfig
+    derived: DerivedConfig
     tokenizer: Tokenizer | None
     """None where the run is given none."""
 
@@ -80,13 +80,13 @@ def load_inputs(
                 violations += check_files(config, tokenizer, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None
-    plan = derive_config(
+    derived = derive_config(
         config,
         world_size=world_size,
         vocab_size=vocab_size,
         tokenizer_eod_id=tokenizer.eos_id if tokenizer else None,
     )
-    return RunInputs(config=config, plan=plan, tokenizer=tokenizer)
+    return RunInputs(config=config, derived=derived, tokenizer=tokenizer)
 
 
 def check_training_host(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:

@@ -34,10 +34,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def restore_run(
-    config: TrainConfig, *, plan: DerivedConfig, engine: Engine, layout: Layout
+    config: TrainConfig, *, derived: DerivedConfig, engine: Engine, layout: Layout
 ) -> tuple[TrainerState | None, ResumeSource]:
     """Load the checkpoint that `resume` names into the engine; no state where the run starts anew."""
-    run_directory = plan.run_directory
+    run_directory = derived.run_directory
     resume = Ranks().on_coordinator(lambda: resume_of_start(config.resume, run_directory), doing="reading resume")
     if resume != config.resume:
         _LOGGER.info(
@@ -50,7 +50,7 @@ def restore_run(
     if path is None:
         return None, ResumeSource()
     saved = read_state(path)
-    raise_if_any(check_model(config.model, padded_vocab_size=plan.padded_vocab_size, state=saved, checkpoint=path))
+    raise_if_any(check_model(config.model, padded_vocab_size=derived.padded_vocab_size, state=saved, checkpoint=path))
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
     is_fork = not is_inside(path, run_directory)
@@ -79,7 +79,7 @@ def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
 def record_start(
     config: TrainConfig,
     *,
-    plan: DerivedConfig,
+    derived: DerivedConfig,
     layout: Layout,
     state: TrainerState | None,
     origin: ResumeSource,
@@ -94,12 +94,12 @@ def record_start(
     Raises:
         OSError: a file cannot be written.
     """
-    step, checkpoint, run_directory = state.step if state is not None else 0, origin.checkpoint, plan.run_directory
+    step, checkpoint, run_directory = state.step if state is not None else 0, origin.checkpoint, derived.run_directory
     changes: list[Change] = []
     if state is not None and checkpoint is not None:
         sha256 = tokenizer.sha256 if tokenizer is not None else None
         changes = find_changes(
-            config, state=state, checkpoint=checkpoint, vocab_size=plan.vocab_size, tokenizer_sha256=sha256
+            config, state=state, checkpoint=checkpoint, vocab_size=derived.vocab_size, tokenizer_sha256=sha256
         )
         changes += _find_rate_change(config, changes, step=step, checkpoint=checkpoint)
         _tell_changes(changes, checkpoint=checkpoint)
@@ -170,7 +170,7 @@ class Past:
 
 
 def recall_past(
-    config: TrainConfig, *, plan: DerivedConfig, state: TrainerState | None, is_written: bool = True
+    config: TrainConfig, *, derived: DerivedConfig, state: TrainerState | None, is_written: bool = True
 ) -> Past:
     """Read a run's decisions; all ranks call this. Files of a run that left no checkpoint are put aside.
 
@@ -181,18 +181,18 @@ def recall_past(
         ConfigError: on every rank, when recovery.replay names no such file.
     """
     ranks = Ranks()
-    path = plan.run_directory / recovery_log.FILE_NAME
+    path = derived.run_directory / recovery_log.FILE_NAME
 
     def read() -> tuple[list[dict[str, object]], Replay]:
         if state is None:
-            rotate_file(plan.run_directory / jsonl.FILE_NAME)
+            rotate_file(derived.run_directory / jsonl.FILE_NAME)
             rotate_file(path)
         replay = config.recovery.replay
         return recovery_log.read_recovery_log(path), recovery_log.read_replay(
             replay
         ) if replay is not None else Replay()
 
-    records, replay = ranks.on_coordinator(read, doing=f"reading what {plan.run_directory} has decided")
+    records, replay = ranks.on_coordinator(read, doing=f"reading what {derived.run_directory} has decided")
     book = recovery_log.RecoveryLog(path if ranks.is_coordinator and is_written else None, records=records)
     left_out = replay.left_out
     if state is not None:

@@ -33,12 +33,12 @@ def run(overrides: list[str]) -> int:
         ConfigError: the configuration or an input cannot be used.
     """
     inputs = load_inputs(overrides, check_files=check_training_host)
-    config, plan = inputs.config, inputs.plan
+    config, derived = inputs.config, inputs.derived
     seconds = seconds_since_start()
     if seconds is not None:
         _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
     is_main_rank = int(os.environ.get("RANK", "0")) == 0
-    claim = lock_run_directory(plan.run_directory, resume=config.resume) if is_main_rank else nullcontext()
+    claim = lock_run_directory(derived.run_directory, resume=config.resume) if is_main_rank else nullcontext()
     with StopRequest() as stop, claim:
         world = start_world(
             config.parallel,
@@ -46,13 +46,13 @@ def run(overrides: list[str]) -> int:
             gloo_timeout_seconds=config.gloo_timeout_seconds,
             seed=config.training.seed,
         )
-        configure_logging(rank=world.rank, run_directory=plan.run_directory)
+        configure_logging(rank=world.rank, run_directory=derived.run_directory)
         if world.is_main_rank:
-            for line in describe_run(config, plan):
+            for line in describe_run(config, derived):
                 _LOGGER.info(line)
-        with Watchdog(config.health, rank=world.rank, run_directory=plan.run_directory) as watchdog:
+        with Watchdog(config.health, rank=world.rank, run_directory=derived.run_directory) as watchdog:
             with telling_what_it_waits_for("the model to be built and its checkpoint to be loaded"):
-                built = build_run(config, plan=plan, world=world, watchdog=watchdog, tokenizer=inputs.tokenizer)
+                built = build_run(config, derived=derived, world=world, watchdog=watchdog, tokenizer=inputs.tokenizer)
             stop.defer(watchdog.has_lost_rank)
             outcome = built.loop.run(stop)
             built.close()

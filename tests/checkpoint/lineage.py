@@ -77,15 +77,15 @@ def _train(directory: Path, shards: Sequence[Path], num_steps: int, weight: floa
     world_size = distributed.get_world_size()
     config = load_config(overrides, world_size=world_size)
     with open_world(config.parallel) as world:
-        plan = derive_config(config, world_size=world_size, vocab_size=config.model.vocab_size or 0)
+        derived = derive_config(config, world_size=world_size, vocab_size=config.model.vocab_size or 0)
         described = layout_of(config.parallel, world_size=world_size, engine=config.engine.name, device_type="cpu")
-        engine = build_engine(config, plan=plan, world=world)
-        state, origin = restore_run(config, plan=plan, engine=engine, layout=described)
+        engine = build_engine(config, derived=derived, world=world)
+        state, origin = restore_run(config, derived=derived, engine=engine, layout=described)
         progress = state.progress if state is not None else TrainProgress()
-        loader = build_training_loader(config, plan=plan, world=world, state=state)
+        loader = build_training_loader(config, derived=derived, world=world, state=state)
         saver = CheckpointManager(
             config,
-            plan=plan,
+            derived=derived,
             engine=engine,
             loader=loader,
             layout=described,

@@ -79,7 +79,7 @@ def open_saving(
     config = TrainConfig(model=MODEL, output_dir=str(directory), run_name=run_name, checkpoint=checkpoint)
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, timeout_seconds=60))
     with open_world(parallel) as world:
-        plan = derive_config(config, world_size=world.world_size, vocab_size=MODEL.vocab_size or 0)
+        derived = derive_config(config, world_size=world.world_size, vocab_size=MODEL.vocab_size or 0)
         engine = FragmentEngine(fragments=fragments_of(parallel, world, fill=True))
         events: list[dict[str, Any]] = []
         shard = directory / f"shard_{world.rank}"
@@ -97,7 +97,7 @@ def open_saving(
         )
         saver = CheckpointManager(
             config,
-            plan=plan,
+            derived=derived,
             engine=engine,  # type: ignore[arg-type]
             loader=loader,
             layout=layout_in(parallel, world_size=world.world_size),
@@ -105,6 +105,6 @@ def open_saving(
             progress=progress_of(step),
             record=lambda kind, **fields: events.append({"kind": kind, **fields}),
         )
-        yield Saving(saver=saver, engine=engine, run=plan.run_directory, events=events)
+        yield Saving(saver=saver, engine=engine, run=derived.run_directory, events=events)
         saver.finish()
         loader.close()

@@ -11,26 +11,26 @@ from trainer.config.load import load_config
 
 def test_numbers_of_the_quickstart() -> None:
     config = load_config(["experiment=quickstart"])
-    plan = derive_config(config, world_size=8, vocab_size=8000)
+    derived = derive_config(config, world_size=8, vocab_size=8000)
     layer = 256 * (8 + 4 + 4) * 32 + 256 * 256 + 3 * 256 * 512 + 2 * 256
-    assert plan.num_parameters == 4 * layer + 256 + 2 * 8000 * 256
-    assert plan.num_parameters_padded == plan.num_parameters + 2 * 64 * 256
-    assert (plan.world_size, plan.dp_size, plan.model_parallel_size) == (8, 2, 4)
-    assert plan.num_microbatches == 1
-    assert (plan.vocab_size, plan.padded_vocab_size) == (8000, 8064)
-    assert plan.tokens_per_step == 8 * 256
-    assert plan.total_tokens == 250 * 8 * 256
-    assert (plan.decay_steps, plan.wsd_decay_steps) == (250, 25)
-    assert plan.run_directory == Path("outputs/quickstart")
-    assert plan.model_flops_per_token > 6 * (4 * (layer - 2 * 256) + 8000 * 256)
+    assert derived.num_parameters == 4 * layer + 256 + 2 * 8000 * 256
+    assert derived.num_parameters_padded == derived.num_parameters + 2 * 64 * 256
+    assert (derived.world_size, derived.dp_size, derived.model_parallel_size) == (8, 2, 4)
+    assert derived.num_microbatches == 1
+    assert (derived.vocab_size, derived.padded_vocab_size) == (8000, 8064)
+    assert derived.tokens_per_step == 8 * 256
+    assert derived.total_tokens == 250 * 8 * 256
+    assert (derived.decay_steps, derived.wsd_decay_steps) == (250, 25)
+    assert derived.run_directory == Path("outputs/quickstart")
+    assert derived.model_flops_per_token > 6 * (4 * (layer - 2 * 256) + 8000 * 256)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan.dp_size = 3  # type: ignore[misc]
+        derived.dp_size = 3  # type: ignore[misc]
 
 
 def test_a_vocabulary_that_fits_is_not_padded() -> None:
-    plan = derive_config(load_config([]), world_size=1, vocab_size=8192)
-    assert plan.padded_vocab_size == 8192
-    assert plan.num_parameters == plan.num_parameters_padded
+    derived = derive_config(load_config([]), world_size=1, vocab_size=8192)
+    assert derived.padded_vocab_size == 8192
+    assert derived.num_parameters == derived.num_parameters_padded
 
 
 @pytest.mark.parametrize(

@@ -191,11 +191,11 @@ def test_no_configuration_breaks_validation_and_a_valid_one_has_whole_numbers(
     assert all(isinstance(violation, Violation) and violation.fix for violation in violations)
     if violations:
         return
-    plan = derive_config(config, world_size=world_size, vocab_size=8000)
+    derived = derive_config(config, world_size=world_size, vocab_size=8000)
     tp_size = parallel.tensor_model_parallel_size
     chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
-    assert plan.dp_size * plan.model_parallel_size == world_size
-    assert plan.num_microbatches * training.micro_batch_size * plan.dp_size == training.global_batch_size
-    assert plan.padded_vocab_size % tp_size == 0
+    assert derived.dp_size * derived.model_parallel_size == world_size
+    assert derived.num_microbatches * training.micro_batch_size * derived.dp_size == training.global_batch_size
+    assert derived.padded_vocab_size % tp_size == 0
     assert model.num_query_groups % tp_size == model.num_attention_heads % model.num_query_groups == 0
     assert model.num_layers % chunks == 0

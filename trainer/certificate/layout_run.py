@@ -26,7 +26,7 @@ _CLIPPING_EPSILON = 1e-6
 
 def run_layout(job: Job, *, config: TrainConfig, world: World) -> list[StepResult]:
     """Build the layout, take its steps at the peak learning rate, write weights and traces; all ranks call this."""
-    plan = derive_config(
+    derived = derive_config(
         config, world_size=world.world_size, vocab_size=job.vocab_size, tokenizer_eod_id=job.tokenizer_eod_id
     )
     probes: list[ActivationProbes] = []
@@ -44,8 +44,8 @@ def run_layout(job: Job, *, config: TrainConfig, world: World) -> list[StepResul
                 )
             )
 
-    engine = build_engine(config, plan=plan, world=world, watch=watch)
-    loader = build_training_loader(config, plan=plan, world=world)
+    engine = build_engine(config, derived=derived, world=world, watch=watch)
+    loader = build_training_loader(config, derived=derived, world=world)
     recorder = Recorder(engine, config=config, folder=Path(job.folder), rank=world.rank)
     initial = recorder.weights("initial")
     results = []

@@ -131,7 +131,7 @@ class CheckpointManager:
         self,
         config: TrainConfig,
         *,
-        plan: DerivedConfig,
+        derived: DerivedConfig,
         engine: Engine,
         loader: BatchLoader,
         layout: Layout,
@@ -148,7 +148,7 @@ class CheckpointManager:
             record: takes what happened.
             tokenizer: that each checkpoint gets a copy of.
         """
-        self._config, self._plan = config, plan
+        self._config, self._derived = config, derived
         self._engine, self._loader, self._layout = engine, loader, layout
         self._origin, self._record = origin, record
         self._tokenizer = tokenizer
@@ -220,7 +220,7 @@ class CheckpointManager:
         checkpoint, path = self._config.checkpoint, self._newest
         if not self._ranks.is_coordinator or path is None or progress.validation_loss is None:
             return
-        if path.parent != checkpoints_directory(self._plan.run_directory):
+        if path.parent != checkpoints_directory(self._derived.run_directory):
             return  # of another run, which this one started from
         try:
             note_validation_loss(path, progress.validation_loss)
@@ -228,7 +228,7 @@ class CheckpointManager:
             _LOGGER.warning("could not write the validation loss of step %d to %s: %s", progress.step, path, error)
             return
         retain(
-            self._plan.run_directory,
+            self._derived.run_directory,
             keep_last=checkpoint.keep_last,
             keep_interval=checkpoint.keep_interval,
             keep_best=checkpoint.keep_best,
@@ -265,7 +265,7 @@ class CheckpointManager:
             path, fragments=self._engine.optimizer_fragments(), layout=self._layout, process_group=self._group
         )
         self._engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
-        run_directory = self._plan.run_directory
+        run_directory = self._derived.run_directory
         doing = f"setting aside what was saved after {path}"
         abandoned = self._ranks.on_coordinator(lambda: abandon_later(run_directory, than=path), doing=doing)
         for old in abandoned if self._ranks.is_coordinator else []:
@@ -285,7 +285,7 @@ class CheckpointManager:
                 process_group=self._group,
             )
 
-        found, origin = choose("auto", self._plan.run_directory), self._origin.checkpoint
+        found, origin = choose("auto", self._derived.run_directory), self._origin.checkpoint
         if found is None and origin is not None and self._is_there(origin):
             found = choose(str(origin), origin.parent.parent)
         return found
@@ -301,7 +301,7 @@ class CheckpointManager:
     def _describe(self, progress: TrainProgress) -> TrainerState:
         return build_state(
             self._config.model,
-            padded_vocab_size=self._plan.padded_vocab_size,
+            padded_vocab_size=self._derived.padded_vocab_size,
             layout=self._layout,
             run_name=self._config.run_name,
             progress=progress,
@@ -340,7 +340,7 @@ class CheckpointManager:
         checkpoint = self._config.checkpoint
         try:
             self._newest = save_checkpoint(
-                self._plan.run_directory,
+                self._derived.run_directory,
                 fragments=snapshot.each_fragment(),
                 state=state,
                 keep_last=checkpoint.keep_last,
@@ -371,7 +371,7 @@ class CheckpointManager:
 
     def _tell_failure(self, reason: str, *, step: int) -> str:
         if self._ranks.is_coordinator:
-            place = checkpoints_directory(self._plan.run_directory)
+            place = checkpoints_directory(self._derived.run_directory)
             _LOGGER.error(
                 "THE CHECKPOINT OF STEP %d IS NOT SAVED in %s: %s. Training goes on, and the next save tries again; %s",
                 step,

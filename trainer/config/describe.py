@@ -5,41 +5,41 @@ from trainer.config.schema import TrainConfig
 from trireme.progress import format_count, format_number
 
 
-def describe_run(config: TrainConfig, plan: DerivedConfig) -> list[str]:
+def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
     """Write one line for each subject."""
     return [
-        f"run directory {plan.run_directory}",
-        _describe_size(config, plan),
-        _describe_schedule(config, plan),
+        f"run directory {derived.run_directory}",
+        _describe_size(config, derived),
+        _describe_schedule(config, derived),
         _describe_validation(config),
     ]
 
 
-def _describe_size(config: TrainConfig, plan: DerivedConfig) -> str:
+def _describe_size(config: TrainConfig, derived: DerivedConfig) -> str:
     training, parallel = config.training, config.parallel
     sequences = format_number(training.micro_batch_size, "sequence")
     return (
-        f"{format_count(plan.num_parameters)} parameters, {format_count(plan.total_tokens)} tokens in"
-        f" {format_number(training.train_iters, 'step')}; {format_number(plan.world_size, 'process')}:"
+        f"{format_count(derived.num_parameters)} parameters, {format_count(derived.total_tokens)} tokens in"
+        f" {format_number(training.train_iters, 'step')}; {format_number(derived.world_size, 'process')}:"
         f" tensor {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size},"
-        f" context {parallel.context_parallel_size}, data {plan.dp_size};"
-        f" {format_number(plan.num_microbatches, 'micro batch')} of {sequences}"
+        f" context {parallel.context_parallel_size}, data {derived.dp_size};"
+        f" {format_number(derived.num_microbatches, 'micro batch')} of {sequences}"
     )
 
 
-def _describe_schedule(config: TrainConfig, plan: DerivedConfig) -> str:
+def _describe_schedule(config: TrainConfig, derived: DerivedConfig) -> str:
     schedule, peak = config.lr_schedule, f"{config.optimizer.lr:g}"
-    if plan.warmup_steps:
-        start = f"rises to {peak} over {format_number(plan.warmup_steps, 'step')}"
+    if derived.warmup_steps:
+        start = f"rises to {peak} over {format_number(derived.warmup_steps, 'step')}"
         if schedule.warmup_steps is None:
             start += f" (a tenth of the run, at most {MAX_DEFAULT_WARMUP_STEPS}; set by lr_schedule.warmup_steps)"
     else:
         start = f"starts at {peak}"
-    end = f"{schedule.min_lr:g} at step {plan.decay_steps}"
+    end = f"{schedule.min_lr:g} at step {derived.decay_steps}"
     if schedule.style == "constant":
         rest = "stays there"
     elif schedule.style == "wsd":
-        decay = format_number(plan.wsd_decay_steps, "step")
+        decay = format_number(derived.wsd_decay_steps, "step")
         rest = f"stays there, and falls over the last {decay} to {end} ({schedule.wsd_decay_style})"
     else:
         rest = f"falls to {end} ({schedule.style})"
