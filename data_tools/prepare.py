@@ -92,7 +92,7 @@ def _going_on(task: Task) -> str:
 USAGE = """\
 usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
 
-Options: files in conf/data_prep/. Fields: docs/data_prep_reference.md. How to: docs/data_preparation.md. For example
+Options: files in conf/data_prep/. Fields: docs/reference/data_prep.md. How to: docs/data/preparing.md. For example
   python -m data_tools.prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
     data_prep.output_dir=outputs/notes
 """

@@ -1,8 +1,8 @@
-"""Write docs/sites.md and docs/sites/: what each option `cluster=site/NAME` sets, and what is rendered with it.
+"""Write docs/launch/sites.md and docs/launch/sites/: what each option `cluster=site/NAME` sets and renders.
 
 usage: python -m launch.sites [DIRECTORY]
 
-DIRECTORY is docs unless it is named.
+DIRECTORY is docs/launch unless it is named.
 """
 
 import re
@@ -54,7 +54,7 @@ slurm: {partition: p5e, account: nlp}
 Besides, every launcher sets for a run on GPUs, unless they are set: `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`
 (not on AMD), `CUDA_DEVICE_MAX_CONNECTIONS=1` under tensor or context parallelism, where Megatron-Core asks for it, and
 `TORCH_NCCL_TRACE_BUFFER_SIZE`, `TORCH_NCCL_DUMP_ON_TIMEOUT` and `TORCH_NCCL_DEBUG_INFO_TEMP_FILE`, by which a
-collective that times out leaves `logs/nccl_trace_rank_N` in the run directory ([sources](../launch/environment.py)).
+collective that times out leaves `logs/nccl_trace_rank_N` in the run directory ([sources](../../launch/environment.py)).
 Containers by Pyxis get all of these by `--container-env`: those of the image would win otherwise.
 
 | option | for | rendered |
@@ -64,14 +64,14 @@ Containers by Pyxis get all of these by `--container-env`: those of the image wo
 
 def main() -> None:
     """The command."""
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/launch")
     for name, text in render_sites().items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
 
 
 def render_sites() -> dict[str, str]:
-    """Return the files by their paths in docs."""
+    """Return the files by their paths in docs/launch."""
     names = [option for option in group_options()["cluster"] if option.startswith("site/")]
     files, rows = {}, []
     for option in names:

@@ -1,6 +1,6 @@
 """The reference of every setting of a preparation, as Markdown, from the dataclasses and conf/ themselves.
 
-`python -m data_tools.config.reference > docs/data_prep_reference.md`
+`python -m data_tools.config.reference > docs/reference/data_prep.md`
 """
 
 import inspect
@@ -14,13 +14,13 @@ from trireme.config.reference import render_fields, render_groups
 PREFACE = """\
 # Data preparation: settings
 
-<!-- Generated: python -m data_tools.config.reference > docs/data_prep_reference.md. Change the dataclasses instead. -->
+<!-- Generated: python -m data_tools.config.reference > docs/reference/data_prep.md. Change the dataclasses instead. -->
 
     python -m data_tools.prepare data_prep=OPTION data_prep.FIELD=VALUE ...
 
 `data_prep=OPTION` picks a file `conf/data_prep/OPTION.yaml`; `data_prep.FIELD=VALUE` sets one field. An item of a list
 is named by its number: `data_prep.sources.0.paths=[...]`. `'hydra.searchpath=[/my/conf]'` adds a directory of your own
-options. How to use them is told in [data_preparation.md](data_preparation.md).
+options. For how to use them, see [Preparing data](../data/preparing.md).
 """
 
 PREFIX = "data_prep."

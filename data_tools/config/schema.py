@@ -113,7 +113,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """The tokenizer: a SentencePiece model trained on the documents, or the one that is given (docs/tokenizer.md)."""
+    """The tokenizer: a SentencePiece model trained on the documents, or a given one (docs/data/tokenizer.md)."""
 
     path: PathText | None = None
     """An existing SentencePiece .model, or a tokenizer.json of Hugging Face's tokenizers; null trains a SentencePiece
@@ -221,7 +221,7 @@ class DataPrepConfig:
     """Masking."""
     further_steps: list[dict[str, Any]] = field(default_factory=list)
     """Steps of your own, after all others: {_target_: package.module.Class, ...arguments}. See
-    docs/data_preparation.md."""
+    docs/data/filtering.md."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     """Dropping by size and of duplicates."""
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)

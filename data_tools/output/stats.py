@@ -151,7 +151,7 @@ def build_stats(
     unknown_id: int | None,
     statistics: Mapping[str, SplitStatistics] | None = None,
 ) -> dict[str, Any]:
-    """Put together what stats.json holds; docs/data_preparation.md says what each key means.
+    """Put together what stats.json holds; docs/data/outputs.md says what each key means.
 
     Args:
         unknown_id: the token that stands for what the tokenizer cannot write.

@@ -4,7 +4,7 @@ usage: python -m launch.slurm [action=submit|status|stop|logs] [dry_run=true] [c
        python -m launch.slurm data_prep=OPTION [dry_run=true] [data_prep.FIELD=VALUE ...]
 
 OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node and cluster.slurm.* describe the job
-(docs/slurm.md). For example:
+(docs/launch/clusters.md). For example:
 
   python -m launch.slurm cluster=h100 cluster.num_nodes=4 cluster.slurm.partition=gpu run_name=first \\
     model=llama_8b parallel=tp8 precision=bf16 'data.train=[{paths:[/data/crawl]}]' tokenizer.path=/data/tok.model

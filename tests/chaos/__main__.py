@@ -1,4 +1,4 @@
-"""A real run of several processes, and everything that can happen to it: docs/chaos.md.
+"""A real run of several processes, and everything that can happen to it: docs/training/fault_tolerance.md.
 
 usage: python -m tests.chaos [--short] [--seed N] [--only TEXT] [--json PATH] [--keep PATH] [--list]
 """

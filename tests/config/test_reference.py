@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_docs_are_current_and_complete() -> None:
     command = [sys.executable, "-m", "trainer.config.reference"]
     text = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    written = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert text == written, "run: python -m trainer.config.reference > docs/configuration.md"
+    written = (REPOSITORY / "docs" / "reference" / "training.md").read_text(encoding="utf-8")
+    assert text == written, "run: python -m trainer.config.reference > docs/reference/training.md"
     for path, _ in leaf_paths(TrainConfig):
         assert f"| `{path}` | " in text
     for group, options in group_options().items():

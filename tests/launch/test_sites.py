@@ -30,10 +30,10 @@ def test_docs_show_what_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     rendered = render_sites()
     written = {
-        str(file.relative_to(REPOSITORY / "docs")): file.read_text(encoding="utf-8")
-        for file in (REPOSITORY / "docs" / "sites.md", *(REPOSITORY / "docs" / "sites").iterdir())
+        str(file.relative_to(REPOSITORY / "docs" / "launch")): file.read_text(encoding="utf-8")
+        for file in (REPOSITORY / "docs" / "launch" / "sites.md", *(REPOSITORY / "docs" / "launch" / "sites").iterdir())
     }
-    assert rendered == written, "run: rm -r docs/sites; python -m launch.sites"
+    assert rendered == written, "run: rm -r docs/launch/sites; python -m launch.sites"
     assert not re.search(re.escape(str(REPOSITORY)), "".join(rendered.values()))
 
 
@@ -82,7 +82,7 @@ def test_a_variable_without_source_would_be_found() -> None:
 
 
 def test_a_file_of_ones_own_builds_on_a_site(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs" / "sites.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "launch" / "sites.md").read_text(encoding="utf-8")
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "ours.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     config = load_config(

@@ -15,7 +15,7 @@ class ClusterConfig:
     gpus_per_node: int | None = None
     """Accelerators of one host; null where the launcher counts processes from the layout (CPU)."""
     device: str | None = None
-    """Type of accelerator, for predictions (docs/planner.md lists them); null means cpu."""
+    """Type of accelerator, for predictions (docs/launch/before_you_launch.md lists them); null means cpu."""
     device_peak_tflops: float | None = None
     """Dense peak of one device in bf16 TFLOP/s, for MFU; null looks the device up by name, and leaves MFU out
     when it is unknown."""

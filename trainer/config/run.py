@@ -65,7 +65,7 @@ Reaction = Literal["off", "warn", "act"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
-    """What a run does about training that goes wrong: see docs/failure.md."""
+    """What a run does about training that goes wrong: see docs/training/fault_tolerance.md."""
 
     max_skipped_steps: int = 10
     """Steps in a row whose update is left out, because loss or gradient is not finite, before the run goes back to the

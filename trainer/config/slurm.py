@@ -25,7 +25,7 @@ class ContainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """The job that `python -m launch.slurm` submits (docs/slurm.md). cluster.num_nodes and cluster.gpus_per_node say
+    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). cluster.num_nodes and cluster.gpus_per_node say
     how large it is; what is null here is left to the cluster's defaults."""
 
     partition: str | None = None

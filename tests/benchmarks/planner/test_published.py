@@ -327,7 +327,7 @@ def test_what_is_told_of_error_bars_is_what_was_recorded():
     assert list(report["schemes"]) == list(SCHEMES)
     assert report["goals"] == check_goals(report["schemes"]["source"])
     shown = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
-    document = (RESULTS.parents[2] / "docs/planner.md").read_text(encoding="utf-8")
+    document = (RESULTS.parents[2] / "docs/launch/before_you_launch.md").read_text(encoding="utf-8")
     assert "on sources that it has not seen" in document
     for scheme, figures in report["schemes"].items():
         for kind, part in {**figures["step_time"], "memory": figures["memory"]}.items():

@@ -15,8 +15,8 @@ def test_docs_are_current_and_complete() -> None:
     done = run_process(*command_line("data_tools.config.reference"))
     assert done.returncode == 0, done.stderr
     text = done.stdout
-    written = (REPOSITORY / "docs" / "data_prep_reference.md").read_text(encoding="utf-8")
-    assert text == written, "run: python -m data_tools.config.reference > docs/data_prep_reference.md"
+    written = (REPOSITORY / "docs" / "reference" / "data_prep.md").read_text(encoding="utf-8")
+    assert text == written, "run: python -m data_tools.config.reference > docs/reference/data_prep.md"
     for path, _ in leaf_paths(DataPrepRoot):
         assert f"| `{path}` | " in text
 

@@ -51,7 +51,7 @@ def test_a_page_and_all_figures_are_written(tmp_path, capsys):
     assert prediction["tokens_per_second"] == pytest.approx(1024 * 8192 / prediction["step_time"]["total"])
     assert prediction["days"] == pytest.approx(15e12 / prediction["tokens_per_second"] / 86400)
     assert prediction["cost"] == pytest.approx(prediction["days"] * 24 * 512 * 3.0)
-    # 12.005 bytes of 70.55 billion parameters: docs/checkpoints.md.
+    # 12.005 bytes of 70.55 billion parameters: docs/training/checkpoints.md.
     assert prediction["checkpoint_bytes"] == pytest.approx(70.55e9 * 12.005, rel=1e-3)
     assert len(plan["best"]) == 3 and plan["configured_refusal"] is None
     assert all(refusal["nearest"] for refusal in plan["refusals"])
