@@ -4,8 +4,8 @@
     python -m trainer.certify OVERRIDES 'layouts=[tp2.sp,pp2 zero0]'
     python -m trainer.certify OVERRIDES                             the layout that the overrides say
 
-Prints a table, and writes certificate.json and certificate.html (certify.output_dir). docs/training/layout_equivalence.md tells what
-is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input,
+Prints a table, and writes certificate.json and certificate.html (certify.output_dir).
+docs/training/layout_equivalence.md tells what is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input,
 130 interrupted.
 """
 

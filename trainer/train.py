@@ -3,7 +3,7 @@
     torchrun --nproc-per-node N -m trainer.train OVERRIDES
     python -m launch.local OVERRIDES        # the same, processes counted for you
 
-OVERRIDES: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field; docs/reference/training.md lists all of them.
+OVERRIDES: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field; docs/reference/training.md lists all.
 
 Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
 a signal after saving (start it again to go on), 79 the run hung, 80 copies of weights differ, 81 another process is

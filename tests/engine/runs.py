@@ -1,6 +1,7 @@
 """Steps of a small model through the real engine, under any layout, and everything that must not depend on it.
 
-That all layouts compute the same thing is shown by the certificate (conf/certify/standard.yaml, docs/training/layout_equivalence.md).
+The certificate shows that all layouts compute the same thing (conf/certify/standard.yaml,
+docs/training/layout_equivalence.md).
 The tests beside this file show what it does not look at, and one layout of each kind.
 """
 

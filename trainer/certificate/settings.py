@@ -18,8 +18,8 @@ class CertifyConfig:
     """Which layouts are compared, for how long, and what may differ."""
 
     layouts: list[Any] = field(default_factory=list)
-    """Each a text such as `tp2.sp.pp2 megatron recompute=full`, or a mapping of overrides (docs/training/layout_equivalence.md);
-    none compares the layout of the configuration itself."""
+    """Each a text such as `tp2.sp.pp2 megatron recompute=full`, or a mapping of overrides
+    (docs/training/layout_equivalence.md); none compares the layout of the configuration itself."""
     reference: str = "single deepspeed zero1"
     """The layout that all are compared with, as a text of the same form; single is one process."""
     shapes: dict[str, Any] = field(default_factory=dict)

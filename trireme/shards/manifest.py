@@ -1,6 +1,7 @@
 """The manifest beside a shard, and the checks of a shard against it.
 
-Numpy and the standard library only: data_tools and trainer share this file. docs/data/shard_format.md describes the fields.
+Numpy and the standard library only: data_tools and trainer share this file. docs/data/shard_format.md describes its
+fields.
 """
 
 import hashlib
