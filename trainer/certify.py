@@ -5,8 +5,8 @@
     python -m trainer.certify OVERRIDES                             the layout that the overrides say
 
 Prints a table, and writes certificate.json and certificate.html (certify.output_dir).
-docs/training/layout_equivalence.md tells what is compared and where the bounds come from. Exit codes: 0 all layouts pass, 1 one fails, 2 bad configuration or input,
-130 interrupted.
+docs/training/layout_equivalence.md explains what is compared and where the bounds come from. Exit codes: 0 all layouts
+pass, 1 one fails, 2 bad configuration or input, 130 interrupted.
 """
 
 import logging

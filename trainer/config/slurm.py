@@ -25,8 +25,8 @@ class ContainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). cluster.num_nodes and cluster.gpus_per_node
-    say how large it is; what is null here is left to the cluster's defaults."""
+    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). cluster.num_nodes and
+    cluster.gpus_per_node say how large it is; what is null here is left to the cluster's defaults."""
 
     partition: str | None = None
     """Where it runs."""
