@@ -35,7 +35,7 @@ from trainer.config.load import dump_config, load_config
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
-from trireme.processes import set_omp_threads, torchrun_here
+from trireme.processes import config_handed_over, set_omp_threads, torchrun_here
 from trireme.progress import format_number
 from trireme.start_notice import announce_start
 
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check the configuration and replace this process by torchrun.
+    """Compose and check the configuration, and replace this process by torchrun, whose processes read it.
 
     Args:
         arguments: the command line without the program's name.
@@ -71,19 +71,20 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     raise_if_any(problems)
     num_processes = count_processes(config)
-    command = [*torchrun_here(num_processes), "-m", "trainer.train", *overrides]
+    command = [*torchrun_here(num_processes), "-m", "trainer.train"]
     wanted = device_variables(config, run_directory=Path(config.output_dir, config.run_name).absolute())
     wanted = {name: os.environ.get(name, value) for name, value in {**schedule_variables(config), **wanted}.items()}
     environment = {**set_omp_threads(os.environ, num_processes=num_processes), **wanted}
     if "--print" in options:
         shown = {"OMP_NUM_THREADS": environment["OMP_NUM_THREADS"], **wanted}
         words = [f"{name}={shlex.quote(value)}" for name, value in shown.items()]
-        sys.stdout.write(f"{' '.join(words)} {shlex.join(command)}\n")
+        sys.stdout.write(f"{' '.join(words)} {shlex.join([*command, *overrides])}\n")
         return 0
     where = format_number(num_processes, "process")
     announce_start(f"run {config.run_name} starts on {where}", environment=environment)
-    # Not a child: signals and the exit code are torchrun's without anything in between.
-    os.execve(command[0], command, environment)
+    with config_handed_over(dump_config(config)) as handed:
+        # Not a child: signals and the exit code are torchrun's without anything in between.
+        os.execve(command[0], command, {**environment, **handed})
 
 
 def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:

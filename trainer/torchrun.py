@@ -1,9 +1,12 @@
-"""torchrun, whose exit code is that of the process that failed first (docs/failure.md lists them).
+"""torchrun, whose exit code is that of the process that failed first (docs/training/fault_tolerance.md lists them).
 
 usage: python -m trainer.torchrun TORCHRUN-ARGUMENTS
 
 torchrun itself exits with 1 and its own traceback whatever its processes said. After a signal the exit code is the one
 that the main process left in the file that EXIT_CODE_FILE names.
+
+`launch.local` hands over the configuration that it has composed and checked. It is written to the same temporary
+folder, and the processes get `config_file=PATH`: none of them composes it again.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 from trainer.forked_ranks import WaitingRanks, fork_ranks, is_wanted, preload, quiet_interrupt, torchrun_starts
 from trireme.errors import EXIT_BAD_INPUT, EXIT_HANG, EXIT_PEER_FAILED, EXIT_REPLICAS_DIFFER, EXIT_REQUEUE
 from trireme.logging import quiet_torchrun
-from trireme.processes import EXIT_CODE_FILE, STORE_FILE, is_loopback, loopback_variables, read_exit_code
+from trireme.processes import EXIT_CODE_FILE, STORE_FILE, is_loopback, loopback_variables, read_exit_code, take_config
 from trireme.start_notice import announce_start
 from trireme.stop_signals import SIGNAL_BASE, heeded_signals
 from trireme.waiting import telling_what_it_waits_for
@@ -49,6 +52,7 @@ def main() -> int:
         os.environ.setdefault(name, value)
     if "trainer.train" in sys.argv:
         announce_start("training starts")
+    config_text = take_config()  # before ranks are forked, which would hold the file open
     # Late: torch reads the variables while it is imported.
     with quiet_interrupt():
         from torch.distributed import run  # noqa: PLC0415 - see above
@@ -63,10 +67,14 @@ def main() -> int:
             os.environ.setdefault(name, value)
         # torchrun asks for it several times for each process, for records that nobody reads.
         socket.getfqdn = lambda name="": name or socket.gethostname()
-    with tempfile.TemporaryDirectory(prefix="trireme-exit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="trireme-") as folder:
         path, store_path = Path(folder, "code"), Path(folder, "store")
         os.environ[EXIT_CODE_FILE] = str(path)
         os.environ[STORE_FILE] = str(store_path)
+        if config_text is not None:
+            config_path = Path(folder, "config.yaml")
+            config_path.write_text(config_text, encoding="utf-8")
+            sys.argv.append(f"config_file={config_path}")
         try:
             with _telling_of_rendezvous(request) as has_joined, torchrun_starts(waiting, on_start=has_joined):
                 run.main()

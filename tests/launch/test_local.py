@@ -28,7 +28,7 @@ def parse_args(arguments):
 
 def main():
     print(json.dumps([os.getpid(), sys.argv[1:], os.environ["OMP_NUM_THREADS"]]), flush=True)
-    if "run_name=waits" in sys.argv:
+    if "run_name: waits" in open(sys.argv[-1].partition("=")[2]).read():
         def leave(number, frame):
             print("got", signal.Signals(number).name, flush=True)
             sys.exit(9)
@@ -198,15 +198,18 @@ def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> N
     assert result.stderr == said, "at once, by the launcher itself"
     (_, arguments, _) = yaml.safe_load(result.stdout)
     assert arguments[:2] == ["--nproc-per-node", "2"]
-    assert arguments[-4:] == ["trainer.train", *GOOD, "parallel=dp2"]
+    assert arguments[-3:-1] == ["-m", "trainer.train"]
+    assert arguments[-1].startswith("config_file="), "no override: ranks read what was composed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
+def test_signals_reach_torchrun_and_leave_no_file_behind(stand_in: Path, number: signal.Signals) -> None:
+    temporary = stand_in / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         command_of(*GOOD, "run_name=waits"),
         cwd=REPOSITORY,
-        env=environment(PYTHONPATH=str(stand_in), TRIREME_FORK_RANKS="0"),
+        env=environment(PYTHONPATH=str(stand_in), TRIREME_FORK_RANKS="0", TMPDIR=str(temporary)),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -214,9 +217,41 @@ def test_signals_reach_torchrun(stand_in: Path, number: signal.Signals) -> None:
     pid, *_ = yaml.safe_load(process.stdout.readline())
     assert pid == process.pid
     assert process.stdout.readline() == "ready\n"
+    assert [path.name for path in temporary.rglob("*.yaml")] == ["config.yaml"]
     process.send_signal(number)
     assert process.communicate(timeout=60)[0] == f"got {number.name}\n"
     assert process.returncode == 9
+    assert list(temporary.iterdir()) == []
+
+
+COUNTING = """
+import os
+from trireme.config import compose
+once = compose._compose_groups
+def compose_and_note(*arguments):
+    with open(os.environ["COMPOSED"], "a") as file:
+        file.write(f"{os.environ.get('RANK', 'launcher')}\\n")
+    return once(*arguments)
+compose._compose_groups = compose_and_note
+"""
+
+
+@pytest.mark.long
+def test_the_configuration_is_composed_once_and_ranks_read_it(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(COUNTING)
+    (tmp_path / "temporary").mkdir()
+    shard = write_shard(tmp_path / "counting", counting_documents(num_tokens=2000), with_manifest=True)
+    data = (f"data.train=[{{paths:[{shard}]}}]", f"data.validation=[{{paths:[{shard}]}}]", "training.eval_iters=1")
+    steps = ("training.train_iters=4", "training.stop_after_step=1")
+    overrides = (*SMALL, *data, *steps, f"output_dir={tmp_path}/runs", "run_name=a", "parallel=dp2")
+    shown = launch("--config", *overrides)
+    notes = tmp_path / "composed"
+    changes = {"PYTHONPATH": str(tmp_path), "COMPOSED": str(notes), "TMPDIR": str(tmp_path / "temporary")}
+    done = launch(*overrides, **changes)
+    assert done.returncode == 0, done.stderr
+    assert notes.read_text() == "launcher\n"
+    assert (tmp_path / "runs" / "a" / "config.yaml").read_text() == shown.stdout
+    assert not list((tmp_path / "temporary").glob("trireme-*"))
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ import pytest
 
 from tests.train.commands import REPOSITORY, environment
 from tests.warm import wait_until
+from trireme.processes import CONFIG_DESCRIPTOR, config_handed_over
 from trireme.stop_signals import STOP_SIGNALS
 
 WORKER = """
@@ -34,6 +35,11 @@ if what == "waits":
 if what == "address":
     os.write(1, f"{os.environ['MASTER_ADDR']} {os.environ['GLOO_SOCKET_IFNAME']}\\n".encode())
     sys.exit()
+if what == "config":
+    assert not any("CONFIG_DESCRIPTOR" in name for name in os.environ)
+    path = sys.argv[2].removeprefix("config_file=")
+    os.write(1, f"{path} {open(path).read()}".encode())
+    sys.exit()
 if what == "killed" and rank == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "killed":
@@ -43,7 +49,9 @@ time.sleep(30)
 """
 
 
-def start(tmp_path: Path, what: str, *, ignored: Sequence[int] = (), **changes: str) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, what: str, *, ignored: Sequence[int] = (), pass_fds: Sequence[int] = (), **changes: str
+) -> subprocess.Popen[str]:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
 
@@ -57,10 +65,21 @@ def start(tmp_path: Path, what: str, *, ignored: Sequence[int] = (), **changes: 
         cwd=REPOSITORY,
         env=environment(**changes),
         preexec_fn=set_signals,
+        pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_configuration_that_the_launcher_hands_over_is_read_by_every_process_and_then_gone(tmp_path: Path) -> None:
+    with config_handed_over("seed: 7\n") as handed:
+        process = start(tmp_path, "config", pass_fds=[int(handed[CONFIG_DESCRIPTOR])], **handed)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    first, second = output.splitlines()
+    assert first == second and first.endswith("config.yaml seed: 7")
+    assert not Path(first.partition(" ")[0]).parent.exists()
 
 
 @pytest.mark.parametrize(("what", "code"), [("refused", 2), ("raises", 1)])
