@@ -1,1 +1,1 @@
-"""The common ground of data preparation, training and launching: no torch, and nothing from above."""
+"""The common ground of data preparation, training and launching: no torch, and no imports from above."""

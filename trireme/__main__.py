@@ -1,4 +1,4 @@
-"""One command for everything: `trireme VERB ...` starts the verb's module; `python -m MODULE` stays."""
+"""Start the module of a verb: `trireme VERB ...`. `python -m MODULE` does the same."""
 
 import importlib
 import sys
@@ -7,11 +7,11 @@ from trireme.verbs import TASKS, VERBS
 
 EXIT_BAD_INPUT = 2
 _COMPLETE = "__complete"
-"""What the completion scripts call."""
+"""Verb that the completion scripts call."""
 
 
 def main() -> int:
-    """The command."""
+    """Run the verb that the command line names; return its exit code."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -48,8 +48,8 @@ def _help() -> str:
 def _refuse(name: str) -> int:
     from trireme.config.suggest import did_you_mean  # noqa: PLC0415 - as above
 
-    fix = did_you_mean(name, VERBS).strip() or "See trireme --help."
-    print(f"trireme: no such verb (got {name}). {fix[:1].upper()}{fix[1:]}", file=sys.stderr)
+    fix = did_you_mean(name, VERBS) or "See trireme --help."
+    print(f"trireme: no such verb (got {name}). {fix.strip()}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 

@@ -1,4 +1,4 @@
-"""Hosts that a run should not get again: `bad_nodes.jsonl` in its directory, read when it is submitted and requeued."""
+"""Record hosts that a run must avoid: `bad_nodes.jsonl` in its directory, read at submission and at each requeue."""
 
 import json
 import os
@@ -14,31 +14,31 @@ BAD_NODES_NAME = "bad_nodes.jsonl"
 
 
 def this_host() -> str:
-    """Return the name that Slurm has for this host, where it started this process, or the host's own short name."""
+    """Return Slurm's name of this host where Slurm started this process, and its short host name otherwise."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
 
 
 def read_bad_nodes(run_directory: Path) -> list[str]:
-    """Return the hosts as they were noted, sorted; a line that is no JSON is passed over."""
+    """Return the recorded hosts, sorted; skip lines that are not valid JSON."""
     return sorted({note["host"] for note in _read_notes(run_directory)})
 
 
 def note_bad_nodes(run_directory: Path, hosts: Iterable[str], *, reason: str) -> None:
-    """Add hosts, each with the reason, in one write that survives the process.
+    """Append hosts, each with the reason, in one write that survives the process.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     _append(run_directory, hosts, {"reason": reason})
 
 
 def note_suspects(run_directory: Path, hosts: Iterable[str], *, reason: str, step: int) -> bool:
-    """Add hosts that held the others up in a step, unless others are noted for it: then it is the step's fault.
+    """Append hosts that blocked a step, unless hosts are recorded for that step already: then the step is the cause.
 
     Returns:
         Whether they were added.
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     if any(note.get("step") == step for note in _read_notes(run_directory)):
         return False

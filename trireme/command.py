@@ -1,7 +1,7 @@
-"""A command's output, and how it ends when its reader or its user has had enough.
+"""Write a command's output, and end it cleanly when its reader leaves or its user interrupts it.
 
-`COMMAND | head` closes the pipe after ten lines, and Ctrl-C ends a command early: neither is an error, and neither
-shows a traceback.
+`COMMAND | head` closes the pipe after ten lines, and Ctrl-C interrupts a command: neither is an error, and neither
+prints a traceback.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from trireme.errors import EXIT_STOPPED, RunStopped, exit_code_of
 
 EXIT_INTERRUPTED = 130
-"""128 + SIGINT: what a shell reports of a process that Ctrl-C ended."""
+"""128 + SIGINT: the exit code that a shell reports for a process interrupted by Ctrl-C."""
 EXIT_BROKEN_PIPE = 141
-"""128 + SIGPIPE: what a shell reports of `yes` in `yes | head`."""
+"""128 + SIGPIPE: the exit code that a shell reports for `yes` in `yes | head`."""
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run the body of a command that ends by itself, as `exit_code_of` does.
+    """Run the body of a command that finishes on its own, as `exit_code_of` does.
 
-    Ctrl-C becomes exit code 130, and a reader of stdout that has gone 141, both without a word.
+    Ctrl-C becomes exit code 130, and a closed stdout becomes 141, both without a message.
     """
     try:
         try:
@@ -39,11 +39,11 @@ def run_command(main: Callable[[], int | None]) -> int:
 
 
 def write_output(text: str) -> None:
-    """Write to stdout, at once.
+    """Write to stdout and flush.
 
     Raises:
-        BrokenPipeError: whoever reads stdout has gone.
-        RunStopped: stdout takes no more, such as a file on a full disk.
+        BrokenPipeError: the reader of stdout is gone.
+        RunStopped: stdout cannot be written, such as a file on a full disk.
     """
     if sys.stdout is None:  # started with `>&-`
         return
@@ -55,7 +55,7 @@ def write_output(text: str) -> None:
 
 
 def flush_output() -> None:
-    """Hand what was written to the system.
+    """Flush stdout.
 
     Raises:
         BrokenPipeError, RunStopped: see `write_output`.
@@ -69,7 +69,7 @@ def flush_output() -> None:
 
 
 def allow_any_text() -> None:
-    """Write characters that the terminal's encoding lacks as question marks, rather than fail at the first one."""
+    """Replace characters that the terminal's encoding lacks by question marks, instead of failing at the first one."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -79,11 +79,14 @@ def _explain(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
         raise error
     _discard_output()
-    raise RunStopped(f"The output cannot be written: {error.strerror}.", exit_code=EXIT_STOPPED) from error
+    raise RunStopped(
+        f"stdout: cannot be written: {error.strerror}. Free disk space, or write the output elsewhere.",
+        exit_code=EXIT_STOPPED,
+    ) from error
 
 
 def _discard_output() -> None:
-    """Send what Python still holds for stdout nowhere: it would complain of it when the process ends."""
+    """Discard what Python still buffers for stdout: it would report an error for it when the process ends."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, sys.stdout.fileno())
     os.close(descriptor)

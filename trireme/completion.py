@@ -1,4 +1,4 @@
-"""Shell completion of the command `trireme`: verbs, then groups of conf/ with their options, then files."""
+"""Complete the command `trireme` in bash and zsh: verbs, then groups of conf/ with their options, then files."""
 
 import sys
 from collections.abc import Iterator
@@ -37,17 +37,20 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH}
 
 
 def print_script(arguments: list[str]) -> int:
-    """Print the script that a shell evaluates; 2 for another shell."""
+    """Print the script that a shell evaluates; return 2 for an unknown shell."""
     if len(arguments) != 1 or arguments[0] not in SCRIPTS:
         got = " ".join(arguments) or "nothing"
-        print(f"trireme completion: expected bash or zsh (got {got})", file=sys.stderr)
+        print(
+            f"trireme completion: must be bash or zsh (got {got}). Run trireme completion bash, or zsh.",
+            file=sys.stderr,
+        )
         return 2
     print(SCRIPTS[arguments[0]], end="")
     return 0
 
 
 def print_choices(words: list[str]) -> int:
-    """Print what the word at the cursor may become, one a line.
+    """Print the completions of the word at the cursor, one per line.
 
     Args:
         words: the word so far, then the words before it.
@@ -59,7 +62,7 @@ def print_choices(words: list[str]) -> int:
 
 
 def find_choices(word: str, before: list[str]) -> Iterator[str]:
-    """Verbs at first; behind a verb that takes overrides, `GROUP=` and `GROUP=OPTION`."""
+    """Yield verbs for the first word; after a verb that takes overrides, `GROUP=` and `GROUP=OPTION`."""
     if not before:
         yield from (name for name in [*VERBS, "completion"] if name.startswith(word))
         return

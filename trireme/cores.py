@@ -1,4 +1,4 @@
-"""How many cores this process may use: fewer than the host has, where it is pinned or a container limits it."""
+"""Count the cores that this process may use: fewer than the host has where it is pinned or a container limits it."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ def count_cores(*, proc: Path = PROC) -> int:
     A quota of a container is rounded down: threads beyond it make the kernel stop all of them in each period.
 
     Args:
-        proc: what the kernel says of this process.
+        proc: the kernel's directory of this process.
     """
     quota = read_quota(proc=proc)
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -22,16 +22,16 @@ def count_cores(*, proc: Path = PROC) -> int:
 
 
 def read_quota(*, proc: Path = PROC) -> float | None:
-    """Read the cores that control groups allow this process, the strictest of its group and those above it.
+    """Read the CPU limit that control groups set for this process, the strictest of its group and those above it.
 
     Returns:
-        None where nothing limits it, or the host has no control groups.
+        Cores; None where there is no limit, or the host has no control groups.
     Source: docs.kernel.org: admin-guide/cgroup-v2.html (cpu.max), and scheduler/sched-bwc.html for version 1.
     """
     try:
         groups = dict(_own_groups((proc / "cgroup").read_text()))
         mounts = list(_mounts((proc / "mountinfo").read_text()))
-    except (OSError, ValueError):  # no Linux
+    except (OSError, ValueError):  # not Linux
         return None
     quotas = []
     for controllers, root, mount in mounts:
@@ -46,7 +46,7 @@ def read_quota(*, proc: Path = PROC) -> float | None:
 
 
 def _own_groups(text: str) -> Iterator[tuple[str, str]]:
-    """Controller -> this process's group; the controller of version 2 has no name."""
+    """Yield each controller with this process's group; the controller of version 2 has no name."""
     for line in text.splitlines():
         _, controllers, group = line.split(":", 2)
         for controller in controllers.split(","):
@@ -54,7 +54,7 @@ def _own_groups(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(text: str) -> Iterator[tuple[list[str], str, Path]]:
-    """Mounted hierarchies: their controllers (none for version 2), the group that is mounted, and where."""
+    """Yield mounted hierarchies: their controllers (none for version 2), the mounted group, and the mount point."""
     for line in text.splitlines():
         place, _, kind = line.partition(" - ")
         root, mount = place.split()[3:5]
@@ -66,9 +66,9 @@ def _mounts(text: str) -> Iterator[tuple[list[str], str, Path]]:
 
 
 def _upwards(group: str, *, root: str, mount: Path) -> Iterator[Path]:
-    """The directories of a group and of all above it, as far as they are mounted here.
+    """Yield the directories of a group and of all groups above it, as far as they are mounted here.
 
-    In a container the mount may begin at the container's own group, or the group be told from the host's root.
+    In a container the mount may begin at the container's own group, or the group be named from the host's root.
     """
     inside = group.removeprefix(root.rstrip("/")) if (group + "/").startswith(root.rstrip("/") + "/") else group
     directory = mount / inside.lstrip("/")

@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all, or a line at a time whatever the disk does."""
+"""Write files durably: whole or not at all, or line by line even when the disk fills up."""
 
 import contextlib
 import errno
@@ -14,10 +14,10 @@ from trireme.progress import format_number
 
 @contextmanager
 def written_whole(path: Path, *, mode: int = 0o666) -> Generator[Path]:
-    """Give the path of an empty file to write to, and rename it to `path` when the block ends.
+    """Yield the path of an empty file to write to, and rename it to `path` when the block ends.
 
-    Where the block raises, the file is removed, and what stood at `path` stays. The disk confirms content and name,
-    so that they outlive the host too.
+    Where the block raises, the file is removed, and `path` keeps its former content. Content and name are synced to
+    the disk, so that they survive a crash of the host too.
 
     Args:
         mode: permissions of the file, less the process's umask.
@@ -47,7 +47,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the disk confirm the names in a directory: renames and new files outlive the host only then."""
+    """Sync a directory to the disk: renames and new files survive a crash of the host only then."""
     _sync(path, flags=os.O_RDONLY)
 
 
@@ -60,7 +60,7 @@ def _sync(path: Path, *, flags: int) -> None:
 
 
 def append_durably(path: Path, text: str) -> None:
-    """Append lines in one write, and have the disk confirm them: for what must outlive the process and the host.
+    """Append lines in one write and sync them to the disk: for records that must survive the process and the host.
 
     Raises:
         OSError: they cannot be written.
@@ -72,13 +72,13 @@ def append_durably(path: Path, text: str) -> None:
 
 
 class LineFile:
-    """Hands each line to the system at once, whole or not at all; lines that it does not take wait in memory.
+    """Write each line immediately, whole or not at all; keep lines in memory while the disk does not take them.
 
-    Every further line tries again from the oldest on, with the file opened anew: a mount that came back is another one.
+    Every further line retries from the oldest on, with the file reopened: a remounted file system needs a new handle.
 
     Args:
-        say: is told once when the disk takes no more, and once when it does again.
-        max_waiting: lines kept at most; the oldest are lost.
+        say: called once when writing begins to fail, and once when it works again.
+        max_waiting: lines kept in memory at most; the oldest are dropped.
     """
 
     def __init__(self, path: Path, *, say: Callable[[str], None], max_waiting: int) -> None:
@@ -91,7 +91,7 @@ class LineFile:
         self._open()
 
     def write(self, line: str) -> None:
-        """Append a line, given without its end."""
+        """Append a line, given without its newline."""
         self._num_lost += len(self._waiting) == self._waiting.maxlen
         self._waiting.append(line.encode() + b"\n")
         try:
@@ -101,21 +101,22 @@ class LineFile:
             if self._failure is None:
                 self._failure = error.strerror or str(error)
                 self._say(
-                    f"{self._path} takes no more lines ({self._failure}); the run goes on, and they wait in memory"
-                    " until it does: free some room"
+                    f"{self._path}: cannot be written ({self._failure}). The run continues and keeps lines in memory"
+                    " until it can; free disk space."
                 )
             return
         if self._failure is not None:
-            lost = f", and the {self._num_lost} before them are lost" if self._num_lost else ""
-            self._say(f"{self._path} takes lines again: {num_lines} had waited{lost}")
+            kept = format_number(num_lines, "line")
+            lost = f"; {format_number(self._num_lost, 'earlier line')} dropped" if self._num_lost else ""
+            self._say(f"{self._path}: can be written again. Wrote {kept} from memory{lost}.")
             self._failure, self._num_lost = None, 0
 
     def close(self) -> None:
-        """Close the file; says how many lines never reached it."""
+        """Close the file; report how many lines were never written to it."""
         self._close_descriptor()
         if self._waiting:
-            lacking = format_number(len(self._waiting) + self._num_lost, "line")
-            self._say(f"{self._path} lacks its last {lacking} ({self._failure})")
+            missing = format_number(len(self._waiting) + self._num_lost, "line")
+            self._say(f"{self._path}: the last {missing} could not be written ({self._failure})")
 
     def _open(self) -> int:
         if self._descriptor is None:
@@ -128,7 +129,7 @@ class LineFile:
             line = self._waiting[0]
             written = os.write(descriptor, line)
             if written != len(line):
-                # The rest of a line that had no room would be taken for a line of its own.
+                # The next line would be appended to a partial one.
                 os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._waiting.popleft()
@@ -138,15 +139,15 @@ class LineFile:
     def _close_descriptor(self) -> None:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            with contextlib.suppress(OSError):  # a network file system tells here what it could not write
+            with contextlib.suppress(OSError):  # a network file system reports failed writes here
                 os.close(descriptor)
 
 
 def nearest_existing_parent(path: Path) -> Path:
-    """The path itself, or the first above it that exists; absolute.
+    """Return the path itself if it exists, or its nearest existing parent; absolute.
 
-    It is a file where one stands in the way. What may not be looked at, and what is no name to the file system, counts
-    as missing: the directory that hides or refuses it is the answer.
+    The result is a file where a file is in the way. A path that may not be read, or that the file system does not
+    accept as a name, counts as missing: the result is the directory that hides or refuses it.
     """
     absolute = path.absolute()
     # Not Path.exists, which raises where a directory may not be entered.

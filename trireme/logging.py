@@ -1,4 +1,4 @@
-"""Logging of a job with many processes: rank 0 speaks on the console, every rank keeps a file."""
+"""Log a job with many processes: rank 0 writes to the console, every rank to its own file."""
 
 import contextlib
 import io
@@ -30,16 +30,16 @@ LIBRARIES = (
 """Loggers whose messages below ERROR go to the rank's file only."""
 
 MAX_WAITING_LINES = 10_000
-"""Of a rank's log, while its disk takes none."""
+"""Lines of a rank's log kept in memory while its disk cannot be written."""
 
 _LIBRARIES_WITH_OWN_HANDLERS = ("DeepSpeed",)
 
 
 def configure_logging(*, rank: int, run_directory: Path | None = None, level: int = logging.INFO) -> None:
-    """Send log messages where they belong; calling again replaces the earlier call.
+    """Route log messages to console and files; a further call replaces the earlier one.
 
-    Console (stderr): rank 0 from `level` up; other ranks from WARNING up, and what says `extra=EVERY_RANK`. Messages of
-    libraries appear there from ERROR up. `<run_directory>/logs/rank_NNN.log` gets everything, appended.
+    Console (stderr): rank 0 from `level` up; other ranks from WARNING up, and messages with `extra=EVERY_RANK`.
+    Messages of libraries appear there from ERROR up. `<run_directory>/logs/rank_NNN.log` gets everything, appended.
     """
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _ConsoleHandler | _RankFileHandler)]:
@@ -53,9 +53,9 @@ def configure_logging(*, rank: int, run_directory: Path | None = None, level: in
 
 
 def quiet_libraries() -> None:
-    """Lead Python warnings and libraries that write to the console on their own into our handlers.
+    """Route Python warnings, and libraries that write to the console on their own, to our handlers.
 
-    Works before and after such a library is imported; before is better, for what it says while it is.
+    Works before and after such a library is imported; before is better, since some log during their import.
     """
     logging.captureWarnings(True)
     for name in _LIBRARIES_WITH_OWN_HANDLERS:
@@ -66,7 +66,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def printed_to_log(name: str) -> Iterator[None]:
-    """Lead what Python code prints to stdout, as libraries do, to the logger `name`."""
+    """Route what Python code prints to stdout, as libraries do, to the logger `name`."""
     lines = _LinesToLog(logging.getLogger(name))
     try:
         with contextlib.redirect_stdout(lines):
@@ -76,7 +76,7 @@ def printed_to_log(name: str) -> Iterator[None]:
 
 
 class _LinesToLog(io.TextIOBase):
-    """A text stream whose lines are INFO messages of a logger."""
+    """Log each line written to this text stream as an INFO message."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -95,12 +95,12 @@ class _LinesToLog(io.TextIOBase):
 
 
 def rank_log_path(run_directory: Path, *, rank: int) -> Path:
-    """The log file of one rank."""
+    """Return the path of a rank's log file."""
     return run_directory / "logs" / f"rank_{rank:03d}.log"
 
 
 def _hand_to_root(record: logging.LogRecord) -> bool:
-    """Give the record to the root handlers, if any, and keep it from the library's own, which no one can redirect."""
+    """Pass the record to the root handlers, if any, and withhold it from the library's own."""
     handlers = logging.getLogger().handlers
     for handler in handlers:
         if record.levelno >= handler.level:
@@ -113,7 +113,7 @@ def _is_from_library(record: logging.LogRecord) -> bool:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to whatever `sys.stderr` is at that moment, so that a live progress bar can put lines above itself."""
+    """Write to the current `sys.stderr`, so that a live progress bar can print lines above itself."""
 
     def __init__(self, rank: int, level: int) -> None:
         super().__init__(level)
@@ -142,7 +142,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _RankFileHandler(logging.Handler):
-    """The file that keeps everything one rank says."""
+    """Append every message of one rank to its file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -161,13 +161,13 @@ class _RankFileHandler(logging.Handler):
 
 
 def _say_on_console(text: str) -> None:
-    """Past the handlers, one of which is asking."""
+    """Bypass the handlers, one of which is calling."""
     sys.stderr.write(f"warning: {text}\n")
     sys.stderr.flush()
 
 
 def quiet_torchrun() -> None:
-    """Keep the torchrun agent to errors that no process of the run explains: its own failures."""
+    """Limit the torchrun agent to errors that no process of the run reports: its own failures."""
     for name in (
         "torch.distributed.elastic.multiprocessing.api",
         "torch.distributed.elastic.agent.server.api",

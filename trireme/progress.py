@@ -1,4 +1,4 @@
-"""What progress displays share: whether to draw a bar, how to write numbers, and plain lines where there is no bar."""
+"""Format numbers for progress displays, decide whether to draw a bar, and print plain lines where there is none."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Literal, TextIO
 
 
 def should_draw_bar(mode: Literal["auto", "on", "off"], *, stream: TextIO) -> bool:
-    """Whether to draw a bar on `stream`: auto draws on a terminal only."""
+    """Return whether to draw a bar on `stream`: auto draws on a terminal only."""
     return mode == "on" or (mode == "auto" and stream.isatty())
 
 
@@ -19,11 +19,11 @@ def format_count(value: float) -> str:
 
 
 def format_number(count: int, noun: str, *, plural: str | None = None) -> str:
-    """Write how many of something there are: 1 process, 2 processes.
+    """Write a count with its noun: 1 process, 2 processes.
 
     Args:
-        noun: for one.
-        plural: for any other number, where it is not regular.
+        noun: singular form.
+        plural: plural form, where it is irregular.
     """
     return f"{count} {noun if count == 1 else plural or _pluralize(noun)}"
 
@@ -47,19 +47,19 @@ def format_duration(seconds: float) -> str:
 
 
 def format_amount(value: float, unit: str) -> str:
-    """Write how much of something there is: 1.50 MiB where the unit is "bytes", else 1.23k pages."""
+    """Write an amount with its unit: 1.50 MiB where the unit is "bytes", else 1.23k pages."""
     return format_bytes(value) if unit == "bytes" else f"{format_count(value)} {unit}"
 
 
 class PlainProgress:
-    """One line every few seconds for output that is no terminal (a log file, a batch job).
+    """Print a line every few seconds where the output is not a terminal (a log file, a batch job).
 
-    A line tells how much is done, how fast, for how long, and how long the rest takes at that speed.
+    A line holds the amount done, the rate, the time so far, and the time left at that rate.
 
     Args:
-        total: None where nobody knows; then neither the share nor the time left is told.
+        total: None where it is unknown; then a line has neither percentage nor time left.
         unit: what is counted; "bytes" are written in binary units.
-        done_before: how much was done before this object was made, which says nothing about the speed.
+        done_before: amount done before this object was created, which does not count toward the rate.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PlainProgress:
         self._start = self._last = clock()
 
     def update(self, done: int) -> None:
-        """Write a line if the last one is old enough."""
+        """Print a line if the interval has passed since the last one."""
         now = self._clock()
         if now - self._last >= self._interval_seconds:
             self._last = now
@@ -89,7 +89,7 @@ class PlainProgress:
             self._write(self._line(done, now) + left)
 
     def finish(self, done: int) -> None:
-        """Write the closing line."""
+        """Print the last line."""
         self._write(f"{self._line(done, self._clock())}, done")
 
     def _line(self, done: int, now: float) -> str:
@@ -99,7 +99,7 @@ class PlainProgress:
         )
 
     def _amount(self, done: int) -> str:
-        """What is done: bytes rounded, everything else to the last one."""
+        """Format the amount done: bytes rounded, everything else exactly."""
         is_bytes = self._unit == "bytes"
         shown = format_bytes(done) if is_bytes else str(done)
         if self._total is not None:

@@ -1,11 +1,11 @@
-"""Small records that an engine fills and that metrics, checkpoints and reports read."""
+"""Define small records that an engine fills and that metrics, checkpoints and reports read."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRouting:
-    """How a mixture-of-experts layer spread the tokens of a global batch, and what that costs."""
+    """Hold how a mixture-of-experts layer routed the tokens of a global batch, and the resulting losses."""
 
     layer: int
     """Number of the layer, from 1."""
@@ -14,29 +14,29 @@ class LayerRouting:
     z_loss: float | None
     """Mean over tokens of the squared logsumexp of the router's logits, before its coefficient; None where off."""
     expert_load: tuple[float, ...]
-    """Share of all choices that fell on each expert; they add up to 1."""
+    """Fraction of all assignments that went to each expert; they sum to 1."""
 
     @property
     def max_load_ratio(self) -> float:
-        """Load of the most loaded expert over the mean: 1 where experts are loaded equally."""
+        """Return the load of the most loaded expert over the mean: 1 where experts are loaded equally."""
         return max(self.expert_load) * len(self.expert_load)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossScaleState:
-    """Where the dynamic loss scale of fp16 training stands."""
+    """Hold the state of the dynamic loss scale of fp16 training."""
 
     scale: float
     """Factor of the loss in the next backward pass."""
     num_good_steps: int
     """Steps since the last one that was skipped, or since the scale last grew."""
     num_skips_left: int
-    """Skipped steps until the scale falls; 0 or less where each further one halves it."""
+    """Skipped steps until the scale is halved; 0 or less where each further one halves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankTimes:
-    """The rank that computes longest, beside those that do the same work."""
+    """Hold the slowest rank compared with the ranks that do the same work."""
 
     slowest_rank: int
     slowest_rank_host: str

@@ -1,4 +1,4 @@
-"""The first words of a run: importing its libraries takes seconds, and nobody is to take them for a hang."""
+"""Print a line when a run starts: importing its libraries takes seconds, which would look like a hang."""
 
 import contextlib
 import os
@@ -7,11 +7,11 @@ import time
 from collections.abc import MutableMapping
 
 STARTED_AT = "TRIREME_STARTED_AT"
-"""Environment variable: when the command was started, in seconds since 1970; whoever sets it has told the user."""
+"""Environment variable: when the command was started, in seconds since 1970; its setter has printed the line."""
 
 
 def announce_start(what: str, *, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Say on stderr what begins, unless a process above this one has; note in the environment that it is said."""
+    """Print on stderr what starts, unless a parent process has; mark in the environment that it is printed."""
     if STARTED_AT in environment:
         return
     environment[STARTED_AT] = str(time.time())
@@ -20,7 +20,7 @@ def announce_start(what: str, *, environment: MutableMapping[str, str] = os.envi
 
 
 def seconds_since_start() -> float | None:
-    """How long ago the command was started; None where nobody knows."""
+    """Return the seconds since the command was started; None where that is unknown."""
     try:
         return time.time() - float(os.environ[STARTED_AT])
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave, and what stops and continues it as a whole."""
+"""Handle signals that ask a run to save and exit, and suspend and resume it as a whole."""
 
 import contextlib
 import os
@@ -16,25 +16,25 @@ STOP_SIGNALS = (
     signal.SIGINT,
     # The terminal was closed.
     signal.SIGHUP,
-    # Ctrl-\, and what some containers are stopped with. No core is worth the steps since the last save.
+    # Ctrl-\, and the stop signal of some containers. The steps since the last save are worth more than a core dump.
     signal.SIGQUIT,
-    # Warnings of batch systems before the time is up: Slurm's --signal, Grid Engine's -notify.
+    # Warnings of batch systems before the time limit: Slurm's --signal, Grid Engine's -notify.
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
 
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""These come to a process by several ways: one that comes again is no second request."""
+"""Signals that reach a process several ways: a repeated one is not a second request."""
 
 SIGNAL_BASE = 128
-"""Shells report a process that a signal ended as 128 + the signal's number."""
+"""Shells report a process that a signal terminated as 128 + the signal's number."""
 
 REPETITION_SECONDS = 1.0
-"""Ctrl-C reaches every process of the terminal, and those that start others pass it on to them once more."""
+"""Ctrl-C reaches every process of the terminal, and launchers forward it to their children once more."""
 
 
 def heeded_signals() -> list[signal.Signals]:
-    """Those of STOP_SIGNALS that whoever started this process has not switched off; SIGTERM cannot be.
+    """Return those of STOP_SIGNALS that the parent process has not set to be ignored; SIGTERM is always one.
 
     nohup ignores SIGHUP, a script SIGINT and SIGQUIT of what it starts with `&`, and the batch script of
     `launch.slurm` SIGUSR2. Call it before handlers are set.
@@ -45,13 +45,13 @@ def heeded_signals() -> list[signal.Signals]:
 
 
 class Repetitions:
-    """Tells a second request from the first one that comes again."""
+    """Tell a second request from a repetition of the first one."""
 
     def __init__(self) -> None:
         self._first_at: float | None = None
 
     def is_request(self, number: int) -> bool:
-        """Whether this signal asks for something: it is the first, or comes so much later that it is meant."""
+        """Return whether this signal is a request: the first one, or one so much later that it is intended."""
         now = time.monotonic()
         if self._first_at is None:
             self._first_at = now
@@ -60,7 +60,7 @@ class Repetitions:
 
 
 def once(handler: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
-    """A handler that leaves out repetitions: closing a terminal sends SIGHUP up to three times."""
+    """Wrap a handler so that it ignores repetitions: closing a terminal sends SIGHUP up to three times."""
     repetitions = Repetitions()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -72,9 +72,9 @@ def once(handler: Callable[[int, FrameType | None], None]) -> Callable[[int, Fra
 
 @contextlib.contextmanager
 def signals_passed_to(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """Inside, what asks this process to stop goes to the one that it waits for, which may have something to save.
+    """Forward stop signals to the process that this one waits for, which may have something to save.
 
-    Of Ctrl-C and Ctrl-\\ the terminal tells that one itself.
+    The terminal itself sends Ctrl-C and Ctrl-\\ to both.
     """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -86,7 +86,7 @@ def signals_passed_to(process: "subprocess.Popen[Any]") -> Iterator[None]:
 
 
 def _has_terminal() -> bool:
-    """Whether Ctrl-C comes to this process and those that it has started."""
+    """Return whether Ctrl-C reaches this process and its children."""
     try:
         with open("/dev/tty", "rb", buffering=0) as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
@@ -96,7 +96,7 @@ def _has_terminal() -> bool:
 
 @contextlib.contextmanager
 def unwinding_on_signals() -> Iterator[None]:
-    """Inside, what asks this process to stop raises SystemExit, so that it ends the processes that it has started."""
+    """Raise SystemExit on stop signals, so that this process terminates the processes that it has started."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(SIGNAL_BASE + number)
@@ -109,7 +109,7 @@ def unwinding_on_signals() -> Iterator[None]:
 def _handled_by(
     handler: Callable[[int, FrameType | None], None], numbers: Collection[signal.Signals]
 ) -> Iterator[None]:
-    """Inside, these signals come to a handler; then the former ones are back."""
+    """Install a handler for these signals, and restore the former ones afterwards."""
     former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -119,9 +119,9 @@ def _handled_by(
 
 
 def suspend_with(pids: Collection[int]) -> None:
-    """Have Ctrl-Z stop the process groups that these processes lead, too, and `fg` and `bg` continue them.
+    """Suspend the process groups of these processes on Ctrl-Z as well, and resume them on `fg` and `bg`.
 
-    Ranks have sessions of their own, so the terminal reaches their launcher alone: they would go on without its store.
+    Ranks have sessions of their own, so the terminal reaches their launcher alone: they would run on without its store.
 
     Args:
         pids: may grow later.

@@ -1,4 +1,4 @@
-"""JSON as its standard has it: without NaN and Infinity, which Python writes and other readers refuse."""
+"""Write standard JSON: without NaN and Infinity, which Python writes and other readers reject."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Write a value, with null in the place of every number that is not finite, however deep it is."""
+    """Serialize a value, with null for every number that is not finite, at any depth."""
     return json.dumps(finite_or_null(value), indent=indent, allow_nan=False)
 
 
 def finite_or_null(value: Any) -> Any:
-    """Copy mappings and sequences, with None in the place of every float that is not finite."""
+    """Copy mappings and sequences, with None for every float that is not finite."""
     if isinstance(value, Mapping):
         return {str(key): finite_or_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,10 +1,10 @@
-"""The verbs of the command `trireme`, by task: each is a module's `main`."""
+"""List the verbs of the command `trireme` by task: each is a module's `main`."""
 
 from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """One verb, and the module that does it."""
+    """Describe a verb and the module that implements it."""
 
     name: str
     module: str
@@ -15,7 +15,7 @@ class Verb(NamedTuple):
 
     @property
     def command(self) -> str:
-        """What stays possible beside it."""
+        """Return the equivalent `python -m` command."""
         return f"python -m {self.module.removesuffix('.__main__')}"
 
 
@@ -23,28 +23,28 @@ TASKS: dict[str, tuple[Verb, ...]] = {
     "Prepare data": (
         Verb("prepare", "data_tools.prepare", "turn raw files into token shards", "data_prep"),
         Verb("crawl", "data_tools.crawl.__main__", "crawl a site into a WARC file"),
-        Verb("inspect", "data_tools.inspect", "look into a token shard"),
+        Verb("inspect", "data_tools.inspect", "print documents and statistics of a token shard"),
         Verb("merge", "data_tools.merge", "merge token shards into one"),
-        Verb("data-report", "data_tools.report.__main__", "write the HTML report of a preparation again"),
-        Verb("export-shard", "data_tools.export_shard", "write a shard in another program's format"),
-        Verb("export-tokenizer", "data_tools.export_tokenizer", "write a tokenizer for Hugging Face's transformers"),
-        Verb("tokenizer-report", "data_tools.tokenizer_report", "count tokens per language and tokenizer"),
+        Verb("data-report", "data_tools.report.__main__", "rebuild the HTML report of a preparation"),
+        Verb("export-shard", "data_tools.export_shard", "convert a token shard to another framework's format"),
+        Verb("export-tokenizer", "data_tools.export_tokenizer", "export a tokenizer for Hugging Face transformers"),
+        Verb("tokenizer-report", "data_tools.tokenizer_report", "compare tokenizers: tokens per language"),
     ),
     "Plan and launch": (
-        Verb("plan", "launch.plan.__main__", "predict memory and throughput, find the best layouts", "train"),
+        Verb("plan", "launch.plan.__main__", "predict memory and throughput, find the fastest layouts", "train"),
         Verb("preflight", "launch.preflight.__main__", "check everything before a job is queued", "train"),
-        Verb("local", "launch.local", "train on this host: starts torchrun with as many processes as needed", "train"),
-        Verb("slurm", "launch.slurm.__main__", "submit to Slurm, follow, stop", "train"),
+        Verb("local", "launch.local", "train on this host: starts torchrun with all processes", "train"),
+        Verb("slurm", "launch.slurm.__main__", "submit to Slurm, show status and logs, stop", "train"),
         Verb("kubernetes", "launch.kubernetes", "write a manifest for Kubeflow's Training Operator", "train"),
     ),
     "Train": (
         Verb("train", "trainer.train", "one rank of a training run, under torchrun", "train"),
         Verb("certify", "trainer.certify", "verify that parallel layouts match a single process", "certify"),
-        Verb("hardware-check", "trainer.hardware_check", "measure every device and link of a job"),
+        Verb("hardware-check", "trainer.hardware_check", "benchmark every device and link of a job"),
     ),
     "Use a model": (
-        Verb("evaluate", "trainer.evaluate", "loss and perplexity of a checkpoint", "train"),
-        Verb("generate", "trainer.generate", "text from a prompt"),
+        Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
+        Verb("generate", "trainer.generate", "generate text from a prompt"),
     ),
 }
 

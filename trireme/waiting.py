@@ -1,4 +1,4 @@
-"""Whoever waits says for what: a start that stands still without a word looks like one that hangs."""
+"""Log what a process waits for: a silent start looks like a hang."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from trireme.progress import format_duration
 _LOGGER = logging.getLogger(__name__)
 
 FIRST_WORD_SECONDS = 10.0
-"""Waits that are shorter need no word."""
+"""Shorter waits are not logged."""
 
 
 @contextlib.contextmanager
@@ -21,11 +21,11 @@ def telling_what_it_waits_for(
     after_seconds: float = FIRST_WORD_SECONDS,
     say: Callable[[str], object] = _LOGGER.info,
 ) -> Iterator[None]:
-    """While the block lasts, say what it waits for: after 10 s, and each time that the wait has become twice as long.
+    """Log what the block waits for: after 10 s, and each time that the wait has doubled.
 
     Args:
         what: for example `the other ranks to join`, after "waiting for".
-        say: takes the line, in another thread.
+        say: called with the line, in another thread.
     """
     is_over = threading.Event()
     began = time.monotonic()
@@ -33,7 +33,7 @@ def telling_what_it_waits_for(
     def tell() -> None:
         due = after_seconds
         while not is_over.wait(began + due - time.monotonic()):
-            say(f"waiting for {what}, {format_duration(time.monotonic() - began)} so far")
+            say(f"Waiting for {what} ({format_duration(time.monotonic() - began)} so far)")
             due *= 2
 
     thread = threading.Thread(target=tell, name="waiting", daemon=True)

@@ -43,7 +43,7 @@ def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
     devices = load_devices()
     name = config.cluster.device or "cpu"
     if name not in devices:
-        fix = f"{did_you_mean(name, devices)}use {join_or(devices)}"
+        fix = f"{did_you_mean(name, devices)}Use {join_or(devices)}"
         yield Violation(path="cluster.device", value=name, message="is no device of the planner", fix=fix)
     elif _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"

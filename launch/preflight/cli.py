@@ -71,5 +71,5 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 
 def _unknown_check(name: str) -> Violation:
-    fix = f"{did_you_mean(name, CHECKS)}use {join_or(CHECKS)}"
+    fix = f"{did_you_mean(name, CHECKS)}Use {join_or(CHECKS)}"
     return Violation(path="accept", value=name, message="is no check", fix=fix)

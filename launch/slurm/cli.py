@@ -55,7 +55,7 @@ def _check_words(split: Arguments) -> list[Violation]:
     problems = []
     action = split.words.get("action", "submit")
     if action not in ACTIONS:
-        fix = f"{did_you_mean(action, ACTIONS)}use {join_or(ACTIONS)}"
+        fix = f"{did_you_mean(action, ACTIONS)}Use {join_or(ACTIONS)}"
         problems.append(Violation(path="action", value=action, message="is no action", fix=fix))
     problems += split.check_flags(("dry_run", "follow"))
     chain = split.words.get("chain", "1")

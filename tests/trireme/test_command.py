@@ -67,7 +67,8 @@ def test_a_full_disk_is_said_in_a_line() -> None:
         done = subprocess.run(
             [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
-    assert (done.returncode, done.stderr) == (1, "The output cannot be written: No space left on device.\n")
+    message = "stdout: cannot be written: No space left on device. Free disk space, or write the output elsewhere.\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 def test_a_character_that_the_terminal_lacks_is_a_question_mark() -> None:

@@ -18,12 +18,12 @@ def test_a_body_that_returns_nothing_is_done() -> None:
 
 
 def test_bad_input_is_two_with_every_problem_numbered(capsys: pytest.CaptureFixture[str]) -> None:
-    violations = [Violation(path=f"a.b{i}", value=i, message="is wrong", fix="use 9") for i in (1, 2)]
+    violations = [Violation(path=f"a.b{i}", value=i, message="must be 9", fix="Use 9.") for i in (1, 2)]
     assert exit_code_of(lambda: _raise(ConfigError(violations))) == EXIT_BAD_INPUT
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == (
-        "2 problems found; nothing was started:\n  1. a.b1=1 is wrong; use 9\n  2. a.b2=2 is wrong; use 9\n"
+        "2 errors; nothing was started:\n  1. a.b1: must be 9 (got 1). Use 9.\n  2. a.b2: must be 9 (got 2). Use 9.\n"
     )
 
 

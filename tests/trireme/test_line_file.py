@@ -27,7 +27,7 @@ def test_lines_wait_for_room_whole_and_in_order_and_it_is_said_once(small_disk: 
     for line in lines[3:15]:
         file.write(line)
     assert len(said) == 1
-    assert said[0].startswith(f"{path} takes no more lines (No space left on device); the run goes on")
+    assert said[0].startswith(f"{path}: cannot be written (No space left on device). The run continues")
     on_disk = path.read_text()
     assert on_disk.endswith("\n"), "no line is cut"
     assert lines[: on_disk.count("\n")] == on_disk.splitlines() and on_disk.count("\n") < 15
@@ -36,7 +36,7 @@ def test_lines_wait_for_room_whole_and_in_order_and_it_is_said_once(small_disk: 
         file.write(line)
     file.close()
     assert path.read_text().splitlines() == lines
-    assert len(said) == 2 and "takes lines again" in said[1]
+    assert len(said) == 2 and "can be written again" in said[1]
 
 
 def test_what_never_found_room_is_counted(small_disk: Path) -> None:
@@ -46,7 +46,7 @@ def test_what_never_found_room_is_counted(small_disk: Path) -> None:
     for number in range(10):
         file.write(f"{number}" + "x" * 5000)
     file.close()
-    assert said[1:] == [f"{small_disk}/lines lacks its last 10 lines (No space left on device)"]
+    assert said[1:] == [f"{small_disk}/lines: the last 10 lines could not be written (No space left on device)"]
 
 
 def test_a_file_that_is_there_again_is_used_again(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_a_file_that_is_there_again_is_used_again(tmp_path: Path) -> None:
     file.close()
     assert (folder / "lines").read_text() == "a\nb\nc\n"
     assert [text.split(" (")[0] for text in said] == [
-        f"{folder}/lines takes no more lines",
-        f"{folder}/lines takes lines again: 2 had waited",
+        f"{folder}/lines: cannot be written",
+        f"{folder}/lines: can be written again. Wrote 2 lines from memory.",
     ]

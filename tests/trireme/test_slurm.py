@@ -24,5 +24,5 @@ def test_values_are_quoted_as_sbatch_reads_them(text: str, written: str) -> None
 
 @pytest.mark.parametrize("text", ["a\nrm -r /", "a\rb", "a\0b"])
 def test_no_value_can_leave_its_line(text: str) -> None:
-    with pytest.raises(ValueError, match="no single line"):
+    with pytest.raises(ValueError, match="must be a single line"):
         list(render_directives({"comment": text}, further={}))

@@ -18,4 +18,4 @@ def test_a_long_wait_is_told_less_and_less_often() -> None:
     with telling_what_it_waits_for("the others", after_seconds=0.05, say=told.append):
         wait_until(lambda: len(told) == 3, seconds=60)
     assert len(told) == 3
-    assert all(re.fullmatch(r"waiting for the others, \d+\.\d s so far", line) for line in told)
+    assert all(re.fullmatch(r"Waiting for the others \(\d+\.\d s so far\)", line) for line in told)

@@ -140,7 +140,7 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
             continue
         known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
         fix = (
-            f"{did_you_mean(word, known)}use sizes such as tp2.sp.pp2, {join_or(known)}, recompute=, stages= or an"
+            f"{did_you_mean(word, known)}Use sizes such as tp2.sp.pp2, {join_or(known)}, recompute=, stages= or an"
             " override PATH=VALUE (docs/training/layout_equivalence.md)"
         )
         rule = f"has the word {word}, which says nothing about a layout"

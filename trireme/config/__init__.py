@@ -1,1 +1,1 @@
-"""What the three configurations (training, data preparation, certificate) share."""
+"""Read, check and document the three configurations: training, data preparation, certificate."""

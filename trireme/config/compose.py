@@ -1,7 +1,7 @@
-"""Compose one configuration of any schema from conf/ and a command line. Hydra is known here, and to sweeps.
+"""Compose one configuration of any schema from conf/ and a command line. Only this module and sweeps use Hydra.
 
-Hydra composes the YAML groups; the values of the command line are put in afterwards, one by one, so that every error
-among them is found in one go.
+Hydra composes the YAML groups; the values of the command line are applied afterwards, one by one, so that all errors
+among them are found at once.
 """
 
 import copy
@@ -30,23 +30,24 @@ T = TypeVar("T")
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 SEARCH_PATH = "hydra.searchpath"
+_NAME_A_SAVED_CONFIG = "Set it to the config.yaml of a run directory."
 CONFIG_FILE = "config_file"
-"""Names a whole configuration that a run saved, instead of the files of conf/."""
+"""Override that names a complete configuration saved by a run, instead of the files of conf/."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfigRoot(Generic[T]):
-    """A file of conf/ that configurations start from."""
+    """Describe a file of conf/ that configurations start from."""
 
     name: str
     """The file's name without .yaml."""
     schema: type[T]
     """One field per group, and single fields."""
     recipe_group: str | None = None
-    """A group that is no field of the schema; its options choose among the others and set any value."""
+    """A group that is not a field of the schema; its options choose among the others and set any value."""
 
     def group_options(self, directories: Iterable[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
-        """The groups and the options of each."""
+        """Return the groups and the options of each."""
         groups: dict[str, list[str]] = {}
         for group in (*field_types(self.schema), *([self.recipe_group] if self.recipe_group else [])):
             files = {
@@ -65,15 +66,15 @@ def compose_config(
     """Compose a file of conf/ with Hydra overrides.
 
     Args:
-        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last of several for one path counts. `config_file=PATH` starts
+        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect. `config_file=PATH` starts
             from a saved configuration instead; values may follow, options may not.
-        validate: names the broken rules of a configuration, leaving out those that read the given paths. Only for
-            rules that are reported together with errors of form.
+        validate: yields the broken rules of a configuration, except those that read the given paths. Used only to
+            report broken rules together with errors of form.
     Returns:
-        A configuration of the right form. The rules between its fields are for the caller to check.
+        A configuration of valid form. The caller checks the rules between its fields.
     Raises:
-        ConfigError: everything that is wrong in form; then, too, every rule of `validate` that can be judged all the
-            same, so that the user sees all problems at once.
+        ConfigError: all errors of form, together with every broken rule of `validate` that can still be checked, so
+            that the user sees all errors at once.
     """
     request = _read_overrides(root, overrides)
     composed = _compose(root, request)
@@ -82,9 +83,9 @@ def compose_config(
         try:
             OmegaConf.update(composed, override.key_or_group, override.value(), merge=True, force_add=True)
         except OmegaConfBaseException as error:
-            # Where the option is unknown, its values are not there to be changed; that is no second error.
+            # Where the preset is unknown, its values do not exist and cannot be set; that is not a second error.
             if not any(is_inside(override.key_or_group, problem.doubtful_path) for problem in request.problems):
-                problems.append(_Problem.of_override(override, f"cannot be set: {first_line(error)}"))
+                problems.append(_Problem.of_override(override, f"cannot be set: {_without_period(first_line(error))}"))
     _add_defaults(composed, root.schema)
     plain, unresolved = _to_plain(composed)
     conversion = to_dataclass(root.schema, plain)
@@ -98,20 +99,20 @@ def compose_config(
     if not {root.recipe_group, CONFIG_FILE} & doubtful and fallback.config is not None:
         further = list(validate(fallback.config, doubtful | conversion.doubtful_paths))
     form = [problem.violation for problem in problems] + list(unresolved.values())
-    # A field whose interpolation failed is absent from the plain values; that it is then missing is no second error.
+    # A field whose interpolation failed is absent from the plain values; that it is missing is not a second error.
     form += [violation for violation in conversion.violations if violation.path not in doubtful]
     raise ConfigError([*form, *further])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """An override that cannot be used, and the path whose value the user meant to set with it."""
+    """Hold the error of an override, and the path whose value the user intended to set with it."""
 
     violation: Violation
     doubtful_path: str
 
     @classmethod
-    def of_override(cls, override: Override, rule: str, fix: str = "write PATH=VALUE") -> "_Problem":
+    def of_override(cls, override: Override, rule: str, fix: str = "Write PATH=VALUE.") -> "_Problem":
         path = override.key_or_group
         value = override.input_line.partition("=")[2] if override.input_line else ""
         return cls(violation=Violation(path=path, value=value, message=rule, fix=fix), doubtful_path=path)
@@ -119,20 +120,20 @@ class _Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Request:
-    """A command line, taken apart."""
+    """Hold a command line, sorted by kind of override."""
 
     options: dict[str, str]
     """Group -> option."""
     search_path: list[str]
-    """Further directories with groups."""
+    """Additional directories with groups."""
     config_files: list[Path]
-    """A saved configuration to start from; the last counts."""
+    """Saved configurations to start from; the last one takes effect."""
     values: list[Override]
     problems: list[_Problem]
 
 
 def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
-    """Sort overrides into group options and values; what is neither is a problem."""
+    """Sort overrides into group options and values; report those that are neither."""
     request = _Request(options={}, search_path=[], config_files=[], values=[], problems=[])
     parsed = [override for override in (_parse(line, request.problems) for line in lines) if override is not None]
     for override in (override for override in parsed if override.key_or_group == SEARCH_PATH):
@@ -147,44 +148,51 @@ def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
         if path not in options or isinstance(value, dict):
             request.values.append(override)
         elif request.config_files:
-            rule = f"chooses an option, and {CONFIG_FILE}={request.config_files[-1]} holds what was chosen"
-            request.problems.append(_Problem.of_override(override, rule, f"set single values, or leave {CONFIG_FILE}"))
+            rule = f"presets cannot be combined with {CONFIG_FILE}={request.config_files[-1]}"
+            fix = f"Set single values, or remove {CONFIG_FILE}."
+            request.problems.append(_Problem.of_override(override, rule, fix))
         elif path == root.recipe_group and value is None:
             request.options.pop(path, None)
         elif to_yaml(value) in options[path]:
             request.options[path] = to_yaml(value)
         else:
-            hint = did_you_mean(to_yaml(value), options[path])
-            rule = f"is no option of the group {path}"
-            request.problems.append(_Problem.of_override(override, rule, f"{hint}use {join_or(options[path])}"))
+            written = to_yaml(value)
+            fix = did_you_mean(written, options[path]) or f"Choose {join_or(options[path])}."
+            violation = Violation(path=path, value="", message=f"no such preset '{written}'", fix=fix)
+            request.problems.append(_Problem(violation=violation, doubtful_path=path))
     return request
 
 
 def _parse(line: str, problems: list[_Problem]) -> Override | None:
-    """Parse one override; a `+` or `++` in front says nothing here, since the schema knows all keys."""
+    """Parse one override; a leading `+` or `++` has no effect, since the schema knows all keys."""
     path, _, text = line.partition("=")
     path = path.lstrip("+~")
-    if path == CONFIG_FILE and os.path.isfile(text):  # a script names it as it is, whatever means something to Hydra
+    if path == CONFIG_FILE and os.path.isfile(
+        text
+    ):  # scripts pass a path unquoted, even with characters of Hydra's grammar
         line = f"{CONFIG_FILE}={quote_text(text)}"
     try:
         override = parse_override(line)
     except HydraException as error:
-        rule = f"is no override ({first_line(error)})" if "=" in line else "is no override: it has no value"
+        reason = _without_period(first_line(error)) if "=" in line else "it has no value"
+        rule = f"not a valid override: {reason}"
         quoted = suggest_quoting(line)
-        fix = f"quote it: {quoted}" if quoted else "write PATH=VALUE; a list is [A,B], a mapping {A:1}"
+        fix = f"Quote it: {quoted}" if quoted else "Write PATH=VALUE; a list as [A,B], a mapping as {A:1}."
         violation = Violation(path="override", value=line, message=rule, fix=fix)
         problems.append(_Problem(violation=violation, doubtful_path=path))
         return None
     if override.is_delete():
-        rule, fix = "deletes, and fields can only be set", f"write {path}=VALUE, where VALUE may be null or []"
+        rule, fix = "fields can be set, but not deleted", f"Write {path}=VALUE, where VALUE may be null or []."
         problems.append(
             _Problem(violation=Violation(path="override", value=line, message=rule, fix=fix), doubtful_path=path)
         )
     elif override.is_sweep_override():
         value = line.partition("=")[2]
-        problems.append(_Problem.of_override(override, "has several values", f"for a list write {path}=[{value}]"))
+        problems.append(_Problem.of_override(override, "must be a single value", f"For a list write {path}=[{value}]"))
     elif override.package is not None:
-        problems.append(_Problem.of_override(override, f"moves a group to @{override.package}", f"write {path}=..."))
+        problems.append(
+            _Problem.of_override(override, f"a group cannot be moved to @{override.package}", f"Write {path}=PRESET.")
+        )
     else:
         return override
     return None
@@ -197,7 +205,10 @@ def _read_search_path(override: Override, request: _Request) -> None:
         if Path(directory).is_dir():
             request.search_path.append(str(Path(directory).absolute()))
         else:
-            request.problems.append(_Problem.of_override(override, f"{directory} is no directory", "name one"))
+            rule = f"no such directory: {directory}"
+            request.problems.append(
+                _Problem.of_override(override, rule, "Set it to a directory with groups of presets.")
+            )
 
 
 def _read_config_file(override: Override, request: _Request) -> None:
@@ -205,11 +216,11 @@ def _read_config_file(override: Override, request: _Request) -> None:
     if path.is_file():
         request.config_files.append(path)
     else:
-        request.problems.append(_Problem.of_override(override, "is no file", "name the config.yaml of a run directory"))
+        request.problems.append(_Problem.of_override(override, "no such file", _NAME_A_SAVED_CONFIG))
 
 
 def _expand(text: str) -> Path:
-    """The path that a text stands for; one that is none does not exist, and is refused for that."""
+    """Expand a path; an invalid one is returned as it is, and refused because it does not exist."""
     try:
         return Path(expand_path(text))
     except BadPathError:
@@ -220,8 +231,8 @@ def _load_saved(path: Path) -> DictConfig:
     try:
         return DictConfig(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
-        rule, fix = f"cannot be read: {first_line(error)}", "name the config.yaml of a run directory"
-        raise ConfigError([Violation(path=CONFIG_FILE, value=path, message=rule, fix=fix)]) from error
+        rule = f"cannot be read: {_without_period(first_line(error))}"
+        raise ConfigError([Violation(path=CONFIG_FILE, value=path, message=rule, fix=_NAME_A_SAVED_CONFIG)]) from error
 
 
 def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
@@ -236,28 +247,28 @@ def _compose(root: ConfigRoot[Any], request: _Request) -> DictConfig:
         violation = Violation(
             path="override",
             value=" ".join(overrides),
-            message=f"cannot be composed: {' '.join(str(error).split())}",
-            fix="correct the YAML file",
+            message=f"cannot be composed: {_without_period(' '.join(str(error).split()))}",
+            fix="Correct the YAML file.",
         )
         raise ConfigError([*(problem.violation for problem in request.problems), violation]) from error
 
 
 @functools.lru_cache(maxsize=32)
 def _compose_groups(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    """What Hydra makes of a file of conf/ and options: two thirds of a configuration's time, and alike in a sweep.
+    """Compose a file of conf/ and presets with Hydra, and cache the result: it takes two thirds of the loading time.
 
-    The YAML files are thereby read once per process.
+    All points of a sweep share it. The YAML files are thereby read once per process.
     """
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose(name, list(overrides))
 
 
 def _add_defaults(node: DictConfig, schema: type) -> None:
-    """Add the defaults of fields that no YAML file names, so that every field can be referred to."""
+    """Add the defaults of fields that no YAML file sets, so that interpolations can refer to every field."""
     OmegaConf.set_struct(node, False)
     types = field_types(schema)
     for field in dataclasses.fields(schema):
-        if field.name not in node.keys():  # noqa: SIM118 - `in node` says no to what cannot be resolved
+        if field.name not in node.keys():  # noqa: SIM118 - `in node` is false for what cannot be resolved
             if nested_schemas(types[field.name]):
                 node[field.name] = {}
             elif field.default is not dataclasses.MISSING:
@@ -274,7 +285,7 @@ def _add_defaults(node: DictConfig, schema: type) -> None:
 
 
 def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]:
-    """Resolve every interpolation; fields that are missing or cannot be resolved are left out, the latter reported."""
+    """Resolve every interpolation; skip fields that are missing or cannot be resolved, and report the latter."""
     violations: dict[Loc, Violation] = {}
 
     def resolve(node: object, loc: Loc) -> Any:
@@ -297,8 +308,8 @@ def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]
                 violations[place] = Violation(
                     path=path_of(place),
                     value=to_yaml(written),
-                    message=f"cannot be resolved: {first_line(error)}",
-                    fix="refer to a field as ${group.field}, to an environment variable as ${oc.env:NAME}",
+                    message=f"cannot be resolved: {_without_period(first_line(error))}",
+                    fix="Refer to a field as ${group.field}, to an environment variable as ${oc.env:NAME}.",
                 )
         return values if isinstance(node, DictConfig) else list(values.values())
 
@@ -306,11 +317,11 @@ def _to_plain(config: DictConfig) -> tuple[dict[str, Any], dict[Loc, Violation]]
 
 
 def _repaired(plain: Mapping[str, Any], before: Mapping[str, Any], bad_locs: Iterable[Loc]) -> dict[str, Any]:
-    """Put the values of before at the bad places, or nothing; only so that the other rules can be judged."""
+    """Restore the former values, or nothing, at invalid places, so that the other rules can be checked."""
     repaired = copy.deepcopy(dict(plain))
     for bad_loc in bad_locs:
         loc = list(bad_loc)
-        while isinstance(loc[-1], int):  # an item has no value of its own to go back to: the list has
+        while isinstance(loc[-1], int):  # a single item cannot be restored: the list can
             loc.pop()
         target: Any = repaired
         source: Any = before
@@ -332,5 +343,9 @@ def _child(node: Any, key: str | int) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says at the start of a long message."""
+    """Return the first line of a library's message."""
     return str(error).strip().partition("\n")[0]
+
+
+def _without_period(text: str) -> str:
+    return text.rstrip(".")

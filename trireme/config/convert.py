@@ -1,7 +1,7 @@
-"""Plain dictionaries to the dataclasses of the schema, with every error at once.
+"""Convert plain dictionaries to the dataclasses of the schema, and report all errors at once.
 
-Pydantic checks the types (strictly: "4.5" and 4.5 are no integers, 1 is no truth value) and collects the errors; the
-dataclasses themselves stay free of it. A field whose type is a union of dataclasses is told apart by `name`:
+Pydantic checks the types (strictly: "4.5" and 4.5 are not integers, 1 is not a boolean) and collects the errors; the
+dataclasses themselves do not depend on it. The members of a union of dataclasses are distinguished by `name`:
 `Annotated[DeepSpeedEngineConfig | OtherEngineConfig, Discriminator("name")]`.
 """
 
@@ -39,22 +39,23 @@ _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion(Generic[T]):
-    """A configuration, or what is wrong with it."""
+    """Hold a configuration, or its errors."""
 
     config: T | None
     """None exactly when there are violations."""
     violations: tuple[Violation, ...] = ()
     bad_locs: tuple[Loc, ...] = ()
-    """Places whose value cannot stand as it is."""
+    """Places whose value is invalid."""
     doubtful_paths: frozenset[str] = frozenset()
-    """Paths that may hold something else than the user meant: the bad ones, and those that a misspelt key resembles."""
+    """Paths whose value may differ from what the user intended: the invalid ones, and those that a misspelled key
+    resembles."""
 
 
 @functools.cache
 def _envelope(schema: type) -> Any:
-    """A pydantic model around a dataclass, which hands its settings to all that the dataclass is made of.
+    """Wrap a dataclass in a pydantic model, whose settings apply to everything inside.
 
-    Strict mode takes a dataclass from JSON but not from a dictionary.
+    Strict mode accepts a dataclass from JSON but not from a dictionary.
     """
     return pydantic.create_model(
         "Envelope", __config__=pydantic.ConfigDict(strict=True, extra="forbid"), config=(schema, ...)
@@ -66,7 +67,7 @@ def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
 
     Args:
         schema: a dataclass whose fields are plain types, lists, or such dataclasses.
-        plain: what JSON can hold.
+        plain: values that JSON can represent.
     """
     envelope = _envelope(schema)  # type: ignore[arg-type]
     try:
@@ -87,7 +88,7 @@ def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where an error stands: its location without union tags, the dataclass around it, the type expected there."""
+    """Locate an error: its path without union tags, the enclosing dataclass, the type expected there."""
 
     loc: Loc
     schema: type
@@ -95,7 +96,7 @@ class _Place:
 
 
 def _find_place(root: type, pydantic_loc: Loc) -> _Place:
-    """Follow an error's location (after the envelope's own key) through the schema; an unknown key has no type."""
+    """Resolve an error's location (after the envelope's own key) in the schema; an unknown key has no type."""
     loc: list[str | int] = []
     schema: type = root
     annotation: Any = root
@@ -118,50 +119,49 @@ def _find_place(root: type, pydantic_loc: Loc) -> _Place:
 
 
 def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
-    """Turn one of pydantic's errors into a violation, its place, and the paths that the user may have meant."""
+    """Turn one of pydantic's errors into a violation, its place, and the paths that the user may have intended."""
     place = _find_place(root, details["loc"][1:])
     path, value = path_of(place.loc), details["input"]
     if details["type"] in _UNKNOWN_KEY:
         return _explain_unknown_key(root, place, value)
     if details["type"] == "missing":
-        fix = f"set {path} to {describe_type(place.annotation)}"
-        return Violation(path=path, value="(missing)", message="is required", fix=fix), place.loc, []
+        fix = f"Set {path} to {describe_type(place.annotation)}."
+        return Violation(path=path, value="", message="required field is missing", fix=fix), place.loc, []
     if details["type"].startswith("union_tag"):
         tags = [tag for tag in map(tag_of, nested_schemas(place.annotation)) if tag]
         given = value.get("name") if isinstance(value, dict) else value
-        violation = Violation(
-            path=f"{path}.name", value=to_yaml(given), message="is none of the choices", fix=_choose(given, tags)
-        )
-        return violation, place.loc, []
+        return _unknown_value(f"{path}.name", given, tags), place.loc, []
     if details["type"] == BAD_PATH:
-        fix = "write a path" + (", or null" if is_optional(place.annotation) else "")
+        fix = "Use a path" + (", or null." if is_optional(place.annotation) else ".")
         return Violation(path=path, value=repr(value), message=details["ctx"]["rule"], fix=fix), place.loc, []
     members = union_members(place.annotation)
     choices = [choice for member in members for choice in _literals(member)]
     if choices and all(map(_literals, members)):
-        rule, fix = "is none of the choices", _choose(value, choices)
-    else:
-        rule = f"is {describe_value(value)}, but the field takes {describe_type(place.annotation)}"
-        fix = _fix_type(place.loc, value, place.annotation)
-    return Violation(path=path, value=to_yaml(value), message=rule, fix=fix), place.loc, []
+        return _unknown_value(path, value, choices), place.loc, []
+    shown = "null" if value is None else f"{describe_value(value)} ({to_yaml(value)})"
+    rule = f"expected {describe_type(place.annotation)}, got {shown}"
+    fix = _fix_type(place.loc, value, place.annotation)
+    return Violation(path=path, value="", message=rule, fix=fix), place.loc, []
 
 
 def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Violation, Loc, list[str]]:
-    """Name the field that an unknown key resembles: here first, then anywhere in the configuration."""
+    """Suggest the field that an unknown key resembles: here first, then anywhere in the configuration."""
     key, parent = str(place.loc[-1]), path_of(place.loc[:-1])
     siblings = list(field_types(place.schema))
     here = [f"{parent}.{name}".lstrip(".") for name in nearest_names(key, siblings)]
     elsewhere = [path for path, _ in leaf_paths(root) if path.rpartition(".")[2] == key]
     suggestions = list(dict.fromkeys([*here, *elsewhere]))
-    owner = parent or "the configuration"
-    fix = f"did you mean {join_or(suggestions)}?" if suggestions else f"its fields are {', '.join(siblings)}"
+    owner = f" of {parent}" if parent else ""
+    fix = f"Did you mean {join_or(suggestions)}?" if suggestions else f"Use one of {', '.join(siblings)}."
     # Another alternative of a union may have it: `engine=megatron engine.zero_stage=1`.
     alternatives = nested_schemas(field_types(root).get(parent))
     owners = [tag_of(schema) for schema in alternatives if key in field_types(schema)]
     if owners:
-        owner = f"{parent}={tag_of(place.schema)}"
-        fix = f"leave it out, or use {parent}={join_or(owners)}; its fields are {', '.join(siblings)}"
-    violation = Violation(path=path_of(place.loc), value=to_yaml(value), message=f"is no field of {owner}", fix=fix)
+        owner = f" of {parent}={tag_of(place.schema)}"
+        fix = (
+            f"Remove it, or use {parent}={join_or(owners)}; {parent}={tag_of(place.schema)} has {', '.join(siblings)}."
+        )
+    violation = Violation(path=path_of(place.loc), value=to_yaml(value), message=f"unknown field{owner}", fix=fix)
     return violation, place.loc, suggestions
 
 
@@ -169,25 +169,26 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
-def _choose(value: object, choices: list[Any]) -> str:
-    return f"{did_you_mean(str(value), map(str, choices))}use {join_or(choices)}"
+def _unknown_value(path: str, value: object, choices: list[Any]) -> Violation:
+    fix = f"{did_you_mean(str(value), map(str, choices))}Choose {join_or(choices)}."
+    return Violation(path=path, value="", message=f"unknown value {to_yaml(value)!r}", fix=fix)
 
 
 def _fix_type(loc: Loc, value: object, annotation: Any) -> str:
-    """What to write instead of a value of the wrong type."""
+    """Suggest what to write instead of a value of the wrong type."""
     members = union_members(annotation)
     if int in members and isinstance(value, float) and value == value and abs(value) < 2**63:
         below = int(value // 1)
-        return f"use {join_or([below] if value == below else [below, below + 1])}"
+        return f"Use {join_or([below] if value == below else [below, below + 1])}."
     if str in members and isinstance(value, bool | int | float):
-        return f"quote it: {_quote_at(loc, to_yaml(value))}"
+        return f"Quote it: {_quote_at(loc, to_yaml(value))}"
     if value is None:
-        return f"write {describe_type(annotation)}, or leave {path_of(loc)} out for its default"
-    return f"write {describe_type(annotation)}"
+        return f"Use {describe_type(annotation)}, or remove {path_of(loc)} to get its default."
+    return f"Use {describe_type(annotation)}."
 
 
 def _quote_at(loc: Loc, text: str) -> str:
-    """Show how a text is set at a place, as one word of a shell; of lists and mappings around it only itself."""
+    """Write an override that sets a text at a place, as one shell word; lists and mappings hold only this item."""
     num_keys = next((number for number, part in enumerate(loc) if isinstance(part, int)), len(loc))
     value = quote_text(text)
     for part in reversed(loc[num_keys:]):

@@ -1,4 +1,4 @@
-"""What the dataclasses say about themselves: their fields, types and paths."""
+"""Inspect dataclasses: their fields, types and paths."""
 
 import dataclasses
 import types
@@ -11,38 +11,38 @@ Loc = tuple[str | int, ...]
 
 
 def field_types(schema: type) -> dict[str, Any]:
-    """Field name -> type of a dataclass, with forward references resolved and Annotated taken off."""
+    """Return field name -> type of a dataclass, with forward references resolved and Annotated stripped."""
     hints = typing.get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, without None; the type itself when it is no union."""
+    """Return the alternatives of a union, without None; the type itself when it is not a union."""
     if typing.get_origin(annotation) not in (Union, types.UnionType):
         return (annotation,)
     return tuple(member for member in typing.get_args(annotation) if member is not types.NoneType)
 
 
 def is_optional(annotation: Any) -> bool:
-    """Whether null is a value of the type."""
+    """Return whether null is a value of the type."""
     return typing.get_origin(annotation) in (Union, types.UnionType) and types.NoneType in typing.get_args(annotation)
 
 
 def nested_schemas(annotation: Any) -> tuple[type, ...]:
-    """The dataclasses that a value of the type may be (several: one per engine, told apart by `name`)."""
+    """Return the dataclasses that a value of the type may be (several: one per engine, distinguished by `name`)."""
     return tuple(
         member for member in union_members(annotation) if isinstance(member, type) and dataclasses.is_dataclass(member)
     )
 
 
 def tag_of(schema: type) -> str | None:
-    """The value of the `name` field that selects this dataclass among the alternatives of a union."""
+    """Return the value of the `name` field that selects this dataclass among the alternatives of a union."""
     annotation = field_types(schema).get("name")
     return str(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is Literal else None
 
 
 def leaf_paths(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every settable path below a dataclass with its type; a list is one leaf."""
+    """Yield every settable path below a dataclass with its type; a list is one leaf."""
     for name, annotation in field_types(schema).items():
         nested = nested_schemas(annotation)
         for inner in nested:
@@ -60,13 +60,13 @@ def path_of(loc: Loc) -> str:
 
 
 def is_inside(path: str, outer: str) -> bool:
-    """Whether a path is, or lies below, another."""
+    """Return whether a path is equal to, or below, another."""
     return path == outer or path.startswith((f"{outer}.", f"{outer}["))
 
 
 def describe_type(annotation: Any) -> str:
-    """Say in words what a field accepts."""
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "text or a mapping"}
+    """Describe in words what a field accepts."""
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string", Any: "a string or a mapping"}
     words = []
     for member in union_members(annotation):
         origin = typing.get_origin(member)
@@ -87,6 +87,6 @@ def describe_type(annotation: Any) -> str:
 
 
 def describe_value(value: object) -> str:
-    """Say in words what a value is."""
-    names = {bool: "a truth value", int: "an integer", float: "a decimal number", str: "text", list: "a list"}
+    """Describe in words the type of a value."""
+    names = {bool: "a boolean", int: "an integer", float: "a decimal number", str: "a string", list: "a list"}
     return "null" if value is None else names.get(type(value), "a mapping")

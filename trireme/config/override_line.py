@@ -1,8 +1,8 @@
-"""One override of a command line: what Hydra's grammar reads, and how to write what it does not.
+"""Parse one override of a command line with Hydra's grammar, and suggest quotes for what it does not read.
 
-Hydra reads bare text of ASCII letters, digits and `/-\\+.$%*@?|:_`. Characters that mean nothing to it (other letters,
-`~`, `#`, `&`) are read here as part of the text they stand in, as if it were quoted: `[~/a,/数据/b]`. What does mean
-something to it (`=`, parentheses, brackets, quotes) must be quoted by the user, and a message shows how.
+Hydra reads bare text of ASCII letters, digits and `/-\\+.$%*@?|:_`. Characters outside its grammar (other
+letters, `~`, `#`, `&`) are read here as part of the surrounding text, as if it were quoted: `[~/a,/数据/b]`. Characters
+of its grammar (`=`, parentheses, brackets, quotes) must be quoted by the user, and a message shows how.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _BARE = frozenset(string.ascii_letters + string.digits + "_ \t/-\\+.$%*@?|:")
 _MEANINGFUL = frozenset("=()[]{},'\"")
 _KEY = re.compile(r"[+~]*[A-Za-z_$][\w$./@-]*", re.ASCII)
 _PLAIN_PATH = re.compile(r"\.{0,2}/[\w./-]+", re.ASCII)
-"""Needs no quotes, and is no number."""
+"""Needs no quotes, and is not a number."""
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+)
@@ -35,10 +35,10 @@ _INTERPOLATION = re.compile(r"\$\{[^}]*\}")
 
 
 def parse_override(line: str) -> Override:
-    """Read one override.
+    """Parse one override.
 
     Raises:
-        HydraException: it is none.
+        HydraException: it is not a valid override.
     """
     parser = OverridesParser.create()
     try:
@@ -48,7 +48,7 @@ def parse_override(line: str) -> Override:
         text = _quote_words(value, should_quote=_holds_foreign_characters_only)
         if not has_value or text == value:
             raise
-        with contextlib.suppress(HydraException):  # what is wrong with the line itself says more
+        with contextlib.suppress(HydraException):  # the error of the original line is clearer
             override = parser.parse_override(f"{key}={text}")
             override.input_line = line
             return override
@@ -56,7 +56,7 @@ def parse_override(line: str) -> Override:
 
 
 def suggest_quoting(line: str) -> str | None:
-    """Write an override that `parse_override` refuses so that a shell and Hydra read it; None where nobody can tell."""
+    """Quote an override that `parse_override` refuses for a shell and Hydra; None where that is ambiguous."""
     key, has_value, value = line.partition("=")
     if not has_value or not _KEY.fullmatch(key):
         return None
@@ -71,19 +71,19 @@ def suggest_quoting(line: str) -> str | None:
 
 
 def quote_override(path: str, text: str) -> str:
-    """Write an override that sets a field to this text, whatever is in it, as one word of a shell."""
+    """Write an override that sets a field to this text, whatever it contains, as one shell word."""
     if _PLAIN_PATH.fullmatch(text):
         return f"{path}={text}"
     return shlex.quote(f"{path}={quote_text(text)}")
 
 
 def quote_text(text: str) -> str:
-    """Write a text so that Hydra reads it, alone or in a list."""
+    """Quote a text so that Hydra reads it, alone or in a list."""
     return QuotedString(text=text, quote=Quote.double).with_quotes()
 
 
 def _quote_words(value: str, *, should_quote: Callable[[str], bool]) -> str:
-    """Put quotes around those bare words of a value (of its lists and mappings) that should have them."""
+    """Quote those bare words of a value (of its lists and mappings) that need it."""
     parts: list[str] = []
     open_brackets: list[str] = []
     position = 0
@@ -111,6 +111,6 @@ def _is_bare(word: str) -> bool:
 
 
 def _holds_foreign_characters_only(word: str) -> bool:
-    """Whether the word is not bare only for characters that mean nothing to Hydra."""
+    """Return whether the word is not bare only because of characters outside Hydra's grammar."""
     rest = set(_INTERPOLATION.sub("", _ESCAPED.sub("", word))) - _BARE
     return bool(rest) and not rest & _MEANINGFUL

@@ -1,4 +1,4 @@
-"""The type of fields that hold paths: `~` is the home directory in every one, and none may be empty.
+"""Define the type of fields that hold paths: `~` is expanded in every one, and none may be empty.
 
 A schema writes `PathText` in place of `str`; the conversion to dataclasses applies it, whatever the values come from.
 """
@@ -11,33 +11,33 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 BAD_PATH = "bad_path"
-"""Type of pydantic's error for a text that is no path; its context has the rule."""
+"""Type of pydantic's error for an invalid path; its context has the rule."""
 
 
 class BadPathError(ValueError):
-    """A text cannot be a path; the message says why."""
+    """Report an invalid path; the message is a clause that says why."""
 
 
 def expand_path(text: str) -> str:
-    """Replace `~` at the beginning of a path by the home directory, `~NAME` by that of another user.
+    """Replace a leading `~` by the home directory, `~NAME` by that of another user.
 
     Raises:
-        BadPathError: there is no such home directory, or the text is no path.
+        BadPathError: there is no such home directory, or the text is not a valid path.
     """
     if not text.strip():
-        raise BadPathError("is empty, and it is a path")
+        raise BadPathError("must not be empty")
     if "\0" in text:
-        raise BadPathError("holds a NUL, which no path can")
+        raise BadPathError("must not contain a NUL character")
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         user = text.partition("/")[0]
-        missing = "HOME is not set" if user == "~" else f"there is no user {user[1:]}"
-        raise BadPathError(f"begins with {user}, and {missing}; a name that begins with ~ is written ./{user}")
+        missing = "HOME is not set" if user == "~" else f"user {user[1:]} does not exist"
+        raise BadPathError(f"cannot expand {user}: {missing}; for a file name that begins with ~ write ./{user}")
     return expanded
 
 
 def expand_mount(text: str) -> str:
-    """Expand the source of SOURCE:TARGET or SOURCE:TARGET:FLAGS; whether it has two ends is for a rule to say.
+    """Expand the source of SOURCE:TARGET or SOURCE:TARGET:FLAGS; a rule checks that it has two ends.
 
     Raises:
         BadPathError: as `expand_path`.
@@ -47,7 +47,7 @@ def expand_mount(text: str) -> str:
 
 
 def _validator(expand: Callable[[str], str]) -> pydantic.AfterValidator:
-    """The validator that expands a text, or has pydantic say why it cannot."""
+    """Return a validator that expands a text, or makes pydantic report why it cannot."""
 
     def validate(text: str) -> str:
         try:
@@ -61,4 +61,4 @@ def _validator(expand: Callable[[str], str]) -> pydantic.AfterValidator:
 PathText = Annotated[str, _validator(expand_path)]
 """A path on this host, or on hosts that have the same home directories."""
 MountText = Annotated[str, _validator(expand_mount)]
-"""A path on this host, and where a container sees it: SOURCE:TARGET."""
+"""A path on this host and its mount point in a container: SOURCE:TARGET."""

@@ -1,4 +1,4 @@
-"""Ranges of numbers, and what to use instead of a number outside."""
+"""Check numbers against ranges, and suggest a value inside."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,14 @@ from trireme.errors import Violation
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers from minimum to maximum. An end is excluded where that is said."""
+    """Hold the range of a number. Both ends are included unless marked as excluded."""
 
     minimum: float
     maximum: float = math.inf
     is_minimum_excluded: bool = False
     is_maximum_excluded: bool = False
     reason: str = ""
-    """Why, where it is not plain from the field's name."""
+    """The reason, where it does not follow from the field's name."""
 
     def __contains__(self, value: float) -> bool:
         above = value > self.minimum if self.is_minimum_excluded else value >= self.minimum
@@ -34,23 +34,23 @@ class Range:
         return f"{lower} and {'less than' if self.is_maximum_excluded else 'at most'} {to_yaml(self.maximum)}"
 
     def nearest(self, value: float) -> str:
-        """What to use instead of a number outside."""
+        """Suggest what to use instead of a number outside, as a sentence."""
         if not math.isfinite(value):
-            return f"use a finite number, {self}"
+            return f"Use a finite number, {self}."
         if self.maximum - self.minimum <= 1 and not self.is_maximum_excluded:
-            return f"use {join_or(range(int(self.minimum), int(self.maximum) + 1))}"
+            return f"Use {join_or(range(int(self.minimum), int(self.maximum) + 1))}."
         if value > self.maximum or (value == self.maximum and self.is_maximum_excluded):
             end, is_excluded, word = self.maximum, self.is_maximum_excluded, "less"
         else:
             end, is_excluded, word = self.minimum, self.is_minimum_excluded, "more"
-        return f"use {word} than {to_yaml(end)}" if is_excluded else f"use {to_yaml(end)} or {word}"
+        return f"Use {word} than {to_yaml(end)}." if is_excluded else f"Use {to_yaml(end)} or {word}."
 
 
 def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[Violation]:
-    """Name every number outside its range.
+    """Report every number outside its range.
 
     Args:
-        ranges: by path; passed over where the configuration has no such field or the value is null or a word.
+        ranges: by path; skipped where the configuration has no such field or the value is null or a word.
     """
     for path, allowed in ranges.items():
         value: Any = config
@@ -58,5 +58,5 @@ def find_out_of_range(config: object, ranges: Mapping[str, Range]) -> Iterator[V
             value = getattr(value, name, None)
         if value is not None and not isinstance(value, str) and value not in allowed:
             reason = f": {allowed.reason}" if allowed.reason else ""
-            rule = f"is not {allowed}{reason}" if math.isfinite(value) else "is not finite"
+            rule = f"must be {allowed}{reason}" if math.isfinite(value) else "must be finite"
             yield Violation(path=path, value=to_yaml(value), message=rule, fix=allowed.nearest(value))

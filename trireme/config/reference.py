@@ -1,4 +1,4 @@
-"""Markdown tables of the groups of a configuration and of the fields of a schema, from conf/ and the dataclasses."""
+"""Render Markdown tables of a configuration's groups and fields, from conf/ and the dataclasses."""
 
 import ast
 import dataclasses
@@ -16,8 +16,8 @@ from trireme.config.suggest import to_yaml
 
 
 def render_groups(root: ConfigRoot[Any]) -> str:
-    """A table of the groups and their options."""
-    rows = ["| group | option | what it is |", "|---|---|---|"]
+    """Render a table of the groups and their options."""
+    rows = ["| group | option | description |", "|---|---|---|"]
     defaults = _default_options(root)
     for group, options in root.group_options().items():
         for option in options:
@@ -27,14 +27,14 @@ def render_groups(root: ConfigRoot[Any]) -> str:
 
 
 def _default_options(root: ConfigRoot[Any]) -> dict[str, str]:
-    """Group -> option of the defaults list of a root file, which has one `- GROUP: OPTION` per line."""
+    """Return group -> option of the defaults list of a root file, which has one `- GROUP: OPTION` per line."""
     lines = (CONF_DIR / f"{root.name}.yaml").read_text(encoding="utf-8").splitlines()
     entries = (line.partition("#")[0].strip().removeprefix("- ").split(": ") for line in lines if "  - " in line)
     return {entry[0]: entry[1] for entry in entries if len(entry) == 2}
 
 
 def _head_comment(file: Path) -> str:
-    """The first paragraph of the comment at the head of a YAML file, without Hydra's package line."""
+    """Return the first paragraph of the comment at the head of a YAML file, without Hydra's package line."""
     comment: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or line == "#":
@@ -45,19 +45,19 @@ def _head_comment(file: Path) -> str:
 
 
 def render_fields(schema: type, *, prefix: str, nested: bool, ranges: Mapping[str, Range]) -> str:
-    """A table of the fields of a dataclass.
+    """Render a table of the fields of a dataclass.
 
     Args:
-        prefix: what stands before each field's name in its path.
-        nested: whether the fields of dataclasses inside follow their field, or are left out.
+        prefix: prepended to each field's name to form its path.
+        nested: whether the fields of nested dataclasses follow their field, or are skipped.
         ranges: of numbers, by path.
     """
-    head = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    head = ["| field | type | default | description |", "|---|---|---|---|"]
     return "\n".join([*head, *_rows(schema, prefix, nested=nested, ranges=ranges)])
 
 
 def _rows(schema: type, prefix: str, *, nested: bool, ranges: Mapping[str, Range]) -> Iterator[str]:
-    """One row per field; dataclasses inside (also as list items) follow their field."""
+    """Yield one row per field; nested dataclasses (also as list items) follow their field."""
     types, docs = field_types(schema), _field_docs(schema)
     for field in dataclasses.fields(schema):
         path, annotation = prefix + field.name, types[field.name]
@@ -79,7 +79,7 @@ def _item_schemas(annotation: Any) -> tuple[type, ...]:
 
 
 def _field_docs(schema: type) -> dict[str, str]:
-    """The string under each field of a dataclass."""
+    """Return the string under each field of a dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}
@@ -91,7 +91,7 @@ def _field_docs(schema: type) -> dict[str, str]:
 
 
 def _type(annotation: Any, path: str, ranges: Mapping[str, Range]) -> str:
-    """A field's type: choices in code font, numbers with their range."""
+    """Describe a field's type: choices in code font, numbers with their range."""
     members = union_members(annotation)
     choices = [choice for member in members for choice in typing.get_args(member)]
     if any(typing.get_origin(member) is Literal for member in members):

@@ -1,10 +1,10 @@
-"""Nearest valid values and names, in words a user can act on."""
+"""Suggest the nearest valid values and names."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 _LEAST_BEGINNING = 3
-"""Letters that say which name was meant."""
+"""Letters of a prefix that identify a name."""
 
 
 def to_yaml(value: object) -> str:
@@ -29,7 +29,7 @@ def join_or(values: Iterable[object]) -> str:
 
 
 def nearest_names(name: str, candidates: Iterable[str], *, count: int = 1) -> list[str]:
-    """The candidates that begin with name, then those spelled most like it, best first; none when nothing is close."""
+    """Return the candidates that begin with name, then the most similar ones, best first; none when none is close."""
     known = list(candidates)
     longer = sorted((each for each in known if each.startswith(name)), key=len) if len(name) >= _LEAST_BEGINNING else []
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
@@ -37,23 +37,23 @@ def nearest_names(name: str, candidates: Iterable[str], *, count: int = 1) -> li
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """`did you mean NAME? ` with the candidate spelled most like name; nothing when none is close."""
-    return "".join(f"did you mean {close}? " for close in nearest_names(name, candidates))
+    """Return `Did you mean NAME? ` with the candidate spelled most like name; an empty text when none is close."""
+    return "".join(f"Did you mean {close}? " for close in nearest_names(name, candidates))
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors of a positive number, ascending."""
+    """Return all divisors of a positive number, ascending."""
     small = [value for value in range(1, int(number**0.5) + 1) if number % value == 0]
     large = [number // value for value in reversed(small) if value * value != number]
     return small + large
 
 
 def nearest_values(target: int, candidates: Sequence[int], *, count: int = 6) -> list[int]:
-    """The candidates nearest to target, ascending."""
+    """Return the candidates nearest to target, ascending."""
     return sorted(sorted(candidates, key=lambda value: (abs(value - target), value))[:count])
 
 
 def nearest_multiples(value: int, step: int) -> list[int]:
-    """The positive multiples of step just below and just above value."""
+    """Return the positive multiples of step just below and just above value."""
     below = value // step * step
     return [multiple for multiple in (below, below + step) if multiple > 0]

@@ -1,1 +1,1 @@
-"""Token shards on disk."""
+"""Read, write and check token shards on disk."""

@@ -1,4 +1,4 @@
-"""The manifest beside a shard, and the checks of a shard against it.
+"""Read and write a shard's manifest, and check the shard against it.
 
 Numpy and the standard library only: data_tools and trainer share this file. docs/data/shard_format.md describes its
 fields.
@@ -26,7 +26,7 @@ INDEX_CHUNK_ENTRIES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
-    """What a shard was when it was committed, and what made it."""
+    """Record a shard's files at the time they were committed, and the settings that made it."""
 
     num_documents: int
     num_tokens: int
@@ -53,7 +53,7 @@ class ShardManifest:
 
 
 def write_manifest(prefix: str | Path, manifest: ShardManifest) -> None:
-    """Commit a manifest: durable, atomic, and last of a shard's files, so it marks the shard as whole."""
+    """Commit a manifest: durable, atomic, and last of a shard's files, so it marks the shard as complete."""
     write_whole(shard_file(prefix, MANIFEST_SUFFIX), json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
 
 
@@ -61,7 +61,7 @@ def read_manifest(prefix: str | Path) -> ShardManifest | None:
     """Read a shard's manifest; None when it has none, as shards that Megatron-LM wrote.
 
     Raises:
-        ConfigError: the manifest is no JSON, of another version, or lacks fields.
+        ConfigError: the manifest is not valid JSON, of another version, or lacks fields.
     """
     path = shard_file(prefix, MANIFEST_SUFFIX)
 
@@ -73,25 +73,25 @@ def read_manifest(prefix: str | Path) -> ShardManifest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise broken("unreadable", f"cannot be read: {error.strerror}") from error
+        raise broken("", f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise broken("damaged", f"is no JSON: {error}") from error
+        raise broken("", f"must be JSON: {error}") from error
     if not isinstance(record, dict) or record.get("version") != MANIFEST_VERSION:
         found = record.get("version") if isinstance(record, dict) else "none"
-        raise broken(f"version {found}", f"has an unknown manifest version, expected {MANIFEST_VERSION}")
+        raise broken(f"version {found}", f"must have manifest version {MANIFEST_VERSION}")
     known = {f.name for f in fields(ShardManifest)}
     missing = sorted({"num_documents", "num_tokens", "dtype", "files"} - set(record))
     if missing or not _is_file_table(record["files"]):
-        raise broken("incomplete", f"lacks {', '.join(missing) or 'a table of files'}")
-    # A newer writer may add fields within one version; they do not change what the known ones mean.
+        raise broken("", f"incomplete: it lacks {', '.join(missing) or 'a table of files'}")
+    # A newer writer may add fields within one version; they do not change the meaning of the known ones.
     return ShardManifest(**{name: value for name, value in record.items() if name in known})
 
 
 def find_tokens_sha256(prefix: str | Path) -> str | None:
-    """What a shard's manifest says of its tokens; None where there is none, or a damaged one, which proves nothing."""
+    """Return the hash of the tokens from the shard's manifest; None where it is missing or damaged."""
     try:
         manifest = read_manifest(prefix)
-    except ConfigError:  # named by the checks before the start
+    except ConfigError:  # the checks before the start report it
         return None
     return None if manifest is None else manifest.tokens_sha256
 
@@ -113,13 +113,13 @@ def hash_file(path: str | Path) -> str:
 
 
 def check_shard(prefix: str | Path, *, verify: Literal["none", "size", "checksum", "full"] = "size") -> list[Violation]:
-    """Find everything that is wrong with one shard.
+    """Find all errors of one shard.
 
     Args:
-        verify: none checks what opening checks (files, header, version, size of the .bin against the index);
+        verify: none runs the checks of opening (files, header, version, size of the .bin against the index);
             size also compares counts and file sizes with the manifest; checksum also compares every file's sha256
-            with the manifest and every entry of the index with its neighbours (reads every byte); full is checksum
-            here.
+            with the manifest and every entry of the index with its neighbors (reads every byte); full is the same
+            as checksum here.
     """
     try:
         reader = ShardReader(prefix)
@@ -146,15 +146,15 @@ def _check_against_manifest(reader: ShardReader, manifest: ShardManifest) -> lis
     for name, expected in header.items():
         value = getattr(manifest, name)
         if value != expected:
-            rule = f"does not describe this shard: its index says {expected}"
+            rule = f"does not match the shard, whose index says {name} {expected}"
             found.append(Violation(path=path, value=f"{name} {value}", message=rule, fix=REBUILD))
     for suffix, record in manifest.files.items():
         file = shard_file(reader.prefix, suffix)
         if not file.is_file():
-            rule = "no such file, though the shard's manifest lists it"
-            found.append(Violation(path=str(file), value="missing", message=rule, fix=REBUILD))
+            rule = "no such file, but the shard's manifest lists it"
+            found.append(Violation(path=str(file), value="", message=rule, fix=REBUILD))
         elif file.stat().st_size != record["bytes"]:
-            rule = f"has another size than when it was committed: its manifest expects {record['bytes']} bytes"
+            rule = f"size must be {record['bytes']} bytes, as recorded in its manifest"
             found.append(
                 Violation(path=str(file), value=format_number(file.stat().st_size, "byte"), message=rule, fix=REBUILD)
             )
@@ -168,13 +168,13 @@ def _check_checksums(prefix: Path, manifest: ShardManifest) -> list[Violation]:
     found = []
     for file, digest, record in zip(files, digests, manifest.files.values(), strict=True):
         if digest != record["sha256"]:
-            rule = f"is corrupted: its manifest expects sha256 {record['sha256']}"
+            rule = f"corrupted: its manifest records sha256 {record['sha256']}"
             found.append(Violation(path=str(file), value=f"sha256 {digest}", message=rule, fix=REBUILD))
     return found
 
 
 def _check_index_entries(reader: ShardReader) -> list[Violation]:
-    """Compare every entry of the index with its neighbours, a chunk at a time."""
+    """Compare every entry of the index with its neighbors, a chunk at a time."""
     path = str(shard_file(reader.prefix, ".idx"))
     itemsize, count = reader.dtype.itemsize, reader.header.num_sequences
     expected_start = 0
@@ -186,11 +186,11 @@ def _check_index_entries(reader: ShardReader) -> list[Violation]:
         wrong = np.flatnonzero((pointers != starts) | (lengths < 0))
         if wrong.size:
             at = int(wrong[0])
-            rule = f"is corrupted: sequence {first + at} of length {lengths[at]} should start at byte {starts[at]}"
+            rule = f"corrupted: sequence {first + at} of length {lengths[at]} must start at byte {starts[at]}"
             return [Violation(path=path, value=f"byte {pointers[at]}", message=rule, fix=REBUILD)]
         expected_start = int(ends[-1])
     indices = reader.document_indices
     if indices[0] != 0 or np.any(indices[1:] < indices[:-1]) or indices[-1] > count:
-        rule = f"is corrupted: its documents do not ascend from sequence 0 to {count}"
-        return [Violation(path=path, value="document indices", message=rule, fix=REBUILD)]
+        rule = f"corrupted: document indices must ascend from sequence 0 to {count}"
+        return [Violation(path=path, value="", message=rule, fix=REBUILD)]
     return []

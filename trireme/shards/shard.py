@@ -1,6 +1,4 @@
-"""Megatron's token shards on disk: PREFIX.bin holds tokens, PREFIX.idx says where each document lies in it.
-
-TODO-MERGE"""
+"""Read and write token shards in Megatron's format: PREFIX.bin holds tokens, PREFIX.idx the place of each document."""
 
 import hashlib
 import os
@@ -20,13 +18,14 @@ from trireme.progress import format_number
 
 MAGIC = b"MMIDIDX\x00\x00"
 INDEX_VERSION = 1
+_LEAVE_OUT = "Remove this prefix, or rebuild the shard from more text."
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, dtype code, number of sequences, number of document indices (documents + 1)."""
 
 DTYPE_OF_CODE = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 CODE_OF_DTYPE = {np.dtype(name): code for code, name in DTYPE_OF_CODE.items()}
 
-REBUILD = "copy it again from its source, or rebuild the shard with `python -m data_tools.prepare`"
+REBUILD = "Copy it again from its source, or rebuild the shard with `python -m data_tools.prepare`."
 
 
 def shard_file(prefix: str | Path, suffix: str) -> Path:
@@ -36,23 +35,23 @@ def shard_file(prefix: str | Path, suffix: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardHeader:
-    """What a shard says about itself in its first and last entries, read in O(1)."""
+    """Hold a shard's header and the totals from its last index entry, read in O(1)."""
 
     dtype: np.dtype[Any]
     num_sequences: int
     num_documents: int
     num_tokens: int
     has_modes: bool
-    """Megatron's multimodal indices end with one byte per sequence; it does not change where tokens lie."""
+    """Megatron's multimodal indices end with one byte per sequence; it does not change the place of tokens."""
 
     @property
     def bin_bytes(self) -> int:
-        """Size that PREFIX.bin must have."""
+        """Return the size that PREFIX.bin must have."""
         return self.num_tokens * self.dtype.itemsize
 
 
 def read_header(prefix: str | Path) -> ShardHeader:
-    """Read and check a shard's header, file sizes and last index entry; touches no token.
+    """Read and check a shard's header, file sizes and last index entry; reads no token.
 
     Raises:
         ConfigError: a file is missing, unreadable, empty, truncated, too long, or of another format or version.
@@ -72,19 +71,16 @@ def _missing_files(prefix: str | Path) -> list[Violation]:
     typed = str(prefix)
     stem = typed[:-4] if typed.endswith((".bin", ".idx")) else typed
     if stem != typed and shard_file(stem, ".idx").exists():
-        return [
-            Violation(path=typed, value="a file", message="is not a shard prefix", fix=f"leave the suffix out: {stem}")
-        ]
-    fix = "check the prefix (the path without .bin and .idx), or make the shard with `python -m data_tools.prepare`"
+        rule = "must be a shard prefix (the path without .bin and .idx)"
+        return [Violation(path=typed, value="", message=rule, fix=f"Use {stem}")]
+    fix = "Check the prefix (the path without .bin and .idx), or make the shard with `python -m data_tools.prepare`."
     paths = [shard_file(prefix, suffix) for suffix in (".idx", ".bin")]
-    return [Violation(path=str(p), value="missing", message="no such file", fix=fix) for p in paths if not p.is_file()]
+    return [Violation(path=str(p), value="", message="no such file", fix=fix) for p in paths if not p.is_file()]
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
     rule = f"cannot be read: {error.strerror}"
-    return ConfigError(
-        [Violation(path=str(path), value="unreadable", message=rule, fix="check its permissions and disk")]
-    )
+    return ConfigError([Violation(path=str(path), value="", message=rule, fix="Check its permissions and the disk.")])
 
 
 def _parse_index(descriptor: int, path: Path) -> ShardHeader:
@@ -94,19 +90,19 @@ def _parse_index(descriptor: int, path: Path) -> ShardHeader:
         return ConfigError([Violation(path=str(path), value=value, message=rule, fix=fix)])
 
     if found_bytes == 0:
-        raise broken("0 bytes", f"is empty; an index has at least {HEADER.size} bytes")
+        raise broken("0 bytes", f"must not be empty: an index has at least {HEADER.size} bytes")
     raw = os.pread(descriptor, HEADER.size, 0)
     if not raw.startswith(MAGIC[: len(raw)]):
         raise broken(
-            raw[: len(MAGIC)], f"is not a token index: it does not start with {MAGIC!r}", "name another prefix"
+            raw[: len(MAGIC)], f"must be a token index, which starts with {MAGIC!r}", "Use the prefix of a token shard."
         )
     if len(raw) < HEADER.size:
-        raise broken(format_number(found_bytes, "byte"), f"is truncated: the header alone has {HEADER.size} bytes")
+        raise broken(format_number(found_bytes, "byte"), f"truncated: the header alone has {HEADER.size} bytes")
     _, version, code, num_sequences, num_indices = HEADER.unpack(raw)
     if version != INDEX_VERSION:
-        raise broken(f"version {version}", f"has an unknown version, expected {INDEX_VERSION}")
+        raise broken(f"version {version}", f"must have version {INDEX_VERSION}")
     if code not in DTYPE_OF_CODE:
-        raise broken(f"dtype code {code}", f"is no integer type; expected one of {sorted(DTYPE_OF_CODE)}")
+        raise broken(f"dtype code {code}", f"dtype code must be one of {sorted(DTYPE_OF_CODE)}")
     dtype = np.dtype(DTYPE_OF_CODE[code])
     expected = HEADER.size + 12 * num_sequences + 8 * num_indices
     if found_bytes not in (expected, expected + num_sequences) or num_indices == 0:
@@ -115,9 +111,9 @@ def _parse_index(descriptor: int, path: Path) -> ShardHeader:
             f"{format_number(num_sequences, 'sequence')} and"
             f" {format_number(num_indices, 'document index', plural='document indices')}"
         )
-        raise broken(format_number(found_bytes, "byte"), f"is {kind}: {counts} take {expected} bytes")
+        raise broken(format_number(found_bytes, "byte"), f"{kind}: {counts} take {expected} bytes")
     if num_sequences == 0:
-        raise broken("0 documents", "holds no documents", "leave this prefix out, or rebuild the shard from more text")
+        raise broken("0 documents", "must contain documents", _LEAVE_OUT)
     return ShardHeader(
         dtype=dtype,
         num_sequences=num_sequences,
@@ -131,11 +127,10 @@ def _count_tokens(descriptor: int, path: Path, num_sequences: int, itemsize: int
     (length,) = struct.unpack("<i", os.pread(descriptor, 4, HEADER.size + 4 * (num_sequences - 1)))
     (pointer,) = struct.unpack("<q", os.pread(descriptor, 8, HEADER.size + 12 * num_sequences - 8))
     if length < 0 or pointer < 0 or pointer % itemsize:
-        value, rule = f"length {length} at byte {pointer}", "is corrupted: its last entry is no place in a .bin"
+        value, rule = f"length {length} at byte {pointer}", "corrupted: its last entry is not a place in a .bin"
         raise ConfigError([Violation(path=str(path), value=value, message=rule, fix=REBUILD)])
     if pointer + length == 0:
-        fix = "leave this prefix out, or rebuild the shard from more text"
-        raise ConfigError([Violation(path=str(path), value="0 tokens", message="holds no tokens", fix=fix)])
+        raise ConfigError([Violation(path=str(path), value="0 tokens", message="must contain tokens", fix=_LEAVE_OUT)])
     return pointer // itemsize + length
 
 
@@ -146,7 +141,7 @@ def _bin_problems(path: Path, header: ShardHeader) -> list[Violation]:
         return list(_unreadable(path, error).violations)
     if found_bytes == header.bin_bytes:
         return []
-    kind = "is empty" if found_bytes == 0 else "is truncated" if found_bytes < header.bin_bytes else "is too long"
+    kind = "empty" if found_bytes == 0 else "truncated" if found_bytes < header.bin_bytes else "too long"
     rule = f"{kind}: its index expects {header.bin_bytes} bytes ({header.num_tokens} tokens of {header.dtype.itemsize})"
     return [Violation(path=str(path), value=format_number(found_bytes, "byte"), message=rule, fix=REBUILD)]
 
@@ -155,19 +150,19 @@ WRITE_CHUNK_BYTES = 4 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Choose the integer type that Megatron chooses for a vocabulary (`DType.optimal_dtype`)."""
+    """Return the integer type that Megatron chooses for a vocabulary (`DType.optimal_dtype`)."""
     return np.dtype("<u2") if vocab_size < 65500 else np.dtype("<i4")
 
 
 class ShardReader:
-    """One shard, memory-mapped on first use; opening it reads 46 bytes whatever its size.
+    """Read one shard, memory-mapped on first use; opening it reads 46 bytes whatever its size.
 
-    A mapping holds a file descriptor, so a data set of many shards drops mappings it has not used with `release`.
+    A mapping holds a file descriptor, so a data set of many shards drops unused mappings with `release`.
 
     Args:
         prefix: path without .bin and .idx.
     Raises:
-        ConfigError: the shard cannot be used; names the file, what is wrong, and the fix.
+        ConfigError: the shard cannot be used; names the file, the error and the fix.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -179,7 +174,7 @@ class ShardReader:
 
     @cached_property
     def tokens(self) -> np.memmap[Any, np.dtype[Any]]:
-        """All tokens of the .bin: [num_tokens]."""
+        """Return all tokens of the .bin: [num_tokens]."""
         return np.memmap(shard_file(self.prefix, ".bin"), dtype=self.dtype, mode="r")
 
     @cached_property
@@ -191,29 +186,32 @@ class ShardReader:
 
     @property
     def sequence_lengths(self) -> np.ndarray:
-        """Tokens of each sequence: [num_sequences] int32, mapped."""
+        """Return the number of tokens of each sequence: [num_sequences] int32, mapped."""
         return self._index_part(HEADER.size, self.header.num_sequences, "<i4")
 
     @property
     def sequence_pointers(self) -> np.ndarray:
-        """First byte of each sequence in the .bin: [num_sequences] int64, mapped."""
+        """Return the first byte of each sequence in the .bin: [num_sequences] int64, mapped."""
         return self._index_part(HEADER.size + 4 * self.header.num_sequences, self.header.num_sequences, "<i8")
 
     @property
     def document_indices(self) -> np.ndarray:
-        """First sequence of each document, then the number of sequences: [num_documents + 1] int64, mapped."""
+        """Return the first sequence of each document, then their number: [num_documents + 1] int64, mapped."""
         return self._index_part(HEADER.size + 12 * self.header.num_sequences, self.num_documents + 1, "<i8")
 
     @cached_property
     def document_offsets(self) -> np.ndarray:
-        """First token of each document, then the end of the last: [num_documents + 1] int64 (reads the whole index)."""
+        """Return the first token of each document, then the end of the last: [num_documents + 1] int64.
+
+        Reads the whole index.
+        """
         starts = np.append(self.sequence_pointers, self.header.bin_bytes) // self.dtype.itemsize
         return starts[self.document_indices]
 
     def document(self, i: int) -> np.ndarray:
-        """Tokens of one document, mapped."""
+        """Return the tokens of one document, mapped."""
         if not 0 <= i < self.num_documents:
-            raise IndexError(f"document {i} of {self.prefix}, which has {self.num_documents}")
+            raise IndexError(f"{self.prefix}: no document {i}; it has {format_number(self.num_documents, 'document')}")
         first, last = (self._sequence_start(int(sequence)) for sequence in self.document_indices[i : i + 2])
         return self.tokens[first:last]
 
@@ -223,18 +221,18 @@ class ShardReader:
         return int(self.sequence_pointers[sequence]) // self.dtype.itemsize
 
     def release(self) -> None:
-        """Drop the mappings and their file descriptors; the next access maps again."""
+        """Close the mappings and their file descriptors; the next access maps again."""
         for name in ("tokens", "_index"):
             self.__dict__.pop(name, None)
 
 
 class ShardWriter:
-    """Writes one shard under temporary names and gives it its final name in `commit`, or leaves nothing.
+    """Write one shard under temporary names; `commit` renames it to its final name, `abort` removes it.
 
     `with ShardWriter(...) as writer:` aborts when the block raises or ends without `commit`.
 
     Args:
-        prefix: path without .bin and .idx; its directory is made when it is missing.
+        prefix: path without .bin and .idx; its directory is created when it is missing.
         dtype: integer type of the .bin, see `token_dtype`.
     """
 
@@ -242,7 +240,7 @@ class ShardWriter:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype not in CODE_OF_DTYPE:
-            raise ValueError(f"{self.dtype} is no token type; use one of {sorted(map(str, CODE_OF_DTYPE))}")
+            raise ValueError(f"dtype must be one of {sorted(map(str, CODE_OF_DTYPE))} (got {self.dtype})")
         self.num_tokens = 0
         self._limits = np.iinfo(self.dtype)
         self._lengths = array("i")
@@ -253,7 +251,7 @@ class ShardWriter:
 
     @property
     def num_documents(self) -> int:
-        """Documents added so far."""
+        """Return the number of documents added so far."""
         return len(self._lengths)
 
     def add_document(self, tokens: np.ndarray) -> None:
@@ -273,15 +271,15 @@ class ShardWriter:
     def commit(self) -> dict[str, dict[str, Any]]:
         """Make both files durable and give them their final names, the index last.
 
-        A former shard's manifest and index are removed first, so that no mixture of the two is ever complete.
+        A former shard's manifest and index are removed first, so that no mixture of the two ever looks complete.
 
         Returns:
-            {".bin": {"bytes": ..., "sha256": ...}, ".idx": {...}}: what a manifest records of the files.
+            {".bin": {"bytes": ..., "sha256": ...}, ".idx": {...}}: the records of the files in a manifest.
         Raises:
-            ConfigError: no tokens were written, and no reader accepts such a shard.
+            ConfigError: no tokens were written; readers refuse an empty shard.
         """
         if not self.num_tokens:
-            rule, fix = "no tokens were written", "leave the shard out, or give it documents"
+            rule, fix = "must contain tokens", "Add documents, or do not write this shard."
             raise ConfigError([Violation(path=str(self.prefix), value="0 tokens", message=rule, fix=fix)])
         self._flush()
         self._stream.flush()

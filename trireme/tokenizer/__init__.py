@@ -1,1 +1,1 @@
-"""The tokenizer."""
+"""Encode and decode text with SentencePiece models and tokenizer.json files."""

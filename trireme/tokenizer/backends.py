@@ -1,4 +1,4 @@
-"""The two kinds of tokenizer files behind `Tokenizer`: SentencePiece models and tokenizer.json of `tokenizers`."""
+"""Load the two kinds of tokenizer files behind `Tokenizer`: SentencePiece models and tokenizer.json of `tokenizers`."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 
 REPLACEMENT = "\ufffd"
-"""What decoding shows for bytes that are no whole character."""
+"""The result of decoding bytes that are not a whole character."""
 
 EOS_NAMES = (
     "</s>",
@@ -22,17 +22,17 @@ EOS_NAMES = (
     "[EOS]",
     "<｜end▁of▁sentence｜>",
 )
-"""Names under which published tokenizers end a document, in the order in which they are looked for."""
+"""Names of the end-of-document token in published tokenizers, in order of preference."""
 BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "<|bos|>", "[BOS]", "<｜begin▁of▁sentence｜>")
-"""The same for what begins one."""
+"""The same for the begin-of-document token."""
 CONFIG_NAMES = ("tokenizer_config.json", "special_tokens_map.json")
-"""Files beside a tokenizer.json that may name its end and its begin; the first that does so counts."""
+"""Files next to a tokenizer.json that may name its eos_token and bos_token; the first that does takes effect."""
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class TokenizerModel(Protocol):
-    """What `Tokenizer` asks of a file."""
+    """Define the interface between `Tokenizer` and a kind of file."""
 
     vocab_size: int
     eos_id: int | None
@@ -41,7 +41,7 @@ class TokenizerModel(Protocol):
     special_tokens: dict[str, int]
 
     @property
-    def byte_ids(self) -> frozenset[int]: ...  # noqa: D102 - Tokenizer says what each of these is
+    def byte_ids(self) -> frozenset[int]: ...  # noqa: D102 - see Tokenizer
 
     def token_id(self, token: str) -> int | None: ...  # noqa: D102
 
@@ -55,12 +55,12 @@ class TokenizerModel(Protocol):
 
 
 class SentencePieceModel:
-    """A SentencePiece .model.
+    """Wrap a SentencePiece .model.
 
     Args:
-        content: the file.
+        content: the file's bytes.
     Raises:
-        ValueError: it is no such model.
+        ValueError: they are not such a model.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -79,26 +79,26 @@ class SentencePieceModel:
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """Pieces that are single bytes."""
+        """Return the ids of pieces that are single bytes."""
         return frozenset(token for token in range(self.vocab_size) if self._model.IsByte(token))
 
     def token_id(self, token: str) -> int | None:
-        """The id of a piece."""
+        """Return the id of a piece."""
         found = int(self._model.PieceToId(token))
         return found if self._model.IdToPiece(found) == token else None
 
     def token_name(self, token: int) -> str | None:
-        """The piece of an id."""
+        """Return the piece of an id."""
         return str(self._model.IdToPiece(token)) if 0 <= token < self.vocab_size else None
 
     def encode(self, text: str) -> list[int]:
-        """The library's own ids."""
+        """Encode text to ids with the library."""
         return list(self._model.EncodeAsIds(text))
 
     def encode_with_special(self, text: str) -> list[int]:
-        """The same, but control symbols by their names; SentencePiece leaves inserting them to its callers.
+        """Encode text in which control symbols stand for themselves; SentencePiece leaves that to its callers.
 
-        A model that puts a space before every text puts one behind each of them.
+        A model that puts a space before every text puts one after each of them.
         """
         ids: list[int] = []
         for part in self._special_pattern.split(text):
@@ -107,7 +107,7 @@ class SentencePieceModel:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The library's own text."""
+        """Decode ids to text with the library."""
         return str(self._model.DecodeIds([int(token) for token in ids]))
 
     @cached_property
@@ -117,19 +117,19 @@ class SentencePieceModel:
 
 
 class HuggingFaceModel:
-    """A tokenizer.json.
+    """Wrap a tokenizer.json.
 
     Args:
-        content: the file.
-        directory: where it lies; `CONFIG_NAMES` are looked for there.
+        content: the file's bytes.
+        directory: its directory, which may contain `CONFIG_NAMES`.
     Raises:
-        ValueError: it is none, or a file beside it names an end or begin that it does not have.
+        ValueError: the file is invalid, or a file next to it names an eos_token or bos_token that it lacks.
     """
 
     def __init__(self, content: bytes, *, directory: Path) -> None:
         self._model = tokenizers.Tokenizer.from_buffer(content)
         record = json.loads(content)
-        # Some published files carry the limits of the model that they were made for.
+        # Some published files contain the length limits of the model that they were made for.
         self._model.no_truncation()
         self._model.no_padding()
         # A document that spells a special token must not be cut short by it.
@@ -150,7 +150,7 @@ class HuggingFaceModel:
 
     def _find_mark(self, named: str | None, key: str, usual: tuple[str, ...]) -> int | None:
         if named is not None and named not in self._ids:
-            raise ValueError(f"a file beside it names {key} {named}, which it does not have")
+            raise ValueError(f"a file next to it sets {key} to {named}, which is not in the vocabulary")
         names = usual if named is None else (named,)
         added = {token.content: id_ for id_, token in self._model.get_added_tokens_decoder().items()}
         found = next((name for name in names if name in added), named)
@@ -158,7 +158,7 @@ class HuggingFaceModel:
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """Tokens <0x00> to <0xFF> of byte fallback, and of byte-level vocabularies what is no whole character."""
+        """Return tokens <0x00> to <0xFF> of byte fallback, or byte-level tokens that are not a whole character."""
         added = self._model.get_added_tokens_decoder()
         ids = [token for token in self._ids.values() if token not in added]
         if self._is_byte_level:
@@ -166,19 +166,19 @@ class HuggingFaceModel:
         return frozenset(token for token in ids if _BYTE_PIECE.fullmatch(self._model.id_to_token(token) or ""))
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token."""
+        """Return the id of a token."""
         return self._ids.get(token)
 
     def token_name(self, token: int) -> str | None:
-        """The token of an id."""
+        """Return the token of an id."""
         return self._model.id_to_token(token) if token >= 0 else None
 
     def encode(self, text: str) -> list[int]:
-        """The library's own ids."""
+        """Encode text to ids with the library."""
         return list(self._model.encode(text, add_special_tokens=False).ids)
 
     def encode_with_special(self, text: str) -> list[int]:
-        """The same, with special tokens found in the text."""
+        """Encode text in which special tokens stand for themselves."""
         self._model.encode_special_tokens = False
         try:
             return self.encode(text)
@@ -186,7 +186,7 @@ class HuggingFaceModel:
             self._model.encode_special_tokens = True
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The library's own text."""
+        """Decode ids to text with the library."""
         return str(self._model.decode([int(token) for token in ids], skip_special_tokens=True))
 
 
@@ -194,27 +194,27 @@ def read_token_names(path: Path) -> dict[str, Any]:
     """Read the object of a tokenizer_config.json or special_tokens_map.json; empty when there is no such file.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} beside it cannot be read: {error}") from error
+        raise ValueError(f"{path.name} next to it cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{path.name} beside it is no JSON object")
+        raise ValueError(f"{path.name} next to it must be a JSON object")
     return record
 
 
 def _read_names(directory: Path) -> dict[str, str]:
-    """eos_token and bos_token as the files beside a tokenizer.json name them."""
+    """Read eos_token and bos_token from the files next to a tokenizer.json."""
     names: dict[str, str] = {}
     for file in CONFIG_NAMES:
         record = read_token_names(directory / file)
         for key in ("eos_token", "bos_token"):
             value = record.get(key)
-            # A token is written as its text, or as an object with its text and how it takes spaces.
+            # A token is written as its text, or as an object with its text and its treatment of spaces.
             value = value.get("content") if isinstance(value, dict) else value
             if isinstance(value, str):
                 names.setdefault(key, value)
@@ -228,7 +228,7 @@ def _find_unknown(model: dict[str, Any], ids: dict[str, int]) -> int | None:
 
 
 def _has_byte_level(decoder: dict[str, Any] | None) -> bool:
-    """Whether a decoder, or one of the sequence that it is, is of the kind ByteLevel."""
+    """Return whether a decoder, or one in its sequence, is of the kind ByteLevel."""
     decoder = decoder or {}
     return decoder.get("type") == "ByteLevel" or any(map(_has_byte_level, decoder.get("decoders", [])))
 

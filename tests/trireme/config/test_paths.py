@@ -161,22 +161,22 @@ def test_an_empty_path_is_refused_everywhere() -> None:
         "recovery.replay",
         "cluster.slurm.container.image",
     }
-    assert str(problems["output_dir"]) == "output_dir='' is empty, and it is a path; write a path"
+    assert str(problems["output_dir"]) == "output_dir: must not be empty (got ''). Use a path."
     assert set(_refused("data.train=[{paths:['']}]")) == {"data.train[0].paths[0]"}
-    assert problems["tokenizer.path"].fix == "write a path, or null"
+    assert problems["tokenizer.path"].fix == "Use a path, or null."
     assert [violation.path for violation in _prepare(output_dir="", tokenizer={"path": ""}).violations] == [
         "data_prep.output_dir",
         "data_prep.tokenizer.path",
     ]
-    with pytest.raises(ConfigError, match=r"certify\.output_dir='' is empty, and it is a path"):
+    with pytest.raises(ConfigError, match=r"certify\.output_dir: must not be empty"):
         load_settings(["certify.output_dir=''"])
 
 
 def test_a_home_directory_that_nobody_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = _refused("output_dir=~no_such_user/x")["output_dir"]
     assert str(problem) == (
-        "output_dir='~no_such_user/x' begins with ~no_such_user, and there is no user no_such_user; a name that begins"
-        " with ~ is written ./~no_such_user; write a path"
+        "output_dir: cannot expand ~no_such_user: user no_such_user does not exist; for a file name that begins with ~"
+        " write ./~no_such_user (got '~no_such_user/x'). Use a path."
     )
     assert load_config(["output_dir=./~no_such_user"]).output_dir == "./~no_such_user"
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user's entry is there
@@ -189,5 +189,5 @@ def test_words_of_the_planner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     request = parse_request(["html=~/plan.html", "json=/tmp/plan.json", "calibration=~/measured.json"])
     assert (request.html, request.json) == (tmp_path / "plan.html", Path("/tmp/plan.json"))
     assert request.calibration == str(tmp_path / "measured.json")
-    with pytest.raises(ConfigError, match="html='' is empty, and it is a path"):
+    with pytest.raises(ConfigError, match="html: must not be empty"):
         parse_request(["html="])

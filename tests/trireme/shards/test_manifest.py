@@ -65,8 +65,8 @@ def test_flipped_bit_is_found_by_checksum(prefix: Path, suffix: str) -> None:
     _flip_bit(Path(f"{prefix}{suffix}"), 40)
     assert _messages(prefix, "size") == []
     (message,) = _messages(prefix, "checksum")
-    assert message.startswith(f"{prefix}{suffix}=sha256 ")
-    assert "is corrupted: its manifest expects sha256 " in message
+    assert message.startswith(f"{prefix}{suffix}: corrupted: its manifest records sha256 ")
+    assert " (got sha256 " in message
 
 
 @pytest.mark.parametrize("section", ["length", "pointer", "document"])
@@ -76,14 +76,14 @@ def test_damaged_index_is_found_without_a_manifest(tmp_path: Path, section: str)
     offset = {"length": 34 + 4 * 3, "pointer": 34 + 4 * count + 8 * 3, "document": 34 + 12 * count + 8 * 3 + 4}[section]
     _flip_bit(Path(f"{prefix}.idx"), offset)
     (message,) = _messages(prefix, "checksum")
-    assert f"{prefix}.idx" in message and "is corrupted" in message
+    assert message.startswith(f"{prefix}.idx: corrupted: ")
 
 
 @pytest.mark.parametrize("verify", ["none", "size", "checksum"])
 def test_truncation_is_found_at_every_level(prefix: Path, verify: str) -> None:
     os.truncate(f"{prefix}.bin", 2000)
     (message,) = _messages(prefix, verify)
-    assert "is truncated: its index expects 4000 bytes" in message
+    assert f"{prefix}.bin: truncated: its index expects 4000 bytes" in message
 
 
 def test_manifest_of_another_shard(prefix: Path) -> None:
@@ -91,7 +91,9 @@ def test_manifest_of_another_shard(prefix: Path) -> None:
     record["num_tokens"] = 7
     Path(f"{prefix}.manifest.json").write_text(json.dumps(record))
     (message,) = _messages(prefix, "size")
-    assert f"{prefix}.manifest.json=num_tokens 7 does not describe this shard: its index says 2000" in message
+    assert message.startswith(
+        f"{prefix}.manifest.json: does not match the shard, whose index says num_tokens 2000 (got num_tokens 7)."
+    )
 
 
 def test_every_listed_file_is_looked_at(prefix: Path) -> None:
@@ -99,12 +101,12 @@ def test_every_listed_file_is_looked_at(prefix: Path) -> None:
     record["files"][".documents.parquet"] = {"bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
     Path(f"{prefix}.manifest.json").write_text(json.dumps(record))
     table = Path(f"{prefix}.documents.parquet")
-    assert f"{table}=missing no such file" in _messages(prefix, "size")[0]
+    assert f"{table}: no such file, but the shard's manifest lists it." in _messages(prefix, "size")[0]
     table.write_bytes(b"ab")
-    assert f"{table}=2 bytes has another size" in _messages(prefix, "size")[0]
+    assert f"{table}: size must be 3 bytes, as recorded in its manifest (got 2 bytes)." in _messages(prefix, "size")[0]
     table.write_bytes(b"abx")
     assert _messages(prefix, "size") == []
-    assert f"{table}=sha256" in _messages(prefix, "checksum")[0]
+    assert f"{table}: corrupted" in _messages(prefix, "checksum")[0]
     table.write_bytes(b"abc")
     assert _messages(prefix, "checksum") == []
 
@@ -112,9 +114,9 @@ def test_every_listed_file_is_looked_at(prefix: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        ("{", "is no JSON"),
-        ("[]", "has an unknown manifest version, expected 1"),
-        ('{"version": 9}', "has an unknown manifest version, expected 1"),
+        ("{", "must be JSON: "),
+        ("[]", "must have manifest version 1"),
+        ('{"version": 9}', "must have manifest version 1"),
         ('{"version": 1}', "lacks dtype, files, num_documents, num_tokens"),
         ('{"version": 1, "dtype": 1, "files": {".bin": 3}, "num_documents": 1, "num_tokens": 1}', "table of files"),
     ],
@@ -139,4 +141,4 @@ def test_an_absurd_last_pointer_is_named_not_followed(prefix: Path) -> None:
     content = bytearray(Path(f"{prefix}.idx").read_bytes())
     content[34 + 12 * count - 8 : 34 + 12 * count] = struct.pack("<q", 2**61)
     Path(f"{prefix}.idx").write_bytes(content)
-    assert "s.bin=4000 bytes is truncated" in _messages(prefix, "none")[0]
+    assert "s.bin: truncated" in _messages(prefix, "none")[0]
