@@ -1,4 +1,4 @@
-"""The composition root: the one place where configuration, processes, model, data, engine and sinks meet."""
+"""Build a run from its configuration: the one place where processes, model, data, engine and metrics meet."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -43,19 +43,19 @@ from trireme.tokenizer.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A built run: what to do, and what to release afterwards."""
+    """Hold a built run: its training loop, and what to release afterwards."""
 
     loop: TrainLoop
     engine: Engine
     loader: BatchLoader
     validation: ValidationLoader | None
     recorder: MetricsRecorder
-    saver: CheckpointManager
+    checkpoints: CheckpointManager
     health: Health
 
     def close(self) -> None:
-        """Release everything, in the reverse order of building."""
-        self.saver.finish()
+        """Release everything, in reverse order of building."""
+        self.checkpoints.finish()
         self.health.close()
         self.recorder.close()
         if self.validation is not None:
@@ -67,12 +67,12 @@ class Run:
 def build_run(
     config: TrainConfig, *, derived: DerivedConfig, world: World, watchdog: Watchdog, tokenizer: Tokenizer | None = None
 ) -> Run:
-    """Build everything a run needs and put it where its checkpoint left off; all ranks call this.
+    """Build a run and restore its checkpoint; all ranks call this.
 
     Args:
-        tokenizer: that checkpoints get a copy of.
+        tokenizer: copied into each checkpoint.
     Raises:
-        ConfigError: on every rank, when the checkpoint or the data cannot be used.
+        ConfigError: on every rank, if the checkpoint or the data cannot be used.
     """
     chunks: list[GPTModel] = []
     engine = build_engine(config, derived=derived, world=world, watch=chunks.extend)
@@ -82,7 +82,9 @@ def build_run(
     is_active = has_work(config, progress)
     is_writer = world.is_main_rank and is_active
     past = recall_past(config, derived=derived, state=state, is_written=is_active)
-    loader = build_training_loader(config, derived=derived, world=world, state=state, left_out=past.left_out)
+    loader = build_training_loader(
+        config, derived=derived, world=world, state=state, skipped_samples=past.skipped_samples
+    )
     recorder = build_recorder(
         config.logging,
         run_directory=derived.run_directory,
@@ -106,7 +108,7 @@ def build_run(
             tokenizer=tokenizer,
             record=event_log.record,
         )
-    saver = CheckpointManager(
+    checkpoints = CheckpointManager(
         config,
         derived=derived,
         engine=engine,
@@ -143,15 +145,15 @@ def build_run(
             num_devices=world.world_size,
             peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
         ),
-        saver=saver,
+        checkpoints=checkpoints,
         health=health,
         recovery=Recovery(
             config.recovery,
             min_loss_scale=config.precision.min_loss_scale,
-            rewinder=saver,
+            checkpoints=checkpoints,
             loader=loader,
             recorder=recorder,
-            ledger=past.ledger,
+            log=past.log,
             replay=past.replay,
             state=state,
         ),
@@ -164,7 +166,7 @@ def build_run(
         loader=loader,
         validation=validation,
         recorder=recorder,
-        saver=saver,
+        checkpoints=checkpoints,
         health=health,
     )
 
@@ -179,7 +181,7 @@ def build_engine(
     """Build this rank's part of the model with its initial weights, and the engine around it.
 
     Args:
-        watch: is shown the chunks before the engine takes them, for whoever looks on with hooks.
+        watch: receives the chunks before the engine wraps them, for hooks.
     """
     chunks = wire_model(
         config.model,
@@ -217,7 +219,7 @@ def wire_model(
     """Build this rank's model chunks, one or one per virtual pipeline stage; all ranks call this.
 
     Args:
-        vocab_size: tokens that there are; None takes model.vocab_size, or all rows of the embedding where it is null.
+        vocab_size: tokens, without padding; None takes model.vocab_size, or all rows of the embedding if it is null.
         seed: None leaves the weights undefined until a checkpoint is loaded.
     """
     kernels = choose_kernels(model.torch_compile, device=world.device)
@@ -250,7 +252,7 @@ def wrap_in_engine(
     groups: ProcessGroupCollection,
     device: torch.device,
 ) -> Engine:
-    """Build the engine that `config` names around this rank's model chunks, whose weights have their format already."""
+    """Build the engine that `config` selects around this rank's model chunks, whose weights have their data type."""
     if isinstance(config, MegatronEngineConfig):
         return MegatronEngine(
             chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
@@ -261,7 +263,7 @@ def wrap_in_engine(
 
 
 def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, world: World) -> None:
-    """Count every layer over the pipeline: a model that lacks one would train, and be another model."""
+    """Check that the pipeline holds every layer once: a model without one would train, but be another model."""
     counts = count_layers(chunks, num_layers=num_layers).to(world.device)
     distributed.all_reduce(counts, group=world.groups.pp)
     wrong = {layer: count for layer, count in enumerate(counts.tolist(), start=1) if count != 1}
@@ -269,7 +271,7 @@ def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, 
 
 
 def build_validation(config: TrainConfig, *, derived: DerivedConfig, world: World) -> ValidationLoader | None:
-    """Open the validation set, if there is one."""
+    """Build the loader of the validation set, if one is configured."""
     if not config.data.validation:
         return None
     return build_validation_loader(
@@ -303,12 +305,12 @@ def build_training_loader(
     derived: DerivedConfig,
     world: World,
     state: TrainerState | None = None,
-    left_out: SampleRanges | None = None,
+    skipped_samples: SampleRanges | None = None,
 ) -> BatchLoader:
-    """Build the loader of this rank's training batches, from where the checkpoint stood.
+    """Build the loader of this rank's training batches, from the checkpoint's progress on.
 
     Args:
-        left_out: samples that no step reads.
+        skipped_samples: samples that no step reads.
     """
     mixture = state.mixture if state is not None else None
     return build_loader(
@@ -324,7 +326,7 @@ def build_training_loader(
         vocab_size=derived.vocab_size,
         documents=_document_config(config, derived),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
-        left_out=left_out,
+        skipped_samples=skipped_samples,
     )
 
 

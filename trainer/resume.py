@@ -1,7 +1,7 @@
-"""Where a run goes on: the checkpoint that `resume` names, and what the run had decided after saving it."""
+"""Resume a run: load the checkpoint that `resume` names, recall recovery decisions, and record the start."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.compatibility import check_model
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
-from trainer.checkpoint.manager import RecordEvent, ResumeSource
+from trainer.checkpoint.manager import ResumeSource
 from trainer.checkpoint.rollback import RECORD_NAME as ROLLBACK_RECORD
 from trainer.checkpoint.rollback import names_own_checkpoint, resume_of_start, roll_back
 from trainer.checkpoint.tokenizer import find_config
@@ -29,20 +29,20 @@ from trainer.run_directory.directory import is_inside, keep_configuration, rotat
 from trireme.errors import ConfigError, raise_if_any
 from trireme.tokenizer.tokenizer import Tokenizer
 
-_MOST_CHANGES_TOLD = 20
+_MAX_SHOWN_CHANGES = 20
 _LOGGER = logging.getLogger(__name__)
 
 
 def restore_run(
     config: TrainConfig, *, derived: DerivedConfig, engine: Engine, layout: Layout
 ) -> tuple[TrainerState | None, ResumeSource]:
-    """Load the checkpoint that `resume` names into the engine; no state where the run starts anew."""
+    """Load the checkpoint that `resume` names into the engine; the state is None for a new run."""
     run_directory = derived.run_directory
-    resume = Ranks().on_coordinator(lambda: resume_of_start(config.resume, run_directory), doing="reading resume")
+    resume = Ranks().run_on_rank0(lambda: resume_of_start(config.resume, run_directory), doing="reading resume")
     if resume != config.resume:
         _LOGGER.info(
-            "resume=%s: an earlier start went back to it, so the run resumes from its newest checkpoint; to go"
-            " back once more, delete %s",
+            "resume=%s: an earlier start has rolled back to it, so the run resumes from its latest checkpoint. To roll"
+            " back again, delete %s.",
             config.resume,
             run_directory / ROLLBACK_RECORD,
         )
@@ -56,8 +56,8 @@ def restore_run(
     is_fork = not is_inside(path, run_directory)
     if is_fork and state.seed != config.training.seed:
         _LOGGER.warning(
-            "training.seed was %d in the run that is forked and is %d now: samples come in another order, and some"
-            " that it has seen are seen again",
+            "training.seed was %d in the forked run and is %d now: the order of samples changes, and some samples are"
+            " seen twice.",
             state.seed,
             config.training.seed,
         )
@@ -70,7 +70,7 @@ def restore_run(
 
 
 def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
-    """Whether a start does anything; one that does not leaves the run directory as it is."""
+    """Return whether a start has steps or a validation to do; otherwise the run directory stays as it is."""
     training = config.training
     validates = progress.is_validation_due and bool(config.data.validation) and training.eval_interval > 0
     return progress.step < training.last_step or validates
@@ -85,11 +85,14 @@ def record_start(
     origin: ResumeSource,
     mixture: Mixture,
     tokenizer: Tokenizer | None,
-    record: RecordEvent,
+    record: Callable[..., None],
 ) -> None:
-    """Tell what a start is and what it changes, on the console and in events.jsonl; keep its configuration.
+    """Record a start and the settings that it changes, in the log and in events.jsonl, and write its configuration.
 
-    Rank 0 calls this, for a start that does something.
+    Rank 0 calls this, for a start that has work to do.
+
+    Args:
+        record: `EventLog.record`.
 
     Raises:
         OSError: a file cannot be written.
@@ -102,15 +105,15 @@ def record_start(
             config, state=state, checkpoint=checkpoint, vocab_size=derived.vocab_size, tokenizer_sha256=sha256
         )
         changes += _find_rate_change(config, changes, step=step, checkpoint=checkpoint)
-        _tell_changes(changes, checkpoint=checkpoint)
+        _log_changes(changes, checkpoint=checkpoint)
         if state.mixture is not None:
             former = Mixture.from_record(dict(state.mixture))
-            for told in describe_mixture_change(mixture, former=former, consumed_samples=state.consumed_samples):
-                _LOGGER.warning("%s", told)
+            for line in describe_mixture_change(mixture, former=former, consumed_samples=state.consumed_samples):
+                _LOGGER.warning("%s", line)
         if origin.is_rollback:
             done = roll_back(run_directory, to=checkpoint)
-            aside = f"; what was saved later is set aside as {', '.join(done.set_aside)}" if done.set_aside else ""
-            _LOGGER.warning("resume=%s: the run goes back to step %d%s", config.resume, step, aside)
+            renamed = f" Renamed later checkpoints to {', '.join(done.set_aside)}." if done.set_aside else ""
+            _LOGGER.warning("resume=%s: rolled back to step %d.%s", config.resume, step, renamed)
             record("rollback", **asdict(done))
     kept = keep_configuration(run_directory, dump_config(config), step=step)
     record(
@@ -125,23 +128,23 @@ def record_start(
     )
 
 
-def _tell_changes(changes: Sequence[Change], *, checkpoint: Path) -> None:
-    """Name each change of what is computed, and all others in one line."""
+def _log_changes(changes: Sequence[Change], *, checkpoint: Path) -> None:
+    """Log each change that affects training, and all other changes in one line."""
     computed = [change for change in changes if change.changes_training]
     others = [str(change) for change in changes if not change.changes_training]
-    for change in computed[:_MOST_CHANGES_TOLD]:
-        _LOGGER.warning("this start changes %s", change)
-    if len(computed) > _MOST_CHANGES_TOLD:
-        rest = len(computed) - _MOST_CHANGES_TOLD
-        _LOGGER.warning("this start changes %d more settings; events.jsonl lists them", rest)
+    for change in computed[:_MAX_SHOWN_CHANGES]:
+        _LOGGER.warning("This start changes %s", change)
+    if len(computed) > _MAX_SHOWN_CHANGES:
+        rest = len(computed) - _MAX_SHOWN_CHANGES
+        _LOGGER.warning("This start changes %d more settings; events.jsonl lists them.", rest)
     if others:
-        further = ", ..." if len(others) > _MOST_CHANGES_TOLD else ""
-        told = ", ".join(others[:_MOST_CHANGES_TOLD])
-        _LOGGER.info("other settings that differ from those of %s: %s%s", checkpoint, told, further)
+        further = ", ..." if len(others) > _MAX_SHOWN_CHANGES else ""
+        shown = ", ".join(others[:_MAX_SHOWN_CHANGES])
+        _LOGGER.info("Other settings that differ from those of %s: %s%s", checkpoint, shown, further)
 
 
 def _find_rate_change(config: TrainConfig, changes: Sequence[Change], *, step: int, checkpoint: Path) -> list[Change]:
-    """What the changes of schedule, length and rate make of the learning rate of the next step."""
+    """Return the change of the next step's learning rate that changes of schedule, length and peak rate cause."""
     causes = ("optimizer.lr", "lr_schedule.", "training.train_iters")
     config_file = find_config(checkpoint)
     if config_file is None or not any(change.path.startswith(causes) for change in changes):
@@ -160,25 +163,25 @@ def _find_rate_change(config: TrainConfig, changes: Sequence[Change], *, step: i
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """What a run has decided."""
+    """Hold the recovery decisions that a run starts with."""
 
-    ledger: recovery_log.RecoveryLog
-    left_out: SampleRanges
+    log: recovery_log.RecoveryLog
+    skipped_samples: SampleRanges
     """Samples that no step reads: those of the checkpoint, of decisions after it was saved, and of recovery.replay."""
     replay: Replay
-    """What recovery.replay says."""
+    """The decisions of the run that recovery.replay names."""
 
 
 def recall_past(
     config: TrainConfig, *, derived: DerivedConfig, state: TrainerState | None, is_written: bool = True
 ) -> Past:
-    """Read a run's decisions; all ranks call this. Files of a run that left no checkpoint are put aside.
+    """Read a run's recovery decisions; all ranks call this. Files of a run without a checkpoint are renamed.
 
     Args:
-        is_written: whether further decisions are; not so for a start that does nothing.
+        is_written: whether new decisions are written; False for a start that has nothing to do.
 
     Raises:
-        ConfigError: on every rank, when recovery.replay names no such file.
+        ConfigError: on every rank, if recovery.replay names no such file.
     """
     ranks = Ranks()
     path = derived.run_directory / recovery_log.FILE_NAME
@@ -187,20 +190,19 @@ def recall_past(
         if state is None:
             rotate_file(derived.run_directory / jsonl.FILE_NAME)
             rotate_file(path)
-        replay = config.recovery.replay
-        return recovery_log.read_recovery_log(path), recovery_log.read_replay(
-            replay
-        ) if replay is not None else Replay()
+        name = config.recovery.replay
+        replay = recovery_log.read_replay(name) if name is not None else Replay()
+        return recovery_log.read_recovery_log(path), replay
 
-    records, replay = ranks.on_coordinator(read, doing=f"reading what {derived.run_directory} has decided")
-    book = recovery_log.RecoveryLog(path if ranks.is_coordinator and is_written else None, records=records)
-    left_out = replay.left_out
+    records, replay = ranks.run_on_rank0(read, doing=f"reading the decisions of {derived.run_directory}")
+    log = recovery_log.RecoveryLog(path if ranks.is_coordinator and is_written else None, records=records)
+    skipped_samples = replay.skipped_samples
     if state is not None:
         first_sample = state.mixture["first_sample"] if state.mixture is not None else 0
-        # A run that ended between going back and its next save knows of that from the file alone.
+        # If a run ended between a rollback and its next save, only this file records the rollback.
         decided = recovery_log.skipped_samples_of(records, first_sample=first_sample)
-        left_out = left_out | decided | SampleRanges.of(state.left_out_samples)
+        skipped_samples = skipped_samples | decided | SampleRanges.of(state.left_out_samples)
         tried_again = [update.step for update in recovery_log.skipped_updates_of(records) if update.step > state.step]
         if tried_again:
-            book.append(recovery_log.RESUMED, step=state.step, to_step=state.step, tried_again=tried_again)
-    return Past(ledger=book, left_out=left_out, replay=replay)
+            log.append(recovery_log.RESUMED, step=state.step, to_step=state.step, tried_again=tried_again)
+    return Past(log=log, skipped_samples=skipped_samples, replay=replay)

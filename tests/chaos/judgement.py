@@ -62,7 +62,7 @@ def compare(run: Path, reference: Path, *, notes: Path, scenario: Scenario) -> R
     tensors = tensors_of(checkpoints_directory(run) / last)
     others = tensors_of(checkpoints_directory(reference) / last)
     read = [sample for step in range(1, NUM_STEPS + 1) for sample in samples_of(notes).get(step, [])]
-    first, end = scenario.left_out
+    first, end = scenario.skipped_samples
     numbers = range(NUM_STEPS * GLOBAL_BATCH_SIZE + end - first)
     due = {sample for sample in numbers if not first <= sample < end}
     return Result(

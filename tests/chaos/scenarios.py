@@ -79,7 +79,7 @@ class Scenario:
     commands: tuple[tuple[tuple[str, ...], int], ...]
     damages: dict[int, Callable[[Path, Path], None]] = field(default_factory=dict)
     """By start, from 0 (-1: before the first): given the run's directory and the shard's prefix."""
-    left_out: tuple[int, int] = (0, 0)
+    skipped_samples: tuple[int, int] = (0, 0)
     needs_small_disk: bool = False
     wandb_server: Literal["silent", "cut"] | None = None
     """One that never answers, or one that takes the run and is cut off by a fault."""
@@ -212,7 +212,7 @@ def _spike(engine: str) -> Scenario:
     rows = [Row(fault="wrong labels in samples 72 to 87: a loss spike", kind="bad_samples", step=10)]
     commands = (((*ENGINES[engine], *SPIKE), 2),)
     design: Design = "equal to its replay"
-    return build_scenario(engine, "loss spike", rows, faults, design=design, commands=commands, left_out=(72, 88))
+    return build_scenario(engine, "loss spike", rows, faults, design=design, commands=commands, skipped_samples=(72, 88))
 
 
 def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:

@@ -207,11 +207,11 @@ def _agree() -> list[str]:
     def explode() -> int:
         raise ValueError("on the coordinator only")
 
-    assert ranks.everywhere(lambda: 10 * ranks.rank, doing="counting") == [0, 10]
-    assert ranks.on_coordinator(lambda: ranks.rank, doing="asking") == 0
+    assert ranks.run_on_all_ranks(lambda: 10 * ranks.rank, doing="counting") == [0, 10]
+    assert ranks.run_on_rank0(lambda: ranks.rank, doing="asking") == 0
     for call in (
-        lambda: ranks.everywhere(complain, doing="counting"),
-        lambda: ranks.on_coordinator(explode, doing="asking"),
+        lambda: ranks.run_on_all_ranks(complain, doing="counting"),
+        lambda: ranks.run_on_rank0(explode, doing="asking"),
     ):
         try:
             call()

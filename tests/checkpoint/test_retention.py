@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.checkpoint.test_store import commit_small
+from tests.checkpoint.test_directory import commit_small
 from trainer.checkpoint.directory import list_checkpoints, retain
 
 

@@ -141,12 +141,12 @@ def test_samples_that_are_left_out_are_read_by_no_rank_and_the_others_move_up(
     configs: list[DatasetConfig], layout: tuple[int, int, int]
 ) -> None:
     dp_size, micro_batch_size, prefetch_steps = layout
-    left_out = SampleRanges.of([(5, 9), (12, 12), (30, 54)])
+    skipped_samples = SampleRanges.of([(5, 9), (12, 12), (30, 54)])
     whole = _read(configs, 9)
     together: dict[int, list[int]] = {}
     for dp_rank in range(dp_size):
         changes = {"dp_rank": dp_rank, "dp_size": dp_size, "prefetch_steps": prefetch_steps}
-        with _build(configs, micro_batch_size=micro_batch_size, left_out=left_out, **changes) as loader:
+        with _build(configs, micro_batch_size=micro_batch_size, skipped_samples=skipped_samples, **changes) as loader:
             steps, ends = [], []
             for _ in range(5):
                 steps.append(loader.next_step())
@@ -157,7 +157,7 @@ def test_samples_that_are_left_out_are_read_by_no_rank_and_the_others_move_up(
     remaining = [sample for sample in range(88) if not (5 <= sample < 9 or 30 <= sample < 54)]
     assert together == {sample: whole[sample] for sample in remaining}
     assert len(remaining) == 5 * 12
-    resumed = _read(configs, 2, consumed_samples=28, left_out=left_out)
+    resumed = _read(configs, 2, consumed_samples=28, skipped_samples=skipped_samples)
     assert resumed == {sample: whole[sample] for sample in remaining if 28 <= sample < 76}
 
 
@@ -167,7 +167,7 @@ def test_seek_goes_on_from_another_place(configs: list[DatasetConfig], prefetch_
     with _build(configs, prefetch_steps=prefetch_steps) as loader:
         for _ in range(4):
             loader.next_step()
-        loader.seek(24, left_out=SampleRanges.of([(24, 40)]))
+        loader.seek(24, skipped_samples=SampleRanges.of([(24, 40)]))
         assert _prefetch_threads() == (prefetch_steps > 0)
         rows = _rows([loader.next_step() for _ in range(2)])
         assert rows == {sample: whole[sample] for sample in range(40, 64)}
@@ -179,11 +179,11 @@ def test_a_changed_mixture_leaves_out_nothing_of_the_former_one(configs: list[Da
     with _build(configs) as loader:
         former = loader.mixture
     changed = [DatasetConfig(paths=configs[1].paths, weight=0.5), DatasetConfig(paths=configs[0].paths, weight=0.5)]
-    left_out = SampleRanges.of([(3, 5), (20, 40)])
-    with _build(changed, consumed_samples=24, former_mixture=former, left_out=left_out) as loader:
-        assert loader.left_out == SampleRanges.of([(3, 5), (20, 24)])
-    with _build(configs, consumed_samples=24, former_mixture=former, left_out=left_out) as loader:
-        assert loader.left_out == left_out
+    skipped_samples = SampleRanges.of([(3, 5), (20, 40)])
+    with _build(changed, consumed_samples=24, former_mixture=former, skipped_samples=skipped_samples) as loader:
+        assert loader.skipped_samples == SampleRanges.of([(3, 5), (20, 24)])
+    with _build(configs, consumed_samples=24, former_mixture=former, skipped_samples=skipped_samples) as loader:
+        assert loader.skipped_samples == skipped_samples
 
 
 def test_seeds_have_their_own_order(configs: list[DatasetConfig]) -> None:

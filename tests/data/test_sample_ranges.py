@@ -26,11 +26,11 @@ def test_ranges_hold_what_they_were_made_of(one: list[tuple[int, int]], other: l
 
 @given(ranges=pairs, start=st.integers(0, 50))
 def test_stepping_over_gives_the_samples_that_remain(ranges: list[tuple[int, int]], start: int) -> None:
-    left_out = SampleRanges.of(ranges)
-    remaining = [sample for sample in range(start, 400) if sample not in members(left_out)][:40]
+    skipped_samples = SampleRanges.of(ranges)
+    remaining = [sample for sample in range(start, 400) if sample not in members(skipped_samples)][:40]
     places = np.arange(start, start + 40)
-    assert left_out.step_over(places, start=start).tolist() == remaining
-    assert left_out.step_over(places.reshape(5, 8), start=start).shape == (5, 8)
+    assert skipped_samples.skip_ranges(places, start=start).tolist() == remaining
+    assert skipped_samples.skip_ranges(places.reshape(5, 8), start=start).shape == (5, 8)
 
 
 @pytest.mark.parametrize("bad", [[(3, 2)], [(-1, 2)], [(1, 2, 3)], [(1,)]])

@@ -32,7 +32,7 @@ def test_the_majority_is_right() -> None:
     ]
     two = {rank: rows for rank, rows in hashes.items() if rank}
     assert list(describe_differences(names, two, processes=PROCESSES)) == [
-        ("rank 1 (pid 1 on n1) and rank 2 (pid 2 on n2) disagree, and neither is in the majority, in bias", ())
+        ("rank 1 (pid 1 on n1) and rank 2 (pid 2 on n2) disagree, without a majority, in bias", ())
     ]
 
 
@@ -67,7 +67,7 @@ def _corrupt_one_rank() -> tuple[list[str], list[set[int]]]:
 def test_three_ranks_and_one_flipped_bit() -> None:
     (first, odd), (second, nothing), _ = run_distributed(_corrupt_one_rank, 3)
     assert first[0] == "warn"
-    assert "after step 2 copies of the same weights differ:\n  rank 1 (pid " in first[1]
+    assert "After step 2, replicas of the same weights differ:\n  rank 1 (pid " in first[1]
     assert "differs from the other 2 in layer5\n" in first[1]
     assert second == ["warn", ""], "one rank tells"
     assert odd == [{1}, {1}]

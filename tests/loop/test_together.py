@@ -9,7 +9,7 @@ from torch import distributed
 
 from tests.distributed.harness import run_distributed
 from trainer.loop.signals import StopRequest
-from trainer.loop.together import ReadFailed, StopAsked, Together
+from trainer.loop.together import ReadFailed, StopRequested, Together
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def _outcomes() -> list[object]:
                 time.sleep(0.005)
         try:
             together(lambda: _read(None))
-        except StopAsked:
+        except StopRequested:
             found.append("stop")
     return found
 

@@ -20,7 +20,7 @@ from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 BAD_TOKEN = ConfigError(
     [Violation(path="/data/x", value="token id 99", message="is not in the vocabulary", fix="look")]
 )
-GONE = RunStopped("/data/x.bin=gone cannot be read any more", exit_code=EXIT_BAD_INPUT)
+GONE = RunStopped("/data/x.bin: cannot be read", exit_code=EXIT_BAD_INPUT)
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class Parts:
     """What happens when something is asked: its line in the log -> what to do."""
 
     consumed_samples: int = 0
-    left_out: SampleRanges = field(default_factory=SampleRanges)
+    skipped_samples: SampleRanges = field(default_factory=SampleRanges)
     num_steps: int = 3
     """Of a validation."""
     num_updates: int = 0
@@ -66,7 +66,7 @@ class Parts:
     def evaluate(self, batches: list) -> tuple[float, float]:
         return 7.0, 2.0
 
-    # The saver.
+    # The checkpoint manager.
     def save(self, progress: TrainProgress) -> None:
         self.note(f"save {progress.step}")
         self.saved.append(replace(progress))
@@ -88,12 +88,12 @@ class Parts:
 
     def after_step(self, step: int) -> None: ...
 
-    def must_skip(self, **_: object) -> bool:
+    def should_skip_update(self, **_: object) -> bool:
         return False
 
-    def judge(self, *_: object, **__: object) -> None: ...
+    def find_anomaly(self, *_: object, **__: object) -> None: ...
 
-    def remember(self, progress: TrainProgress) -> None: ...
+    def store_history(self, progress: TrainProgress) -> None: ...
 
     def record_step(self, metrics: object) -> None: ...
 
@@ -119,7 +119,7 @@ def build(
         validation=parts,  # type: ignore[arg-type]
         recorder=parts,  # type: ignore[arg-type]
         meter=ThroughputMeter(tokens_per_step=8, model_flops_per_token=1, num_devices=1, peak_tflops=None),
-        saver=parts,
+        checkpoints=parts,  # type: ignore[arg-type]
         health=parts,  # type: ignore[arg-type]
         recovery=parts,  # type: ignore[arg-type]
         progress=progress or TrainProgress(),
@@ -183,36 +183,34 @@ def test_data_that_cannot_be_read_any_more_end_the_run_after_a_save(error: Excep
     with pytest.raises(RunStopped) as stopped:
         build(parts).run(parts.stop)
     assert stopped.value.exit_code == EXIT_BAD_INPUT
-    assert str(stopped.value) == f"step 4 cannot be taken: {error}\nstep 3 is saved"
+    assert str(stopped.value) == f"Cannot take step 4: {error}\nSaved step 3."
     assert [(saved.step, saved.consumed_samples) for saved in parts.saved] == [(2, 2), (3, 3)]
 
 
 def test_validation_data_that_cannot_be_read_end_the_run_after_a_save() -> None:
     parts = Parts(events={"read validation 1": fail(BAD_TOKEN)})
-    with pytest.raises(
-        RunStopped, match="the validation after step 2 cannot be made: .*token id 99.*\nstep 2 is saved"
-    ):
+    with pytest.raises(RunStopped, match="Cannot validate after step 2: .*token id 99.*\nSaved step 2"):
         build(parts).run(parts.stop)
     assert parts.saved[-1].is_validation_due
 
 
 def test_where_nothing_was_done_nothing_is_saved_and_no_save_is_claimed_that_was_not_wanted() -> None:
     parts = Parts(events={"read 1": fail(GONE)})
-    with pytest.raises(RunStopped, match="step 1 cannot be taken: .*\nno step was taken after step 0"):
+    with pytest.raises(RunStopped, match="Cannot take step 1: .*\nNo step was taken after step 0"):
         build(parts).run(parts.stop)
     assert parts.saved == []
     parts = Parts(events={"read 2": fail(GONE)})
-    with pytest.raises(RunStopped, match=r"step 1 is not saved \(checkpoint.save_at_end=false\)"):
+    with pytest.raises(RunStopped, match=r"Step 1 was not saved \(checkpoint.save_at_end=false\)"):
         build(parts, save_at_end=False).run(parts.stop)
     assert parts.saved == []
 
 
 def test_going_back_that_fails_is_no_refusal_to_start() -> None:
     parts = Parts()
-    parts.judge = lambda *_, **__: "a spike"  # type: ignore[assignment,method-assign]
-    parts.act = fail(BAD_TOKEN)  # type: ignore[attr-defined]
-    parts.act = lambda *_: fail(BAD_TOKEN)()  # type: ignore[attr-defined]
-    with pytest.raises(RunStopped, match="the run ends at step 1 without saving it: .*token id 99") as stopped:
+    parts.find_anomaly = lambda *_, **__: "a spike"  # type: ignore[assignment,method-assign]
+    parts.handle = fail(BAD_TOKEN)  # type: ignore[attr-defined]
+    parts.handle = lambda *_: fail(BAD_TOKEN)()  # type: ignore[attr-defined]
+    with pytest.raises(RunStopped, match="The run stops at step 1 without saving it: .*token id 99") as stopped:
         build(parts).run(parts.stop)
     assert stopped.value.exit_code == EXIT_BAD_INPUT and parts.saved == []
 

@@ -1,4 +1,4 @@
-"""What a start changes in a run that goes on, or that it forks: each setting as it was and as it is."""
+"""Compare the settings of a resumed or forked run with those of its checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from trireme.config.suggest import to_yaml
 
 _LONGEST_VALUE = 160
 _NAMES_ONLY = ("run_name", "output_dir", "resume")
-"""Where a run lies and how it was started."""
+"""Where a run is and how it was started."""
 _CHANGE_TRAINING = ("model", "data", "tokenizer", "training", "optimizer", "lr_schedule", "precision", "recovery")
 """Groups that decide what is computed; the others decide where and how."""
 _DO_NOT = ("data.verify", "data.prefetch_steps", "training.stop_after_step", "training.eval_")
@@ -24,7 +24,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A setting that differs from that of a checkpoint."""
+    """Hold a setting that differs from the checkpoint's."""
 
     path: str
     old: Any
@@ -35,21 +35,21 @@ class Change:
 
     @property
     def changes_training(self) -> bool:
-        """Whether other numbers are computed from here on, or other data read."""
+        """Whether the setting changes the computed numbers or the data that is read."""
         return _section(self.path) in _CHANGE_TRAINING and not self.path.startswith(_DO_NOT)
 
 
 def find_changes(
     config: TrainConfig, *, state: TrainerState, checkpoint: Path, vocab_size: int, tokenizer_sha256: str | None
 ) -> list[Change]:
-    """Compare a start's settings with those that a checkpoint was saved under.
+    """Compare the settings of a start with those that a checkpoint was saved with.
 
-    Model, seed and tokenizer are in every checkpoint's state. All else is in its config.yaml, and of an older
-    checkpoint in that of its run, if it is there.
+    Model, seed and tokenizer are in every checkpoint's state. All other settings are in its config.yaml; for a
+    checkpoint of an older version, in the config.yaml of its run, if that exists.
 
     Args:
         vocab_size: tokens, without padding.
-        tokenizer_sha256: of the tokenizer; None where there is none.
+        tokenizer_sha256: of the tokenizer; None without a tokenizer.
     """
     new = _flatten(yaml.safe_load(dump_config(config)))
     old = _flatten(_read_config(checkpoint))
@@ -65,14 +65,14 @@ def find_changes(
     return [
         Change(path=path, old=_plain(old.get(path, _MISSING)), new=_plain(new.get(path, _MISSING)))
         for path in dict.fromkeys([*new, *old])
-        # A field that only one of the two versions has is no change; an entry of a list is.
+        # A field that only one of the two versions knows is no change; an entry of a list is one.
         if (path in old and path in new) or ("[" in path and _section(path) in sections)
         if path not in _NAMES_ONLY and old.get(path, _MISSING) != new.get(path, _MISSING)
     ]
 
 
 def _read_config(checkpoint: Path) -> Mapping[str, Any]:
-    """A configuration as it is written: another version's may have other fields."""
+    """Read a configuration without its schema: another version may have other fields."""
     path = find_config(checkpoint)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path is not None else {}
@@ -82,7 +82,7 @@ def _read_config(checkpoint: Path) -> Mapping[str, Any]:
 
 
 def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by their paths, such as data.train[0].weight; lists of plain values are values, but for shard paths."""
+    """Return the values by path, such as data.train[0].weight; a list of plain values is one value, except of paths."""
     return dict(_leaves(tree, path=""))
 
 

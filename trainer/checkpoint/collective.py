@@ -1,4 +1,4 @@
-"""Steps that all processes take, or none: an error on one rank becomes the same error on every rank."""
+"""Run functions on one rank or on all ranks; an error on one rank becomes the same error on every rank."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ Result = TypeVar("Result")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; raised alike on every rank, and names the ranks that failed."""
+    """A checkpoint could not be written or read; raised on every rank, with the ranks that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome(Generic[Result]):
     result: Result | None = None
     error: str | None = None
-    """None where it went well; empty where it failed because of another rank."""
+    """None for a success; empty for a failure because of another rank."""
     violations: tuple[Violation, ...] = ()
 
 
 class Ranks:
-    """The processes that act together.
+    """Run functions in the processes of a group.
 
     Args:
-        process_group: of these processes; None takes the default one, or this process where there is none.
-        is_alone: this process only, whatever groups there are.
+        process_group: None takes the default group, or this process alone if there is none.
+        is_alone: take this process alone, whatever groups exist.
     """
 
     def __init__(self, process_group: distributed.ProcessGroup | None = None, *, is_alone: bool = False) -> None:
@@ -40,11 +40,11 @@ class Ranks:
 
     @property
     def is_coordinator(self) -> bool:
-        """Whether this process does what is done once, and logs."""
+        """Whether this is rank 0, which runs what runs once, and logs."""
         return self.rank == 0
 
-    def on_coordinator(self, function: Callable[[], Result], *, doing: str) -> Result:
-        """Run on rank 0 and hand every rank its result, or its error."""
+    def run_on_rank0(self, function: Callable[[], Result], *, doing: str) -> Result:
+        """Run a function on rank 0; return its result, or raise its error, on every rank."""
         outcomes: list[_Outcome[Result] | None] = [_attempt(function, rank=0) if self.is_coordinator else None]
         if self.is_distributed:
             group = self.process_group
@@ -52,10 +52,10 @@ class Ranks:
             distributed.broadcast_object_list(outcomes, src=source, group=group)
         return _results(outcomes, doing=doing)[0]
 
-    def everywhere(self, function: Callable[[], Result], *, doing: str) -> list[Result]:
-        """Run on every rank and hand every rank all results, or all errors.
+    def run_on_all_ranks(self, function: Callable[[], Result], *, doing: str) -> list[Result]:
+        """Run a function on every rank; return all results, or raise all errors, on every rank.
 
-        `function` must not communicate unless it fails on all ranks alike.
+        `function` may communicate only if it then fails on all ranks.
         """
         outcome = _attempt(function, rank=self.rank)
         outcomes: list[_Outcome[Result] | None] = [outcome]
@@ -71,7 +71,7 @@ def _attempt(function: Callable[[], Result], *, rank: int) -> _Outcome[Result]:
     except ConfigError as error:
         return _Outcome(violations=error.violations)
     except CheckpointException as error:
-        # Raised on every rank alike, with the failures of all; each reports its own.
+        # Raised on every rank with the failures of all ranks; each reports its own.
         return _Outcome(error=_describe(error.failures[rank][0]) if rank in error.failures else "")
     except Exception as error:
         return _Outcome(error=_describe(error))
@@ -89,5 +89,5 @@ def _results(outcomes: list[_Outcome[Result] | None], *, doing: str) -> list[Res
         raise ConfigError(violations.values())
     if any(outcome.error is not None for outcome in found):
         errors = [f"rank {rank}: {outcome.error}" for rank, outcome in enumerate(found) if outcome.error]
-        raise CheckpointError(f"failed while {doing}: " + "; ".join(errors))
+        raise CheckpointError(f"Error while {doing}: " + "; ".join(errors))
     return [outcome.result for outcome in found]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a configuration: before any process group exists, and when its tensors are loaded."""
+"""Check whether a checkpoint fits a configuration, before a process group exists and before tensors are loaded."""
 
 import dataclasses
 import tempfile
@@ -18,7 +18,7 @@ from trireme.files import nearest_existing_parent
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _ROOM_BYTES = 1 << 16
-"""What the first minutes of a run write besides checkpoints: configuration, logs, records."""
+"""What the first minutes of a run write besides checkpoints: configuration, logs, metrics."""
 
 
 def check_resume(
@@ -31,17 +31,17 @@ def check_resume(
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
 ) -> list[Violation]:
-    """Name everything that would stop a run from starting as `resume` says, and from saving.
+    """Return everything that would keep a run from starting as `resume` says, and from saving.
 
     Needs no process group and writes nothing. Files are checked by size; `choose_checkpoint` reads them.
 
     Args:
         resume: auto, never, restart or a path.
         run_directory: of the run that is starting; it need not exist.
-        model: what will be built.
+        model: the configured model.
         padded_vocab_size: rows of its embedding.
         seed: of the order of samples.
-        tokenizer: None where there is none, or none that can be opened, which is for others to name.
+        tokenizer: None without a tokenizer, or if it cannot be opened, which another check reports.
         vocab_size: tokens, without padding; None does not compare.
     """
     violations = _check_writable(run_directory)
@@ -55,9 +55,9 @@ def check_resume(
             Violation(
                 path="resume",
                 value=resume,
-                message=f"would start anew in {run_directory}, which already has the checkpoint {own[0].name}",
-                fix="use resume=auto to go on with it, another run_name to start a new run, or resume=restart to move "
-                "what is there aside",
+                message=f"would start a new run in {run_directory}, which already has the checkpoint {own[0].name}",
+                fix="Use resume=auto to resume it, another run_name to start a new run, or resume=restart to move the "
+                "existing files aside.",
             )
         )
     try:
@@ -78,19 +78,19 @@ def check_resume(
 
 
 def _check_seed(seed: int, *, state: TrainerState, checkpoint: Path) -> list[Violation]:
-    """A run keeps its order of samples: in another one, some would be seen twice and others never."""
+    """Compare the seed, which orders the samples: in another order, some would be seen twice and others never."""
     if seed == state.seed:
         return []
-    rule = f"differs from the {state.seed} of the run that goes on ({checkpoint}), and orders the samples anew"
-    fix = f"use {state.seed} to go on with it, or another run_name to start or fork a run with another order"
-    return [Violation(path="training.seed", value=seed, message=rule, fix=fix)]
+    message = f"differs from {state.seed}, the seed of the resumed run ({checkpoint}), and changes the order of samples"
+    fix = f"Use {state.seed} to resume it, or another run_name to start or fork a run with another order."
+    return [Violation(path="training.seed", value=seed, message=message, fix=fix)]
 
 
 def _check_vocabulary(
     vocab_size: int | None, tokenizer: Tokenizer | None, *, state: TrainerState, checkpoint: Path
 ) -> list[Violation]:
-    """A run keeps what its token ids mean; a fork may change it, and is told."""
-    otherwise = ", or fork the run with another: another run_name and resume=RUN"
+    """Compare tokenizer and vocabulary, which a run keeps; a fork may change them, with a warning."""
+    otherwise = ", or fork the run to change it: set another run_name and resume=RUN"
     if tokenizer is not None:
         found = check_tokenizer(tokenizer, state=state, checkpoint=checkpoint, otherwise=otherwise)
         if found:
@@ -101,13 +101,13 @@ def _check_vocabulary(
 
 
 def _check_writable(run_directory: Path) -> list[Violation]:
-    """Try to write a file where the run directory is, or in the nearest directory that exists above it."""
+    """Try to write a file in the run directory, or in its nearest existing parent."""
     place = nearest_existing_parent(run_directory)
     try:
-        # The access bits are not asked: they say nothing of read-only mounts, quotas or root squashing.
+        # The access bits are not checked: they do not show read-only mounts, quotas or root squashing.
         with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             written = file.write(bytes(_ROOM_BYTES))
-            if written < _ROOM_BYTES:  # the next byte says why
+            if written < _ROOM_BYTES:  # the next write raises the reason
                 file.write(bytes(_ROOM_BYTES - written))
             return []
     except OSError as error:
@@ -121,7 +121,7 @@ _MAY_DIFFER = frozenset(
         "init_method_std",
         "transformer_impl",
         "torch_compile",
-        # They change what the model computes, not what its tensors are; `describe_changes` tells.
+        # They change what the model computes, not what its tensors are; `describe_changes` reports them.
         "rotary_base",
         "rope_scaling_factor",
         "norm_epsilon",
@@ -158,9 +158,9 @@ _CHANGE_RESULTS = (
 def check_model(
     model: ModelConfig, *, padded_vocab_size: int, state: TrainerState, checkpoint: Path
 ) -> list[Violation]:
-    """Name every field in which a model differs from a checkpoint's so that it cannot take its tensors.
+    """Return every field in which a model differs from a checkpoint's so that its tensors cannot be loaded.
 
-    A field that the checkpoint does not know had its default value when it was saved.
+    A field that the checkpoint does not have had its default value when it was saved.
     """
     ours, theirs = _identity(model, padded_vocab_size), _identity(state.model_config(), state.padded_vocab_size)
     return [
@@ -168,7 +168,7 @@ def check_model(
             path=path,
             value=value,
             message=f"differs from the checkpoint's {theirs[path]} ({checkpoint})",
-            fix=f"use {theirs[path]} to go on with it, or another run_name to train another model",
+            fix=f"Use {theirs[path]} to resume it, or another run_name to train another model.",
         )
         for path, value in ours.items()
         if value != theirs.get(path, value)
@@ -176,17 +176,17 @@ def check_model(
 
 
 def describe_changes(model: ModelConfig, *, state: TrainerState) -> list[str]:
-    """Tell which allowed differences make the resumed model compute something else, for the log."""
+    """Describe the allowed differences with which the resumed model computes other numbers, for the log."""
     theirs = state.model_config()
     return [
-        f"model.{name} was {getattr(theirs, name)} in the checkpoint and is {getattr(model, name)} now"
+        f"model.{name} was {getattr(theirs, name)} in the checkpoint and is {getattr(model, name)} now."
         for name in _CHANGE_RESULTS
         if getattr(theirs, name) != getattr(model, name)
     ]
 
 
 def _identity(model: ModelConfig, padded_vocab_size: int) -> dict[str, Any]:
-    """What must be equal, by the path that a user knows it by."""
+    """Return the values that must be equal, by the user's path."""
     values = {
         f"model.{entry.name}": getattr(model, entry.name)
         for entry in dataclasses.fields(model)

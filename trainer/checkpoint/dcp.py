@@ -1,4 +1,4 @@
-"""The plug-in points of torch.distributed.checkpoint: hashed and safe storage, and planners for `ShardedTensorView`."""
+"""Extend torch.distributed.checkpoint: hashed and safe storage, and planners for `ShardedTensorView`."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ from trainer.checkpoint.pieces import ShardedTensorView
 from trireme.errors import ConfigError, Violation
 
 METADATA_NAME = ".metadata"
-"""torch's table of contents: which rectangle of which tensor lies where in which file."""
+"""torch's table of contents: which chunk of which tensor is where in which file."""
 
 _METADATA_CLASSES = {
     "torch.distributed.checkpoint.metadata": {
@@ -49,7 +49,7 @@ _METADATA_CLASSES = {
 
 
 class HashingWriter(FileSystemWriter):
-    """Writes one file per rank, flushed to the disk; `records` tells what was written."""
+    """Write one file per rank, flushed to the disk; `records` lists what was written."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, single_file_per_rank=True, sync_files=True, thread_count=1, overwrite=False)
@@ -58,21 +58,21 @@ class HashingWriter(FileSystemWriter):
 
     @property
     def records(self) -> dict[str, FileRecord]:
-        """The files that this process wrote."""
+        """The files that this process has written."""
         return self._files.records
 
     @property
     def disk_error(self) -> OSError | None:
-        """What the disk said when it did not take a file; torch's serializer turns that into an error of its own."""
+        """The error of a failed write; torch's serializer turns it into another error."""
         return self._files.error
 
     def storage_meta(self) -> StorageMeta:
-        """Leave the directory's name out of the metadata: it is a temporary one."""
+        """Omit the directory's name from the metadata: it is temporary."""
         return StorageMeta()
 
 
 class SafeReader(FileSystemReader):
-    """Reads a checkpoint whose files need not be trusted: no pickle in it can name anything but metadata classes.
+    """Read a checkpoint whose files need not be trusted: its pickle may name metadata classes only.
 
     torch reads the tensors themselves with weights_only=True, but `.metadata` with plain pickle.
     """
@@ -81,7 +81,7 @@ class SafeReader(FileSystemReader):
         """Read the table of contents.
 
         Raises:
-            pickle.UnpicklingError: it names something that metadata does not consist of.
+            pickle.UnpicklingError: it names a class that does not belong to metadata.
         """
         with (Path(self.path) / METADATA_NAME).open("rb") as file:
             metadata = _MetadataUnpickler(file).load()
@@ -92,12 +92,14 @@ class SafeReader(FileSystemReader):
 
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """Allow what the table above names and torch's dtypes."""
+        """Allow the classes of the table above and torch's dtypes."""
         if global_name in _METADATA_CLASSES.get(module_name, ()):
             return super().find_class(module_name, global_name)
         if module_name == "torch" and isinstance(found := getattr(torch, global_name, None), torch.dtype):
             return found
-        raise pickle.UnpicklingError(f"{METADATA_NAME} names {module_name}.{global_name}, which is no metadata")
+        raise pickle.UnpicklingError(
+            f"{METADATA_NAME} names {module_name}.{global_name}, which is not allowed in metadata"
+        )
 
 
 class _HashingFileSystem(FileSystem):
@@ -124,14 +126,14 @@ class _HashingFileSystem(FileSystem):
 
 
 def _find_disk_error(error: BaseException | None) -> OSError | None:
-    """Look for what an error was raised over."""
+    """Find the OSError among the causes of an error."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
 
 
 class _HashingStream(io.RawIOBase):
-    """Hashes what was meant to be written, so that a disk that stores something else is found out too."""
+    """Hash what should be written, so that a disk that stores something else is detected too."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -156,7 +158,7 @@ class _HashingStream(io.RawIOBase):
             self._file.flush()
 
     def fileno(self) -> int:
-        # Asked for by fsync, which does not know of Python's own buffer.
+        # Called by fsync, which does not know of Python's buffer.
         self._file.flush()
         return self._file.fileno()
 
@@ -169,7 +171,7 @@ _MAX_NAMED_KEYS = 8
 
 
 class PieceSavePlanner(DefaultSavePlanner):
-    """Writes a dictionary of `ShardedTensorView`, and refuses a checkpoint in which a tensor is not written whole."""
+    """Write a dictionary of `ShardedTensorView`; refuse a checkpoint in which a tensor is incomplete."""
 
     def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -177,12 +179,12 @@ class PieceSavePlanner(DefaultSavePlanner):
     def set_up_planner(
         self, state_dict: STATE_DICT_TYPE, storage_meta: StorageMeta | None = None, is_coordinator: bool = False
     ) -> None:
-        """Take the pieces as they are."""
+        """Take the views as they are."""
         assert all(isinstance(value, ShardedTensorView) for value in state_dict.values())
         super().set_up_planner(state_dict, storage_meta, is_coordinator)
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        """Join the ranks' plans; the default planner checks for overlaps, and for gaps only with several ranks."""
+        """Join the ranks' plans; the default planner checks for overlaps, but for gaps only with several ranks."""
         plans, metadata = super().create_global_plan(all_plans)
         for key, entry in metadata.state_dict_metadata.items():
             assert isinstance(entry, TensorStorageMetadata)
@@ -192,46 +194,48 @@ class PieceSavePlanner(DefaultSavePlanner):
         return plans, metadata
 
     def lookup_object(self, index: MetadataIndex) -> torch.Tensor:
-        """Find the view that a write item stands for."""
+        """Return the view of a write item."""
         return self.state_dict[index.fqn].__get_tensor_shard__(index)
 
 
 class PieceLoadPlanner(LoadPlanner):
-    """Reads into a dictionary of `ShardedTensorView`; every element must be in the checkpoint."""
+    """Read into a dictionary of `ShardedTensorView`; every element must be in the checkpoint."""
 
     def set_up_planner(
         self, state_dict: STATE_DICT_TYPE, metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
-        """Take the pieces and the checkpoint's table of contents."""
+        """Take the views and the checkpoint's table of contents."""
         assert metadata is not None
-        self._pieces: dict[str, ShardedTensorView] = state_dict
+        self._views: dict[str, ShardedTensorView] = state_dict
         self._contents: dict[str, Any] = metadata.state_dict_metadata
 
     def create_local_plan(self) -> LoadPlan:
-        """Find the stored rectangles that overlap ours.
+        """Find the stored chunks that overlap this rank's.
 
         Raises:
-            ConfigError: a tensor is missing, has another shape or is not whole.
+            ConfigError: a tensor is missing, has another shape or is incomplete.
         """
         items: list[ReadItem] = []
         violations: list[Violation] = []
-        for key, pieces in self._pieces.items():
+        for key, view in self._views.items():
             entry = self._contents.get(key)
-            problem = _mismatch(pieces, entry)
+            problem = _mismatch(view, entry)
             if problem is None:
                 assert isinstance(entry, TensorStorageMetadata)
-                found = create_read_items_for_chunk_list(key, entry, pieces.__create_chunk_list__())
+                found = create_read_items_for_chunk_list(key, entry, view.__create_chunk_list__())
                 items += found
                 covered = sum(math.prod(item.lengths) for item in found)
-                if covered != pieces.num_elements:
-                    problem = f"is stored in part: {covered} of {pieces.num_elements} elements needed here"
+                if covered != view.num_elements:
+                    problem = (
+                        f"is incomplete in the checkpoint: {covered} of the {view.num_elements} elements are stored"
+                    )
             if problem is not None:
                 violations.append(
                     Violation(
                         path=key,
-                        value=tuple(pieces.global_shape),
+                        value=f"shape {tuple(view.global_shape)}",
                         message=problem,
-                        fix="load a checkpoint of this model",
+                        fix="Load a checkpoint of this model.",
                     )
                 )
         if violations:
@@ -239,32 +243,32 @@ class PieceLoadPlanner(LoadPlanner):
         return LoadPlan(items)
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        """Nothing to agree on: each rank reads what it needs."""
+        """Return the plans unchanged: each rank reads what it needs."""
         return global_plan
 
     def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        """Nothing to add."""
+        """Return the plan unchanged."""
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Refuse: our checkpoints hold tensors only, and bytes would have to be unpickled."""
+        """Refuse: checkpoints hold tensors only, and bytes would have to be unpickled."""
         raise ValueError(f"{read_item.storage_index.fqn} is stored as bytes, not as a tensor")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
-        """Find the part of our memory that a stored rectangle is copied into (and cast to)."""
+        """Return the part of this rank's memory that a stored chunk is copied into (and cast to)."""
         index = read_item.dest_index
-        target = self._pieces[index.fqn].__get_tensor_shard__(index).detach()
+        target = self._views[index.fqn].__get_tensor_shard__(index).detach()
         for axis, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(axis, start, length)
         return target
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        """Nothing to do: the target is the engine's own memory."""
+        """Do nothing: the target is the engine's own memory."""
 
 
-def _mismatch(pieces: ShardedTensorView, entry: Any) -> str | None:
+def _mismatch(view: ShardedTensorView, entry: Any) -> str | None:
     if not isinstance(entry, TensorStorageMetadata):
         return "is not in the checkpoint"
-    if entry.size != pieces.global_shape:
+    if entry.size != view.global_shape:
         return f"has another shape in the checkpoint: {tuple(entry.size)}"
     return None

@@ -1,4 +1,4 @@
-"""A run's checkpoint directory: checkpoints appear in it at once, and old ones disappear at once."""
+"""Manage a run's checkpoint directory: checkpoints appear and disappear atomically, and retention deletes old ones."""
 
 import logging
 import math
@@ -21,15 +21,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def checkpoints_directory(run_directory: Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return the directory in which a run keeps its checkpoints."""
     return run_directory / CHECKPOINTS
 
 
 def list_checkpoints(run_directory: Path) -> list[Path]:
     """List a run's checkpoints, the one saved last first.
 
-    A directory without a manifest is no checkpoint. One with an unreadable manifest has lost its place in the order; it
-    comes first, so that whoever looks for a good one sees the damage.
+    A directory without a manifest is no checkpoint. One with an unreadable manifest has no place in the order; it comes
+    first, so that the search for a valid one reports the damage.
     """
     directory = checkpoints_directory(run_directory)
     if not directory.is_dir():
@@ -39,12 +39,12 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
 
 
 def begin(run_directory: Path, *, step: int) -> Path:
-    """Create the temporary directory that a checkpoint of `step` is written into; remove what dead saves left."""
+    """Create the temporary directory that a checkpoint of `step` is written into; remove those of unfinished saves."""
     directory = checkpoints_directory(run_directory)
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.iterdir():
         if _TEMPORARY.fullmatch(path.name):
-            _LOGGER.info("removing %s, left by a save that did not finish", path)
+            _LOGGER.info("Removing %s, the remainder of an unfinished save.", path)
             _remove(path)
     temporary = _temporary_name(directory / checkpoint_name(step))
     temporary.mkdir()
@@ -54,17 +54,17 @@ def begin(run_directory: Path, *, step: int) -> Path:
 def commit(
     temporary: Path, *, step: int, files: Mapping[str, FileRecord], validation_loss: float | None = None
 ) -> Path:
-    """Make a completely written temporary directory the newest checkpoint.
+    """Make a completely written temporary directory the latest checkpoint.
 
     Raises:
-        FileNotFoundError: a file that some rank wrote is not visible here.
+        FileNotFoundError: rank 0 does not see a file that another rank wrote.
     """
     directory = temporary.parent
     for name, record in files.items():
         if not (temporary / name).is_file() or (temporary / name).stat().st_size != record.num_bytes:
             raise FileNotFoundError(
-                f"{temporary / name} was written by another process but is not what rank 0 sees; "
-                "checkpoints need a file system that all hosts share"
+                f"rank 0 does not see {temporary / name} as another rank wrote it; output_dir must be on a file system "
+                "that all hosts share"
             )
     serial = 1 + max((serial_of(path) for path in list_checkpoints(directory.parent)), default=0)
     write_manifest(temporary, Manifest(step=step, serial=serial, files=dict(files), validation_loss=validation_loss))
@@ -72,7 +72,7 @@ def commit(
     final = directory / checkpoint_name(step)
     replaced = final.with_name(final.name + ".replaced")
     if final.exists():
-        # A directory cannot be renamed onto another one; until the second rename the old one counts.
+        # A directory cannot be renamed onto another one; until the second rename the old one is valid.
         delete(replaced)
         final.rename(replaced)
     temporary.rename(final)
@@ -82,13 +82,13 @@ def commit(
 
 
 def abandon_later(run_directory: Path, *, than: Path) -> list[Path]:
-    """Set aside every checkpoint of a run that was saved later than the one that the run rolls back to.
+    """Rename every checkpoint of a run that was saved later than the one that the run rolls back to.
 
-    What they hold is no longer this run's past, so no start may choose them, not even one before the next save. They
-    keep their content, as step_NNNNNNNN.abandoned, until that save. Rank 0 calls this.
+    The run has left their course, so no start may load them, not even one before the next save. They keep their
+    content, as step_NNNNNNNN.abandoned, until that save. Rank 0 calls this.
 
     Args:
-        than: a checkpoint of this run; of another one, which this run started from, all of its own are later.
+        than: a checkpoint of this run, or the one of another run that this run was forked from: then all are later.
     Returns:
         Their new paths.
     Raises:
@@ -102,7 +102,7 @@ def abandon_later(run_directory: Path, *, than: Path) -> list[Path]:
     for path in own:
         if serial_of(path) > serial:
             target = path.with_name(path.name + _ABANDONED)
-            if target.resolve() == than:  # the run goes back to what an earlier rollback had set aside
+            if target.resolve() == than:  # the run rolls back to what an earlier rollback had renamed
                 target = path.with_name(f"{path.name}.2{_ABANDONED}")
             delete(target)
             abandoned.append(path.rename(target))
@@ -112,14 +112,14 @@ def abandon_later(run_directory: Path, *, than: Path) -> list[Path]:
 
 
 def list_abandoned(run_directory: Path) -> list[Path]:
-    """List what rollbacks of a run have set aside."""
+    """List the checkpoints that rollbacks of a run have renamed."""
     return sorted(checkpoints_directory(run_directory).glob(f"step_*{_ABANDONED}"))
 
 
 def delete(path: Path) -> None:
-    """Delete a checkpoint if it is there; it stops being one at once, however long the rest takes.
+    """Delete a checkpoint if it exists; it is renamed first, so that it is invalid from the first moment on.
 
-    What cannot be deleted is logged: old data must not stop a new save.
+    A failure is logged: old data must not prevent a new save.
     """
     if not path.exists():
         return
@@ -127,18 +127,18 @@ def delete(path: Path) -> None:
     try:
         path.rename(doomed)
     except OSError as error:
-        _LOGGER.warning("could not delete %s: %s", path, error)
+        _LOGGER.warning("Failed to delete %s: %s", path, error)
         return
     _remove(doomed)
 
 
 def checkpoint_name(step: int) -> str:
-    """Name the directory of a step's checkpoint."""
+    """Return the directory name of a step's checkpoint."""
     return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name.
+    """Return the step of a checkpoint, from its name or its manifest.
 
     Raises:
         ConfigError: the directory has been renamed, and its manifest cannot be read.
@@ -148,7 +148,7 @@ def step_of(path: Path) -> int:
 
 
 def serial_of(path: Path) -> int:
-    """Number of the save in the run directory, from 1; 0 where the manifest is unreadable."""
+    """Return the number of the save in the run directory, from 1; 0 if the manifest is unreadable."""
     try:
         return read_manifest(path).serial
     except ConfigError:
@@ -159,7 +159,7 @@ def _remove(temporary: Path) -> None:
     try:
         shutil.rmtree(temporary)
     except OSError as error:
-        _LOGGER.warning("could not delete %s: %s", temporary, error)
+        _LOGGER.warning("Failed to delete %s: %s", temporary, error)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -167,51 +167,51 @@ def _temporary_name(path: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Whole:
+class _Complete:
     path: Path
     manifest: Manifest
 
 
 def retain(run_directory: Path, *, keep_last: int, keep_interval: int = 0, keep_best: int = 0) -> None:
-    """Delete the checkpoints that no rule keeps, and what rollbacks have set aside; called after a save.
+    """Delete the checkpoints that no rule keeps, and those that rollbacks have renamed; called after a save.
 
-    One with missing or truncated files does not count among the last or the best, so the last good one always stays.
+    One with missing or truncated files does not count among the last or the best, so the latest valid one always stays.
 
     Args:
-        keep_last: checkpoints saved last that stay; 0 keeps everything.
-        keep_interval: those whose step is a multiple of it stay for ever; 0 means none.
-        keep_best: checkpoints with the lowest validation loss that stay.
+        keep_last: number of checkpoints saved last that stay; 0 keeps all.
+        keep_interval: checkpoints whose step is a multiple of it stay; 0 means none.
+        keep_best: number of checkpoints with the lowest validation loss that stay.
     """
     if keep_last <= 0:
         return
     try:
         paths, abandoned = list_checkpoints(run_directory), list_abandoned(run_directory)
     except OSError as error:
-        _LOGGER.warning("could not look for old checkpoints: %s", error)
+        _LOGGER.warning("Failed to list old checkpoints: %s", error)
         return
-    whole = sorted(_whole(paths), key=lambda found: found.manifest.serial, reverse=True)
-    stays = {found.path for found in whole[:keep_last]}
-    if len(stays) < keep_last:
+    complete = sorted(_find_complete(paths), key=lambda found: found.manifest.serial, reverse=True)
+    kept = {found.path for found in complete[:keep_last]}
+    if len(kept) < keep_last:
         return
     if keep_interval:
-        stays |= {path for path in paths if step_of(path) % keep_interval == 0}
-    # Of several saved after the same validation, the one nearest to it.
-    judged = [(found.manifest.validation_loss, found.manifest.step, found.path) for found in whole]
-    best = sorted((loss, step, path) for loss, step, path in judged if loss is not None)
-    stays |= {path for _, _, path in best[:keep_best]}
+        kept |= {path for path in paths if step_of(path) % keep_interval == 0}
+    # Of several saved after the same validation, the one nearest to it is kept.
+    validated = [(found.manifest.validation_loss, found.manifest.step, found.path) for found in complete]
+    best = sorted((loss, step, path) for loss, step, path in validated if loss is not None)
+    kept |= {path for _, _, path in best[:keep_best]}
     for path in [*paths, *abandoned]:
-        if path not in stays:
+        if path not in kept:
             delete(path)
 
 
-def _whole(paths: Iterable[Path]) -> list[_Whole]:
-    """Those whose files all have their sizes."""
-    whole = []
+def _find_complete(paths: Iterable[Path]) -> list[_Complete]:
+    """Return the checkpoints whose files all have the right sizes."""
+    complete = []
     for path in paths:
         try:
             manifest = read_manifest(path)
         except ConfigError:
             continue
         if not check_files(path, manifest, verify_hashes=False):
-            whole.append(_Whole(path=path, manifest=manifest))
-    return whole
+            complete.append(_Complete(path=path, manifest=manifest))
+    return complete

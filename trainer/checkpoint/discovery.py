@@ -1,4 +1,4 @@
-"""Which checkpoint a run starts from: `resume=auto`, `never`, `restart`, or a path."""
+"""Find the checkpoint that a run starts from: `resume=auto`, `never`, `restart`, or a path."""
 
 import logging
 from collections.abc import Sequence
@@ -19,19 +19,20 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def find_latest(run_directory: Path) -> Path | None:
-    """Find the checkpoint of a run that was saved last among those whose files are all there."""
+    """Return the latest checkpoint of a run whose files are complete."""
     return next((path for path in list_checkpoints(run_directory) if not check_checkpoint(path)), None)
 
 
 def candidates(resume: str, *, run_directory: Path) -> list[Path]:
-    """List the checkpoints that `resume` allows, best first; none of them has been looked into.
+    """List the checkpoints that `resume` allows, best first; their files have not been checked.
 
     Args:
         resume: auto, never, restart, or the path of a checkpoint, of a run directory, or of its checkpoints directory.
-            A run that was forked from that path goes on with its own. A run that restarts has made room before this.
+            A run that was forked from that path resumes from its own checkpoints. A run that restarts has moved its
+            former files aside before this.
         run_directory: of the run that is starting.
     Raises:
-        ConfigError: the path is not there or holds no checkpoint.
+        ConfigError: the path does not exist or contains no checkpoint.
     """
     if resume == "never":
         return []
@@ -43,26 +44,26 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
     try:
         found = _checkpoints_at(path)
     except OSError as error:
-        rule = f"cannot be read: {error.strerror}"
-        fix = "give a directory that this user can read"
-        raise ConfigError([Violation(path="resume", value=resume, message=rule, fix=fix)]) from error
+        message = f"cannot be read: {error.strerror}"
+        fix = "Use a directory that this user can read."
+        raise ConfigError([Violation(path="resume", value=resume, message=message, fix=fix)]) from error
     if found:
         return found
-    rule = "holds no complete checkpoint" if path.exists() else "does not exist"
+    message = "contains no complete checkpoint" if path.exists() else "does not exist"
     fix = (
-        f"give {nearest_checkpoints(resume)}a directory step_NNNNNNNN that contains manifest.json, the directory of a"
-        " run that has one, or auto"
+        f"Use {nearest_checkpoints(resume)}a directory step_NNNNNNNN that contains manifest.json, the directory of a"
+        " run with such a checkpoint, or auto."
     )
-    raise ConfigError([Violation(path="resume", value=resume, message=rule, fix=fix)])
+    raise ConfigError([Violation(path="resume", value=resume, message=message, fix=fix)])
 
 
 def names_other_run(resume: str, run_directory: Path) -> bool:
-    """Whether `resume` is a path that is not inside the run that is starting."""
+    """Return whether `resume` is a path outside the run that is starting."""
     return resume not in RESUME_KEYWORDS and not is_inside(Path(resume), run_directory)
 
 
 def is_own_past(resume: str, own: Sequence[Path]) -> bool:
-    """Whether a run's own checkpoints show that it was forked from a path: the same command, started again."""
+    """Return whether a run's own checkpoints show that it was forked from a path: the same command, run again."""
     for path in own:
         try:
             forked_from = read_state(path).forked_from
@@ -73,17 +74,17 @@ def is_own_past(resume: str, own: Sequence[Path]) -> bool:
 
 
 def check_checkpoint(path: Path, *, verify_hashes: bool = False, share: tuple[int, int] = (0, 1)) -> list[Violation]:
-    """Name everything that is wrong with a checkpoint's files.
+    """Return everything that is wrong with a checkpoint's files.
 
     Args:
         path: the checkpoint.
         verify_hashes: read every byte; otherwise files must exist with the right sizes, and the state be readable.
-        share: (index, count) of the part of the files that this process looks at.
+        share: (index, count) of the part of the files that this process checks.
     """
     index, count = share
     try:
         manifest = read_manifest(path)
-        # Files in order of size, so that shares are about equal.
+        # Sorted by size, so that the shares are about equal.
         names = sorted(manifest.files, key=lambda name: (manifest.files[name].num_bytes, name))[index::count]
         violations = check_files(path, manifest, names=names, verify_hashes=verify_hashes)
         if STATE_NAME in names and not violations:
@@ -94,10 +95,10 @@ def check_checkpoint(path: Path, *, verify_hashes: bool = False, share: tuple[in
 
 
 def resolve(resume: str, *, run_directory: Path) -> Path | None:
-    """Choose the checkpoint to start from in this process alone, by file sizes; None starts anew.
+    """Choose the checkpoint to start from in this process alone, by file sizes; None starts a new run.
 
     Raises:
-        ConfigError: there are candidates, and all are damaged; or the path holds none.
+        ConfigError: there are candidates, but all are damaged; or the path contains none.
     """
     return _choose(resume, run_directory=run_directory, verify_hashes=False, ranks=Ranks(is_alone=True))
 
@@ -110,19 +111,19 @@ def choose_checkpoint(
     at_or_before_step: int | None = None,
     process_group: distributed.ProcessGroup | None = None,
 ) -> Path | None:
-    """Choose the checkpoint to start from; all ranks call this and get the same answer. None starts anew.
+    """Choose the checkpoint to start from; all ranks call this and get the same result. None starts a new run.
 
-    A damaged candidate is logged with its damaged files, and the next older one is taken.
+    A damaged candidate is logged with its damaged files, and the next older one is checked.
 
     Args:
         resume: see `candidates`.
         run_directory: of the run that is starting.
         verify: read every byte and compare sha256; the ranks share the files.
-        at_or_before_step: leave out checkpoints of later steps; None takes any. A rollback asks for the last good
-            state before a step; see `CheckpointSaver.go_back`.
+        at_or_before_step: skip checkpoints of later steps; None takes any. A rollback needs the latest valid state
+            before a step; see `CheckpointManager.roll_back`.
         process_group: of all ranks; None takes the default one.
     Raises:
-        ConfigError: there are candidates, and all are damaged; or the path holds none.
+        ConfigError: there are candidates, but all are damaged; or the path contains none.
     """
     return _choose(
         resume,
@@ -140,10 +141,10 @@ def _choose(
         found = candidates(resume, run_directory=run_directory)
         return [path for path in found if at_or_before_step is None or step_of(path) <= at_or_before_step]
 
-    paths = ranks.on_coordinator(list_candidates, doing="looking for checkpoints")
+    paths = ranks.run_on_rank0(list_candidates, doing="looking for checkpoints")
     damage: dict[str, Violation] = {}
     for path in paths:
-        answers = ranks.everywhere(
+        answers = ranks.run_on_all_ranks(
             lambda path=path: check_checkpoint(path, verify_hashes=verify_hashes, share=(ranks.rank, ranks.size)),  # type: ignore[misc]
             doing=f"checking {path}",
         )
@@ -152,14 +153,14 @@ def _choose(
             return path
         damage |= found
         if ranks.is_coordinator:
-            _LOGGER.warning("checkpoint %s is damaged and is not used: %s", path, "; ".join(found))
+            _LOGGER.warning("Skipping the damaged checkpoint %s: %s", path, "; ".join(found))
     if damage:
         raise ConfigError(damage.values())
     return None
 
 
 def _checkpoints_at(path: Path) -> list[Path]:
-    """The checkpoint at a path, or those of the run directory or checkpoints directory there."""
+    """Return the checkpoint at a path, or those of the run directory or checkpoints directory there."""
     if (path / MANIFEST_NAME).is_file():
         return [path]
     found = list_checkpoints(path)

@@ -1,4 +1,4 @@
-"""Read a checkpoint into any layout: each rank reads the stored rectangles that overlap its own."""
+"""Load a checkpoint into any layout: each rank reads the stored chunks that overlap its own."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,24 +30,24 @@ def load_checkpoint(
     layout: Layout,
     process_group: distributed.ProcessGroup | None = None,
 ) -> TrainerState:
-    """Fill the engine's fragments in place and put the random states back; all ranks call this.
+    """Load the engine's fragments in place and restore the random states; all ranks call this.
 
     The caller then calls `Engine.restore(num_updates=...)`, which makes the fragments the weights of the model.
 
     Args:
         path: from `choose_checkpoint`, which has verified it.
         fragments: `Engine.optimizer_fragments()`.
-        layout: of this run. Under the layout that saved, random states go on bit for bit; under another one they are
-            drawn anew from (seed, step).
+        layout: of this run. Under the layout of the save, random states continue bit for bit; under another one they
+            are drawn anew from (seed, step).
         process_group: of all ranks; None takes the default one.
     Returns:
-        Where the saved run stood.
+        The state of the saved run.
     Raises:
-        ConfigError: on every rank, when a tensor is missing or has another shape, or a file is damaged.
-        CheckpointError: on every rank, when a rank failed otherwise.
+        ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, if a rank failed for another reason.
     """
     ranks = Ranks(process_group)
-    state = ranks.on_coordinator(lambda: _read_state(path), doing=f"loading {path}")
+    state = ranks.run_on_rank0(lambda: _read_state(path), doing=f"loading {path}")
     keeps_streams = layout.has_random_streams_of(state.layout)
 
     def read() -> None:
@@ -57,34 +57,36 @@ def load_checkpoint(
         else:
             reseed(seed=state.seed, step=state.step)
 
-    ranks.everywhere(read, doing=f"loading {path}")
+    ranks.run_on_all_ranks(read, doing=f"loading {path}")
     if ranks.is_coordinator:
-        _LOGGER.info("loaded %s, step %d, saved under %s", path, state.step, state.layout)
+        _LOGGER.info("Loaded %s: step %d, saved with %s.", path, state.step, state.layout)
         if not keeps_streams:
-            _LOGGER.info("the layout has changed: dropout goes on with new random states of (seed, step)")
+            _LOGGER.info("The layout has changed: dropout continues with new random states from (seed, step).")
     return state
 
 
 def load_weights(
     path: Path, *, chunks: Sequence[nn.Module], process_group: distributed.ProcessGroup | None = None
 ) -> TrainerState:
-    """Fill the parameters of model chunks from a checkpoint's fp32 weights, cast to their own number format.
+    """Load the parameters of model chunks from a checkpoint's fp32 weights, cast to their own data type.
 
-    Needs neither an engine nor the checkpoint's optimizer part; all ranks that hold the model call this.
+    Needs neither an engine nor the checkpoint's optimizer state; all ranks that hold the model call this.
 
     Raises:
-        ConfigError: on every rank, when a tensor is missing or has another shape, or a file is damaged.
-        CheckpointError: on every rank, when a rank failed otherwise.
+        ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, if a rank failed for another reason.
     """
     ranks = Ranks(process_group)
-    state = ranks.on_coordinator(lambda: read_state(path), doing=f"loading {path}")
-    ranks.everywhere(lambda: read_pieces(path, weights_to_load(describe_parameters(chunks))), doing=f"loading {path}")
+    state = ranks.run_on_rank0(lambda: read_state(path), doing=f"loading {path}")
+    ranks.run_on_all_ranks(
+        lambda: read_pieces(path, weights_to_load(describe_parameters(chunks))), doing=f"loading {path}"
+    )
     return state
 
 
 @torch.no_grad()
 def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
-    """Read into this process's rectangles, alone: ranks need not agree on what each of them reads.
+    """Read into this process's views without communication: ranks need not agree on what each of them reads.
 
     Raises:
         ConfigError: a tensor is missing or has another shape, or a file is damaged.
@@ -99,13 +101,13 @@ def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
     except ConfigError:
         raise
     except Exception:
-        # Without verification beforehand a damaged file shows as some library's error: name the file instead.
+        # Without prior verification, a damaged file raises an error of a library: name the file instead.
         raise_if_any(check_checkpoint(path, verify_hashes=True))
         raise
 
 
 def _read_state(path: Path) -> TrainerState:
-    """What was saved, and what a validation after the save has found."""
+    """Read the saved state, with the validation loss that was added after the save."""
     state, loss = read_state(path), read_manifest(path).validation_loss
     return replace(state, validation_loss=loss, is_validation_due=state.is_validation_due and loss is None)
 

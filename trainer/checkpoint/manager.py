@@ -1,4 +1,4 @@
-"""Save a run while it trains: what a checkpoint holds, who writes it when, and what follows when that fails."""
+"""Save checkpoints while a run trains, in the background or in the step, and roll back to an earlier one."""
 
 import dataclasses
 import logging
@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import distributed
@@ -40,29 +39,29 @@ from trireme.errors import ConfigError
 
 
 class HostCopy:
-    """Copies fragments into memory that one save after the other uses again; pinned where they come from a GPU."""
+    """Copy fragments into host memory that all saves share; it is pinned if they come from a GPU."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.float32)
 
     @property
     def num_bytes(self) -> int:
-        """Host memory that is held."""
+        """Size of the host memory."""
         return self._memory.numel() * self._memory.element_size()
 
     @torch.no_grad()
     def take(self, fragments: Iterable[OptimizerFragment]) -> list[OptimizerFragment]:
-        """Copy what this rank writes; what an earlier call returned is overwritten.
+        """Copy what this rank writes; this overwrites what an earlier call returned.
 
         Returns:
-            The same fragments over host memory, without those that other ranks write.
+            The same fragments in host memory, without those that other ranks write.
         """
         written = [fragment for fragment in fragments if is_written_here(fragment)]
         sources = [values for fragment in written for values in fragment.states.values()]
         num_elements = sum(values.numel() for values in sources)
         is_on_device = any(values.is_cuda for values in sources)
         if self._memory.numel() < num_elements:
-            self._memory = torch.empty(0, dtype=torch.float32)  # the old memory goes before the new one comes
+            self._memory = torch.empty(0, dtype=torch.float32)  # frees the old memory before the new is allocated
             self._memory = torch.empty(num_elements, dtype=torch.float32, pin_memory=is_on_device)
         copies = self._memory[:num_elements].split([values.numel() for values in sources])
         for copy, values in zip(copies, sources, strict=True):
@@ -78,38 +77,30 @@ class HostCopy:
 
 _LOGGER = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 5.0
-"""How long a broken connection is kept quiet: the death of another process says more, and ends this one sooner."""
-
-
-class RecordEvent(Protocol):
-    """Takes one event of a run, as `EventLog.record` does; any thread may call it."""
-
-    def __call__(self, kind: str, *, step: int, **fields: Any) -> None:
-        """Take it."""
-        ...
+"""How long a broken connection is not reported: the exit of another process explains more, and ends this one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeSource:
-    """Where a run's state comes from."""
+    """Hold the checkpoint that a run's state comes from."""
 
     checkpoint: Path | None = None
-    """What was loaded at the start; None for a run that started anew."""
+    """Loaded at the start; None for a new run."""
     forked_from: tuple[ForkedFrom, ...] = ()
     """See `TrainerState.forked_from`."""
     is_rollback: bool = False
-    """Whether `resume` has named this checkpoint, one of the run's own, for the first time."""
+    """Whether `resume` names this checkpoint, one of the run's own, for the first time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Snapshot:
-    """What this rank saves, or why it cannot."""
+    """Hold what this rank saves; `fragments` raises if it could not be copied."""
 
     fragments: Callable[[], list[OptimizerFragment]]
     random_states: Mapping[str, torch.Tensor] | None
 
     def each_fragment(self) -> Iterator[OptimizerFragment]:
-        """Raise only where all ranks hear of it."""
+        """Yield the fragments; an error is raised only here, where all ranks learn of it."""
         yield from self.fragments()
 
 
@@ -117,14 +108,14 @@ class _Snapshot:
 class _Pending:
     step: int
     failure: "Future[str | None]"
-    """Why it failed; None where it did not."""
+    """The reason for a failure; None for a success."""
 
 
 class CheckpointManager:
-    """Saves a run in the background or in the step itself; a save that fails is told, and training goes on.
+    """Save a run in the background or in the step itself; a failed save is logged, and training continues.
 
-    All ranks call every method alike. At most one save is in progress. Ranks agree through a gloo group of its own,
-    which no other thread uses, so that nothing here gets between the collectives of training.
+    All ranks call every method. At most one save is in progress. Ranks agree through a separate gloo group that no
+    other thread uses, so that nothing here gets between the collectives of training.
     """
 
     def __init__(
@@ -137,20 +128,20 @@ class CheckpointManager:
         layout: Layout,
         origin: ResumeSource,
         progress: TrainProgress,
-        record: RecordEvent,
+        record: Callable[..., None],
         tokenizer: TokenizerCopy | None = None,
     ) -> None:
-        """Form the group.
+        """Create the process group.
 
         Args:
-            origin: its checkpoint counts as the newest one.
-            progress: where the run stands.
-            record: takes what happened.
-            tokenizer: that each checkpoint gets a copy of.
+            origin: its checkpoint is the latest one until the first save.
+            progress: of the run at its start.
+            record: `EventLog.record`; called from any thread.
+            tokenizer: copied into each checkpoint.
         """
         self._config, self._derived = config, derived
         self._engine, self._loader, self._layout = engine, loader, layout
-        self._origin, self._record = origin, record
+        self._origin, self._record_event = origin, record
         self._tokenizer = tokenizer
         self._further_files: dict[str, str | bytes] = {CONFIG_NAME: dump_config(config)}
         self._further_files |= tokenizer.files if tokenizer is not None else {}
@@ -158,17 +149,17 @@ class CheckpointManager:
         self._group = distributed.new_group(backend="gloo", timeout=timeout)
         self._ranks = Ranks(self._group)
         self._host_copy = HostCopy()
-        self._newest = origin.checkpoint
+        self._latest = origin.checkpoint
         self._saved_step: int | None = progress.step or None
         self._pending: _Pending | None = None
         self._validated: TrainProgress | None = None
-        """Of a step that is still being saved."""
+        """The progress with the validation loss of a step that is still being saved."""
         self._failure: str | None = None
 
     def save(self, progress: TrainProgress) -> None:
-        """Save where the run stands, unless that is saved; first waits for the save before."""
+        """Save the current step, unless it is saved already; wait for the previous save first."""
         if self._pending is not None and self.is_saving:
-            _LOGGER.info("waiting for the checkpoint of step %d, which is still being written", self._pending.step)
+            _LOGGER.info("Waiting for the checkpoint of step %d, which is still being written.", self._pending.step)
         self.finish()
         if progress.step == self._saved_step:
             return
@@ -187,16 +178,16 @@ class CheckpointManager:
             name=f"checkpoint of step {state.step}",
             args=(self._pending.failure,),
             kwargs={"state": state, "snapshot": snapshot, "start": start, "stall_seconds": stall_seconds},
-            daemon=True,  # a process that must leave at once does not wait for it
+            daemon=True,  # a process that has to exit immediately does not wait for it
         ).start()
 
     @property
     def is_saving(self) -> bool:
-        """Whether a save is being written on this rank."""
+        """Whether this rank is writing a checkpoint."""
         return self._pending is not None and not self._pending.failure.done()
 
     def finish(self) -> bool:
-        """Wait for the save in progress; False when the newest save failed."""
+        """Wait for the save in progress; return False if the latest save failed."""
         if self._pending is not None:
             self._failure = self._pending.failure.result()
             if self._failure is None:
@@ -208,7 +199,7 @@ class CheckpointManager:
         return self._failure is None
 
     def note_validation(self, progress: TrainProgress) -> None:
-        """Have the checkpoint of this step, if there is one, know the loss of its weights; retention keeps the best."""
+        """Store the validation loss in the checkpoint of this step, if there is one; retention keeps the best."""
         if self._pending is not None and self._pending.step == progress.step:
             self._validated = replace(progress)
             if not self.is_saving:
@@ -217,15 +208,15 @@ class CheckpointManager:
             self._note_loss(progress)
 
     def _note_loss(self, progress: TrainProgress) -> None:
-        checkpoint, path = self._config.checkpoint, self._newest
+        checkpoint, path = self._config.checkpoint, self._latest
         if not self._ranks.is_coordinator or path is None or progress.validation_loss is None:
             return
         if path.parent != checkpoints_directory(self._derived.run_directory):
-            return  # of another run, which this one started from
+            return  # the checkpoint of another run, which this one was forked from
         try:
             note_validation_loss(path, progress.validation_loss)
         except (OSError, ConfigError) as error:
-            _LOGGER.warning("could not write the validation loss of step %d to %s: %s", progress.step, path, error)
+            _LOGGER.warning("Failed to write the validation loss of step %d to %s: %s", progress.step, path, error)
             return
         retain(
             self._derived.run_directory,
@@ -235,27 +226,27 @@ class CheckpointManager:
         )
 
     def save_last(self, progress: TrainProgress) -> bool:
-        """Save where the run ends, once more if that failed before; False when it cannot be saved."""
+        """Save the last step, again if an earlier save of it failed; return False if it cannot be saved."""
         self.save(progress)
         if self.finish():
             return True
         _LOGGER.error(
-            "the run ends at step %d without having saved it (%s); %s",
+            "The run stops at step %d, which could not be saved: %s. %s",
             progress.step,
             self._failure,
-            f"resume=auto goes on from {self._newest}" if self._newest else "there is no checkpoint to go on from",
+            f"resume=auto resumes from {self._latest}." if self._latest else "There is no checkpoint to resume from.",
         )
         return False
 
-    def go_back(self, *, at_or_before_step: int) -> TrainerState | None:
-        """Load the last good checkpoint that is not after a step into the running engine; the caller moves the data.
+    def roll_back(self, *, at_or_before_step: int) -> TrainerState | None:
+        """Load the latest valid checkpoint at or before a step into the running engine; the caller moves the data.
 
-        Checkpoints saved later are set aside, so that no start chooses one whose past this run no longer has.
+        Checkpoints saved later are set aside, so that no start loads one of a course that the run has left.
 
         Returns:
-            Where the run stands now; None, with nothing changed, when there is no such checkpoint.
+            The state that was loaded; None, with nothing changed, if there is no such checkpoint.
         Raises:
-            ConfigError: on every rank, when there are some, and all are damaged.
+            ConfigError: on every rank, if such checkpoints exist and all are damaged.
         """
         self.finish()
         path = self._find(at_or_before_step)
@@ -267,14 +258,14 @@ class CheckpointManager:
         self._engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
         run_directory = self._derived.run_directory
         doing = f"setting aside what was saved after {path}"
-        abandoned = self._ranks.on_coordinator(lambda: abandon_later(run_directory, than=path), doing=doing)
+        abandoned = self._ranks.run_on_rank0(lambda: abandon_later(run_directory, than=path), doing=doing)
         for old in abandoned if self._ranks.is_coordinator else []:
-            _LOGGER.warning("%s is set aside: the run goes on from step %d", old, state.step)
-        self._newest, self._saved_step, self._failure = path, state.step, None
+            _LOGGER.warning("Renamed a later checkpoint to %s: the run continues from step %d.", old, state.step)
+        self._latest, self._saved_step, self._failure = path, state.step, None
         return state
 
     def _find(self, at_or_before_step: int) -> Path | None:
-        """Look among the run's own, then at what it started from."""
+        """Look among the run's own checkpoints, then at the one that it was started from."""
 
         def choose(resume: str, run_directory: Path) -> Path | None:
             return choose_checkpoint(
@@ -286,17 +277,17 @@ class CheckpointManager:
             )
 
         found, origin = choose("auto", self._derived.run_directory), self._origin.checkpoint
-        if found is None and origin is not None and self._is_there(origin):
+        if found is None and origin is not None and self._exists(origin):
             found = choose(str(origin), origin.parent.parent)
         return found
 
-    def _is_there(self, origin: Path) -> bool:
-        """Whether what the run started from has not been deleted since."""
+    def _exists(self, origin: Path) -> bool:
+        """Return whether the checkpoint that the run was started from still exists."""
         doing = f"looking for {origin}"
-        is_there = self._ranks.on_coordinator(lambda: (origin / MANIFEST_NAME).is_file(), doing=doing)
-        if not is_there and self._ranks.is_coordinator:
-            _LOGGER.warning("%s, which the run started from, has been deleted", origin)
-        return is_there
+        exists = self._ranks.run_on_rank0(lambda: (origin / MANIFEST_NAME).is_file(), doing=doing)
+        if not exists and self._ranks.is_coordinator:
+            _LOGGER.warning("%s, the checkpoint that the run was started from, has been deleted.", origin)
+        return exists
 
     def _describe(self, progress: TrainProgress) -> TrainerState:
         return build_state(
@@ -310,12 +301,12 @@ class CheckpointManager:
             mixture=self._loader.mixture.to_record(),
             loss_scale=self._engine.loss_scale,
             forked_from=self._origin.forked_from,
-            left_out_samples=self._loader.left_out.to_record(),
+            left_out_samples=self._loader.skipped_samples.to_record(),
             tokenizer=self._tokenizer.record if self._tokenizer is not None else None,
         )
 
     def _copy(self) -> _Snapshot:
-        """Copy this rank's part; a rank that cannot still takes part, so that all hear of it."""
+        """Copy this rank's part; a rank that fails still takes part, so that all ranks learn of it."""
         try:
             copies = self._host_copy.take(self._engine.optimizer_fragments())
             return _Snapshot(fragments=lambda: copies, random_states=collect_random_states())
@@ -336,10 +327,10 @@ class CheckpointManager:
         start: float,
         stall_seconds: float | None,
     ) -> None:
-        """Write and commit; runs in a thread of its own when `stall_seconds`, the time of copying, is given."""
+        """Write and commit; runs in its own thread if `stall_seconds`, the time of the copy, is given."""
         checkpoint = self._config.checkpoint
         try:
-            self._newest = save_checkpoint(
+            self._latest = save_checkpoint(
                 self._derived.run_directory,
                 fragments=snapshot.each_fragment(),
                 state=state,
@@ -351,33 +342,33 @@ class CheckpointManager:
                 process_group=self._group,
             )
         except (CheckpointError, ConfigError) as error:
-            failure.set_result(self._tell_failure(str(error), step=state.step))
+            failure.set_result(self._report_failure(str(error), step=state.step))
         except Exception as error:
             if stall_seconds is None:
                 raise
             time.sleep(_PATIENCE_SECONDS)
-            failure.set_result(self._tell_failure(f"{type(error).__name__}: {error}", step=state.step))
+            failure.set_result(self._report_failure(f"{type(error).__name__}: {error}", step=state.step))
         else:
             seconds = time.monotonic() - start
             if self._ranks.is_coordinator:
-                self._record(
+                self._record_event(
                     "checkpoint_saved",
                     step=state.step,
-                    path=str(self._newest),
+                    path=str(self._latest),
                     total_seconds=round(seconds, 3),
                     stall_seconds=round(seconds if stall_seconds is None else stall_seconds, 3),
                 )
             failure.set_result(None)
 
-    def _tell_failure(self, reason: str, *, step: int) -> str:
+    def _report_failure(self, reason: str, *, step: int) -> str:
         if self._ranks.is_coordinator:
             place = checkpoints_directory(self._derived.run_directory)
             _LOGGER.error(
-                "THE CHECKPOINT OF STEP %d IS NOT SAVED in %s: %s. Training goes on, and the next save tries again; %s",
+                "Failed to save checkpoint at step %d to %s: %s. Training continues; will retry at the next save. %s",
                 step,
                 place,
                 reason,
-                f"the newest checkpoint is {self._newest}" if self._newest else "there is no checkpoint yet",
+                f"Latest checkpoint: {self._latest}" if self._latest else "There is no checkpoint yet.",
             )
-            self._record("checkpoint_failed", step=step, directory=str(place), reason=reason)
+            self._record_event("checkpoint_failed", step=step, directory=str(place), reason=reason)
         return reason

@@ -1,4 +1,4 @@
-"""The list of a checkpoint's files with their sha256: what makes a directory a checkpoint, and damage visible."""
+"""Write, read and check a checkpoint's manifest: its files with their sha256; it marks the checkpoint as complete."""
 
 import hashlib
 import json
@@ -12,17 +12,18 @@ from typing import Any
 from trireme.cores import count_cores
 from trireme.errors import ConfigError, Violation
 from trireme.files import write_whole
+from trireme.progress import format_number
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _READ_BYTES = 4 << 20
 _MAX_HASHING_THREADS = 8
-_FIX = "use another checkpoint, or restore this one from a copy"
+_FIX = "Use another checkpoint, or restore this one from a copy."
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """What a file must be."""
+    """Hold the size and hash that a file must have."""
 
     num_bytes: int
     sha256: str
@@ -30,22 +31,22 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One checkpoint's files, and its place among the run's checkpoints."""
+    """Hold a checkpoint's files and its place among the run's checkpoints."""
 
     step: int
     serial: int
-    """Counts the saves of a run directory. After a rollback the newest checkpoint need not have the highest step."""
+    """Number of the save in the run directory; after a rollback, the latest checkpoint may not have the highest step."""
     files: Mapping[str, FileRecord]
     validation_loss: float | None = None
-    """Of the last validation at or before the step, by which retention keeps the best; None where there was none.
+    """Of the last validation at or before the step; retention keeps the best. None if there was none.
 
-    A step is saved before it is validated: then this is None at first, and `note_validation_loss` adds it.
+    A step is saved before it is validated: this is None at first, and `note_validation_loss` adds it.
     """
     format_version: int = FORMAT_VERSION
 
 
 def write_durably(path: Path, content: str | bytes) -> FileRecord:
-    """Write a small file, text as UTF-8, and have the disk confirm it."""
+    """Write a small file, text as UTF-8, and flush it to the disk."""
     data = content.encode() if isinstance(content, str) else content
     with path.open("wb") as file:
         file.write(data)
@@ -55,16 +56,16 @@ def write_durably(path: Path, content: str | bytes) -> FileRecord:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest, the last file of a checkpoint; it carries its own checksum."""
+    """Write the manifest, the last file of a checkpoint, with a checksum of itself."""
     write_durably(directory / MANIFEST_NAME, _render(manifest))
 
 
 def note_validation_loss(directory: Path, loss: float) -> None:
-    """Have a checkpoint that is complete know the loss of its weights, which were saved before they were validated.
+    """Add the validation loss to a complete checkpoint, which was saved before its weights were validated.
 
     Raises:
         ConfigError: its manifest is missing or damaged.
-        OSError: nothing can be written there; the checkpoint stays as it was.
+        OSError: it cannot be written; the checkpoint stays as it was.
     """
     write_whole(directory / MANIFEST_NAME, _render(replace(read_manifest(directory), validation_loss=loss)))
 
@@ -84,18 +85,18 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(content):
-            raise ValueError("its content does not have the checksum that it states")
+            raise ValueError("its content does not match its checksum")
         version = content.get("format_version")
         if version != FORMAT_VERSION:
             raise ConfigError([_newer_format(path, version)])
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         return Manifest(**content, files=files)
     except FileNotFoundError:
-        rule = "is missing, so the directory is not a complete checkpoint"
-        raise ConfigError([Violation(path=str(path), value="missing", message=rule, fix=_FIX)]) from None
+        message = "is missing, so the directory is not a complete checkpoint"
+        raise ConfigError([Violation(path=str(path), value="", message=message, fix=_FIX)]) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        rule = f"cannot be read: {error}"
-        raise ConfigError([Violation(path=str(path), value="damaged", message=rule, fix=_FIX)]) from error
+        message = f"is damaged: {error}"
+        raise ConfigError([Violation(path=str(path), value="", message=message, fix=_FIX)]) from error
 
 
 def check_files(
@@ -105,8 +106,8 @@ def check_files(
 
     Args:
         directory: of the checkpoint.
-        manifest: what must be there.
-        names: files to look at; None looks at all of them.
+        manifest: the expected files.
+        names: files to check; None checks all of them.
         verify_hashes: read every byte, several files at a time; otherwise only sizes are compared.
     """
     chosen = sorted(manifest.files if names is None else names)
@@ -121,12 +122,12 @@ def _check_size(path: Path, record: FileRecord) -> Violation | None:
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
-        return Violation(path=str(path), value="missing", message=f"cannot be read: {error.strerror}", fix=_FIX)
+        return Violation(path=str(path), value="", message=f"cannot be read: {error.strerror}", fix=_FIX)
     if num_bytes == record.num_bytes:
         return None
     state = "truncated" if num_bytes < record.num_bytes else "too long"
-    rule = f"is {state}: {num_bytes} bytes instead of {record.num_bytes}"
-    return Violation(path=str(path), value="damaged", message=rule, fix=_FIX)
+    message = f"is {state}: the manifest records {record.num_bytes} bytes"
+    return Violation(path=str(path), value=format_number(num_bytes, "byte"), message=message, fix=_FIX)
 
 
 def _check_content(path: Path, record: FileRecord) -> Violation | None:
@@ -138,11 +139,11 @@ def _check_content(path: Path, record: FileRecord) -> Violation | None:
             while block := file.read(_READ_BYTES):
                 digest.update(block)
     except OSError as error:
-        return Violation(path=str(path), value="unreadable", message=f"cannot be read: {error.strerror}", fix=_FIX)
+        return Violation(path=str(path), value="", message=f"cannot be read: {error.strerror}", fix=_FIX)
     if digest.hexdigest() == record.sha256:
         return None
-    rule = f"has changed since it was written: sha256 {digest.hexdigest()[:12]}... instead of {record.sha256[:12]}..."
-    return Violation(path=str(path), value="damaged", message=rule, fix=_FIX)
+    message = f"is damaged: the manifest records sha256 {record.sha256[:12]}..."
+    return Violation(path=str(path), value=f"{digest.hexdigest()[:12]}...", message=message, fix=_FIX)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -150,5 +151,6 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _newer_format(path: Path, version: Any) -> Violation:
-    rule = f"is a checkpoint format that this version cannot read (it reads {FORMAT_VERSION})"
-    return Violation(path=str(path), value=f"format {version}", message=rule, fix="use the version that wrote it")
+    message = f"has a format that this version cannot read; it reads format {FORMAT_VERSION}"
+    fix = "Use the version of Trireme that wrote it."
+    return Violation(path=str(path), value=f"format {version}", message=message, fix=fix)

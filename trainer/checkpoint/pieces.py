@@ -1,7 +1,7 @@
-"""Cut flat optimizer fragments into rectangles of the global tensors that a checkpoint holds.
+"""Split flat optimizer fragments into chunks of the global tensors that a checkpoint holds.
 
-A fragment is a flat range of a local parameter; torch.distributed.checkpoint stores rectangles. A flat range of a
-row-major block of n axes is at most 2n - 1 rectangles, each of them a view: nothing is gathered and nothing copied.
+A fragment is a flat range of a local parameter; torch.distributed.checkpoint stores rectangular chunks. A flat range of
+a row-major block of n axes is at most 2n - 1 chunks, each of them a view: nothing is gathered and nothing copied.
 """
 
 import math
@@ -18,42 +18,42 @@ from trainer.model.sharding import ShardedParameter
 
 WEIGHTS_PREFIX = "model."
 STATE_PREFIXES = {"param": WEIGHTS_PREFIX, "exp_avg": "optimizer.exp_avg.", "exp_avg_sq": "optimizer.exp_avg_sq."}
-"""What stands before a parameter's key, by the name of its state in a fragment."""
+"""Prefix of a parameter's key, by the name of its state in a fragment."""
 MAX_SAVED_ELEMENTS = 2**24
-"""Longest piece written, 64 MiB of fp32. A reader loads whole pieces, so this bounds what a rank that needs a little
-of a large one holds besides its own memory."""
+"""Largest chunk written, 64 MiB of fp32. A reader loads whole chunks, so this bounds the extra memory of a rank that
+needs a small part of a large one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A part of a row-major block that is consecutive in memory."""
+    """Hold a rectangular part of a row-major block that is contiguous in memory."""
 
     offset: tuple[int, ...]
     """Where it starts in the block."""
     shape: tuple[int, ...]
-    """As many axes as the block has."""
+    """With as many axes as the block."""
     flat_start: int
     """Its first element in the flattened block."""
 
     @property
     def num_elements(self) -> int:
-        """Elements in it."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def cut_flat_range(start: int, end: int, *, shape: Sequence[int], max_elements: int | None = None) -> Iterator[Chunk]:
-    """Tile elements [start, end) of a flattened row-major block, in order.
+    """Split elements [start, end) of a flattened row-major block into chunks, in order.
 
     Args:
         start: first element.
         end: one past the last element.
         shape: of the block.
-        max_elements: no rectangle is larger; None sets no limit.
+        max_elements: size limit of a chunk; None sets no limit.
     """
     if max_elements is None:
         yield from _cut(start, end, tuple(shape), 0)
         return
-    # Cut at multiples of whole rows where a row fits, so that the limit adds no thin rectangles.
+    # Split at multiples of whole rows if a row fits, so that the limit adds no thin chunks.
     row = next(size for axis in range(len(shape) + 1) if (size := math.prod(shape[axis:])) <= max_elements)
     stride = max_elements // row * row
     for bound in range(start // stride * stride, end, stride):
@@ -61,7 +61,7 @@ def cut_flat_range(start: int, end: int, *, shape: Sequence[int], max_elements: 
 
 
 def _cut(start: int, end: int, shape: tuple[int, ...], base: int) -> Iterator[Chunk]:
-    """Tile [start, end) of a block of `shape` whose first element is number `base` of the outermost block."""
+    """Split [start, end) of a block of `shape` whose first element is number `base` of the outermost block."""
     if start >= end:
         return
     if len(shape) <= 1:
@@ -92,9 +92,9 @@ def _within_row(index: int, start: int, end: int, shape: tuple[int, ...], base: 
 
 
 class ShardedTensorView:
-    """This rank's part of one global tensor: rectangles that are views of local memory.
+    """Hold this rank's part of one global tensor: chunks that are views of local memory.
 
-    Speaks torch.distributed.checkpoint's protocol for what is no plain tensor (DTensor speaks it too).
+    Implements torch.distributed.checkpoint's protocol for sharded tensors, as DTensor does.
     """
 
     def __init__(self, global_shape: Sequence[int], *, dtype: torch.dtype) -> None:
@@ -105,14 +105,14 @@ class ShardedTensorView:
         self._position: dict[torch.Size, int] = {}
 
     def add(self, offset: Sequence[int], view: torch.Tensor) -> None:
-        """Add the rectangle at `offset` of the global tensor; `view` has as many axes as that tensor."""
+        """Add the chunk at `offset` of the global tensor; `view` has as many axes as that tensor."""
         self._position[torch.Size(offset)] = len(self.views)
         self._offsets.append(torch.Size(offset))
         self.views.append(view)
 
     @property
     def num_elements(self) -> int:
-        """Elements in all rectangles."""
+        """Number of elements in all chunks."""
         return sum(view.numel() for view in self.views)
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
@@ -135,7 +135,7 @@ class ShardedTensorView:
     def __get_tensor_shard__(self, index: MetadataIndex) -> torch.Tensor:
         hint, offset = index.index, index.offset
         assert offset is not None, f"{index.fqn} was asked for without an offset"
-        # A reader's hint counts our own rectangles and tells two copies of one apart (tied weights in one process);
+        # A reader's hint counts this rank's chunks and distinguishes two copies of one (tied weights in one process);
         # a writer's counts those of all ranks.
         if hint is not None and hint < len(self._offsets) and self._offsets[hint] == offset:
             return self.views[hint]
@@ -143,7 +143,7 @@ class ShardedTensorView:
 
 
 def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedTensorView]:
-    """Everything that this rank writes of its engine's state; what another rank holds too is written by one of them."""
+    """Return what this rank writes of its engine's state; of several copies, one rank writes one."""
     pieces: dict[str, ShardedTensorView] = {}
     for fragment in fragments:
         if is_written_here(fragment):
@@ -152,12 +152,12 @@ def pieces_to_save(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedT
 
 
 def is_written_here(fragment: OptimizerFragment) -> bool:
-    """Whether this rank is the one, of those that hold the fragment, that saves it."""
+    """Return whether this rank saves the fragment, of which other ranks may hold copies."""
     return fragment.is_owner and fragment.sharded.is_main_replica
 
 
 def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedTensorView]:
-    """Everything that this rank reads into its engine's state."""
+    """Return what this rank reads into its engine's state."""
     pieces: dict[str, ShardedTensorView] = {}
     for fragment in fragments:
         _add_fragment(pieces, fragment, max_elements=None)
@@ -165,7 +165,7 @@ def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedT
 
 
 def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, ShardedTensorView]:
-    """The model's parameters themselves, whatever their number format: a reader casts."""
+    """Return the model's parameters, of any data type: the reader casts."""
     pieces: dict[str, ShardedTensorView] = {}
     for sharded in parameters:
         values = sharded.parameter.data.view(-1)
@@ -199,7 +199,7 @@ def _add_range(
     flat_start: int,
     max_elements: int | None,
 ) -> None:
-    """Add `values`, elements flat_start and following of the flattened local parameter."""
+    """Add `values`, the elements of the flattened local parameter from flat_start on."""
     flat_end = flat_start + values.numel()
     for block in sharded.blocks:
         block_end = block.flat_start + math.prod(block.local_shape)

@@ -1,4 +1,4 @@
-"""A run that goes back to one of its own checkpoints because `resume` names it: once, however often it is started."""
+"""Roll a run back to the own checkpoint that `resume` names: once, however often the same command is started."""
 
 import hashlib
 import json
@@ -12,35 +12,35 @@ from trireme.errors import ConfigError
 from trireme.files import write_whole
 
 RECORD_NAME = "rollback.json"
-"""In the run directory: the rollback that was carried out last."""
+"""In the run directory: the latest rollback."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """What was done."""
+    """Hold the record of a rollback."""
 
     checkpoint: str
-    """Name of the directory that the run went back to."""
+    """Directory name of the checkpoint that the run rolled back to."""
     files_sha256: str
-    """Digest of its files' sha256: a later checkpoint of the same step is another one."""
+    """Digest of its files' sha256, to detect a later checkpoint of the same step."""
     step: int
     from_step: int | None
-    """Of the checkpoint that was the newest before."""
+    """Of the checkpoint that was the latest before."""
     set_aside: tuple[str, ...]
-    """Names that checkpoints saved later have now."""
+    """New names of the checkpoints that were saved later."""
 
 
 def names_own_checkpoint(resume: str, run_directory: Path) -> bool:
-    """Whether `resume` is the path of a single checkpoint of the run that is starting, there or deleted since."""
+    """Return whether `resume` is the path of a single checkpoint of the run that is starting, existing or deleted."""
     path = Path(resume).expanduser()
     directory = run_directory.resolve()
     return is_inside(path, directory) and path.resolve() not in (directory, checkpoints_directory(directory))
 
 
 def resume_of_start(resume: str, run_directory: Path) -> str:
-    """What `resume` asks of a start: auto where it names a rollback that an earlier start has carried out.
+    """Return the `resume` of this start: auto if the configured one names a rollback that an earlier start has done.
 
-    Otherwise a command that is started again, by a person or a scheduler, would throw away what the run has done since.
+    Otherwise a command that is run again, by a person or a scheduler, would discard all progress since the rollback.
     """
     if not names_own_checkpoint(resume, run_directory) or not list_checkpoints(run_directory):
         return resume
@@ -53,12 +53,12 @@ def resume_of_start(resume: str, run_directory: Path) -> str:
 
 
 def roll_back(run_directory: Path, *, to: Path) -> Rollback:
-    """Set aside what was saved after one of a run's own checkpoints, and record that; rank 0 calls this.
+    """Rename the checkpoints saved after one of a run's own checkpoints, and record that; rank 0 calls this.
 
     Args:
-        to: what has been loaded.
+        to: the checkpoint that has been loaded.
     Raises:
-        OSError: something cannot be renamed or written.
+        OSError: a checkpoint cannot be renamed, or the record cannot be written.
         ConfigError: the manifest of `to` cannot be read.
     """
     own = list_checkpoints(run_directory)
@@ -74,7 +74,7 @@ def roll_back(run_directory: Path, *, to: Path) -> Rollback:
 
 
 def read_rollback(run_directory: Path) -> Rollback | None:
-    """Read the rollback that a run has carried out last; None where there was none, or its record is damaged."""
+    """Read the latest rollback of a run; None if there was none, or its record is damaged."""
     try:
         record = json.loads((run_directory / RECORD_NAME).read_bytes())
         return Rollback(**{**record, "set_aside": tuple(record["set_aside"])})
@@ -83,10 +83,10 @@ def read_rollback(run_directory: Path) -> Rollback | None:
 
 
 def _digest(checkpoint: Path) -> str:
-    """Digest of what a checkpoint is by its manifest; empty where that cannot be read."""
+    """Return a digest of a checkpoint's files from its manifest; empty if that cannot be read."""
     try:
         files = read_manifest(checkpoint).files
-    except ConfigError:  # named by whoever loads it
+    except ConfigError:  # reported when it is loaded
         return ""
     lines = [f"{name} {files[name].sha256}" for name in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Write a checkpoint straight from the engine's fragments, each rank its own file, and commit it as a whole."""
+"""Write a checkpoint directly from the engine's fragments, one file per rank, and commit it atomically."""
 
 import logging
 import shutil
@@ -34,35 +34,35 @@ def save_checkpoint(
     further_files: Mapping[str, str | bytes] | None = None,
     process_group: distributed.ProcessGroup | None = None,
 ) -> Path:
-    """Save the engine's state and this rank's random states; all ranks call this, and it returns when all is committed.
+    """Save the engine's state and this rank's random states; all ranks call this; it returns after the commit.
 
     Args:
         run_directory: the checkpoint becomes `run_directory/checkpoints/step_NNNNNNNN`.
         fragments: `Engine.optimizer_fragments()`.
-        state: where the run stands.
-        keep_last, keep_interval, keep_best: which checkpoints are left afterwards, see `retain`.
-        random_states: of this rank, from `collect_random_states`; None takes those of this moment.
-        further_files: small files by name that the checkpoint holds besides; those of rank 0 are taken.
-        process_group: of all ranks; None takes the default one. Only small objects travel through it.
+        state: of the run.
+        keep_last, keep_interval, keep_best: which checkpoints remain afterwards, see `retain`.
+        random_states: of this rank, from `collect_random_states`; None takes the current ones.
+        further_files: additional small files by name; those of rank 0 are written.
+        process_group: of all ranks; None takes the default one. It transfers small objects only.
     Returns:
         The new checkpoint.
     Raises:
-        CheckpointError: on every rank, when a rank failed; what was written is removed and older checkpoints stand.
+        CheckpointError: on every rank, if a rank failed; what was written is removed, and older checkpoints stay valid.
     """
     start = time.monotonic()
     ranks = Ranks(process_group)
     doing = f"saving the checkpoint of step {state.step}"
-    temporary = ranks.on_coordinator(lambda: begin(run_directory, step=state.step), doing=doing)
+    temporary = ranks.run_on_rank0(lambda: begin(run_directory, step=state.step), doing=doing)
     try:
-        # Prepared before torch's first collective: a rank that failed inside it would leave the others waiting.
+        # Prepared before torch's first collective: a rank that failed inside it would block the others.
         pieces: dict[str, ShardedTensorView] = {}
-        ranks.everywhere(
+        ranks.run_on_all_ranks(
             lambda: pieces.update(pieces_to_save(fragments) | random_state_pieces(random_states, rank=ranks.rank)),
             doing=doing,
         )
-        written = ranks.everywhere(lambda: write_pieces(temporary, pieces, ranks=ranks), doing=doing)
+        written = ranks.run_on_all_ranks(lambda: write_pieces(temporary, pieces, ranks=ranks), doing=doing)
         files = {name: record for records in written for name, record in records.items()}
-        path = ranks.on_coordinator(
+        path = ranks.run_on_rank0(
             lambda: _finish(temporary, state=state, files=files, further_files=further_files or {}), doing=doing
         )
     except BaseException:
@@ -72,17 +72,17 @@ def save_checkpoint(
     if ranks.is_coordinator:
         retain(run_directory, keep_last=keep_last, keep_interval=keep_interval, keep_best=keep_best)
         megabytes = sum(record.num_bytes for record in files.values()) / 1e6
-        _LOGGER.info("saved %s: %.1f MB in %.2f s", path, megabytes, time.monotonic() - start)
+        _LOGGER.info("Saved %s: %.1f MB in %.2f s.", path, megabytes, time.monotonic() - start)
     return path
 
 
 def random_state_prefix(rank: int) -> str:
-    """What stands before the names of a rank's random states."""
+    """Return the prefix of the names of a rank's random states."""
     return f"random_state.{rank:05d}."
 
 
 def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int) -> dict[str, ShardedTensorView]:
-    """A rank's random states as tensors of a checkpoint; None takes those of this moment."""
+    """Return a rank's random states as tensors of a checkpoint; None takes the current ones."""
     pieces = {}
     for name, value in (collect_random_states() if states is None else states).items():
         whole = ShardedTensorView(value.shape, dtype=torch.uint8)
@@ -92,7 +92,7 @@ def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int)
 
 
 def write_pieces(directory: Path, pieces: Mapping[str, ShardedTensorView], *, ranks: Ranks) -> dict[str, FileRecord]:
-    """Plan together, then write this rank's file; rank 0 writes the table of contents too."""
+    """Plan on all ranks, then write this rank's file; rank 0 also writes the table of contents."""
     writer = HashingWriter(directory)
     try:
         save(

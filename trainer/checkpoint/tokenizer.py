@@ -1,7 +1,7 @@
-"""The tokenizer of a checkpoint: its identity, its copy, and whether another one may take its place.
+"""Copy the tokenizer into checkpoints, find it there, and check that another one may replace it.
 
-Token ids mean what the tokenizer says. One of the same padded size fits every tensor and turns the model into nonsense,
-so whoever loads a checkpoint compares.
+The tokenizer defines what token ids mean. Another one of the same padded size fits every tensor, but makes the model's
+output meaningless, so every command that loads a checkpoint compares tokenizers.
 """
 
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ SENTENCEPIECE_NAME = "tokenizer.model"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerCopy:
-    """What each checkpoint of a run holds of its tokenizer, read once: the file may change or vanish later."""
+    """Hold the tokenizer files for a run's checkpoints, read once: the original may change or be deleted later."""
 
     record: TokenizerRecord
     files: Mapping[str, bytes]
-    """By name: the tokenizer, and of a tokenizer.json what says beside it which tokens end and begin a document."""
+    """By name: the tokenizer, and for a tokenizer.json the files that name its special tokens."""
 
 
 def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
     """Read a tokenizer's files for the checkpoints of a run.
 
     Raises:
-        ConfigError: they cannot be read any more.
+        ConfigError: they can no longer be read.
     """
     name = HUGGINGFACE_NAME if tokenizer.is_huggingface else SENTENCEPIECE_NAME
     directory = tokenizer.path.parent
@@ -41,19 +41,19 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
         files = {name: tokenizer.path.read_bytes()}
         files |= {path.name: path.read_bytes() for path in beside if path.is_file()}
     except OSError as error:
-        rule = f"cannot be read: {error.strerror}"
-        fix = "put the tokenizer's file back"
-        raise ConfigError([Violation(path="tokenizer.path", value=tokenizer.path, message=rule, fix=fix)]) from error
+        message = f"cannot be read: {error.strerror}"
+        fix = "Restore the tokenizer file."
+        raise ConfigError([Violation(path="tokenizer.path", value=tokenizer.path, message=message, fix=fix)]) from error
     record = TokenizerRecord(sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, file=name)
     return TokenizerCopy(record=record, files=files)
 
 
 def find_tokenizer(checkpoint: Path) -> Path | None:
-    """Find the tokenizer that a checkpoint's token ids are of.
+    """Find the tokenizer of a checkpoint.
 
     Returns:
-        The checkpoint's own copy. For one that an older version saved, the file that the config.yaml of its run names,
-        looked for from the working directory and from the run directory. None where there is neither.
+        The checkpoint's own copy. For a checkpoint of an older version, the file that the config.yaml of its run names,
+        relative to the working directory or the run directory. None if there is neither.
     Raises:
         ConfigError: the checkpoint's state cannot be read.
     """
@@ -75,7 +75,7 @@ def find_tokenizer(checkpoint: Path) -> Path | None:
 
 
 def find_config(checkpoint: Path) -> Path | None:
-    """Find the configuration that a checkpoint was saved under: its own, or else the one of its run's newest start."""
+    """Find the configuration that a checkpoint was saved with: its own, or else that of its run's latest start."""
     places = (checkpoint / CONFIG_NAME, _run_directory(checkpoint) / CONFIG_NAME)
     return next((place for place in places if place.is_file()), None)
 
@@ -88,30 +88,30 @@ def check_tokenizer(
     path: str = "tokenizer.path",
     otherwise: str = "",
 ) -> list[Violation]:
-    """Name what makes a tokenizer another one than a checkpoint's.
+    """Report a tokenizer that differs from a checkpoint's.
 
     Args:
-        tokenizer: what the command was given.
+        tokenizer: that the command was given.
         state: of the checkpoint.
-        path: what the user knows the tokenizer by.
-        otherwise: what else can be done, such as `, or ...`.
+        path: the user's path of the tokenizer.
+        otherwise: an alternative fix, such as `, or ...`.
     """
     record, place = state.tokenizer, find_tokenizer(checkpoint)
-    # Of an older checkpoint the file that its run names is as much as is known.
+    # Of an older checkpoint, only the file that its run names is known.
     sha256 = record.sha256 if record is not None else hash_file(place) if place is not None else None
     if sha256 in (None, tokenizer.sha256):
         return []
-    theirs = f"{place} (sha256 {_short(sha256)})" if place is not None else f"the one of sha256 {sha256}"
+    theirs = f"{place} (sha256 {_short(sha256)})" if place is not None else f"the tokenizer with sha256 {sha256}"
     sizes = ""
     if record is not None and record.vocab_size != tokenizer.vocab_size:
-        sizes = f", with {tokenizer.vocab_size} tokens instead of {record.vocab_size}"
+        sizes = f", {tokenizer.vocab_size} tokens instead of {record.vocab_size}"
     return [
         Violation(
             path=path,
             value=str(tokenizer.path),
-            message=f"is another tokenizer than the checkpoint's (sha256 {_short(tokenizer.sha256)}{sizes}): the token ids"
-            f" that the model has learned mean something else in it ({checkpoint})",
-            fix=f"use {theirs}{otherwise}",
+            message=f"differs from the tokenizer of {checkpoint} (sha256 {_short(tokenizer.sha256)}{sizes}): the token"
+            " ids that the model has learned have other meanings in it",
+            fix=f"Use {theirs}{otherwise}.",
         )
     ]
 
@@ -119,13 +119,13 @@ def check_tokenizer(
 def check_vocab_size(
     vocab_size: int, *, state: TrainerState, checkpoint: Path, path: str = "model.vocab_size", otherwise: str = ""
 ) -> list[Violation]:
-    """Name a vocabulary of another size than a checkpoint's, also where both are padded to the same number of rows.
+    """Report a vocabulary whose size differs from a checkpoint's, even if both are padded to the same number of rows.
 
     Args:
         vocab_size: tokens, without padding.
         state: of the checkpoint.
-        path: what the user knows the number by.
-        otherwise: what else can be done, such as `, or ...`.
+        path: the user's path of the size.
+        otherwise: an alternative fix, such as `, or ...`.
     """
     if state.vocab_size in (None, vocab_size):
         return []
@@ -134,13 +134,13 @@ def check_vocab_size(
             path=path,
             value=vocab_size,
             message=f"differs from the checkpoint's {state.vocab_size} tokens ({checkpoint})",
-            fix=f"use {state.vocab_size}{otherwise}",
+            fix=f"Use {state.vocab_size}{otherwise}.",
         )
     ]
 
 
 def _run_directory(checkpoint: Path) -> Path:
-    """Where the run of a checkpoint lies, links and relative paths followed."""
+    """Return the run directory of a checkpoint, with links and relative paths resolved."""
     return checkpoint.resolve().parent.parent
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about the run besides weights: `trainer_state.json` and random states."""
+"""Read and write the state of a run besides its weights: `trainer_state.json` and random states."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def collect_random_states() -> dict[str, torch.Tensor]:
 
 
 def restore_random_states(states: dict[str, torch.Tensor]) -> None:
-    """Put collected states back."""
+    """Restore collected states."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])
@@ -44,7 +44,7 @@ def restore_random_states(states: dict[str, torch.Tensor]) -> None:
 
 
 def reseed(*, seed: int, step: int) -> None:
-    """Start new streams that depend on the seed and the step, for a layout that has no saved ones.
+    """Seed new random streams from the seed and the step, for a layout without saved ones.
 
     A run that changes its layout at step N draws the same numbers each time it is resumed there.
     """
@@ -59,7 +59,7 @@ _LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a run was laid over processes. Information, but for one use: random states fit an equal layout only."""
+    """Hold the parallel layout of a run; only random states depend on it: they fit an equal layout only."""
 
     world_size: int
     data_parallel_size: int
@@ -73,7 +73,7 @@ class Layout:
     device_type: str
 
     def __str__(self) -> str:
-        """In words, for messages."""
+        """Describe the layout, for messages."""
         sizes = {
             "tensor": self.tensor_model_parallel_size,
             "pipeline": self.pipeline_model_parallel_size,
@@ -82,17 +82,17 @@ class Layout:
             "expert": self.expert_model_parallel_size,
             "data": self.data_parallel_size,
         }
-        cut = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        degrees = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
         processes = format_number(self.world_size, "process")
-        return f"{processes}{f' ({cut})' if cut else ''}, engine {self.engine}, {self.device_type}"
+        return f"{processes}{f' ({degrees})' if degrees else ''}, engine {self.engine}, {self.device_type}"
 
     def has_random_streams_of(self, other: "Layout") -> bool:
-        """Whether each rank draws from the streams that the same rank of `other` draws from; engines share them."""
+        """Return whether each rank has the random streams of the same rank of `other`; engines share them."""
         return dataclasses.replace(self, engine=other.engine) == other
 
 
 def layout_of(parallel: ParallelConfig, *, world_size: int, engine: str, device_type: str) -> Layout:
-    """Describe a configured layout."""
+    """Build the layout of a configuration."""
     return Layout(
         world_size=world_size,
         data_parallel_size=world_size // parallel.model_parallel_size,
@@ -108,7 +108,7 @@ def layout_of(parallel: ParallelConfig, *, world_size: int, engine: str, device_
 
 
 def library_versions(*further: str) -> dict[str, str]:
-    """Versions of Python, of what computed the tensors, and of further distributions; what is not there is left out."""
+    """Return the versions of Python, of the libraries that compute, and of further distributions that are installed."""
     versions = {"python": platform.python_version()}
     for name in (*_LIBRARIES, *further):
         try:
@@ -120,50 +120,54 @@ def library_versions(*further: str) -> dict[str, str]:
 
 @dataclass(kw_only=True)
 class TrainProgress:
-    """Where the run stands."""
+    """Hold the progress of a run."""
 
     step: int = 0
     """Optimizer steps taken, skipped ones included."""
     consumed_samples: int = 0
     consumed_tokens: int = 0
     validation_loss: float | None = None
-    """Of the last validation at or before `step`; None before the first one, where it was not finite, or is due."""
+    """Of the last validation at or before `step`; None before the first one, if it was not finite, or if one is due."""
     is_validation_due: bool = False
-    """Whether the validation of `step` is still to come: steps are saved before that."""
+    """Whether `step` has yet to be validated: steps are saved before that."""
     judgement: Mapping[str, Any] | None = None
-    """`trainer.loop.spikes.Judge` as a record: the steps that the next ones are judged by; None before the first."""
+    """History of `trainer.loop.spikes.SpikeDetector` as a record; None before the first step. The name is that of the
+    checkpoint's field."""
 
     def go_to(self, other: "TrainProgress") -> None:
-        """Stand where another one does."""
+        """Copy all fields from another progress."""
         for entry in dataclasses.fields(self):
             setattr(self, entry.name, getattr(other, entry.name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForkedFrom:
-    """Where a run took over the state of another one."""
+    """Hold the checkpoint of another run that a run was forked from."""
 
     run_name: str
     step: int
     checkpoint: str
-    """Absolute path that it was loaded from."""
+    """Absolute path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecord:
-    """The tokenizer that the saved model's token ids are of."""
+    """Hold the identity of the saved model's tokenizer."""
 
     sha256: str
     """Hex digest of its file, as shard manifests record it."""
     vocab_size: int
-    """Number of its token ids: the largest and one more."""
+    """Its largest token id plus one."""
     file: str
     """Name of its copy in the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """Where a run stands after `step` optimizer steps. The learning rate is a function of the step: it is not here."""
+    """Hold the state of a run after `step` optimizer steps, without the learning rate, which is a function of the step.
+
+    The field names are those of trainer_state.json.
+    """
 
     run_name: str
     step: int
@@ -171,36 +175,36 @@ class TrainerState:
     num_updates: int
     """Updates that reached the weights: Adam's step count."""
     consumed_samples: int
-    """Samples of the global order that are behind; the next step starts here under any layout."""
+    """Number of consumed samples of the global order; the next step starts there under any layout."""
     consumed_tokens: int
     seed: int
     layout: Layout
-    """The layout that saved; any other may load."""
+    """The layout of the save; a run with any other layout can load it."""
     model: Mapping[str, Any]
     """Every field of ModelConfig."""
     padded_vocab_size: int
     """Rows of the embedding."""
     mixture: Mapping[str, Any] | None = None
-    """`trainer.data.mixture.Mixture` as a record: what the samples so far were drawn from; None where none is known."""
+    """`trainer.data.mixture.Mixture` as a record: the data sets of the samples so far; None if it is not known."""
     loss_scale: LossScaleState | None = None
-    """Of fp16 training; None for other number formats."""
+    """Of fp16 training; None for other data types."""
     validation_loss: float | None = None
-    """Of the last validation at or before `step`; see `TrainProgress`. Of these weights the manifest knows it later."""
+    """Of the last validation at or before `step`; see `TrainProgress`. A later validation is added to the manifest."""
     is_validation_due: bool = False
     """See `TrainProgress`."""
     judgement: Mapping[str, Any] | None = None
     """See `TrainProgress`."""
     left_out_samples: Sequence[Sequence[int]] = ()
-    """Ranges (first, end) of samples that no step reads, see `trainer.data.sample_ranges`; behind as well as ahead."""
+    """Ranges (first, end) of skipped samples, consumed or to come, see `trainer.data.sample_ranges`."""
     forked_from: tuple[ForkedFrom, ...] = ()
-    """The runs that this one's state comes from, the oldest first; empty for a run that began by itself."""
+    """The runs that this one's state comes from, the oldest first; empty for a run that was not forked."""
     tokenizer: TokenizerRecord | None = None
-    """None where the run was given none, and in checkpoints that older versions wrote."""
+    """None for a run without a tokenizer, and in checkpoints of older versions."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
     @property
     def progress(self) -> TrainProgress:
-        """Where a run that loads this goes on."""
+        """The progress of a run that resumes from this state."""
         return TrainProgress(
             step=self.step,
             consumed_samples=self.consumed_samples,
@@ -212,17 +216,17 @@ class TrainerState:
 
     @property
     def vocab_size(self) -> int | None:
-        """Tokens in the vocabulary, without padding; None where only a tokenizer knows that is not recorded here."""
+        """Tokens in the vocabulary, without padding; None if it was the tokenizer's and the tokenizer is unknown."""
         configured = self.model_config().vocab_size
         return self.tokenizer.vocab_size if configured is None and self.tokenizer is not None else configured
 
     def fork(self, checkpoint: Path) -> tuple[ForkedFrom, ...]:
-        """Describe the lineage of another run that starts from this state, loaded from `checkpoint`."""
+        """Return the lineage of another run that starts from this state, loaded from `checkpoint`."""
         point = ForkedFrom(run_name=self.run_name, step=self.step, checkpoint=str(checkpoint.resolve()))
         return (*self.forked_from, point)
 
     def model_config(self) -> ModelConfig:
-        """Rebuild the configuration of the saved model, for commands that take it from a checkpoint."""
+        """Build the configuration of the saved model, for commands that take it from a checkpoint."""
         known = {entry.name for entry in dataclasses.fields(ModelConfig)}
         return ModelConfig(**{name: value for name, value in self.model.items() if name in known})
 
@@ -242,7 +246,7 @@ def build_state(
     left_out_samples: Sequence[Sequence[int]] = (),
     tokenizer: TokenizerRecord | None = None,
 ) -> TrainerState:
-    """Describe a run for a save."""
+    """Build the state of a run for a save."""
     return TrainerState(
         run_name=run_name,
         **asdict(progress),
@@ -285,6 +289,6 @@ def read_state(directory: Path) -> TrainerState:
         state.model_config()
         return state
     except (OSError, ValueError, TypeError, KeyError) as error:
-        rule = f"cannot be read: {error}"
-        fix = "use another checkpoint, or restore this one from a copy"
-        raise ConfigError([Violation(path=str(path), value="damaged", message=rule, fix=fix)]) from error
+        message = f"is missing or damaged: {error}"
+        fix = "Use another checkpoint, or restore this one from a copy."
+        raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error

@@ -26,7 +26,7 @@ class BatchLoader:
         order: which window each sample is.
         consumed_samples: first sample of the next step.
         global_batch_size: samples per step over all ranks; a multiple of dp_size * micro_batch_size.
-        left_out: samples that no step reads; those behind a skipped one move up.
+        skipped_samples: samples that no step reads; those behind a skipped one move up.
         prefetch_steps: steps read ahead by a thread; 0 reads in `next_step` itself.
     """
 
@@ -40,13 +40,13 @@ class BatchLoader:
         dp_size: int,
         micro_batch_size: int,
         global_batch_size: int,
-        left_out: SampleRanges,
+        skipped_samples: SampleRanges,
         prefetch_steps: int,
     ) -> None:
         self.consumed_samples = consumed_samples
         """Samples of the global order that are behind, those that were left out included."""
         self.global_batch_size = global_batch_size
-        self.left_out = left_out
+        self.skipped_samples = skipped_samples
         self._reader = reader
         self._order = order
         self._dp_rank, self._dp_size, self._micro_batch_size = dp_rank, dp_size, micro_batch_size
@@ -74,11 +74,11 @@ class BatchLoader:
         self.consumed_samples = self._end_of_step(self.consumed_samples)
         return step
 
-    def seek(self, consumed_samples: int, *, left_out: SampleRanges) -> None:
+    def seek(self, consumed_samples: int, *, skipped_samples: SampleRanges) -> None:
         """Go on from another place of the same mixture, and leave out these samples from there on."""
         if self._prefetcher:
             self._prefetcher.close()
-        self.consumed_samples, self.left_out = consumed_samples, left_out
+        self.consumed_samples, self.skipped_samples = consumed_samples, skipped_samples
         self._start_reading()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class BatchLoader:
     def _end_of_step(self, start: int) -> int:
         """The first sample behind a step that starts at `start`."""
         last = np.array([start + self.global_batch_size - 1])
-        return 1 + int(self.left_out.step_over(last, start=start)[0])
+        return 1 + int(self.skipped_samples.skip_ranges(last, start=start)[0])
 
     def _read_step(self) -> list[MicroBatch]:
         places = sample_ids(
@@ -115,7 +115,7 @@ class BatchLoader:
             micro_batch_size=self._micro_batch_size,
             num_microbatches=self._num_microbatches,
         )
-        samples = self.left_out.step_over(places, start=self._next_read)
+        samples = self.skipped_samples.skip_ranges(places, start=self._next_read)
         locations = self._order.locate(samples.ravel())
         step = self._reader.read(samples, dataset=locations.dataset, window=locations.window)
         self._next_read = self._end_of_step(self._next_read)
@@ -136,7 +136,7 @@ def build_loader(
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
     former_mixture: Mixture | None = None,
-    left_out: SampleRanges | None = None,
+    skipped_samples: SampleRanges | None = None,
 ) -> BatchLoader:
     """Open data sets and build the loader that goes on at consumed_samples.
 
@@ -145,7 +145,7 @@ def build_loader(
         vocab_size: smallest token id that the model does not have; null does not check ids.
         documents: what the documents inside a window change.
         former_mixture: what the checkpoint that is resumed recorded; null where the mixture never changed.
-        left_out: samples of the former mixture that no step reads. Where the mixture changes, numbers from
+        skipped_samples: samples of the former mixture that no step reads. Where the mixture changes, numbers from
             consumed_samples on are those of other samples, and nothing of them is left out.
     Raises:
         ConfigError: data sets that cannot be used (all their problems).
@@ -157,9 +157,9 @@ def build_loader(
         former=former_mixture,
         consumed_samples=consumed_samples,
     )
-    left_out = left_out or SampleRanges()
+    skipped_samples = skipped_samples or SampleRanges()
     if former_mixture is not None and not mixture.draws_as(former_mixture):
-        left_out = left_out.before(consumed_samples)
+        skipped_samples = skipped_samples.before(consumed_samples)
     return BatchLoader(
         WindowReader(datasets, vocab_size=vocab_size, documents=documents),
         order=SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=seed),
@@ -168,7 +168,7 @@ def build_loader(
         dp_size=dp_size,
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
-        left_out=left_out,
+        skipped_samples=skipped_samples,
         prefetch_steps=prefetch_steps,
     )
 

@@ -42,7 +42,7 @@ class SampleRanges:
         """The part of them that lies before a sample."""
         return SampleRanges.of((first, min(end, sample)) for first, end in self.ranges if first < sample)
 
-    def step_over(self, samples: np.ndarray, *, start: int) -> np.ndarray:
+    def skip_ranges(self, samples: np.ndarray, *, start: int) -> np.ndarray:
         """Number the samples that remain from `start` on.
 
         Args:

@@ -1,4 +1,4 @@
-"""A clock that stands still while this process does: nobody hangs who was stopped and continued with all the others."""
+"""Measure time without the time in which this process was suspended, which is no hang."""
 
 import threading
 import time
@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 TICK_SECONDS = 1.0
 STILL_SECONDS = 3.0
-"""A tick that comes so late is taken for a process that stood still: stopped (Ctrl-Z, `docker pause`, `scontrol
-suspend`, a laptop's lid), or without a core to run on. Less is what a busy host does."""
+"""A tick this late means that the process was suspended (Ctrl-Z, `docker pause`, `scontrol suspend`, a laptop's lid) or
+had no core to run on. Shorter delays occur on a busy host."""
 
 
 class AwakeClock:
-    """Seconds of the time in which this process could run; `clock()` reads it, on any thread.
+    """Count the seconds in which this process could run; `clock()` reads them, on any thread.
 
-    A thread does nothing but look at the time, so that a gap tells that the whole process stood still, and not that
-    whoever asks has waited for something.
+    A thread does nothing but read the time, so that a gap means that the whole process was suspended, and not that the
+    caller has waited for something.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic, tick_seconds: float = TICK_SECONDS) -> None:
@@ -26,17 +26,17 @@ class AwakeClock:
         self._thread = threading.Thread(target=self._tick, name="clock", daemon=True)
 
     def start(self) -> None:
-        """Begin to look; before that the clock is an ordinary one."""
+        """Start the thread; before that, this is an ordinary clock."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._is_ended.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def __call__(self) -> float:
-        """The time."""
+        """Return the time in seconds."""
         with self._lock:
             now = self._monotonic()
             gap, self._seen_at = now - self._seen_at, now

@@ -1,4 +1,4 @@
-"""What the training loop tells the watchdog, and what is checked between steps."""
+"""Check the health of a run between steps, and tell the watchdog what the training loop does."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,36 +18,37 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """The health of one run.
+    """Check the health of one run.
 
     Args:
-        compute_time: None where stragglers are not looked for.
-        replicas: None where copies are not compared.
+        limits: of the watchdog; learns which phase the run is in.
+        compute_time: None if stragglers are not detected.
+        replicas: None if replicas are not compared.
     """
 
     def __init__(
         self,
         config: HealthConfig,
         *,
-        clock: PhaseLimits,
+        limits: PhaseLimits,
         compute_time: ComputeTime | None,
         stragglers: Stragglers,
         replicas: ReplicaCheck | None,
     ) -> None:
-        self._config, self._clock = config, clock
+        self._config, self._limits = config, limits
         self._compute_time, self._stragglers, self._replicas = compute_time, stragglers, replicas
 
     def enter(self, phase: Phase, step: int) -> None:
-        """The loop begins something; the step is the one that is taken, or was taken last."""
-        self._clock.enter(phase, step=step)
+        """Enter a phase of the run; the step is the current one, or the last one taken."""
+        self._limits.enter(phase, step=step)
 
     def after_step(self, step: int) -> RankTimes | None:
-        """Make the checks that are due after a step; all ranks call this.
+        """Run the checks that are due after a step; all ranks call this.
 
         Returns:
-            The slowest rank, when the ranks were compared.
+            The slowest rank, if the ranks were compared.
         Raises:
-            RunStopped: on every rank, when copies of weights differ.
+            RunStopped: on every rank, if replicas of weights differ.
         """
         interval = self._config.replica_check_interval
         if self._replicas is not None and interval and step % interval == 0:
@@ -58,7 +59,7 @@ class Health:
         return self._stragglers.compare(self._compute_time.take(), step=step)
 
     def close(self) -> None:
-        """End the measuring."""
+        """Stop measuring."""
         if self._compute_time is not None:
             self._compute_time.close()
 
@@ -72,10 +73,10 @@ def build_health(
     groups: "ProcessGroupCollection",
     device: torch.device,
 ) -> Health:
-    """Build what the configuration asks for; all ranks call this.
+    """Build the configured checks; all ranks call this.
 
     Args:
-        chunks: this rank's model chunks, whose weights are compared and whose passes are timed.
+        chunks: this rank's model chunks, whose weights are compared and whose forward passes are timed.
         stage: this rank's pipeline stage.
     """
     compute_time: ComputeTime | None = None
@@ -83,7 +84,7 @@ def build_health(
         if device.type == "cuda":
             compute_time = ForwardEventTime(chunks)
         else:
-            compute_time = SampledComputeTime(lambda: watchdog.clock.phase == "step", clock=watchdog.awake_clock)
+            compute_time = SampledComputeTime(lambda: watchdog.limits.phase == "step", clock=watchdog.awake_clock)
     replicas = None
     if config.replica_check_interval:
         replicas = ReplicaCheck(
@@ -91,11 +92,11 @@ def build_health(
             processes=watchdog.processes,
             device=device,
             mismatch=config.replica_mismatch,
-            on_odd=lambda ranks: watchdog.note_bad_ranks(ranks, reason="its copy of weights is the odd one"),
+            on_odd=lambda ranks: watchdog.note_bad_ranks(ranks, reason="its replica of the weights has diverged"),
         )
     return Health(
         config,
-        clock=watchdog.clock,
+        limits=watchdog.limits,
         compute_time=compute_time,
         replicas=replicas,
         stragglers=Stragglers(

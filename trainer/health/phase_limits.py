@@ -1,4 +1,4 @@
-"""How long the run may stay where it is: limits by what it does, of steps by how long steps take."""
+"""Limit how long a phase of the run may take; the limit of a step depends on how long steps take."""
 
 import statistics
 import time
@@ -22,7 +22,7 @@ class _Moment:
 
 
 class PhaseLimits:
-    """Where this rank is and since when. The main thread enters phases, the watching thread asks."""
+    """Track the phase of this rank and its time limit. The main thread enters phases, the watchdog's thread reads."""
 
     def __init__(self, config: HealthConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config, self._clock = config, clock
@@ -32,16 +32,16 @@ class PhaseLimits:
 
     @property
     def phase(self) -> Phase:
-        """What the run does."""
+        """The current phase."""
         return self._now.phase
 
     @property
     def step(self) -> int:
-        """The step that is being taken, or was taken last."""
+        """The current step, or the last one taken."""
         return self._now.step
 
     def enter(self, phase: Phase, *, step: int) -> None:
-        """Something begins, and what was done before has ended."""
+        """Enter a phase; the one before has ended."""
         before, now = self._now, self._clock()
         if before.phase == "step":
             self._num_steps += 1
@@ -50,7 +50,7 @@ class PhaseLimits:
         self._now = _Moment(phase=phase, step=step, began=now)
 
     def limit_seconds(self) -> float:
-        """Longest time that the present phase may take."""
+        """Return the time limit of the current phase."""
         config, phase = self._config, self._now.phase
         if phase == "checkpoint":
             return config.checkpoint_seconds
@@ -62,7 +62,7 @@ class PhaseLimits:
         return max(config.hang_min_seconds, config.hang_step_multiple * statistics.median(durations))
 
     def stall(self) -> str | None:
-        """What has taken too long, in words; None while all is well."""
+        """Describe the phase if it has exceeded its limit; None otherwise."""
         now = self._now
         seconds, limit = self._clock() - now.began, self.limit_seconds()
         if seconds <= limit:

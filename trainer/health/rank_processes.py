@@ -1,4 +1,4 @@
-"""The processes of the run: who is where, who of this host has died, and what the system says of one that is silent."""
+"""Track the run's processes: the host of each, those of this host that have exited, and their state in the system."""
 
 import contextlib
 import os
@@ -15,12 +15,12 @@ from trireme.bad_nodes import this_host
 
 @dataclass(frozen=True, kw_only=True)
 class RankProcess:
-    """One rank's process."""
+    """Hold one rank's process."""
 
     rank: int
     host: str
     launcher: str
-    """What started it: ranks of one launcher can see each other's processes."""
+    """Identifies the launcher that started it: ranks of one launcher can see each other's processes."""
     pid: int
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class RankProcess:
 
 
 def gather_processes() -> list[RankProcess]:
-    """Every rank's process, by rank; all ranks call this."""
+    """Return every rank's process, by rank; all ranks call this."""
     host = this_host()
     launcher = os.environ.get("GROUP_RANK", host)  # torchrun's number of the node
     own = RankProcess(rank=distributed.get_rank(), host=host, launcher=launcher, pid=os.getpid())
@@ -38,7 +38,7 @@ def gather_processes() -> list[RankProcess]:
 
 
 class Siblings:
-    """The other ranks that this rank's launcher started, by descriptors that outlive the reuse of pids."""
+    """Hold the other ranks of this rank's launcher, by descriptors, which stay valid when pids are reused."""
 
     def __init__(self, processes: list[RankProcess], *, rank: int) -> None:
         here = processes[rank].launcher
@@ -50,11 +50,11 @@ class Siblings:
         self._never_seen = self._processes.keys() - self._descriptors.keys()
 
     def find_ended(self, *, except_for: Collection[int] = (), wake: int | None = None) -> list[RankProcess]:
-        """Those that have ended.
+        """Return the siblings that have exited.
 
         Args:
-            except_for: ranks not to look at.
-            wake: wait until one has ended or this descriptor can be read; None does not wait.
+            except_for: ranks to ignore.
+            wake: wait until one has exited or this descriptor is readable; None does not wait.
         """
         waiting = select.poll()
         if wake is not None:
@@ -68,42 +68,42 @@ class Siblings:
         return [self._processes[rank] for rank in sorted(lost)]
 
     def states(self) -> dict[int, str]:
-        """What the system says each sibling is doing."""
+        """Return the state of each sibling's process."""
         return {rank: describe_process(process.pid) for rank, process in self._processes.items()}
 
     def kill(self, rank: int) -> None:
-        """End a sibling that answers to nothing else: one that is stopped takes no other signal."""
+        """Kill a sibling that does not respond: a stopped process receives no other signal."""
         if rank in self._descriptors:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptors[rank], signal.SIGKILL)
 
     def close(self) -> None:
-        """Let go of the descriptors."""
+        """Close the descriptors."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this host has been stopped (SIGSTOP, Ctrl-Z) and not continued."""
+    """Return whether a process of this host has been stopped (SIGSTOP, Ctrl-Z) and not continued."""
     try:
-        # The name in parentheses may hold anything.
+        # The name in parentheses may contain any character.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):
         return False
 
 
 def describe_process(pid: int) -> str:
-    """State and place in the kernel of a process of this host, for example `T (stopped), in do_signal_stop`."""
+    """Return state and kernel function of a process of this host, for example `T (stopped), in do_signal_stop`."""
     folder = Path("/proc", str(pid))
     try:
         lines = (folder / "status").read_text().splitlines()
     except OSError:
-        return "gone"
+        return "exited"
     fields: Mapping[str, str] = dict(line.split(":", 1) for line in lines if ":" in line)
     state = " ".join(fields.get("State", "unknown").split())
     try:
         frames = [line.split()[-1].split("+")[0] for line in (folder / "stack").read_text().splitlines()]
-    except OSError:  # for root alone
+    except OSError:  # readable by root only
         frames = []
     if not frames:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where a rank stands: the Python frames of its main thread, whether it waits for other ranks, its last collective."""
+"""Find the state of a rank: the Python frames of its main thread, what it waits in, and its last collective."""
 
 import faulthandler
 import functools
@@ -17,29 +17,29 @@ from torch import distributed
 
 _COLLECTIVES = re.compile(r"torch/distributed/\w+\.py$")
 """Files whose functions wait for other ranks; those of `torch/distributed/checkpoint/` wait for disks."""
-_WRAPPER = "wrapper"  # torch's around each collective, which logs errors
+_WRAPPER = "wrapper"  # torch's, around each collective; logs errors
 NUM_FRAMES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankState:
-    """One moment of one rank."""
+    """Hold the state of one rank at one moment."""
 
     frames: list[str]
-    """Innermost Python frames of what it does, the innermost first: `forward (trainer/model/moe.py:12)`."""
+    """Innermost Python frames, the innermost first: `forward (trainer/model/moe.py:12)`."""
     place: str
-    """The innermost of them that belongs to this project."""
+    """The innermost frame of this project's code."""
     waits_in: str | None
-    """The communication that it waits in, with its group where that is known; None where it waits for nobody."""
+    """The communication that it waits in, with its group if that is known; None if it waits for no other rank."""
     collective: str | None
-    """The last collective that the flight recorder has, in words."""
+    """Description of the last collective in the flight recorder."""
     is_collective_open: bool
-    """Whether that one is not done: other ranks are to join it, or the device has not come to it."""
+    """Whether that collective is not completed: other ranks have not joined it, or the device has not reached it."""
 
 
 def find_rank_state() -> RankState:
-    """Where this process stands; called by another thread than the main one."""
-    frames = _frames_that_matter()
+    """Return the state of this process; called by another thread than the main one."""
+    frames = _relevant_frames()
     last = _last_entry()
     return RankState(
         frames=[_describe(frame) for frame in frames[:NUM_FRAMES]],
@@ -51,7 +51,7 @@ def find_rank_state() -> RankState:
 
 
 def main_frames() -> list[FrameType]:
-    """Frames of the main thread, the innermost first."""
+    """Return the frames of the main thread, the innermost first."""
     return _frames_of(threading.main_thread())
 
 
@@ -64,8 +64,8 @@ def _frames_of(thread: threading.Thread) -> list[FrameType]:
     return frames
 
 
-def _frames_that_matter() -> list[FrameType]:
-    """Those of the main thread; where it waits for another thread that waits for other ranks, those of that one."""
+def _relevant_frames() -> list[FrameType]:
+    """Return the frames of the main thread, or of the thread that it waits for and that waits for other ranks."""
     frames = main_frames()
     if frames and Path(frames[0].f_code.co_filename) == Path(threading.__file__):
         for thread in threading.enumerate():
@@ -76,31 +76,31 @@ def _frames_that_matter() -> list[FrameType]:
 
 
 def innermost_place() -> str:
-    """The innermost frame of the main thread that belongs to this project, in words."""
+    """Describe the main thread's innermost frame of this project's code."""
     return _find_own(main_frames())
 
 
 def _find_own(frames: list[FrameType]) -> str:
     own = next((frame for frame in frames if "site-packages" not in frame.f_code.co_filename), None)
-    return _describe(own or frames[0]) if frames else "nowhere"
+    return _describe(own or frames[0]) if frames else "unknown code"
 
 
 def is_waiting(innermost: FrameType) -> bool:
-    """Whether a thread waits for other ranks: within torch.distributed, or for the end of what it started there."""
+    """Return whether a thread waits for other ranks: in torch.distributed, or for a request that it started there."""
     line: int | None = innermost.f_lineno  # None between two lines
     return _is_wait(innermost.f_code.co_filename, line or 0)
 
 
-@functools.lru_cache(maxsize=4096)  # asked ten times a second, and steps stand in the same lines again and again
+@functools.lru_cache(maxsize=4096)  # called ten times a second, often for the same lines
 def _is_wait(file: str, line: int) -> bool:
     if _COLLECTIVES.search(file):
         return True
-    # Of a request that torch.distributed returned; Python's own locks and queues wait in the standard library.
+    # A request that torch.distributed returned; Python's own locks and queues wait in the standard library.
     return "site-packages" in file and ".wait(" in linecache.getline(file, line)
 
 
 def describe_wait(frames: list[FrameType]) -> str | None:
-    """Name what a thread waits in, for example `all_reduce over ranks 0, 2`; None where it does not wait."""
+    """Describe what a thread waits in, for example `all_reduce over ranks 0, 2`; None if it does not wait."""
     if not frames or not is_waiting(frames[0]):
         return None
     inside = []
@@ -110,7 +110,7 @@ def describe_wait(frames: list[FrameType]) -> str | None:
         if frame.f_code.co_name != _WRAPPER:
             inside.append(frame)
     if not inside:
-        return f"{frames[0].f_code.co_name}, for what it sent or asked for"
+        return f"{frames[0].f_code.co_name}, for an asynchronous request"
     ranks = next((found for frame in inside if (found := _ranks_of(frame.f_locals.get("group")))), None)
     over = f" over ranks {', '.join(map(str, ranks))}" if ranks else " over all ranks"
     return inside[-1].f_code.co_name + over
@@ -126,7 +126,7 @@ def _ranks_of(group: Any) -> list[int] | None:
 
 
 def _last_entry() -> dict[str, Any] | None:
-    """The newest entry of the flight recorder; None where it has none."""
+    """Return the latest entry of the flight recorder; None if it has none."""
     try:
         entries: list[dict[str, Any]] = json.loads(dump_flight_recorder()).get("entries", [])
     except (ValueError, RuntimeError):
@@ -141,13 +141,13 @@ def _is_done(entry: dict[str, Any]) -> bool:
 def _describe_entry(entry: dict[str, Any]) -> str:
     group = next((part for part in reversed(entry.get("process_group", [])) if part not in ("", "undefined")), "?")
     number = entry.get("p2p_seq_id") if entry.get("is_p2p") else entry.get("collective_seq_id")
-    over = " is done" if _is_done(entry) else " is not done"
+    state = "completed" if _is_done(entry) else "not completed"
     sizes = "x".join(map(str, (entry.get("input_sizes") or [[]])[0])) or "1"
-    return f"{entry.get('profiling_name', 'unknown')} number {number} of group {group}, {sizes} elements,{over}"
+    return f"{entry.get('profiling_name', 'unknown')} number {number} of group {group}, {sizes} elements, {state}"
 
 
 def dump_flight_recorder() -> bytes:
-    """The flight recorder's ring of the last collectives, as JSON: NCCL's where there is one, else gloo's."""
+    """Return the flight recorder's last collectives as JSON: NCCL's if it is used, else gloo's."""
     bindings: Any = torch._C._distributed_c10d
     if distributed.is_initialized() and distributed.get_backend() == "nccl":
         return bytes(bindings._dump_nccl_trace_json(True, False))
@@ -155,10 +155,10 @@ def dump_flight_recorder() -> bytes:
 
 
 def dump_to_files(logs: Path, *, rank: int) -> list[Path]:
-    """Write the stack of every thread, and the flight recorder, beside the rank's log.
+    """Write the stacks of all threads, and the flight recorder, next to the rank's log.
 
     Returns:
-        The files; fewer where the disk takes no more.
+        The files that could be written.
     """
     stacks, recorder = logs / f"rank_{rank:03d}.stacks.txt", logs / f"rank_{rank:03d}.collectives.json"
     written = []
@@ -174,7 +174,7 @@ def dump_to_files(logs: Path, *, rank: int) -> list[Path]:
 
 
 def dump_stacks(file: TextIO) -> None:
-    """The Python stack of every thread."""
+    """Write the Python stacks of all threads."""
     faulthandler.dump_traceback(file=file, all_threads=True)
 
 
@@ -183,7 +183,7 @@ def _describe(frame: FrameType) -> str:
 
 
 def shorten(path: str) -> str:
-    """A source file's path from the package on."""
+    """Return a source file's path from its package on."""
     for place in sorted(filter(None, sys.path), key=len, reverse=True):
         if path.startswith(place + "/"):
             return path[len(place) + 1 :]

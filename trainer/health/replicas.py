@@ -1,7 +1,7 @@
-"""Whether ranks that hold copies of the same weights hold the same bits: memory and links corrupt silently.
+"""Check that ranks that hold replicas of the same weights hold the same bits, to detect silent data corruption.
 
-Data-parallel ranks update their copies from the same summed gradients, so the copies stay equal bit for bit; so do the
-weights that tensor-parallel ranks share under sequence parallelism, whose gradients are summed over those ranks.
+Data-parallel ranks update their replicas from the same summed gradients, so they stay bit-identical; so do the weights
+that tensor-parallel ranks share under sequence parallelism, whose gradients are summed over those ranks.
 """
 
 import logging
@@ -25,7 +25,7 @@ NUM_TENSORS_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSet:
-    """Weights of this rank that every rank of a group holds."""
+    """Hold the weights of this rank that every rank of a group holds."""
 
     group: distributed.ProcessGroup
     parameters: Mapping[str, nn.Parameter]
@@ -33,9 +33,9 @@ class ReplicaSet:
 
 
 def find_replicas(chunks: Sequence[nn.Module], *, groups: "ProcessGroupCollection") -> list[ReplicaSet]:
-    """What this rank holds that others hold too.
+    """Find the weights of this rank that other ranks hold too.
 
-    Experts have data-parallel groups of their own; Megatron-Core marks them `allreduce=False`.
+    Experts have their own data-parallel groups; Megatron-Core marks them `allreduce=False`.
     """
     named = {
         f"chunk{index}.{name}": parameter
@@ -54,12 +54,12 @@ def find_replicas(chunks: Sequence[nn.Module], *, groups: "ProcessGroupCollectio
 
 
 class ReplicaCheck:
-    """Compares copies of weights.
+    """Compare the replicas of weights.
 
     Args:
         processes: every rank's process, for the message.
-        mismatch: whether to raise or to warn.
-        on_odd: is told the odd ranks, on rank 0.
+        mismatch: stop the run, or warn.
+        on_odd: receives the ranks that differ from the majority, on rank 0.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class ReplicaCheck:
         self._sets, self._processes, self._device, self._mismatch = sets, processes, device, mismatch
 
     def check(self, *, step: int) -> bool:
-        """Compare; all ranks call this after a step and get the same answer: whether all copies agree.
+        """Return whether all replicas agree, the same on every rank; all ranks call this after a step.
 
-        Two small collectives for each set of copies, and one over all ranks; the names travel only when something
+        Takes two small collectives for each set of replicas, and one over all ranks; names are sent only if something
         differs.
 
         Raises:
-            RunStopped: on every rank, when copies differ and that is to stop the run.
+            RunStopped: on every rank, if replicas differ and health.replica_mismatch=stop.
         """
         hashes = [hash_parameters(list(replicas.parameters.values()), self._device) for replicas in self._sets]
         differs = torch.zeros(1, dtype=torch.int64, device=self._device)
@@ -110,15 +110,16 @@ class ReplicaCheck:
                 )
         everyone: list[list[tuple[str, tuple[int, ...]]] | None] = [None] * len(self._processes)
         distributed.all_gather_object(everyone, findings)
-        # Each group's first rank tells; two groups may tell the same of one rank, as of norms.
-        told = dict.fromkeys(finding for of_rank in everyone for finding in of_rank or ())
-        odd = {rank for _, ranks in told for rank in ranks}
+        # Each group's first rank reports; two groups may report the same of one rank, as of norms.
+        reported = dict.fromkeys(finding for of_rank in everyone for finding in of_rank or ())
+        odd = {rank for _, ranks in reported for rank in ranks}
         if distributed.get_rank() == 0:
             self._on_odd(odd)
-        text = f"after step {step} copies of the same weights differ:\n" + "\n".join(f"  {line}" for line, _ in told)
+        lines = "\n".join(f"  {line}" for line, _ in reported)
+        text = f"After step {step}, replicas of the same weights differ:\n{lines}"
         if self._mismatch == "stop":
-            text += "\nnothing was saved; take the host out, and start the run again from its last checkpoint"
-            # Raised on every rank, and told by one.
+            text += "\nThis step was not saved. Exclude the host and resume the run from its latest checkpoint."
+            # Raised on every rank, printed by one.
             message = text if distributed.get_rank() == 0 else ""
             raise RunStopped(message, exit_code=EXIT_REPLICAS_DIFFER)
         if distributed.get_rank() == 0:
@@ -126,9 +127,9 @@ class ReplicaCheck:
 
 
 def hash_parameters(parameters: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Two numbers for each tensor that change with any bit of it: [n, 2] int64, computed where the tensors are.
+    """Return two numbers for each tensor that change with any of its bits: [n, 2] int64, computed on its device.
 
-    The exclusive or of all elements, and the sum of their bits taken as integers.
+    They are the exclusive or of all elements, and the sum of their bits taken as integers.
     """
     rows = []
     for parameter in parameters:
@@ -141,13 +142,13 @@ def hash_parameters(parameters: Sequence[torch.Tensor], device: torch.device) ->
 def describe_differences(
     names: Sequence[str], hashes: Mapping[int, Sequence[Sequence[int]]], *, processes: Sequence[RankProcess]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Say which ranks are odd, by majority, and in which tensors; where there is none, which ranks disagree.
+    """Describe which ranks differ from the majority, and in which tensors; without a majority, which ranks disagree.
 
     Args:
         names: of the tensors.
         hashes: by rank, one row for each tensor.
     Yields:
-        A sentence, and the ranks that it finds odd; none where no majority says so.
+        A description, and the ranks that differ from the majority; no ranks if there is no majority.
     """
     odd: dict[tuple[int, ...], list[str]] = {}
     undecided: list[str] = []
@@ -167,7 +168,7 @@ def describe_differences(
         yield f"{named} {verb} from the other {len(hashes) - len(ranks)} in {_shorten(tensors)}", ranks
     if undecided:
         named = " and ".join(str(processes[rank]) for rank in hashes)
-        yield f"{named} disagree, and neither is in the majority, in {_shorten(undecided)}", ()
+        yield f"{named} disagree, without a majority, in {_shorten(undecided)}", ()
 
 
 def _shorten(names: Sequence[str]) -> str:

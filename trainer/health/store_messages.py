@@ -1,7 +1,7 @@
-"""The job's notice board: what ranks tell each other beside the collectives, through the store that joined them.
+"""Exchange messages between ranks outside of collectives, through the job's TCP store.
 
-A rank that hangs in a collective, or has left, can neither send nor receive; the store needs nobody's turn. Every rank
-has a connection of its own to it, so that the board answers while another thread waits at the store.
+A rank that hangs in a collective, or has exited, can neither send nor receive; the store does not need it. Every rank
+has its own connection, so that messages work while another thread waits for the store.
 """
 
 import datetime
@@ -15,55 +15,55 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from trireme.processes import STORE_FILE
 
-NOTICE = "notice"
-"""Key of what all ranks must know: that one asks where they stand (kind ask), or that the run ends (kind end)."""
+MESSAGE = "message"
+"""Key of the message to all ranks: a request for their state (kind ask), or to exit (kind end)."""
 
 _PREFIX = "trireme"
 _TIMEOUT = datetime.timedelta(seconds=10)
 
 
 class StoreMessages:
-    """Keys that ranks write and read; every value is JSON.
+    """Write and read keys in the store; every value is JSON.
 
     Raises:
-        RuntimeError: from every method, when the store does not answer.
+        RuntimeError: from every method, if the store does not respond.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = PrefixStore(_PREFIX, store)
 
     def write(self, name: str, value: Any) -> None:
-        """Replace what the key says."""
+        """Replace the value of a key."""
         self._store.set(name, json.dumps(value))
 
     def write_first(self, name: str, value: Any) -> bool:
-        """Write unless somebody else has; whether this value is there now."""
+        """Write a key unless it exists; return whether it has this value now."""
         text = json.dumps(value)
         return bool(self._store.compare_set(name, "", text) == text.encode())
 
     def read(self, name: str) -> Any | None:
-        """What the key says; None where nobody has written it."""
+        """Return the value of a key; None if nobody has written it."""
         return json.loads(self._store.get(name)) if self._store.check([name]) else None
 
     def post_end(self, *, code: int, text: str, launcher: str) -> None:
-        """Have all ranks leave, unless that is posted.
+        """Make all ranks exit, unless such a message exists already.
 
         Args:
             code: the exit code of each.
-            text: why.
-            launcher: whose ranks, or who itself, explains it at length.
+            text: the reason.
+            launcher: the launcher that explains the reason in detail, itself or by its ranks.
         """
-        present = self.read(NOTICE)
+        present = self.read(MESSAGE)
         if present is None or present["kind"] != "end":
-            self.write(NOTICE, {"kind": "end", "code": code, "text": text, "launcher": launcher})
+            self.write(MESSAGE, {"kind": "end", "code": code, "text": text, "launcher": launcher})
 
     def erase(self, name: str) -> None:
-        """Take the key away."""
+        """Delete a key."""
         self._store.delete_key(name)
 
 
 def open_store_messages() -> StoreMessages:
-    """The board of this job, on a connection of its own; the default process group must exist."""
+    """Connect to the job's store, on a separate connection; the default process group must exist."""
     store = _get_default_store()
     while isinstance(store, PrefixStore):
         store = store.underlying_store
@@ -73,14 +73,14 @@ def open_store_messages() -> StoreMessages:
 
 
 def leave_store_address() -> None:
-    """Tell the launcher of this host where the store is, if the job has other hosts."""
+    """Write the store's address to a file for this host's launcher, if the job has other hosts."""
     path = os.environ.get(STORE_FILE)
     if path and os.environ.get("GROUP_WORLD_SIZE", "1") != "1" and os.environ.get("LOCAL_RANK") == "0":
         Path(path).write_text(f"{os.environ['MASTER_ADDR']} {os.environ['MASTER_PORT']}")
 
 
 def messages_of_launcher(path: Path) -> StoreMessages | None:
-    """The board, for the launcher whose ranks left the store's address; None where they did not or it is gone."""
+    """Connect the launcher to the store whose address its ranks have written; None if it is unknown or unreachable."""
     try:
         host, port = path.read_text().split()
         return StoreMessages(TCPStore(host, int(port), is_master=False, timeout=_TIMEOUT, wait_for_workers=False))

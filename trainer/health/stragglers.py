@@ -1,4 +1,4 @@
-"""Which rank keeps the others waiting, from the time that each rank computes itself."""
+"""Detect stragglers: ranks that keep the others waiting, from the compute time of each rank."""
 
 import logging
 import statistics
@@ -19,10 +19,10 @@ SAMPLE_SECONDS = 0.1
 
 
 class ComputeTime(Protocol):
-    """Adds up this rank's own time."""
+    """Measure this rank's own compute time."""
 
     def take(self) -> float:
-        """Seconds since the last call; the step's work is done."""
+        """Return the seconds since the last call, after a completed step."""
         ...
 
     def close(self) -> None:
@@ -31,11 +31,11 @@ class ComputeTime(Protocol):
 
 
 class SampledComputeTime:
-    """Time in which the main thread does not wait for other ranks.
+    """Measure the time in which the main thread does not wait for other ranks, by sampling.
 
     Args:
-        is_counting: whether the run is in a part that is to be measured.
-        clock: seconds; one that stands still with the process, or what it is stopped for is taken for its own time.
+        is_counting: returns whether the run is in a phase that is measured.
+        clock: returns seconds without those in which the process was suspended, which would count as its own time.
     """
 
     def __init__(self, is_counting: Callable[[], bool], *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -48,13 +48,13 @@ class SampledComputeTime:
         self._thread.start()
 
     def take(self) -> float:
-        """Seconds since the last call."""
+        """Return the seconds since the last call."""
         with self._lock:
             seconds, self._seconds = self._seconds, 0.0
         return seconds
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._is_ended = True
         self._thread.join()
 
@@ -62,7 +62,7 @@ class SampledComputeTime:
         last = self._clock()
         while not self._is_ended:
             time.sleep(SAMPLE_SECONDS)  # a third of the time of a lock with a time limit
-            # A process that has no core to run on is late here, and that time is its own.
+            # A process without a core to run on is late here; that time counts as its own.
             now = self._clock()
             frame = sys._current_frames().get(self._main)
             if frame is not None and self._is_counting() and not is_waiting(frame):
@@ -72,7 +72,7 @@ class SampledComputeTime:
 
 
 class ForwardEventTime:
-    """Time that the device spends on forward passes in training, collectives inside of them included."""
+    """Measure the device's time in forward passes of training, including the collectives in them."""
 
     def __init__(self, chunks: Sequence[nn.Module]) -> None:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
@@ -82,12 +82,12 @@ class ForwardEventTime:
             self._handles.append(chunk.register_forward_hook(self._end))
 
     def take(self) -> float:
-        """Seconds since the last call; the loss is on the host, so the events have happened."""
+        """Return the seconds since the last call; the loss is on the host, so the events have completed."""
         events, self._events = self._events, []
         return sum(first.elapsed_time(second) for first, second in events) / 1000
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -104,10 +104,10 @@ class ForwardEventTime:
 
 _LOGGER = logging.getLogger(__name__)
 _LEAST_SECONDS = 2.0
-"""Of measured time: over less, what else a host does is as large as what a rank is slower by."""
+"""Shortest measured time of a warning: within less, other activity of a host has the size of a straggler's delay."""
 
 _SAMPLE_SECONDS = 1e-3
-"""Less time per step than this is not told apart."""
+"""Resolution of the time per step."""
 
 
 def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Sequence[str]) -> RankTimes:
@@ -119,7 +119,7 @@ def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Seq
     Args:
         seconds: per step, by rank.
         stages: pipeline stage of each rank.
-        hosts: of each rank.
+        hosts: host of each rank.
     """
     is_alone = len(set(stages)) == len(stages)
     peers = [0] * len(stages) if is_alone else list(stages)
@@ -127,7 +127,7 @@ def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Seq
         stage: statistics.median_low([s for s, p in zip(seconds, peers, strict=True) if p == stage])
         for stage in set(peers)
     }
-    # Time is sampled: a median below a sample says only that it is small, and a ratio to it nothing.
+    # Time is sampled: a median below the resolution says only that it is small, and a ratio to it is meaningless.
     ratios = [
         max(second, _SAMPLE_SECONDS) / max(medians[stage], _SAMPLE_SECONDS)
         for second, stage in zip(seconds, peers, strict=True)
@@ -142,11 +142,12 @@ def compare_ranks(seconds: Sequence[float], *, stages: Sequence[int], hosts: Seq
 
 
 class Stragglers:
-    """Compares the ranks every so many steps, and warns.
+    """Compare the ranks at an interval of steps, and warn of a straggler.
 
     Args:
         stage: pipeline stage of this rank.
-        ratio: from which on a rank is named.
+        interval: steps between comparisons.
+        ratio: lowest ratio to the median that causes a warning.
     """
 
     def __init__(
@@ -156,10 +157,10 @@ class Stragglers:
         self._interval, self._ratio, self._device = interval, ratio, device
 
     def compare(self, seconds: float, *, step: int) -> RankTimes:
-        """Gather every rank's own time and find the slowest; all ranks call this.
+        """Gather every rank's compute time and find the slowest rank; all ranks call this.
 
         Args:
-            seconds: this rank's own time since the last comparison.
+            seconds: this rank's compute time since the last comparison.
         """
         own = torch.tensor([seconds / self._interval, self._stage], dtype=torch.float64, device=self._device)
         gathered = [torch.empty_like(own) for _ in self._processes]
@@ -173,7 +174,7 @@ class Stragglers:
         is_measured = times.slowest_rank_seconds * self._interval >= _LEAST_SECONDS
         if is_measured and times.slowest_rank_ratio >= self._ratio and distributed.get_rank() == 0:
             _LOGGER.warning(
-                "step %d: %s is slow: it computes %.3f s per step, %.2f times the median of its pipeline stage",
+                "Step %d: %s is a straggler: it computes %.3f s per step, %.2f times the median of its pipeline stage.",
                 step,
                 self._processes[times.slowest_rank],
                 times.slowest_rank_seconds,

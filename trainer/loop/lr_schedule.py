@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step."""
+"""Compute the learning rate as a pure function of the step."""
 
 import math
 
@@ -7,9 +7,9 @@ from trainer.config.optim import LrScheduleConfig
 
 
 def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_iters: int) -> float:
-    """Learning rate of optimizer step `step` (0 is the first).
+    """Return the learning rate of optimizer step `step` (0 is the first).
 
-    Warm-up rises linearly and reaches the peak in its last step, so that the first step already moves.
+    Warm-up rises linearly and reaches the peak in its last step, so that the first step has a rate above 0.
 
     Source: cosine and linear as Megatron-Core's OptimizerParamScheduler; wsd (warm-up, stable, decay) MiniCPM
         (arXiv:2404.06395), its 1 - sqrt decay Haegele et al. (arXiv:2405.18392).
@@ -29,12 +29,12 @@ def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_i
 
 
 def _progress(step: int, *, start: int, end: int) -> float:
-    """Share of [start, end) that lies behind `step`, in [0, 1]."""
+    """Return the share of [start, end) that is done at `step`, in [0, 1]."""
     return min(1.0, max(0.0, (step - start) / max(1, end - start)))
 
 
 def _decayed_share(style: str, progress: float) -> float:
-    """How much of the way from peak to min_lr is gone: 0 at progress 0, 1 at progress 1."""
+    """Return the share of the way from peak to min_lr: 0 at progress 0, 1 at progress 1."""
     if style == "cosine":
         return 0.5 * (1.0 - math.cos(math.pi * progress))
     if style == "sqrt":

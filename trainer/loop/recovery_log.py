@@ -1,4 +1,4 @@
-"""recovery.jsonl: every decision about training that went wrong, one JSON object a line; only ever appended to."""
+"""recovery.jsonl: every recovery decision of a run, one JSON object per line; the file is only appended to."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +18,17 @@ SKIPPED_UPDATE = "skipped_update"
 WARNING = "warning"
 GAVE_UP = "gave_up"
 RESUMED = "resumed"
-"""The run ended and went on from an earlier step: updates that had been skipped since are tried again."""
+"""The run ended and resumed from an earlier step: updates that were skipped after it are tried again."""
 _KINDS = {ROLLBACK, SKIPPED_UPDATE, RESUMED, WARNING, GAVE_UP}
 _LOGGER = logging.getLogger(__name__)
 
 
 class RecoveryLog:
-    """The decisions of one run: every rank knows them, the main rank writes them.
+    """Hold the recovery decisions of one run: every rank knows them, the main rank writes them.
 
     Args:
         path: None on every rank but the main one.
-        records: what the file holds.
+        records: the decisions that the file holds already.
     """
 
     def __init__(self, path: Path | None, *, records: Sequence[dict[str, Any]] = ()) -> None:
@@ -37,11 +37,11 @@ class RecoveryLog:
 
     @property
     def is_written_here(self) -> bool:
-        """Whether this is the rank that writes and tells."""
+        """Whether this rank writes the file and logs the decisions."""
         return self._path is not None
 
     def append(self, kind: str, *, step: int, **fields: Any) -> None:
-        """Take one decision, and have the disk confirm it; a disk that does not is named in the log."""
+        """Append one decision and flush it to the disk; a failed write is logged, and the run continues."""
         self._records.append({"kind": kind, "step": step, **fields})
         if self._path is None:
             return
@@ -49,29 +49,29 @@ class RecoveryLog:
         try:
             append_durably(self._path, line)
         except OSError as error:
-            _LOGGER.error("%s does not take this decision (%s): %s", self._path, error.strerror, line.rstrip())
+            _LOGGER.error("Failed to write this decision to %s (%s): %s", self._path, error.strerror, line.rstrip())
 
     def rollbacks(self, *, since_step: int) -> list[dict[str, Any]]:
-        """Those that were decided at or after a step: the places that a run there has not got past."""
+        """Return the rollbacks that were decided at or after a step."""
         return [record for record in self._records if record["kind"] == ROLLBACK and record["step"] >= since_step]
 
 
 def read_recovery_log(path: Path) -> list[dict[str, Any]]:
-    """All decisions of a run; none where it has made none.
+    """Return all decisions of a run; an empty list where the file does not exist.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists but cannot be read.
     """
     return read_records(path) if path.exists() else []
 
 
 def skipped_samples_of(records: Iterable[dict[str, Any]], *, first_sample: int | None = None) -> SampleRanges:
-    """The samples that decisions leave out.
+    """Return the samples that the rollbacks among these decisions skip.
 
     Args:
-        first_sample: of the mixture whose sample numbers count; None takes those of any.
+        first_sample: of the mixture whose sample numbers are meant; None takes those of every mixture.
     Raises:
-        KeyError, TypeError, ValueError: a record is not one of this file.
+        KeyError, TypeError, ValueError: a record is invalid.
     """
     found = (
         pair
@@ -84,12 +84,12 @@ def skipped_samples_of(records: Iterable[dict[str, Any]], *, first_sample: int |
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedUpdate:
-    """A step whose update was left out."""
+    """Hold one step whose update was skipped."""
 
     step: int
     first_sample: int
     end_sample: int
-    """Behind its last sample."""
+    """One past its last sample."""
     loss: float | None
     """None where it was not finite."""
     grad_norm: float | None
@@ -97,10 +97,10 @@ class SkippedUpdate:
 
 
 def skipped_updates_of(records: Iterable[dict[str, Any]]) -> list[SkippedUpdate]:
-    """The steps whose update is left out for good: not those that the run has taken again since.
+    """Return the steps whose update stays skipped, without those that the run has repeated since.
 
     Raises:
-        KeyError, TypeError, ValueError: a record is not one of this file.
+        KeyError, TypeError, ValueError: a record is invalid.
     """
     updates: dict[int, SkippedUpdate] = {}
     for record in records:
@@ -121,40 +121,40 @@ def skipped_updates_of(records: Iterable[dict[str, Any]]) -> list[SkippedUpdate]
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What another run decided, to be done here from the start."""
+    """Hold the decisions of another run, which this run repeats from its start."""
 
-    left_out: SampleRanges = field(default_factory=SampleRanges)
+    skipped_samples: SampleRanges = field(default_factory=SampleRanges)
     skipped_updates: Mapping[tuple[int, int], SkippedUpdate] = field(default_factory=dict)
-    """By the samples behind which the step began and ended."""
+    """By the numbers of samples that were consumed before and after the step."""
 
     def find_skipped(self, first_sample: int, end_sample: int) -> SkippedUpdate | None:
-        """The step of these samples, if its update was left out."""
+        """Return the step of exactly these samples, if its update was skipped."""
         return self.skipped_updates.get((first_sample, end_sample))
 
     def is_cut(self, first_sample: int, end_sample: int) -> bool:
-        """Whether these samples hold a part of such a step, as under another global batch size."""
+        """Return whether these samples overlap such a step in part, as under another global batch size."""
         return self.find_skipped(first_sample, end_sample) is None and any(
             first < end_sample and first_sample < end for first, end in self.skipped_updates
         )
 
 
 def read_replay(replay: str) -> Replay:
-    """The samples and the updates that another run left out.
+    """Read the samples and the updates that another run skipped.
 
     Args:
         replay: its recovery.jsonl, or its directory.
     Raises:
-        ConfigError: there is no such file, or it holds something else.
+        ConfigError: there is no such file, or it is invalid.
     """
     path = Path(replay).expanduser()
     path = path / FILE_NAME if path.is_dir() else path
     try:
         records = read_records(path)
         if others := sorted({str(record.get("kind")) for record in records} - _KINDS):
-            raise ValueError(f"it has records of kind {', '.join(others)}")
+            raise ValueError(f"it holds records of kind {', '.join(others)}")
         updates = {(update.first_sample, update.end_sample): update for update in skipped_updates_of(records)}
-        return Replay(left_out=skipped_samples_of(records), skipped_updates=updates)
+        return Replay(skipped_samples=skipped_samples_of(records), skipped_updates=updates)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        rule = f"cannot be replayed: {type(error).__name__}: {error}"
-        fix = f"give the {FILE_NAME} of a run, or the directory of a run that has one, or null"
-        raise ConfigError([Violation(path="recovery.replay", value=replay, message=rule, fix=fix)]) from error
+        message = f"cannot be replayed: {type(error).__name__}: {error}"
+        fix = f"Set it to the {FILE_NAME} of a run, to the directory of a run that contains one, or to null."
+        raise ConfigError([Violation(path="recovery.replay", value=replay, message=message, fix=fix)]) from error

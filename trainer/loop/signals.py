@@ -1,4 +1,4 @@
-"""Requests to stop from outside: a signal on any process stops all of them after the same step."""
+"""Handle stop signals: a signal to any process stops all processes after the same step."""
 
 import logging
 import os
@@ -20,25 +20,25 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Notes the first signal once `defer` has been called; before that, and at the second one, leaves at once.
+    """Record the first signal after `defer` was called; before that, and at the second signal, exit immediately.
 
-    A thread takes the signals: Python runs a handler only when the main thread comes back from C++, and one that waits
-    for other processes does not. `with StopRequest() as stop` puts the former handlers back at the end. Signals that
-    are ignored when it begins stay ignored.
+    A thread receives the signals: Python runs a handler only when the main thread returns from C++, which it does not
+    while it waits for other processes. `with StopRequest() as stop` restores the previous handlers at the end. Signals
+    that are ignored at the start stay ignored.
     """
 
     def __init__(self) -> None:
         self._signal: int | None = None
         self._repetitions = Repetitions()
         self._is_deferred = False
-        self._is_in_vain: Callable[[], bool] = has_failure
+        self._peer_failed: Callable[[], bool] = has_failure
         self._heeded = heeded_signals()
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
-        self._thread = threading.Thread(target=self._take_signals, name="signals", daemon=True)
+        self._thread = threading.Thread(target=self._receive_signals, name="signals", daemon=True)
         self._thread.start()
         self._former_descriptor = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in self._heeded:
@@ -55,21 +55,21 @@ class StopRequest:
         self._thread.join()
         self._receiver.close()
 
-    def defer(self, is_in_vain: Callable[[], bool] = has_failure) -> None:
-        """From now on there are steps to finish and weights to save.
+    def defer(self, peer_failed: Callable[[], bool] = has_failure) -> None:
+        """Finish the current step and save on a signal from now on.
 
         Args:
-            is_in_vain: whether another rank is gone, so that no step can be finished: torchrun then ends the others
-                with the signal that otherwise asks them to stop.
+            peer_failed: whether another rank has exited, so that no step can be finished: torchrun then terminates the
+                others with the same signal that otherwise requests a stop.
         """
-        self._is_in_vain = is_in_vain
+        self._peer_failed = peer_failed
         self._is_deferred = True
 
     def agree(self, *, has_failed: bool = False, device: torch.device) -> tuple[bool, bool]:
-        """Find out whether any process was asked to stop, and whether any has failed; all ranks call this alike.
+        """Return whether any process received a stop signal, and whether any has failed; all ranks call this.
 
         Returns:
-            both, the same on every rank.
+            Both, the same on every rank.
         """
         flags = torch.tensor([self._signal or 0, int(has_failed)], device=device)
         if distributed.is_initialized():
@@ -77,29 +77,29 @@ class StopRequest:
         is_stopping, has_any_failed = flags.tolist()
         return bool(is_stopping), bool(has_any_failed)
 
-    def _take_signals(self) -> None:
+    def _receive_signals(self) -> None:
         while numbers := self._receiver.recv(64):
             for number in numbers:
                 if number in self._heeded:
-                    self._take(number)
+                    self._handle(number)
 
-    def _take(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         name = signal.Signals(number).name
-        if has_failure() or self._is_in_vain():
-            # torchrun ends this process because of another one, which it names.
-            _LOGGER.warning("leaving: another rank is gone, and %s came from the launcher", name, extra=FILE_ONLY)
+        if has_failure() or self._peer_failed():
+            # torchrun terminates this process because of another one, which it names.
+            _LOGGER.warning("Exiting: another rank has exited, and the launcher sent %s.", name, extra=FILE_ONLY)
             os._exit(EXIT_PEER_FAILED)
         elif not self._is_deferred:
-            _LOGGER.warning("%s: leaving; training had not begun", name)
+            _LOGGER.warning("Received %s before training began: exiting. There is nothing to save.", name)
             _leave()
         elif not self._repetitions.is_request(number):
             return
         elif self._signal is None:
             self._signal = number
-            again = "" if number in WARNINGS else "; again to leave at once"
-            _LOGGER.warning("%s: finishing this step, saving and leaving%s", name, again)
+            again = "" if number in WARNINGS else " Send it again to exit immediately."
+            _LOGGER.warning("Received %s: will finish the current step, save a checkpoint and exit.%s", name, again)
         else:
-            _LOGGER.warning("%s again: leaving at once", name, extra=EVERY_RANK)
+            _LOGGER.warning("Received %s again: exiting immediately.", name, extra=EVERY_RANK)
             _leave()
 
 
@@ -109,4 +109,4 @@ def _leave() -> None:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Keep the signal's default action away; the thread has its number already."""
+    """Replace the signal's default action; the thread has its number already."""

@@ -1,4 +1,4 @@
-"""Detect spikes: each step's loss and gradient norm beside those before it."""
+"""Detect spikes: compare each step's loss and gradient norm with those of the steps before it."""
 
 import math
 import statistics
@@ -10,30 +10,30 @@ from typing import Any, Literal
 from trainer.config.run import Reaction, RecoveryConfig
 
 CONSISTENCY = 1.4826
-"""Times the median absolute deviation of a normal distribution is its standard deviation."""
+"""Factor from the median absolute deviation of a normal distribution to its standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unusual:
-    """A value that is far above those before it."""
+class Outlier:
+    """Hold a value that is far above those before it."""
 
     value: float
     median: float
-    """Of those before."""
+    """Of the values before it."""
     score: float
-    """Robust standard deviations above the median; infinite where those before were all the same."""
+    """Robust standard deviations above the median; infinite where all values before it are equal."""
 
 
 def robust_z_score(value: float, *, before: Sequence[float]) -> tuple[float, float]:
-    """How many robust standard deviations a value lies above the median of others.
+    """Return how many robust standard deviations a value is above the median of others.
 
-    Median and median absolute deviation do not move when less than half of the values go astray, so a spike does not
-    hide the next one.
+    Median and median absolute deviation do not change while less than half of the values are outliers, so a spike does
+    not hide the next one.
 
     Args:
         before: at least one.
     Returns:
-        The score, infinite where all of `before` are the same and the value is another one, and the median.
+        The score, infinite where all of `before` are equal and the value differs, and the median.
     Source: the modified z-score of Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
     """
     median = statistics.median(before)
@@ -46,25 +46,25 @@ def robust_z_score(value: float, *, before: Sequence[float]) -> tuple[float, flo
 
 def find_spike(
     value: float, *, before: Sequence[float], min_values: int, threshold: float, min_rise: float
-) -> Unusual | None:
-    """Whether a value is a spike upwards.
+) -> Outlier | None:
+    """Return a value as an outlier if it is a spike upwards, else None.
 
     Args:
-        before: the values that say what is usual.
+        before: the values that it is compared with.
         min_values: with fewer of them nothing is a spike.
-        threshold: least score, in robust standard deviations.
-        min_rise: least distance to the median. Late in training the deviation is so small that rises without any
-            meaning have large scores.
+        threshold: lowest score of a spike, in robust standard deviations.
+        min_rise: smallest distance to the median. Late in training the deviation is so small that insignificant rises
+            have large scores.
     """
     if len(before) < min_values:
         return None
-    # Told first for nearly every step, at a third of the time that the deviation takes as well.
+    # Decides nearly every step, at a third of the time that it takes with the deviation.
     if value - statistics.median(before) < min_rise:
         return None
     score, median = robust_z_score(value, before=before)
     if score < threshold:
         return None
-    return Unusual(value=value, median=median, score=score)
+    return Outlier(value=value, median=median, score=score)
 
 
 AnomalyKind = Literal["not_finite", "loss_spike", "grad_norm_spike"]
@@ -72,11 +72,11 @@ AnomalyKind = Literal["not_finite", "loss_spike", "grad_norm_spike"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTrace:
-    """What is remembered of a step."""
+    """Hold what the detector remembers of a step."""
 
     step: int
     first_sample: int
-    """Samples of the global order that were behind when it began."""
+    """Number of samples consumed before it."""
     loss: float | None
     """None where it was not finite."""
     grad_norm: float | None
@@ -85,125 +85,125 @@ class StepTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class Anomaly:
-    """AnomalyKind of several steps in a row."""
+    """Hold an anomaly of several steps in a row."""
 
-    trouble: AnomalyKind
+    kind: AnomalyKind
     first: StepTrace
     """The first of these steps."""
     last: StepTrace
-    reaction: Reaction
+    action: Reaction
     """warn or act, by configuration."""
-    unusual: Unusual | None
-    """The last of a spike's steps; the logarithm of a gradient norm."""
+    outlier: Outlier | None
+    """The value of a spike's last step; of a gradient norm, its logarithm."""
 
 
 class SpikeDetector:
-    """Looks at the steps of a run, one after the other; the same on every rank, since what it sees is."""
+    """Check the steps of a run, one after the other; all ranks see the same values and find the same anomalies."""
 
     def __init__(self, config: RecoveryConfig, *, record: Mapping[str, Any] | None = None) -> None:
-        """Go on from what `to_record` gave; None knows of no step yet."""
+        """Restore the history that `to_record` returned; None starts without history."""
         self._config = config
         num_bad = max(config.spike_patience, config.max_skipped_steps)
         self._traces: deque[StepTrace] = deque(maxlen=config.spike_window + config.skip_steps_before + num_bad)
         self._rows: dict[AnomalyKind, list[StepTrace]] = {"not_finite": [], "loss_spike": [], "grad_norm_spike": []}
-        # Beside the traces, so that no step has to look at all of them: 128 take a tenth of a millisecond to fetch.
+        # Kept next to the traces, so that no step has to read all of them: 128 take a tenth of a millisecond.
         self._values: dict[AnomalyKind, deque[float | None]] = {
-            trouble: deque(maxlen=config.spike_window) for trouble in ("loss_spike", "grad_norm_spike")
+            kind: deque(maxlen=config.spike_window) for kind in ("loss_spike", "grad_norm_spike")
         }
         if record is not None:
             for values in record["steps"]:
                 self._remember(_trace(values))
             known = {trace.step: trace for trace in self._traces}
-            for trouble in self._rows:
-                self._rows[trouble] = [known[step] for step in record["rows"][trouble] if step in known]
+            for kind in self._rows:
+                self._rows[kind] = [known[step] for step in record["rows"][kind] if step in known]
 
     def observe(self, trace: StepTrace, *, is_broken: bool) -> Anomaly | None:
-        """Take one step; what is wrong, in the step in which it has lasted long enough.
+        """Check one step; return an anomaly in the step in which it has lasted long enough.
 
         Args:
-            is_broken: its update was left out for a reason that is not the search for a loss scale.
+            is_broken: its update was skipped for another reason than the search for a loss scale.
         """
         config = self._config
-        findings = [
-            self._extend("not_finite", trace, is_bad=is_broken, patience=config.max_skipped_steps, reaction="act"),
-            *(self._judge_value(trouble, trace) for trouble in ("loss_spike", "grad_norm_spike")),
+        anomalies = [
+            self._extend("not_finite", trace, is_bad=is_broken, patience=config.max_skipped_steps, action="act"),
+            *(self._check_value(kind, trace) for kind in ("loss_spike", "grad_norm_spike")),
         ]
         self._remember(trace)
-        found = [finding for finding in findings if finding is not None]
-        return next((finding for finding in found if finding.reaction == "act"), found[0] if found else None)
+        found = [anomaly for anomaly in anomalies if anomaly is not None]
+        return next((anomaly for anomaly in found if anomaly.action == "act"), found[0] if found else None)
 
     def _remember(self, trace: StepTrace) -> None:
         self._traces.append(trace)
-        for trouble, values in self._values.items():
-            values.append(_value(trouble, trace))
+        for kind, values in self._values.items():
+            values.append(_value(kind, trace))
 
     def since(self, step: int) -> list[StepTrace]:
-        """What is remembered of the steps after `step`, the oldest first."""
+        """Return the remembered steps after `step`, the oldest first."""
         return [trace for trace in self._traces if trace.step > step]
 
-    def start_of(self, finding: Anomaly) -> StepTrace:
-        """The first step whose samples are implicated, or the oldest one that is remembered."""
-        start = finding.first.step - self._config.skip_steps_before
-        return next((trace for trace in self._traces if trace.step >= start), finding.first)
+    def start_of(self, anomaly: Anomaly) -> StepTrace:
+        """Return the first step whose samples may have caused the anomaly, or the oldest remembered one."""
+        start = anomaly.first.step - self._config.skip_steps_before
+        return next((trace for trace in self._traces if trace.step >= start), anomaly.first)
 
     def to_record(self) -> dict[str, Any]:
-        """Turn into plain values that JSON can hold."""
+        """Return the history as plain values that JSON can hold."""
         return {
             "steps": [list(astuple(trace)) for trace in self._traces],
-            "rows": {trouble: [trace.step for trace in row] for trouble, row in self._rows.items()},
+            "rows": {kind: [trace.step for trace in row] for kind, row in self._rows.items()},
         }
 
-    def _judge_value(self, trouble: AnomalyKind, trace: StepTrace) -> Anomaly | None:
+    def _check_value(self, kind: AnomalyKind, trace: StepTrace) -> Anomaly | None:
         config = self._config
-        reaction = config.loss_spike if trouble == "loss_spike" else config.grad_norm_spike
-        value = _value(trouble, trace)
-        if reaction == "off" or value is None:  # a step without a value neither ends a row nor goes on with it
+        action = config.loss_spike if kind == "loss_spike" else config.grad_norm_spike
+        value = _value(kind, trace)
+        if action == "off" or value is None:  # a step without a value neither ends a row nor extends it
             return None
-        unusual = find_spike(
+        outlier = find_spike(
             value,
-            before=[other for other in self._values[trouble] if other is not None],
+            before=[other for other in self._values[kind] if other is not None],
             min_values=max(2, config.spike_window // 2),
             threshold=config.spike_threshold,
             min_rise=config.spike_min_rise,
         )
         return self._extend(
-            trouble,
+            kind,
             trace,
-            is_bad=unusual is not None,
+            is_bad=outlier is not None,
             patience=config.spike_patience,
-            reaction=reaction,
-            unusual=unusual,
+            action=action,
+            outlier=outlier,
         )
 
     def _extend(
         self,
-        trouble: AnomalyKind,
+        kind: AnomalyKind,
         trace: StepTrace,
         *,
         is_bad: bool,
         patience: int,
-        reaction: Reaction,
-        unusual: Unusual | None = None,
+        action: Reaction,
+        outlier: Outlier | None = None,
     ) -> Anomaly | None:
-        row = self._rows[trouble]
+        row = self._rows[kind]
         if not is_bad:
             row.clear()
             return None
-        # The row is not kept beyond its length: told once, trouble that lasts is not told in every step.
+        # The row is not extended beyond its length: an anomaly that lasts is reported once, not in every step.
         if len(row) < patience:
             row.append(trace)
             if len(row) == patience:
-                return Anomaly(trouble=trouble, first=row[0], last=trace, reaction=reaction, unusual=unusual)
+                return Anomaly(kind=kind, first=row[0], last=trace, action=action, outlier=outlier)
         return None
 
 
 def trace_step(*, step: int, first_sample: int, loss: float, grad_norm: float) -> StepTrace:
-    """Remember a step."""
+    """Build the trace of a step, without values that are not finite."""
     return StepTrace(step=step, first_sample=first_sample, loss=_finite(loss), grad_norm=_finite(grad_norm))
 
 
-def _value(trouble: AnomalyKind, trace: StepTrace) -> float | None:
-    if trouble == "loss_spike":
+def _value(kind: AnomalyKind, trace: StepTrace) -> float | None:
+    if kind == "loss_spike":
         return trace.loss
     return math.log(trace.grad_norm) if trace.grad_norm else None
 

@@ -1,4 +1,4 @@
-"""What all ranks do before any of them goes on: each reads its batch, and nobody has been asked to stop."""
+"""Read on all ranks or on none: agree on failures and stop signals before any rank continues."""
 
 import traceback
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, exit_code_for
 T = TypeVar("T")
 
 
-class StopAsked(Exception):
-    """A process was asked to stop; raised on every rank."""
+class StopRequested(Exception):
+    """A process received a stop signal; raised on every rank."""
 
 
 class ReadFailed(Exception):
-    """Data could not be read on at least one rank; raised on every rank, with the same message everywhere."""
+    """Data could not be read on at least one rank; raised on every rank with the same message."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
@@ -26,19 +26,19 @@ class ReadFailed(Exception):
 
 
 class Together:
-    """Reads on every rank, or on none: a rank that failed alone would leave the others in the next collective."""
+    """Read on every rank, or on none: a rank that failed alone would leave the others in the next collective."""
 
     def __init__(self, stop: StopRequest, *, device: torch.device) -> None:
         self._stop, self._device = stop, device
 
     def __call__(self, read: Callable[[], T], *, otherwise: str = "") -> T:
-        """Return what this rank has read; all ranks call this alike.
+        """Return what this rank has read; all ranks call this.
 
         Args:
-            otherwise: what a failure keeps from being done, for its message.
+            otherwise: what a failure prevents, for its message, such as `Cannot take step 7`.
         Raises:
-            ReadFailed: one of them could not read.
-            StopAsked: one of them was asked to stop; what was read is lost.
+            ReadFailed: a rank could not read.
+            StopRequested: a rank received a stop signal; what was read is discarded.
         """
         failure: BaseException | None = None
         try:
@@ -49,18 +49,18 @@ class Together:
         if has_failed:
             raise _gather(failure, otherwise=otherwise)
         if is_stopping:
-            raise StopAsked
+            raise StopRequested
         return result
 
 
 def _gather(own: BaseException | None, *, otherwise: str) -> ReadFailed:
-    """What went wrong on all ranks, each thing once."""
-    told = None if own is None else (_describe(own), exit_code_for(own))
-    everyone: list[tuple[str, int] | None] = [told]
+    """Gather the failures of all ranks into one error; equal messages appear once."""
+    reported = None if own is None else (_describe(own), exit_code_for(own))
+    gathered: list[tuple[str, int] | None] = [reported]
     if distributed.is_initialized():
-        everyone = [None] * distributed.get_world_size()
-        distributed.all_gather_object(everyone, told)
-    failures = [failure for failure in everyone if failure is not None]
+        gathered = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, reported)
+    failures = [failure for failure in gathered if failure is not None]
     unexpected = [failure for failure in failures if failure[1] == EXIT_STOPPED]
     message = "; ".join(dict.fromkeys(text for text, _ in failures))
     return ReadFailed(f"{otherwise}: {message}" if otherwise else message, exit_code=(unexpected or failures)[0][1])

@@ -1,1 +1,1 @@
-"""A run's directory, and the lock that keeps it to one job."""
+"""Manage a run's directory, and the lock that admits one job at a time."""

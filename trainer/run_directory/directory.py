@@ -1,4 +1,4 @@
-"""A run's directory: continued, forked or started anew, and never overwritten by accident."""
+"""Prepare a run's directory for a resumed, forked or restarted run, without overwriting earlier results."""
 
 import logging
 import os
@@ -11,23 +11,23 @@ from trainer.run_directory.lock import LOCK_NAME, RunLock
 from trireme.files import write_whole
 
 CONFIG_NAME = "config.yaml"
-"""The configuration of a run's newest start, in its directory; in a checkpoint, of the start that saved it."""
+"""In a run directory, the configuration of its latest start; in a checkpoint, of the start that saved it."""
 
 _RESTARTED_BY = ".restarted_by"
-"""Names the batch job that started a run anew: when it is requeued, or its pods start again, it goes on."""
+"""Holds the id of the batch job that restarted a run: if that job is requeued, or its pods restart, it resumes."""
 _JOB_VARIABLES = (JOB_VARIABLE, "SLURM_JOB_ID")
 _KEPT = (LOCK_NAME, "slurm", "kubernetes", "bad_nodes.jsonl")
-"""Not of what was trained: the job that runs now has its script, code and output there, and its nodes are still bad."""
+"""Stays at a restart: script, code and output of the running job, and the bad nodes, which are still bad."""
 _LOGGER = logging.getLogger(__name__)
 
 
 def is_inside(path: Path, directory: Path) -> bool:
-    """Whether a path, links followed, is a directory or lies in it."""
+    """Return whether a path, with links resolved, is a directory or inside it."""
     return path.expanduser().resolve().is_relative_to(directory.resolve())
 
 
 def must_restart(resume: str, run_directory: Path) -> bool:
-    """Whether what the directory holds must make room: `resume=restart`, and not because the same job is back."""
+    """Return whether existing files must be moved aside: `resume=restart`, unless the same job starts again."""
     if resume != "restart" or not _entries(run_directory):
         return False
     job = _job()
@@ -37,7 +37,7 @@ def must_restart(resume: str, run_directory: Path) -> bool:
 
 @contextmanager
 def lock_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
-    """Hold a run's directory for this job alone, after making room where the run is to start anew.
+    """Hold the lock of a run's directory; for a restart, move its existing files aside first.
 
     Raises:
         ConfigError: another job holds it.
@@ -45,7 +45,7 @@ def lock_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
     if must_restart(resume, run_directory):
         with RunLock(run_directory):
             target = _move_aside(run_directory)
-        _LOGGER.warning("resume=restart: what %s held is in %s now", run_directory, target)
+        _LOGGER.warning("resume=restart: moved the contents of %s to %s.", run_directory, target)
     with RunLock(run_directory):
         job = _job()
         if resume == "restart" and job is not None:
@@ -54,12 +54,12 @@ def lock_run_directory(run_directory: Path, *, resume: str) -> Iterator[None]:
 
 
 def keep_configuration(run_directory: Path, text: str, *, step: int) -> str:
-    """Write a start's configuration as config.yaml, and for good as config.STEP.yaml.
+    """Write a start's configuration as config.yaml, and permanently as config.STEP.yaml.
 
     Args:
-        step: that the start goes on from. Another start at the same step has config.STEP-2.yaml, unless it is the same.
+        step: of the start. Another start at the same step gets config.STEP-2.yaml, unless its configuration is equal.
     Returns:
-        The name of the file that stays.
+        The name of the permanent file.
     Raises:
         OSError: it cannot be written.
     """
@@ -76,23 +76,23 @@ def keep_configuration(run_directory: Path, text: str, *, step: int) -> str:
 
 
 def rotate_file(path: Path) -> None:
-    """Give a file that a new run would overwrite another name beside it, such as metrics.former-1.jsonl."""
+    """Rename a file that a new run would overwrite, to metrics.former-1.jsonl for example."""
     if not path.exists():
         return
     number = 1
     while (target := path.with_name(f"{path.stem}.former-{number}{path.suffix}")).exists():
         number += 1
     path.rename(target)
-    _LOGGER.warning("%s is of a run that left no checkpoint; it is %s now, and the run starts anew", path, target.name)
+    _LOGGER.warning("Renamed %s, left by a run without a checkpoint, to %s; a new run starts.", path, target.name)
 
 
 def _job() -> str | None:
-    """The batch job that this process belongs to."""
+    """Return the id of the batch job that this process belongs to."""
     return next((os.environ[name] for name in _JOB_VARIABLES if os.environ.get(name)), None)
 
 
 def _move_aside(run_directory: Path) -> Path:
-    """Move what the directory holds to NAME.archived-1 and so on."""
+    """Move the directory's contents to NAME.archived-1 and so on."""
     number = 1
     while (target := run_directory.with_name(f"{run_directory.name}.archived-{number}")).exists():
         number += 1

@@ -1,8 +1,8 @@
-"""One job at a time in a run directory, on any file system that all its hosts share.
+"""Lock a run directory, so that one job at a time writes to it, on any file system that its hosts share.
 
-The lock is a file that appears by exclusive creation and whose owner touches it every few seconds. It outlives its
-owner: a process that is gone from this host is seen at once, one of another host by a file that stays untouched.
-No lock of the operating system is asked, because shared file systems often have none or keep them to one host.
+The lock is a file that is created exclusively and that its owner touches every few seconds. It may outlive its owner:
+a process of this host that has exited is noticed immediately, one of another host by a file that is no longer touched.
+Locks of the operating system are not used, because shared file systems often have none, or only within one host.
 """
 
 import errno
@@ -26,9 +26,9 @@ from trireme.processes import leave_exit_code
 LOCK_NAME = "run.lock"
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""A lock that nobody has touched for so long, while we looked on, belongs to nobody."""
+"""A lock that is not touched for this long while this process watches has no owner any more."""
 SETTLE_SECONDS = 1.0
-"""After taking over: longer than another one needs between looking and writing."""
+"""Wait after a takeover: longer than another process needs between reading and writing."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -37,14 +37,14 @@ class _Owner:
     token: str
     host: str
     machine: str
-    """Tells hosts, their starts and containers apart: process numbers mean something within one only."""
+    """Identifies a host since its last boot, or a container: process ids are unique within one only."""
     pid: int
     started: float
-    """When the process began, so that a number given anew is not taken for it."""
+    """Start time of the process, to detect that its id has been reused."""
 
 
 class RunLock:
-    """Holds a run directory from `with` to its end; the directory is created where it is missing.
+    """Hold the lock of a run directory inside `with`; a missing directory is created.
 
     Raises:
         ConfigError: another job holds it.
@@ -68,7 +68,7 @@ class RunLock:
         except OSError as error:
             raise ConfigError([cannot_write(self._path.parent, error, to=self._path.name)]) from error
         if not self._create():
-            self._take_over(self._wait_for_its_end())
+            self._take_over(self._wait_until_stale())
         self._thread.start()
         return self
 
@@ -81,30 +81,35 @@ class RunLock:
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
-        """Create the file; False where there is one."""
+        """Create the file; return False if it exists."""
         try:
             with self._path.open("x") as file:
                 file.write(json.dumps(asdict(self._owner)))
         except FileExistsError:
             return False
-        except OSError as error:  # no room, say; an empty lock would be another one's to the next start
+        except OSError as error:  # no space, for example; an empty lock would look like another job's to the next start
             self._path.unlink(missing_ok=True)
             raise ConfigError([cannot_write(self._path.parent, error, to=self._path.name)]) from error
         return True
 
-    def _wait_for_its_end(self) -> "_Look":
-        """Look at another one's lock until it is known to be dead, and refuse when it is alive.
+    def _wait_until_stale(self) -> "_Look":
+        """Watch another process's lock until that process is known to have exited; raise if it is alive.
 
         Returns:
-            The last look at it.
+            The last reading.
         """
         first = _look(self._path)
         if first.owner is not None and first.owner.machine == self._owner.machine:
             if _is_running(first.owner):
                 raise ConfigError([_in_use(self._path, first.owner)])
             return first
-        whose = f"{first.owner.host}, process {first.owner.pid}" if first.owner else "an unknown process"
-        _LOGGER.info("%s belongs to %s; looking whether it is alive (%.0f s)", self._path, whose, STALE_SECONDS)
+        whose = f"{first.owner.host} (pid {first.owner.pid})" if first.owner else "an unknown process"
+        _LOGGER.info(
+            "%s is held by %s; waiting up to %.0f s to see whether that process is still alive",
+            self._path,
+            whose,
+            STALE_SECONDS,
+        )
         deadline = time.monotonic() + STALE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(1.0, STALE_SECONDS / 10))
@@ -116,7 +121,7 @@ class RunLock:
         return first
 
     def _take_over(self, dead: "_Look") -> None:
-        """Put our name in the place of a dead one's; of several that try it, the last one to write has it."""
+        """Replace the owner of a stale lock; of several processes that try, the last one to write holds it."""
         if _look(self._path) not in (dead, _Look(owner=None, touched=None)):
             raise ConfigError([_in_use(self._path, _look(self._path).owner)])
         ours = self._path.with_name(f"{self._path.name}.{self._owner.token}")
@@ -125,19 +130,19 @@ class RunLock:
         time.sleep(SETTLE_SECONDS)
         if not self._is_ours():
             raise ConfigError([_in_use(self._path, _look(self._path).owner)])
-        _LOGGER.warning("%s was left by a process that is gone; it is ours now", self._path)
+        _LOGGER.warning("Took over %s: the process that held it has exited.", self._path)
 
     def _is_ours(self) -> bool:
         owner = _look(self._path).owner
         return owner is not None and owner.token == self._owner.token
 
     def _keep_alive(self) -> None:
-        """Touch the file, and leave when it is another one's: this process was taken for dead while it slept."""
+        """Touch the file; exit if another process has taken it over while this one was suspended."""
         while not self._is_over.wait(HEARTBEAT_SECONDS):
             look = _look(self._path)
             if look.owner is not None and look.owner.token != self._owner.token:
                 _LOGGER.error(
-                    "%s was taken over by %s, process %d: this process had stood still; leaving without a save",
+                    "%s was taken over by %s (pid %d) while this process was suspended: exiting without a save.",
                     self._path,
                     look.owner.host,
                     look.owner.pid,
@@ -148,23 +153,23 @@ class RunLock:
             try:
                 os.utime(self._path)
             except OSError as error:
-                _LOGGER.warning("%s cannot be touched: %s", self._path, error.strerror)
+                _LOGGER.warning("Failed to touch %s: %s", self._path, error.strerror)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """A lock at one moment."""
+    """Hold one reading of a lock."""
 
     owner: _Owner | None
-    """None where the file is missing or says nothing readable."""
+    """None if the file is missing or unreadable."""
     touched: int | None
-    """When, in the file system's own time; None where there is no file."""
+    """Modification time, of the file system's clock; None if the file is missing."""
 
 
 def _look(path: Path) -> _Look:
     touched = None
     try:
-        # Opened each time: network file systems ask the server about a file when it is opened, not before.
+        # Opened each time: network file systems query the server when a file is opened, not before.
         with path.open() as file:
             touched = os.fstat(file.fileno()).st_mtime_ns
             return _Look(owner=_Owner(**json.load(file)), touched=touched)
@@ -191,7 +196,7 @@ def _machine() -> str:
 
 
 def cannot_write(run_directory: Path, error: OSError, *, to: str) -> Violation:
-    """What to say of a run directory in which something cannot be written.
+    """Build the error for a run directory that cannot be written.
 
     Args:
         to: the file or directory that the error is about.
@@ -201,17 +206,17 @@ def cannot_write(run_directory: Path, error: OSError, *, to: str) -> Violation:
         path="output_dir",
         value=str(run_directory),
         message=f"cannot be written: {error.strerror} ({to})",
-        fix="make room there, or choose an output_dir that has some"
+        fix="Free space there, or use an output_dir on another disk."
         if is_full
-        else "choose an output_dir that this user can create files in",
+        else "Use an output_dir in which this user can create files.",
     )
 
 
 def _in_use(path: Path, owner: _Owner | None) -> Violation:
-    whose = f"process {owner.pid} of host {owner.host}" if owner is not None else "another job"
+    whose = f"{owner.host} (pid {owner.pid})" if owner is not None else "another job"
     return Violation(
         path="run_name",
         value=path.parent.name,
         message=f"is in use: {whose} is writing to {path.parent}",
-        fix=f"wait for it, end it, or use another run_name (the lock is {path})",
+        fix=f"Wait for that job, stop it, or use another run_name. The lock file is {path}.",
     )

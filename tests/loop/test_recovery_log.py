@@ -44,5 +44,5 @@ def test_a_file_of_another_kind_is_not_replayed(tmp_path: Path) -> None:
     assert read_replay(str(tmp_path)).find_skipped(16, 24) is not None
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text(json.dumps({"kind": "train", "step": 1, "loss": 2.0}) + "\n")
-    with pytest.raises(ConfigError, match="it has records of kind train; give the recovery.jsonl of a run"):
+    with pytest.raises(ConfigError, match="it holds records of kind train .*Set it to the recovery.jsonl of a run"):
         read_replay(str(metrics))

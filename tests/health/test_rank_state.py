@@ -1,4 +1,4 @@
-"""Where a thread stands, and whether it waits for other ranks."""
+"""What a thread does, and whether it waits for other ranks."""
 
 import queue
 import sys
@@ -59,8 +59,8 @@ def _wait_for_a_late_rank() -> tuple[str, str | None] | None:
     thread.start()
 
     def find() -> tuple[str, str | None] | None:
-        waits_in, standing = describe_wait(_frames_of(thread)), find_rank_state()
-        return (waits_in, standing.collective) if waits_in is not None and standing.is_collective_open else None
+        waits_in, state = describe_wait(_frames_of(thread)), find_rank_state()
+        return (waits_in, state.collective) if waits_in is not None and state.is_collective_open else None
 
     told = _look(find)
     thread.join()
@@ -73,7 +73,7 @@ def test_a_collective_is_named_with_its_ranks_and_found_in_the_flight_recorder()
     waits_in, collective = told
     assert waits_in == "barrier over ranks 0, 1"
     assert collective is not None and "barrier number 1 of group" in collective
-    assert collective.endswith("is not done")
+    assert collective.endswith("not completed")
 
 
 def test_paths_begin_at_the_package() -> None:

@@ -96,16 +96,16 @@ def test_a_repetition_right_after_the_first_does_not_leave(monkeypatch: pytest.M
     monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
     stop = StopRequest()
     stop.defer()
-    stop._take(signal.SIGINT)
+    stop._handle(signal.SIGINT)
     now[0] += 0.9
-    stop._take(signal.SIGINT)
-    stop._take(signal.SIGTERM)
+    stop._handle(signal.SIGINT)
+    stop._handle(signal.SIGTERM)
     assert left == []
     now[0] += 0.2
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        stop._take(number)
+        stop._handle(number)
     assert left == [], "a warning that is given twice is still a warning"
-    stop._take(signal.SIGTERM)
+    stop._handle(signal.SIGTERM)
     assert left == [EXIT_REQUEUE]
 
 
@@ -127,7 +127,7 @@ def test_the_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
     process = start_stuck("training", tmp_path / "code")
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
-    assert "finishing this step" in process.stderr.readline()
+    assert "will finish the current step, save a checkpoint and exit. Send it again" in process.stderr.readline()
     time.sleep(1.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
