@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` work from a bare clone; the rest is listed by `make help`.
+# `make quickstart` and `make test` work from a bare clone; `make help` lists all targets.
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -13,9 +13,9 @@ PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 .PHONY: help setup quickstart test test-long test-all certify chaos check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## create .venv and install everything that is needed here
+setup: $(STAMP) ## create .venv and install all dependencies
 
 $(STAMP): pyproject.toml constraints.txt
 	@fits='import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'; \
@@ -34,34 +34,34 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-quickstart: $(STAMP) ## the whole job on real input, on CPU: crawl, prepare, train, resume, evaluate, generate
+quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepare, train, resume, evaluate, generate
 	$(PYTHON) -m launch.quickstart
 
-test: $(STAMP) ## every test but the long ones (CPU only); PYTEST_ARGS='-k name' selects
+test: $(STAMP) ## run all tests except the long ones (CPU); select with PYTEST_ARGS='-k name'
 	$(PYTEST) -m 'not long' $(PYTEST_ARGS)
 
-test-long: $(STAMP) ## the long tests: Slurm, chaos, the whole quickstart, Ray, a browser; PYTEST_ARGS='--part 1/3'
+test-long: $(STAMP) ## run the long tests: Slurm, fault injection, the quickstart, Ray, a browser; a third with PYTEST_ARGS='--part 1/3'
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## every test
+test-all: $(STAMP) ## run all tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-certify: $(STAMP) ## every layout and engine computes what one process does (CPU): docs/certificate.md
+certify: $(STAMP) ## verify that every parallel layout and engine matches a single-process run (CPU)
 	$(PYTHON) -m trainer.certify certify=standard
 
-chaos: $(STAMP) ## faults in real runs, 68 of them, and what became of each (CPU): docs/chaos.md
+chaos: $(STAMP) ## inject 68 faults into real training runs and verify recovery (CPU)
 	$(PYTHON) -m tests.chaos --json benchmarks/results/chaos.json
 
-check: $(STAMP) ## ruff, import-linter, mypy
+check: $(STAMP) ## run ruff, import-linter and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-format: $(STAMP) ## let ruff rewrite the sources in the project's style
+format: $(STAMP) ## format and fix the sources with ruff
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-clean: ## remove caches; .venv and outputs stay
+clean: ## remove caches; keep .venv and outputs
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
 	find trireme trainer launch data_tools tests benchmarks conf -name __pycache__ -type d -prune -exec rm -rf {} +
