@@ -1,7 +1,7 @@
-"""Read metrics.jsonl of one or more runs and draw their losses: python draw_loss.py RUN_DIR [RUN_DIR ...] > loss.svg
+"""Read metrics.jsonl of one or more runs and plot their losses: python draw_loss.py RUN_DIR [RUN_DIR ...] > loss.svg
 
-metrics.jsonl holds one JSON object a line: records of steps have `step` and `loss`, those of validations
-`validation_loss`. Whatever Weights & Biases shows is in this file, too.
+metrics.jsonl has one JSON object per line: records of steps have `step` and `loss`, those of validations `validation_loss`.
+Everything that Weights & Biases shows is in this file.
 """
 
 import json
@@ -13,13 +13,13 @@ COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 
 
 def read_losses(run: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run's training steps."""
+    """Return (step, loss) of a run's training steps."""
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [(record["step"], record["loss"]) for record in records if record.get("loss") is not None]
 
 
 def draw(curves: dict[str, list[tuple[int, float]]]) -> str:
-    """One polyline a run, axes from the smallest to the largest value."""
+    """Return an SVG with one polyline per run and axes from the smallest to the largest value."""
     points = [point for curve in curves.values() for point in curve]
     low, high = min(loss for _, loss in points), max(loss for _, loss in points)
     last = max(step for step, _ in points)

@@ -11,8 +11,8 @@ overrides=(
   output_dir="$output" run_name=llama_8b
 )
 
-# 1. Memory, time of a step and the best layouts, as a table and as a page (plan.html). No GPU is needed.
+# 1. Predict memory, step time and the best layouts, as a table and a page (plan.html). Needs no GPU.
 trireme plan "${overrides[@]}" html="$output/plan.html"
 
-# 2. The Slurm job with one of the layouts: dry_run=true shows the script instead of submitting it.
+# 2. Render the Slurm job with one of the layouts: dry_run=true prints the script instead of submitting it.
 trireme slurm "${overrides[@]}" parallel=tp2 data.train="[{paths:['$output/train']}]" model.vocab_size=128256 dry_run=true

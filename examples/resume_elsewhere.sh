@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stop a run on one parallel layout, resume it on another:  ./resume_elsewhere.sh DATA_DIR [OUTPUT_DIR]
+# Stop a run under one parallel layout, resume it under another:  ./resume_elsewhere.sh DATA_DIR [OUTPUT_DIR]
 # DATA_DIR is what `trireme prepare` wrote, for example outputs/own_text/data.
 set -euo pipefail
 data=$(realpath -m "${1:?DATA_DIR is missing}")
@@ -12,14 +12,14 @@ train() {
 }
 
 # Ten steps on two data-parallel processes with ZeRO-1, then save and stop, as Ctrl-C or a time limit would.
-# The exit code 75 asks to be started again.
+# Exit code 75 means: saved, start again.
 train parallel=dp2 engine=deepspeed training.stop_after_step=10 || [ $? = 75 ]
 
-# The same command with another layout and engine resumes: `resume=auto` is the default. Layers are now cut into two
-# pipeline stages; weights, moments and the order of samples go on where they stopped.
+# The same command with another layout and engine resumes, because resume=auto is the default. Weights, moments and sample
+# order continue on two pipeline stages.
 train parallel=pp2 engine=megatron
 
-# Every step was taken once, in order.
+# Check that every step was taken once, in order.
 python - "$output/run/metrics.jsonl" <<'PYTHON'
 import json, sys
 steps = [record["step"] for record in map(json.loads, open(sys.argv[1])) if "loss" in record]

@@ -1,4 +1,6 @@
-"""A filter of your own: one document at a time, in whichever process has it."""
+"""A custom filter for data preparation."""
+
+from collections.abc import Iterable, Iterator
 
 from data_tools.document import Document
 
@@ -6,14 +8,16 @@ from data_tools.document import Document
 class DropShortTitles:
     """Drop pages whose first line has fewer than `min_words` words.
 
-    The class is named by `_target_` in data_prep.further_steps; what stands beside it there are the arguments.
-    Dropped documents appear in the ledger and the report as `step_DropShortTitles`.
+    data_prep.custom_filters names the class by `_target_`; the other keys there are the arguments of `__init__`. Dropped
+    documents appear in the ledger and the report as `step_DropShortTitles`.
     """
 
     def __init__(self, min_words: int) -> None:
         self.min_words = min_words
 
-    def filter(self, document: Document) -> bool:
-        """True keeps the document."""
-        first_line = document.text.partition("\n")[0]
-        return len(first_line.split()) >= self.min_words
+    def run(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the documents to keep; their text may be changed."""
+        for document in documents:
+            first_line = document.text.partition("\n")[0]
+            if len(first_line.split()) >= self.min_words:
+                yield document

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A web archive to token shards, with a filter of your own between:  ./run.sh [OUTPUT_DIR] [ARCHIVE.warc.gz ...]
+# A web archive to token shards, with a custom filter:  ./run.sh [OUTPUT_DIR] [ARCHIVE.warc.gz ...]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 output=$(realpath -m "${1:-outputs/own_filter}")
@@ -8,7 +8,7 @@ mkdir -p "$output"
 if [ $# -gt 1 ]; then
   archives=("${@:2}")
 else
-  # Without an archive of yours: serve a few pages here and crawl them, politely, into a genuine WARC file.
+  # Default: serve a few pages on this host and crawl them into a WARC file.
   site=$(mktemp -d)
   trap 'kill "$server"; rm -rf "$site"' EXIT
   for page in 1 2 3 4 5 6; do
@@ -30,7 +30,7 @@ else
   archives=("$output/site.warc.gz")
 fi
 
-# PYTHONPATH lets `_target_` find own_filter.py. The ledger says of every record what became of it.
+# PYTHONPATH lets `_target_` find own_filter.py. The ledger records the outcome of every record.
 paths=$(printf '"%s",' "${archives[@]}")
 PYTHONPATH=$here trireme prepare data_prep.output_dir="$output/data" \
   "data_prep.sources=[{name:site,kind:warc,paths:[${paths%,}]}]" \
