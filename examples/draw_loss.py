@@ -1,7 +1,7 @@
 """Read metrics.jsonl of one or more runs and plot their losses: python draw_loss.py RUN_DIR [RUN_DIR ...] > loss.svg
 
-metrics.jsonl has one JSON object per line: records of steps have `step` and `loss`, those of validations `validation_loss`.
-Everything that Weights & Biases shows is in this file.
+metrics.jsonl has one JSON object per line: records of steps have `step` and `loss`, those of validations
+`validation_loss`. Everything that Weights & Biases shows is in this file.
 """
 
 import json

@@ -8,7 +8,7 @@ from data_tools.document import Document
 class DropShortTitles:
     """Drop pages whose first line has fewer than `min_words` words.
 
-    data_prep.custom_filters names the class by `_target_`; the other keys there are the arguments of `__init__`. Dropped
+    data_prep.custom_filters names the class by `_target_`; the other keys are the arguments of `__init__`. Dropped
     documents appear in the ledger and the report as `step_DropShortTitles`.
     """
 

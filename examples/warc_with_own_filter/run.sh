@@ -34,6 +34,6 @@ fi
 paths=$(printf '"%s",' "${archives[@]}")
 PYTHONPATH=$here trireme prepare data_prep.output_dir="$output/data" \
   "data_prep.sources=[{name:site,kind:warc,paths:[${paths%,}]}]" \
-  'data_prep.further_steps=[{_target_:own_filter.DropShortTitles,min_words:3}]' \
+  'data_prep.custom_filters=[{_target_:own_filter.DropShortTitles,min_words:3}]' \
   data_prep.split.validation_fraction=0.2
 trireme inspect "$output/data/train" --doc 0
