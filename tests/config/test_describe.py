@@ -28,29 +28,29 @@ def test_one_of_a_thing_is_not_several() -> None:
     [
         (
             ["training.train_iters=50"],
-            "rises to 0.0003 over 5 steps (a tenth of the run, at most 100; set by lr_schedule.warmup_steps), then"
-            " falls to 3e-05 at step 50 (cosine)",
+            "warms up to 0.0003 over 5 steps (a tenth of the run, at most 100; set by lr_schedule.warmup_steps), then"
+            " decays to 3e-05 at step 50 (cosine)",
         ),
-        (["lr_schedule.warmup_steps=1"], "rises to 0.0003 over 1 step, then falls to 3e-05 at step 1000 (cosine)"),
-        (["lr_schedule=constant", "training.train_iters=9"], "starts at 0.0003, then stays there"),
+        (["lr_schedule.warmup_steps=1"], "warms up to 0.0003 over 1 step, then decays to 3e-05 at step 1000 (cosine)"),
+        (["lr_schedule=constant", "training.train_iters=9"], "starts at 0.0003, then constant"),
         (
             ["lr_schedule=wsd", "training.train_iters=100"],
-            "then stays there, and falls over the last 10 steps to 0 at step 100 (sqrt)",
+            "then constant, then decays over the last 10 steps to 0 at step 100 (sqrt)",
         ),
     ],
 )
 def test_the_schedule_that_results_is_said(overrides: list[str], expected: str) -> None:
     schedule = _lines(*overrides)[2]
-    assert schedule.startswith("the learning rate ") and schedule.endswith(expected)
+    assert schedule.startswith("Learning rate: ") and schedule.endswith(expected)
 
 
 def test_whether_there_is_validation_is_said() -> None:
-    assert _lines()[3] == "no validation: data.validation names no data"
+    assert _lines()[3] == "Validation: off (data.validation is empty)"
     data = "data.validation=[{paths:[/data/held_out]}]"
-    assert _lines(data, "training.eval_interval=0")[3] == "no validation: training.eval_interval=0 switches it off"
-    assert _lines(data)[3] == "validation every 100 steps and after the last step, on 10 global batches at most"
+    assert _lines(data, "training.eval_interval=0")[3] == "Validation: off (training.eval_interval=0)"
+    assert _lines(data)[3] == "Validation: every 100 steps and after the last step, on at most 10 global batches"
     only_last = _lines(data, "training.train_iters=100", "training.eval_iters=1")[3]
-    assert only_last == "validation after the last step, on 1 global batch at most"
+    assert only_last == "Validation: after the last step, on at most 1 global batch"
 
 
 @pytest.mark.parametrize("style", ["constant", "cosine", "linear", "wsd"])

@@ -12,4 +12,4 @@ def test_the_nearest_steps_that_have_a_checkpoint_are_named(tmp_path: Path) -> N
     config = load_config([f"resume='{tmp_path}/step_00000310'"], world_size=1)
     found = [str(problem) for problem in validate(config, world_size=1) if problem.path == "resume"]
     assert len(found) == 1
-    assert "use step_00000200, step_00000300 or step_00000400 in its place, auto, never, restart, or" in found[0]
+    assert "Use step_00000200, step_00000300 or step_00000400; or use auto, never, restart, or" in found[0]

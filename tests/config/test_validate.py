@@ -65,10 +65,10 @@ def test_heads_that_tensor_parallelism_cannot_share() -> None:
     # Query groups divide heads, so a size that does not divide the heads does not divide the groups either.
     overrides = ["model.num_attention_heads=6", "model.num_query_groups=2", "model.kv_channels=32"]
     assert check(*overrides, "parallel.tensor_model_parallel_size=4") == [
-        "parallel.tensor_model_parallel_size=4 does not divide model.num_attention_heads=6; use 1 or 2, or"
-        " model.num_attention_heads 4 or 8",
-        "parallel.tensor_model_parallel_size=4 does not divide model.num_query_groups=2; use 1 or 2, or"
-        " model.num_query_groups 4",
+        "parallel.tensor_model_parallel_size: must divide model.num_attention_heads=6 (got 4). Use 1 or 2, or set"
+        " model.num_attention_heads to 4 or 8.",
+        "parallel.tensor_model_parallel_size: must divide model.num_query_groups=2 (got 4). Use 1 or 2, or set"
+        " model.num_query_groups to 4.",
     ]
     assert check(*overrides, "parallel.tensor_model_parallel_size=2") == []
 
@@ -80,9 +80,9 @@ def test_vocabulary_of_an_unknown_tokenizer_is_checked_by_its_padding(tmp_path: 
     assert check(*overrides) == []
     (message,) = check(*overrides, "model.make_vocab_size_divisible_by=10")
     assert message == (
-        "parallel.tensor_model_parallel_size=4 does not divide model.make_vocab_size_divisible_by=10, and the"
-        " vocabulary, padded to a multiple of that, is cut into equal parts; use 1 or 2, or"
-        " model.make_vocab_size_divisible_by 8 or 12"
+        "parallel.tensor_model_parallel_size: must divide model.make_vocab_size_divisible_by=10: the vocabulary is"
+        " padded to a multiple of that, and cut into equal parts (got 4). Use 1 or 2, or set"
+        " model.make_vocab_size_divisible_by to 8 or 12."
     )
 
 
@@ -90,7 +90,7 @@ def test_a_directory_without_permission_is_named(tmp_path: Path, monkeypatch: py
     # As root every directory is writable, so the question to the system is answered here.
     monkeypatch.setattr("os.access", lambda path, mode: False)
     (message,) = check(f"output_dir='{tmp_path}/runs'")
-    assert f"you may not write to {tmp_path}; name a directory that you can write to" in message
+    assert f"no permission to write to {tmp_path} (got {tmp_path}/runs). Set it to a directory that you" in message
 
 
 def test_all_rules_at_once_and_none_about_numbers_that_are_wrong_by_themselves() -> None:
@@ -102,7 +102,7 @@ def test_all_rules_at_once_and_none_about_numbers_that_are_wrong_by_themselves()
         "run_name=.hidden",
         world_size=8,
     )
-    assert [message.partition("=")[0] for message in messages] == [
+    assert [message.partition(":")[0] for message in messages] == [
         "training.micro_batch_size",
         "parallel.pipeline_model_parallel_size",
         *["parallel.tensor_model_parallel_size"] * 3,

@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts: sizes, layout, and what follows from settings that nobody named."""
+"""Describe a run when it starts: sizes, layout, and the values of settings that were left at their defaults."""
 
 from trainer.config.derived import MAX_DEFAULT_WARMUP_STEPS, DerivedConfig
 from trainer.config.schema import TrainConfig
@@ -6,9 +6,9 @@ from trireme.progress import format_count, format_number
 
 
 def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
-    """Write one line for each subject."""
+    """Return one line for each subject."""
     return [
-        f"run directory {derived.run_directory}",
+        f"Run directory: {derived.run_directory}",
         _describe_size(config, derived),
         _describe_schedule(config, derived),
         _describe_validation(config),
@@ -30,28 +30,29 @@ def _describe_size(config: TrainConfig, derived: DerivedConfig) -> str:
 def _describe_schedule(config: TrainConfig, derived: DerivedConfig) -> str:
     schedule, peak = config.lr_schedule, f"{config.optimizer.lr:g}"
     if derived.warmup_steps:
-        start = f"rises to {peak} over {format_number(derived.warmup_steps, 'step')}"
+        start = f"warms up to {peak} over {format_number(derived.warmup_steps, 'step')}"
         if schedule.warmup_steps is None:
             start += f" (a tenth of the run, at most {MAX_DEFAULT_WARMUP_STEPS}; set by lr_schedule.warmup_steps)"
     else:
         start = f"starts at {peak}"
     end = f"{schedule.min_lr:g} at step {derived.decay_steps}"
     if schedule.style == "constant":
-        rest = "stays there"
+        rest = "constant"
     elif schedule.style == "wsd":
         decay = format_number(derived.wsd_decay_steps, "step")
-        rest = f"stays there, and falls over the last {decay} to {end} ({schedule.wsd_decay_style})"
+        rest = f"constant, then decays over the last {decay} to {end} ({schedule.wsd_decay_style})"
     else:
-        rest = f"falls to {end} ({schedule.style})"
-    return f"the learning rate {start}, then {rest}"
+        rest = f"decays to {end} ({schedule.style})"
+    return f"Learning rate: {start}, then {rest}"
 
 
 def _describe_validation(config: TrainConfig) -> str:
     training = config.training
     if not config.data.validation:
-        return "no validation: data.validation names no data"
+        return "Validation: off (data.validation is empty)"
     if training.eval_interval == 0:
-        return "no validation: training.eval_interval=0 switches it off"
+        return "Validation: off (training.eval_interval=0)"
     is_repeated = training.eval_interval < training.train_iters
     often = f"every {format_number(training.eval_interval, 'step')} and " if is_repeated else ""
-    return f"validation {often}after the last step, on {format_number(training.eval_iters, 'global batch')} at most"
+    batches = format_number(training.eval_iters, "global batch")
+    return f"Validation: {often}after the last step, on at most {batches}"

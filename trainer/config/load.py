@@ -1,4 +1,4 @@
-"""From a command line, or a saved file, to one `TrainConfig`."""
+"""Load a `TrainConfig` from a command line or a saved file."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -22,13 +22,13 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None) -> T
     """Compose conf/train.yaml with Hydra overrides.
 
     Args:
-        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last of several for one path counts.
-        world_size: only for the rules of `validate` that are reported together with errors of form.
+        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect.
+        world_size: used only to report broken rules of `validate` together with errors of form.
     Returns:
-        A configuration of the right form. The rules between its fields are for the caller to check with `validate`.
+        A configuration of valid form. The caller checks the rules between its fields with `validate`.
     Raises:
-        ConfigError: everything that is wrong in form; then, too, every rule of `validate` that can be judged all the
-            same, so that the user sees all problems at once.
+        ConfigError: all errors of form, together with every broken rule of `validate` that can still be checked, so
+            that the user sees all errors at once.
     """
 
     def judge(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
@@ -43,7 +43,7 @@ def dump_config(config: TrainConfig) -> str:
 
 
 def _escape(value: Any) -> Any:
-    """Keep what looks like an interpolation: all of them are resolved, so it is text, such as a shell's ${NAME}."""
+    """Escape text that looks like an interpolation: all are resolved by now, so it is a shell's ${NAME}."""
     if isinstance(value, dict):
         return {key: _escape(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -55,17 +55,19 @@ def load_config_file(path: str | Path) -> TrainConfig:
     """Read the YAML that `dump_config` wrote.
 
     Raises:
-        ConfigError: the file cannot be read, or what it holds is no configuration; all errors at once.
+        ConfigError: the file cannot be read, or is not a configuration; all errors at once.
     """
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError([_file_violation(path, f"cannot be read: {reason}", "name a saved config.yaml")]) from error
+        raise ConfigError(
+            [_file_violation(path, f"cannot be read: {reason}", "Use a config.yaml saved by a run.")]
+        ) from error
     except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError([_file_violation(path, f"is no YAML: {error}", "correct the file")]) from error
+        raise ConfigError([_file_violation(path, f"must be YAML: {error}", "Correct the file.")]) from error
     if not isinstance(plain, dict):
-        raise ConfigError([_file_violation(path, "holds no mapping", "name a saved config.yaml")])
+        raise ConfigError([_file_violation(path, "must contain a mapping", "Use a config.yaml saved by a run.")])
     conversion = to_dataclass(TrainConfig, {str(key): value for key, value in plain.items()})
     if conversion.config is None:
         raise ConfigError(
@@ -75,9 +77,9 @@ def load_config_file(path: str | Path) -> TrainConfig:
 
 
 def group_options(directories: Iterable[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
-    """The groups of conf/train.yaml and the options of each."""
+    """Return the groups of conf/train.yaml and the options of each."""
     return ROOT.group_options(directories)
 
 
 def _file_violation(path: str | Path, rule: str, fix: str) -> Violation:
-    return Violation(path="file", value=str(path), message=rule, fix=fix)
+    return Violation(path=str(path), value="", message=rule, fix=fix)

@@ -1,4 +1,4 @@
-"""Every rule between the fields of a configuration, all at once. Nothing is repaired, nothing is started."""
+"""Check all rules between the fields of a configuration at once. Nothing is repaired, nothing is started."""
 
 import importlib.util
 from collections.abc import Collection
@@ -44,12 +44,12 @@ def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[
     """Check all rules.
 
     Args:
-        config: of the right form, as the loader returns it.
-        world_size: number of processes; None where it is not known yet, which leaves out the rules about it.
-        ignore: paths whose values are doubtful already; rules that read them are left out.
+        config: of valid form, as the loader returns it.
+        world_size: number of processes; None where it is not known yet, which skips the rules about it.
+        ignore: paths whose values are known to be invalid; rules that read them are skipped.
     Returns:
-        All violations, each with the nearest values that would be accepted; none when the run can start. What shards
-        and tokenizer hold is checked by those who read them.
+        All violations, each with the nearest values that would be accepted; none when the run can start. The contents
+        of shards and tokenizer are checked by their readers.
     """
     violations = [
         violation for violation in check_ranges(config) if not any(is_inside(violation.path, path) for path in ignore)
@@ -62,14 +62,14 @@ def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[
 
 
 def needed_packages(config: TrainConfig) -> list[str]:
-    """Distributions that the run needs beyond those that every run does."""
+    """Return the distributions that this run needs beyond those that every run needs."""
     return ["transformer-engine"] if config.model.transformer_impl == "transformer_engine" else []
 
 
 def check_packages(config: TrainConfig) -> list[Violation]:
-    """Name packages that the run needs and this host lacks.
+    """Report packages that the run needs and this host lacks.
 
-    It is no rule: the host that plans or submits a run need not have what its nodes have.
+    This is not a rule: the host that plans or submits a run need not have the packages of its nodes.
     """
     if not needed_packages(config) or importlib.util.find_spec("transformer_engine"):
         return []
@@ -77,7 +77,7 @@ def check_packages(config: TrainConfig) -> list[Violation]:
         Violation(
             path="model.transformer_impl",
             value="transformer_engine",
-            message="needs the package transformer_engine, which is not installed here",
-            fix="install transformer-engine, or use torch",
+            message="requires the package transformer-engine, which is not installed on this host",
+            fix="Install transformer-engine, or use torch.",
         )
     ]

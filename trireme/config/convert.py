@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import pydantic
 
 from trireme.config.fields import (
+    FORMER_NAMES,
     Loc,
     describe_type,
     describe_value,
@@ -147,6 +148,11 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
 def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Violation, Loc, list[str]]:
     """Suggest the field that an unknown key resembles: here first, then anywhere in the configuration."""
     key, parent = str(place.loc[-1]), path_of(place.loc[:-1])
+    for field in dataclasses.fields(place.schema):
+        if key in field.metadata.get(FORMER_NAMES, ()):
+            name = f"{parent}.{field.name}".lstrip(".")
+            violation = Violation(path=path_of(place.loc), value="", message="was renamed", fix=f"Use {name}.")
+            return violation, place.loc, [name]
     siblings = list(field_types(place.schema))
     here = [f"{parent}.{name}".lstrip(".") for name in nearest_names(key, siblings)]
     elsewhere = [path for path, _ in leaf_paths(root) if path.rpartition(".")[2] == key]

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union
 
 Loc = tuple[str | int, ...]
 """A place in a configuration: ("data", "train", 0, "weight")."""
+FORMER_NAMES = "former_names"
+"""Key of a field's metadata: the names that it had before; they are rejected with the new name as the hint."""
 
 
 def field_types(schema: type) -> dict[str, Any]:

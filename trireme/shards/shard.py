@@ -71,7 +71,7 @@ def _missing_files(prefix: str | Path) -> list[Violation]:
     typed = str(prefix)
     stem = typed[:-4] if typed.endswith((".bin", ".idx")) else typed
     if stem != typed and shard_file(stem, ".idx").exists():
-        rule = "must be a shard prefix (the path without .bin and .idx)"
+        rule = "must be a shard prefix, the path without .bin and .idx"
         return [Violation(path=typed, value="", message=rule, fix=f"Use {stem}")]
     fix = "Check the prefix (the path without .bin and .idx), or make the shard with `python -m data_tools.prepare`."
     paths = [shard_file(prefix, suffix) for suffix in (".idx", ".bin")]

@@ -1,4 +1,4 @@
-"""Rules about the documents inside a sequence."""
+"""Check settings of the documents inside a sequence."""
 
 from collections.abc import Iterator
 
@@ -16,9 +16,9 @@ def _end_of_document_is_known(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path=_EOD,
             value="null",
-            message="leaves open where documents end while tokenizer.path is null, and data.reset_attention_mask,"
-            " data.reset_position_ids or data.eod_mask_loss asks for it",
-            fix="set data.eod_token_id to the token that ends documents, or tokenizer.path to the tokenizer",
+            message="must be set when tokenizer.path=null and data.reset_attention_mask, data.reset_position_ids or"
+            " data.eod_mask_loss is true",
+            fix="Set it to the token that ends documents, or set tokenizer.path to the tokenizer.",
         )
 
 
@@ -29,14 +29,14 @@ def _end_of_document_is_a_token(config: TrainConfig, world_size: int | None) -> 
         yield Violation(
             path=_EOD,
             value=eod,
-            message=f"is no token of the model.vocab_size={vocab_size} tokens",
-            fix=f"use 0 to {vocab_size - 1}",
+            message=f"must be less than model.vocab_size={vocab_size}",
+            fix=f"Use 0 to {vocab_size - 1}.",
         )
 
 
 @reads("data.reset_attention_mask", "data.reset_position_ids", "model.transformer_impl")
 def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    """Transformer Engine's attention and rotary kernels take one position and one causal mask for all sequences."""
+    """Transformer Engine's attention and rotary kernels use the same positions and causal mask for all sequences."""
     if config.model.transformer_impl != "transformer_engine":
         return
     for name in ("reset_attention_mask", "reset_position_ids"):
@@ -45,8 +45,8 @@ def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) ->
             yield Violation(
                 path=f"data.{name}",
                 value=to_yaml(value),
-                message="is not supported by the kernels of model.transformer_impl=transformer_engine",
-                fix="use false, or model.transformer_impl torch",
+                message="not supported with model.transformer_impl=transformer_engine",
+                fix="Use false, or model.transformer_impl=torch.",
             )
 
 

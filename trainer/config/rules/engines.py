@@ -1,4 +1,4 @@
-"""Rules between the engine, the number formats and the layer specification."""
+"""Check settings of the engine against number formats and layer specification."""
 
 from collections.abc import Iterator
 
@@ -15,9 +15,8 @@ def _zero_0_is_for_fp32(config: TrainConfig, world_size: int | None) -> Iterator
         yield Violation(
             path="engine.zero_stage",
             value=0,
-            message=f"keeps no fp32 master weights, and precision.params_dtype={dtype} needs them",
-            fix="use engine.zero_stage=1, or engine=megatron engine.use_distributed_optimizer=false, or"
-            " precision.params_dtype=fp32",
+            message=f"must be at least 1 with precision.params_dtype={dtype}: stage 0 keeps no fp32 master weights",
+            fix="Use 1, or engine=megatron engine.use_distributed_optimizer=false, or precision.params_dtype=fp32.",
         )
 
 
@@ -27,8 +26,8 @@ def _gradients_in_params_dtype_need_megatron(config: TrainConfig, world_size: in
         yield Violation(
             path="precision.grad_accumulation_dtype",
             value="params_dtype",
-            message="is not supported by engine=deepspeed, which adds gradients up in fp32 only",
-            fix="use fp32, or engine=megatron",
+            message="must be fp32 with engine=deepspeed, which accumulates gradients in fp32 only",
+            fix="Use fp32, or engine=megatron.",
         )
 
 
@@ -41,15 +40,15 @@ def _overlapped_gather_has_something_to_gather(config: TrainConfig, world_size: 
         yield Violation(
             path="engine.overlap_param_gather",
             value="true",
-            message="gathers weights, and with engine.use_distributed_optimizer=false every rank updates all of its own",
-            fix="use false, or engine.use_distributed_optimizer=true",
+            message="requires engine.use_distributed_optimizer=true: without it there are no sharded weights to gather",
+            fix="Use false, or engine.use_distributed_optimizer=true.",
         )
     if not engine.overlap_grad_reduce:
         yield Violation(
             path="engine.overlap_param_gather",
             value="true",
-            message="gathers the buckets that engine.overlap_grad_reduce reduces, and without it there is one bucket",
-            fix="use false, or engine.overlap_grad_reduce=true",
+            message="requires engine.overlap_grad_reduce=true: weights are gathered in its buckets",
+            fix="Use false, or engine.overlap_grad_reduce=true.",
         )
 
 
@@ -67,16 +66,16 @@ def _loss_scales_are_powers_of_two(config: TrainConfig, world_size: int | None) 
             yield Violation(
                 path=name,
                 value=value,
-                message="is no power of two, and only those scale a loss and its gradients without rounding",
-                fix=f"use {join_or([below, 2 * below])}",
+                message="must be a power of two, so that scaling does not round",
+                fix=f"Use {join_or([below, 2 * below])}.",
             )
     if precision.min_loss_scale > precision.initial_loss_scale:
         yield Violation(
             path="precision.min_loss_scale",
             value=precision.min_loss_scale,
-            message=f"is more than precision.initial_loss_scale={precision.initial_loss_scale}",
-            fix=f"use {precision.initial_loss_scale} or less, or precision.initial_loss_scale"
-            f" {precision.min_loss_scale} or more",
+            message=f"must be at most precision.initial_loss_scale={precision.initial_loss_scale}",
+            fix=f"Use {precision.initial_loss_scale} or less, or set precision.initial_loss_scale to"
+            f" {precision.min_loss_scale} or more.",
         )
 
 
@@ -89,15 +88,15 @@ def _fp8_needs_transformer_engine(config: TrainConfig, world_size: int | None) -
         yield Violation(
             path="precision.fp8",
             value=fp8,
-            message=f"needs the kernels of Transformer Engine, and model.transformer_impl={implementation} has none",
-            fix="use null, or model.transformer_impl=transformer_engine",
+            message="requires model.transformer_impl=transformer_engine",
+            fix="Use null, or model.transformer_impl=transformer_engine.",
         )
     if config.precision.params_dtype == "fp32":
         yield Violation(
             path="precision.fp8",
             value=fp8,
-            message="multiplies what is kept in 16 bits otherwise, and precision.params_dtype=fp32",
-            fix="use null, or precision.params_dtype=bf16",
+            message="requires precision.params_dtype=bf16 or fp16",
+            fix="Use null, or precision.params_dtype=bf16.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Rules about watching over a run."""
+"""Check settings of health monitoring."""
 
 from collections.abc import Iterator
 
@@ -13,8 +13,8 @@ def _there_are_copies(config: TrainConfig, world_size: int | None) -> Iterator[V
         yield Violation(
             path="health.replica_check_interval",
             value=config.health.replica_check_interval,
-            message="compares copies of weights, and engine.zero_stage=3 leaves none",
-            fix="use 0, or engine.zero_stage 0, 1 or 2",
+            message="must be 0 with engine.zero_stage=3, which keeps no replicas of weights to compare",
+            fix="Use 0, or set engine.zero_stage to 0, 1 or 2.",
         )
 
 
@@ -25,9 +25,9 @@ def _copies_are_whole_after_a_step(config: TrainConfig, world_size: int | None) 
         yield Violation(
             path="health.replica_check_interval",
             value=config.health.replica_check_interval,
-            message="compares copies of weights after a step, and engine.overlap_param_gather=true gathers them during the"
-            " next one",
-            fix="use 0, or engine.overlap_param_gather=false",
+            message="must be 0 with engine.overlap_param_gather=true: replicas are compared after a step, and weights"
+            " are gathered during the next one",
+            fix="Use 0, or engine.overlap_param_gather=false.",
         )
 
 

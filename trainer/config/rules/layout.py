@@ -1,4 +1,4 @@
-"""Rules between the model's shape, the parallel sizes and the number of processes."""
+"""Check parallel sizes against the model's shape and the number of processes."""
 
 import math
 from collections.abc import Iterator
@@ -29,25 +29,25 @@ def _world_size_is_the_product(config: TrainConfig, world_size: int | None) -> I
     )
     if dp_size is not None and world_size != model_parallel_size * dp_size:
         sizes = f"{to_yaml(world_size // model_parallel_size)} or null"
-        other = f", or {_DP} {sizes}" if world_size % model_parallel_size == 0 else ""
+        other = f", or set {_DP} to {sizes}" if world_size % model_parallel_size == 0 else ""
         yield Violation(
             path="world_size",
             value=world_size,
-            message=f"is not {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
-            fix=f"start {format_number(model_parallel_size * dp_size, 'process')}{other}",
+            message=f"must equal {product} * {_DP}={dp_size} = {model_parallel_size * dp_size}",
+            fix=f"Start {format_number(model_parallel_size * dp_size, 'process')}{other}.",
         )
     elif dp_size is None and world_size % model_parallel_size:
         yield Violation(
             path="world_size",
             value=world_size,
-            message=f"is no multiple of {product} = {model_parallel_size}",
-            fix=f"start {join_or(nearest_multiples(world_size, model_parallel_size))} processes, or choose sizes whose"
-            f" product is {join_or(nearest_values(model_parallel_size, divisors(world_size)))}",
+            message=f"must be a multiple of {product} = {model_parallel_size}",
+            fix=f"Start {join_or(nearest_multiples(world_size, model_parallel_size))} processes, or choose parallel"
+            f" sizes whose product is {join_or(nearest_values(model_parallel_size, divisors(world_size)))}.",
         )
 
 
 def _tensor_parallel_sizes(config: TrainConfig) -> str:
-    """The tensor-parallel sizes that every dimension of this model allows, nearest to the given one."""
+    """List the tensor-parallel sizes that every dimension of this model allows, nearest to the configured one."""
     model = config.model
     common = math.gcd(model.num_attention_heads, model.num_query_groups, model.ffn_hidden_size)
     common = math.gcd(common, _padded_vocab_size(config) or model.make_vocab_size_divisible_by)
@@ -76,25 +76,25 @@ def _tensor_parallel_divides_the_model(config: TrainConfig, world_size: int | No
         "model.ffn_hidden_size": (model.ffn_hidden_size, ""),
         "model.make_vocab_size_divisible_by": (
             model.make_vocab_size_divisible_by,
-            ", and the vocabulary, padded to a multiple of that, is cut into equal parts",
+            ": the vocabulary is padded to a multiple of that, and cut into equal parts",
         ),
     }
     if padded is not None:
-        reason = f" padded to {padded} by model.make_vocab_size_divisible_by={model.make_vocab_size_divisible_by}"
+        reason = f", padded to {padded} by model.make_vocab_size_divisible_by={model.make_vocab_size_divisible_by}"
         del shared["model.make_vocab_size_divisible_by"]
         shared["model.vocab_size"] = (padded, reason)
     for path, (size, note) in shared.items():
         if size % tp_size == 0:
             continue
-        written, other = size, f"{path} {join_or(nearest_multiples(size, tp_size))}"
+        written, other = size, f"{path} to {join_or(nearest_multiples(size, tp_size))}"
         if path == "model.vocab_size":
             divisible_by = math.lcm(model.make_vocab_size_divisible_by, tp_size)
-            written, other = model.vocab_size or size, f"model.make_vocab_size_divisible_by {divisible_by}"
+            written, other = model.vocab_size or size, f"model.make_vocab_size_divisible_by to {divisible_by}"
         yield Violation(
             path=_TP,
             value=tp_size,
-            message=f"does not divide {path}={written}{note}",
-            fix=f"use {_tensor_parallel_sizes(config)}, or {other}",
+            message=f"must divide {path}={written}{note}",
+            fix=f"Use {_tensor_parallel_sizes(config)}, or set {other}.",
         )
 
 
@@ -109,8 +109,8 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path=_VP,
             value=chunks_per_stage,
-            message=f"interleaves the stages of a pipeline, and {_PP}=1",
-            fix=f"use null, or {_PP} 2 or more",
+            message=f"requires {_PP} of at least 2: interleaving needs several pipeline stages",
+            fix=f"Use null, or set {_PP} to 2 or more.",
         )
         return
     sequences = training.micro_batch_size * (find_dp_size(config, world_size=world_size) or 1)
@@ -120,9 +120,9 @@ def _interleaving_fits(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path="training.global_batch_size",
             value=training.global_batch_size,
-            message=f"gives {format_number(num_microbatches, 'micro batch')}, no multiple of {_PP}={stages}, which {_VP}="
-            f"{chunks_per_stage} needs",
-            fix=f"use training.global_batch_size {join_or(sizes)}, or {_VP} null",
+            message=f"must give a multiple of {_PP}={stages} micro batches with {_VP}={chunks_per_stage}, and gives"
+            f" {num_microbatches}",
+            fix=f"Use {join_or(sizes)}, or set {_VP} to null.",
         )
 
 
@@ -132,8 +132,8 @@ def _sequence_parallel_needs_tensor_parallel(config: TrainConfig, world_size: in
         yield Violation(
             path="parallel.sequence_parallel",
             value="true",
-            message=f"shards activations over tensor-parallel processes, and {_TP}=1",
-            fix=f"use false, or {_TP} 2 or more",
+            message=f"requires {_TP} of at least 2: it shards activations over tensor-parallel ranks",
+            fix=f"Use false, or set {_TP} to 2 or more.",
         )
 
 
@@ -142,18 +142,18 @@ def _sequence_is_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
     parallel, seq_length = config.parallel, config.model.seq_length
     factors, parts = [], 1
     if parallel.context_parallel_size > 1:
-        factors.append(f"2 * {_CP}={parallel.context_parallel_size} (two balanced chunks each)")
+        factors.append(f"2 * {_CP}={parallel.context_parallel_size} balanced chunks")
         parts *= 2 * parallel.context_parallel_size
     if parallel.sequence_parallel:
-        factors.append(f"{_TP}={parallel.tensor_model_parallel_size} (parallel.sequence_parallel)")
-        # Each context-parallel rank's share, itself a whole number, is cut once more between tensor-parallel ranks.
+        factors.append(f"{_TP}={parallel.tensor_model_parallel_size} parts for parallel.sequence_parallel")
+        # Each context-parallel rank's share, itself a whole number, is sharded once more over tensor-parallel ranks.
         parts = math.lcm(parts, max(parallel.context_parallel_size, 1) * parallel.tensor_model_parallel_size)
     if seq_length % parts:
         yield Violation(
             path="model.seq_length",
             value=seq_length,
-            message=f"cannot be cut into equal parts for {' and '.join(factors)}: it is no multiple of {parts}",
-            fix=f"use {join_or(nearest_multiples(seq_length, parts))}",
+            message=f"must be a multiple of {parts}, to be cut into {' and '.join(factors)}",
+            fix=f"Use {join_or(nearest_multiples(seq_length, parts))}.",
         )
 
 
@@ -165,7 +165,7 @@ def _exchanged_heads_are_whole(config: TrainConfig, world_size: int | None) -> I
         parallel.context_parallel_size,
         model.num_query_groups,
     )
-    # Query heads are a multiple of their groups; heads that tensor parallelism cannot share are another rule's.
+    # Query heads are a multiple of their groups; another rule checks that tensor parallelism divides them.
     if parallel.cp_comm_type != "a2a" or groups % tp_size or model.num_attention_heads % groups:
         return
     local_groups = groups // tp_size
@@ -173,9 +173,9 @@ def _exchanged_heads_are_whole(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="parallel.cp_comm_type",
             value="a2a",
-            message=f"exchanges whole heads, and {_CP}={cp_size} does not divide the {local_groups} key-value heads of a"
-            f" process (model.num_query_groups={groups} / {_TP}={tp_size})",
-            fix=f"use all_gather, or {_CP} {join_or(nearest_values(cp_size, divisors(local_groups)))}",
+            message=f"requires {_CP}={cp_size} to divide the key-value heads of a rank, model.num_query_groups={groups}"
+            f" / {_TP}={tp_size} = {local_groups}",
+            fix=f"Use all_gather, or set {_CP} to {join_or(nearest_values(cp_size, divisors(local_groups)))}.",
         )
 
 

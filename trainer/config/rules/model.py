@@ -1,4 +1,4 @@
-"""Rules inside the model's shape."""
+"""Check the model's shape."""
 
 from collections.abc import Iterator
 
@@ -17,10 +17,10 @@ def _heads_divide_hidden_size(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="model.hidden_size",
             value=model.hidden_size,
-            message=f"is no multiple of model.num_attention_heads={model.num_attention_heads} while model.kv_channels is"
-            " null",
-            fix=f"use model.hidden_size {join_or(sizes)}, or model.num_attention_heads {join_or(heads)}, or set"
-            " model.kv_channels",
+            message=f"must be a multiple of model.num_attention_heads={model.num_attention_heads} when"
+            " model.kv_channels=null",
+            fix=f"Use {join_or(sizes)}, or set model.num_attention_heads to {join_or(heads)}, or set"
+            " model.kv_channels.",
         )
 
 
@@ -32,8 +32,8 @@ def _groups_divide_heads(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path="model.num_query_groups",
             value=model.num_query_groups,
-            message=f"does not divide model.num_attention_heads={model.num_attention_heads}",
-            fix=f"use {join_or(groups)}",
+            message=f"must divide model.num_attention_heads={model.num_attention_heads}",
+            fix=f"Use {join_or(groups)}.",
         )
 
 
@@ -41,12 +41,15 @@ def _groups_divide_heads(config: TrainConfig, world_size: int | None) -> Iterato
 def _rotary_channels_are_even(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     model = config.model
     if model.position_embedding_type == "rope" and model.head_size % 2:
-        source = "model.hidden_size / model.num_attention_heads" if model.kv_channels is None else "model.kv_channels"
+        rule = "must be even: rotary embeddings rotate pairs of channels"
+        if model.kv_channels is None:
+            quotient = f"model.hidden_size / model.num_attention_heads = {model.head_size}"
+            rule = f"must be set: {quotient} is odd, and rotary embeddings rotate pairs of channels"
         yield Violation(
             path="model.kv_channels",
             value="null" if model.kv_channels is None else model.kv_channels,
-            message=f"gives heads of {model.head_size} channels ({source}), and rotary embeddings turn pairs of channels",
-            fix=f"use {join_or(nearest_multiples(model.head_size, 2))}",
+            message=rule,
+            fix=f"Use {join_or(nearest_multiples(model.head_size, 2))}.",
         )
 
 
@@ -57,8 +60,8 @@ def _scaling_needs_rope(config: TrainConfig, world_size: int | None) -> Iterator
         yield Violation(
             path="model.rope_scaling_factor",
             value=model.rope_scaling_factor,
-            message=f"has nothing to scale with model.position_embedding_type={model.position_embedding_type}",
-            fix="use null, or model.position_embedding_type=rope",
+            message="requires model.position_embedding_type=rope",
+            fix="Use null, or model.position_embedding_type=rope.",
         )
 
 
@@ -68,8 +71,8 @@ def _vocabulary_is_known(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path="model.vocab_size",
             value="null",
-            message="leaves the vocabulary unknown while tokenizer.path is null",
-            fix="set tokenizer.path to the tokenizer's model file, or model.vocab_size to a number of tokens",
+            message="must be set when tokenizer.path=null",
+            fix="Set it to the number of tokens, or set tokenizer.path to the tokenizer's model file.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Rules between a mixture of experts, its layout and the engine."""
+"""Check settings of a mixture of experts, its layout and the engine."""
 
 import math
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ def _dense_models_have_no_experts(config: TrainConfig, world_size: int | None) -
             yield Violation(
                 path=path,
                 value=to_yaml(value),
-                message=f"is about experts, and {_EXPERTS} is null",
-                fix=f"use {to_yaml(dense)}, or set {_EXPERTS}",
+                message=f"must be {to_yaml(dense)} with {_EXPERTS}=null, a dense model",
+                fix=f"Use {to_yaml(dense)}, or set {_EXPERTS}.",
             )
 
 
@@ -52,20 +52,20 @@ def _dense_models_have_no_experts(config: TrainConfig, world_size: int | None) -
 def _layer_pattern_fits(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     pattern, num_layers = config.model.moe_layer_freq, config.model.num_layers
     if set(pattern) - {0, 1} or not pattern:
-        problem = "is no list of 1 (a layer with experts) and 0 (a dense layer)"
+        problem = "must be a list of 1 for a layer with experts and 0 for a dense layer"
     elif not any(pattern):
-        problem = "gives no layer experts"
+        problem = "must give experts to at least one layer"
     elif config.model.num_moe_experts is not None and num_layers % len(pattern):
-        problem = f"has {len(pattern)} entries, which do not divide model.num_layers={num_layers}"
+        problem = f"must have a length that divides model.num_layers={num_layers}"
     else:
         return
     yield Violation(
         path=_FREQUENCY,
         value=to_yaml(pattern),
         message=problem,
-        fix="use [1] for experts in all layers"
-        + (", [1, 0] for every second" if num_layers % 2 == 0 else "")
-        + f", or one entry for each of the {num_layers} layers",
+        fix="Use [1] for experts in all layers"
+        + (", [1, 0] for every second layer" if num_layers % 2 == 0 else "")
+        + f", or one entry for each of the {num_layers} layers.",
     )
 
 
@@ -76,8 +76,8 @@ def _tokens_find_enough_experts(config: TrainConfig, world_size: int | None) -> 
         yield Violation(
             path=_TOP_K,
             value=model.moe_router_topk,
-            message=f"is more than {_EXPERTS}={model.num_moe_experts}",
-            fix=f"use 1 to {model.num_moe_experts}",
+            message=f"must be at most {_EXPERTS}={model.num_moe_experts}",
+            fix=f"Use 1 to {model.num_moe_experts}.",
         )
 
 
@@ -93,9 +93,9 @@ def _one_expert_needs_softmax_over_all(config: TrainConfig, world_size: int | No
         yield Violation(
             path="model.moe_router_pre_softmax",
             value="false",
-            message=f"takes the softmax over the one expert that {_TOP_K}=1 chooses: its weight is always 1, and the"
-            " router learns nothing",
-            fix=f"use true, or {_TOP_K} 2 or more, or model.moe_router_score_function=sigmoid",
+            message=f"must be true with {_TOP_K}=1: the softmax over a single expert is always 1, and the router would"
+            " not learn",
+            fix=f"Use true, or set {_TOP_K} to 2 or more, or use model.moe_router_score_function=sigmoid.",
         )
 
 
@@ -109,16 +109,17 @@ def _experts_take_no_biases_when_cut(config: TrainConfig, world_size: int | None
         yield Violation(
             path="model.add_bias_linear",
             value="true",
-            message=f"gives biases to all linear layers, and the shared expert of {_SHARED} takes none",
-            fix=f"use false, or {_SHARED} null",
+            message=f"must be false with {_SHARED}={model.moe_shared_expert_intermediate_size}: shared experts support"
+            " no biases",
+            fix=f"Use false, or set {_SHARED} to null.",
         )
     if _expert_tp_size(config) > 1:
         yield Violation(
             path="model.add_bias_linear",
             value="true",
-            message=f"gives biases to experts, whose matrices {_expert_tp_size(config)} processes share, and each of them"
+            message=f"must be false with experts that are sharded over {_expert_tp_size(config)} ranks: each of them"
             " would add the bias",
-            fix=f"use false, or {_ETP} 1",
+            fix=f"Use false, or set {_ETP} to 1.",
         )
 
 
@@ -128,8 +129,8 @@ def _experts_are_torch_layers(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="model.transformer_impl",
             value=config.model.transformer_impl,
-            message="has no mixture of experts here",
-            fix=f"use torch, or {_EXPERTS} null",
+            message="must be torch for a mixture of experts",
+            fix=f"Use torch, or set {_EXPERTS} to null.",
         )
 
 
@@ -140,8 +141,8 @@ def _expert_parallel_divides_experts(config: TrainConfig, world_size: int | None
         yield Violation(
             path=_EP,
             value=ep_size,
-            message=f"does not divide {_EXPERTS}={num_experts}",
-            fix=f"use {join_or(nearest_values(ep_size, divisors(num_experts)))}",
+            message=f"must divide {_EXPERTS}={num_experts}",
+            fix=f"Use {join_or(nearest_values(ep_size, divisors(num_experts)))}.",
         )
 
 
@@ -153,30 +154,30 @@ def _experts_are_cut_evenly(config: TrainConfig, world_size: int | None) -> Iter
     expert_tp_size = _expert_tp_size(config)
     path = _TP if parallel.expert_tensor_parallel_size is None else _ETP
     width = find_expert_width(model)
-    # Where experts are as wide as the MLP and cut alike, layout.py has the rule.
+    # Where experts are as wide as the MLP and sharded alike, a rule of layout.py applies.
     is_own_width = model.moe_ffn_hidden_size is not None or path == _ETP
     if is_own_width and width % expert_tp_size:
         name = "model.ffn_hidden_size" if model.moe_ffn_hidden_size is None else "model.moe_ffn_hidden_size"
         yield Violation(
             path=path,
             value=expert_tp_size,
-            message=f"does not divide {name}={width}, the width of an expert",
-            fix=f"use {_ETP} {join_or(divisors(math.gcd(width, expert_tp_size)))}, or {name}"
-            f" {join_or(nearest_multiples(width, expert_tp_size))}",
+            message=f"must divide {name}={width}, the width of an expert",
+            fix=f"Set {_ETP} to {join_or(divisors(math.gcd(width, expert_tp_size)))}, or {name} to"
+            f" {join_or(nearest_multiples(width, expert_tp_size))}.",
         )
     shared = model.moe_shared_expert_intermediate_size
     if shared is not None and shared % parallel.tensor_model_parallel_size:
         yield Violation(
             path=_TP,
             value=parallel.tensor_model_parallel_size,
-            message=f"does not divide {_SHARED}={shared}",
-            fix=f"use {join_or(nearest_values(parallel.tensor_model_parallel_size, divisors(shared)))}",
+            message=f"must divide {_SHARED}={shared}",
+            fix=f"Use {join_or(nearest_values(parallel.tensor_model_parallel_size, divisors(shared)))}.",
         )
 
 
 @reads(_EXPERTS, _TP, "parallel.sequence_parallel")
 def _tensor_parallel_experts_need_split_sequences(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    """Source: Megatron-Core moe_layer.py: its dispatchers take tensor-parallel ranks for owners of other tokens."""
+    """Source: Megatron-Core moe_layer.py: its dispatchers assume that tensor-parallel ranks hold different tokens."""
     parallel = config.parallel
     if config.model.num_moe_experts is None or parallel.tensor_model_parallel_size == 1:
         return
@@ -184,8 +185,9 @@ def _tensor_parallel_experts_need_split_sequences(config: TrainConfig, world_siz
         yield Violation(
             path="parallel.sequence_parallel",
             value="false",
-            message=f"lets all {_TP}={parallel.tensor_model_parallel_size} processes send the same tokens to the experts",
-            fix=f"use true, or {_TP} 1",
+            message=f"must be true with experts and {_TP}={parallel.tensor_model_parallel_size}: otherwise all"
+            " tensor-parallel ranks send the same tokens to the experts",
+            fix=f"Use true, or set {_TP} to 1.",
         )
 
 
@@ -202,10 +204,10 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
     yield Violation(
         path=_EP,
         value=ep_size,
-        message=f"* {format_number(expert_tp_size, 'process')} for each expert does not divide the"
-        f" {format_number(processes, 'process')} of a pipeline stage ({_TP}={parallel.tensor_model_parallel_size} *"
-        f" {_CP}={parallel.context_parallel_size} * data-parallel size {dp_size})",
-        fix=f"use {join_or(nearest_values(ep_size, fitting))}" if fitting else f"use {_ETP} 1",
+        message=f"its product with the expert tensor-parallel size {expert_tp_size} must divide the"
+        f" {format_number(processes, 'process')} of a pipeline stage, {_TP}={parallel.tensor_model_parallel_size} *"
+        f" {_CP}={parallel.context_parallel_size} * data-parallel size {dp_size}",
+        fix=f"Use {join_or(nearest_values(ep_size, fitting))}." if fitting else f"Set {_ETP} to 1.",
     )
 
 
@@ -213,23 +215,26 @@ def _experts_fit_the_processes(config: TrainConfig, world_size: int | None) -> I
 def _shared_experts_need_megatron(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     """ZeRO reduces all gradients over one group.
 
-    Its way out, groups of experts that DeepSpeed itself creates beside the layout, knows neither Megatron-Core's order
-    of ranks nor weights that only some of the data-parallel ranks hold.
+    DeepSpeed's own expert groups support neither Megatron-Core's order of ranks nor weights that only some of the
+    data-parallel ranks hold.
     """
     parallel = config.parallel
     if config.engine.name != "deepspeed" or config.model.num_moe_experts is None:
         return
-    rule = "makes fewer ranks share an expert's gradients than share the others, and engine=deepspeed sums all alike"
+    rule = "with engine=deepspeed, which reduces the gradients of experts and of other weights over the same ranks"
     if parallel.expert_model_parallel_size > 1:
         yield Violation(
-            path=_EP, value=parallel.expert_model_parallel_size, message=rule, fix="use 1, or engine=megatron"
+            path=_EP,
+            value=parallel.expert_model_parallel_size,
+            message=f"must be 1 {rule}",
+            fix="Use 1, or engine=megatron.",
         )
     elif _expert_tp_size(config) != parallel.tensor_model_parallel_size:
         yield Violation(
             path=_ETP,
             value=_expert_tp_size(config),
-            message=rule.replace("fewer", "other"),
-            fix="use null, or engine=megatron",
+            message=f"must equal {_TP}={parallel.tensor_model_parallel_size} {rule}",
+            fix="Use null, or engine=megatron.",
         )
 
 
@@ -241,9 +246,9 @@ def _recomputed_modules_exist(config: TrainConfig, world_size: int | None) -> It
             yield Violation(
                 path="parallel.recompute_modules",
                 value=to_yaml(modules),
-                message=f"names {module}, and no layer has one: "
-                + ("all have experts" if module == "mlp" else f"{_EXPERTS} is null"),
-                fix=f"use {other} instead",
+                message=f"must not contain {module}: "
+                + ("all layers have experts" if module == "mlp" else f"no layer has experts with {_EXPERTS}=null"),
+                fix=f"Use {other} instead.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Rules between the layers and the pipeline stages that they are cut into."""
+"""Check that the layers can be split into the pipeline stages."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ _SPLIT = (_PP, _VP, _FIRST, _LAST, _EMBEDDING, _LOSS, _LAYOUT)
 
 
 def _named(config: TrainConfig) -> dict[str, object]:
-    """The settings by which a split differs from equal parts, as far as they are made."""
+    """Return the settings that make a split unequal, as far as they are set."""
     parallel = config.parallel
     values = {
         _FIRST: parallel.num_layers_in_first_pipeline_stage,
@@ -33,7 +33,7 @@ def _named(config: TrainConfig) -> dict[str, object]:
 
 
 def _clashes(named: dict[str, object]) -> bool:
-    """Whether the split is named in two ways: by its ends, by what is counted, or written out."""
+    """Return whether the split is set in two ways: by its ends, by what is counted, or as a layout."""
     return len([way for way in ({_FIRST, _LAST}, {_EMBEDDING, _LOSS}, {_LAYOUT}) if way & named.keys()]) > 1
 
 
@@ -45,17 +45,18 @@ def _split_is_named_once(config: TrainConfig, world_size: int | None) -> Iterato
         yield Violation(
             path=path,
             value=to_yaml(value),
-            message=f"cuts layers into pipeline stages, and {_PP}=1",
-            fix=f"use {'false' if value is True else 'null'}, or {_PP} 2 or more",
+            message=f"requires {_PP} of at least 2: it splits layers into pipeline stages",
+            fix=f"Use {'false' if value is True else 'null'}, or set {_PP} to 2 or more.",
         )
     elif _clashes(named):
         (path, value), *others = named.items()
         yield Violation(
             path=path,
             value=to_yaml(value),
-            message=f"names the layers of the stages, and so does {' and '.join(f'{o}={to_yaml(v)}' for o, v in others)}",
-            fix="keep the sizes of the first and last stage, or what is accounted for, or the layout, and set the"
-            " others to null or false",
+            message=f"cannot be combined with {' and '.join(f'{o}={to_yaml(v)}' for o, v in others)}: both set the"
+            " layers of the stages",
+            fix="Keep either the sizes of the first and last stage, or what is accounted for, or the layout, and set"
+            " the others to null or false.",
         )
 
 
@@ -67,7 +68,7 @@ def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterat
         return
     chunks_per_stage = parallel.virtual_pipeline_model_parallel_size or 1
     layout = write_layout(layers, parallel.num_model_chunks)
-    written = f"{_LAYOUT}={layout}" + (" with the other settings of the split at null or false" if named else "")
+    written = f"{_LAYOUT}={layout}" + (", with the other settings of the split set to null or false." if named else "")
     factors = f"{_PP}={parallel.pipeline_model_parallel_size}"
     if chunks_per_stage > 1:
         factors += f" * {_VP}={chunks_per_stage} = {parallel.num_model_chunks}"
@@ -76,16 +77,16 @@ def _stages_divide_layers(config: TrainConfig, world_size: int | None) -> Iterat
         return
     counted = layers + len(named)
     multiples = [size - len(named) for size in nearest_multiples(counted, parallel.num_model_chunks)]
-    what = f" and {' and '.join(named)}, {counted} together," if named else ""
+    sum_of = f"{layers} + {len(named)} ({' and '.join(named)}) " if named else ""
     pipeline_sizes = [size for size in divisors(counted) if counted % (size * chunks_per_stage) == 0]
     nearest = nearest_values(parallel.pipeline_model_parallel_size, pipeline_sizes)
     yield Violation(
         path="model.num_layers",
         value=layers,
-        message=f"{what} is no multiple of {factors}, so stages would differ".lstrip(),
-        fix=f"use model.num_layers {join_or(size for size in multiples if size > 0)}"
-        + (f", or {_PP} {join_or(nearest)}" if nearest else f", or {_VP} null")
-        + f", or {written}",
+        message=f"{sum_of}must be a multiple of {factors}",
+        fix=f"Use {join_or(size for size in multiples if size > 0)}"
+        + (f", or set {_PP} to {join_or(nearest)}" if nearest else f", or set {_VP} to null")
+        + f", or use {written}",
     )
 
 
@@ -95,15 +96,20 @@ def _ends_do_not_fit(config: TrainConfig, ends: dict[str, object], written: str)
     others = parallel.pipeline_model_parallel_size - len(ends)
     given = " and ".join(f"{path}={value}" for path, value in ends.items())
     rest = layers - sum(int(str(value)) for value in ends.values())
-    chunked = f" of {chunks_per_stage} equal chunks ({_VP})" if chunks_per_stage > 1 else ""
+    chunked = f" of {_VP}={chunks_per_stage} equal chunks" if chunks_per_stage > 1 else ""
     wanted = f"leave a positive multiple of {others * chunks_per_stage}" if others else f"sum up to {layers}"
+    if others:
+        rule = f"{given} leaves {format_number(rest, 'layer')} for {format_number(others, 'equal stage')}{chunked}"
+    elif rest:
+        rule = f"{given} do not sum up to it"
+    else:
+        rule = f"{given} are not multiples of {_VP}={chunks_per_stage}"
     even = f" and are multiples of {chunks_per_stage}" if chunks_per_stage > 1 else ""
     return Violation(
         path="model.num_layers",
         value=layers,
-        message=f"with {given} does not fit: it leaves {format_number(rest, 'layer')} for"
-        f" {format_number(others, 'equal stage')}{chunked}",
-        fix=f"choose sizes that {wanted}{even}, or {written}",
+        message=f"cannot be split: {rule}",
+        fix=f"Choose sizes that {wanted}{even}, or use {written}",
     )
 
 
@@ -115,18 +121,20 @@ def _layout_holds_the_model(config: TrainConfig, world_size: int | None) -> Iter
         return
     chunks = parse_layout(text)
     if chunks is None:
-        rule = f"holds more than {EMBEDDING} (embedding), {LAYER} (layer), {LOSS} (loss), | and repetitions"
+        rule = f"must consist of {EMBEDDING} (embedding), {LAYER} (layer), {LOSS} (loss), | and repetitions"
     elif len(chunks) != num_chunks:
-        rule = f"has {format_number(len(chunks), 'chunk')}, and {_PP} * {_VP} is {num_chunks}"
+        rule = f"must have {_PP} * {_VP} = {num_chunks} chunks, and has {len(chunks)}"
     elif not chunks[0].startswith(EMBEDDING) or sum(chunk.count(EMBEDDING) for chunk in chunks) != 1:
-        rule = f"has its one {EMBEDDING} (embedding) not at the beginning of the first chunk"
+        rule = f"must contain {EMBEDDING} (embedding) once, at the beginning of the first chunk"
     elif not chunks[-1].endswith(LOSS) or sum(chunk.count(LOSS) for chunk in chunks) != 1:
-        rule = f"has its one {LOSS} (loss) not at the end of the last chunk"
+        rule = f"must contain {LOSS} (loss) once, at the end of the last chunk"
     elif (num_layers := sum(chunk.count(LAYER) for chunk in chunks)) != layers:
-        rule = f"has {format_number(num_layers, 'layer')}, and model.num_layers is {layers}"
+        rule = f"must have model.num_layers={layers} layers, and has {num_layers}"
     else:
         return
-    yield Violation(path=_LAYOUT, value=text, message=rule, fix=f"use {write_layout(layers, num_chunks)} or the like")
+    yield Violation(
+        path=_LAYOUT, value=text, message=rule, fix=f"Use {write_layout(layers, num_chunks)} or a similar layout."
+    )
 
 
 RULES = (_split_is_named_once, _stages_divide_layers, _layout_holds_the_model)

@@ -1,4 +1,4 @@
-"""The range of every number, taken by itself."""
+"""Define the range of every number on its own."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ RANGES: dict[str, Range] = {
     "model.init_method_std": _POSITIVE,
     "model.vocab_size": Range(minimum=2),
     "model.make_vocab_size_divisible_by": _COUNT,
-    "model.num_moe_experts": Range(minimum=2, reason="a layer with one expert is a dense one, written null"),
+    "model.num_moe_experts": Range(minimum=2, reason="use null for a dense layer"),
     "model.moe_ffn_hidden_size": _COUNT,
     "model.moe_shared_expert_intermediate_size": _COUNT,
     "model.moe_router_topk": _COUNT,
@@ -43,7 +43,7 @@ RANGES: dict[str, Range] = {
     "training.stop_after_step": _COUNT,
     "parallel.tensor_model_parallel_size": _COUNT,
     "parallel.pipeline_model_parallel_size": _COUNT,
-    "parallel.virtual_pipeline_model_parallel_size": Range(minimum=2, reason="one chunk per stage is written null"),
+    "parallel.virtual_pipeline_model_parallel_size": Range(minimum=2, reason="use null for one chunk per stage"),
     "parallel.num_layers_in_first_pipeline_stage": _COUNT,
     "parallel.num_layers_in_last_pipeline_stage": _COUNT,
     "parallel.recompute_num_layers": _COUNT,
@@ -89,7 +89,7 @@ RANGES: dict[str, Range] = {
     "health.replica_check_interval": _MAYBE_NONE,
     "recovery.max_skipped_steps": _MAYBE_NONE,
     "recovery.max_rollbacks": _COUNT,
-    "recovery.spike_window": Range(minimum=4, reason="a median of fewer steps says little"),
+    "recovery.spike_window": Range(minimum=4, reason="a median of fewer steps is unreliable"),
     "recovery.spike_threshold": _POSITIVE,
     "recovery.spike_min_rise": Range(minimum=0),
     "recovery.spike_patience": _COUNT,
@@ -103,7 +103,7 @@ RANGES: dict[str, Range] = {
     "cluster.inter_node_gb_per_second": _POSITIVE,
     "cluster.device_price_per_hour": Range(minimum=0),
     "cluster.timeout_seconds": _COUNT,
-    # The most that sbatch takes.
+    # The maximum of sbatch.
     "cluster.slurm.warn_seconds": Range(minimum=1, maximum=65535),
     "cluster.slurm.max_restarts_without_progress": _COUNT,
     "cluster.slurm.cpus_per_task": _COUNT,
@@ -113,9 +113,9 @@ RANGES: dict[str, Range] = {
     "cluster.kubernetes.max_restarts": _MAYBE_NONE,
     "cluster.kubernetes.grace_seconds": _COUNT,
 }
-"""Every number of the schema, by path; passed over where the engine has no such field or the value is null."""
+"""Every number of the schema, by path; skipped where the engine has no such field or the value is null."""
 
 
 def check_ranges(config: TrainConfig) -> Iterator[Violation]:
-    """Name every number outside its range."""
+    """Report every number outside its range."""
     return find_out_of_range(config, RANGES)

@@ -1,4 +1,4 @@
-"""Rules about activations that are computed again, and about work that is put off."""
+"""Check settings of activation recomputation and of deferred work."""
 
 from collections.abc import Iterator
 
@@ -43,21 +43,21 @@ def _recompute_settings_belong_together(config: TrainConfig, world_size: int | N
             yield Violation(
                 path=path,
                 value=to_yaml(value),
-                message=f"leaves open what {_GRANULARITY}={granularity} recomputes",
-                fix=f"use {examples[path]}, or {_GRANULARITY} null",
+                message=f"must be set with {_GRANULARITY}={granularity}",
+                fix=f"Use {examples[path]}, or set {_GRANULARITY} to null.",
             )
         if path not in used and value != empty:
             yield Violation(
                 path=path,
                 value=to_yaml(value),
-                message=f"means nothing with {_GRANULARITY}={to_yaml(granularity)}",
-                fix=f"use {to_yaml(empty)}, or {_GRANULARITY} {others[path]}",
+                message=f"requires {_GRANULARITY}={others[path]}",
+                fix=f"Use {to_yaml(empty)}, or {_GRANULARITY}={others[path]}.",
             )
 
 
 @reads(_GRANULARITY, _METHOD, _NUM_LAYERS, *_SPLIT)
 def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    """Megatron-Core's uniform method asks for layers that are not there where a chunk is no multiple of the unit."""
+    """Megatron-Core's uniform method accesses missing layers where a chunk is not a multiple of the unit."""
     parallel, unit = config.parallel, config.parallel.recompute_num_layers
     stages = split_layers(config.model.num_layers, parallel)
     if parallel.recompute_granularity != "full" or unit is None or stages is None:
@@ -65,13 +65,11 @@ def _recomputed_layers_fit_the_chunks(config: TrainConfig, world_size: int | Non
     sizes = sorted({size for stage in stages for size in stage if size})
     if parallel.recompute_method == "uniform" and any(size % unit for size in sizes):
         common = [size for size in divisors(sizes[0]) if all(other % size == 0 for other in sizes)]
-        rule = (
-            f"does not divide the {join_or(sizes)} layers of a model chunk, and {_METHOD}=uniform cuts them into units"
-        )
-        fix = f"use {join_or(nearest_values(unit, common))}, or {_METHOD} block"
+        rule = f"must divide the {join_or(sizes)} layers of a model chunk with {_METHOD}=uniform"
+        fix = f"Use {join_or(nearest_values(unit, common))}, or {_METHOD}=block."
     elif parallel.recompute_method == "block" and unit > sizes[-1]:
-        rule = f"is more than the {format_number(sizes[-1], 'layer')} of the largest model chunk"
-        fix = f"use 1 to {sizes[-1]}"
+        rule = f"must be at most the {format_number(sizes[-1], 'layer')} of the largest model chunk"
+        fix = f"Use 1 to {sizes[-1]}."
     else:
         return
     yield Violation(path=_NUM_LAYERS, value=unit, message=rule, fix=fix)
@@ -84,9 +82,9 @@ def _embedding_gradient_is_not_deferred(config: TrainConfig, world_size: int | N
         yield Violation(
             path="parallel.defer_embedding_wgrad_compute",
             value="true",
-            message="needs Apex's fused kernel that adds weight gradients to main_grad (gradient_accumulation_fusion),"
-            " which neither engine's layers use",
-            fix="use false; a shorter pipeline flush also comes from parallel.virtual_pipeline_model_parallel_size",
+            message="requires Apex's fused weight-gradient kernel (gradient_accumulation_fusion), which the layers of"
+            " neither engine use",
+            fix="Use false; parallel.virtual_pipeline_model_parallel_size also shortens the pipeline flush.",
         )
 
 

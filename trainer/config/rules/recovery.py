@@ -1,4 +1,4 @@
-"""Rules about what a run does when training goes wrong: there must be a checkpoint to go back to."""
+"""Check settings of recovery: there must be a checkpoint to roll back to."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from trireme.progress import format_number
 
 
 def _acting(config: TrainConfig) -> list[str]:
-    """Fields by which the run acts on spikes."""
+    """Return the fields that make the run act on spikes."""
     return [name for name in ("loss_spike", "grad_norm_spike") if getattr(config.recovery, name) == "act"]
 
 
@@ -21,8 +21,8 @@ def _acting_needs_checkpoints(config: TrainConfig, world_size: int | None) -> It
             yield Violation(
                 path=f"recovery.{name}",
                 value="act",
-                message="goes back to a checkpoint, and checkpoint.save_interval=0 saves none on the way",
-                fix="set checkpoint.save_interval 500 or another positive number, or use warn",
+                message="requires checkpoint.save_interval of at least 1: it rolls back to a checkpoint",
+                fix="Use warn, or set checkpoint.save_interval to 500 or another positive number.",
             )
 
 
@@ -45,10 +45,11 @@ def _checkpoints_reach_back(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="checkpoint.keep_last",
             value=checkpoint.keep_last,
-            message=f"keeps {format_number(kept, 'step')} of checkpoints every checkpoint.save_interval="
-            f"{checkpoint.save_interval} steps, and acting on a spike goes back {needed} (recovery.skip_steps_before="
-            f"{recovery.skip_steps_before} + recovery.spike_patience={recovery.spike_patience})",
-            fix=f"use checkpoint.keep_last {enough} or more, or 0, which keeps all",
+            message=f"must be at least {enough}: acting on a spike rolls back {format_number(needed, 'step')}"
+            f" (recovery.skip_steps_before={recovery.skip_steps_before} + recovery.spike_patience="
+            f"{recovery.spike_patience}), and checkpoints every checkpoint.save_interval={checkpoint.save_interval}"
+            f" steps reach back {kept}",
+            fix=f"Use {enough} or more, or 0 to keep all checkpoints.",
         )
 
 
@@ -59,8 +60,8 @@ def _replay_exists(config: TrainConfig, world_size: int | None) -> Iterator[Viol
         yield Violation(
             path="recovery.replay",
             value=replay,
-            message="does not exist",
-            fix="give the recovery.jsonl of a run, or the directory of a run that has one, or null",
+            message="no such file or directory",
+            fix="Set it to the recovery.jsonl of a run, to the directory of a run that has one, or to null.",
         )
 
 

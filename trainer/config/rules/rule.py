@@ -1,4 +1,4 @@
-"""One cross-field rule, and the fields it reads."""
+"""Define a rule between fields, and the fields that it reads."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ Check = Callable[[TrainConfig, int | None], Iterable[Violation]]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule between fields. It is judged only when each field it reads is good by itself."""
+    """Hold a rule between fields. It is checked only when each field that it reads is valid on its own."""
 
     reads: tuple[str, ...]
-    """Paths of all fields that the check looks at."""
+    """Paths of all fields that the check reads."""
     check: Check
-    """Takes the configuration and the world size, None when that is not known."""
+    """Called with the configuration and the world size, None where it is unknown."""
 
 
 def reads(*paths: str) -> Callable[[Callable[[TrainConfig, int | None], Iterator[Violation]]], Rule]:
-    """Make a rule of a generator of violations."""
+    """Turn a generator of violations into a rule."""
     return lambda check: Rule(reads=paths, check=check)

@@ -1,4 +1,4 @@
-"""Rules about the job on a Slurm cluster."""
+"""Check settings of the job on a Slurm cluster."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _MOUNT = re.compile(r"[^:\n]+:[^:\n]+(:[a-z,]+)?")
 REFERENCE = re.compile(
     r"\$\{(?P<name>[A-Za-z_]\w*)(?:(?P<operator>:[-+])(?P<text>(?:\$\{[A-Za-z_]\w*\}|[^{}])*))?\}", re.ASCII
 )
-"""In a value of cluster.slurm.environment: ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}, of which TEXT may hold ${NAME}."""
+"""In a value of cluster.slurm.environment: ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}; TEXT may contain ${NAME}."""
 
 _FIELDS = {
     "account": "cluster.slurm.account",
@@ -37,9 +37,9 @@ _FIELDS = {
     "signal": "cluster.slurm.warn_seconds",
     "time": "cluster.slurm.time_limit",
 }
-"""Options of sbatch that have a field of their own."""
+"""Options of sbatch that have a setting of their own."""
 _OWN = ("array", "dependency", "job-name", "ntasks", "ntasks-per-node", "open-mode", "output", "requeue", "no-requeue")
-"""Options of sbatch that the script decides on."""
+"""Options of sbatch that the batch script sets itself."""
 
 
 _SRUN_FIELDS = {
@@ -47,9 +47,9 @@ _SRUN_FIELDS = {
     "container-image": "cluster.slurm.container.image",
     "container-mounts": "cluster.slurm.container.mounts",
 }
-"""Options of srun that have a field of their own."""
+"""Options of srun that have a setting of their own."""
 _SRUN_OWN = (*_OWN, "container-workdir", "exact", "kill-on-bad-exit", "multi-prog", "pty", "wait")
-"""Options of srun that the script decides on."""
+"""Options of srun that the batch script sets itself."""
 
 
 @reads("cluster.slurm.time_limit", "cluster.slurm.warn_seconds")
@@ -57,15 +57,14 @@ def _warning_comes_before_the_end(config: TrainConfig, world_size: int | None) -
     slurm = config.cluster.slurm
     seconds = time_limit_seconds(slurm.time_limit)
     if not seconds:
-        rule, fix = "is no time limit that sbatch knows", "write minutes, HH:MM:SS, D-HH or D-HH:MM:SS"
+        rule, fix = "must be a time limit of sbatch", "Use minutes, HH:MM:SS, D-HH or D-HH:MM:SS."
         yield Violation(path="cluster.slurm.time_limit", value=slurm.time_limit, message=rule, fix=fix)
     elif slurm.warn_seconds * 2 > seconds:
         yield Violation(
             path="cluster.slurm.warn_seconds",
             value=slurm.warn_seconds,
-            message=f"is more than half of cluster.slurm.time_limit={slurm.time_limit}, so little is trained before the"
-            " warning",
-            fix=f"use {seconds // 2} or less" if seconds > 1 else "use a longer time limit",
+            message=f"must be at most half of cluster.slurm.time_limit={slurm.time_limit}",
+            fix=f"Use {seconds // 2} or less." if seconds > 1 else "Use a longer time limit.",
         )
 
 
@@ -89,19 +88,19 @@ def _environment_can_be_set(config: TrainConfig, world_size: int | None) -> Iter
             yield Violation(
                 path=f"cluster.slurm.environment.{name}",
                 value=value,
-                message="holds a ${ that refers to no variable",
-                fix="write ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}",
+                message="every ${ must begin a reference to a variable",
+                fix="Use ${NAME}, ${NAME:-TEXT} or ${NAME:+TEXT}.",
             )
 
 
 def check_environment(path: str, environment: Mapping[str, object]) -> Iterator[Violation]:
-    """Name environment variables that no shell could set."""
+    """Report environment variables that a shell cannot set."""
     for name, value in environment.items():
         if not _VARIABLE.fullmatch(name):
-            fix = "use letters, digits and _, and no digit first"
-            yield Violation(path=f"{path}.{name}", value=to_yaml(value), message="is no name of a variable", fix=fix)
+            rule, fix = "invalid name of a variable", "Use letters, digits and _, beginning with no digit."
+            yield Violation(path=f"{path}.{name}", value="", message=rule, fix=fix)
         elif value is None or isinstance(value, dict | list):
-            rule, fix = "is no single value", "write text or a number, '' for empty text"
+            rule, fix = "must be a single value", "Use a string or a number; '' for an empty string."
             yield Violation(path=f"{path}.{name}", value=to_yaml(value), message=rule, fix=fix)
 
 
@@ -110,14 +109,17 @@ def _mounts_have_two_ends(config: TrainConfig, world_size: int | None) -> Iterat
     for number, mount in enumerate(config.cluster.slurm.container.mounts):
         path = f"cluster.slurm.container.mounts[{number}]"
         if "," in ":".join(mount.split(":")[:2]):
-            rule, fix = "holds a comma, which ends an entry of the runtime's list", "mount a directory without one"
+            rule, fix = (
+                "must not contain a comma, which separates mounts",
+                "Mount a directory without a comma in its path.",
+            )
             yield Violation(path=path, value=mount, message=rule, fix=fix)
         elif not _MOUNT.fullmatch(mount):
             yield Violation(
                 path=path,
                 value=mount,
-                message="is not SOURCE:TARGET or SOURCE:TARGET:FLAGS",
-                fix=f"write {mount.partition(':')[0]}:{mount.partition(':')[0]}",
+                message="must be SOURCE:TARGET or SOURCE:TARGET:FLAGS",
+                fix=f"Use {mount.partition(':')[0]}:{mount.partition(':')[0]}",
             )
 
 
@@ -131,7 +133,7 @@ _LINES = (
 def _suffix_is_of_a_host_name(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     suffix = config.cluster.slurm.rendezvous_host_suffix
     if suffix is not None and not re.fullmatch(r"[A-Za-z0-9.-]+", suffix):
-        rule, fix = "is no end of a host name", "use letters, digits, hyphens and dots, or null"
+        rule, fix = "must be the end of a host name", "Use letters, digits, hyphens and dots, or null."
         path = "cluster.slurm.rendezvous_host_suffix"
         yield Violation(path=path, value=repr(suffix), message=rule, fix=fix)
 
@@ -151,14 +153,13 @@ def _cpus_are_counted_once(config: TrainConfig, world_size: int | None) -> Itera
         return
     path = "cluster.slurm.cpus_per_gpu"
     if slurm.cpus_per_task is not None:
-        rule, fix = f"says what cluster.slurm.cpus_per_task={slurm.cpus_per_task} says, too", "use null for one of them"
+        rule = f"cannot be combined with cluster.slurm.cpus_per_task={slurm.cpus_per_task}"
+        fix = "Set one of them to null."
         yield Violation(path=path, value=slurm.cpus_per_gpu, message=rule, fix=fix)
     if config.cluster.gpus_per_node is None or slurm.gpu_option == "none":
         asked = "cluster.gpus_per_node=null" if slurm.gpu_option != "none" else "cluster.slurm.gpu_option=none"
-        rule, fix = (
-            f"counts CPUs for each GPU, and {asked} asks Slurm for none",
-            "use null, and cluster.slurm.cpus_per_task",
-        )
+        rule = f"requires GPUs from Slurm: {asked} requests none"
+        fix = "Use null, and set cluster.slurm.cpus_per_task."
         yield Violation(path=path, value=slurm.cpus_per_gpu, message=rule, fix=fix)
 
 

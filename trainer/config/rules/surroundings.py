@@ -1,4 +1,4 @@
-"""Rules about names, data sets and places on this machine."""
+"""Check names, data sets and paths on this host."""
 
 import os
 import re
@@ -24,9 +24,8 @@ def _run_name_is_plain(config: TrainConfig, world_size: int | None) -> Iterator[
         yield Violation(
             path="run_name",
             value=repr(name),
-            message="is no plain name (letters, digits, '.', '_' and '-'; a letter or digit first), and it names a"
-            " directory",
-            fix=f"use {plain}",
+            message="must be a directory name of letters, digits, '.', '_' and '-' that begins with a letter or digit",
+            fix=f"Use {plain}",
         )
 
 
@@ -38,36 +37,36 @@ def _run_directory_is_writable(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="output_dir",
             value=config.output_dir,
-            message=f"cannot hold the run directory {directory}: {existing} is a file",
-            fix="name a directory that you can write to",
+            message=f"cannot create the run directory {directory}: {existing} is a file",
+            fix="Set it to a directory that you can write to.",
         )
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield Violation(
             path="output_dir",
             value=config.output_dir,
-            message=f"cannot hold the run directory {directory}: you may not write to {existing}",
-            fix="name a directory that you can write to",
+            message=f"cannot create the run directory {directory}: no permission to write to {existing}",
+            fix="Set it to a directory that you can write to.",
         )
 
 
 @reads("resume", "output_dir", "run_name")
 def _resume_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     resume = config.resume
-    # A run with checkpoints of its own may have been forked from it, or have gone back to it: `check_resume` judges.
+    # A run with checkpoints of its own may have been forked from it, or rolled back to it: see `check_resume`.
     has_own = any(Path(config.output_dir, config.run_name, "checkpoints").glob("step_*/manifest.json"))
     if resume not in RESUME_KEYWORDS and not Path(resume).exists() and not has_own:
         hint = did_you_mean(resume, RESUME_KEYWORDS)
         yield Violation(
             path="resume",
             value=resume,
-            message="is not auto, never or restart, and no such path exists",
-            fix=f"{hint}use {nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
-            " directory",
+            message="must be auto, never, restart, or an existing path",
+            fix=f"{hint}Use {nearest_checkpoints(resume)}auto, never, restart, or the path of a checkpoint or run"
+            " directory.",
         )
 
 
 def nearest_checkpoints(resume: str) -> str:
-    """`step_00000004 or step_00000008 in its place, ` for a step that has no checkpoint beside others that have."""
+    """Return `step_00000004 or step_00000008; or use ` for a missing checkpoint next to others, or an empty text."""
     asked, step = Path(resume), re.compile(r"step_(\d+)")
     if not (wanted := step.fullmatch(asked.name)) or not asked.parent.is_dir() or not os.access(asked.parent, os.R_OK):
         return ""
@@ -75,19 +74,20 @@ def nearest_checkpoints(resume: str) -> str:
     if not there:
         return ""
     names = join_or(f"step_{number:08d}" for number in nearest_values(int(wanted[1]), there, count=3))
-    return f"{names} in its place, "
+    return f"{names}; or use "
 
 
 @reads("tokenizer.path")
 def _tokenizer_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     path = config.tokenizer.path
     if path is not None and not Path(path).is_file():
-        what = "is a directory" if Path(path).is_dir() else "does not exist"
+        rule = "must be a file, not a directory" if Path(path).is_dir() else "no such file"
         yield Violation(
             path="tokenizer.path",
             value=path,
-            message=f"is not the tokenizer's model file: it {what}",
-            fix="name the .model file that the shards were made with, or use null and set model.vocab_size",
+            message=rule,
+            fix="Set it to the .model or tokenizer.json that the shards were made with, or use null and set"
+            " model.vocab_size.",
         )
 
 
@@ -98,15 +98,15 @@ def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violat
             yield Violation(
                 path=f"{place}.weight",
                 value=to_yaml(dataset.weight),
-                message="is no positive finite number",
-                fix="use a weight such as 1.0, or leave the data set out",
+                message="must be a positive, finite number",
+                fix="Use a weight such as 1.0, or remove the data set.",
             )
         if not dataset.paths:
             yield Violation(
                 path=f"{place}.paths",
                 value="[]",
-                message="names no shard",
-                fix=f"write {place}.paths as [/path/prefix]",
+                message="must contain at least one shard prefix",
+                fix=f"Set {place}.paths to [/path/prefix]",
             )
         for prefix in dataset.paths:
             stem = prefix.removesuffix(".bin").removesuffix(".idx")
@@ -114,8 +114,8 @@ def _check_datasets(path: str, datasets: list[DatasetConfig]) -> Iterator[Violat
                 yield Violation(
                     path=f"{place}.paths",
                     value=prefix,
-                    message="is a file, and a shard is named by its prefix (PREFIX.bin and PREFIX.idx)",
-                    fix=f"use {stem}",
+                    message="must be a shard prefix, the path without .bin and .idx",
+                    fix=f"Use {stem}",
                 )
 
 
@@ -124,9 +124,9 @@ def _datasets_are_named(config: TrainConfig, world_size: int | None) -> Iterator
     if not config.data.train:
         yield Violation(
             path="data.train",
-            value="[]",
-            message="names no data to train on",
-            fix="write 'data.train=[{paths:[/path/prefix]}]' (the shard /path/prefix.bin and .idx)",
+            value="",
+            message="no training data configured",
+            fix="Set data.train=[{paths:[/path/prefix]}]",
         )
     yield from _check_datasets("data.train", config.data.train)
     yield from _check_datasets("data.validation", config.data.validation)

@@ -1,4 +1,4 @@
-"""Rules between batch sizes, steps and the learning-rate schedule."""
+"""Check batch sizes, steps and the learning-rate schedule."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values
 from trireme.errors import Violation
+from trireme.progress import format_number
 
 _SIZES = (
     "parallel.tensor_model_parallel_size",
@@ -26,16 +27,16 @@ def _global_batch_is_whole_micro_batches(config: TrainConfig, world_size: int | 
     factors = f"training.micro_batch_size={training.micro_batch_size}"
     if dp_size is not None:
         factors += f" * data-parallel size {dp_size} = {sequences}"
-    fix = f"use training.global_batch_size {join_or(nearest_multiples(training.global_batch_size, sequences))}"
+    fix = f"Use {join_or(nearest_multiples(training.global_batch_size, sequences))}"
     if training.global_batch_size % (dp_size or 1) == 0:
         per_rank = training.global_batch_size // (dp_size or 1)
         micro_batch_sizes = nearest_values(training.micro_batch_size, divisors(per_rank), count=4)
-        fix += f", or training.micro_batch_size {join_or(micro_batch_sizes)}"
+        fix += f", or set training.micro_batch_size to {join_or(micro_batch_sizes)}"
     yield Violation(
         path="training.global_batch_size",
         value=training.global_batch_size,
-        message=f"is no multiple of {factors}",
-        fix=fix,
+        message=f"must be a multiple of {factors}",
+        fix=f"{fix}.",
     )
 
 
@@ -46,8 +47,8 @@ def _stop_is_inside_the_run(config: TrainConfig, world_size: int | None) -> Iter
         yield Violation(
             path="training.stop_after_step",
             value=stop,
-            message=f"is after the end of the run, training.train_iters={train_iters}",
-            fix=f"use 1 to {train_iters}, or null to run to the end",
+            message=f"must be at most training.train_iters={train_iters}",
+            fix=f"Use 1 to {train_iters}, or null to train to the end.",
         )
 
 
@@ -59,9 +60,9 @@ def _warmup_ends_before_decay(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="lr_schedule.warmup_steps",
             value=schedule.warmup_steps,
-            message=f"is after the end of the decay, {end}={decay_steps}",
-            fix=f"use lr_schedule.warmup_steps 0 to {decay_steps}, null for a tenth of the steps, or {end}"
-            f" {schedule.warmup_steps} or more",
+            message=f"must be at most {end}={decay_steps}, where the decay ends",
+            fix=f"Use 0 to {decay_steps}, or null for a tenth of the steps, or set {end} to {schedule.warmup_steps} or"
+            " more.",
         )
 
 
@@ -72,9 +73,9 @@ def _decay_ends_inside_the_run(config: TrainConfig, world_size: int | None) -> I
         yield Violation(
             path="lr_schedule.decay_steps",
             value=decay_steps,
-            message=f"is after the end of the run, training.train_iters={train_iters}",
-            fix=f"use {train_iters} or less; for the first part of a longer run set training.train_iters={decay_steps}"
-            f" and training.stop_after_step={train_iters}",
+            message=f"must be at most training.train_iters={train_iters}",
+            fix=f"Use {train_iters} or less. For the first part of a longer run set training.train_iters={decay_steps}"
+            f" and training.stop_after_step={train_iters}.",
         )
 
 
@@ -85,8 +86,8 @@ def _min_lr_is_below_the_peak(config: TrainConfig, world_size: int | None) -> It
         yield Violation(
             path="lr_schedule.min_lr",
             value=min_lr,
-            message=f"is above the peak, optimizer.lr={lr}",
-            fix=f"use 0.0 to {lr}, or optimizer.lr {min_lr} or more",
+            message=f"must be at most the peak, optimizer.lr={lr}",
+            fix=f"Use 0.0 to {lr}, or set optimizer.lr to {min_lr} or more.",
         )
 
 
@@ -104,23 +105,23 @@ def _wsd_decay_fits(config: TrainConfig, world_size: int | None) -> Iterator[Vio
             yield Violation(
                 path="lr_schedule.wsd_decay_steps",
                 value=schedule.wsd_decay_steps,
-                message=f"means nothing with lr_schedule.style={schedule.style}",
-                fix="use null, or lr_schedule.style=wsd",
+                message="requires lr_schedule.style=wsd",
+                fix="Use null, or lr_schedule.style=wsd.",
             )
         return
     warmup_steps = find_warmup_steps(config)
     room = decay_steps - warmup_steps
     wsd_decay_steps = find_wsd_decay_steps(config)
-    # Without room at all it is the warm-up that is too long, and the rule above says so.
+    # A negative number means that the warm-up is too long, which the rule above reports.
     if 0 <= room < wsd_decay_steps:
         written = "null" if schedule.wsd_decay_steps is None else schedule.wsd_decay_steps
         end = "training.train_iters" if schedule.decay_steps is None else "lr_schedule.decay_steps"
         yield Violation(
             path="lr_schedule.wsd_decay_steps",
             value=written,
-            message=f"({wsd_decay_steps} steps of decay) does not fit between lr_schedule.warmup_steps="
+            message=f"the decay of {format_number(wsd_decay_steps, 'step')} must fit between lr_schedule.warmup_steps="
             f"{warmup_steps} and {end}={decay_steps}",
-            fix=f"use lr_schedule.wsd_decay_steps 1 to {room}" if room else "shorten lr_schedule.warmup_steps",
+            fix=f"Use 1 to {room}." if room else "Reduce lr_schedule.warmup_steps.",
         )
 
 

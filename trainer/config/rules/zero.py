@@ -1,4 +1,4 @@
-"""Rules of the DeepSpeed back end: what each ZeRO stage and the offload of optimizer state need."""
+"""Check settings of the DeepSpeed engine: requirements of each ZeRO stage and of optimizer offload."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ def _zero_2_and_3_are_for_one_stage(config: TrainConfig, world_size: int | None)
         yield Violation(
             path="engine.zero_stage",
             value=engine.zero_stage,
-            message="reduces gradients within each backward pass, and under"
-            f" parallel.pipeline_model_parallel_size={pp_size} the passes of several micro batches interleave",
-            fix="use 0 or 1, or engine=megatron, which shards optimizer state under every layout, or"
-            " parallel.pipeline_model_parallel_size=1",
+            message=f"must be 0 or 1 with parallel.pipeline_model_parallel_size={pp_size}: stages 2 and 3 reduce"
+            " gradients within each backward pass, and a pipeline interleaves the passes of several micro batches",
+            fix="Use 0 or 1, or parallel.pipeline_model_parallel_size=1, or engine=megatron, which shards optimizer"
+            " state under every layout.",
         )
 
 
@@ -28,10 +28,10 @@ def _overlap_needs_reduction_in_the_backward_pass(config: TrainConfig, world_siz
         yield Violation(
             path="engine.overlap_comm",
             value="true",
-            message="overlaps reduction with the backward pass, and"
-            f" engine.zero_stage={engine.zero_stage} reduces after the last one",
-            fix="use false, or engine.zero_stage=2 or 3, or engine=megatron, whose overlap_grad_reduce does it under"
-            " every layout",
+            message="requires engine.zero_stage=2 or 3:"
+            f" engine.zero_stage={engine.zero_stage} reduces gradients after the last backward pass",
+            fix="Use false, or set engine.zero_stage to 2 or 3, or use engine=megatron, whose overlap_grad_reduce works"
+            " under every layout.",
         )
 
 
@@ -45,29 +45,29 @@ def _offload_has_a_stage_and_a_place(config: TrainConfig, world_size: int | None
         yield Violation(
             path="engine.offload_optimizer",
             value=device,
-            message="moves what is sharded, and engine.zero_stage=0 shards nothing",
-            fix="use none, or engine.zero_stage=1, 2 or 3",
+            message="requires engine.zero_stage=1, 2 or 3: engine.zero_stage=0 shards no optimizer state",
+            fix="Use none, or set engine.zero_stage to 1, 2 or 3.",
         )
     if device == "nvme" and stage != 3:
         yield Violation(
             path="engine.offload_optimizer",
             value=device,
-            message=f"is for engine.zero_stage=3, and engine.zero_stage={stage}",
-            fix="use none or cpu, or engine.zero_stage=3",
+            message="requires engine.zero_stage=3",
+            fix="Use none or cpu, or engine.zero_stage=3.",
         )
     if device == "nvme" and engine.nvme_path is None:
         yield Violation(
             path="engine.nvme_path",
             value="null",
-            message="leaves open where engine.offload_optimizer=nvme puts its files",
-            fix="set it to a directory on a fast disk of each host, or use engine.offload_optimizer=cpu",
+            message="must be set with engine.offload_optimizer=nvme",
+            fix="Set it to a directory on a fast disk of each host, or use engine.offload_optimizer=cpu.",
         )
     if device != "nvme" and engine.nvme_path is not None:
         yield Violation(
             path="engine.nvme_path",
             value=engine.nvme_path,
-            message=f"is used by engine.offload_optimizer=nvme only, and engine.offload_optimizer={device}",
-            fix="use null, or engine.offload_optimizer=nvme engine.zero_stage=3",
+            message="requires engine.offload_optimizer=nvme",
+            fix="Use null, or engine.offload_optimizer=nvme engine.zero_stage=3.",
         )
 
 
