@@ -15,13 +15,14 @@ from pathlib import Path
 import sentencepiece
 
 from data_tools.config.schema import DataPrepConfig, SourceConfig
-from data_tools.document import build_step
+from data_tools.document import apply_filter
 from data_tools.extract.html.extractor import HtmlExtractor
 from data_tools.extract.payload import undo_codings
 from data_tools.inputs.files import open_input, resolve_inputs
 from data_tools.ledger import Ledger
 from data_tools.readers.open import read_documents
-from data_tools.stages.preparation import Preparation, Share, Stage, load_task
+from data_tools.stages.cache import Stage
+from data_tools.stages.preparation import Preparation, Share, load_task
 from data_tools.stages.run import run_stage
 
 
@@ -37,12 +38,13 @@ def extract(paths: list[str]) -> dict[str, float]:
     for file in files:
         with open_input(file) as stream:
             documents = read_documents(file, stream=stream, ledger=ledger, config=config)
-            undo = build_step(
+            decoded = apply_filter(
                 lambda document, ledger: undo_codings(document, ledger, max_bytes=config.cleaning.max_record_bytes),
+                documents,
                 name="undo",
                 ledger=ledger,
             )
-            for document in build_step(extractor, name="extract", ledger=ledger)(undo(documents)):
+            for document in apply_filter(extractor, decoded, name="extract", ledger=ledger):
                 num_texts += bool(document.text)
                 num_characters += len(document.text)
     seconds = time.process_time() - start
@@ -96,8 +98,8 @@ def _run_last_stage(paths: list[Path], tokenizer: Path, output: Path, num_worker
     )
     output.mkdir(parents=True)
     preparation = Preparation.of(task)
-    preparation.place.create()
-    for stage in (Stage.READ, Stage.CHOOSE):
+    preparation.directories.create()
+    for stage in (Stage.READ, Stage.DECIDE, Stage.TRAIN_TOKENIZER):
         run_stage(stage, preparation, Share())
     start, wall_start = _cpu_seconds(), time.perf_counter()
     run_stage(Stage.ASSEMBLE, preparation, Share())

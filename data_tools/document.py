@@ -1,8 +1,7 @@
-"""What flows through a preparation, and how a step treats one document at a time."""
+"""The document that flows through a preparation, and how a filter is applied to one document at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from data_tools.ledger import Ledger
@@ -22,24 +21,24 @@ class JsonKeys:
 
 @dataclass(slots=True, kw_only=True)
 class Document:
-    """A raw record with its origin; the steps turn `content` into `text`."""
+    """A raw record with its origin; extraction and filters turn `content` into `text`."""
 
     record: int
     """Number of the record in its file, from 0."""
     media_type: MediaType
-    """How to read content."""
+    """How to parse content."""
     content: bytes
-    """The record as it was stored; emptied once text is taken out of it."""
+    """The record as stored; emptied once its text has been extracted."""
     text: str = ""
     offset: int | None = None
-    """First byte of the record in its file, where the format tells."""
+    """First byte of the record in its file, where the format reports it."""
     id: str = ""
     url: str = ""
     title: str = ""
     language: str = ""
-    """fastText's code, such as en or zh; empty when nothing identified it."""
+    """fastText's code, such as en or zh; empty when the language was not identified."""
     language_score: float = 0.0
-    """How sure the language is, from 0 to 1."""
+    """Confidence in the language, from 0 to 1."""
     is_from_web: bool = False
     """Whether a server declared media_type and charset, which may be wrong."""
     charset: str | None = None
@@ -49,20 +48,20 @@ class Document:
     link_prefixes: tuple[str, ...] = ()
     """wikitext: the wiki's own names of its file and category namespaces."""
     wiki_language: str = ""
-    """wikitext: the wiki's language by MediaWiki's code; empty where the dump does not tell."""
+    """wikitext: the wiki's language by MediaWiki's code; empty where the dump does not declare one."""
     keep_whitespace: bool = False
-    """Whether spaces, line ends and composed characters stay as they are."""
+    """Whether spaces, line ends and composed characters are preserved."""
     json_keys: JsonKeys | None = None
-    """json: where its parts stand."""
+    """json: the keys of its parts."""
 
     @property
     def name(self) -> str:
-        """What a person would look it up by."""
+        """Return the best name for messages: URL, title or identifier."""
         return self.url or self.title or self.id
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the ledger records of it."""
+        """Return what the ledger records of the document."""
         return {
             "record": self.record,
             "name": self.name,
@@ -73,11 +72,12 @@ class Document:
         }
 
 
-Step = Callable[[Iterable[Document]], Iterator[Document]]
+Filter = Callable[[Document, Ledger], None]
+"""Changes one document in place, or raises `DroppedError` or `FailedError` to exclude it."""
 
 
 class DroppedError(Exception):
-    """Raised by a step to leave a document out, with a reason that the ledger counts."""
+    """Raised by a filter to drop a document, with the reason that the ledger counts."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -86,7 +86,7 @@ class DroppedError(Exception):
 
 
 class FailedError(Exception):
-    """Raised by a step for a document that cannot be read, with a reason that the ledger counts."""
+    """Raised by a filter for a document that cannot be parsed, with the reason that the ledger counts."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -94,21 +94,18 @@ class FailedError(Exception):
         self.detail = detail
 
 
-def build_step(change: Callable[[Document, Ledger], None], *, name: str, ledger: Ledger) -> Step:
-    """Make a step of a function that changes one document in place.
+def apply_filter(apply: Filter, documents: Iterable[Document], *, name: str, ledger: Ledger) -> Iterator[Document]:
+    """Yield the documents that a filter keeps, and count the others in the ledger.
 
-    A document for which it raises is left out and counted: as dropped for `DroppedError`, as failed for `FailedError`
-    and for anything else, since one bad record never ends a run.
+    A document counts as dropped for `DroppedError`, and as failed for `FailedError` and for any other exception: one
+    bad record never ends a run.
+
+    Args:
+        name: of the filter; an unexpected exception counts under `NAME_error`.
     """
-    return partial(_change_each, change=change, name=name, ledger=ledger)
-
-
-def _change_each(
-    documents: Iterable[Document], *, change: Callable[[Document, Ledger], None], name: str, ledger: Ledger
-) -> Iterator[Document]:
     for document in documents:
         try:
-            change(document, ledger)
+            apply(document, ledger)
         except DroppedError as error:
             ledger.drop(error.reason, detail=error.detail, **document.origin)
         except FailedError as error:

@@ -1,4 +1,4 @@
-"""What ends a preparation or fails an input, and under which reason the ledger counts it."""
+"""Errors that stop a preparation or fail an input, and the reasons under which the ledger counts them."""
 
 import lzma
 import zlib
@@ -6,11 +6,11 @@ import zlib
 import pyarrow
 
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowInvalid)
-"""What reading a damaged, truncated or unreachable stream raises; fsspec's file systems raise OSError."""
+"""Errors of damaged, truncated or unreachable streams; fsspec's file systems raise OSError."""
 
 
 class UnreadableInputError(OSError):
-    """An input gives no more bytes, and not because of what it holds: reading on elsewhere in it makes no sense."""
+    """An input yields no more bytes for a reason other than its content; retrying at another offset is useless."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -18,25 +18,25 @@ class UnreadableInputError(OSError):
 
 
 def find_reason(error: BaseException, *, truncated: str, corrupt: str) -> str:
-    """The reason under which the ledger counts an error, given those for a file that is cut or damaged."""
+    """Return the reason under which the ledger counts an error, given those for a truncated and a damaged file."""
     if isinstance(error, UnreadableInputError):
         return error.reason
     if isinstance(error, OSError) and error.errno is not None:
-        # The system's own words: a broken disk, a file system that went away.
+        # An error of the operating system: a broken disk, a file system that is gone.
         return "file_unreadable"
     return truncated if isinstance(error, EOFError) else corrupt
 
 
 def explain_read_error(error: BaseException) -> tuple[str, str]:
-    """Reason and detail under which the ledger counts what ended the reading of a file that is not an archive."""
+    """Return the reason and detail under which the ledger counts a read error of a file that is not an archive."""
     reason = find_reason(error, truncated="compressed_data_truncated", corrupt="compressed_data_corrupt")
     kind = "" if isinstance(error, UnreadableInputError) else f"{type(error).__name__}: "
     return reason, f"what follows in the file is lost: {kind}{error}"
 
 
 class PreparationError(Exception):
-    """The preparation cannot go on; its message is for the user."""
+    """The preparation cannot continue; the message is for the user."""
 
 
 class BadRecordError(PreparationError):
-    """A record cannot be read, and strict=true."""
+    """A record cannot be read, and data_prep.strict is set."""

@@ -1,4 +1,4 @@
-"""The ledger: for every input file, read = kept + dropped by reason + failed by error, to the record."""
+"""The ledger accounts for every record of every input file: read = kept + dropped by reason + failed by reason."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from trireme.errors import Violation
 
 LEDGER_VERSION = 1
 MAX_EXAMPLES = 5
-"""Records named for each reason and file."""
+"""Example records per reason and file."""
 MAX_DETAIL_CHARACTERS = 200
 MAX_NAME_CHARACTERS = 4096
 SUBJECT_MARK = ": "
-"""Stands in a note between what is noted and of what, such as a template's name."""
+"""Separates a note from its subject, such as a template's name."""
 MAX_SUBJECTS = 50
-"""Of a note, shown for each file; the others are added up."""
+"""Subjects of a note listed per file; the others are added up."""
 OTHER_SUBJECTS = "(others)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One record that was not kept, so that a person can look at it."""
+    """An example of a record that was not kept."""
 
     reason: str
     record: int
@@ -29,11 +29,11 @@ class Example:
 
 
 class Origin(TypedDict, total=False):
-    """What the ledger is told of a record that is left out."""
+    """The origin of a dropped or failed record."""
 
     record: Required[int]
     name: str
-    """What a person would look it up by."""
+    """Best name for messages: URL, title or identifier."""
     detail: str
     id: str
     url: str
@@ -42,7 +42,7 @@ class Origin(TypedDict, total=False):
 
 
 class DroppedRecord(NamedTuple):
-    """A record that was not kept, for the table of all records."""
+    """A record that was dropped or failed, for the table of all records."""
 
     record: int
     is_failed: bool
@@ -56,27 +56,27 @@ class DroppedRecord(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Counts of one file, or of a part of it; parts add up with `add`."""
+    """Counts of a file or of a part of it; `add` adds up parts."""
 
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
-    """What was peculiar about records; says nothing about whether they were kept."""
+    """Peculiarities of records, whether they were kept or not."""
     examples: list[Example] = field(default_factory=list)
     outcomes: list[DroppedRecord] = field(default_factory=list)
-    """Every record that was dropped or failed, until somebody takes them away; no part of the counts."""
+    """Every record that was dropped or failed, until its owner clears the list; not part of the counts."""
 
     def drop(self, reason: str, **origin: Unpack[Origin]) -> None:
-        """Count a record that is left out on purpose."""
+        """Count a record that is dropped on purpose."""
         self.dropped[reason] += 1
-        self._leave_out(reason, is_failed=False, count=self.dropped[reason], **origin)
+        self._record(reason, is_failed=False, count=self.dropped[reason], **origin)
 
     def fail(self, error: str, **origin: Unpack[Origin]) -> None:
         """Count a record that could not be read."""
         self.failed[error] += 1
-        self._leave_out(error, is_failed=True, count=self.failed[error], **origin)
+        self._record(error, is_failed=True, count=self.failed[error], **origin)
 
     def note(self, what: str, count: int = 1) -> None:
         """Count a peculiarity."""
@@ -95,11 +95,11 @@ class Ledger:
 
     @property
     def accounted(self) -> int:
-        """Records whose fate is known."""
+        """Return the number of records whose outcome is known."""
         return self.kept + self.dropped.total() + self.failed.total()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, in an order that does not depend on how the counting was shared out."""
+        """Return plain values, in an order that does not depend on how the work was distributed."""
         examples = sorted(self.examples, key=lambda example: (example.reason, example.record))
         return {
             "read": self.read,
@@ -111,10 +111,10 @@ class Ledger:
         }
 
     def first_failure(self) -> Example | None:
-        """The first record that could not be read."""
+        """Return the first record that could not be read."""
         return next((example for example in self.examples if example.reason in self.failed), None)
 
-    def _leave_out(
+    def _record(
         self,
         reason: str,
         *,
@@ -137,7 +137,7 @@ class Ledger:
 
 
 def _add_up_rare_subjects(notes: Counter[str]) -> dict[str, int]:
-    """All notes in order, of each that has subjects the most frequent ones: pages may name any number of them."""
+    """Sort all notes, and keep the most frequent subjects of each: their number is unbounded."""
     shown: Counter[str] = Counter()
     num_subjects: Counter[str] = Counter()
     for name, count in sorted(notes.items(), key=lambda item: (-item[1], item[0])):
@@ -149,7 +149,7 @@ def _add_up_rare_subjects(notes: Counter[str]) -> dict[str, int]:
 
 
 def _cut(text: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:
-    """The beginning of a text, in characters that UTF-8 can write."""
+    """Return the beginning of a text, in characters that UTF-8 can encode."""
     return text[:max_characters].encode("utf-8", "replace").decode()
 
 
@@ -163,7 +163,7 @@ class FileLedger:
     counts: Ledger
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"source": self.source, "path": self.path, "bytes": self.bytes, **self.counts.to_dict()}
 
 
@@ -177,21 +177,21 @@ def sum_ledgers(files: list[FileLedger]) -> Ledger:
 
 
 def ledger_to_dict(files: list[FileLedger]) -> dict[str, Any]:
-    """The whole ledger as plain values."""
+    """Return the whole ledger as plain values."""
     totals = sum_ledgers(files).to_dict()
     totals.pop("examples")
     return {"version": LEDGER_VERSION, "files": [file.to_dict() for file in files], "totals": totals}
 
 
 def find_discrepancies(files: list[FileLedger]) -> list[Violation]:
-    """Name every file whose records are not all accounted for; that would be an error of this program."""
+    """List every file whose records are not all accounted for; that would be a bug."""
     return [
         Violation(
             path=f"ledger of {file.path}",
             value=f"{file.counts.read} read",
-            message=f"is not {file.counts.kept} kept + {file.counts.dropped.total()} dropped + "
+            message=f"must be {file.counts.kept} kept + {file.counts.dropped.total()} dropped + "
             f"{file.counts.failed.total()} failed",
-            fix="nothing was written; report this as an error of data_tools, with the input file",
+            fix="This is a bug; nothing was published. Please report it with the input file.",
         )
         for file in files
         if file.counts.read != file.counts.accounted

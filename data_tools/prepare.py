@@ -1,4 +1,4 @@
-"""Raw files to token shards: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
+"""Prepare token shards from raw files: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
 
 import json
 import sys
@@ -8,9 +8,10 @@ from data_tools.config.schema import DataPrepConfig
 from data_tools.errors import BadRecordError, PreparationError
 from data_tools.executors.ray import run_on_ray
 from data_tools.executors.slurm import submit_jobs
-from data_tools.output.publish import REPORT_NAME, exclusive_lock, find_finished
+from data_tools.output.publish import REPORT_NAME, WORK_NAME, exclusive_lock, find_finished
 from data_tools.output.stats import find_warnings, summarize
-from data_tools.stages.preparation import Preparation, Share, Stage, Task, load_task
+from data_tools.stages.cache import Stage
+from data_tools.stages.preparation import Preparation, Share, Task, load_task
 from data_tools.stages.run import run_stage, write_report_best_effort
 from data_tools.work.progress import read_timings
 from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
@@ -19,35 +20,36 @@ EXIT_INTERRUPTED = 130
 
 
 def prepare(task: Task) -> bool:
-    """Run a preparation to its end, or hand it over to Slurm.
+    """Run a preparation, or submit it to Slurm.
 
     Returns:
-        Whether there was anything to do; not when it is finished already.
+        Whether there was anything to do; False if it was already finished.
     Raises:
         ConfigError: the output directory cannot be used.
-        PreparationError: it cannot go on; what it has done so far is kept for the next run, apart from the output.
+        PreparationError: it cannot continue; finished work is kept for the next run, apart from the output.
     """
     output = Path(task.config.output_dir)
     with exclusive_lock(output):
         preparation = Preparation.of(task)
         if find_finished(output, preparation.description, overwrite=task.config.overwrite):
-            if not (output / REPORT_NAME).exists():  # killed behind the publication
+            if not (output / REPORT_NAME).exists():  # killed after the publication
                 write_report_best_effort(output, read_timings(output))
             return False
-        preparation.place.create()
-        preparation.place.remove_others()
+        preparation.directories.create()
+        preparation.directories.remove_others()
         try:
             match task.config.executor.kind:
                 case "local":
-                    for stage in (Stage.READ, Stage.CHOOSE, Stage.ASSEMBLE):
+                    # Assembling tokenizes what is not yet tokenized, and writes it meanwhile.
+                    for stage in (Stage.READ, Stage.DECIDE, Stage.TRAIN_TOKENIZER, Stage.ASSEMBLE):
                         run_stage(stage, preparation, Share())
                 case "ray":
                     run_on_ray(preparation)
                 case "slurm":
                     submit_jobs(preparation)
         except OSError as error:
-            place = error.filename or output
-            raise PreparationError(f"{place}: {error.strerror or error}") from error
+            path = error.filename or output
+            raise PreparationError(f"{path}: {error.strerror or error}") from error
     return True
 
 
@@ -56,37 +58,38 @@ def _print_summary(config: DataPrepConfig, *, is_new: bool) -> None:
     stats = json.loads((output / "stats.json").read_text(encoding="utf-8"))
     ledger = json.loads((output / "ledger.json").read_text(encoding="utf-8"))
     if not is_new:
-        print("finished before with the same inputs and settings; nothing to do")
+        print("Already up to date (same inputs and settings).")
     print("\n".join(summarize(output, stats=stats, ledger=ledger)))
     for warning in find_warnings(stats=stats, ledger=ledger):
         print(warning if warning.startswith(" ") else f"warning: {warning}", file=sys.stderr)
 
 
 def run(overrides: list[str]) -> int:
-    """Run what a command line says; returns the exit code.
+    """Run the preparation of a command line; return the exit code.
 
     Raises:
-        ConfigError: the settings or inputs are wrong.
+        ConfigError: the settings or inputs are invalid.
     """
     task = load_task(overrides)
     try:
         is_new = prepare(task)
     except BadRecordError as error:
-        print(f"the preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
+        print(f"Preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except PreparationError as error:
-        print(f"the preparation stopped:\n  {error}\n{_going_on(task)}", file=sys.stderr)
+        print(f"Preparation stopped:\n  {error}\n{_how_to_resume(task)}", file=sys.stderr)
         return EXIT_STOPPED
     except KeyboardInterrupt:
-        print(f"interrupted; {_going_on(task)}", file=sys.stderr)
+        print(f"Interrupted. {_how_to_resume(task)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not is_new or task.config.executor.kind != "slurm":
         _print_summary(task.config, is_new=is_new)
     return 0
 
 
-def _going_on(task: Task) -> str:
-    return f"{task.config.output_dir} holds no part of it but .preparing, where the same command goes on"
+def _how_to_resume(task: Task) -> str:
+    work = Path(task.config.output_dir) / WORK_NAME
+    return f"Partial results are in {work}; rerun the same command to resume."
 
 
 USAGE = """\
@@ -99,7 +102,7 @@ Options: files in conf/data_prep/. Fields: docs/reference/data_prep.md. How to: 
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     overrides = sys.argv[1:]
     if not overrides or {"-h", "--help"} & set(overrides):
         print(USAGE, end="")

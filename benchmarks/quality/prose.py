@@ -18,7 +18,7 @@ from data_tools.filters.language import LanguageIdentifier
 from data_tools.inputs.files import open_input, resolve_inputs
 from data_tools.ledger import Ledger
 from data_tools.readers.open import read_documents
-from data_tools.stages.steps import build_steps
+from data_tools.stages.steps import FilterChain
 
 KINDS = {".warc.gz": "warc", ".wet.gz": "warc", ".xml.bz2": "wikipedia", ".jsonl.gz": "jsonl"}
 """Ending of a sample file -> kind of source."""
@@ -103,6 +103,4 @@ def _read_texts(path: Path, kind: str) -> Iterator[Document]:
     for file in files:
         with open_input(file) as stream:
             documents = read_documents(file, stream=stream, ledger=ledger, config=config)
-            for step in build_steps(config, ledger=ledger):
-                documents = step(documents)
-            yield from documents
+            yield from FilterChain(config).apply(documents, ledger)

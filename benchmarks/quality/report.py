@@ -22,7 +22,7 @@ from data_tools.config.schema import ROOT, DataPrepConfig
 from data_tools.document import Document
 from data_tools.filters.quality.filter import ThresholdTable
 from data_tools.ledger import Ledger
-from data_tools.stages.steps import StepPlan
+from data_tools.stages.steps import FilterChain
 from data_tools.tokenizer.sample_texts import OWN_PROSE
 from trireme.config.compose import compose_config
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
@@ -58,19 +58,19 @@ class Share:
 
 
 def measure(config: DataPrepConfig, prose: dict[str, list[str]]) -> list[Share]:
-    """Send prose, and junk made of it, through the steps of a configuration."""
-    plan = StepPlan(config)
+    """Send prose, and junk made of it, through the filters of a configuration."""
+    chain = FilterChain(config)
     thresholds = ThresholdTable(config.quality)
     shares = []
     for language, texts in prose.items():
-        shares.append(_measure_texts(plan, texts, language=language, kind="prose"))
+        shares.append(_measure_texts(chain, texts, language=language, kind="prose"))
         unit = thresholds(_code_of(language)).characters_per_word
         for kind in JUNK_KINDS if texts else ():
             junk = [
                 make_junk(texts[seed % len(texts)], kind=kind, seed=seed, characters_per_word=unit)
                 for seed in range(NUM_JUNK)
             ]
-            shares.append(_measure_texts(plan, junk, language=language, kind=kind))
+            shares.append(_measure_texts(chain, junk, language=language, kind=kind))
     return shares
 
 
@@ -79,14 +79,12 @@ def _code_of(language: str) -> str:
     return language.partition("_")[0]
 
 
-def _measure_texts(plan: StepPlan, texts: list[str], *, language: str, kind: str) -> Share:
+def _measure_texts(chain: FilterChain, texts: list[str], *, language: str, kind: str) -> Share:
     ledger = Ledger()
     documents: Any = [
         Document(record=number, media_type="plain", content=text.encode()) for number, text in enumerate(texts)
     ]
-    for step in plan.build_steps(ledger):
-        documents = step(documents)
-    num_kept = sum(1 for _ in documents)
+    num_kept = sum(1 for _ in chain.apply(documents, ledger))
     reasons = Counter(ledger.dropped) + Counter(ledger.failed)
     return Share(
         language=language, kind=kind, num_documents=len(texts), num_kept=num_kept, reasons=dict(reasons.most_common())

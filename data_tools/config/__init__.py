@@ -1,1 +1,1 @@
-"""The configuration of a preparation and its rules."""
+"""The configuration of a preparation, and its rules."""

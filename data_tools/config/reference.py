@@ -1,4 +1,4 @@
-"""The reference of every setting of a preparation, as Markdown, from the dataclasses and conf/ themselves.
+"""Generate the reference of all settings of a preparation, as Markdown, from the dataclasses and conf/.
 
 `python -m data_tools.config.reference > docs/reference/data_prep.md`
 """
@@ -14,20 +14,20 @@ from trireme.config.reference import render_fields, render_groups
 PREFACE = """\
 # Data preparation: settings
 
-<!-- Generated: python -m data_tools.config.reference > docs/reference/data_prep.md. Change the dataclasses instead. -->
+<!-- Generated: python -m data_tools.config.reference > docs/reference/data_prep.md. Edit the dataclasses instead. -->
 
     python -m data_tools.prepare data_prep=OPTION data_prep.FIELD=VALUE ...
 
-`data_prep=OPTION` picks a file `conf/data_prep/OPTION.yaml`; `data_prep.FIELD=VALUE` sets one field. An item of a list
-is named by its number: `data_prep.sources.0.paths=[...]`. `'hydra.searchpath=[/my/conf]'` adds a directory of your own
-options. For how to use them, see [Preparing data](../data/preparing.md).
+`data_prep=OPTION` selects the file `conf/data_prep/OPTION.yaml`; `data_prep.FIELD=VALUE` sets one field. An item of a
+list is addressed by its index: `data_prep.sources.0.paths=[...]`. `'hydra.searchpath=[/my/conf]'` adds a directory of
+your own options. For how to use them, see [Preparing data](../data/preparing.md).
 """
 
 PREFIX = "data_prep."
 
 
 def render_reference() -> str:
-    """The whole document."""
+    """Return the whole document."""
     ranges = {PREFIX + path: allowed for path, allowed in RANGES.items()}
     parts = [PREFACE, "## Options\n\n" + render_groups(ROOT), "\n## Fields\n"]
     parts.append(render_fields(DataPrepConfig, prefix=PREFIX, nested=False, ranges=ranges))

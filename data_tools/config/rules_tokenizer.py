@@ -20,7 +20,9 @@ from trireme.tokenizer.tokenizer import Tokenizer
 MAX_CANDIDATES = 10
 
 TOKENIZER_RANGES: dict[str, Range] = {
-    "tokenizer.vocab_size": Range(minimum=MIN_VOCAB_SIZE, reason="256 bytes, unknown, begin and end take their share"),
+    "tokenizer.vocab_size": Range(
+        minimum=MIN_VOCAB_SIZE, reason="256 bytes and the unknown, begin and end tokens are always included"
+    ),
     "tokenizer.vocab_multiple": Range(minimum=1),
     "tokenizer.character_coverage": Range(minimum=0.9, maximum=1.0),
     "tokenizer.sample_characters": Range(minimum=1000),
@@ -35,7 +37,7 @@ _ONLY_TRAINED = ("special_tokens", "user_defined_symbols", "num_reserved_tokens"
 
 
 def validate_tokenizer(config: DataPrepConfig) -> Iterator[Violation]:
-    """Check the rules between the tokenizer's settings, and the tokenizer that is given."""
+    """Check the rules between the tokenizer's settings, and the existing tokenizer if one is configured."""
     yield from _names_are_plain(config.tokenizer)
     if config.tokenizer.path is not None:
         yield from _given_stays_as_it_is(config.tokenizer)
@@ -48,8 +50,8 @@ def validate_tokenizer(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.eos_token",
             value=config.tokenizer.eos_token,
-            message="is for a tokenizer.json that is given; a tokenizer that is trained here ends documents with </s>",
-            fix="leave it out, or name the tokenizer.json in data_prep.tokenizer.path",
+            message="requires an existing tokenizer.json: a trained tokenizer always ends documents with </s>",
+            fix="Remove it, or set data_prep.tokenizer.path to the tokenizer.json.",
         )
 
 
@@ -60,17 +62,17 @@ def _vocab_is_a_multiple(tokenizer: TokenizerConfig) -> Iterator[Violation]:
             yield Violation(
                 path="tokenizer.vocab_multiple",
                 value=multiple,
-                message=f"is more than the {LARGEST_AUTO_VOCAB_SIZE} pieces that data_prep.tokenizer.vocab_size=auto takes"
-                " at most",
-                fix="use less, or set data_prep.tokenizer.vocab_size",
+                message=f"must be at most {LARGEST_AUTO_VOCAB_SIZE}, the largest size of"
+                " data_prep.tokenizer.vocab_size=auto",
+                fix="Use a smaller multiple, or set data_prep.tokenizer.vocab_size.",
             )
     elif multiple > 0 and size % multiple:
         choices = [value for value in nearest_multiples(size, multiple) if value >= MIN_VOCAB_SIZE]
         yield Violation(
             path="tokenizer.vocab_size",
             value=size,
-            message=f"is no multiple of data_prep.tokenizer.vocab_multiple={multiple}",
-            fix=f"use {join_or(choices)}",
+            message=f"must be a multiple of data_prep.tokenizer.vocab_multiple={multiple}",
+            fix=f"Use {join_or(choices)}.",
         )
 
 
@@ -81,24 +83,24 @@ def _names_are_plain(tokenizer: TokenizerConfig) -> Iterator[Violation]:
         path = f"tokenizer.{name}"
         for token in dict.fromkeys(tokens):
             if counts[token] > 1:
-                yield Violation(path=path, value=token, message="is named more than once", fix="name it once")
+                yield Violation(path=path, value=token, message="listed more than once", fix="List it once.")
             if not token or re.search(r"[\s\u2581\0]", token):
-                rule = "cannot be a special token: it is empty or holds a space, U+2581 (which stands for one) or NUL"
-                yield Violation(path=path, value=repr(token), message=rule, fix="choose another spelling")
+                rule = "must not be empty or contain a space, U+2581 (which encodes a space) or NUL"
+                yield Violation(path=path, value=repr(token), message=rule, fix="Choose another spelling.")
             elif _TAKEN.fullmatch(token) or (tokenizer.num_reserved_tokens and _RESERVED.fullmatch(token)):
-                rule = "cannot be a special token: every tokenizer that is trained here has it"
-                yield Violation(path=path, value=token, message=rule, fix="leave it out, or choose another spelling")
+                rule = "reserved: every trained tokenizer already has this token"
+                yield Violation(path=path, value=token, message=rule, fix="Remove it, or choose another spelling.")
             elif name == "special_tokens" and len(token) == 1:
-                rule = "is a single character, which texts must be able to have"
+                rule = "must not be a single character, since text could not contain it"
                 yield Violation(
-                    path=path, value=token, message=rule, fix=f"choose another spelling, such as <|{token}|>"
+                    path=path, value=token, message=rule, fix=f"Choose another spelling, such as <|{token}|>."
                 )
 
 
 def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
     size = LARGEST_AUTO_VOCAB_SIZE if tokenizer.vocab_size == "auto" else tokenizer.vocab_size
     room = size - MIN_VOCAB_SIZE
-    # A number that is out of its range is named for that.
+    # A number out of range is reported as such.
     if room < 0 or tokenizer.num_reserved_tokens < 0:
         return
     count = len(list_special_tokens(tokenizer)) + len(tokenizer.user_defined_symbols)
@@ -106,9 +108,9 @@ def _tokens_have_room(tokenizer: TokenizerConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.special_tokens",
             value=format_number(count, "token"),
-            message="are, with the reserved ones and the user-defined symbols, more than the vocabulary has room for"
-            f" ({room})",
-            fix="leave some out, or raise data_prep.tokenizer.vocab_size",
+            message=f"the vocabulary has room for only {format_number(room, 'token')}, reserved tokens and user-defined"
+            " symbols included",
+            fix="Remove some, or raise data_prep.tokenizer.vocab_size.",
         )
 
 
@@ -117,8 +119,8 @@ def _languages_are_known(config: DataPrepConfig) -> Iterator[Violation]:
         yield Violation(
             path="tokenizer.sampling_exponent",
             value=config.tokenizer.sampling_exponent,
-            message="balances languages, and they are not identified",
-            fix="set data_prep.language.identify=true, or use 1",
+            message="requires the language of each document",
+            fix="Set data_prep.language.identify=true, or use 1.",
         )
 
 
@@ -128,8 +130,8 @@ def _given_stays_as_it_is(tokenizer: TokenizerConfig) -> Iterator[Violation]:
             yield Violation(
                 path=f"tokenizer.{name}",
                 value=value,
-                message="can only be added to a tokenizer that is trained here",
-                fix=f"leave it or data_prep.tokenizer.path={tokenizer.path} out",
+                message="not supported with data_prep.tokenizer.path: an existing tokenizer gets no new tokens",
+                fix=f"Remove it or data_prep.tokenizer.path={tokenizer.path}.",
             )
 
 
@@ -141,23 +143,23 @@ def _given_is_usable(config: TokenizerConfig) -> Iterator[Violation]:
         yield from error.violations
         return
     candidates = list(tokenizer.special_tokens)
-    shown = ", ".join(candidates[:MAX_CANDIDATES]) or "it has none"
+    shown = ", ".join(candidates[:MAX_CANDIDATES]) or "none"
     if config.eos_token is None:
         if tokenizer.eos_id is None and tokenizer.is_huggingface:
             yield Violation(
                 path="tokenizer.path",
                 value=config.path,
-                message="does not say which token ends a document: no tokenizer_config.json beside it names an eos_token,"
-                " and it has none of the usual names",
-                fix=f"name it with data_prep.tokenizer.eos_token; its special tokens are: {shown}",
+                message="no end-of-document token found: no tokenizer_config.json next to it sets eos_token,"
+                " and no token has a common name",
+                fix=f"Set data_prep.tokenizer.eos_token; its special tokens are: {shown}.",
             )
         elif tokenizer.eos_id is None:
-            rule = "has no end-of-document piece (</s>), and documents are ended with one"
-            yield Violation(path="tokenizer.path", value=config.path, message=rule, fix="take another, or train one")
+            rule, fix = "no end-of-document token (</s>) in the model", "Use another tokenizer, or train one."
+            yield Violation(path="tokenizer.path", value=config.path, message=rule, fix=fix)
     elif not tokenizer.is_huggingface:
-        rule = f"cannot be chosen: {config.path} is a SentencePiece model, which says itself what ends a document"
-        yield Violation(path="tokenizer.eos_token", value=config.eos_token, message=rule, fix="leave it out")
+        rule = f"cannot be set for {config.path}: a SentencePiece model defines its own end-of-document token"
+        yield Violation(path="tokenizer.eos_token", value=config.eos_token, message=rule, fix="Remove it.")
     elif tokenizer.token_id(config.eos_token) is None:
-        rule = f"is no token of {config.path}"
-        fix = f"use one of its special tokens: {shown}"
+        rule = f"no such token in {config.path}"
+        fix = f"Use one of its special tokens: {shown}."
         yield Violation(path="tokenizer.eos_token", value=config.eos_token, message=rule, fix=fix)

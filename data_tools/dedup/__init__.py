@@ -1,1 +1,1 @@
-"""Duplicates across the whole corpus, exact and near, and what is decided about each document."""
+"""Deduplication across the corpus (exact, MinHash, lines), and the decision about each document."""

@@ -1,7 +1,7 @@
-"""Lines that stand in more than one document of the whole corpus: only the first document keeps them.
+"""Line deduplication: of lines that occur in several documents of the corpus, only the first document keeps them.
 
-Source: CCNet (Wenzek et al., 2020) compares lines without regard to case, digits and punctuation; there all but one
-copy are removed per shard, here across the whole corpus.
+Source: CCNet (Wenzek et al., 2020) compares lines regardless of case, digits and punctuation; it removes all but one
+copy per shard, this module across the whole corpus.
 """
 
 import pickle
@@ -17,19 +17,19 @@ from data_tools.work.spool import BlobRef, CleanDocument, SpoolReader, read_batc
 
 LINES_NAME = "lines"
 LINES_AT_ONCE = 1 << 26
-"""Lines whose hashes are in memory at a time, 17 bytes each; more are looked at in several passes."""
+"""Line hashes held in memory at a time, 17 bytes each; more are processed in several passes."""
 _NO_LETTERS = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d")
 _TOO_SHORT = np.uint64(0)
 
 
 def hash_lines(text: str, *, min_characters: int) -> np.ndarray:
-    """What tells the lines of a text apart.
+    """Hash the lines of a text.
 
     Args:
         min_characters: lines with fewer letters and digits get 0.
     Returns:
-        [number of lines] uint64. At 10^10 different lines some three are taken for one that they are not.
+        [number of lines] uint64. Of 10^10 different lines about three collide with another.
     """
     hashes = []
     for line in text.split("\n"):
@@ -41,9 +41,9 @@ def hash_lines(text: str, *, min_characters: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLines:
-    """Where the hashes of a batch's lines lie, and which of its documents stay."""
+    """The line hashes of a batch, and which of its documents are kept."""
 
-    place: BlobRef
+    blob_ref: BlobRef
     is_kept: np.ndarray
     """[its documents] bool."""
 
@@ -51,13 +51,13 @@ class BatchLines:
 def find_repeated_lines(
     directory: Path, batches: Sequence[BatchLines], *, lines_at_once: int = LINES_AT_ONCE
 ) -> list[np.ndarray]:
-    """Find the lines of documents that stay which an earlier one of these documents, or an earlier line of it, has.
+    """Find the lines of kept documents that an earlier kept document, or an earlier line of the same one, has.
 
     Args:
-        directory: where the spools lie.
+        directory: of the spools.
         batches: in input order.
     Returns:
-        For each batch [its lines] bool, packed as numpy.packbits does.
+        For each batch [its lines] bool, packed by numpy.packbits.
     """
     if not batches:
         return []
@@ -80,7 +80,7 @@ def find_repeated_lines(
 
 
 def remove_lines(text: str, is_repeated: np.ndarray) -> str:
-    """Leave lines out.
+    """Remove the repeated lines of a text.
 
     Args:
         is_repeated: [number of lines] bool.
@@ -88,17 +88,17 @@ def remove_lines(text: str, is_repeated: np.ndarray) -> str:
     if not is_repeated.any():
         return text
     lines = [line for line, repeated in zip(text.split("\n"), is_repeated, strict=True) if not repeated]
-    # Where a whole paragraph went, the blank lines around it are one too many.
+    # Where a whole paragraph was removed, its blank lines are left over.
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
-def read_without_lines(directory: Path, place: BlobRef, bits: np.ndarray | None) -> list[CleanDocument]:
-    """Read a batch of documents, and leave out the lines that an earlier document has.
+def read_without_lines(directory: Path, blob_ref: BlobRef, bits: np.ndarray | None) -> list[CleanDocument]:
+    """Read a batch of documents without the lines that an earlier document has.
 
     Args:
-        bits: what `find_repeated_lines` found of the batch; None where such lines stay.
+        bits: of the batch, from `find_repeated_lines`; None where repeated lines are kept.
     """
-    documents = read_batch(directory, place)
+    documents = read_batch(directory, blob_ref)
     if bits is None:
         return documents
     is_repeated = np.unpackbits(bits).astype(np.bool_)
@@ -113,7 +113,7 @@ def read_without_lines(directory: Path, place: BlobRef, bits: np.ndarray | None)
 def _read(directory: Path, batches: Sequence[BatchLines]) -> Iterator[tuple[BatchLines, list[np.ndarray]]]:
     with SpoolReader(directory, name=LINES_NAME) as reader:
         for batch in batches:
-            yield batch, pickle.loads(reader.read(batch.place))
+            yield batch, pickle.loads(reader.read(batch.blob_ref))
 
 
 def _mark(is_repeated: np.ndarray, hashes: np.ndarray, places: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Near duplicates by MinHash: a text's band keys, and clusters of documents that share one."""
+"""Fuzzy deduplication by MinHash: band keys of a text, and clusters of documents that share one."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,20 +10,21 @@ from data_tools.text.ngrams import hash_ngrams, hash_tokens, mix
 from data_tools.work.spool import BlobRef, SpoolReader
 
 CHUNK_NGRAMS = 512
-"""112 functions of so many n-grams take 458 KB, which stays in a core's own cache."""
+"""112 functions of 512 n-grams take 458 KB, which fits in a core's own cache."""
 KEY_BYTES = 8
+KEYS_NAME = "minhash"
 _FIRST_COUNTER = 0x5851F42D4C957F2D
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def compute_candidate_probability(similarity: float, *, num_bands: int, num_rows: int) -> float:
-    """The S-curve: how likely two texts of a Jaccard similarity share a band key."""
+    """Compute the probability that two texts of a Jaccard similarity share a band key (the S-curve)."""
     return float(1.0 - (1.0 - similarity**num_rows) ** num_bands)
 
 
 class MinHasher:
-    """Computes band keys; equal settings give equal keys in every process."""
+    """Compute band keys; equal settings give equal keys in every process."""
 
     def __init__(self, config: NearDuplicatesConfig) -> None:
         self._config = config
@@ -36,7 +37,7 @@ class MinHasher:
         self._values = np.empty((count, CHUNK_NGRAMS), np.uint64)
 
     def compute_keys(self, text: str) -> np.ndarray:
-        """Band keys of a text.
+        """Compute the band keys of a text.
 
         Returns:
             [num_bands] uint64.
@@ -45,7 +46,7 @@ class MinHasher:
         n = self._config.ngram_characters if tokens.is_unspaced else self._config.ngram_words
         ngrams = hash_ngrams(tokens.hashes, n=n)
         if not len(ngrams):
-            # Nothing but punctuation: alike only where it is equal.
+            # Nothing but punctuation: similar only where it is equal.
             ngrams = mix(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64))
             ngrams = hash_ngrams(ngrams, n=len(ngrams))
         signature = self.compute_signature(ngrams).reshape(self.num_bands, -1)
@@ -53,7 +54,7 @@ class MinHasher:
         return mix(keys + np.arange(self.num_bands, dtype=np.uint64) * _STEP)
 
     def compute_signature(self, ngrams: np.ndarray) -> np.ndarray:
-        """The smallest value of each hash function over a set of n-grams.
+        """Compute the smallest value of each hash function over a set of n-grams.
 
         Args:
             ngrams: [n] uint64; repetitions make no difference.
@@ -70,16 +71,13 @@ class MinHasher:
         return signature
 
 
-KEYS_NAME = "minhash"
-
-
 def find_clusters(bands: Iterable[np.ndarray], *, num_documents: int) -> np.ndarray:
-    """Join documents that share a key in any band, directly or through others.
+    """Cluster documents that share a key in any band, directly or through others.
 
     Args:
         bands: for each band its keys, [num_documents] uint64.
     Returns:
-        [num_documents] int64: number of the first document of each one's cluster, its own where that is itself.
+        [num_documents] int64: number of the first document of each one's cluster.
     """
     firsts = np.arange(num_documents, dtype=np.int64)
     for keys in bands:
@@ -91,25 +89,25 @@ def find_clusters(bands: Iterable[np.ndarray], *, num_documents: int) -> np.ndar
 
 
 def read_bands(
-    directory: Path, places: list[tuple[BlobRef, int, int]], *, num_bands: int, num_documents: int
+    directory: Path, refs: list[tuple[BlobRef, int, int]], *, num_bands: int, num_documents: int
 ) -> Iterator[np.ndarray]:
-    """Read the keys of one band after the other.
+    """Yield the keys of one band after the other.
 
     Args:
-        places: of each batch: where its keys lie ([num_bands, its documents] uint64), its first document and how many.
+        refs: for each batch its keys ([num_bands, its documents] uint64), first document and number of documents.
     """
     with SpoolReader(directory, name=KEYS_NAME) as reader:
         for band in range(num_bands):
             keys = np.empty(num_documents, np.uint64)
-            for place, first, count in places:
+            for blob_ref, first, count in refs:
                 size = count * KEY_BYTES
-                data = reader.read_part(place, band * size, size)
+                data = reader.read_part(blob_ref, band * size, size)
                 keys[first : first + count] = np.frombuffer(data, np.uint64)
             yield keys
 
 
 def _join(firsts: np.ndarray, ones: np.ndarray, others: np.ndarray) -> None:
-    """Join the clusters of pairs of documents in place; `firsts` names roots before and after."""
+    """Join the clusters of pairs of documents in place; `firsts` holds roots before and after."""
     while True:
         low, high = firsts[ones], firsts[others]
         is_apart = low != high

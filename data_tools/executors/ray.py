@@ -1,4 +1,4 @@
-"""The executor ray: shares of reading and tokenizing as tasks of an existing Ray cluster; the rest runs here.
+"""The executor ray: shares of reading and tokenizing run as tasks of an existing Ray cluster; the rest runs here.
 
 A share is the same command that a Slurm job runs, so all nodes need this code, its environment, the inputs and
 output_dir under the same paths.
@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.errors import BadRecordError, PreparationError
-from data_tools.executors.run_share import save_task, stage_command
-from data_tools.stages.preparation import Preparation, Share, Stage
+from data_tools.executors.run_share import SHARED_STAGES, save_task, stage_command
+from data_tools.stages.cache import Stage
+from data_tools.stages.preparation import Preparation, Share
 from data_tools.stages.run import run_stage
-from data_tools.work.progress import StageProgress
+from data_tools.work.progress import Stages
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, Violation
 from trireme.progress import format_number
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 MAX_RETRIES = 1
-"""Of a share whose node is lost."""
+"""Retries of a share whose node was lost."""
 
 
 class _Ended(NamedTuple):
-    """How a share's command ended."""
+    """Exit code and error output of a share's command."""
 
     code: int
     stderr: str
@@ -34,13 +35,13 @@ def run_on_ray(preparation: Preparation) -> None:
     """Run all stages.
 
     Raises:
-        ConfigError: Ray is not installed, or there is no cluster.
-        PreparationError: a share failed; those that did not are done for the next run.
+        ConfigError: Ray is not installed, or no cluster is running.
+        PreparationError: a share failed; the next run keeps the results of the others.
     """
     ray = _connect(preparation.config.executor.ray_address)
     try:
-        for stage, shared in ((Stage.READ, True), (Stage.CHOOSE, False), (Stage.PACK, True), (Stage.ASSEMBLE, False)):
-            if shared:
+        for stage in Stage:
+            if stage in SHARED_STAGES:
                 _run_shares(ray, stage, preparation)
             else:
                 run_stage(stage, preparation, Share())
@@ -52,16 +53,24 @@ def _connect(address: str) -> Any:
     try:
         import ray  # noqa: PLC0415 - an optional dependency
     except ImportError:
-        rule, fix = "needs Ray, which is not installed", "pip install 'trireme[ray]'"
-        raise ConfigError([Violation(path="data_prep.executor.kind", value="ray", message=rule, fix=fix)]) from None
+        violation = Violation(
+            path="data_prep.executor.kind",
+            value="ray",
+            message="Ray is not installed",
+            fix="Run pip install 'trireme[ray]'.",
+        )
+        raise ConfigError([violation]) from None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        rule = f"leads to no Ray cluster: {error}"
-        fix = "start one with `ray start --head`, or give its address; RAY_AUTH_MODE=token where it asks for a token"
-        raise ConfigError(
-            [Violation(path="data_prep.executor.ray_address", value=address, message=rule, fix=fix)]
-        ) from error
+        violation = Violation(
+            path="data_prep.executor.ray_address",
+            value=address,
+            message=f"cannot connect to a Ray cluster: {error}",
+            fix="Start one with `ray start --head`, or set the address of a running one. If the cluster asks for a"
+            " token, set RAY_AUTH_MODE=token.",
+        )
+        raise ConfigError([violation]) from error
     return ray
 
 
@@ -77,9 +86,9 @@ def _run_shares(ray: Any, stage: Stage, preparation: Preparation) -> None:
 
     remote = ray.remote(num_cpus=config.ray_cpus_per_share, max_retries=MAX_RETRIES)(run)
     shares = {remote.remote(f"{number}/{count}"): number for number in range(count)}
-    title = {Stage.READ: "read", Stage.PACK: "tokenize"}[stage]
     failures: list[tuple[int, _Ended]] = []
-    with StageProgress(title, total=count, unit="shares", mode=preparation.config.progress) as progress:
+    stages = Stages(titles=tuple(Stage), mode=preparation.config.progress)
+    with stages.begin(stage, total=count, unit="shares") as progress:
         waiting = list(shares)
         while waiting:
             finished, waiting = ray.wait(waiting)
@@ -87,7 +96,7 @@ def _run_shares(ray: Any, stage: Stage, preparation: Preparation) -> None:
                 try:
                     ended = _Ended(*ray.get(reference))
                 except ray.exceptions.RayError as error:
-                    ended = _Ended(-1, f"its task was lost: {error}")
+                    ended = _Ended(-1, f"the Ray task was lost: {error}")
                 if ended.code:
                     failures.append((shares[reference], ended))
             progress.update(count - len(waiting))
@@ -97,7 +106,7 @@ def _run_shares(ray: Any, stage: Stage, preparation: Preparation) -> None:
         number, ended = failures[0]
         if ended.code == EXIT_BAD_INPUT:
             raise BadRecordError(ended.stderr.strip())
-        more = f", as did {format_number(len(failures) - 1, 'other')}" if len(failures) > 1 else ""
+        more = f", and so did {format_number(len(failures) - 1, 'other share')}" if len(failures) > 1 else ""
         raise PreparationError(
-            f"share {number} of {stage.value} ended with code {ended.code}{more}:\n{ended.stderr.strip()}"
+            f"Share {number} of stage {stage} failed with exit code {ended.code}{more}:\n{ended.stderr.strip()}"
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_tools.config.filtering import DecontaminationConfig
 from data_tools.config.schema import DataPrepConfig
-from data_tools.document import Document, DroppedError, build_step
+from data_tools.document import Document, DroppedError, apply_filter
 from data_tools.errors import PreparationError
 from data_tools.extract.normalize import normalize
 from data_tools.extract.plain import extract_json, extract_plain
@@ -80,8 +80,8 @@ def _read_texts(file: InputFile, config: DataPrepConfig) -> Iterator[tuple[int, 
     with open_input(file) as stream:
         documents = read_documents(file, stream=stream, ledger=ledger, config=config)
         extract = extract_json if file.source.kind == "jsonl" else extract_plain
-        for change in (extract, normalize):
-            documents = build_step(change, name="extract", ledger=ledger)(documents)
+        for apply in (extract, normalize):
+            documents = apply_filter(apply, documents, name="extract", ledger=ledger)
         yield from ((document.record, document.text) for document in documents)
     # A text that is not read is one that is not looked for, and nobody would see it.
     if example := next(iter(ledger.examples), None):

@@ -1,1 +1,1 @@
-"""A preparation's output: published files, tables, statistics."""
+"""The output of a preparation: published files, tables, statistics."""

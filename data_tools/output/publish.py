@@ -1,7 +1,7 @@
-"""A preparation's output: recognised when it is finished, and published all at once.
+"""Publish a preparation's output all at once, and recognize a finished one.
 
-Everything is built in OUTPUT_DIR/.preparing/built. When all of it is there, a list of its files is written beside it;
-then the files get their final names, and preparation.json last. Whoever finds such a list finishes the renaming.
+Everything is built in OUTPUT_DIR/.preparing/built. When it is complete, a list of its files is written next to it; then
+the files get their final names, preparation.json last. A later run that finds such a list finishes the renaming.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -25,28 +25,31 @@ from trireme.errors import ConfigError, Violation
 from trireme.files import sync_directory, write_whole
 from trireme.shards.manifest import MANIFEST_SUFFIX, hash_file
 
+WORK_NAME = ".preparing"
+BUILT_NAME = "built"
 REPORT_NAME = "report.html"
-"""Of the page that shows them, among everything else; it is no part of the output either."""
-
+"""The report is not part of the output: equal preparations may have different reports."""
 RECORD_NAME = "preparation.json"
 FILE_LIST_NAME = "files.json"
 RECORD_VERSION = 1
 METHOD_VERSION = 2
-"""Raised when equal input and settings no longer give equal output."""
+"""Incremented when equal input and settings no longer give equal output."""
 
 WITHOUT_EFFECT = ("output_dir", "batch_bytes", "num_workers", "executor", "strict", "overwrite", "progress")
-"""Settings that do not change what is written."""
+"""Settings that do not change the output."""
+_RENAMED_SETTINGS = {"further_steps": "custom_filters"}
+"""Settings of earlier versions in preparation.json -> their name now."""
 
 
 def describe_preparation(
     config: DataPrepConfig, files: list[InputFile], *, evaluation_files: list[InputFile]
 ) -> dict[str, Any]:
-    """Everything that decides about the output."""
+    """Describe everything that determines the output."""
     settings = {name: value for name, value in asdict(config).items() if name not in WITHOUT_EFFECT}
     for source in settings["sources"] + settings["evaluations"]:
         for name in SOURCE_FIELDS_WITHOUT_EFFECT:
             del source[name]
-    # What the lists say decides, not where they lie.
+    # The content of the lists matters, not their path.
     settings["url_filter"]["block_lists"] = [hash_file(path) for path in config.url_filter.block_lists]
     if config.language.model_path is not None:
         settings["language"]["model_path"] = hash_file(config.language.model_path)
@@ -61,18 +64,18 @@ def describe_preparation(
 
 
 def created_by() -> str:
-    """Program and version, for manifests."""
+    """Return program and version, for manifests."""
     return f"data_tools.prepare {metadata.version('trireme')}"
 
 
 @contextmanager
 def exclusive_lock(output: Path, *, patience_seconds: float = 0.0) -> Iterator[None]:
-    """Keep a second preparation out of a directory while the block runs; a killed one leaves no lock.
+    """Lock a directory against other preparations while the block runs; a killed process leaves no lock.
 
     Args:
-        patience_seconds: how long to wait for another one to leave.
+        patience_seconds: how long to wait for another preparation to end.
     Raises:
-        ConfigError: another one is under way there.
+        ConfigError: another preparation is running there.
     """
     output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience_seconds
@@ -84,8 +87,9 @@ def exclusive_lock(output: Path, *, patience_seconds: float = 0.0) -> Iterator[N
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    rule, fix = "is being written by another preparation", "wait for it, or choose another directory"
-                    raise ConfigError([_output_violation(output, rule, fix)]) from None
+                    message = "another preparation is writing to this directory"
+                    fix = "Wait for it to finish, or choose another directory."
+                    raise ConfigError([_output_violation(output, message, fix)]) from None
             time.sleep(0.2)
         yield
     finally:
@@ -93,10 +97,11 @@ def exclusive_lock(output: Path, *, patience_seconds: float = 0.0) -> Iterator[N
 
 
 def find_finished(output: Path, description: dict[str, Any], *, overwrite: bool) -> bool:
-    """Whether this very preparation is finished in the directory.
+    """Return whether the directory holds this preparation, finished.
 
     Raises:
-        ConfigError: the directory holds another one, or foreign files that would be replaced, and overwrite is false.
+        ConfigError: the directory holds another preparation, or other files that would be replaced, and overwrite is
+            false.
     """
     if (output / WORK_NAME / FILE_LIST_NAME).exists():
         publish(output)
@@ -104,27 +109,35 @@ def find_finished(output: Path, description: dict[str, Any], *, overwrite: bool)
     if record is None:
         taken = [name for name in _final_names() if (output / name).exists()]
         if taken and not overwrite:
-            rule = f"holds {', '.join(taken)}, which no finished preparation wrote"
-            raise ConfigError([_output_violation(output, rule, _refuse_fix())])
+            message = f"the directory contains {', '.join(taken)}, but no finished preparation"
+            raise ConfigError([_output_violation(output, message, _OVERWRITE_FIX)])
         return False
     if record["description"] == json.loads(json.dumps(description)):
-        # A file that is missing or has another size is made again: it will be the same as it was.
+        # A file that is missing or has another size is written again, with the same content.
         return all(_has_size(output / name, entry["bytes"]) for name, entry in record["files"].items())
     if not overwrite:
         changed = ", ".join(_differences(record["description"], description))
-        rule = f"holds a preparation of other inputs or settings ({changed})"
-        raise ConfigError([_output_violation(output, rule, _refuse_fix())])
+        message = f"the directory contains a preparation with other inputs or settings ({changed})"
+        raise ConfigError([_output_violation(output, message, _OVERWRITE_FIX)])
     return False
 
 
-def finish_work(output: Path, description: dict[str, Any]) -> None:
-    """Publish what was built in place of what was there; the record, which lists all of it, comes last."""
+def record_files(output: Path, description: dict[str, Any], *, on_bytes: Callable[[int], object]) -> None:
+    """Write the record of the built files, and the list by which `publish` gives them their final names.
+
+    Args:
+        on_bytes: receives the number of bytes that have been hashed.
+    """
     work = output / WORK_NAME
     files = {path.name: path for path in sorted((work / BUILT_NAME).iterdir())}
+    entries: dict[str, dict[str, Any]] = {}
+    for name, path in files.items():
+        entries[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        on_bytes(sum(entry["bytes"] for entry in entries.values()))
     record = {
         "version": RECORD_VERSION,
         "created_by": created_by(),
-        "files": {name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for name, path in files.items()},
+        "files": entries,
         "description": description,
     }
     write_json(work / BUILT_NAME / RECORD_NAME, record)
@@ -132,16 +145,15 @@ def finish_work(output: Path, description: dict[str, Any]) -> None:
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
     sync_directory(work / BUILT_NAME)
-    # Former marks of completeness go before anything else: no mixture of old and new is ever complete.
+    # Earlier marks of completeness are removed first: a mixture of old and new files never counts as complete.
     former = (_read_record(output) or {}).get("files", {})
     marks = [RECORD_NAME, *(name for name in _final_names() if name.endswith((MANIFEST_SUFFIX, ".idx")))]
     remove = [*marks, *former, REPORT_NAME, TIMINGS_NAME]
     write_json(work / FILE_LIST_NAME, {"remove": remove, "publish": [*files, RECORD_NAME]})
-    publish(output)
 
 
 def publish(output: Path) -> None:
-    """Give all files on the list their final names; does what is left to do when it was stopped before."""
+    """Give all files on the list their final names; an interrupted publication is resumed."""
     work = output / WORK_NAME
     todo = json.loads((work / FILE_LIST_NAME).read_text(encoding="utf-8"))
     waiting = [name for name in todo["publish"] if (work / BUILT_NAME / name).exists()]
@@ -156,12 +168,12 @@ def publish(output: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a durable JSON file, whole or not at all."""
+    """Write a JSON file durably, whole or not at all."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _publishing_order(name: str) -> int:
-    """Data, then indices, then manifests, then the record."""
+    """Order data before indices, manifests and the record."""
     if name == RECORD_NAME:
         return 3
     return 2 if name.endswith(MANIFEST_SUFFIX) else 1 if name.endswith(".idx") else 0
@@ -179,16 +191,22 @@ def _read_record(output: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        rule, fix = f"cannot be read: {error}", "remove it, or choose another data_prep.output_dir"
-        raise ConfigError([Violation(path=RECORD_NAME, value=path, message=rule, fix=fix)]) from error
+        fix = "Remove the file, or choose another data_prep.output_dir."
+        raise ConfigError(
+            [Violation(path=str(path), value="", message=f"cannot read the file: {error}", fix=fix)]
+        ) from error
     if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
-        rule, fix = "is of another version", "set data_prep.overwrite=true after removing it"
-        raise ConfigError([Violation(path=RECORD_NAME, value=path, message=rule, fix=fix)])
+        fix = "Remove the file and set data_prep.overwrite=true, or choose another data_prep.output_dir."
+        raise ConfigError([Violation(path=str(path), value="", message="written by an incompatible version", fix=fix)])
+    settings = record["description"]["settings"]
+    for old, new in _RENAMED_SETTINGS.items():
+        if old in settings:
+            settings[new] = settings.pop(old)
     return record
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Paths of the first few values that differ."""
+    """List the paths of the first values that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted({*old, *new}):
@@ -201,13 +219,8 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _output_violation(output: Path, rule: str, fix: str) -> Violation:
-    return Violation(path="data_prep.output_dir", value=output, message=rule, fix=fix)
+_OVERWRITE_FIX = "Choose another directory, or set data_prep.overwrite=true to replace it."
 
 
-def _refuse_fix() -> str:
-    return "choose another directory, or set data_prep.overwrite=true to replace it"
-
-
-WORK_NAME = ".preparing"
-BUILT_NAME = "built"
+def _output_violation(output: Path, message: str, fix: str) -> Violation:
+    return Violation(path="data_prep.output_dir", value=output, message=message, fix=fix)

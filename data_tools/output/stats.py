@@ -1,4 +1,4 @@
-"""stats.json: what a preparation consists of, by split and language; and the summary that a person reads."""
+"""stats.json: the statistics of a preparation by split and language; and the summary printed at its end."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +20,12 @@ EDGES = np.array(
     sorted({0, *(round(10 ** (step / BINS_PER_DECADE)) for step in range(NUM_DECADES * BINS_PER_DECADE + 1))}),
     np.int64,
 )
-"""Bin i of a histogram holds the lengths from EDGES[i] to EDGES[i + 1] - 1; ten bins each time a length is ten times as
-long, fewer below ten."""
+"""Bin i of a histogram holds the lengths from EDGES[i] to EDGES[i + 1] - 1; ten bins per decade, fewer below ten."""
 
 
 @dataclass(kw_only=True)
 class TextCounts:
-    """How much text there is."""
+    """Amount of text."""
 
     num_documents: int = 0
     num_tokens: int = 0
@@ -36,7 +35,7 @@ class TextCounts:
 
 
 class LengthHistogram:
-    """Counts lengths in bins that grow with them."""
+    """Count lengths in logarithmic bins."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(len(EDGES) - 1, np.int64)
@@ -51,7 +50,7 @@ class LengthHistogram:
         self._counts += np.bincount(bins, minlength=len(self._counts))
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Edges and counts from the first bin that holds something to the last; there is one edge more than counts."""
+        """Return edges and counts from the first filled bin to the last; there is one edge more than counts."""
         filled = np.flatnonzero(self._counts)
         if not len(filled):
             return {"edges": [], "counts": []}
@@ -60,7 +59,7 @@ class LengthHistogram:
 
 
 class SplitStatistics:
-    """Accumulates the statistics of a split's documents."""
+    """Accumulate the statistics of a split's documents."""
 
     def __init__(self) -> None:
         self._languages: dict[str, np.ndarray] = {}
@@ -78,8 +77,8 @@ class SplitStatistics:
         """Count a batch of documents, in any order.
 
         Args:
-            languages: [n] fastText's codes; empty where nothing identified the language.
-            num_tokens: [n] with the token that ends a document.
+            languages: [n] fastText's codes; empty where the language was not identified.
+            num_tokens: [n] including the token that ends a document.
             num_characters: [n] Unicode characters of the text.
             num_bytes: [n] of the text in UTF-8.
         """
@@ -95,7 +94,7 @@ class SplitStatistics:
             self._languages[name] = self._languages.get(name, 0) + counts
 
     def by_language(self) -> dict[str, TextCounts]:
-        """Language -> what there is of it, in the order of the codes."""
+        """Return language -> amount of text, in the order of the codes."""
         return {
             name: TextCounts(
                 num_documents=counts[0], num_tokens=counts[1], num_characters=counts[2], text_bytes=counts[3]
@@ -104,7 +103,7 @@ class SplitStatistics:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What stats.json holds of it: num_characters, languages and lengths."""
+        """Return the part of stats.json: num_characters, languages and lengths."""
         languages = self.by_language()
         return {
             "num_characters": sum(counts.num_characters for counts in languages.values()),
@@ -115,7 +114,7 @@ class SplitStatistics:
 
 @dataclass(kw_only=True)
 class SplitResult:
-    """A packed shard."""
+    """The result of writing a split's shard."""
 
     num_documents: int = 0
     num_tokens: int = 0
@@ -125,19 +124,19 @@ class SplitResult:
     token_counts: np.ndarray
     """[vocab_size] int64: how often each token occurs."""
     statistics: SplitStatistics = field(default_factory=SplitStatistics)
-    """What its documents look like."""
+    """Of its documents."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """As a manifest records them; empty when there is no document."""
+    """As a manifest records them; empty if there is no document."""
 
 
 def compute_unigram_entropy(counted: np.ndarray, *, under: np.ndarray) -> float | None:
-    """Mean nats per token of `counted` when each token is predicted by its frequency in `under`, add-one smoothed.
+    """Compute the mean nats per token of `counted`, each token predicted by its add-one smoothed frequency in `under`.
 
-    A model that reaches less on validation has learnt more than how often tokens occur.
+    A model with a lower validation loss has learned more than token frequencies.
 
     Args:
-        counted: [vocab_size] how often each token occurs in the text to predict.
-        under: [vocab_size] the same of the text that the frequencies are taken from.
+        counted: [vocab_size] token counts of the text to predict.
+        under: [vocab_size] token counts of the text that the frequencies are estimated from.
     """
     if not counted.sum():
         return None
@@ -151,11 +150,11 @@ def build_stats(
     unknown_id: int | None,
     statistics: Mapping[str, SplitStatistics] | None = None,
 ) -> dict[str, Any]:
-    """Put together what stats.json holds; docs/data/outputs.md says what each key means.
+    """Build the content of stats.json; docs/data/outputs.md explains each key.
 
     Args:
-        unknown_id: the token that stands for what the tokenizer cannot write.
-        statistics: split -> what its documents look like; where there is none, stats.json is silent about it.
+        unknown_id: the token for text that the tokenizer cannot encode.
+        statistics: split -> statistics of its documents; omitted from stats.json where missing.
     """
     train = results["train"].token_counts
     stats: dict[str, Any] = {"version": STATS_VERSION, "vocab_size": len(train)}
@@ -176,9 +175,9 @@ def build_stats(
 
 
 def summarize(output: Path, *, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]:
-    """The lines that end a preparation."""
+    """Build the summary that is printed at the end of a preparation."""
     totals = ledger["totals"]
-    lines = [f"prepared in {output}"]
+    lines = [f"Prepared data in {output}"]
     for name in ("train", "validation"):
         split = stats[name]
         lines.append(
@@ -189,21 +188,21 @@ def summarize(output: Path, *, stats: dict[str, Any], ledger: dict[str, Any]) ->
     lines.append(f"  records    {totals['read']:>9} read = {totals['kept']} kept + {dropped} + {failed}")
     if stats["unigram_entropy_nats"] is not None:
         lines.append(
-            f"  unigram entropy of validation {stats['unigram_entropy_nats']:.4f} nats: a model that knows only how"
-            " often tokens occur has this loss"
+            f"  unigram entropy of validation: {stats['unigram_entropy_nats']:.4f} nats (the loss of a model that knows"
+            " only token frequencies)"
         )
-    lines.append(f"  vocabulary {stats['vocab_size']}: {find_tokenizer(output)}")
+    lines.append(f"  tokenizer: {find_tokenizer(output)} ({stats['vocab_size']} tokens)")
     prefixes = " and ".join(str(output / name) for name in ("train", "validation") if stats[name]["num_tokens"])
-    lines.append(f"  shards {prefixes} (.bin, .idx, .documents.parquet, .manifest.json)")
-    lines.append(f"  what became of every record: {output / 'ledger.json'}; numbers: {output / 'stats.json'}")
+    lines.append(f"  shards: {prefixes} (.bin, .idx, .documents.parquet, .manifest.json)")
+    lines.append(f"  per-record outcomes: {output / 'ledger.json'}; statistics: {output / 'stats.json'}")
     if (output / REPORT_NAME).exists():
-        lines.append(f"  to look at in a browser: {output / REPORT_NAME}")
-    lines.append(f"  look inside: python -m data_tools.inspect {output / 'train'} --doc 0")
+        lines.append(f"  report (open in a browser): {output / REPORT_NAME}")
+    lines.append(f"  inspect: python -m data_tools.inspect {output / 'train'} --doc 0")
     return lines
 
 
 def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]:
-    """What a person should look at although the preparation is finished."""
+    """List what the user should look at although the preparation is finished."""
     warnings = []
     totals = ledger["totals"]
     if totals["failed"]:
@@ -221,19 +220,19 @@ def find_warnings(*, stats: dict[str, Any], ledger: dict[str, Any]) -> list[str]
     empty = [file["path"] for file in ledger["files"] if not file["kept"]]
     if empty:
         more = f" and {len(empty) - MAX_REASONS} more" if len(empty) > MAX_REASONS else ""
-        warnings.append(f"nothing was kept of {', '.join(empty[:MAX_REASONS])}{more}")
+        warnings.append(f"no document was kept from {', '.join(empty[:MAX_REASONS])}{more}")
     if not stats["validation"]["num_documents"] and stats["validation_fraction"]:
-        warnings.append("no document was held out for validation; raise data_prep.split.validation_fraction")
+        warnings.append("no document was held out for validation. Raise data_prep.split.validation_fraction.")
     evaluations = stats.get("evaluations")
     if evaluations and evaluations["num_short_texts"]:
         warnings.append(
             f"{evaluations['num_short_texts']} of {evaluations['num_texts']} evaluation texts are shorter than one"
-            " n-gram and were not looked for; lower data_prep.decontamination.ngram_words or ngram_characters"
+            " n-gram and were skipped. Lower data_prep.decontamination.ngram_words or ngram_characters."
         )
     unknown = sum(stats[name]["num_unknown_tokens"] for name in ("train", "validation"))
     if unknown:
         tokens = format_number(unknown, "token")
-        warnings.append(f"the given tokenizer wrote {tokens} as unknown; take one with byte fallback")
+        warnings.append(f"the given tokenizer encoded {tokens} as unknown. Use a tokenizer with byte fallback.")
     return warnings
 
 

@@ -1,4 +1,4 @@
-"""Parquet tables: ledger.parquet has a row for each record, PREFIX.documents.parquet one for each document."""
+"""Parquet tables: ledger.parquet has a row per record, PREFIX.documents.parquet a row per document."""
 
 import os
 from collections import Counter
@@ -15,26 +15,27 @@ from trireme.errors import Violation
 from trireme.shards.manifest import hash_file
 
 RECORD_TABLE_NAME = "ledger.parquet"
+TABLE_SUFFIX = ".documents.parquet"
 ROWS_PER_GROUP = 1 << 15
 DROPPED, FAILED = "dropped", "failed"
 
 
 class RecordRow(NamedTuple):
-    """What became of a record; its source and file are told for a whole batch."""
+    """The outcome of a record; its source and file are given for a whole batch."""
 
     record: int
     fate: str
-    """The split where it was kept, or dropped, or failed."""
+    """The split of a kept record; else dropped or failed."""
     reason: str | None
-    """Null where it was kept."""
+    """Null for a kept record."""
     detail: str
     id: str
     url: str
     title: str
     text_hash: str | None
-    """Of the cleaned text, where it got so far."""
+    """Of the cleaned text; null if the record was dropped or failed before that."""
     language: str = ""
-    """fastText's code; empty where nothing identified it, or before there was such a column."""
+    """fastText's code; empty where not identified, and in tables without the column."""
 
 
 _ROW_FIELDS = [
@@ -53,7 +54,7 @@ RECORD_SCHEMA = pa.schema([*_FILE_FIELDS, *_ROW_FIELDS])
 
 
 class FoundRecord(NamedTuple):
-    """A row of the table."""
+    """A row of the table of records."""
 
     source: str
     file: str
@@ -61,7 +62,7 @@ class FoundRecord(NamedTuple):
 
 
 def build_rows(rows: Iterable[RecordRow]) -> pa.RecordBatch:
-    """Put a batch's rows in the order of its records, in columns."""
+    """Build the columns of a batch's rows, in the order of its records."""
     ordered = sorted(rows, key=lambda row: row.record)
     columns: Iterable[tuple[Any, ...]] = zip(*ordered, strict=True) if ordered else [()] * len(_ROW_FIELDS)
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _ROW_FIELDS, strict=True)]
@@ -69,7 +70,7 @@ def build_rows(rows: Iterable[RecordRow]) -> pa.RecordBatch:
 
 
 class RecordTableWriter:
-    """Writes row groups of one size, so that the file depends on the rows alone, and counts what it writes."""
+    """Write row groups of one size, so that the file depends on the rows alone, and count the rows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,7 +84,7 @@ class RecordTableWriter:
 
         Args:
             file: index of the input file.
-            ledger: tells the file's source and path.
+            ledger: holds the file's source and path.
         """
         counted = Counter(zip(rows.column("fate").to_pylist(), rows.column("reason").to_pylist(), strict=True))
         self._counts.setdefault(file, Counter()).update(counted)
@@ -94,14 +95,14 @@ class RecordTableWriter:
             self._flush(is_last=False)
 
     def close(self) -> None:
-        """Make the file durable."""
+        """Write the rest and make the file durable."""
         self._flush(is_last=True)
         self._writer.close()
         with open(self._path, "rb") as stream:
             os.fsync(stream.fileno())
 
     def find_differences(self, ledgers: list[FileLedger]) -> list[Violation]:
-        """Name every file whose rows are not what its ledger counts; that would be an error of this program."""
+        """List every file whose rows do not match its ledger; that would be a bug."""
         found = []
         for index, ledger in enumerate(ledgers):
             counts = ledger.counts
@@ -110,11 +111,13 @@ class RecordTableWriter:
             rows = dict(self._counts.get(index, Counter()))
             num_kept = sum(rows.pop(key) for key in [key for key in rows if key[1] is None])
             if rows != expected or num_kept != counts.kept:
-                rule = f"does not hold what the ledger counts: {num_kept} kept, {rows}"
-                fix = "nothing was written; report this as an error of data_tools, with the input file"
-                value = f"{counts.kept} kept, {expected}"
                 found.append(
-                    Violation(path=f"{RECORD_TABLE_NAME} of {ledger.path}", value=value, message=rule, fix=fix)
+                    Violation(
+                        path=f"{RECORD_TABLE_NAME} of {ledger.path}",
+                        value=f"{num_kept} kept, {rows}",
+                        message=f"must match the ledger ({counts.kept} kept, {expected})",
+                        fix="This is a bug; nothing was published. Please report it with the input file.",
+                    )
                 )
         return found
 
@@ -129,7 +132,7 @@ class RecordTableWriter:
 
 
 def find_records(path: Path, *, column: str, value: str) -> Iterator[FoundRecord]:
-    """Rows whose column has the value, group by group."""
+    """Yield the rows whose column has the value, reading one row group at a time."""
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         is_equal = pc.equal(file.read_row_group(group, columns=[column]).column(0), value)
@@ -140,11 +143,8 @@ def find_records(path: Path, *, column: str, value: str) -> Iterator[FoundRecord
             yield FoundRecord(source, name, RecordRow(**row))
 
 
-TABLE_SUFFIX = ".documents.parquet"
-
-
 class DocumentOrigin(NamedTuple):
-    """One row."""
+    """A row of the table of documents."""
 
     source: str
     file: str
@@ -156,7 +156,7 @@ class DocumentOrigin(NamedTuple):
     num_tokens: int
     text_hash: str
     language: str = ""
-    """fastText's code; empty when languages were not identified, or before there was such a column."""
+    """fastText's code; empty where not identified, and in tables without the column."""
 
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -176,7 +176,7 @@ DOCUMENT_SCHEMA = pa.schema(
 
 
 class DocumentTableWriter:
-    """Writes rows in groups of one size, so that the file depends on the rows alone."""
+    """Write row groups of one size, so that the file depends on the rows alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -190,10 +190,10 @@ class DocumentTableWriter:
             self._flush()
 
     def close(self) -> dict[str, Any]:
-        """Make the file durable.
+        """Write the rest and make the file durable.
 
         Returns:
-            What a manifest records of it.
+            The file's entry in a manifest.
         """
         if self._rows:
             self._flush()
@@ -210,7 +210,7 @@ class DocumentTableWriter:
 
 
 def read_origin(path: Path, document: int) -> DocumentOrigin:
-    """Read one row, and no more of the file than its row group."""
+    """Read one row; only its row group is read."""
     file = pq.ParquetFile(path)
     group, row = divmod(document, ROWS_PER_GROUP)
     values = file.read_row_group(group).slice(row, 1).to_pylist()[0]
@@ -218,7 +218,7 @@ def read_origin(path: Path, document: int) -> DocumentOrigin:
 
 
 def find_documents(path: Path, *, column: str, value: str) -> list[int]:
-    """Numbers of the documents whose column has the value, group by group."""
+    """Find the numbers of the documents whose column has the value, reading one row group at a time."""
     found: list[int] = []
     file = pq.ParquetFile(path)
     first = 0

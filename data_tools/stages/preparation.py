@@ -1,8 +1,7 @@
-"""One preparation: its configuration, inputs and directories, from a command line."""
+"""One preparation: configuration, inputs and stage directories, loaded from a command line."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from data_tools.config.rules import validate
 from data_tools.config.schema import ROOT, DataPrepConfig, DataPrepRoot, SourceConfig
 from data_tools.inputs.files import InputFile, resolve_inputs
 from data_tools.output.publish import describe_preparation
-from data_tools.stages.cache import StageDirectories, find_stage_directories
+from data_tools.stages.cache import Stage, StageDirectories, find_stage_directories
 from data_tools.work.progress import Stages
 from trireme.config.compose import compose_config
 from trireme.cores import count_cores
@@ -20,18 +19,9 @@ from trireme.errors import Violation, raise_if_any
 TIMINGS_FILE = "timings.jsonl"
 
 
-class Stage(StrEnum):
-    """A stage by its name on command lines."""
-
-    READ = "read"
-    CHOOSE = "choose"
-    PACK = "pack"
-    ASSEMBLE = "assemble"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One of several equal parts of a stage's work."""
+    """One of several equal shares of a stage's work."""
 
     number: int = 0
     count: int = 1
@@ -39,7 +29,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be prepared."""
+    """A preparation's configuration and its input files."""
 
     config: DataPrepConfig
     files: list[InputFile]
@@ -52,7 +42,7 @@ def load_task(overrides: Sequence[str]) -> Task:
     """Compose conf/data_prep.yaml with Hydra overrides, check every rule, and find the input files.
 
     Raises:
-        ConfigError: everything that is wrong.
+        ConfigError: carries every violation.
     """
     listed = _InputLists()
     config = compose_config(ROOT, overrides, validate=partial(_validate_root, listed=listed)).data_prep
@@ -63,13 +53,13 @@ def load_task(overrides: Sequence[str]) -> Task:
 
 
 class _InputLists:
-    """Lists inputs once: of web servers that takes a request for each."""
+    """Lists inputs once: on a web server each file takes a request."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[list[InputFile], list[Violation]]] = {}
 
     def resolve(self, sources: list[SourceConfig], *, name: str = "sources") -> tuple[list[InputFile], list[Violation]]:
-        """See `resolve_inputs`."""
+        """Resolve sources as `resolve_inputs` does, once."""
         key = f"{name} {sources!r}"
         if key not in self._known:
             self._known[key] = resolve_inputs(sources, name=name)
@@ -87,7 +77,7 @@ def _validate_root(root: DataPrepRoot, ignore: Collection[str], *, listed: _Inpu
 
 
 def _overlap(path: str, other: str) -> bool:
-    """Whether two paths are, or contain, each other; a.0 and a[0] are the same item."""
+    """Return whether two paths are equal or one contains the other; a.0 and a[0] are the same item."""
     first, second = (f"{name.replace('[', '.').replace(']', '')}." for name in (path, other))
     return first.startswith(second) or second.startswith(first)
 
@@ -100,21 +90,23 @@ def _place_under_root(violation: Violation) -> Violation:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What is prepared, and where."""
+    """A preparation and its directories."""
 
     task: Task
     description: dict[str, Any]
-    """Everything that decides about the output."""
-    place: StageDirectories
+    """Everything that determines the output."""
+    directories: StageDirectories
     num_workers: int
-    """Processes of a stage, or of a share of it."""
+    """Worker processes of a stage, or of a share of it."""
 
     @classmethod
     def of(cls, task: Task) -> "Preparation":
-        """Find out what decides about a preparation, and where its stages work."""
+        """Describe a preparation, and find its stage directories."""
         config = task.config
         description = describe_preparation(config, task.files, evaluation_files=task.evaluation_files)
-        place = find_stage_directories(Path(config.output_dir), description, task.files, batch_bytes=config.batch_bytes)
+        directories = find_stage_directories(
+            Path(config.output_dir), description, task.files, batch_bytes=config.batch_bytes
+        )
         match config.executor.kind:
             case "local":
                 num_cpus = count_cores()
@@ -122,21 +114,24 @@ class Preparation:
                 num_cpus = config.executor.slurm.cpus_per_task
             case "ray":
                 num_cpus = config.executor.ray_cpus_per_share
-        return cls(task=task, description=description, place=place, num_workers=config.num_workers or num_cpus)
+        return cls(
+            task=task,
+            description=description,
+            directories=directories,
+            num_workers=config.num_workers or num_cpus,
+        )
 
     @property
     def progress(self) -> Stages:
-        """What shows how far the stages are."""
-        training = ["tokenizer"] if self.config.tokenizer.path is None else []
-        titles = ("read", "choose", *training, "tokenize")
-        return Stages(titles=titles, mode=self.config.progress, timings=self.place.read / TIMINGS_FILE)
+        """Return the progress display of the stages."""
+        return Stages(titles=tuple(Stage), mode=self.config.progress, timings=self.directories.read / TIMINGS_FILE)
 
     @property
     def config(self) -> DataPrepConfig:
-        """The settings."""
+        """Return the settings."""
         return self.task.config
 
     @property
     def output(self) -> Path:
-        """Where the finished files go."""
+        """Return the directory of the finished files."""
         return Path(self.config.output_dir)

@@ -1,4 +1,4 @@
-"""Reading, in the parent: share the input out among workers, and write down what comes back."""
+"""The stage `read` in the parent: distribute the input among workers, and keep a journal of their results."""
 
 import logging
 from collections import deque
@@ -9,6 +9,7 @@ from pathlib import Path
 from data_tools.config.schema import DataPrepConfig
 from data_tools.filters.decontamination import EvaluationTexts
 from data_tools.inputs.files import InputFile
+from data_tools.stages.cache import Stage
 from data_tools.stages.read_state import Answer, BatchHeader, BatchResult, FileResult, FileState, Keep, Offer, ReadEntry
 from data_tools.stages.read_worker import name_spool, serve_reading
 from data_tools.work import record_clock
@@ -29,35 +30,35 @@ def read_files(
     evaluations: EvaluationTexts | None,
     directory: Path,
     file_keys: dict[int, str],
-    run: str,
+    run_id: str,
     num_workers: int,
     stages: Stages,
 ) -> None:
-    """Read what is left of the files; spool the cleaned documents into the stage's directory and keep a journal there.
+    """Read the unfinished files; spool the cleaned documents into the stage's directory and keep a journal there.
 
     Args:
         file_keys: index of each file -> its key in journals.
-        run: a name that no other run of the stage has or had.
+        run_id: a name that no other run of the stage has or had.
     Raises:
-        PreparationError: an input cannot be opened, or a worker died twice at one piece of work.
-        BadRecordError: a record cannot be read, and config.strict.
+        PreparationError: an input cannot be opened, or a worker died twice at the same work.
+        BadRecordError: a record cannot be read, and config.strict is set.
     """
     sizes = [state.file.bytes for state in states]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     # A file without a known number of batches may still keep every worker busy.
     with (
         stages.begin(
-            "read", total=total, unit="bytes", done_before=sum(state.bytes_read for state in states)
+            Stage.READ, total=total, unit="bytes", done_before=sum(state.bytes_read for state in states)
         ) as progress,
-        JournalWriter(directory, name=run) as journal,
-        WorkerPool(serve_reading, num_workers=num_workers, arguments=(config, evaluations, directory, run)) as pool,
+        JournalWriter(directory, name=run_id) as journal,
+        WorkerPool(serve_reading, num_workers=num_workers, arguments=(config, evaluations, directory, run_id)) as pool,
     ):
 
         def note(file: InputFile, result: BatchResult | FileResult) -> None:
             journal.append(ReadEntry(file_keys[file.index], result))
 
         def find_slow_record(number: int) -> tuple[int, int] | None:
-            return read_slow_record(directory, name=name_spool(run, number))
+            return read_slow_record(directory, name=name_spool(run_id, number))
 
         _Dispatcher(
             states,
@@ -71,14 +72,14 @@ def read_files(
 
 @dataclass(frozen=True, kw_only=True)
 class _HandedBatch:
-    """A batch that waits for a worker, or that one is at."""
+    """A batch that waits for a worker or is assigned to one."""
 
     header: BatchHeader
     content: bytes
 
 
 class _Dispatcher:
-    """Decides which worker does what; see data_tools/stages/read_worker.py for the conversation."""
+    """Assign work to workers; data_tools/stages/read_worker.py describes the protocol."""
 
     def __init__(
         self,
@@ -96,12 +97,12 @@ class _Dispatcher:
         self._unread = deque(state for state in states if not state.is_finished)
         self._waiting: deque[_HandedBatch] = deque()
         self._work: dict[int, FileState | _HandedBatch] = {}
-        """What each worker that is not idle is at."""
+        """The work of each worker that is not idle."""
         self._bytes_read = sum(state.bytes_read for state in states)
         self._state_of = {state.file.index: state for state in states}
 
     def run(self) -> None:
-        """Until everything is read and gone through."""
+        """Run until every file is read and every batch processed."""
         self._assign()
         while self._work:
             for worker, message in self._pool.wait():
@@ -130,7 +131,7 @@ class _Dispatcher:
                 self._replace(death)
 
     def _replace(self, death: WorkerDiedError) -> None:
-        """Put the work of a dead worker back to where the next one takes it from."""
+        """Return the work of a dead worker to its queue."""
         if self._pool.is_gone(death):
             return
         work = self._work.pop(death.worker, None)
@@ -139,23 +140,23 @@ class _Dispatcher:
             name = f"batch {work.header.number} of file {work.header.file}"
         elif work is not None:
             self._unread.appendleft(work)
-            state = f"batch {work.num_offered - 1}" if work.is_at_batch else f"reading behind {work.num_offered}"
+            state = f"batch {work.num_offered - 1}" if work.is_at_batch else f"reading after {work.num_offered}"
             name = f"{state} of file {work.file.index}"
             work.is_at_batch, work.num_offered = False, 0
         if work is not None and death.signal == record_clock.SIGNAL:
-            # The next process does not come to the record: no second death at the same work.
-            name = self._pass_over_slow_record(death.number) or name
+            # The next process skips the record: no second death at the same work.
+            name = self._skip_slow_record(death.number) or name
         self._pool.replace(death, work=name if work is not None else None)
 
-    def _pass_over_slow_record(self, number: int) -> str | None:
-        """Note the record that a process was ended for, and name it."""
+    def _skip_slow_record(self, number: int) -> str | None:
+        """Mark the record that exceeded the time limit, and return its name."""
         slow = self._find_slow_record(number)
         if slow is None:
             return None
         file, record = slow
         self._state_of[file].too_slow.add(record)
         logger.warning(
-            "warning: record %d of %s takes more than data_prep.cleaning.max_record_seconds and counts as failed",
+            "warning: record %d of %s took more than data_prep.cleaning.max_record_seconds and counts as failed",
             record,
             self._state_of[file].file.path,
         )
@@ -205,4 +206,4 @@ class _Dispatcher:
         self._progress.update(self._bytes_read)
 
     def _describe(self, header: BatchHeader) -> str:
-        return f"{self._state_of[header.file].file.path}, records {header.first_record} to {header.last_record}"
+        return f"{self._state_of[header.file].file.path}, records {header.first_record}–{header.last_record}"

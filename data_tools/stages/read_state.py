@@ -1,4 +1,4 @@
-"""What is known of each input file while it is read, and the messages that parent and workers exchange about it."""
+"""The state of each input file during reading, and the messages that parent and workers exchange about it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from data_tools.errors import BadRecordError
 from data_tools.inputs.files import InputFile
 from data_tools.ledger import Example, FileLedger, Ledger
 from data_tools.work.journal import read_journals
-from data_tools.work.spool import DOCUMENTS_NAME, NOWHERE, OUTCOMES_NAME, BlobRef, holds_place
+from data_tools.work.spool import DOCUMENTS_NAME, OUTCOMES_NAME, BlobRef, holds_blob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +25,27 @@ class BatchHeader:
     file: int
     """Index of the input file."""
     number: int
-    """Place in the file."""
+    """Of the batch in its file, from 0."""
     first_record: int
     last_record: int
     outcomes: tuple[BlobRef, ...]
-    """Where the reader's outcomes lie of the records before the last."""
+    """The records before the batch's last that the reader dropped or failed."""
     too_slow: frozenset[int] = frozenset()
-    """Records for which a process was ended: they count as failed."""
+    """Records that exceeded the time limit: they count as failed."""
 
 
 class Answer(Enum):
-    """What to do with a batch that is offered."""
+    """What to do with an offered batch."""
 
     SEND = auto()
     """Send it to the parent, for another worker."""
     SKIP = auto()
-    """Forget it: the file is read again because a process died, and this batch was taken care of before."""
+    """Skip it: the file is read again because a process died, and this batch is already finished or assigned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """The other answer: go through the batch."""
+    """The other answer: process the batch yourself."""
 
     too_slow: frozenset[int]
     """See `BatchHeader`."""
@@ -53,21 +53,22 @@ class Keep:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Sent by the worker that reads a file, which waits for an `Answer` or a `Keep`."""
+    """Sent by the worker that reads a file; it waits for an `Answer` or a `Keep`."""
 
     header: BatchHeader
     bytes_read: int
-    """So far, of the file as it is stored."""
+    """So far, of the file as stored."""
     failure: Example | None
     """The first record that the reader could not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """What became of a batch."""
+    """The result of a batch."""
 
     header: BatchHeader
-    place: BlobRef
+    blob_ref: BlobRef
+    """Its documents."""
     hashes: bytes
     """TEXT_HASH_BYTES of each document's text, one after the other."""
     is_validation: bytes
@@ -76,21 +77,21 @@ class BatchResult:
     """uint32 per document."""
     languages: tuple[str, ...]
     """Of each document."""
-    keys_place: BlobRef | None
-    """Where its MinHash keys lie, [num_bands, num_documents] uint64; None when near duplicates may stay."""
-    lines_place: BlobRef | None
-    """Where its lines' hashes lie, as line_duplicates.py has them; None when repeated lines may stay."""
+    keys_ref: BlobRef | None
+    """Its MinHash keys, [num_bands, num_documents] uint64; None when near duplicates are kept."""
+    lines_ref: BlobRef | None
+    """Its line hashes, from `hash_lines`; None when repeated lines are kept."""
     ledger: Ledger
-    """Of the steps; without duplicates, and nothing counts as kept yet."""
+    """Of the filters; duplicates are not yet known, and no document counts as kept yet."""
     outcomes: tuple[BlobRef, ...]
-    """Where those of the steps lie."""
+    """The records that the filters dropped or failed."""
     is_own: bool
-    """Whether its sender is still reading the file."""
+    """Whether its sender is also the reader of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileResult:
-    """A file was read to its end."""
+    """Sent when a file has been read to its end."""
 
     file: int
     num_batches: int
@@ -98,11 +99,11 @@ class FileResult:
     ledger: Ledger
     """Of the reader."""
     outcomes: tuple[BlobRef, ...]
-    """Where the reader's outcomes lie behind the last batch."""
+    """The records after the last batch that the reader dropped or failed."""
 
 
 class ReadEntry(NamedTuple):
-    """A line of a reading journal."""
+    """An entry of a reading journal."""
 
     file_key: str
     result: BatchResult | FileResult
@@ -110,35 +111,35 @@ class ReadEntry(NamedTuple):
 
 @dataclass(kw_only=True)
 class FileState:
-    """What has come back of one file."""
+    """Progress and results of one file."""
 
     file: InputFile
     is_strict: bool = False
-    """Whether a record that cannot be read is an error."""
+    """Whether a record that cannot be read stops the preparation."""
     results: dict[int, BatchResult] = field(default_factory=dict)
     """Batch number -> result."""
     end: FileResult | None = None
-    """Says how many batches there are."""
+    """Holds the number of batches."""
     bytes_read: int = 0
     num_offered: int = 0
-    """Batches that its reader has cut so far."""
+    """Number of batches that its reader has offered so far."""
     is_at_batch: bool = False
-    """Whether its reader goes through the last of them itself."""
+    """Whether its reader is processing the last of them itself."""
     too_slow: set[int] = field(default_factory=set)
-    """Records for which a process was ended."""
+    """Records that exceeded the time limit."""
     taken: set[int] = field(default_factory=set)
-    """Numbers of the batches that were gone through, or are in the hands of this process or another worker."""
+    """Numbers of the batches that are finished, waiting, or assigned to a worker."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether all batches are finished."""
         return self.end is not None and len(self.results) == self.end.num_batches
 
     def add(self, result: BatchResult | FileResult) -> None:
-        """Take a result, in any order.
+        """Add a result; they may come in any order.
 
         Raises:
-            BadRecordError: it holds a record that could not be read, and `is_strict`.
+            BadRecordError: a record could not be read, and `is_strict` is set.
         """
         self.check(result.ledger.first_failure())
         if isinstance(result, FileResult):
@@ -148,16 +149,16 @@ class FileState:
             self.taken.add(result.header.number)
 
     def check(self, failure: Example | None) -> None:
-        """Raise `BadRecordError` for a record that could not be read when `is_strict`."""
+        """Raise `BadRecordError` for a record that could not be read, if `is_strict` is set."""
         if self.is_strict and failure is not None:
             what = " ".join(part for part in (failure.name, f"{failure.reason}:", failure.detail) if part)
             raise BadRecordError(
-                f"{self.file.path}: record {failure.record} {what.rstrip(': ')}; repair or remove it, or let it be"
-                " counted and left out with data_prep.strict=false"
+                f"{self.file.path}: record {failure.record} {what.rstrip(': ')}. Repair or remove the record, or set"
+                " data_prep.strict=false to count and skip such records."
             )
 
     def build_ledger(self) -> FileLedger:
-        """Add up what was counted; in order, so that the first examples are the same each time."""
+        """Add up the counts of all batches, in order, so that the first examples are the same each time."""
         assert self.end is not None
         counts = Ledger()
         for number in range(self.end.num_batches):
@@ -167,7 +168,7 @@ class FileState:
 
 
 def join_files(states: list[FileState]) -> Corpus:
-    """Put together what came of all files, each read to its end."""
+    """Join the results of all files, each read to its end, into the corpus."""
     batches: list[SpooledBatch] = []
     results: list[BatchResult] = []
     first = 0
@@ -181,9 +182,9 @@ def join_files(states: list[FileState]) -> Corpus:
                 batches.append(
                     SpooledBatch(
                         file=state.file.index,
-                        place=result.place,
-                        keys_place=result.keys_place,
-                        lines_place=result.lines_place,
+                        blob_ref=result.blob_ref,
+                        keys_ref=result.keys_ref,
+                        lines_ref=result.lines_ref,
                         outcomes=outcomes,
                         first_document=first,
                         num_documents=count,
@@ -194,9 +195,9 @@ def join_files(states: list[FileState]) -> Corpus:
             batches.append(
                 SpooledBatch(
                     file=state.file.index,
-                    place=NOWHERE,
-                    keys_place=None,
-                    lines_place=None,
+                    blob_ref=BlobRef.empty(),
+                    keys_ref=None,
+                    lines_ref=None,
                     outcomes=state.end.outcomes,
                     first_document=first,
                     num_documents=0,
@@ -218,7 +219,7 @@ def join_files(states: list[FileState]) -> Corpus:
 def load_states(
     files: Iterable[InputFile], directory: Path, *, file_keys: dict[int, str], is_strict: bool
 ) -> list[FileState]:
-    """Take up what earlier runs of the stage have done.
+    """Load what earlier runs of the stage have finished.
 
     Args:
         directory: of the stage.
@@ -227,7 +228,7 @@ def load_states(
     states = {file_keys[file.index]: FileState(file=file, is_strict=is_strict) for file in files}
     for entry in read_journals(directory):
         state = states.get(entry.file_key)
-        if state is not None and _is_there(entry.result, directory):
+        if state is not None and _is_complete(entry.result, directory):
             state.add(entry.result)
     for state in states.values():
         if state.end is not None and state.is_finished:
@@ -235,11 +236,12 @@ def load_states(
     return list(states.values())
 
 
-def _is_there(result: BatchResult | FileResult, directory: Path) -> bool:
-    places = [(place, OUTCOMES_NAME) for place in result.outcomes]
+def _is_complete(result: BatchResult | FileResult, directory: Path) -> bool:
+    """Return whether the spools hold everything that a result refers to."""
+    refs = [(blob_ref, OUTCOMES_NAME) for blob_ref in result.outcomes]
     if isinstance(result, BatchResult):
-        places += [(place, OUTCOMES_NAME) for place in result.header.outcomes]
-        places += [(result.place, DOCUMENTS_NAME)]
-        places += [(result.keys_place, KEYS_NAME)] if result.keys_place else []
-        places += [(result.lines_place, LINES_NAME)] if result.lines_place else []
-    return all(holds_place(directory, place, name=name) for place, name in places)
+        refs += [(blob_ref, OUTCOMES_NAME) for blob_ref in result.header.outcomes]
+        refs += [(result.blob_ref, DOCUMENTS_NAME)]
+        refs += [(result.keys_ref, KEYS_NAME)] if result.keys_ref else []
+        refs += [(result.lines_ref, LINES_NAME)] if result.lines_ref else []
+    return all(holds_blob(directory, blob_ref, name=name) for blob_ref, name in refs)

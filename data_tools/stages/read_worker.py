@@ -1,8 +1,8 @@
-"""First stage, inside a worker: read input files, take text out of batches of records, spool what is kept.
+"""The stage `read` inside a worker: read input files, extract and filter batches of records, spool the documents.
 
-A file is read by one worker, which cuts it into batches by size alone, so that batches do not depend on the number of
-workers. It takes the text out of them itself while other files wait to be read, and hands them to idle workers
-otherwise: one large dump keeps all processes busy, and so do many small archives.
+One worker reads a file and cuts it into batches by size alone, so that batches do not depend on the number of workers.
+It processes them itself while other files wait to be read, and hands them to idle workers otherwise: one large dump
+keeps all processes busy, and so do many small archives.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from data_tools.config.schema import DataPrepConfig
 from data_tools.dedup.corpus import hash_text
 from data_tools.dedup.lines import LINES_NAME, hash_lines
 from data_tools.dedup.minhash import KEYS_NAME, MinHasher
-from data_tools.document import Document, build_step
+from data_tools.document import Document, apply_filter
 from data_tools.filters.decontamination import Decontaminator, EvaluationTexts
 from data_tools.inputs.files import InputFile, open_input
 from data_tools.ledger import Ledger
 from data_tools.readers.open import read_documents
 from data_tools.stages.read_state import Answer, BatchHeader, BatchResult, FileResult, Keep, Offer
-from data_tools.stages.steps import StepPlan
+from data_tools.stages.steps import FilterChain
 from data_tools.work.record_clock import RecordClock
 from data_tools.work.spool import (
     OUTCOMES_NAME,
@@ -32,13 +32,13 @@ from data_tools.work.spool import (
     CleanDocument,
     SpooledOutcomes,
     SpoolWriter,
-    pack_clean_documents,
+    to_plain_tuples,
 )
 
 
-def name_spool(run: str, worker: int) -> str:
-    """Name of what a worker process writes, given its number among those that the run has had."""
-    return f"{run}_{worker:04d}"
+def name_spool(run_id: str, worker: int) -> str:
+    """Return the name of a worker's spools, given its number among all worker processes of the run."""
+    return f"{run_id}_{worker:04d}"
 
 
 def serve_reading(
@@ -47,27 +47,27 @@ def serve_reading(
     config: DataPrepConfig,
     evaluations: EvaluationTexts | None,
     directory: Path,
-    run: str,
+    run_id: str,
 ) -> None:
-    """Do what the parent sends: `InputFile`s to read, `BatchHeader`s each followed by a batch's bytes, then None.
+    """Process what the parent sends: `InputFile`s to read, `BatchHeader`s each with a batch's bytes; end at None.
 
     Args:
-        run: a name that no other run of the stage has or had.
+        run_id: a name that no other run of the stage has or had.
     """
-    extractor = DocumentPipeline(config, evaluations, directory=directory, spool=name_spool(run, worker))
+    pipeline = DocumentPipeline(config, evaluations, directory=directory, spool=name_spool(run_id, worker))
     while (task := connection.recv()) is not None:
         if isinstance(task, InputFile):
-            _read_file(task, connection=connection, extractor=extractor, config=config)
+            _read_file(task, connection=connection, pipeline=pipeline, config=config)
         else:
             documents = pickle.loads(connection.recv_bytes())
-            connection.send(extractor.run(task, documents, is_own=False))
+            connection.send(pipeline.run(task, documents, is_own=False))
 
 
 def _read_file(
-    file: InputFile, *, connection: Connection, extractor: "DocumentPipeline", config: DataPrepConfig
+    file: InputFile, *, connection: Connection, pipeline: "DocumentPipeline", config: DataPrepConfig
 ) -> None:
     stream = open_input(file)
-    outcomes = SpooledOutcomes(extractor.outcomes)
+    outcomes = SpooledOutcomes(pipeline.outcomes)
     ledger = Ledger(outcomes=outcomes)
     number = -1
     with stream:
@@ -85,7 +85,7 @@ def _read_file(
                 case Answer.SEND:
                     connection.send_bytes(pickle.dumps(batch, protocol=5))
                 case Keep(too_slow=records):
-                    connection.send(extractor.run(replace(header, too_slow=records), batch, is_own=True))
+                    connection.send(pipeline.run(replace(header, too_slow=records), batch, is_own=True))
         bytes_read = stream.bytes_read
     ledger.outcomes = []
     connection.send(
@@ -113,7 +113,7 @@ def _cut(documents: Iterable[Document], *, batch_bytes: int) -> Iterator[list[Do
 
 
 class DocumentPipeline:
-    """Turns batches of raw records into spooled documents."""
+    """Turn batches of raw records into spooled documents."""
 
     def __init__(
         self, config: DataPrepConfig, evaluations: EvaluationTexts | None, *, directory: Path, spool: str
@@ -129,18 +129,17 @@ class DocumentPipeline:
         if config.line_duplicates.is_enabled:
             self._lines = SpoolWriter(directory, spool=spool, name=LINES_NAME)
         self._key = config.split.seed.to_bytes(8, "little")
-        self._plan = StepPlan(config)
+        self._filters = FilterChain(config)
         self._validation_limit = round(config.split.validation_fraction * 2.0**64)
 
     def run(self, header: BatchHeader, documents: Iterable[Document], *, is_own: bool) -> BatchResult:
-        """Go through a batch."""
+        """Extract, filter, hash and spool the documents of a batch."""
         outcomes = SpooledOutcomes(self.outcomes)
         ledger = Ledger(outcomes=outcomes)
         documents = self._clock.watch(documents, file=header.file, too_slow=header.too_slow, ledger=ledger)
-        for step in self._plan.build_steps(ledger):
-            documents = step(documents)
+        documents = self._filters.apply(documents, ledger)
         if self._decontaminator is not None:
-            documents = build_step(self._decontaminator, name="decontaminate", ledger=ledger)(documents)
+            documents = apply_filter(self._decontaminator, documents, name="decontaminate", ledger=ledger)
         kept = [
             CleanDocument(
                 record=document.record,
@@ -157,13 +156,13 @@ class DocumentPipeline:
         ledger.outcomes = []
         return BatchResult(
             header=header,
-            place=self._spool.append(pack_clean_documents(kept)),
+            blob_ref=self._spool.append(to_plain_tuples(kept)),
             hashes=b"".join(hashes),
             is_validation=bytes(map(self._is_validation, hashes)),
             num_characters=np.array([len(document.text) for document in kept], dtype=np.uint32).tobytes(),
             languages=tuple(document.language for document in kept),
-            keys_place=self._spool_keys(kept),
-            lines_place=self._spool_lines(kept),
+            keys_ref=self._spool_keys(kept),
+            lines_ref=self._spool_lines(kept),
             ledger=ledger,
             outcomes=outcomes.take(),
             is_own=is_own,
@@ -173,8 +172,8 @@ class DocumentPipeline:
         if self._minhasher is None:
             return None
         keys = np.empty((self._minhasher.num_bands, len(documents)), np.uint64)
-        for place, document in enumerate(documents):
-            keys[:, place] = self._minhasher.compute_keys(document.text)
+        for column, document in enumerate(documents):
+            keys[:, column] = self._minhasher.compute_keys(document.text)
         return self._keys.append_bytes(keys.tobytes())
 
     def _spool_lines(self, documents: list[CleanDocument]) -> BlobRef | None:

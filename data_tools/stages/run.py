@@ -1,6 +1,7 @@
-"""The stages of a preparation: read, decide, tokenize, assemble; each resumes where an earlier run stopped."""
+"""Run the stages of a preparation (see `Stage`); each resumes from what earlier runs have finished."""
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -13,158 +14,176 @@ from data_tools.errors import PreparationError
 from data_tools.filters.decontamination import EvaluationTexts, read_evaluations
 from data_tools.inputs.files import InputFile
 from data_tools.ledger import ledger_to_dict, sum_ledgers
-from data_tools.output.publish import created_by, finish_work, write_json
+from data_tools.output.publish import created_by, publish, record_files, write_json
 from data_tools.output.stats import SplitResult, build_stats
 from data_tools.report.page import write_report
-from data_tools.stages.cache import name_run
-from data_tools.stages.preparation import TIMINGS_FILE, Preparation, Share, Stage
+from data_tools.stages.cache import Stage, create_run_id
+from data_tools.stages.preparation import TIMINGS_FILE, Preparation, Share
 from data_tools.stages.read import read_files
 from data_tools.stages.read_state import join_files, load_states
 from data_tools.stages.tokenize import TokenizeStage
-from data_tools.stages.tokenize_worker import PackSettings
+from data_tools.stages.tokenize_worker import TokenizeSettings
 from data_tools.stages.train_tokenizer import SampledBatch, train_tokenizer
 from data_tools.tokenizer.files import SENTENCEPIECE_NAME, TOKENIZER_NAMES, find_tokenizer, install_tokenizer
 from data_tools.tokenizer.sample import choose_sample
 from data_tools.work.progress import StageTiming, sum_timings, write_timings
 from data_tools.work.spool import raise_file_limit
 from trireme.errors import ConfigError
+from trireme.progress import format_number
 from trireme.shards.manifest import ShardManifest, write_manifest
 from trireme.shards.shard import token_dtype
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _FINISHED = "finished"
 """Name of the file that a stage of one process writes last."""
+_EVALUATIONS_NAME = "evaluations.json"
+"""Counts of the evaluation texts, written when reading loads them."""
 MAX_EXPLAINED_REASONS = 3
-"""Of those for which nothing was kept."""
+"""Reasons explained when no document is kept."""
 _ADVICE = {
-    "json_text_missing": "name the key of the text: the source's text_field (content.text for one within an object)",
-    "json_text_not_a_string": "name the key of a text: the source's text_field (content.text for one within an object)",
-    "json_invalid": "kind jsonl reads one JSON object a line, or an array of objects",
-    "parquet_column_missing": "name the column of the text: the source's text_field",
-    "archive_without_records": "kind warc reads WARC, WET, ARC and WACZ; take kind text or jsonl for other files",
-    "too_short": "lower data_prep.cleaning.min_characters",
-    "language_unsure": "lower data_prep.language.min_score, or set data_prep.language.identify=false",
+    "json_text_missing": "Set the source's text_field to the key of the text (content.text for one within an object).",
+    "json_text_not_a_string": "Set the source's text_field to a key that holds text (content.text for one within an"
+    " object).",
+    "json_invalid": "Kind jsonl expects one JSON object per line, or an array of objects.",
+    "parquet_column_missing": "Set the source's text_field to the column of the text.",
+    "archive_without_records": "Kind warc reads WARC, WET, ARC and WACZ. Use kind text or jsonl for other files.",
+    "too_short": "Lower data_prep.cleaning.min_characters.",
+    "language_unsure": "Lower data_prep.language.min_score, or set data_prep.language.identify=false.",
 }
-"""Reason -> what may keep such documents."""
+"""Reason -> how to keep such documents."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_stage(stage: Stage, preparation: Preparation, share: Share) -> None:
-    """Run a stage, or one share of it, to its end.
+    """Run a stage, or one share of it.
 
     Raises:
-        PreparationError: it cannot go on; what it has done so far is there for the next run.
+        PreparationError: it cannot continue; the next run resumes from what it has finished.
     """
     limit = raise_file_limit()
     try:
         match stage:
             case Stage.READ:
                 read(preparation, share)
-            case Stage.CHOOSE:
-                choose_documents(preparation)
-            case Stage.PACK:
+            case Stage.DECIDE:
+                decide(preparation)
+            case Stage.TRAIN_TOKENIZER:
+                make_tokenizer(preparation)
+            case Stage.TOKENIZE:
                 tokenize(preparation, share)
             case Stage.ASSEMBLE:
                 assemble(preparation)
     except OSError as error:
         hint = ""
         if error.errno == errno.EMFILE:
-            hint = f"; this process may open {limit} files: raise the limit (ulimit -Hn), or use fewer num_workers"
-        place = error.filename or preparation.output
-        raise PreparationError(f"{place}: {error.strerror or error}{hint}") from error
+            hint = (
+                f" (this process may open {limit} files). Raise the limit (ulimit -Hn), or use fewer"
+                " data_prep.num_workers."
+            )
+        path = error.filename or preparation.output
+        raise PreparationError(f"{path}: {error.strerror or error}{hint}") from error
 
 
 def read(preparation: Preparation, share: Share) -> None:
-    """Take the documents out of the files of a share."""
-    place, config = preparation.place, preparation.config
-    if (place.choose / _FINISHED).exists():
+    """Read the files of a share into cleaned documents."""
+    directories, config = preparation.directories, preparation.config
+    if (directories.decide / _FINISHED).exists():
         return
     files = share_files(preparation.task.files, share)
-    states = load_states(files, place.read, file_keys=place.file_keys, is_strict=config.strict)
+    states = load_states(files, directories.read, file_keys=directories.file_keys, is_strict=config.strict)
     if all(state.is_finished for state in states):
         return
     read_files(
         states,
         config=config,
         evaluations=_read_evaluations(preparation),
-        directory=place.read,
-        file_keys=place.file_keys,
-        run=name_run(),
+        directory=directories.read,
+        file_keys=directories.file_keys,
+        run_id=create_run_id(),
         num_workers=preparation.num_workers,
         stages=preparation.progress,
     )
 
 
-def choose_documents(preparation: Preparation) -> None:
-    """Decide about all documents, and train the tokenizer."""
-    place, config = preparation.place, preparation.config
-    if not (place.choose / _FINISHED).exists():
-        states = load_states(preparation.task.files, place.read, file_keys=place.file_keys, is_strict=config.strict)
-        if unread := [state.file.path for state in states if not state.is_finished]:
-            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-            raise PreparationError(f"{unread[0]}{more} was not read to its end; run the preparation again")
-        collection = join_files(states)
-        with preparation.progress.begin("choose", total=len(collection.hashes), unit="documents") as progress:
-            choice = deduplicate_and_split(collection, config=config, directory=place.read)
-            progress.update(len(collection.hashes))
-        if not (choice.fates == Decision.TRAIN).any():
-            raise PreparationError(_explain_nothing_kept(collection))
-        collection.save(place.choose)
-        choice.save(place.choose)
-        _write_durably(place.choose / _FINISHED)
-    if not (place.pack / _FINISHED).exists():
-        _make_tokenizer(preparation)
-        _write_durably(place.pack / _FINISHED)
-
-
-def _make_tokenizer(preparation: Preparation) -> None:
-    place, settings = preparation.place, preparation.config.tokenizer
-    if settings.path is not None:
-        install_tokenizer(settings.path, place.pack, eos_token=settings.eos_token)
+def decide(preparation: Preparation) -> None:
+    """Deduplicate all documents, and split them into training and validation."""
+    directories, config = preparation.directories, preparation.config
+    if (directories.decide / _FINISHED).exists():
         return
-    collection, choice = Corpus.load(place.choose), Decisions.load(place.choose)
+    states = load_states(
+        preparation.task.files, directories.read, file_keys=directories.file_keys, is_strict=config.strict
+    )
+    if unread := [state.file.path for state in states if not state.is_finished]:
+        more = f" and {format_number(len(unread) - 1, 'other file')}" if len(unread) > 1 else ""
+        raise PreparationError(f"Reading is not finished for {unread[0]}{more}. Rerun data_tools.prepare.")
+    corpus = join_files(states)
+    with preparation.progress.begin(Stage.DECIDE, total=len(corpus.hashes), unit="documents") as progress:
+        decided = deduplicate_and_split(corpus, config=config, directory=directories.read)
+        progress.update(len(corpus.hashes))
+    if not (decided.decisions == Decision.TRAIN).any():
+        raise PreparationError(_explain_nothing_kept(corpus))
+    corpus.save(directories.decide)
+    decided.save(directories.decide)
+    _mark_finished(directories.decide)
+
+
+def make_tokenizer(preparation: Preparation) -> None:
+    """Train the tokenizer, or install the given one."""
+    directories, settings = preparation.directories, preparation.config.tokenizer
+    if (directories.train_tokenizer / _FINISHED).exists():
+        return
+    if settings.path is not None:
+        install_tokenizer(settings.path, directories.train_tokenizer, eos_token=settings.eos_token)
+    else:
+        _train_tokenizer(preparation)
+    _mark_finished(directories.train_tokenizer)
+
+
+def _train_tokenizer(preparation: Preparation) -> None:
+    directories, settings = preparation.directories, preparation.config.tokenizer
+    corpus, decided = Corpus.load(directories.decide), Decisions.load(directories.decide)
     is_sampled = choose_sample(
-        choice.fates == Decision.TRAIN,
-        collection.num_characters,
-        collection.hashes,
-        collection.language_codes,
+        decided.decisions == Decision.TRAIN,
+        corpus.num_characters,
+        corpus.hashes,
+        corpus.language_codes,
         sample_characters=settings.sample_characters,
         exponent=settings.sampling_exponent,
     )
-    lines = choice.repeated_lines
+    lines = decided.repeated_lines
     texts = [
-        SampledBatch(batch.place, is_sampled[batch.documents], None if lines is None else lines.of_batch(number))
-        for number, batch in enumerate(collection.batches)
+        SampledBatch(batch.blob_ref, is_sampled[batch.documents], None if lines is None else lines.of_batch(number))
+        for number, batch in enumerate(corpus.batches)
         if is_sampled[batch.documents].any()
     ]
     train_tokenizer(
         texts,
         config=settings,
-        directory=place.read,
-        target=place.pack / SENTENCEPIECE_NAME,
+        directory=directories.read,
+        target=directories.train_tokenizer / SENTENCEPIECE_NAME,
         stages=preparation.progress,
     )
 
 
 def tokenize(preparation: Preparation, share: Share) -> None:
     """Tokenize the documents of a share."""
-    packing, collection, _ = _open_packing(preparation)
-    count = len(collection.batches)
+    stage, corpus, _ = _open_tokenize_stage(preparation)
+    count = len(corpus.batches)
     first, end = (count * number // share.count for number in (share.number, share.number + 1))
-    packing.tokenize(range(first, end), num_workers=preparation.num_workers)
+    stage.tokenize(range(first, end), num_workers=preparation.num_workers)
 
 
 def assemble(preparation: Preparation) -> None:
-    """Write the shards, tokenizing what is not yet, and everything that lies beside them; publish it all."""
-    place, built = preparation.place, preparation.place.built
+    """Write the shards and every file next to them, and publish them all; batches not yet tokenized are tokenized."""
+    directories, built = preparation.directories, preparation.directories.built
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir(parents=True)
-    packing, collection, tokenizer = _open_packing(preparation)
+    stage, corpus, tokenizer = _open_tokenize_stage(preparation)
     for name in TOKENIZER_NAMES:
-        if (place.pack / name).exists():
-            shutil.copyfile(place.pack / name, built / name)
-    results = packing.write_shards(built, vocab_size=tokenizer.vocab_size, num_workers=preparation.num_workers)
+        if (directories.train_tokenizer / name).exists():
+            shutil.copyfile(directories.train_tokenizer / name, built / name)
+    results = stage.write_shards(built, vocab_size=tokenizer.vocab_size, num_workers=preparation.num_workers)
     stats = build_stats(
         results,
         unknown_id=tokenizer.unknown_id,
@@ -172,18 +191,22 @@ def assemble(preparation: Preparation) -> None:
     )
     stats["validation_fraction"] = preparation.config.split.validation_fraction
     stats["tokenizer_sha256"] = tokenizer.sha256
-    if (evaluations := _read_evaluations(preparation)) is not None:
-        stats["evaluations"] = {"num_texts": len(evaluations.origins), "num_short_texts": evaluations.num_short}
+    if preparation.task.evaluation_files:
+        stats["evaluations"] = _load_evaluation_counts(preparation)
     write_json(built / "stats.json", stats)
-    write_json(built / "ledger.json", ledger_to_dict(collection.ledgers))
+    write_json(built / "ledger.json", ledger_to_dict(corpus.ledgers))
     write_manifests(results, preparation.description, built=built, tokenizer_sha256=tokenizer.sha256, stats=stats)
-    timings = sum_timings(place.read / TIMINGS_FILE)
-    finish_work(preparation.output, preparation.description)
+    num_bytes = sum(path.stat().st_size for path in built.iterdir())
+    with preparation.progress.begin(Stage.ASSEMBLE, total=num_bytes, unit="bytes") as progress:
+        timings_file = directories.read / TIMINGS_FILE
+        record_files(preparation.output, preparation.description, on_bytes=progress.update)
+    timings = sum_timings(timings_file)
+    publish(preparation.output)
     write_report_best_effort(preparation.output, timings)
 
 
 def share_files(files: list[InputFile], share: Share) -> list[InputFile]:
-    """The files of a share: the largest first, each to the share that has least so far."""
+    """Select the files of a share: the largest come first, each goes to the share with the least bytes so far."""
     known = [file.bytes for file in files if file.bytes is not None]
     typical = sum(known) / len(known) if known else 1.0
     sizes = {file.index: typical if file.bytes is None else file.bytes for file in files}
@@ -197,43 +220,54 @@ def share_files(files: list[InputFile], share: Share) -> list[InputFile]:
     return sorted(mine, key=lambda file: file.index)
 
 
-def _open_packing(preparation: Preparation) -> tuple[TokenizeStage, Corpus, Tokenizer]:
-    place, config = preparation.place, preparation.config
-    for directory in (place.choose, place.pack):
+def _open_tokenize_stage(preparation: Preparation) -> tuple[TokenizeStage, Corpus, Tokenizer]:
+    directories, config = preparation.directories, preparation.config
+    for directory in (directories.decide, directories.train_tokenizer):
         if not (directory / _FINISHED).exists():
-            raise PreparationError("the documents were not chosen yet; run the preparation again")
-    collection = Corpus.load(place.choose)
-    path = find_tokenizer(place.pack)
+            raise PreparationError(f"{directory}: an earlier stage is not finished. Rerun data_tools.prepare.")
+    corpus = Corpus.load(directories.decide)
+    path = find_tokenizer(directories.train_tokenizer)
     assert path is not None
     tokenizer = Tokenizer(path)
-    settings = PackSettings(
+    settings = TokenizeSettings(
         tokenizer_path=tokenizer.path,
         dtype=token_dtype(tokenizer.vocab_size),
         min_characters=config.cleaning.min_characters,
-        documents_directory=place.read,
-        directory=place.pack,
-        run=name_run(),
+        documents_directory=directories.read,
+        directory=directories.tokenize,
+        run_id=create_run_id(),
     )
-    packing = TokenizeStage(collection, Decisions.load(place.choose), settings=settings, stages=preparation.progress)
-    return packing, collection, tokenizer
+    decisions = Decisions.load(directories.decide)
+    return TokenizeStage(corpus, decisions, settings=settings, stages=preparation.progress), corpus, tokenizer
 
 
 def _read_evaluations(preparation: Preparation) -> EvaluationTexts | None:
-    return read_evaluations(preparation.task.evaluation_files, preparation.config)
+    """Read the evaluation texts, and keep their counts for `assemble`."""
+    evaluations = read_evaluations(preparation.task.evaluation_files, preparation.config)
+    if evaluations is not None:
+        counts = {"num_texts": len(evaluations.origins), "num_short_texts": evaluations.num_short}
+        write_json(preparation.directories.read / _EVALUATIONS_NAME, counts)
+    return evaluations
 
 
-def _explain_nothing_kept(collection: Corpus) -> str:
-    total = sum_ledgers(collection.ledgers)
-    if len(collection.hashes):
+def _load_evaluation_counts(preparation: Preparation) -> dict[str, Any]:
+    path = preparation.directories.read / _EVALUATIONS_NAME
+    counts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return counts
+
+
+def _explain_nothing_kept(corpus: Corpus) -> str:
+    total = sum_ledgers(corpus.ledgers)
+    if len(corpus.hashes):
         return (
-            f"all {len(collection.hashes)} documents were held out for validation; lower"
-            " data_prep.split.validation_fraction, or add documents"
+            f"All {len(corpus.hashes)} documents were held out for validation, so no training data is left. Lower"
+            " data_prep.split.validation_fraction, or add documents."
         )
     reasons = (total.dropped + total.failed).most_common()
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
-    lines = [f"no document is left of {total.read} records read: {counts or 'the input is empty'}"]
+    lines = [f"No document was kept ({format_number(total.read, 'record')} read): {counts or 'the input is empty'}"]
     for reason, _ in reasons[:MAX_EXPLAINED_REASONS]:
-        found = ((file, each) for file in collection.ledgers for each in file.counts.examples if each.reason == reason)
+        found = ((file, each) for file in corpus.ledgers for each in file.counts.examples if each.reason == reason)
         if first := next(found, None):
             file, example = first
             lines.append(f"{reason}: {file.path}, record {example.record}: {example.detail or 'see the ledger'}")
@@ -242,12 +276,12 @@ def _explain_nothing_kept(collection: Corpus) -> str:
     return "\n  ".join(lines)
 
 
-def _write_durably(path: Path) -> None:
-    """Make a mark behind everything that its directory holds."""
-    for file in path.parent.iterdir():
+def _mark_finished(directory: Path) -> None:
+    """Mark a stage as finished once everything in its directory is durable."""
+    for file in directory.iterdir():
         with open(file, "rb") as stream:
             os.fsync(stream.fileno())
-    path.touch()
+    (directory / _FINISHED).touch()
 
 
 def write_manifests(
@@ -275,11 +309,11 @@ def write_manifests(
 
 
 def write_report_best_effort(output: Path, timings: list[StageTiming]) -> None:
-    """Draw what was prepared; shards without a picture are whole all the same."""
+    """Write the report; a failure is only a warning, since the shards are complete without it."""
     try:
         write_timings(output, timings)
         write_report(output)
     except (OSError, ConfigError) as error:
         logger.warning(
-            "warning: report.html could not be written: %s; try python -m data_tools.report %s", error, output
+            "warning: failed to write report.html: %s. Write it with: python -m data_tools.report %s", error, output
         )

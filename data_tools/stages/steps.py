@@ -1,9 +1,9 @@
-"""The steps from raw documents to cleaned text, in their order."""
+"""The chain of filters from raw documents to cleaned text, in the order in which they run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 from data_tools.config.schema import DataPrepConfig
-from data_tools.document import Document, MediaType, Step, build_step
+from data_tools.document import Document, Filter, MediaType, apply_filter
 from data_tools.extract.html.extractor import HtmlExtractor
 from data_tools.extract.normalize import normalize
 from data_tools.extract.payload import detect_media_type, undo_codings
@@ -13,33 +13,27 @@ from data_tools.filters.custom import CustomFilter
 from data_tools.filters.language import AssumedLanguage, LanguageIdentifier
 from data_tools.filters.lines import LineCleaner
 from data_tools.filters.pii import PersonalDataMask
-from data_tools.filters.quality.filter import QualityJudge, ThresholdTable
+from data_tools.filters.quality.filter import QualityFilter, ThresholdTable
 from data_tools.filters.size import SizeLimits
 from data_tools.filters.url import UrlFilter
 from data_tools.ledger import Ledger
 
-Change = Callable[[Document, Ledger], None]
-"""Changes one document in place, or raises to leave it out."""
 
-
-class StepPlan:
-    """What is done to each document. Made once per process: models and lists are loaded here."""
+class FilterChain:
+    """Every filter that a configuration enables. Built once per process: models and lists are loaded here."""
 
     def __init__(self, config: DataPrepConfig) -> None:
-        self._changes = list(_plan(config))
+        self._filters = list(_list_filters(config))
 
-    def build_steps(self, ledger: Ledger) -> list[Step]:
-        """Make the steps for documents that are counted in a ledger."""
-        return [build_step(change, name=name, ledger=ledger) for name, change in self._changes]
-
-
-def build_steps(config: DataPrepConfig, *, ledger: Ledger) -> list[Step]:
-    """Make the steps that take text out of documents, bring it into one form and drop what is not wanted."""
-    return StepPlan(config).build_steps(ledger)
+    def apply(self, documents: Iterable[Document], ledger: Ledger) -> Iterator[Document]:
+        """Yield the documents that all filters keep, one at a time; the ledger counts the others."""
+        for name, apply in self._filters:
+            documents = apply_filter(apply, documents, name=name, ledger=ledger)
+        yield from documents
 
 
-def _plan(config: DataPrepConfig) -> Iterator[tuple[str, Change]]:
-    """Name and change of every step that the configuration asks for; the cheap ones that drop much stand first."""
+def _list_filters(config: DataPrepConfig) -> Iterator[tuple[str, Filter]]:
+    """Yield name and filter in their order; cheap filters that drop many documents come first."""
     thresholds = ThresholdTable(config.quality)
     filters = config.url_filter
     if filters.use_default_list or filters.blocked_domains or filters.blocked_words or filters.block_lists:
@@ -56,20 +50,21 @@ def _plan(config: DataPrepConfig) -> Iterator[tuple[str, Change]]:
         yield "lines", cleaner
         yield "size", SizeLimits(config.cleaning)
     if config.quality.rules:
-        yield "quality", QualityJudge(config.quality, thresholds_of=thresholds)
+        yield "quality", QualityFilter(config.quality, thresholds_of=thresholds)
     if config.personal_data.mask:
         yield "personal_data", PersonalDataMask(config.personal_data)
-    for settings in config.further_steps:
+    for settings in config.custom_filters:
+        # The name is part of ledgers (further_step_error), which must not change.
         yield "further_step", CustomFilter(settings)
-    if config.further_steps:
-        # What others wrote may have any form; text that is stored has one.
+    if config.custom_filters:
+        # A custom filter may return text in any form; stored text is normalized.
         yield "normalize", normalize
         yield "size", SizeLimits(config.cleaning)
 
 
-def _build_extractor(config: DataPrepConfig) -> Change:
+def _build_extractor(config: DataPrepConfig) -> Filter:
     max_bytes = config.cleaning.max_record_bytes
-    extractors: dict[MediaType, Change] = {
+    extractors: dict[MediaType, Filter] = {
         "html": HtmlExtractor(config.html),
         "plain": extract_plain,
         "wikitext": WikitextExtractor(config.wikipedia),

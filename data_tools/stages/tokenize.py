@@ -1,9 +1,9 @@
-"""Fourth stage, in the parent: have the spooled documents tokenized, and write the shards in input order."""
+"""The stage `tokenize` in the parent: distribute spooled documents among workers, write shards in input order."""
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,124 +13,119 @@ from data_tools.errors import PreparationError
 from data_tools.ledger import find_discrepancies
 from data_tools.output.stats import SplitResult
 from data_tools.output.tables import RECORD_TABLE_NAME, TABLE_SUFFIX, DocumentTableWriter, RecordTableWriter
+from data_tools.stages.cache import Stage
 from data_tools.stages.tokenize_worker import (
-    PACKED_NAME,
-    PackedBatch,
-    PackedDocuments,
-    PackSettings,
+    TOKENIZED_NAME,
+    TokenizedBatch,
+    TokenizedDocuments,
+    TokenizeEntry,
+    TokenizeSettings,
     TokenizeTask,
-    serve_packing,
+    serve_tokenizing,
 )
 from data_tools.work.journal import JournalWriter, read_journals
 from data_tools.work.pool import WorkerDiedError, WorkerPool
 from data_tools.work.progress import Stages
-from data_tools.work.spool import BlobRef, SpoolReader, holds_place
+from data_tools.work.spool import BlobRef, SpoolReader, holds_blob
 from trireme.shards.shard import ShardWriter
 
 BATCHES_AHEAD_PER_WORKER = 4
-"""Bounds how far the workers may be ahead of what is written."""
-
-
-class PackEntry(NamedTuple):
-    """A line of a packing journal."""
-
-    number: int
-    """Of the batch."""
-    place: BlobRef
+"""Bounds how far the workers may be ahead of the writer."""
 
 
 class TokenizeStage:
-    """The batches of a collection on their way into shards.
+    """Tokenize the batches of a corpus and write them into shards.
 
     Args:
-        settings: its `directory` is the stage's; what earlier runs have done there is not done again.
+        settings: its `directory` is the stage's; batches that earlier runs have tokenized there are reused.
     """
 
-    def __init__(self, collection: Corpus, choice: Decisions, *, settings: PackSettings, stages: Stages) -> None:
-        self._collection, self._choice = collection, choice
+    def __init__(self, corpus: Corpus, decided: Decisions, *, settings: TokenizeSettings, stages: Stages) -> None:
+        self._corpus, self._decided = corpus, decided
         self._settings, self._stages = settings, stages
-        self._places: dict[int, BlobRef] = {}
+        self._refs: dict[int, BlobRef] = {}
         for entry in read_journals(settings.directory):
-            if holds_place(settings.directory, entry.place, name=PACKED_NAME):
-                self._places[entry.number] = entry.place
+            if holds_blob(settings.directory, entry.blob_ref, name=TOKENIZED_NAME):
+                self._refs[entry.number] = entry.blob_ref
 
     def tokenize(self, numbers: Iterable[int], *, num_workers: int) -> None:
-        """Tokenize some of the batches, and write none into a shard."""
+        """Tokenize batches without writing shards."""
         for _ in self._run(list(numbers), num_workers=num_workers):
             pass
 
     def write_shards(self, output: Path, *, vocab_size: int, num_workers: int) -> dict[str, SplitResult]:
-        """Tokenize what is left; write `output`/train and /validation with their document tables, and the table of all
-        records.
+        """Tokenize the unfinished batches; write `output`/train and /validation, their document tables, and the
+        table of all records.
 
-        What is kept, and what is dropped here, is counted in the collection's ledgers.
+        Kept documents, and those that this stage drops, are counted in the corpus's ledgers.
 
         Returns:
-            Split name -> what was packed. A split without documents has no files.
+            Split name -> its result. A split without documents has no files.
         Raises:
             PreparationError: the ledgers do not account for every record.
         """
         dtype = self._settings.dtype
         writers = {name: _SplitWriter(output / name, dtype=dtype, vocab_size=vocab_size) for name in SPLITS}
         records = RecordTableWriter(output / RECORD_TABLE_NAME)
-        collection = self._collection
-        with SpoolReader(self._settings.directory, name=PACKED_NAME) as reader:
-            for number in self._run(list(range(len(collection.batches))), num_workers=num_workers):
-                packed: PackedBatch = pickle.loads(reader.read(self._places[number]))
-                index = collection.batches[number].file
-                ledger = collection.ledgers[index]
-                ledger.counts.add(packed.ledger)
-                records.add(packed.records, file=index, ledger=ledger)
-                for name, documents in packed.shards.items():
+        corpus = self._corpus
+        with SpoolReader(self._settings.directory, name=TOKENIZED_NAME) as reader:
+            for number in self._run(list(range(len(corpus.batches))), num_workers=num_workers):
+                tokenized: TokenizedBatch = pickle.loads(reader.read(self._refs[number]))
+                index = corpus.batches[number].file
+                ledger = corpus.ledgers[index]
+                ledger.counts.add(tokenized.ledger)
+                records.add(tokenized.records, file=index, ledger=ledger)
+                for name, documents in tokenized.shards.items():
                     writers[name].add(documents)
         records.close()
-        if wrong := find_discrepancies(collection.ledgers) or records.find_differences(collection.ledgers):
+        if wrong := find_discrepancies(corpus.ledgers) or records.find_differences(corpus.ledgers):
             raise PreparationError("\n  ".join(map(str, wrong)))
         return {name: writer.commit() for name, writer in writers.items()}
 
     def _run(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
-        """Tokenize the batches that are not yet; yield all numbers in their order, each as soon as it is there."""
-        batches = self._collection.batches
+        """Tokenize the unfinished batches; yield all numbers in order, each as soon as its batch is finished."""
+        batches = self._corpus.batches
         total = sum(batches[number].num_documents for number in numbers)
-        missing = {number: batches[number].num_documents for number in numbers if number not in self._places}
+        missing = {number: batches[number].num_documents for number in numbers if number not in self._refs}
         done = total - sum(missing.values())
-        with self._stages.begin("tokenize", total=total, unit="documents", done_before=done) as progress:
+        with self._stages.begin(Stage.TOKENIZE, total=total, unit="documents", done_before=done) as progress:
             for number in self._run_missing(numbers, num_workers=num_workers):
                 yield number
                 done += missing.get(number, 0)
                 progress.update(done)
 
     def _run_missing(self, numbers: list[int], *, num_workers: int) -> Iterator[int]:
-        missing = [number for number in numbers if number not in self._places]
+        missing = [number for number in numbers if number not in self._refs]
         if not missing:
             yield from numbers
             return
         num_workers = min(num_workers, len(missing))
         with (
-            JournalWriter(self._settings.directory, name=self._settings.run) as journal,
-            WorkerPool(serve_packing, num_workers=num_workers, arguments=(self._settings,)) as pool,
+            JournalWriter(self._settings.directory, name=self._settings.run_id) as journal,
+            WorkerPool(serve_tokenizing, num_workers=num_workers, arguments=(self._settings,)) as pool,
         ):
 
-            def note(number: int, place: BlobRef) -> None:
-                journal.append(PackEntry(number, place))
-                self._places[number] = place
+            def note(number: int, blob_ref: BlobRef) -> None:
+                journal.append(TokenizeEntry(number, blob_ref))
+                self._refs[number] = blob_ref
 
             finished = _run_in_order(pool, missing, build_task=self._build_task, num_workers=num_workers, note=note)
             for number in numbers:
-                while number not in self._places:
+                while number not in self._refs:
                     next(finished)
                 yield number
 
     def _build_task(self, number: int) -> TokenizeTask:
-        batch = self._collection.batches[number]
-        documents, ledger = batch.documents, self._collection.ledgers[batch.file]
-        fates, firsts, lines = self._choice.fates[documents], self._choice.firsts, self._choice.repeated_lines
-        near = [] if firsts is None else firsts[documents][fates == Decision.NEAR_DUPLICATE]
+        batch = self._corpus.batches[number]
+        documents, ledger = batch.documents, self._corpus.ledgers[batch.file]
+        decisions, lines = self._decided.decisions[documents], self._decided.repeated_lines
+        kept = self._decided.kept_document
+        near = [] if kept is None else kept[documents][decisions == Decision.NEAR_DUPLICATE]
         return TokenizeTask(
-            place=batch.place,
-            fates=np.array(fates),
-            hashes=self._collection.hashes[documents].tobytes(),
-            near_hashes=[self._collection.hashes[first].tobytes().hex() for first in near],
+            blob_ref=batch.blob_ref,
+            decisions=np.array(decisions),
+            hashes=self._corpus.hashes[documents].tobytes(),
+            near_hashes=[self._corpus.hashes[first].tobytes().hex() for first in near],
             repeated_lines=None if lines is None else lines.of_batch(number),
             outcomes=batch.outcomes,
             source=ledger.source,
@@ -146,7 +141,7 @@ def _run_in_order(
     num_workers: int,
     note: Callable[[int, BlobRef], None],
 ) -> Iterator[int]:
-    """Hand out the batches; note each that comes back, and yield the numbers in their order."""
+    """Distribute the batches; note each finished one, and yield the numbers in order."""
     assigned: dict[int, int] = {}
     finished: set[int] = set()
     again: list[int] = []
@@ -169,7 +164,7 @@ def _run_in_order(
                 break
             task = build_task(number)
             assigned[worker] = number
-            pool.tasks[worker] = f"tokenizing documents of {task.file}"
+            pool.tasks[worker] = f"documents of {task.file}"
             try:
                 pool.send(worker, task)
             except WorkerDiedError as death:
@@ -188,14 +183,14 @@ def _run_in_order(
 
 
 class _SplitWriter:
-    """A shard, its document table and its statistics."""
+    """Write a shard and its document table, and collect its statistics."""
 
     def __init__(self, prefix: Path, *, dtype: np.dtype[Any], vocab_size: int) -> None:
         self._shard = ShardWriter(prefix, dtype=dtype)
         self._table = DocumentTableWriter(prefix.with_name(prefix.name + TABLE_SUFFIX))
         self._result = SplitResult(dtype=dtype.name, token_counts=np.zeros(vocab_size, np.int64))
 
-    def add(self, documents: PackedDocuments) -> None:
+    def add(self, documents: TokenizedDocuments) -> None:
         start = 0
         for origin in documents.origins:
             self._shard.add_document(documents.tokens[start : start + origin.num_tokens])

@@ -1,10 +1,10 @@
-"""Fourth stage, inside a worker: tokenize a batch of spooled documents and say what became of each of its records."""
+"""The stage `tokenize` inside a worker: tokenize a batch of spooled documents, and list the outcome of each record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,29 +18,40 @@ from data_tools.tokenizer.encoder import DocumentEncoder
 from data_tools.work.spool import BlobRef, CleanDocument, SpoolWriter, read_outcomes
 from trireme.tokenizer.tokenizer import Tokenizer
 
-PACKED_NAME = "packed"
+TOKENIZED_NAME = "tokenized"
+
+
+class TokenizeEntry(NamedTuple):
+    """An entry of a tokenizing journal."""
+
+    number: int
+    """Of the batch."""
+    blob_ref: BlobRef
+    """Its `TokenizedBatch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeTask:
     """A batch to tokenize."""
 
-    place: BlobRef
-    fates: np.ndarray
-    """uint8 per document, of `Fate`."""
+    blob_ref: BlobRef
+    """Its documents."""
+    decisions: np.ndarray
+    """uint8 per document, of `Decision`."""
     hashes: bytes
+    """TEXT_HASH_BYTES of each document's text."""
     near_hashes: list[str]
-    """Of each near duplicate in it, in order: the hash of the document that is kept instead."""
+    """Of each near duplicate in it, in order: the text hash of the document that is kept instead."""
     repeated_lines: np.ndarray | None
-    """[bytes] uint8: a bit per line of all its documents; None where repeated lines stay."""
+    """[bytes] uint8: a bit per line of all its documents; None where repeated lines are kept."""
     outcomes: tuple[BlobRef, ...]
-    """Where the outcomes lie of records that were not kept."""
+    """The records that reading dropped or failed."""
     source: str
     file: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedDocuments:
+class TokenizedDocuments:
     """The documents of a batch that go into one shard."""
 
     tokens: np.ndarray
@@ -53,53 +64,53 @@ class PackedDocuments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedBatch:
+class TokenizedBatch:
     """A tokenized batch."""
 
-    shards: dict[str, PackedDocuments]
+    shards: dict[str, TokenizedDocuments]
     ledger: Ledger
-    """What was kept, and what was dropped in this stage."""
+    """Documents that were kept, and those that this stage dropped."""
     records: pa.RecordBatch
     """The rows of all its records, for the table of records."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackSettings:
-    """What a worker has to know."""
+class TokenizeSettings:
+    """The settings of a worker."""
 
     tokenizer_path: Path
     dtype: np.dtype[Any]
     """Of tokens."""
     min_characters: int
-    """Of a document that lines were removed from."""
+    """Minimum length of a document after lines were removed from it."""
     documents_directory: Path
-    """Where documents and outcomes lie."""
+    """Of the spools that reading wrote."""
     directory: Path
-    """Where packed batches are spooled."""
-    run: str
+    """Of the spools and journals of this stage."""
+    run_id: str
     """A name that no other run of the stage has or had."""
 
 
-def serve_packing(connection: Connection, worker: int, settings: PackSettings) -> None:
-    """Answer every `PackTask` with the place of its `PackedBatch`, until None."""
+def serve_tokenizing(connection: Connection, worker: int, settings: TokenizeSettings) -> None:
+    """Answer every `TokenizeTask` with a reference to its `TokenizedBatch`; end at None."""
     encoder = DocumentEncoder(Tokenizer(settings.tokenizer_path), dtype=settings.dtype)
-    spool = SpoolWriter(settings.directory, spool=f"{settings.run}_{worker:04d}", name=PACKED_NAME)
+    spool = SpoolWriter(settings.directory, spool=f"{settings.run_id}_{worker:04d}", name=TOKENIZED_NAME)
     while (task := connection.recv()) is not None:
-        connection.send(spool.append(pack_batch(task, encoder=encoder, settings=settings)))
+        connection.send(spool.append(tokenize_batch(task, encoder=encoder, settings=settings)))
 
 
-def pack_batch(task: TokenizeTask, *, encoder: DocumentEncoder, settings: PackSettings) -> PackedBatch:
-    """Tokenize the documents that stay; count the others."""
+def tokenize_batch(task: TokenizeTask, *, encoder: DocumentEncoder, settings: TokenizeSettings) -> TokenizedBatch:
+    """Tokenize the kept documents; count the others."""
     ledger = Ledger()
-    documents = read_without_lines(settings.documents_directory, task.place, task.repeated_lines)
+    documents = read_without_lines(settings.documents_directory, task.blob_ref, task.repeated_lines)
     hashes = [task.hashes[i : i + TEXT_HASH_BYTES].hex() for i in range(0, len(task.hashes), TEXT_HASH_BYTES)]
     is_short = np.zeros(len(documents), np.bool_)
     if task.repeated_lines is not None:
         is_short = np.array([len(document.text) < settings.min_characters for document in documents], np.bool_)
     rows: list[RecordRow] = []
     shards = {}
-    for name, fate in SPLITS.items():
-        numbers = np.flatnonzero((task.fates == fate) & ~is_short)
+    for name, decision in SPLITS.items():
+        numbers = np.flatnonzero((task.decisions == decision) & ~is_short)
         texts = [documents[number].text for number in numbers]
         tokens, lengths = encoder.encode(texts)
         origins = [
@@ -119,7 +130,7 @@ def pack_batch(task: TokenizeTask, *, encoder: DocumentEncoder, settings: PackSe
         ]
         rows += [_build_row(documents[number], name, None, "", hashes[number]) for number in numbers]
         ledger.kept += len(origins)
-        shards[name] = PackedDocuments(
+        shards[name] = TokenizedDocuments(
             tokens=tokens,
             origins=origins,
             num_characters=np.array([len(text) for text in texts], np.int64),
@@ -132,27 +143,27 @@ def pack_batch(task: TokenizeTask, *, encoder: DocumentEncoder, settings: PackSe
         rows.append(_build_row(document, DROPPED, reason, detail, hashes[dropped]))
     ledger.outcomes = []
     for outcome in read_outcomes(settings.documents_directory, task.outcomes):
-        fate_name = FAILED if outcome.is_failed else DROPPED
-        rows.append(_build_row(outcome, fate_name, outcome.reason, outcome.detail, None))
-    return PackedBatch(shards=shards, ledger=ledger, records=build_rows(rows))
+        status = FAILED if outcome.is_failed else DROPPED
+        rows.append(_build_row(outcome, status, outcome.reason, outcome.detail, None))
+    return TokenizedBatch(shards=shards, ledger=ledger, records=build_rows(rows))
 
 
 def _list_dropped(task: TokenizeTask, is_short: np.ndarray) -> Iterator[tuple[int, str, str]]:
-    """Numbers of the documents that are not kept, each with the reason and its detail for the ledger."""
-    for number in np.flatnonzero(task.fates == Decision.DUPLICATE):
+    """Yield the number of each dropped document with the reason and its detail for the ledger."""
+    for number in np.flatnonzero(task.decisions == Decision.DUPLICATE):
         yield int(number), "duplicate", ""
-    for number, kept in zip(np.flatnonzero(task.fates == Decision.NEAR_DUPLICATE), task.near_hashes, strict=True):
+    for number, kept in zip(np.flatnonzero(task.decisions == Decision.NEAR_DUPLICATE), task.near_hashes, strict=True):
         yield int(number), "near_duplicate", f"of the document with text_hash {kept}"
-    for number in np.flatnonzero(is_short & np.isin(task.fates, list(SPLITS.values()))):
+    for number in np.flatnonzero(is_short & np.isin(task.decisions, list(SPLITS.values()))):
         yield int(number), "repeated_lines", "too little is left of it"
 
 
 def _build_row(
-    record: CleanDocument | DroppedRecord, fate: str, reason: str | None, detail: str, text_hash: str | None
+    record: CleanDocument | DroppedRecord, status: str, reason: str | None, detail: str, text_hash: str | None
 ) -> RecordRow:
     return RecordRow(
         record=record.record,
-        fate=fate,
+        fate=status,
         reason=reason,
         detail=detail,
         id=record.id,

@@ -1,4 +1,4 @@
-"""Third stage: train a SentencePiece tokenizer on a sample of the training documents, or take the one that is given."""
+"""The stage `train_tokenizer`: train a SentencePiece model on a sample of the training documents."""
 
 import io
 import logging
@@ -14,12 +14,13 @@ import sentencepiece
 from data_tools.config.schema import LARGEST_AUTO_VOCAB_SIZE, MIN_VOCAB_SIZE, TokenizerConfig, list_special_tokens
 from data_tools.dedup.lines import read_without_lines
 from data_tools.errors import PreparationError
+from data_tools.stages.cache import Stage
 from data_tools.work.pool import WorkerDiedError, WorkerPool
 from data_tools.work.progress import Stages
 from data_tools.work.spool import BlobRef
 
 MAX_SENTENCE_BYTES = 4192
-"""SentencePiece leaves longer lines out, so they are cut."""
+"""SentencePiece skips longer lines, so they are cut."""
 LARGE_CORPUS_CHARACTERS = 500_000_000
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,11 @@ _TOO_SMALL = re.compile(r"Vocabulary size is smaller than required_chars. (\d+) 
 class SampledBatch(NamedTuple):
     """A spooled batch that has documents to train on."""
 
-    place: BlobRef
+    blob_ref: BlobRef
     is_sampled: np.ndarray
     """[its documents] bool."""
     repeated_lines: np.ndarray | None = None
-    """[bytes] uint8: a bit per line that is left out; None where all stay."""
+    """[bytes] uint8: a bit per removed line; None where all lines are kept."""
 
 
 def train_tokenizer(
@@ -46,19 +47,19 @@ def train_tokenizer(
     target: Path,
     stages: Stages,
 ) -> None:
-    """Train in a process of its own and write the model to `target`, its pieces and scores beside it as .vocab.
+    """Train in a separate process; write the model to `target`, and its pieces and scores next to it as .vocab.
 
-    With vocab_size=auto a text that gives fewer pieces than the largest number is trained on again, for as many as it
-    gives, and a warning says so.
+    If vocab_size=auto and the text yields fewer pieces than the largest size, training is repeated with the number that
+    it yields, and a warning is logged.
 
     Args:
-        directory: where the documents are spooled.
+        directory: of the spooled documents.
     Raises:
-        PreparationError: the sample does not suit the settings, or the process was killed.
+        PreparationError: the sample does not fit the settings, or the process was killed.
     """
     arguments = (texts, config, directory, target)
     with (
-        stages.begin("tokenizer", total=None, unit="lines") as progress,
+        stages.begin(Stage.TRAIN_TOKENIZER, total=None, unit="lines") as progress,
         WorkerPool(
             _serve_training,
             num_workers=1,
@@ -66,22 +67,22 @@ def train_tokenizer(
             memory_hint="use a smaller data_prep.tokenizer.sample_characters",
         ) as pool,
     ):
-        pool.tasks[0] = "the training of the tokenizer"
+        pool.tasks[0] = "the training text"
         num_lines: int | None = 0
         while num_lines is not None:
             progress.update(num_lines)
             for _, message in pool.wait(timeout_seconds=1.0):
                 if isinstance(message, WorkerDiedError):
                     pool.replace(message, work="training")
-                    pool.tasks[0] = "the training of the tokenizer"
+                    pool.tasks[0] = "the training text"
                     message = 0
                 num_lines = message
     if config.vocab_size == "auto":
         count = sentencepiece.SentencePieceProcessor(model_file=str(target)).get_piece_size()
         if count < _largest_auto_size(config):
             logger.warning(
-                "warning: data_prep.tokenizer.vocab_size=auto: the tokenizer has %d pieces, as many as the text gives;"
-                " more text gives up to %d",
+                "warning: data_prep.tokenizer.vocab_size=auto: the tokenizer has only %d pieces, all that the text"
+                " yields; with more text it has up to %d",
                 count,
                 LARGEST_AUTO_VOCAB_SIZE,
             )
@@ -104,9 +105,9 @@ def _serve_training(
     def lines() -> Iterator[str]:
         nonlocal count
         for batch in texts:
-            documents = read_without_lines(directory, batch.place, batch.repeated_lines)
-            for document, is_chosen in zip(documents, batch.is_sampled, strict=True):
-                if is_chosen:
+            documents = read_without_lines(directory, batch.blob_ref, batch.repeated_lines)
+            for document, is_sampled in zip(documents, batch.is_sampled, strict=True):
+                if is_sampled:
                     for line in split_lines(document.text):
                         count += 1
                         yield line
@@ -132,10 +133,10 @@ def _serve_training(
 
 
 def _list_fitting_sizes(largest: int, *, asked: int, multiple: int) -> list[int]:
-    """Sizes to try for a text that gives so many pieces at most.
+    """List the sizes to try for a text that yields at most `largest` pieces.
 
-    The characters of a short text may need more than the multiple below: then the text decides, and the model's table
-    of embeddings is padded.
+    A short text may need more pieces than the next lower multiple: then the size is not a multiple, and the model's
+    embedding table is padded.
     """
     below = largest // multiple * multiple
     return [size for size in dict.fromkeys((below, largest)) if MIN_VOCAB_SIZE <= size < asked]
@@ -148,7 +149,7 @@ def _train(lines: Iterator[str], options: dict[str, Any]) -> bytes:
 
 
 def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
-    """What SentencePiece is told. Nothing here names a file, so equal text and settings give equal models."""
+    """Build SentencePiece's training options. None names a file, so equal text and settings give equal models."""
     vocab_size = config.vocab_size
     if vocab_size == "auto":
         vocab_size = _largest_auto_size(config)
@@ -159,9 +160,9 @@ def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
         "control_symbols": list_special_tokens(config),
         "user_defined_symbols": config.user_defined_symbols,
         "num_threads": config.num_threads,
-        # Every character that has no piece is written in bytes, so nothing is ever unknown.
+        # Every character without a piece is encoded as bytes, so no token is ever unknown.
         "byte_fallback": True,
-        # Text is taken as it is: what is decoded is what was encoded, to the last space.
+        # No normalization: decoding restores the encoded text, to the last space.
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
         "add_dummy_prefix": False,
@@ -179,7 +180,7 @@ def trainer_options(config: TokenizerConfig) -> dict[str, Any]:
 
 
 def split_lines(text: str) -> Iterator[str]:
-    """Cut a text into lines that SentencePiece takes, long ones at spaces where there are any."""
+    """Cut a text into lines that SentencePiece accepts; long ones are cut at spaces where possible."""
     for line in text.split("\n"):
         # A character has at most four bytes.
         while len(line) * 4 > MAX_SENTENCE_BYTES and len(line.encode("utf-8")) > MAX_SENTENCE_BYTES:
@@ -197,19 +198,19 @@ def _explain(message: str, config: TokenizerConfig) -> str:
         largest = int(found[2]) // config.vocab_multiple * config.vocab_multiple
         if largest < MIN_VOCAB_SIZE:
             return (
-                f"the text is too short to train a tokenizer on: it gives {found[2]} pieces, 256 bytes among them, and"
-                f" the vocabulary is a multiple of data_prep.tokenizer.vocab_multiple={config.vocab_multiple}; give it"
-                " more text, use data_prep.tokenizer.vocab_size=auto, or take an existing tokenizer"
-                " (data_prep.tokenizer.path)"
+                f"The text is too short to train a tokenizer: it yields only {found[2]} pieces, 256 bytes included, and"
+                f" the vocabulary must be a multiple of data_prep.tokenizer.vocab_multiple={config.vocab_multiple}. Add"
+                " text, set data_prep.tokenizer.vocab_size=auto, or use an existing tokenizer"
+                " (data_prep.tokenizer.path)."
             )
         return (
-            f"data_prep.tokenizer.vocab_size={config.vocab_size} is too large for the text: it gives at most {found[2]}"
-            f" pieces; use {largest} or less, or give it more text"
+            f"data_prep.tokenizer.vocab_size: too large for the text, which yields at most {found[2]} pieces (got"
+            f" {config.vocab_size}). Use {largest} or less, or add text."
         )
     if found := _TOO_SMALL.search(message):
         smallest = -(-int(found[2]) // config.vocab_multiple) * config.vocab_multiple
         return (
-            f"data_prep.tokenizer.vocab_size={config.vocab_size} is too small for the text: its characters alone need"
-            f" {found[2]} pieces; use {smallest} or more, or a lower data_prep.tokenizer.character_coverage"
+            f"data_prep.tokenizer.vocab_size: too small for the text, whose characters alone need {found[2]} pieces"
+            f" (got {config.vocab_size}). Use {smallest} or more, or lower data_prep.tokenizer.character_coverage."
         )
-    return f"the tokenizer cannot be trained with these settings: {message}"
+    return f"Failed to train the tokenizer with these settings: {message}"

@@ -1,1 +1,1 @@
-"""What carries work through a preparation: worker processes, spooled batches, journals, progress."""
+"""Execution: worker processes, spooled batches, journals, progress."""

@@ -1,7 +1,7 @@
-"""What a stage has done so far, on disk: a killed run loses only what it was at.
+"""Journals record the finished work of a stage on disk: a killed run loses only the work in progress.
 
-Each run of a stage appends to a journal of its own and reads those of all others. An entry that a kill cut off is not
-there: it has no matching checksum.
+Each run of a stage appends to its own journal and reads those of all others. An entry that a kill cut off is ignored,
+since its checksum does not match.
 """
 
 import pickle
@@ -18,7 +18,7 @@ SUFFIX = ".journal"
 
 
 class JournalWriter:
-    """Appends entries.
+    """Append entries to a new journal.
 
     Args:
         directory: of the stage.
@@ -26,11 +26,11 @@ class JournalWriter:
     """
 
     def __init__(self, directory: Path, *, name: str) -> None:
-        # Open as long as the stage lasts.
+        # Stays open as long as the stage runs.
         self._stream = open(directory / f"{name}{SUFFIX}", "xb")  # noqa: SIM115
 
     def append(self, entry: Any) -> None:
-        """Write an entry; it survives the death of this process when this returns."""
+        """Write an entry; when this returns, it survives the death of this process."""
         data = pickle.dumps(entry, protocol=5)
         self._stream.write(_HEAD.pack(len(data), zlib.crc32(data)) + data)
         self._stream.flush()
@@ -45,7 +45,7 @@ class JournalWriter:
 
 
 def read_journals(directory: Path) -> Iterator[Any]:
-    """Yield the whole entries of all journals of a stage, each journal's in its order."""
+    """Yield the complete entries of all journals of a stage, each journal's in order."""
     for path in sorted(directory.glob(f"*{SUFFIX}")):
         with open(path, "rb") as stream:
             while len(head := stream.read(_HEAD.size)) == _HEAD.size:

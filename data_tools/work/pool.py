@@ -1,7 +1,7 @@
-"""Worker processes that ask for work one message at a time; a dead one is replaced, and its work is done again, once.
+"""Worker processes that receive work one message at a time; a dead one is replaced, and its work is retried once.
 
-A worker only speaks when it is spoken to, or says that it waits for the next message; so neither side ever blocks on a
-full pipe while the other does the same.
+A worker sends only in reply, or while it waits for the next message, so parent and worker never block on full pipes at
+the same time.
 """
 
 import ctypes
@@ -25,44 +25,44 @@ SHUTDOWN_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 PRELOADED = "data_tools.stages.run"
 MAX_DEATHS = 2
-"""Of workers at one piece of work."""
+"""Deaths of workers at the same work after which the stage stops."""
 
 logger = logging.getLogger(__name__)
 
 
 class WorkerDiedError(PreparationError):
-    """A worker process ended before it was told to."""
+    """A worker process ended unexpectedly."""
 
     def __init__(self, message: str, *, worker: int, pid: int, number: int, signal: int = 0) -> None:
         super().__init__(message)
         self.worker, self.pid = worker, pid
         self.number = number
-        """Of the process among those that the pool has had."""
+        """Number of the process among all that the pool has started."""
         self.signal = signal
-        """What killed it, if something did."""
+        """The signal that killed it, or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
-    """What a worker says before it ends."""
+    """The last message of a failing worker."""
 
     message: str
     is_expected: bool
-    """Whether the message is for the user as it is."""
+    """Whether the message can be shown to the user as it is."""
 
 
 Serve = Callable[..., None]
 """Takes a `Connection`, a number that no other process of the pool has or had, and the pool's arguments; returns when
-it is sent None."""
+it receives None."""
 
 
 class WorkerPool:
-    """Processes that each run `serve(connection, number, *arguments)`; leaving the block ends them all.
+    """Start processes that each run `serve(connection, number, *arguments)`; leaving the block ends them all.
 
     Args:
-        serve: a function at module top.
-        arguments: what each process is told at its start.
-        memory_hint: what to do when a process needs more memory than there is.
+        serve: a module-level function.
+        arguments: passed to each process at its start.
+        memory_hint: what the user can do when a process runs out of memory.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class WorkerPool:
         self._num_started = 0
         self._deaths: Counter[Hashable] = Counter()
         self._has_spoken = [False] * num_workers
-        self.tasks = ["its start"] * num_workers
-        """What each worker is at, in words, for messages about its end."""
+        self.tasks = ["startup"] * num_workers
+        """What each worker is processing, for messages about its death."""
         self._processes: list[Any] = []
         self._numbers = [0] * num_workers
-        """What each process was told of its place among those that the pool has had."""
+        """The number of each process among all that the pool has started."""
         self._connections: list[Connection] = []
-        # It unblocks the signal that `_start` blocks, when it is not there yet.
+        # Starting it later would unblock the signal that `_start` blocks.
         resource_tracker.ensure_running()
         try:
             for worker in range(num_workers):
@@ -98,16 +98,16 @@ class WorkerPool:
             raise
 
     def _start(self) -> tuple[Any, Connection]:
-        # A fork of this process would copy locks that other threads (progress bars) hold. A server without threads that
-        # has imported what the stages need starts a process in a twentieth of a new interpreter's time.
+        # A fork of this process would copy locks that other threads (progress bars) hold. A fork server without threads
+        # that has imported the stages starts a process in a twentieth of a new interpreter's time.
         context = get_context("forkserver")
         context.set_forkserver_preload([PRELOADED])
         ours, theirs = context.Pipe()
         arguments = (self._serve, theirs, self._num_started, self._arguments)
         process = context.Process(target=_run, args=arguments, daemon=True)
         self._num_started += 1
-        # Ctrl-C reaches the whole group, and the parent alone acts on it. A new process inherits the mask, so that it
-        # holds before its first line runs; here the signal is only put off.
+        # Ctrl-C reaches the whole process group, and only the parent handles it. A new process inherits the mask, so
+        # that it holds from its first line on; in this process the signal is only deferred.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -117,14 +117,14 @@ class WorkerPool:
         return process, ours
 
     def is_gone(self, death: WorkerDiedError) -> bool:
-        """Whether a death is that of a process that was replaced already."""
+        """Return whether the dead process has already been replaced."""
         return bool(self._processes[death.worker].pid != death.pid)
 
     def replace(self, death: WorkerDiedError, *, work: Hashable) -> None:
-        """Start a process in place of a dead one.
+        """Start a new process in place of a dead one.
 
         Args:
-            work: what it was at; None where it waited for work.
+            work: what it was processing; None where it was idle.
         Raises:
             WorkerDiedError: it is the second death at this work.
         """
@@ -134,42 +134,41 @@ class WorkerPool:
         if work is not None:
             self._deaths[work] += 1
             if self._deaths[work] >= MAX_DEATHS:
-                raise WorkerDiedError(
-                    f"for the second time, {death}", worker=worker, pid=death.pid, number=death.number
-                )
-        logger.warning("warning: %s; another process does it again", death)
+                message = f"{death} This was the second attempt."
+                raise WorkerDiedError(message, worker=worker, pid=death.pid, number=death.number)
+        logger.warning("warning: %s Retrying on a new worker.", death)
         self._connections[worker].close()
         self._has_spoken[worker] = False
-        self.tasks[worker] = "its start"
+        self.tasks[worker] = "startup"
         self._numbers[worker] = self._num_started
         self._processes[worker], self._connections[worker] = self._start()
 
     def send(self, worker: int, message: Any) -> None:
-        """Send a message to a worker that waits for one."""
+        """Send a message to a waiting worker."""
         try:
             self._connections[worker].send(message)
         except OSError:
             raise self._death(worker) from None
 
     def send_bytes(self, worker: int, message: bytes) -> None:
-        """Send bytes to a worker that waits for them."""
+        """Send bytes to a waiting worker."""
         try:
             self._connections[worker].send_bytes(message)
         except OSError:
             raise self._death(worker) from None
 
     def receive_bytes(self, worker: int) -> bytes:
-        """Take the bytes that a worker was told to send."""
+        """Receive the bytes that a worker was asked for."""
         try:
             return self._connections[worker].recv_bytes()
         except (EOFError, OSError):
             raise self._death(worker) from None
 
     def wait(self, *, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
-        """Wait for messages; at most one of each worker, none when the time is over.
+        """Wait for messages: at most one per worker, none at the timeout.
 
         Returns:
-            Workers with their messages; a `WorkerDiedError` in place of the message of one that is dead.
+            Workers with their messages; for a dead worker a `WorkerDiedError`.
         Raises:
             PreparationError: a worker failed.
         """
@@ -184,7 +183,7 @@ class WorkerPool:
             if isinstance(message, _Failure):
                 if message.is_expected:
                     raise PreparationError(message.message)
-                raise PreparationError(f"a worker failed at {self.tasks[worker]}:\n{message.message}")
+                raise PreparationError(f"A worker failed while processing {self.tasks[worker]}:\n{message.message}")
             messages.append((worker, message))
         return messages
 
@@ -192,12 +191,13 @@ class WorkerPool:
         process = self._processes[worker]
         process.join(SHUTDOWN_SECONDS)
         code = process.exitcode
-        how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"ended ({code})"
-        hint = ""
-        if code == -signal.SIGKILL:
-            hint = f"; if nobody killed it, the machine ran out of memory: {self._memory_hint}"
-        message = f"worker process {process.pid} {how} at {self.tasks[worker]}{hint}"
-        killed_by = -code if code and code < 0 else 0
+        is_killed = code is not None and code < 0
+        how = f"was killed ({signal.Signals(-code).name})" if is_killed else f"ended with exit code {code}"
+        hint = f"; probably out of memory: {self._memory_hint}" if code == -signal.SIGKILL else ""
+        message = (
+            f"Worker {self._numbers[worker]} (pid {process.pid}) {how} while processing {self.tasks[worker]}{hint}."
+        )
+        killed_by = -code if is_killed else 0
         return WorkerDiedError(message, worker=worker, pid=process.pid, number=self._numbers[worker], signal=killed_by)
 
     def __enter__(self) -> "WorkerPool":
@@ -234,11 +234,11 @@ def _run(serve: Serve, theirs: Connection, number: int, arguments: tuple[Any, ..
 
 
 def _end_with_parent() -> None:
-    """Make this process leave at once when its parent is gone, whatever it is at."""
+    """Make this process end as soon as its parent is gone."""
     parent = parent_process()
     assert parent is not None
     if sys.platform == "linux":
-        # The kernel's own way: no thread gets to run while SentencePiece trains.
+        # By the kernel, since no Python thread runs while SentencePiece trains.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def wait_for_parent() -> None:

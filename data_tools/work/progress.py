@@ -1,4 +1,4 @@
-"""One long stage on the screen, and how long the stages of a preparation took."""
+"""Progress of a long stage on the screen, and the times that the stages of a preparation took."""
 
 import json
 import sys
@@ -29,33 +29,33 @@ TIMINGS_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StageTiming:
-    """A stage, or what one process did of it."""
+    """The time of a stage, or of one process's part of it."""
 
     title: str
     seconds: float
     amount: int
-    """What was done in this time."""
+    """Amount of work done in this time."""
     unit: str
-    """What amount counts, such as bytes or documents."""
+    """Unit of amount, such as bytes or documents."""
     num_parts: int = 1
-    """Processes that it was shared out among, one after the other or at a time; their seconds add up."""
+    """Processes that shared it, one after the other or at the same time; their seconds add up."""
     is_whole: bool = True
-    """Whether amount is all that the parts had to do; not where a killed run had begun them."""
+    """Whether amount is all of the work; not where a killed run had done a part of it."""
 
     @property
     def rate(self) -> float:
-        """Amount per second of a part."""
+        """Return the amount per second of a part."""
         return self.amount / max(self.seconds, 1e-9)
 
 
 def note_timing(path: Path, timing: StageTiming) -> None:
-    """Append what a process did to a file that others may append to at the same time; a line is written at once."""
+    """Append a timing to a file that other processes may append to at the same time; a line is written at once."""
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(asdict(timing)) + "\n")
 
 
 def sum_timings(path: Path) -> list[StageTiming]:
-    """Add up what `note_timing` wrote, by title, in the order in which stages ended first; nothing where it did not."""
+    """Add up the timings in a file by title, in the order in which stages first ended; return none without the file."""
     sums: dict[str, StageTiming] = {}
     for noted in _read_notes(path):
         found = sums.get(noted.title)
@@ -70,7 +70,7 @@ def write_timings(output: Path, timings: list[StageTiming]) -> None:
 
 
 def read_timings(output: Path) -> list[StageTiming]:
-    """What `write_timings` wrote; nothing where it did not, or where the file is cut off or of another version."""
+    """Read timings.json; return none if the file is missing, cut off or of another version."""
     try:
         content = json.loads((output / TIMINGS_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -108,15 +108,15 @@ Mode = Literal["auto", "on", "off"]
 
 
 class StageProgress:
-    """Shows how far a stage is; leaving the block ends the bar or writes the closing line.
+    """Show the progress of a stage; leaving the block ends the bar or writes the closing line.
 
     Args:
-        title: what is being done.
-        total: None where nobody knows; then only what is done is shown.
-        unit: what is counted; "bytes" are written in binary units.
-        number: which of how many stages it is, such as (2, 4).
-        done_before: what an earlier run did of it.
-        on_end: is told what was done in which time, also where an error ends the stage.
+        title: of the stage.
+        total: None if unknown; then only the amount done is shown.
+        unit: of the amount; "bytes" are shown in binary units.
+        number: of the stage and of how many, such as (2, 5).
+        done_before: amount that an earlier run has done.
+        on_end: receives the timing, also when an error ends the stage.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class StageProgress:
         self._plain: PlainProgress | None = None
         shown = title if number is None else f"{number[0]}/{number[1]} {title}"
         if should_draw_bar(mode, stream=sys.stderr):
-            columns: list[ProgressColumn] = [TextColumn("{task.description:<14}"), BarColumn(), TimeElapsedColumn()]
+            columns: list[ProgressColumn] = [TextColumn("{task.description:<19}"), BarColumn(), TimeElapsedColumn()]
             if total is not None:
                 columns += [TaskProgressColumn(), TextColumn("left"), TimeRemainingColumn()]
             columns.append(TextColumn("{task.fields[rate]}"))
@@ -148,7 +148,7 @@ class StageProgress:
             self._plain = PlainProgress(shown, total=total, unit=unit, write=_write_line, done_before=done_before)
 
     def update(self, done: int) -> None:
-        """Show that so much is done, with what was done before."""
+        """Show the amount done so far, that of earlier runs included."""
         self._done = done
         if self._bar is not None:
             rate = (done - self._done_before) / max(time.monotonic() - self._start, 1e-9)
@@ -180,17 +180,17 @@ class StageProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """The stages of one job, which may run in different processes: numbers them on the screen and notes their times."""
+    """Number the stages of one job on the screen and note their times; they may run in different processes."""
 
     titles: tuple[str, ...]
-    """All of them, in their order."""
+    """Of all stages, in order."""
     mode: Mode
     """When to draw bars."""
     timings: Path | None = None
-    """File that the times are appended to; see data_tools/work/progress.py."""
+    """File to which times are appended; None notes none."""
 
     def begin(self, title: str, *, total: int | None, unit: str, done_before: int = 0) -> StageProgress:
-        """The progress of one of the stages; the arguments are those of `StageProgress`."""
+        """Begin the progress of a stage; the arguments are those of `StageProgress`."""
         return StageProgress(
             title,
             total=total,

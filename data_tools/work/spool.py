@@ -1,7 +1,7 @@
-"""Batches on their way through a preparation: each worker process appends them to files of its own.
+"""Spools: files to which each worker process appends its batches.
 
-A spool's name is never used twice, so the files of a killed run stay as they are, and what a journal (journal.py) says
-of them stays true.
+A spool's name is never used twice, so the files of a killed run do not change, and references to them in a journal
+(journal.py) remain valid.
 """
 
 import errno
@@ -22,13 +22,13 @@ from data_tools.ledger import DroppedRecord
 DOCUMENTS_NAME = "documents"
 OUTCOMES_NAME = "outcomes"
 MIN_OPEN_FILES, MAX_OPEN_FILES = 16, 4096
-"""Files that a reader holds open, whatever the limit of the process is."""
+"""Files that a reader holds open at least and at most, whatever the process's limit is."""
 MAX_FILE_LIMIT = 1 << 16
-"""What no preparation needs more of; some systems allow 2^30, through which some programs count."""
+"""More than any preparation needs; some systems allow 2^30, and some programs loop over all of them."""
 
 
 class CleanDocument(NamedTuple):
-    """A document that is ready to be tokenized, with its origin in its input file."""
+    """A cleaned document with its origin in its input file."""
 
     record: int
     offset: int | None
@@ -40,63 +40,64 @@ class CleanDocument(NamedTuple):
 
 
 class BlobRef(NamedTuple):
-    """Where a batch lies."""
+    """A reference to a batch in a spool."""
 
     spool: str
-    """Which worker's files."""
+    """Name of the worker's files."""
     offset: int
     length: int
     checksum: int
     """CRC-32 of the bytes."""
 
-
-NOWHERE = BlobRef("", 0, 0, 0)
-"""Where a batch without documents lies."""
+    @classmethod
+    def empty(cls) -> "BlobRef":
+        """Return the reference of a batch without documents."""
+        return cls("", 0, 0, 0)
 
 
 class SpoolWriter:
-    """One worker's file of batches of one kind.
+    """Append batches of one kind to a worker's own file.
 
     Args:
         spool: a name that no other process has or had.
-        name: what is in it.
+        name: kind of content.
     """
 
     def __init__(self, directory: Path, *, spool: str, name: str = DOCUMENTS_NAME) -> None:
         self._spool = spool
         self._path = _spool_file(directory, name, spool)
-        with self._told_of_errors():
-            # Open as long as the worker lives.
+        with self._explain_errors():
+            # Stays open as long as the worker lives.
             self._stream = open(self._path, "xb")  # noqa: SIM115
         self._offset = 0
 
     def append(self, value: Any) -> BlobRef:
-        """Pickle a batch and write it; others can read it when this returns.
+        """Pickle a batch and write it; other processes can read it when this returns.
 
         Raises:
-            PreparationError: the disk is full, or does not take it.
+            PreparationError: the file cannot be written, for example because the disk is full.
         """
         return self.append_bytes(pickle.dumps(value, protocol=5))
 
     def append_bytes(self, data: bytes) -> BlobRef:
-        """Write whatever a batch's bytes are."""
-        with self._told_of_errors():
+        """Write the bytes of a batch."""
+        with self._explain_errors():
             self._stream.write(data)
             self._stream.flush()
-        place = BlobRef(self._spool, self._offset, len(data), zlib.crc32(data))
+        blob_ref = BlobRef(self._spool, self._offset, len(data), zlib.crc32(data))
         self._offset += len(data)
-        return place
+        return blob_ref
 
     @contextmanager
-    def _told_of_errors(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise PreparationError(f"{self._path} cannot be written: {error.strerror or error}") from error
+            raise PreparationError(f"{self._path}: cannot write the file: {error.strerror or error}") from error
 
 
 def raise_file_limit() -> int:
-    """Raise this process's soft limit of open files, which its children inherit, as far as the hard one allows.
+    """Raise this process's soft limit of open files as far as the hard limit allows; child processes inherit it.
 
     Returns:
         The limit.
@@ -107,16 +108,16 @@ def raise_file_limit() -> int:
         return soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ValueError, OSError):  # macOS names a hard limit that it does not grant
+    except (ValueError, OSError):  # macOS reports a hard limit that it does not grant
         return soft
     return wanted
 
 
 class SpoolReader:
-    """Reads batches from all workers' files of one kind.
+    """Read batches from all workers' files of one kind.
 
-    On a cluster each worker of each share has left a file; at most half of the process's limit of open files are open
-    at a time, those that were read last.
+    On a cluster each worker of each share leaves a file; at most half of the process's limit of open files is open
+    at a time, the most recently read ones.
     """
 
     def __init__(self, directory: Path, *, name: str) -> None:
@@ -127,21 +128,23 @@ class SpoolReader:
         if limit != resource.RLIM_INFINITY:
             self._max_open = max(MIN_OPEN_FILES, min(MAX_OPEN_FILES, limit // 2))
 
-    def read(self, place: BlobRef) -> bytes:
-        """The bytes at a place.
+    def read(self, blob_ref: BlobRef) -> bytes:
+        """Read a batch and verify its checksum.
 
         Raises:
-            PreparationError: they are not those that were written there, or the file cannot be opened.
+            PreparationError: the file is damaged or cannot be opened.
         """
-        data = self.read_part(place, 0, place.length)
-        if zlib.crc32(data) != place.checksum:
-            file = _spool_file(self._directory, self._name, place.spool)
-            raise PreparationError(f"{file} is damaged at byte {place.offset}: remove {file.parent} and begin anew")
+        data = self.read_part(blob_ref, 0, blob_ref.length)
+        if zlib.crc32(data) != blob_ref.checksum:
+            file = _spool_file(self._directory, self._name, blob_ref.spool)
+            raise PreparationError(
+                f"{file}: the file is damaged at byte {blob_ref.offset}. Remove {file.parent} and rerun the command."
+            )
         return data
 
-    def read_part(self, place: BlobRef, start: int, length: int) -> bytes:
-        """Some of the bytes at a place, unverified."""
-        return os.pread(self._open(place.spool), length, place.offset + start)
+    def read_part(self, blob_ref: BlobRef, start: int, length: int) -> bytes:
+        """Read a part of a batch's bytes, unverified."""
+        return os.pread(self._open(blob_ref.spool), length, blob_ref.offset + start)
 
     def _open(self, spool: str) -> int:
         if spool in self._descriptors:
@@ -155,11 +158,11 @@ class SpoolReader:
                 self._descriptors[spool] = os.open(file, os.O_RDONLY)
                 return self._descriptors[spool]
             except OSError as error:
-                # Whatever else the process has open leaves less room than half of the limit.
+                # Other open files of the process leave less than half of the limit.
                 if error.errno in (errno.EMFILE, errno.ENFILE) and self._descriptors:
                     self._close_oldest()
                     continue
-                raise PreparationError(f"{file} cannot be read: {error.strerror or error}") from error
+                raise PreparationError(f"{file}: cannot read the file: {error.strerror or error}") from error
 
     def _close_oldest(self) -> None:
         _, descriptor = self._descriptors.popitem(last=False)
@@ -175,60 +178,60 @@ class SpoolReader:
             self._close_oldest()
 
 
-def holds_place(directory: Path, place: BlobRef, *, name: str) -> bool:
-    """Whether a spool is long enough to hold a place; after a power cut it may not be."""
+def holds_blob(directory: Path, blob_ref: BlobRef, *, name: str) -> bool:
+    """Return whether a spool is long enough to hold a batch; after a power cut it may not be."""
     try:
-        return os.stat(_spool_file(directory, name, place.spool)).st_size >= place.offset + place.length
+        return os.stat(_spool_file(directory, name, blob_ref.spool)).st_size >= blob_ref.offset + blob_ref.length
     except FileNotFoundError:
-        return place == NOWHERE
+        return blob_ref == BlobRef.empty()
 
 
-def pack_clean_documents(documents: list[CleanDocument]) -> list[tuple[Any, ...]]:
-    """Documents as they are spooled: plain tuples take half the bytes of named ones."""
+def to_plain_tuples(documents: list[CleanDocument]) -> list[tuple[Any, ...]]:
+    """Convert documents for spooling: plain tuples take half the bytes of named ones."""
     return [tuple(document) for document in documents]
 
 
-def read_batch(directory: Path, place: BlobRef) -> list[CleanDocument]:
-    """Read a batch of documents back. The files are this program's own, written for this preparation."""
-    if place == NOWHERE:
+def read_batch(directory: Path, blob_ref: BlobRef) -> list[CleanDocument]:
+    """Read a batch of documents. The files are this program's own, written for this preparation."""
+    if blob_ref == BlobRef.empty():
         return []
     with SpoolReader(directory, name=DOCUMENTS_NAME) as reader:
-        return [CleanDocument(*values) for values in pickle.loads(reader.read(place))]
+        return [CleanDocument(*values) for values in pickle.loads(reader.read(blob_ref))]
 
 
 class SpooledOutcomes(list[DroppedRecord]):
-    """A ledger's outcomes, of which only the last few are in memory: each time they are many, they go to the disk."""
+    """A ledger's dropped and failed records: the last few in memory, the others spooled to disk."""
 
     MAX_IN_MEMORY = 4096
 
     def __init__(self, writer: SpoolWriter) -> None:
         super().__init__()
         self._writer = writer
-        self._places: list[BlobRef] = []
+        self._refs: list[BlobRef] = []
 
     def append(self, outcome: DroppedRecord) -> None:
-        """Add one."""
+        """Add a record."""
         super().append(outcome)
         if len(self) >= self.MAX_IN_MEMORY:
             self._write()
 
     def take(self) -> tuple[BlobRef, ...]:
-        """Where all lie that were added since the last time."""
+        """Return references to all records that were added since the last call."""
         if self:
             self._write()
-        places, self._places = tuple(self._places), []
-        return places
+        refs, self._refs = tuple(self._refs), []
+        return refs
 
     def _write(self) -> None:
-        self._places.append(self._writer.append([tuple(outcome) for outcome in self]))
+        self._refs.append(self._writer.append([tuple(outcome) for outcome in self]))
         self.clear()
 
 
-def read_outcomes(directory: Path, places: tuple[BlobRef, ...]) -> Iterator[DroppedRecord]:
-    """Read outcomes back, in their order."""
+def read_outcomes(directory: Path, refs: tuple[BlobRef, ...]) -> Iterator[DroppedRecord]:
+    """Read spooled records, in their order."""
     with SpoolReader(directory, name=OUTCOMES_NAME) as reader:
-        for place in places:
-            yield from (DroppedRecord(*values) for values in pickle.loads(reader.read(place)))
+        for blob_ref in refs:
+            yield from (DroppedRecord(*values) for values in pickle.loads(reader.read(blob_ref)))
 
 
 def _spool_file(directory: Path, name: str, spool: str) -> Path:

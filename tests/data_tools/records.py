@@ -1,7 +1,6 @@
 """Put bytes into input files and take documents out of them, with the ledger balanced each time."""
 
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from data_tools.document import Document
 from data_tools.inputs.files import open_input, resolve_inputs
 from data_tools.ledger import Ledger
 from data_tools.readers.open import read_documents
-from data_tools.stages.steps import build_steps
+from data_tools.stages.steps import FilterChain
 
 LONG = "The quick brown fox jumps over the lazy dog, and the dog sleeps on in the warm sun of a long summer afternoon. "
 
@@ -33,13 +32,10 @@ def read_raw(path: Path, kind: Any, *, source: dict[str, Any] | None = None, **c
 
 
 def read_clean(path: Path, kind: Any, *, min_characters: int = 1, **options: Any) -> tuple[list[Document], Ledger]:
-    """Documents with their cleaned text, and the ledger of reader and steps together."""
+    """Documents with their cleaned text, and the ledger of reader and filters together."""
     cleaning = options.pop("cleaning", None) or CleaningConfig(min_characters=min_characters)
     documents, ledger, config = read_raw(path, kind, cleaning=cleaning, **options)
-    flowing: Iterable[Document] = documents
-    for step in build_steps(config, ledger=ledger):
-        flowing = step(flowing)
-    kept = list(flowing)
+    kept = list(FilterChain(config).apply(documents, ledger))
     ledger.kept = len(kept)
     assert ledger.read == ledger.accounted
     return kept, ledger

@@ -1,22 +1,22 @@
-"""Send texts through one change or one rule, and see what becomes of them."""
+"""Send texts through one filter or one rule."""
 
 from collections.abc import Callable
 from typing import Any
 
 from data_tools.config.filtering import QualityThresholds
-from data_tools.document import Document, DroppedError, build_step
+from data_tools.document import Document, DroppedError, Filter, apply_filter
 from data_tools.ledger import Ledger
 from data_tools.text.words import TextMeasure
 
 
-def apply_step(change: Callable[[Document, Ledger], None], *texts: str, **fields: Any) -> tuple[list[Document], Ledger]:
+def apply_step(apply: Filter, *texts: str, **fields: Any) -> tuple[list[Document], Ledger]:
     """Documents that are left, and the ledger, which balances."""
     ledger = Ledger(read=len(texts))
     documents = [
         Document(record=number, media_type="plain", content=b"", text=text, **fields)
         for number, text in enumerate(texts)
     ]
-    kept = list(build_step(change, name="test", ledger=ledger)(documents))
+    kept = list(apply_filter(apply, documents, name="test", ledger=ledger))
     ledger.kept = len(kept)
     assert ledger.read == ledger.accounted
     return kept, ledger

@@ -128,11 +128,11 @@ def test_every_record_has_a_row_in_input_order(prepared: Prepared) -> None:
 
 def test_summary_says_what_happened_and_warns_of_what_failed(prepared: Prepared) -> None:
     stats = json.loads((prepared.output / "stats.json").read_text())
-    assert f"unigram entropy of validation {stats['unigram_entropy_nats']:.4f} nats" in prepared.stdout
+    assert f"unigram entropy of validation: {stats['unigram_entropy_nats']:.4f} nats" in prepared.stdout
     assert "duplicate 1" in prepared.stdout
     assert str(prepared.output / "ledger.json") in prepared.stdout
     assert "warning: 1 record could not be read" in prepared.stderr
-    for stage in ("read", "tokenizer", "tokenize"):
+    for stage in ("1/5 read", "2/5 decide", "3/5 train_tokenizer", "4/5 tokenize", "5/5 assemble"):
         assert f"{stage}: " in prepared.stderr, "plain lines where there is no terminal"
 
 
@@ -167,10 +167,10 @@ def test_a_finished_preparation_is_not_done_again(prepared: Prepared) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in prepared.output.iterdir()}
     done = run_prepare(*prepared.overrides, f"data_prep.output_dir={prepared.output}", "data_prep.num_workers=2")
     assert done.returncode == 0, done.stderr
-    assert "nothing to do" in done.stdout
+    assert "Already up to date (same inputs and settings)." in done.stdout
     assert "unigram entropy" in done.stdout
     assert {path.name: path.stat().st_mtime_ns for path in prepared.output.iterdir()} == before
-    assert "1/4 read: " not in done.stderr, "no stage runs"
+    assert "1/5 read: " not in done.stderr, "no stage runs"
 
 
 def test_another_preparation_needs_overwrite_and_more_data_moves_no_document(
@@ -196,7 +196,9 @@ def test_another_preparation_needs_overwrite_and_more_data_moves_no_document(
     grown = sources_override(("jsonl", [more, old]))
     refused = run_prepare(*common, grown)
     assert refused.returncode == 2
-    assert "holds a preparation of other inputs or settings (inputs, sources" in refused.stderr.replace("settings.", "")
+    assert "contains a preparation with other inputs or settings (inputs, sources" in refused.stderr.replace(
+        "settings.", ""
+    )
     assert "data_prep.overwrite=true" in refused.stderr
     assert hash_files(output) == before
 

@@ -23,7 +23,7 @@ from tests.data_tools.test_prepare_stops import workers_of
 NUM_KILLS = 24
 DEADLY = (
     ("data_tools.work.journal", "JournalWriter.append", 2),  # one batch of the input is noted
-    ("data_tools.stages.run", "choose_documents", 1),  # all of it is read
+    ("data_tools.stages.run", "decide_documents", 1),  # all of it is read
     ("data_tools.stages.run", "train_tokenizer", 1),  # the documents are chosen
     ("data_tools.stages.tokenize", "JournalWriter.append", 3),  # two batches are tokenized
     ("data_tools.stages.run", "finish_work", 1),  # everything is built

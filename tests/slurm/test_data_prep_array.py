@@ -29,7 +29,7 @@ from tests.slurm.cluster import SlurmCluster, wait_until
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 MARK = "Here the step waits."
-STAGES = ("read", "choose", "pack", "assemble")
+STAGES = ("read", "decide", "tokenize", "assemble")
 SLURM = (
     "data_prep.executor.kind=slurm",
     "data_prep.executor.num_shares=3",
@@ -65,7 +65,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
             ("wikipedia", [write_dump(inputs / "wiki-pages-articles.xml.bz2", texts[1])]),
             ("jsonl", [write_jsonl(inputs / "records.jsonl", ({"text": text} for text in texts[2]))]),
         ),
-        f"data_prep.further_steps=[{{_target_:tests.slurm.steps.WaitAt,mark:'{MARK}',gate:'{gate}'}}]",
+        f"data_prep.custom_filters=[{{_target_:tests.slurm.steps.WaitAt,mark:'{MARK}',gate:'{gate}'}}]",
         "data_prep.split.validation_fraction=0.15",
         "data_prep.tokenizer.vocab_size=512",
         "data_prep.tokenizer.num_threads=1",
@@ -139,7 +139,7 @@ def test_it_gives_the_same_bytes_as_local_and_several_nodes_take_part(
     assert len(nodes) == 3, "each share has a node"
     again = submit(cluster, *overrides)
     assert again.returncode == 0, again.stderr
-    assert "finished before with the same inputs and settings; nothing to do" in again.stdout
+    assert "Already up to date (same inputs and settings)." in again.stdout
 
 
 def test_requeued_and_killed_shares_go_on_and_a_second_submission_waits_for_the_first(
@@ -154,18 +154,18 @@ def test_requeued_and_killed_shares_go_on_and_a_second_submission_waits_for_the_
     wait_until(lambda: len({key for key, _ in batches_read(output)}) == 3, what="batches of all shares", seconds=120)
     refused = submit(cluster, *overrides)
     assert refused.returncode == 1
-    assert "jobs of this preparation are not over" in refused.stderr
+    assert "Jobs of this preparation are still active" in refused.stderr
     assert "Traceback" not in refused.stderr
 
     cluster.ask("scontrol", "requeue", f"{pair}_0")
     cluster.ask("scancel", "--full", "--signal=KILL", f"{pair}_1", single)
     cluster.wait_for(single, "FAILED", "CANCELLED")
-    cluster.wait_for(chain.jobs["choose"][0], "CANCELLED")
+    cluster.wait_for(chain.jobs["decide"][0], "CANCELLED")
     cluster.wait_for(f"{pair}_0", "RUNNING")
     # All that is left is an element, which has not the number that sbatch gave.
     refused = submit(cluster, *overrides)
     assert refused.returncode == 1, refused.stdout
-    assert f"jobs of this preparation are not over: {pair}" in refused.stderr
+    assert f"Jobs of this preparation are still active: {pair}" in refused.stderr
 
     closed_gate.unlink()
     cluster.wait_for(f"{pair}_0", "COMPLETED")

@@ -105,7 +105,7 @@ RULES: dict[str, Callable[[TextMeasure, QualityThresholds], None]] = {
 """Name in the configuration -> check, which raises `DroppedError` with the name of the rule that a text breaks."""
 
 
-class QualityJudge:
+class QualityFilter:
     """Applies the sets of rules that a configuration names, with the thresholds of each document's language."""
 
     def __init__(self, config: QualityConfig, *, thresholds_of: ThresholdTable) -> None:

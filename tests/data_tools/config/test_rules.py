@@ -23,7 +23,7 @@ def test_good_settings(tmp_path):
     assert problems(tmp_path) == {}
     assert problems(tmp_path, language=IDENTIFY, quality=QualityConfig(rules=RULES)) == {}
     assert problems(tmp_path, language=LanguageConfig(assume="yue"), quality=QualityConfig(rules=RULES)) == {}
-    assert problems(tmp_path, further_steps=[{"_target_": "pathlib.Path"}]) == {}
+    assert problems(tmp_path, custom_filters=[{"_target_": "pathlib.Path"}]) == {}
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_good_settings(tmp_path):
             {"quality": QualityConfig(thresholds=QualityThresholds(max_top_ngram_shares=[2.0]))},
             ["quality.thresholds.max_top_ngram_shares"],
         ),
-        ({"further_steps": [{"size": 1}]}, ["further_steps[0]._target_"]),
-        ({"further_steps": [{"_target_": "no_such_module.Step"}]}, ["further_steps[0]._target_"]),
+        ({"custom_filters": [{"size": 1}]}, ["custom_filters[0]._target_"]),
+        ({"custom_filters": [{"_target_": "no_such_module.Filter"}]}, ["custom_filters[0]._target_"]),
     ],
 )
 def test_bad_settings_are_named(tmp_path, settings, paths):

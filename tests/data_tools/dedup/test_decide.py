@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.dedup.corpus import Corpus, hash_text
-from data_tools.dedup.decide import Decision, choose_fates
+from data_tools.dedup.decide import Decision, decide
 from data_tools.output.stats import compute_unigram_entropy
 from data_tools.output.tables import ROWS_PER_GROUP, DocumentOrigin, DocumentTableWriter, find_documents, read_origin
 
@@ -28,12 +28,12 @@ def collect(texts: list[str], *, validation: set[str] = frozenset()) -> Corpus: 
 @given(numbers=st.lists(st.integers(0, 30), max_size=100))
 def test_the_first_of_equal_texts_is_kept(numbers: list[int]) -> None:
     texts = [f"text {number}" for number in numbers]
-    fates = choose_fates(collect(texts, validation={"text 1", "text 2"}), drop_duplicates=True)
+    decisions = decide(collect(texts, validation={"text 1", "text 2"}), drop_duplicates=True)
     for place, text in enumerate(texts):
         is_first = texts.index(text) == place
         kept = Decision.VALIDATION if text in ("text 1", "text 2") else Decision.TRAIN
-        assert fates[place] == (kept if is_first else Decision.DUPLICATE)
-    assert Decision.DUPLICATE not in choose_fates(collect(texts), drop_duplicates=False)
+        assert decisions[place] == (kept if is_first else Decision.DUPLICATE)
+    assert Decision.DUPLICATE not in decide(collect(texts), drop_duplicates=False)
 
 
 def test_unigram_entropy() -> None:

@@ -34,8 +34,8 @@ def test_the_first_one_stays_whatever_the_number_of_passes(tmp_path: Path, lines
     kept = [[True], [False], [True, True]]
     expected = [[False, False, True], [False], [False, False, True, False]]
     writer = SpoolWriter(tmp_path, spool="x", name=LINES_NAME)
-    places = [writer.append([hash_lines(text, min_characters=4) for text in texts]) for texts in batches]
-    asked = [BatchLines(place=place, is_kept=np.array(flags)) for place, flags in zip(places, kept, strict=True)]
+    refs = [writer.append([hash_lines(text, min_characters=4) for text in texts]) for texts in batches]
+    asked = [BatchLines(blob_ref=blob_ref, is_kept=np.array(flags)) for blob_ref, flags in zip(refs, kept, strict=True)]
     found = find_repeated_lines(tmp_path, asked, lines_at_once=lines_at_once)
     for bits, flags in zip(found, expected, strict=True):
         assert np.unpackbits(bits)[: len(flags)].astype(bool).tolist() == flags

@@ -39,11 +39,11 @@ def test_a_long_chain_is_one_cluster() -> None:
 def test_bands_are_read_from_all_workers_files(tmp_path: Path) -> None:
     keys = np.arange(3 * 10, dtype=np.uint64).reshape(3, 10)
     writers = [SpoolWriter(tmp_path, spool=str(worker), name=KEYS_NAME) for worker in (0, 1)]
-    places = []
+    refs = []
     for worker, first, last in ((1, 0, 4), (0, 4, 5), (1, 5, 10)):
-        place = writers[worker].append_bytes(keys[:, first:last].tobytes())
-        places.append((place, first, last - first))
-    bands = list(read_bands(tmp_path, places, num_bands=3, num_documents=10))
+        blob_ref = writers[worker].append_bytes(keys[:, first:last].tobytes())
+        refs.append((blob_ref, first, last - first))
+    bands = list(read_bands(tmp_path, refs, num_bands=3, num_documents=10))
     assert (np.array(bands) == keys).all()
 
 

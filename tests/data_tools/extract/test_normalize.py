@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.config.filtering import CleaningConfig
-from data_tools.document import Document, build_step
+from data_tools.document import Document, apply_filter
 from data_tools.extract.normalize import normalize, normalize_text
 from data_tools.filters.size import SizeLimits
 from data_tools.ledger import Ledger
@@ -49,10 +49,10 @@ def test_undecodable_text_is_dropped():
         Document(record=number, media_type="plain", content=b"", text=text) for number, text in enumerate(texts)
     ]
     limits = SizeLimits(CleaningConfig(max_replacement_share=0.01))
-    kept = list(build_step(limits, name="size", ledger=ledger)(documents))
+    kept = list(apply_filter(limits, documents, name="size", ledger=ledger))
     assert [document.record for document in kept] == [1, 2]
     assert ledger.dropped == {"broken_encoding": 1}
-    assert len(list(build_step(SizeLimits(CleaningConfig()), name="size", ledger=ledger)(documents))) == 3
+    assert len(list(apply_filter(SizeLimits(CleaningConfig()), documents, name="size", ledger=ledger))) == 3
 
 
 def test_sizes_are_counted_by_reason():
@@ -61,8 +61,8 @@ def test_sizes_are_counted_by_reason():
     documents = [
         Document(record=number, media_type="plain", content=b"", text=text) for number, text in enumerate(texts)
     ]
-    flowing = build_step(normalize, name="normalize", ledger=ledger)(documents)
+    flowing = apply_filter(normalize, documents, name="normalize", ledger=ledger)
     limits = SizeLimits(CleaningConfig(min_characters=5, max_characters=10))
-    kept = list(build_step(limits, name="size", ledger=ledger)(flowing))
+    kept = list(apply_filter(limits, flowing, name="size", ledger=ledger))
     assert [document.text for document in kept] == ["abcde"]
     assert ledger.dropped == {"no_text": 1, "too_short": 1, "too_long": 1}

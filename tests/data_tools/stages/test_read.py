@@ -1,4 +1,4 @@
-"""Workers that are killed at any point of the conversation change nothing about what is collected and packed."""
+"""Workers that are killed at any point of the conversation change nothing about what is read and tokenized."""
 
 import json
 import os
@@ -16,10 +16,11 @@ from data_tools.dedup.corpus import Corpus
 from data_tools.inputs.files import resolve_inputs
 from data_tools.stages import read as dispatch
 from data_tools.stages import tokenize as packing
-from data_tools.stages.preparation import Preparation, Share, Stage, Task
+from data_tools.stages.cache import Stage
+from data_tools.stages.preparation import Preparation, Share, Task
 from data_tools.stages.read_worker import serve_reading
 from data_tools.stages.run import run_stage
-from data_tools.stages.tokenize_worker import serve_packing
+from data_tools.stages.tokenize_worker import serve_tokenizing
 from data_tools.work import pool as workers
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
@@ -55,8 +56,8 @@ def serve_deadly_reading(connection: Any, number: int, *arguments: Any) -> None:
     serve_reading(_make_deadly(connection, number), number, *arguments)
 
 
-def serve_deadly_packing(connection: Any, number: int, *arguments: Any) -> None:
-    serve_packing(_make_deadly(connection, number), number, *arguments)
+def serve_deadly_tokenizing(connection: Any, number: int, *arguments: Any) -> None:
+    serve_tokenizing(_make_deadly(connection, number), number, *arguments)
 
 
 def run(prepared: Prepared, directory: Path, *, num_workers: int) -> tuple[Corpus, dict[str, str]]:
@@ -81,12 +82,13 @@ def run(prepared: Prepared, directory: Path, *, num_workers: int) -> tuple[Corpu
     )
     task = Task(config=config, files=resolve_inputs(sources)[0], evaluation_files=[])
     preparation = Preparation.of(task)
-    preparation.place.create()
+    preparation.directories.create()
     run_stage(Stage.READ, preparation, Share())
-    run_stage(Stage.CHOOSE, preparation, Share())
-    collection = Corpus.load(preparation.place.choose)
+    run_stage(Stage.DECIDE, preparation, Share())
+    run_stage(Stage.TRAIN_TOKENIZER, preparation, Share())
+    corpus = Corpus.load(preparation.directories.decide)
     run_stage(Stage.ASSEMBLE, preparation, Share())
-    return collection, hash_files(directory)
+    return corpus, hash_files(directory)
 
 
 @pytest.fixture
@@ -104,13 +106,13 @@ def test_killed_workers_change_no_byte(
     calm, files = run(prepared, tmp_path / "calm", num_workers=1)
     assert not deaths
     monkeypatch.setattr(dispatch, "serve_reading", serve_deadly_reading)
-    monkeypatch.setattr(packing, "serve_packing", serve_deadly_packing)
-    collection, other_files = run(prepared, tmp_path / "deadly", num_workers=3)
+    monkeypatch.setattr(packing, "serve_tokenizing", serve_deadly_tokenizing)
+    corpus, other_files = run(prepared, tmp_path / "deadly", num_workers=3)
     # The last few may still live when the work is done.
     assert len(deaths) >= 1.5 * NUM_KILLED
-    assert all("was killed by signal 9" in death for death in deaths)
+    assert all("was killed (SIGKILL)" in death for death in deaths)
     for name in ("hashes", "is_validation", "num_characters", "language_codes"):
-        np.testing.assert_array_equal(getattr(collection, name), getattr(calm, name))
+        np.testing.assert_array_equal(getattr(corpus, name), getattr(calm, name))
     assert other_files == files
     totals = json.loads((tmp_path / "deadly" / "ledger.json").read_text(encoding="utf-8"))["totals"]
     assert totals["kept"] == 130
@@ -127,7 +129,7 @@ def test_no_record_holds_a_worker(tmp_path: Path, num_workers: int) -> None:
     done = run_prepare(
         f"data_prep.output_dir={tmp_path / 'output'}",
         sources_override(("jsonl", [source])),
-        "data_prep.further_steps=[{_target_:tests.data_tools.slow_step.StopForever,word:neverending}]",
+        "data_prep.custom_filters=[{_target_:tests.data_tools.slow_step.StopForever,word:neverending}]",
         "data_prep.cleaning.max_record_seconds=0.2",
         "data_prep.batch_bytes=4096",
         "data_prep.tokenizer.vocab_size=384",
@@ -139,4 +141,4 @@ def test_no_record_holds_a_worker(tmp_path: Path, num_workers: int) -> None:
     examples = [entry for entry in ledger["files"][0]["examples"] if entry["reason"] == "time_limit"]
     assert [entry["record"] for entry in examples] == [7, 8, 30]
     assert examples[0]["detail"] == "took more than 0.2 s of processor time"
-    assert f"record 30 of {source} takes more than" in done.stderr
+    assert f"record 30 of {source} took more than" in done.stderr

@@ -1,10 +1,10 @@
-"""Steps count every document that they leave out, whatever is raised, and never end a run."""
+"""Filters count every document that they exclude, whatever they raise, and never end a run."""
 
 import pytest
 from warcio.warcwriter import WARCWriter
 
 from data_tools.config.filtering import LanguageConfig, LineConfig, PersonalDataConfig, QualityConfig, UrlFilterConfig
-from data_tools.document import Document, DroppedError, FailedError, build_step
+from data_tools.document import Document, DroppedError, FailedError, apply_filter
 from data_tools.ledger import Ledger
 from data_tools.tokenizer.sample_texts import OWN_PROSE
 from tests.data_tools.records import LONG, http_record, page, read_clean
@@ -18,14 +18,14 @@ def documents(number: int) -> list[Document]:
     return [Document(record=i, media_type="plain", content=b"", url=f"u{i}") for i in range(number)]
 
 
-def test_what_a_step_raises_is_counted():
-    def change(document: Document, ledger: Ledger) -> None:
+def test_what_a_filter_raises_is_counted():
+    def apply(document: Document, ledger: Ledger) -> None:
         errors = [None, DroppedError("small"), FailedError("broken"), ValueError("x"), PanicException("y"), None]
         if error := errors[document.record]:
             raise error
 
     ledger = Ledger(read=6)
-    kept = list(build_step(change, name="try", ledger=ledger)(documents(6)))
+    kept = list(apply_filter(apply, documents(6), name="try", ledger=ledger))
     assert [document.record for document in kept] == [0, 5]
     assert ledger.dropped == {"small": 1}
     assert ledger.failed == {"broken": 1, "try_error": 2}
@@ -34,11 +34,11 @@ def test_what_a_step_raises_is_counted():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_end_of_the_run_is_not_swallowed(error):
-    def change(document: Document, ledger: Ledger) -> None:
+    def apply(document: Document, ledger: Ledger) -> None:
         raise error
 
     with pytest.raises(error):
-        list(build_step(change, name="try", ledger=Ledger())(documents(1)))
+        list(apply_filter(apply, documents(1), name="try", ledger=Ledger()))
 
 
 def test_content_is_let_go(tmp_path):
@@ -48,7 +48,7 @@ def test_content_is_let_go(tmp_path):
     assert document.content == b"" and document.text == LONG.strip()
 
 
-def test_steps_that_settings_ask_for_run_in_their_order(tmp_path):
+def test_enabled_filters_run_in_their_order(tmp_path):
     notice = "Please enable JavaScript.\n\n"
     footer = "\n\nThe miller answers at me@example.org."
     with (tmp_path / "a.warc.gz").open("wb") as file:

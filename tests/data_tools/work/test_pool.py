@@ -1,4 +1,4 @@
-"""The pool: failures of workers become errors with what they were at, and dead ones are replaced once."""
+"""The pool: failures of workers become errors that name their work, and dead workers are replaced once."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def serve(connection: Connection, number: int, offset: int) -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("raise", "a worker failed at file 7:\nTraceback .*ValueError: broken record"),
+        ("raise", "A worker failed while processing file 7:\nTraceback .*ValueError: broken record"),
         ("explain", "^the file is gone$"),
     ],
 )
@@ -47,7 +47,7 @@ def test_a_dead_worker_is_replaced_and_its_work_done_again_once() -> None:
             ((worker, death),) = pool.wait()
             assert worker == 1
             assert isinstance(death, WorkerDiedError)
-            assert str(death).endswith("was killed by signal 15 (SIGTERM) at file 7")
+            assert str(death).endswith("was killed (SIGTERM) while processing file 7.")
             assert not pool.is_gone(death)
             pool.replace(death, work=f"work {number}")
             assert pool.is_gone(death)
@@ -57,5 +57,5 @@ def test_a_dead_worker_is_replaced_and_its_work_done_again_once() -> None:
         assert pool.wait() == [(0, (0, 6))], "the others go on"
         pool.send(1, "kill")
         ((_, death),) = pool.wait()
-        with pytest.raises(WorkerDiedError, match="^for the second time, worker process .* killed by signal 15"):
+        with pytest.raises(WorkerDiedError, match=r"^Worker .* killed \(SIGTERM\) .* This was the second attempt\.$"):
             pool.replace(death, work="work 3")

@@ -18,7 +18,7 @@ from data_tools.work.progress import (
 
 
 def test_plain_stages_are_numbered_and_bytes_have_units(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    stages = Stages(titles=("read", "choose", "tokenize"), mode="auto", timings=tmp_path / "timings.jsonl")
+    stages = Stages(titles=("read", "decide", "tokenize"), mode="auto", timings=tmp_path / "timings.jsonl")
     with stages.begin("read", total=3 * 2**20, unit="bytes") as progress:
         progress.update(2**20)
         progress.update(3 * 2**20)

@@ -3,14 +3,14 @@
 import pytest
 
 from data_tools.config.filtering import QualityConfig
-from data_tools.filters.quality.filter import RULES, QualityJudge, ThresholdTable
+from data_tools.filters.quality.filter import RULES, QualityFilter, ThresholdTable
 from data_tools.tokenizer.sample_texts import OWN_PROSE
 from tests.data_tools.step_results import apply_step
 
 
 def judge(text: str, *, language: str, **config: object) -> list[str]:
     settings = QualityConfig(**{"rules": list(RULES), **config})
-    _, ledger = apply_step(QualityJudge(settings, thresholds_of=ThresholdTable(settings)), text, language=language)
+    _, ledger = apply_step(QualityFilter(settings, thresholds_of=ThresholdTable(settings)), text, language=language)
     return list(ledger.dropped)
 
 
