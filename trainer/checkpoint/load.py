@@ -14,8 +14,9 @@ from trainer.checkpoint.dcp import PieceLoadPlanner, SafeReader
 from trainer.checkpoint.discovery import check_checkpoint
 from trainer.checkpoint.manifest import read_manifest
 from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_load, weights_to_load
+from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
-from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state, reseed, restore_random_states
+from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_parameters
 from trireme.errors import ConfigError, raise_if_any

@@ -19,6 +19,7 @@ from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation_loss
 from trainer.checkpoint.pieces import is_written_here
+from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.tokenizer import TokenizerCopy
 from trainer.checkpoint.trainer_state import (
@@ -27,7 +28,6 @@ from trainer.checkpoint.trainer_state import (
     TrainerState,
     TrainProgress,
     build_state,
-    collect_random_states,
 )
 from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config

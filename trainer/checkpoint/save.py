@@ -16,7 +16,8 @@ from trainer.checkpoint.dcp import HashingWriter, PieceSavePlanner
 from trainer.checkpoint.directory import begin, commit, retain
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_save
-from trainer.checkpoint.trainer_state import STATE_NAME, TrainerState, collect_random_states, write_state
+from trainer.checkpoint.random_states import collect_random_states
+from trainer.checkpoint.trainer_state import STATE_NAME, TrainerState, write_state
 from trainer.engine.base import OptimizerFragment
 
 _LOGGER = logging.getLogger(__name__)

@@ -2,15 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.optim import OptimizerConfig
 from trireme.errors import Violation
+
+if TYPE_CHECKING:
+    # Checks of inputs import this module before Megatron-Core may be imported.
+    from megatron.core.process_groups_config import ProcessGroupCollection
 
 
 def check_nvme_host(config: EngineConfig) -> list[Violation]:
@@ -90,7 +93,7 @@ class ModelParallelUnit:
     Data-parallel means data and context parallel here: context-parallel ranks hold the same weights.
     """
 
-    def __init__(self, groups: ProcessGroupCollection) -> None:
+    def __init__(self, groups: "ProcessGroupCollection") -> None:
         self._groups = groups
 
     def get_data_parallel_group(self) -> distributed.ProcessGroup:
