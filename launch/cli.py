@@ -1,6 +1,6 @@
-"""The command lines of the launcher: words of a command apart from overrides, nodes and processes."""
+"""Parse the launcher's command lines: a command's own WORD=VALUE options, overrides, nodes and processes."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,71 +13,82 @@ from trireme.errors import Violation
 from trireme.progress import format_number
 
 _TOP_LEVEL = (*(field.name for field in fields(TrainConfig)), "config_file", "data_prep")
-"""What may stand before = in an override without a dot, besides the groups of conf/."""
+"""Valid names before = in an override without a dot, in addition to the groups of conf/."""
 _TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """A command line, taken apart."""
+    """Hold a parsed command line."""
 
     given: tuple[tuple[str, str], ...]
-    """The command's own words with their values, as they were given."""
+    """The command's own words with their values, in order."""
     overrides: tuple[str, ...]
-    """Of the run."""
+    """Overrides of the run's configuration."""
     options: tuple[str, ...]
-    """What begins with a hyphen."""
+    """Arguments that begin with a hyphen."""
     misspelled: tuple[tuple[str, str, str], ...]
-    """What is meant for an own word, it seems: as it was written, its value, and the word; in no other list."""
+    """Arguments that look like a misspelled own word: name, value, and the word; they are in no other list."""
 
     @property
     def words(self) -> dict[str, str]:
-        """The value of each own word; the last of several for one word."""
+        """Return the value of each own word; the last one counts when a word is repeated."""
         return dict(self.given)
 
     def is_true(self, word: str, *, default: bool = False) -> bool:
-        """The value of a word that is true or false; `check_flags` must find nothing wrong with it."""
+        """Return the value of a boolean word that has passed `check_flags`."""
         value = self.words.get(word)
         return default if value is None else _TRUTH[value]
 
     def path(self, word: str) -> Path | None:
-        """The path that a word names, with `~` expanded; `check_paths` must find nothing wrong with it."""
+        """Return the path that a word names, with `~` expanded; it must have passed `check_paths`."""
         value = self.words.get(word)
         return None if value is None else Path(expand_path(value))
 
     def check_paths(self, names: Collection[str]) -> Iterator[Violation]:
-        """Name words whose values can be no paths."""
+        """Report words whose values are invalid paths."""
         for name, value in self.given:
             try:
                 expand_path(value if name in names else ".")
             except BadPathError as error:
-                yield Violation(path=name, value=repr(value), message=str(error), fix="write a path")
+                yield Violation(path=name, value=repr(value), message=str(error), fix="Use a valid path.")
 
     def check_words(self) -> Iterator[Violation]:
-        """Name words that look misspelled."""
+        """Report words that look misspelled."""
         for name, value, word in self.misspelled:
-            rule = "is neither a word of this command nor a field of the configuration"
-            yield Violation(path=name, value=value, message=rule, fix=f"did you mean {word}?")
+            yield Violation(path=name, value=value, message="unknown option", fix=f"Did you mean {word}?")
+
+    def check_renamed(self, renamed: Mapping[str, str]) -> Iterator[Violation]:
+        """Report words under their former names.
+
+        Args:
+            renamed: former name -> present name, of the former words given to `split_arguments`.
+        """
+        for name, value in self.given:
+            if name in renamed:
+                yield Violation(path=name, value=value, message="was renamed", fix=f"Use {renamed[name]}={value}.")
 
     def check_flags(self, names: Collection[str]) -> Iterator[Violation]:
-        """Name words whose values are neither true nor false."""
+        """Report boolean words whose values are neither true nor false."""
         for name, value in self.given:
             if name in names and value not in _TRUTH:
-                rule = "is neither true nor false"
-                yield Violation(path=name, value=value, message=rule, fix="use true or false")
+                yield Violation(path=name, value=value, message="must be a boolean", fix="Use true or false.")
 
 
-def split_arguments(arguments: Sequence[str], *, words: Collection[str]) -> Arguments:
-    """Take a command line apart.
+def split_arguments(
+    arguments: Sequence[str], *, words: Collection[str], former_words: Collection[str] = ()
+) -> Arguments:
+    """Split a command line into the command's own words, overrides and options.
 
     Args:
-        words: of the command itself; other WORD=VALUE are overrides.
+        words: names of the command's own WORD=VALUE arguments; all others are overrides.
+        former_words: names that they had before, for `Arguments.check_renamed`.
     """
     given, overrides, options, misspelled = [], [], [], []
     top = {*words, *_TOP_LEVEL, *group_options()}
     for argument in arguments:
         key, is_set, value = argument.partition("=")
-        if is_set and key in words:
+        if is_set and (key in words or key in former_words):
             given.append((key, value))
         elif argument.startswith("-"):
             options.append(argument)
@@ -91,22 +102,22 @@ def split_arguments(arguments: Sequence[str], *, words: Collection[str]) -> Argu
 
 
 def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[str] = ()) -> Violation:
-    """What to say of an option that a command does not have.
+    """Describe an option that a command does not have.
 
     Args:
-        known: options that it has.
+        known: its options.
         words: its own words, which are written without hyphens.
     """
     name = option.lstrip("-").partition("=")[0].replace("-", "_")
     hint = did_you_mean(name, words) or did_you_mean(option, known)
-    own = f"use {join_or([*known, *(f'{word}=VALUE' for word in words)])}"
+    own = f"Use {join_or([*known, *(f'{word}=VALUE' for word in words)])}"
     return Violation(
-        path="option", value=option, message="is unknown", fix=f"{hint}{own}; settings are written PATH=VALUE"
+        path=option, value="", message="unknown option", fix=f"{hint}{own}; write configuration fields as PATH=VALUE."
     )
 
 
 def check_nodes(config: TrainConfig) -> Iterator[Violation]:
-    """Name a number of nodes that does not divide the processes; only a layout that counts them can be at fault."""
+    """Report a number of nodes that does not divide the number of processes that the layout needs."""
     num_nodes, num_processes = config.cluster.num_nodes, count_processes(config)
     processes = format_number(num_processes, "process")
     # Less than one is refused by the rule about ranges.
@@ -114,11 +125,11 @@ def check_nodes(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.num_nodes",
             value=num_nodes,
-            message=f"does not divide the {processes} of the layout, and every node starts as many",
-            fix=f"use {join_or(divisors(num_processes))}, or set cluster.gpus_per_node",
+            message=f"must divide the {processes} of the layout: every node starts the same number",
+            fix=f"Use {join_or(divisors(num_processes))}, or set cluster.gpus_per_node.",
         )
 
 
 def processes_per_node(config: TrainConfig) -> int:
-    """Processes that each node starts, where `check_nodes` finds nothing wrong."""
+    """Return the number of processes per node; the configuration must have passed `check_nodes`."""
     return count_processes(config) // config.cluster.num_nodes

@@ -1,4 +1,4 @@
-"""Environment variables that a run on GPUs wants, whoever starts it."""
+"""Environment variables that every launcher sets for runs on GPUs."""
 
 from pathlib import PurePath
 
@@ -6,10 +6,10 @@ from trainer.config.schema import TrainConfig
 
 
 def device_variables(config: TrainConfig, *, run_directory: PurePath) -> dict[str, str]:
-    """Return variables for a run on GPUs, in the order in which they are set; the user's own win over each.
+    """Return the variables of a run on GPUs, in the order in which they are set; those that the user sets win.
 
     Args:
-        run_directory: as the nodes see it; NCCL's record of a collective that timed out is written there.
+        run_directory: as the nodes see it; NCCL writes its traces of timed-out collectives there.
     """
     if config.cluster.gpus_per_node is None:
         return {}
@@ -18,7 +18,7 @@ def device_variables(config: TrainConfig, *, run_directory: PurePath) -> dict[st
         # Fewer out-of-memory errors by fragmentation; ROCm does not have it.
         # docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf
         variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    # The collectives of each rank before a timeout: which one hung, and who was not in it.
+    # Record each rank's last collectives: after a timeout, they show which one hung and which rank did not join it.
     # docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html, docs.pytorch.org/tutorials/unstable/
     # flight_recorder_tutorial.html
     variables["TORCH_NCCL_TRACE_BUFFER_SIZE"] = "2000"
@@ -28,7 +28,7 @@ def device_variables(config: TrainConfig, *, run_directory: PurePath) -> dict[st
 
 
 def schedule_variables(config: TrainConfig) -> dict[str, str]:
-    """Return what makes a device take work in the order in which it is given, where collectives hide behind products.
+    """Return the variable that keeps kernels in launch order, so that collectives overlap with matrix products.
 
     Source: Megatron-Core, tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce.
     """

@@ -1,4 +1,4 @@
-"""Train on a Kubernetes cluster: check everything and print the manifest that runs it.
+"""Train on a Kubernetes cluster: check the configuration and print the manifest of the job.
 
 usage: python -m launch.kubernetes OVERRIDES > job.yaml; kubectl apply -f job.yaml
 
@@ -8,11 +8,12 @@ job (docs/launch/clusters.md). For example:
   python -m launch.kubernetes cluster=h100 cluster.num_nodes=4 cluster.kubernetes.image=registry/trireme:1 \\
     'cluster.kubernetes.claims={/workspace: runs, /data: corpus}' run_name=first model=llama_8b parallel=tp8 ...
 
-The manifest holds a ConfigMap with the resolved configuration and a PyTorchJob of the Kubeflow training operator, or
-with cluster.kubernetes.kind=TrainJob one of its successor, Kubeflow Trainer, and its TrainingRuntime. A pod that fails
-or is evicted starts again, and the run goes on from its newest checkpoint. Exit codes 2 and 82 of the run end the job.
+The manifest contains a ConfigMap with the resolved configuration and a PyTorchJob of the Kubeflow training operator.
+With cluster.kubernetes.kind=TrainJob, it contains a TrainJob and a TrainingRuntime of Kubeflow Trainer instead. A pod
+that fails or is evicted restarts, and the run resumes from its latest checkpoint. Exit codes 2 and 82 of the run end
+the job.
 
-Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and no manifest).
+Exit codes: 0 done; 2 bad configuration or input (all errors are printed, and no manifest).
 """
 
 import hashlib
@@ -43,10 +44,10 @@ _HASH_LENGTH = 6
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes YAML for people: everything where it belongs instead of references, texts of many lines as they are."""
+    """Write readable YAML: no anchors and aliases, multi-line strings as blocks."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """No references."""
+        """Write no anchors and aliases."""
         return True
 
 
@@ -57,7 +58,7 @@ _PlainDumper.add_representer(
 
 
 def main() -> int:
-    """The command: exit code 2 with every problem named where the configuration cannot be used."""
+    """Run the command; an invalid configuration prints all errors and exits with code 2."""
     return exit_code_of(lambda: run(sys.argv[1:]))
 
 
@@ -65,13 +66,13 @@ def run(arguments: Sequence[str]) -> int:
     """Check the configuration and print the manifest.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration is invalid.
     """
     if {"--help", "-h"} & set(arguments):
         sys.stdout.write((__doc__ or "").lstrip())
         return EXIT_OK
     config = load_config(arguments)
-    # Paths are those of the pods.
+    # These paths exist in the pods, not here.
     elsewhere = ("tokenizer.path", "output_dir", "resume")
     problems = validate(config, world_size=count_processes(config), ignore=elsewhere)
     raise_if_any([*problems, *check_nodes(config), *check_kubernetes(config, job_name=job_name(config))])
@@ -82,20 +83,20 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def dump_manifest(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Return the documents as YAML for people."""
+    """Return the documents as readable YAML."""
     return str(yaml.dump_all(documents, Dumper=_PlainDumper, sort_keys=False, width=120))
 
 
 def build_manifest(config: TrainConfig, *, job_id: str) -> list[dict[str, Any]]:
-    """Return the documents of the manifest: the ConfigMap, then the job, last.
+    """Return the documents of the manifest: the ConfigMap first, the job last.
 
     Args:
-        job_id: tells this manifest from others of the run; its pods keep it when they start again.
+        job_id: distinguishes this manifest from others of the run; its pods keep it when they restart.
     Source: pytorchjobs.kubeflow.org v1 (training operator 1.9), trainjobs.trainer.kubeflow.org v1alpha1 (Trainer 2.3).
     """
     settings = config.cluster.kubernetes
     text = dump_config(config)
-    # Its name changes with its content, so that pods which start again get the configuration of their job.
+    # Its name changes with its content, so that pods that restart get the configuration of their own job.
     config_name = f"{job_name(config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     config_map = {
         "apiVersion": "v1",
@@ -109,9 +110,9 @@ def build_manifest(config: TrainConfig, *, job_id: str) -> list[dict[str, Any]]:
 
 
 def job_name(config: TrainConfig) -> str:
-    """Return the run's name as Kubernetes writes names: lower-case letters, digits and hyphens.
+    """Return the run's name as a valid Kubernetes name: lower-case letters, digits and hyphens.
 
-    What of the name cannot be written so is told apart by a hash behind it: a_b, A.B and a-b are three jobs.
+    A name with other characters gets a hash as its suffix, so that a_b, A.B and a-b remain three jobs.
     """
     name = config.run_name
     plain = re.sub(r"[^a-z0-9]+", "-", f"trireme-{name}".lower()).strip("-")
@@ -122,11 +123,11 @@ def job_name(config: TrainConfig) -> str:
 
 def _build_pytorch_job(config: TrainConfig, config_name: str, job_id: str) -> list[dict[str, Any]]:
     settings, num_nodes = config.cluster.kubernetes, config.cluster.num_nodes
-    # The operator looks for a container of this name.
+    # The operator requires a container of this name.
     container = {"name": "pytorch", "image": settings.image, **_container(config, job_id)}
     replica = {
-        # The operator gives a pod that exits with 128 or more a successor, and counts none of them against
-        # runPolicy.backoffLimit, which would be for all pods together; the pods count (launch/pod_script.py).
+        # The operator replaces a pod that exits with 128 or more, and does not count it against
+        # runPolicy.backoffLimit, which is for all pods together; the pods count themselves (launch/pod_script.py).
         "restartPolicy": "ExitCode" if settings.max_restarts else "Never",
         "template": {**_pod_metadata(config), "spec": _pod(config, config_name, container)},
     }
@@ -139,7 +140,7 @@ def _build_pytorch_job(config: TrainConfig, config_name: str, job_id: str) -> li
         "metadata": _metadata(config, job_name(config), is_job=True),
         "spec": {
             "nprocPerNode": str(processes_per_node(config)),
-            # Pods that have ended keep their logs; those that still wait for one that is gone do not keep GPUs.
+            # Keep finished pods for their logs, but not running ones, which hold GPUs while they wait for a lost pod.
             "runPolicy": {"cleanPodPolicy": "Running"},
             "pytorchReplicaSpecs": replicas,
         },
@@ -179,7 +180,7 @@ def _build_train_job(config: TrainConfig, config_name: str, job_id: str) -> list
 
 
 def _build_runtime(config: TrainConfig, template: Mapping[str, Any]) -> dict[str, Any]:
-    """The runtime of a TrainJob: all pods start again together, unless one exits with a code that is final."""
+    """Build the runtime of a TrainJob: all pods restart together, unless one exits with a final code."""
     rules = [
         {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
         {"name": "again", "action": "RestartJobSetAndIgnoreMaxRestarts"},
@@ -190,10 +191,10 @@ def _build_runtime(config: TrainConfig, template: Mapping[str, Any]) -> dict[str
     pods = {
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [is_final]},
-        # A podFailurePolicy needs it.
+        # Required by podFailurePolicy.
         "template": {**template, "spec": {"restartPolicy": "Never", **template["spec"]}},
     }
-    # By these labels the Trainer finds the framework and the job that trains.
+    # Kubeflow Trainer finds the framework and the training job by these labels.
     job_labels = {"metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}}}
     metadata = _metadata(config, job_name(config))
     return {
@@ -213,11 +214,11 @@ def _build_runtime(config: TrainConfig, template: Mapping[str, Any]) -> dict[str
 
 
 _OF_TRAINER = ("command", "env", "resources")
-"""What a TrainJob says of its container in spec.trainer."""
+"""Container fields that a TrainJob sets in spec.trainer."""
 
 
 def _container(config: TrainConfig, job_id: str) -> dict[str, Any]:
-    """What a pod runs. Both operators tell torchrun, in variables PET_*, of all pods and this one's number."""
+    """Build the container. Both operators pass torchrun the number of pods and this pod's rank as PET_* variables."""
     settings, gpus = config.cluster.kubernetes, config.cluster.gpus_per_node
     amounts = {"cpu": settings.cpus, "memory": settings.memory, settings.gpu_resource: gpus and str(gpus)}
     amounts.update({name: str(amount) for name, amount in settings.resources.items()})
@@ -249,11 +250,11 @@ def _container(config: TrainConfig, job_id: str) -> dict[str, Any]:
     }
     if settings.capabilities:
         container["securityContext"] = {"capabilities": {"add": list(settings.capabilities)}}
-    return _lay_over(container, settings.container)
+    return _merge_patch(container, settings.container)
 
 
 def _pod(config: TrainConfig, config_name: str, container: Mapping[str, Any]) -> dict[str, Any]:
-    """The PodSpec."""
+    """Build the PodSpec."""
     settings = config.cluster.kubernetes
     optional = {
         "nodeSelector": dict(settings.node_selector),
@@ -263,10 +264,10 @@ def _pod(config: TrainConfig, config_name: str, container: Mapping[str, Any]) ->
         "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
     }
     pod: dict[str, Any] = {
-        # A pod that is told to leave saves first.
+        # Time to save a checkpoint after SIGTERM.
         "terminationGracePeriodSeconds": settings.grace_seconds,
         **{key: value for key, value in optional.items() if value},
-        # With the node's network, names of the cluster are otherwise not found.
+        # On the host network, the cluster's DNS names do not resolve otherwise.
         **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if settings.host_network else {}),
         "volumes": [
             {"name": "config", "configMap": {"name": config_name}},
@@ -278,16 +279,16 @@ def _pod(config: TrainConfig, config_name: str, container: Mapping[str, Any]) ->
         ],
         "containers": [dict(container)],
     }
-    return _lay_over(pod, settings.pod)
+    return _merge_patch(pod, settings.pod)
 
 
-def _lay_over(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a patch over a mapping: mappings are joined, items are added to lists, other values are replaced."""
+def _merge_patch(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a patch into a mapping: mappings are merged, list items appended, other values replaced."""
     joined = dict(base)
     for key, value in patch.items():
         there = joined.get(key)
         if isinstance(there, Mapping) and isinstance(value, Mapping):
-            joined[key] = _lay_over(there, value)
+            joined[key] = _merge_patch(there, value)
         elif isinstance(there, list) and isinstance(value, list):
             joined[key] = [*there, *value]
         else:

@@ -1,25 +1,25 @@
-"""Train on this host: check everything, count the processes, hand over to torchrun.
+"""Train on this host: check the configuration, compute the number of processes, start torchrun.
 
 usage: python -m launch.local [--print | --config | --help] OVERRIDES
 
-OVERRIDES are those of `trainer.train`: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field
+OVERRIDES are those of `trainer.train`: GROUP=OPTION selects a file of conf/GROUP, PATH=VALUE sets one field
 (docs/reference/training.md lists all of them). For example:
 
   python -m launch.local experiment=quickstart training.train_iters=100
   python -m launch.local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
 
-  --print    print the command that would be run, and stop
-  --config   print the whole configuration as YAML, and stop; what keeps it from being started, such as data that do
-             not exist yet, is listed on stderr
-  --help     print this text, and stop
+  --print    print the torchrun command and exit
+  --config   print the composed configuration as YAML and exit; errors that prevent a start, such as missing data, are
+             listed on stderr
+  --help     print this help and exit
 
-The number of processes is tensor * pipeline * context * data-parallel size, with parallel.data_parallel_size=null
-counting as 1; where cluster.gpus_per_node is set, it is that. OMP_NUM_THREADS, unless set, shares this host's cores
-among them. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand; closing the terminal stops it as
-SIGTERM does, unless it was started with nohup, and Ctrl-Z suspends all of it.
+The number of processes is cluster.gpus_per_node if set, otherwise the product of the tensor, pipeline, context and
+data-parallel sizes (parallel.data_parallel_size=null counts as 1). OMP_NUM_THREADS defaults to an equal share of this
+host's cores. Ctrl-C and SIGTERM reach the run as if torchrun had been started by hand. Closing the terminal stops the
+run like SIGTERM, unless it was started with nohup. Ctrl-Z suspends all processes.
 
-Exit codes: 0 done; 2 bad configuration or input (every problem is printed, and nothing is started); 75 stopped by a
-signal after saving (start it again to go on); otherwise that of the process that failed first.
+Exit codes: 0 done; 2 bad configuration or input (all errors are printed, nothing is started); 75 stopped by a signal
+after saving a checkpoint (rerun the same command to resume); otherwise the exit code of the process that failed first.
 """
 
 import os
@@ -43,7 +43,7 @@ OPTIONS = ("--print", "--config", "--help")
 
 
 def main() -> int:
-    """The command: exit code 2 with every problem named where the configuration cannot be used."""
+    """Run the command; an invalid configuration prints all errors and exits with code 2."""
     return exit_code_of(lambda: run(sys.argv[1:]))
 
 
@@ -53,9 +53,9 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: the command line without the program's name.
     Returns:
-        0 when there was only something to print; otherwise this does not return.
+        0 after printing; otherwise this does not return.
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration is invalid.
     """
     options = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -81,17 +81,17 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{' '.join(words)} {shlex.join([*command, *overrides])}\n")
         return 0
     where = format_number(num_processes, "process")
-    announce_start(f"run {config.run_name} starts on {where}", environment=environment)
+    announce_start(f"Starting run {config.run_name} with {where}", environment=environment)
     with config_handed_over(dump_config(config)) as handed:
         # Not a child: signals and the exit code are torchrun's without anything in between.
         os.execve(command[0], command, {**environment, **handed})
 
 
 def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:
-    """Load the configuration, and find the rules that it breaks.
+    """Load the configuration and collect the rules that it violates.
 
     Raises:
-        ConfigError: an option is unknown or the configuration has not even the right form; names broken rules, too.
+        ConfigError: an option is unknown, or the configuration cannot be composed; lists the violated rules, too.
     """
     problems = [unknown_option(option, known=OPTIONS) for option in options if option not in OPTIONS]
     try:
@@ -100,7 +100,8 @@ def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig
         raise ConfigError([*problems, *error.violations]) from error
     broken = [*validate(config, world_size=count_processes(config)), *check_packages(config)]
     if config.cluster.num_nodes > 1:
-        rule, fix = "is more than this host", "use 1, or start torchrun on every host"
+        rule = "must be 1: launch.local starts processes on this host only"
+        fix = "Use 1, or python -m launch.slurm, or start torchrun on every host."
         broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, message=rule, fix=fix))
     if problems:
         raise ConfigError([*problems, *broken])

@@ -1,11 +1,11 @@
-"""The whole job on real input, on this machine's CPU: crawl, prepare, train, stop, resume, evaluate, generate.
+"""Run the end-to-end demo on real data, on this machine's CPU: crawl, prepare, train, stop, resume, evaluate, generate.
 
 usage: python -m launch.quickstart [--output DIRECTORY] [--max-pages N] [OVERRIDES]
 
-Every part is the command that a user would type, printed before it runs; OVERRIDES go to training and evaluation, for
-example training.train_iters=40. What is there already is not done again; remove the directory to start over.
+Each step is a command that you could type yourself; it is printed before it runs. OVERRIDES are passed to training and
+evaluation, for example training.train_iters=40. Completed steps are skipped; remove the directory to start over.
 
-Exit codes: 0 done; otherwise that of the part that failed; 75 when a signal stopped the training, which has saved.
+Exit codes: 0 done; 75 training was stopped by a signal and saved a checkpoint; otherwise that of the step that failed.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from trireme.stop_signals import SIGNAL_BASE, signals_passed_to
 DEFAULT_OUTPUT = Path("outputs/quickstart")
 PROMPT = "The history of"
 NUM_LOST_STEPS = 5
-"""Steps that the first half takes beyond its checkpoint; the second half takes them again, and must find the same."""
+"""Steps that the first half trains past its checkpoint; the second half repeats them and must get equal losses."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 
 
 class PartFailed(Exception):
-    """A command of the quickstart ended with a code that is not 0."""
+    """Report that a command of the quickstart failed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"exit code {code}")
@@ -45,24 +45,24 @@ class PartFailed(Exception):
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
-    parser.add_argument("--max-pages", type=int, default=None, help="pages to crawl")
+    parser.add_argument("--max-pages", type=int, default=None, help="maximum number of pages to crawl")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDES")
     arguments = parser.parse_args()
     try:
         return exit_code_of(lambda: Quickstart(arguments).run())
     except PartFailed as error:
-        print(f"quickstart: the part above ended with {error}", file=sys.stderr)
+        print(f"quickstart: the command above failed ({error})", file=sys.stderr)
         return error.code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """What the steps that were taken twice came to."""
+    """Compare the losses of the steps that were trained before the stop and again after it."""
 
     first_step: int
     last_step: int
@@ -71,7 +71,7 @@ class Resumption:
 
 
 class Quickstart:
-    """One run of all parts."""
+    """Run all steps of the demo."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.output: Path = arguments.output
@@ -81,13 +81,13 @@ class Quickstart:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> int:
-        """Do every part that is not done yet, then say what came out."""
-        self._part("1/6 Get real input: a Wikipedia dump, and a crawl of Python's manual", self._get_input)
+        """Run every step that is not done yet, then print a summary."""
+        self._part("1/6 Download data: a Wikipedia dump and a crawl of the Python manual", self._get_input)
         self._part("2/6 Prepare: extract, clean, deduplicate, tokenize, pack", self._prepare)
         first_losses = self._part("3/6 Train the first half on 4 processes, then stop", self._train_first_half)
         self._part("4/6 Resume from the checkpoint and train to the end", self._train_to_the_end)
-        evaluation = self._part("5/6 Evaluate on one process what four processes trained", self._evaluate)
-        self._part("6/6 Generate", self._generate)
+        evaluation = self._part("5/6 Evaluate on one process", self._evaluate)
+        self._part("6/6 Generate text", self._generate)
         resumption = compare_losses(first_losses, self._losses()) if first_losses else None
         self._summarize(evaluation, resumption)
         return 1 if resumption is not None and not resumption.is_equal else 0
@@ -100,7 +100,7 @@ class Quickstart:
         return result
 
     def _places(self) -> list[str]:
-        """The recipe, and where its files are, when that is not where the recipe has them."""
+        """Return the recipe, and the paths of its files when the output directory is not the default."""
         overrides = ["experiment=quickstart"]
         if self.output != DEFAULT_OUTPUT:
             data = self.output.absolute() / "data"
@@ -121,7 +121,7 @@ class Quickstart:
         run_module("data_tools.prepare", *self.preparation())
 
     def preparation(self) -> list[str]:
-        """Overrides of the data preparation."""
+        """Return the overrides of the data preparation."""
         overrides = ["data_prep=quickstart"]
         if self.output != DEFAULT_OUTPUT:
             output = str(self.output.absolute())
@@ -134,13 +134,13 @@ class Quickstart:
         return overrides
 
     def _train_first_half(self) -> dict[int, float]:
-        """Train a few steps beyond a checkpoint and stop without saving.
+        """Train a few steps past a checkpoint and stop without saving.
 
         Returns:
-            step -> loss; empty where a former quickstart has passed this place.
+            step -> loss; empty when an earlier quickstart has completed this step.
         """
         if any((self.output / "checkpoints").glob("step_*")):
-            print(f"{self.output / 'checkpoints'} holds checkpoints: going on from the newest")
+            print(f"{self.output / 'checkpoints'} contains checkpoints: resuming from the latest")
             return {}
         middle = self.config.training.train_iters // 2
         run_module(
@@ -164,7 +164,7 @@ class Quickstart:
         run_module("trainer.generate", str(self.output), "--prompt", PROMPT, "--max-new-tokens", "96")
 
     def _losses(self) -> dict[int, float]:
-        """Step -> training loss, as the run recorded it."""
+        """Return step -> training loss, as recorded in metrics.jsonl."""
         records = map(json.loads, (self.output / "metrics.jsonl").read_text().splitlines())
         return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
 
@@ -178,34 +178,32 @@ class Quickstart:
         print(f"\n  training loss, steps 1 to {max(losses)}")
         print(f"  {losses[min(losses)]:.2f} {draw_curve(list(losses.values()))} {losses[max(losses)]:.2f}")
         print(f"\n  validation loss             {evaluation['loss']:.4f} nats per token")
-        print(f"  unigram entropy of the data {entropy:.4f} nats per token (what token frequencies alone can reach)")
+        print(f"  unigram entropy of the data {entropy:.4f} nats per token (reachable with token frequencies alone)")
         if resumption is not None:
-            span = (
-                f"steps {resumption.first_step} to {resumption.last_step}, trained before the stop and again after it"
-            )
+            steps = f"losses of steps {resumption.first_step} to {resumption.last_step}, before the stop and after it,"
             if resumption.is_equal:
-                print(f"  resumption                  exact: {span}, have equal losses, bit for bit")
+                print(f"  resume                      exact: {steps} are bit-identical")
             else:
-                print(f"  resumption                  NOT exact: {span}, differ by {resumption.largest_difference:.3g}")
+                print(f"  resume                      NOT exact: {steps} differ by {resumption.largest_difference:.3g}")
         print()
         for what, place in (
-            ("raw input", "raw"),
+            ("raw data", "raw"),
             ("shards, tokenizer, ledger", "data"),
             ("checkpoints", "checkpoints"),
             ("metrics", "metrics.jsonl"),
-            ("W&B, offline", "wandb"),
-            ("logs of each process", "logs"),
+            ("W&B (offline)", "wandb"),
+            ("logs of each rank", "logs"),
             ("configuration", "config.yaml"),
         ):
             print(f"  {what:<27} {self.output / place}")
-        print(f"\n  more text: python -m trainer.generate {self.output} --prompt 'Your words'")
+        print(f"\n  generate more text: python -m trainer.generate {self.output} --prompt 'Your prompt'")
 
 
 def compare_losses(first: dict[int, float], second: dict[int, float]) -> Resumption:
-    """Compare the losses of a run that was stopped with those of its resumption, where both took a step.
+    """Compare the losses up to the stop with those of the completed run.
 
     Args:
-        first: step -> loss of everything up to the stop.
+        first: step -> loss up to the stop.
         second: step -> loss of the whole run; steps before the checkpoint are the same records.
     """
     differences = [abs(loss - second[step]) for step, loss in first.items()]
@@ -219,7 +217,7 @@ def compare_losses(first: dict[int, float], second: dict[int, float]) -> Resumpt
 
 
 def draw_curve(values: Sequence[float], *, width: int = CURVE_WIDTH) -> str:
-    """Draw numbers as a line of blocks, each the mean of its share of them."""
+    """Draw values as a line of block characters, each the mean of consecutive values."""
     width = min(width, len(values))
     edges = [round(index * len(values) / width) for index in range(width + 1)]
     means = [sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges) if end > start]
@@ -229,10 +227,10 @@ def draw_curve(values: Sequence[float], *, width: int = CURVE_WIDTH) -> str:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run a command of this project as a user would, showing it first.
+    """Print a command of this project and run it.
 
     Raises:
-        PartFailed: it did not end with 0.
+        PartFailed: its exit code is not 0.
     """
     print(f"$ {shlex.join(['python', '-m', module, *arguments])}", flush=True)
     with subprocess.Popen([sys.executable, "-m", module, *arguments]) as process, signals_passed_to(process):

@@ -1,8 +1,8 @@
-"""Write docs/launch/sites.md and docs/launch/sites/: what each option `cluster=site/NAME` sets and renders.
+"""Write docs/launch/sites.md and docs/launch/sites/: every preset `cluster=site/NAME` with its script and manifest.
 
 usage: python -m launch.sites [DIRECTORY]
 
-DIRECTORY is docs/launch unless it is named.
+DIRECTORY defaults to docs/launch.
 """
 
 import re
@@ -28,7 +28,7 @@ _RUN = (
     "data.train=[{paths:[/data/crawl]}]",
     "tokenizer.path=/data/tokenizer.model",
 )
-"""One run at every site."""
+"""The run that is rendered for every site."""
 _PREFACE = """\
 # Sites
 
@@ -36,12 +36,13 @@ _PREFACE = """\
 
     python -m launch.slurm cluster=site/lumi cluster.slurm.account=project_465000000 cluster.num_nodes=4 ...
 
-Each option `site/NAME` of the group `cluster` names a site's hosts, and what its network wants: environment variables,
-interfaces, options of srun, and on a cloud what Kubernetes is asked for. Each setting has its source beside it in
-`conf/cluster/site/NAME.yaml`. None of them has been run at its site by us: check the first job's log for the network
-that NCCL names (`cluster.slurm.environment.NCCL_DEBUG=INFO`) and measure with nccl-tests.
+Each preset `site/NAME` of the group `cluster` describes a site's hosts and its network settings: environment variables,
+interfaces, srun options and, on a cloud, Kubernetes resources. `conf/cluster/site/NAME.yaml` cites the source of each
+setting. We have not run any of them at its site: check which network NCCL reports in the log of your first job
+(`cluster.slurm.environment.NCCL_DEBUG=INFO`), and measure the bandwidth with nccl-tests.
 
-A file of your own adds what the site cannot know, and other devices: `conf/cluster/ours.yaml`, for `cluster=ours`,
+To add a partition, an account or other devices, write a preset of your own, such as `conf/cluster/ours.yaml` for
+`cluster=ours`:
 
 ```yaml
 defaults:
@@ -51,19 +52,23 @@ defaults:
 slurm: {partition: p5e, account: nlp}
 ```
 
-Besides, every launcher sets for a run on GPUs, unless they are set: `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`
-(not on AMD), `CUDA_DEVICE_MAX_CONNECTIONS=1` under tensor or context parallelism, where Megatron-Core asks for it, and
-`TORCH_NCCL_TRACE_BUFFER_SIZE`, `TORCH_NCCL_DUMP_ON_TIMEOUT` and `TORCH_NCCL_DEBUG_INFO_TEMP_FILE`, by which a
-collective that times out leaves `logs/nccl_trace_rank_N` in the run directory ([sources](../../launch/environment.py)).
-Containers by Pyxis get all of these by `--container-env`: those of the image would win otherwise.
+For a run on GPUs, every launcher also sets the following variables, unless you set them yourself:
 
-| option | for | rendered |
+- `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True` (not on AMD);
+- `CUDA_DEVICE_MAX_CONNECTIONS=1` with tensor or context parallelism, as Megatron-Core requires;
+- `TORCH_NCCL_TRACE_BUFFER_SIZE`, `TORCH_NCCL_DUMP_ON_TIMEOUT` and `TORCH_NCCL_DEBUG_INFO_TEMP_FILE`: after a collective
+  times out, NCCL's flight recorder writes `logs/nccl_trace_rank_N` in the run directory.
+
+[launch/environment.py](../../launch/environment.py) cites the sources. Pyxis containers get all of these variables
+with `--container-env`; otherwise those of the image would take precedence.
+
+| preset | for | rendered files |
 |---|---|---|
 """
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/launch")
     for name, text in render_sites().items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,7 @@ def main() -> None:
 
 
 def render_sites() -> dict[str, str]:
-    """Return the files by their paths in docs/launch."""
+    """Return the texts of the files by their paths in docs/launch."""
     names = [option for option in group_options()["cluster"] if option.startswith("site/")]
     files, rows = {}, []
     for option in names:
@@ -93,14 +98,14 @@ def _render_script(option: str) -> str:
         configs=[config], stamp="20260131-235959", folder=Path("/outputs/first/slurm/20260131-235959"), title="first"
     )
     text = render_job(job, command=command)
-    # What depends on the host that renders: its directories and its git checkout.
+    # Replace what depends on the host that renders: its directories and its git checkout.
     text = text.replace(str(Path.cwd()), _HOME).replace("/outputs/first", f"{_HOME}/outputs/first")
     text = text.replace(" /python ", f" {_HOME}/.venv/bin/python ")
     return re.sub(r"^(# Train run first) \(commit .*\)$", r"\1", text, count=1, flags=re.MULTILINE)
 
 
 def _render_manifest(option: str) -> str:
-    """The job without the ConfigMap that holds the configuration."""
+    """Render the job without the ConfigMap that holds the configuration."""
     kubernetes = (
         "cluster.kubernetes.image=registry/trireme:1",
         "cluster.kubernetes.claims={/workspace: runs, /data: data}",
@@ -112,7 +117,7 @@ def _render_manifest(option: str) -> str:
 
 
 def _describe(option: str) -> str:
-    """The first paragraph of the comment at the head of its file."""
+    """Return the first paragraph of the comment at the top of a preset's file."""
     lines: Iterator[str] = iter((CONF_DIR / "cluster" / f"{option}.yaml").read_text(encoding="utf-8").splitlines())
     comment = []
     for line in lines:

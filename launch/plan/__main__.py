@@ -1,4 +1,4 @@
-"""Memory, throughput and the best layouts of a run, before any device is asked for.
+"""Predict memory, throughput and the best parallel layouts of a run, without any device.
 
 usage: python -m launch.plan [WORD=VALUE ...] OVERRIDES
 
@@ -7,17 +7,17 @@ OVERRIDES are those of `trainer.train`. For example:
   python -m launch.plan model=llama_70b cluster=h100 cluster.num_nodes=64 precision=bf16 \
       training.global_batch_size=1024 tokens=15e12 html=plan.html
 
-Words of the planner itself:
-  tokens=N          tokens that the run is to see, for time and cost (default: those of training.train_iters)
-  top=N             layouts shown (default 15)
-  html=FILE         also write a page: memory of each stage, timeline, speed against memory, all refused sizes
-  json=FILE         also write all figures
-  calibrate=true    measure this host's devices instead (trainer.hardware_check), and save what later plans use
-  calibration=FILE  use that measurement; none uses none (default: that of output_dir, for the same type of device)
+Options of the planner:
+  tokens=N          training tokens, for time and cost (default: those of training.train_iters)
+  top=N             number of layouts to show (default: 15)
+  html=FILE         also write an HTML report: memory per stage, timeline, throughput against memory, rejected layouts
+  json=FILE         also write all figures as JSON
+  calibrate=true    measure this host's devices with trainer.hardware_check, and save the rates for later plans
+  calibration=FILE  use these measured rates; none uses none (default: those in output_dir, for the same device type)
 
-The configured layout is predicted, or refused with what is wrong and the nearest ones that can be used; then all
-layouts (TP, PP, VP, CP, EP, DP, micro batch, recomputation, engine and ZeRO stage) are ranked. No torch is imported.
-docs/launch/before_you_launch.md says how figures come about and how far off they are.
+The planner predicts the configured layout, or explains why it cannot be used and lists the nearest valid ones. Then it
+ranks all layouts (TP, PP, VP, CP, EP, DP, micro-batch size, recomputation, engine and ZeRO stage). It does not import
+torch. docs/launch/before_you_launch.md describes the model and its error bars.
 
 Exit codes: 0 done, whether or not the configured layout can be used; 2 bad configuration.
 """
@@ -42,15 +42,15 @@ from trireme.errors import exit_code_of
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     return exit_code_of(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Plan, or measure.
+    """Plan, or calibrate.
 
     Raises:
-        ConfigError: the command line cannot be read, or no layout could be used.
+        ConfigError: the command line or a setting other than the layout is invalid.
     """
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write((__doc__ or "").lstrip())
@@ -85,7 +85,7 @@ def _calibration_file(config: TrainConfig) -> Path:
 
 
 def _coefficients(request: Request, config: TrainConfig) -> tuple[Coefficients, str]:
-    """The coefficients, and what to say of a calibration."""
+    """Return the coefficients, and a note on the calibration."""
     fitted = load_coefficients()
     path = _calibration_file(config) if request.calibration == "auto" else Path(request.calibration)
     is_asked_for = request.calibration not in ("auto", "none")
@@ -93,14 +93,14 @@ def _coefficients(request: Request, config: TrainConfig) -> tuple[Coefficients, 
         return fitted, ""
     measured, device = calibrate.load(path), planner_input_of(config).device
     if measured.device != device.name:
-        return fitted, f"{path} is a measurement of {measured.device}, not of {device.name}: it is not used."
-    return calibrate.apply(measured, fitted, device), f"Rates are those measured in {path}."
+        return fitted, f"Ignoring {path}: it was measured on {measured.device}, not on {device.name}."
+    return calibrate.apply(measured, fitted, device), f"Using the rates measured in {path}."
 
 
 def to_json(plan: Plan) -> str:
-    """All figures of a plan."""
+    """Return all figures of a plan as JSON."""
     content = dataclasses.asdict(plan)
-    for name in ("cloud", "num_shown_refusals"):
+    for name in ("all_points", "num_shown_refusals"):
         del content[name]
     if plan.prediction is not None:
         content["prediction"]["step_time"]["total"] = float(plan.prediction.step_time.total)

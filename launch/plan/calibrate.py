@@ -1,8 +1,8 @@
-"""Measured rates in place of fitted ones: `python -m launch.plan calibrate=true`.
+"""Replace fitted rates by measured ones: `python -m launch.plan calibrate=true`.
 
-A child process runs trainer.hardware_check under torchrun on all devices: matrix products, copies, all-reduces.
-What it finds is saved as CALIBRATION_NAME in the output directory, and plans for the same type of device use it. Slow
-devices count: of all ranks' rates the least is taken, since a step waits for it.
+A child process runs trainer.hardware_check under torchrun on all devices: matrix products, copies, all-reduces. The
+rates are saved as CALIBRATION_NAME in the output directory, and plans for the same device type use them. The slowest
+rank's rates are used, because a step waits for it.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ CALIBRATION_NAME = "calibration.yaml"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was measured on one host."""
+    """Hold the rates measured on one host."""
 
     device: str
-    """Type, by the planner's name."""
+    """Device type, by the planner's name."""
     num_devices: int
     gemm_format: str
     """Number format of the measured products."""
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def measure(num_processes: int) -> Calibration:
-    """Run trainer.hardware_check on this host and summarise it.
+    """Run trainer.hardware_check on this host and summarize its report.
 
     Args:
         num_processes: devices of this host.
@@ -50,19 +50,19 @@ def measure(num_processes: int) -> Calibration:
         ConfigError: the measurement failed, or the device is not in the planner's table.
     """
     with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory, "sniff.json")
+        output = Path(directory, "hardware.json")
         command = [*torchrun_here(num_processes), "-m", "trainer.hardware_check", "--output", str(output)]
         environment = set_omp_threads(os.environ, num_processes=num_processes)
         finished = subprocess.run(command, env=environment, check=False)
         if finished.returncode or not output.is_file():
-            rule = f"failed with exit code {finished.returncode}; what it said is above"
-            fix = "correct what it says, or plan without calibrate=true"
-            raise ConfigError([Violation(path="calibrate", value="true", message=rule, fix=fix)])
-        return summarise(json.loads(output.read_text(encoding="utf-8")))
+            rule = f"the measurement failed with exit code {finished.returncode}"
+            fix = "Fix the error printed above, or plan without calibrate=true."
+            raise ConfigError([Violation(path="calibrate", value="", message=rule, fix=fix)])
+        return summarize(json.loads(output.read_text(encoding="utf-8")))
 
 
-def summarise(report: Mapping[str, Any]) -> Calibration:
-    """The slowest rates of a report of trainer.hardware_check.
+def summarize(report: Mapping[str, Any]) -> Calibration:
+    """Return the slowest rates in a report of trainer.hardware_check.
 
     Raises:
         ConfigError: its device is not in the planner's table.
@@ -70,7 +70,7 @@ def summarise(report: Mapping[str, Any]) -> Calibration:
     ranks = report["ranks"]
     device = find_device(ranks[0]["device"])
     if device is None:
-        rule, fix = "is no device of the planner", "add it to launch/plan/data/devices.yaml"
+        rule, fix = "the planner does not know this device type", "Add it to launch/plan/data/devices.yaml."
         raise ConfigError([Violation(path="device", value=ranks[0]["device"], message=rule, fix=fix)])
     return Calibration(
         device=device.name,
@@ -98,25 +98,25 @@ def load(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        ConfigError: the file holds none.
+        ConfigError: the file contains none.
     """
     try:
         return Calibration(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, yaml.YAMLError) as error:
-        rule, fix = f"holds no calibration ({error})", "run launch.plan calibrate=true anew"
+        rule, fix = f"not a calibration file: {error}", "Run launch.plan calibrate=true again."
         raise ConfigError([Violation(path="calibration", value=str(path), message=rule, fix=fix)]) from error
 
 
 def apply(calibration: Calibration, coefficients: Coefficients, device: Device) -> Coefficients:
-    """Coefficients with measured shares of the data sheet's rates in place of fitted ones.
+    """Return the coefficients with measured shares of the data sheet's rates in place of fitted ones.
 
-    Formats that were not measured, such as fp8, keep their relation to the measured one.
+    Formats that were not measured, such as fp8, keep their ratio to the measured one.
     """
     table = dict(coefficients.step_time)
     names = names_of(device=device.name, number_format=calibration.gemm_format, framework="trireme-megatron")
     rates = coefficients.rates(device=device.name, number_format=calibration.gemm_format, framework="trireme-megatron")
     measured = calibration.gemm_tflops / device.tflops[calibration.gemm_format]
-    # The last factor is the type's own, in all formats: the others keep their relation to the measured one.
+    # The last factor belongs to the device type, in all formats: the others keep their ratio to the measured one.
     _scale(table, names["gemm"][-1], measured / float(rates.gemm))
     memory = calibration.memory_gb_per_second / device.memory_gb_per_second
     _scale(table, names["memory"][-1], memory / float(rates.memory))

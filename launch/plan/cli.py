@@ -1,4 +1,4 @@
-"""What launch.plan is asked for: its own words, taken out of the overrides of the run."""
+"""Parse the command line of launch.plan: its own options, and the overrides of the run."""
 
 import math
 from collections.abc import Sequence
@@ -10,34 +10,34 @@ from trireme.errors import ConfigError, Violation
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
 PATHS = ("calibration", "html", "json")
-"""Those of them that are, or may be, paths."""
+"""Those whose values are, or may be, paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A command line, taken apart."""
+    """Hold a parsed command line."""
 
     overrides: tuple[str, ...]
-    """Of the run."""
+    """Overrides of the run's configuration."""
     calibrate: bool = False
     """Measure this host instead of planning."""
     calibration: str = "auto"
-    """auto reads the calibration of this output directory when there is one, none reads none; else a file."""
+    """auto uses the calibration in the output directory if there is one, none uses none; otherwise a file."""
     html: Path | None = None
-    """Where the page is written."""
+    """Path of the HTML report."""
     json: Path | None = None
-    """Where all figures are written."""
+    """Path of the JSON file."""
     tokens: float | None = None
-    """That the run is to see; None takes those of training.train_iters."""
+    """Training tokens; None uses those of training.train_iters."""
     top: int = 15
-    """Layouts that are shown."""
+    """Number of layouts to show."""
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
-    """Split a command line.
+    """Parse a command line.
 
     Raises:
-        ConfigError: the planner's own words cannot be read; all problems at once.
+        ConfigError: an option is unknown or has an invalid value; lists all of them.
     """
     split = split_arguments(arguments, words=WORDS)
     words = split.words
@@ -48,16 +48,16 @@ def parse_request(arguments: Sequence[str]) -> Request:
     tokens = _positive("tokens", words.get("tokens"), problems)
     top = words.get("top", "15")
     if not top.isdecimal() or int(top) < 1:
-        problems.append(Violation(path="top", value=top, message="is no count of layouts", fix="use 1 or more"))
+        problems.append(Violation(path="top", value=top, message="must be a positive integer", fix="Use 1 or more."))
     paths = {} if bad_paths else {name: path for name in PATHS if (path := split.path(name)) is not None}
     calibration = str(paths.get("calibration", "auto"))
     if calibration not in ("auto", "none") and not Path(calibration).is_file():
-        fix = "name a file that calibrate=true wrote, or use auto or none"
-        problems.append(Violation(path="calibration", value=calibration, message="is no file", fix=fix))
+        fix = "Use a file that calibrate=true wrote, auto or none."
+        problems.append(Violation(path="calibration", value=calibration, message="no such file", fix=fix))
     for name in ("html", "json"):
         if name in paths and not paths[name].absolute().parent.is_dir():
-            rule = f"cannot be written: {paths[name].parent} is no directory"
-            problems.append(Violation(path=name, value=words[name], message=rule, fix="name a file in one that exists"))
+            rule, fix = f"no such directory: {paths[name].parent}", "Use a path in a directory that exists."
+            problems.append(Violation(path=name, value=words[name], message=rule, fix=fix))
     if problems:
         raise ConfigError(problems)
     return Request(
@@ -80,7 +80,6 @@ def _positive(name: str, text: str | None, problems: list[Violation]) -> float |
         value = math.nan
     if value > 0 and math.isfinite(value):
         return value
-    problems.append(
-        Violation(path=name, value=text, message="is no positive number", fix="write tokens=15e12 or the like")
-    )
+    fix = f"Write, for example, {name}=15e12."
+    problems.append(Violation(path=name, value=text, message="must be a positive number", fix=fix))
     return None

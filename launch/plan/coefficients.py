@@ -1,4 +1,4 @@
-"""Coefficients of the planner, fitted to published runs, and the rates that follow from them."""
+"""Load the planner's coefficients, which are fitted to published runs, and compute rates from them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,56 +15,56 @@ from launch.plan.job import Array, Number
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Shares of data sheet rates, and a few constants; one number per field, or one per job."""
+    """Hold shares of data-sheet rates, and a few constants; one number per field, or one per job."""
 
     gemm: Number
-    """Share of peak that large matrix products reach, in the format of the job."""
+    """Share of the peak that large matrix products reach, in the job's number format."""
     gemm_16bit: Number
-    """The same in 16 bits, for what fp8 jobs keep there."""
+    """The same in 16 bits, for the products that fp8 jobs compute in 16 bits."""
     attention: Number
     """Share of the 16-bit peak that fused attention reaches, forward."""
     attention_kernel: Number
-    """Rate of an older kernel of fused attention, over that of today's."""
+    """Rate of a framework's fused attention kernel relative to FlashAttention 2."""
     memory: Number
-    """Share of the memory's rate that passes over activations reach."""
+    """Share of the memory bandwidth that elementwise passes over activations reach."""
     link: Number
-    """Share of the link's rate that collectives within a domain reach."""
+    """Share of the link bandwidth that collectives within a domain reach."""
     network: Number
-    """Share of the network's rate that collectives between domains reach."""
+    """Share of the network bandwidth that collectives between domains reach."""
     framework: Number
-    """Time of computing in a framework, over what its work alone would take."""
+    """Compute time in a framework relative to that of its kernels alone."""
     expert_gemm: Number
-    """Rate of experts' products, over that of dense ones."""
+    """Rate of the experts' matrix products relative to dense ones."""
     narrow_width: Number
-    """Columns per device at which products take twice as long as their operations say."""
+    """Columns per device at which products take twice the time of their arithmetic."""
     small_area: Number
-    """Tokens times columns per device at which they do, for want of tiles."""
+    """Tokens times columns per device at which they do, because of partly filled waves of tiles."""
     launch_seconds: Number
-    """Per layer and pass: kernels that are too small to be counted, and gaps between them."""
+    """Per layer and pass: kernels too small to be modelled, and gaps between kernels."""
     expert_launch_seconds: Number
-    """The same for a layer of experts, in all three passes: where the device waits for the host, it is this long."""
+    """The same for a layer with experts, over all three passes: a lower bound, where the device waits for the host."""
     step_seconds: Number
-    """Per step."""
+    """Constant time per step."""
     straggling: Number
-    """Growth of collectives between domains with each doubling of their number."""
+    """Growth of the time of collectives between domains with each doubling of the number of domains."""
     rank_seconds: Number
-    """Per rank and step, where each rank broadcasts its own weights."""
+    """Time per rank and step, where each rank broadcasts its own weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRates:
-    """A few factors; one number per field, or one per job."""
+    """Hold the factors of the memory model; one number per field, or one per job."""
 
     activations: Number
-    """Activations that a framework keeps, over those that the formulas count."""
+    """Activations that a framework keeps, relative to those that the formulas count."""
     logits: Number
-    """Bytes per logit, over those that are expected of the framework."""
+    """Bytes per logit, relative to those expected of the framework."""
     reserve: Number
-    """Fragments, as a share of memory that comes and goes: activations, logits, gathered weights."""
+    """Fragmentation, as a share of transient memory: activations, logits, gathered weights."""
     buffer_gib: Number
-    """Buffers of collectives."""
+    """Communication buffers per process group."""
     context_gib: Number
-    """Driver, kernels, libraries: what a measurement of the whole device sees, and one of the allocator does not."""
+    """Driver, kernels and libraries, which nvidia-smi includes and torch's allocator does not."""
 
 
 T = TypeVar("T", Rates, MemoryRates)
@@ -74,18 +74,18 @@ COEFFICIENTS_FILE = Path(__file__).parent / "data" / "coefficients.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """What is believed of a coefficient before a fit."""
+    """Describe the log-normal prior of a coefficient."""
 
     centre: float
     log_deviation: float
 
 
 _CUDNN_DIES = ("hopper", "blackwell")
-"""Dies for which cuDNN and FlashAttention 3 have kernels of their own; on others FlashAttention 2 is as good."""
+"""Dies for which cuDNN and FlashAttention 3 have dedicated kernels; on others, FlashAttention 2 is equally fast."""
 _BY_FORMAT = {"fp32": 0.85, "fp16": 0.72, "bf16": 0.72, "fp8": 0.6, "fp4": 0.5}
 _GENERAL = {
     "attention": Prior(centre=0.5, log_deviation=0.25),
-    # Over FlashAttention 2. Of Triton, that of 2022; of cuDNN 1.5 to 2 (Shah et al. 2024, of FlashAttention 3).
+    # Relative to FlashAttention 2. Triton: as of 2022; cuDNN: 1.5 to 2 (Shah et al. 2024, for FlashAttention 3).
     "attention_kernel.triton": Prior(centre=0.7, log_deviation=0.3),
     "attention_kernel.cudnn": Prior(centre=1.6, log_deviation=0.2),
     "memory": Prior(centre=0.75, log_deviation=0.15),
@@ -107,10 +107,10 @@ _GENERAL = {
     "buffer_gib.device": Prior(centre=1.0, log_deviation=0.5),
     "context_gib.allocator": Prior(centre=1.5, log_deviation=0.5),
     "context_gib.device": Prior(centre=1.5, log_deviation=0.5),
-    # A few cores: no waves of tiles to fill.
+    # A few cores have no waves of tiles to fill.
     "narrow_width.cpu": Prior(centre=10, log_deviation=0.7),
     "small_area.cpu": Prior(centre=1e3, log_deviation=0.7),
-    # A process without a driver: libraries alone, as our own processes have them.
+    # Without a driver: only libraries, as measured on our own processes.
     "buffer_gib.cpu": Prior(centre=0.05, log_deviation=0.5),
     "context_gib.cpu": Prior(centre=0.55, log_deviation=0.5),
 }
@@ -123,14 +123,14 @@ _SPECIAL = {
     "activations": 0.2,
     "logits": 0.2,
 }
-"""How far a device, a family or a framework may be from the general case, by kind of coefficient."""
+"""Prior log deviation of a device, family or framework from the general case, by kind of coefficient."""
 EFFICIENCY_OF = ("gemm", "gemm_16bit", "attention")
-"""Rates that a device's own efficiency multiplies."""
+"""Rates that are multiplied by the device's efficiency."""
 _UPPER = {"gemm": 0.95, "attention": 0.85, "memory": 1.0, "link": 1.0, "network": 1.0}
 
 
 def prior_of(name: str) -> Prior:
-    """The prior of a coefficient by its name."""
+    """Return the prior of a coefficient by its name."""
     if name in _GENERAL:
         return _GENERAL[name]
     kind, *rest = name.split(".")
@@ -138,17 +138,17 @@ def prior_of(name: str) -> Prior:
         return Prior(centre=1.0, log_deviation=_SPECIAL[kind])
     if rest[0] in _BY_FORMAT:
         return Prior(centre=_BY_FORMAT[rest[0]], log_deviation=0.2)
-    # One die in one format; and one type of device, which differs from its siblings by clocks and power alone.
+    # One die in one format; one device type differs from others with the same die only by clocks and power.
     return Prior(centre=1.0, log_deviation=0.12 if len(rest) > 1 else 0.05)
 
 
 def upper_bound_of(field_name: str) -> float:
-    """What a rate cannot exceed: no rate is above the data sheet's, and dense products stay below it."""
+    """Return the upper bound of a rate: no rate exceeds the data sheet's, and dense products stay below it."""
     return _UPPER.get(field_name.removesuffix("_16bit"), np.inf)
 
 
 def names_of(*, device: str, number_format: str, framework: str) -> dict[str, tuple[str, ...]]:
-    """The coefficients whose product each field of `Rates` is, for one job."""
+    """Return the coefficients whose product is each field of `Rates`, for one job."""
     kind = load_devices()[device]
     sixteen = "fp32" if number_format == "fp32" else "bf16"
     own = sixteen if number_format == "fp16" else number_format
@@ -171,10 +171,11 @@ def names_of(*, device: str, number_format: str, framework: str) -> dict[str, tu
 
 
 def memory_names_of(*, framework: str, sees_device: bool) -> dict[str, tuple[str, ...]]:
-    """The coefficients whose product each field of `MemoryRates` is.
+    """Return the coefficients whose product is each field of `MemoryRates`.
 
     Args:
-        sees_device: whether the figure is that of the whole device, as nvidia-smi tells it, or of torch's allocator.
+        sees_device: whether the figure is the memory of the whole device, as nvidia-smi reports it, or that of torch's
+            allocator.
     """
     view = "device" if sees_device else "allocator"
     return {
@@ -187,19 +188,19 @@ def memory_names_of(*, framework: str, sees_device: bool) -> dict[str, tuple[str
 
 
 class RateLookup(Generic[T]):
-    """Rates of many jobs from one vector of coefficients."""
+    """Compute the rates of many jobs from one vector of coefficients."""
 
     def __init__(self, kind: type[T], names: Sequence[Mapping[str, Sequence[str]]]) -> None:
         """Number the coefficients of these jobs.
 
         Args:
             kind: `Rates` or `MemoryRates`.
-            names: of each job, from `names_of` or `memory_names_of`.
+            names: those of each job, from `names_of` or `memory_names_of`.
         """
         self._kind: type[T] = kind
         self.names = sorted({name for each in names for factors in each.values() for name in factors})
         place = {name: index for index, name in enumerate(self.names)}
-        # The place after the last is that of no coefficient: 1.
+        # The index after the last stands for no coefficient, with value 1.
         self._index: dict[str, Array] = {}
         for field_name in names[0]:
             width = max(len(each[field_name]) for each in names)
@@ -209,25 +210,24 @@ class RateLookup(Generic[T]):
             self._index[field_name] = index
 
     def rates(self, logarithms: Array, where: Any = slice(None)) -> T:
-        """[n] per field, of the jobs that `where` chooses."""
+        """Return the rates of the jobs that `where` selects: [n] per field."""
         padded = np.append(logarithms, 0.0)
         return self._kind(**{name: np.exp(padded[index[where]].sum(axis=1)) for name, index in self._index.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """The fitted coefficients of both models, by name; those that are missing have their priors' centres."""
+    """Hold the fitted coefficients of both models by name; missing ones have the centres of their priors."""
 
     step_time: dict[str, float]
     memory: dict[str, float]
     runs: dict[str, int] = field(default_factory=dict)
-    """Published step times that they were fitted on, by device, number format and whether the model has experts:
-    `h100_sxm.bf16.dense`."""
+    """Number of published step times in the fit, by device, number format and kind of model: `h100_sxm.bf16.dense`."""
     sources: list[str] = field(default_factory=list)
-    """Where those were published."""
+    """Publications that contain them."""
 
     def rates(self, *, device: str, number_format: str, framework: str) -> Rates:
-        """The time model's coefficients of one kind of job."""
+        """Return the rates of the time model for one kind of job."""
         names = names_of(device=device, number_format=number_format, framework=framework)
         values = {each: self._product(self.step_time, names[each]) for each in names}
         for each in EFFICIENCY_OF:
@@ -236,7 +236,7 @@ class Coefficients:
         return Rates(**values)
 
     def memory_rates(self, *, device: str, framework: str) -> MemoryRates:
-        """The memory model's coefficients of a framework, for the memory of the whole device."""
+        """Return the factors of the memory model for a framework, for the memory of the whole device."""
         names = memory_names_of(framework=framework, sees_device=True)
         if device == "cpu":
             names |= {"buffer_gib": ("buffer_gib.cpu",), "context_gib": ("context_gib.cpu",)}
@@ -246,7 +246,7 @@ class Coefficients:
         return float(np.prod([table.get(name, prior_of(name).centre) for name in names]))
 
     def knows(self, device: str, number_format: str, *, kind: str) -> bool:
-        """Whether a published run of a type of device in a format was among those that the fit saw.
+        """Return whether the fit includes a published run on a device type in a number format.
 
         Args:
             kind: dense or moe.
@@ -256,5 +256,5 @@ class Coefficients:
 
 
 def load_coefficients(path: Path = COEFFICIENTS_FILE) -> Coefficients:
-    """Read a file that `benchmarks.planner.fit` or a calibration wrote."""
+    """Read coefficients that `benchmarks.planner.fit` wrote."""
     return Coefficients(**yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""A configuration as a job of the planner."""
+"""Convert a configuration to the planner's input and training job."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation
 
 DATA_PATHS = ("data", "tokenizer", "output_dir", "resume", "run_name")
-"""Paths that a plan does not need: rules that read them are not judged."""
+"""Paths that a plan does not need; the rules that read them are skipped."""
 _HOST_DOMAIN = 8
-"""Devices of a host where the cluster does not say."""
+"""Devices per host when the cluster does not set them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerInput:
-    """What a plan is made for, apart from the layout."""
+    """Hold the input of a plan, apart from the layout."""
 
     model: ModelConfig
     shape: ModelShape
@@ -39,30 +39,29 @@ class PlannerInput:
 
 
 def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
-    """Name what keeps a configuration from being planned for, apart from the trainer's own rules."""
+    """Report what prevents a plan, in addition to violations of the trainer's rules."""
     devices = load_devices()
     name = config.cluster.device or "cpu"
     if name not in devices:
-        fix = f"{did_you_mean(name, devices)}Use {join_or(devices)}"
-        yield Violation(path="cluster.device", value=name, message="is no device of the planner", fix=fix)
+        fix = f"{did_you_mean(name, devices)}Use {join_or(devices)}."
+        yield Violation(path="cluster.device", value=name, message="the planner does not know this device", fix=fix)
     elif _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
         value = config.precision.fp8 or config.precision.params_dtype
         formats = [each for each in devices[name].tflops if each in ("fp32", "bf16", "fp16")]
-        yield Violation(
-            path=path, value=value, message=f"is no format of cluster.device={name}", fix=f"use {join_or(formats)}"
-        )
+        rule = f"not supported by cluster.device={name}"
+        yield Violation(path=path, value=value, message=rule, fix=f"Use {join_or(formats)}.")
     if config.model.vocab_size is None:
         yield Violation(
             path="model.vocab_size",
             value="null",
-            message="is the tokenizer's, and a plan reads no tokenizer",
-            fix="write model.vocab_size=N",
+            message="must be set for a plan, which does not read the tokenizer",
+            fix="Set model.vocab_size=N.",
         )
 
 
 def planner_input_of(config: TrainConfig) -> PlannerInput:
-    """What a plan is made for; `check_setting` must find nothing wrong."""
+    """Return the input of a plan for a configuration that has passed `check_planner_input`."""
     model, vocab_size = config.model, config.model.vocab_size
     assert vocab_size is not None
     device = load_devices()[config.cluster.device or "cpu"]
@@ -102,27 +101,27 @@ def _rate(configured: float | None, usual: Number) -> Number:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """A back end, and what of it shards."""
+    """Identify an engine and its sharding."""
 
     name: str
     zero_stage: int
-    """Of engine=megatron: 1 with the distributed optimizer, 0 without."""
+    """For engine=megatron: 1 with the distributed optimizer, 0 without."""
 
     @property
     def framework(self) -> str:
-        """The entry of frameworks.yaml."""
+        """Return the name of its entry in frameworks.yaml."""
         return f"trireme-{self.name}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What chooses it on a command line."""
+        """Return the overrides that select it."""
         if self.name == "deepspeed":
             return ("engine=deepspeed", f"engine.zero_stage={self.zero_stage}")
         return ("engine=megatron", f"engine.use_distributed_optimizer={'true' if self.zero_stage else 'false'}")
 
 
 def engine_choice(engine: DeepSpeedEngineConfig | MegatronEngineConfig) -> EngineChoice:
-    """The choice that a configuration makes."""
+    """Return the configured engine and sharding."""
     if isinstance(engine, DeepSpeedEngineConfig):
         return EngineChoice(name="deepspeed", zero_stage=engine.zero_stage)
     return EngineChoice(name="megatron", zero_stage=int(engine.use_distributed_optimizer))
@@ -130,7 +129,7 @@ def engine_choice(engine: DeepSpeedEngineConfig | MegatronEngineConfig) -> Engin
 
 @dataclass(frozen=True, kw_only=True)
 class StateBytes:
-    """Bytes per parameter."""
+    """Hold bytes per parameter, before sharding."""
 
     weights: int
     gradients: int
@@ -138,10 +137,10 @@ class StateBytes:
 
 
 def state_bytes(choice: EngineChoice, precision: PrecisionConfig) -> StateBytes:
-    """What an engine keeps of each parameter, before sharding.
+    """Return what an engine stores per parameter, before sharding.
 
-    fp32 moments always; an fp32 copy of the weights where these are of 16 bits, and, beside fp32 weights, in
-    DeepSpeed's stages that shard. Gradients are added up in fp32 unless the configuration says otherwise.
+    Both engines store fp32 moments, and an fp32 copy of 16-bit weights; DeepSpeed's sharding stages also copy fp32
+    weights. Gradients are accumulated in fp32 unless configured otherwise.
     """
     is_fp32 = precision.params_dtype == "fp32"
     own_format = precision.grad_accumulation_dtype == "params_dtype"
@@ -154,12 +153,12 @@ def state_bytes(choice: EngineChoice, precision: PrecisionConfig) -> StateBytes:
 
 
 def low_precision_copies(precision: PrecisionConfig) -> float:
-    """Bytes per parameter of what Transformer Engine keeps beside 16-bit weights: both orders of them in fp8."""
+    """Return the bytes per parameter of Transformer Engine's fp8 copies of the weights, in both memory orders."""
     return 2 if precision.fp8 else 0
 
 
 def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
-    """Share of the layers' forward passes that is computed again, the core of attention apart."""
+    """Return the share of the layers' forward passes that is recomputed, without the core of attention."""
     if parallel.recompute_granularity is None:
         return 0.0
     if parallel.recompute_granularity == "full":
@@ -174,7 +173,7 @@ def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
 
 
 def layout_of(config: TrainConfig) -> Layout:
-    """The configured layout; the trainer's rules must hold."""
+    """Return the configured layout; the configuration must be valid."""
     parallel, training = config.parallel, config.training
     dp_size = find_dp_size(config, world_size=count_processes(config))
     assert dp_size is not None
@@ -206,7 +205,7 @@ def layout_of(config: TrainConfig) -> Layout:
 
 
 def job_of(config: TrainConfig, setting: PlannerInput) -> TrainingJob:
-    """The configured job."""
+    """Return the configured training job."""
     return TrainingJob(
         model=setting.shape,
         layout=layout_of(config),

@@ -1,4 +1,4 @@
-"""Devices and frameworks that the planner knows."""
+"""Load the planner's tables of devices and frameworks."""
 
 import dataclasses
 import functools
@@ -12,13 +12,13 @@ import yaml  # type: ignore[import-untyped]
 from launch.plan.job import Framework, Machine
 
 _NAMES = ("family", "attention")
-"""Entries that are no numbers."""
+"""Entries that are not numbers."""
 FRAMEWORKS_FILE = Path(__file__).parent / "data" / "frameworks.yaml"
 
 
 @functools.cache
 def load_frameworks() -> dict[str, Framework]:
-    """All frameworks by name; see data/frameworks.yaml."""
+    """Return all frameworks by name; see data/frameworks.yaml."""
     return {
         name: Framework(**{key: value for key, value in entry.items() if key not in _NAMES})
         for name, entry in _load_table().items()
@@ -26,12 +26,12 @@ def load_frameworks() -> dict[str, Framework]:
 
 
 def family_of(framework: str) -> str:
-    """The code that a framework shares with others; its own name for one that shares none or is not known."""
+    """Return the family of frameworks with shared code; the framework's own name if it shares none or is unknown."""
     return str(_load_table().get(framework, {}).get("family", framework))
 
 
 def attention_kernel_of(framework: str) -> str:
-    """The kernel of fused attention that a framework takes where the device has it: flash, cudnn or triton."""
+    """Return the fused attention kernel that a framework uses where the device supports it: flash, cudnn or triton."""
     return str(_load_table().get(framework, {}).get("attention", "flash"))
 
 
@@ -47,36 +47,36 @@ _LOW_PRECISION = {"fp8": 1, "fp4": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One type of accelerator, as its maker describes it; see data/devices.yaml."""
+    """Describe a type of accelerator by its data sheet; see data/devices.yaml."""
 
     name: str
     names: str
-    """A regular expression that its driver's name matches."""
+    """A regular expression that matches the driver's name of the device."""
     tflops: dict[str, float]
     """By number format; dense."""
     memory_gib: float
     memory_gb_per_second: float
     link_gb_per_second: float
     link_domain: int
-    """Devices that links join."""
+    """Number of devices that links connect."""
     network_gb_per_second: float
     price_per_hour: float
     spans_hosts: bool = False
-    """Whether links join devices of several hosts."""
+    """Whether links connect devices of several hosts."""
     die: str = ""
-    """Types of one die reach the same shares of their peaks; empty is a die of its own."""
+    """Types with the same die reach the same shares of their peaks; empty means a die of its own."""
     efficiency: float = 1.0
-    """Shares of peak that products and attention reach, over those of `efficiency_of`."""
+    """Shares of peak of matrix products and attention, relative to those of `efficiency_of`."""
     efficiency_of: str | None = None
-    """The type whose fitted coefficients stand in."""
+    """The type whose fitted coefficients are used instead of its own."""
 
     @property
     def fitted_as(self) -> str:
-        """The type whose coefficients apply."""
+        """Return the type whose coefficients apply."""
         return self.efficiency_of or self.name
 
     def machine(self, *, number_format: str) -> Machine:
-        """The figures that formulas take, for products in a number format."""
+        """Return the figures that the formulas use, for matrix products in a number format."""
         sixteen = self.tflops["fp32"] if number_format == "fp32" else self.tflops["fp16"]
         return Machine(
             flops=self.tflops[number_format] * 1e12,
@@ -92,13 +92,13 @@ class Device:
 
 @functools.cache
 def load_devices() -> dict[str, Device]:
-    """All devices by name."""
+    """Return all devices by name."""
     table = yaml.safe_load(DEVICES_FILE.read_text(encoding="utf-8"))
     devices = {name: Device(**{"name": name, "die": name, **entry}) for name, entry in table.items()}
     return {name: dataclasses.replace(device, die=devices[device.fitted_as].die) for name, device in devices.items()}
 
 
 def find_device(driver_name: str) -> Device | None:
-    """The device by the name that its driver gives it; None for one that is not known."""
+    """Return the device with the given driver name; None if it is unknown."""
     devices = load_devices().values()
     return next((device for device in devices if re.search(device.names, driver_name, re.IGNORECASE)), None)

@@ -1,4 +1,4 @@
-"""A training job as the planner sees it: model, layout, machine, framework; arrays of many layouts at once."""
+"""Describe training jobs for the planner: model, layout, machine, framework; fields may be arrays of many layouts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,10 +18,7 @@ T = TypeVar("T")
 
 
 def stack(cases: Sequence[T]) -> T:
-    """Put cases of one dataclass of numbers together: [n] per field.
-
-    Dataclasses inside are stacked as well.
-    """
+    """Stack instances of a dataclass of numbers, including nested dataclasses: [n] per field."""
     first: Any = cases[0]
     values = {}
     for field in dataclasses.fields(first):
@@ -32,7 +29,7 @@ def stack(cases: Sequence[T]) -> T:
 
 
 def take(cases: T, index: Any) -> T:
-    """Choose cases by an index, a mask or a list of indices; what is one number for all of them stays so."""
+    """Select cases by an index, a mask or a list of indices; a field with one number for all of them is unchanged."""
     values = {}
     for field in dataclasses.fields(cases):  # type: ignore[arg-type]
         value = getattr(cases, field.name)
@@ -44,13 +41,13 @@ def take(cases: T, index: Any) -> T:
 
 
 def total(parts: Any) -> Number:
-    """The sum of all fields of a dataclass of numbers."""
+    """Return the sum of all fields of a dataclass of numbers."""
     return sum((getattr(parts, field.name) for field in dataclasses.fields(parts)), start=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A decoder-only transformer. Widths are in elements."""
+    """Describe a decoder-only transformer. Widths are in elements."""
 
     num_layers: Number
     hidden_size: Number
@@ -59,20 +56,20 @@ class ModelShape:
     """Rows of the embedding, with padding."""
     num_attention_heads: Number
     query_width: Number
-    """Of all query heads."""
+    """Width of all query heads."""
     key_value_width: Number
-    """Of all key heads and all value heads together."""
+    """Width of all key heads and all value heads together."""
     attention_parameters: Number
-    """Of one layer's projections."""
+    """Parameters of one layer's projections."""
     ffn_hidden_size: Number
     num_mlp_matrices: Number
     """3 with a gate, otherwise 2."""
     is_tied: Number
     """1 where the output layer shares the embedding's weights."""
     position_rows: Number
-    """Of a learned table."""
+    """Rows of a learned position embedding."""
     dropout_masks: Number
-    """Dropout layers whose masks are kept, of the hidden state: 2, or 0 without dropout."""
+    """Dropout masks of the hidden state that a layer keeps: 2, or 0 without dropout."""
     num_moe_layers: Number = 0
     num_experts: Number = 0
     experts_per_token: Number = 0
@@ -81,28 +78,28 @@ class ModelShape:
 
     @property
     def dense_mlp_parameters(self) -> Number:
-        """Of one layer without experts."""
+        """Return the MLP parameters of one layer without experts."""
         return self.num_mlp_matrices * self.hidden_size * self.ffn_hidden_size
 
     @property
     def shared_mlp_parameters(self) -> Number:
-        """Of what every token passes in a layer with experts: router and shared expert."""
+        """Return the parameters that every token uses in a layer with experts: router and shared expert."""
         return self.hidden_size * (self.num_experts + self.num_mlp_matrices * self.shared_width)
 
     @property
     def parameters_of_expert(self) -> Number:
-        """Of one expert."""
+        """Return the parameters of one expert."""
         return self.num_mlp_matrices * self.hidden_size * self.expert_width
 
     @property
     def share_of_moe_layers(self) -> Number:
-        """Layers with experts over all layers."""
+        """Return the share of layers with experts."""
         return self.num_moe_layers / self.num_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the model lies on devices, and what each of them keeps."""
+    """Describe how a model is distributed over devices, and what each device stores."""
 
     tp: Number
     pp: Number
@@ -111,98 +108,98 @@ class Layout:
     cp: Number
     ep: Number
     etp: Number
-    """Devices that share an expert's matrices."""
+    """Expert tensor-parallel size."""
     dp: Number
     micro_batch_size: Number
     num_microbatches: Number
     sequence_parallel: Number
     recomputed_share: Number
-    """Share of the layers' forward passes that is computed again, and whose activations are not kept."""
+    """Share of the layers' forward passes that is recomputed, and whose activations are not kept."""
     recomputes_core: Number
-    """1 where the core of attention is computed again in the rest: scores and their weighted sum."""
+    """1 where the other layers recompute the core of attention: scores and their weighted sum."""
     zero_stage: Number
     optimizer_shards: Number
-    """Devices that share the optimizer's state of a dense parameter."""
+    """Devices that shard the optimizer state of a dense parameter."""
     weight_bytes: Number
     """Per parameter, of weights and activations."""
     gradient_bytes: Number
-    """Per parameter, of what is kept between micro batches."""
+    """Per parameter, of gradients accumulated over micro batches."""
     optimizer_bytes: Number
-    """Per parameter: fp32 weights where the others are of 16 bits, and both moments."""
+    """Per parameter: both moments, and an fp32 copy of 16-bit weights."""
     extra_unsharded_bytes: Number = 0
-    """Per parameter, of copies that sharding leaves whole."""
+    """Per parameter, of copies that are not sharded."""
     sharded_gradient_bytes: Number = 0
     """Per parameter and divided by the shards: fp32 copies of gradients in the optimizer step."""
     offload: Number = 0
-    """1 where the optimizer's state lies in the host's memory."""
+    """1 where the optimizer state is in host memory."""
 
     @property
     def num_devices(self) -> Number:
-        """Of the whole job."""
+        """Return the number of devices of the job."""
         return self.tp * self.pp * self.cp * self.dp
 
     @property
     def expert_shards(self) -> Number:
-        """Devices that hold copies of one expert, and share its optimizer state."""
+        """Return the number of devices with a replica of one expert, which share its optimizer state."""
         return np.maximum(self.tp * self.cp * self.dp / (self.ep * self.etp), 1)
 
     @property
     def num_sequences(self) -> Number:
-        """Of an optimizer step."""
+        """Return the sequences of an optimizer step."""
         return self.micro_batch_size * self.num_microbatches * self.dp
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One device and its links; rates in units of 1 per second."""
+    """Describe one device and its links; rates are per second."""
 
     flops: Number
-    """Operations, in the format of matrix products."""
+    """Floating-point operations, in the format of matrix products."""
     attention_flops: Number
-    """Operations, in the format that attention computes in (16 bits also where products are fp8)."""
+    """Floating-point operations, in the format of attention (16 bits, even where products are fp8)."""
     memory_bytes: Number
     memory_rate: Number
     link_rate: Number
     """Bytes, one direction, within a domain."""
     link_domain: Number
-    """Devices of a domain."""
+    """Number of devices in a domain."""
     network_rate: Number
-    """Bytes, one direction, of one device to other domains."""
+    """Bytes, one direction, from one device to other domains."""
     low_precision: Number
-    """1 where products are fp8, 2 where fp4: inputs are rounded, which passes over memory."""
+    """1 where products are fp8, 2 where fp4: quantizing their inputs takes additional passes over memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Framework:
-    """What a framework does in its own way; see data/frameworks.yaml."""
+    """Describe how a framework computes and communicates; see data/frameworks.yaml."""
 
     materialises_scores: Number
     """1 where attention writes its scores to memory, 0 with a fused kernel."""
     skips_masked: Number
     """1 where masked scores are not computed."""
     unfused: Number
-    """Passes over memory of norms, activations and residuals, in those of fused kernels."""
+    """Passes over memory of norms, activations and residuals, relative to those of fused kernels."""
     hides_gradients: Number
-    """Share of data-parallel communication that may run beside computing."""
+    """Share of data-parallel communication that can overlap with computation."""
     hides_tensor_parallel: Number
-    """Share of tensor-parallel communication that runs beside computing."""
+    """Share of tensor-parallel communication that overlaps with computation."""
     hides_context: Number
-    """Share of context-parallel communication that may run beside attention: rings do, one gathering does not."""
+    """Share of context-parallel communication that can overlap with attention: a ring does, an all-gather does not."""
     hides_pipeline: Number
-    """Share of sends between stages that runs beside computing."""
+    """Share of sends between stages that overlaps with computation."""
     logit_bytes: Number
-    """Per logit at the peak: the logits, their fp32 form and gradient."""
+    """Bytes per logit at the peak: the logits, their fp32 copy and the gradient."""
     gathers_per_rank: Number
-    """1 where each rank's weights are broadcast on their own after a step."""
+    """1 where each rank broadcasts its own weights after a step."""
     sends_once: Number
-    """1 where a token is sent once to a domain that holds several of its experts (DeepEP, HybridEP)."""
+    """1 where a token is sent only once to a domain with several of its experts (DeepEP, HybridEP)."""
     keeps_low_precision: Number
     """1 where fp8 and fp4 layers keep their inputs in 8 bits for the backward pass (Transformer Engine)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One training job, or many."""
+    """Describe one training job, or many."""
 
     model: ModelShape
     layout: Layout
@@ -211,12 +208,12 @@ class TrainingJob:
 
     @property
     def tokens_per_step(self) -> Number:
-        """Of one optimizer step."""
+        """Return the tokens of an optimizer step."""
         return self.layout.num_sequences * self.model.seq_length
 
 
 def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
-    """The shape of a configured model.
+    """Return the shape of a configured model.
 
     Args:
         vocab_size: rows of the embedding, with padding.

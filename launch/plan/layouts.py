@@ -1,8 +1,8 @@
-"""All layouts of a model on a number of devices: which of them the trainer's rules allow, as arrays.
+"""Enumerate the layouts of a model on a number of devices that the trainer's rules allow, as arrays.
 
-The rules are those of trainer.config.rules, written for arrays; tests compare the two. What every allowed layout comes
-with: sequence parallelism wherever tensor parallelism is, and of uneven pipelines those that count the embedding and
-the output layer as a layer each.
+The rules are those of trainer.config.rules, written for arrays; tests compare the two. Sequence parallelism is always
+combined with tensor parallelism, and uneven pipelines are limited to those that count the embedding and the output
+layer as one layer each.
 """
 
 import itertools
@@ -22,7 +22,7 @@ RECOMPUTE = (
     ("parallel.recompute_granularity=selective", "parallel.recompute_modules=[core_attn]"),
     ("parallel.recompute_granularity=full", "parallel.recompute_method=uniform", "parallel.recompute_num_layers=1"),
 )
-"""Overrides of each kind of recomputation that is tried: none, the core of attention, everything."""
+"""Overrides of each kind of recomputation to try: none, the core of attention, full."""
 RECOMPUTE_NAMES = ("none", "core_attn", "full")
 _MAX_MICRO_BATCH = 32
 _MAX_CHUNKS = 20
@@ -30,7 +30,7 @@ _MAX_CHUNKS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutTable:
-    """Layouts in rows: whole numbers, and indices into the choices."""
+    """Hold layouts as rows of whole numbers and indices into the choices."""
 
     tp: Array
     pp: Array
@@ -45,20 +45,20 @@ class LayoutTable:
     engine: Array
     """Index into `engines`."""
     accounts: Array
-    """Of embedding and output layer, how many count as a layer when the pipeline is cut: 0, 1 (the latter) or 2."""
+    """How many of output layer and embedding count as a layer when the pipeline is split: 0, 1 (output layer) or 2."""
     engines: tuple[EngineChoice, ...]
 
     def __len__(self) -> int:
-        """Number of layouts."""
+        """Return the number of layouts."""
         return len(self.tp)
 
     def choose(self, index: Array) -> "LayoutTable":
-        """Some of the rows."""
+        """Return the selected rows."""
         columns = {name: value[index] for name, value in vars(self).items() if name != "engines"}
         return LayoutTable(**columns, engines=self.engines)
 
     def overrides(self, row: int) -> tuple[str, ...]:
-        """The command line that makes a configuration use one layout."""
+        """Return the overrides that select one layout."""
         sizes = {name: int(getattr(self, name)[row]) for name in ("tp", "pp", "vp", "cp", "ep", "etp", "accounts")}
         accounts = sizes["accounts"]
         settings = {
@@ -84,10 +84,10 @@ class LayoutTable:
 
 
 def enumerate_layouts(config: TrainConfig, setting: PlannerInput) -> tuple[LayoutTable, list["RefusedSizes"]]:
-    """Every layout with whole sizes.
+    """Enumerate the layouts.
 
     Returns:
-        Those that the trainer's rules allow, and sizes of which they allow none.
+        Layouts that the trainer's rules allow, and parallel sizes for which they allow none.
     """
     world, model = setting.world_size, setting.model
     engines = _engines(setting)
@@ -109,7 +109,7 @@ def enumerate_layouts(config: TrainConfig, setting: PlannerInput) -> tuple[Layou
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Parallel sizes; their product, that of experts apart, is the number of devices."""
+    """Hold parallel sizes; the product of all but ep is the number of devices."""
 
     tp: int
     pp: int
@@ -124,14 +124,14 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedSizes:
-    """Sizes that no layout of this model can have."""
+    """Describe parallel sizes for which this model has no valid layout."""
 
     sizes: Sizes
     reason: str
 
 
 def sizes_problem(config: TrainConfig, setting: PlannerInput, sizes: Sizes) -> str | None:
-    """Why no layout can have these sizes: the first of the trainer's rules that they break."""
+    """Return why these sizes have no valid layout: the first of the trainer's rules that they violate; else None."""
     model, tp, cp = setting.model, sizes.tp, sizes.cp
     widths = {
         "model.num_attention_heads": model.num_attention_heads,
@@ -145,20 +145,20 @@ def sizes_problem(config: TrainConfig, setting: PlannerInput, sizes: Sizes) -> s
             return f"tp={tp} does not divide {name}={width}"
     parts = math.lcm(2 * cp if cp > 1 else 1, cp * tp if tp > 1 else 1)
     if model.seq_length % parts:
-        return f"model.seq_length={model.seq_length} is no multiple of {parts}"
+        return f"model.seq_length={model.seq_length} is not a multiple of {parts}"
     if config.parallel.cp_comm_type == "a2a" and (model.num_query_groups // tp) % cp:
-        return f"cp={cp} does not divide the {model.num_query_groups // tp} key-value heads of a process (a2a)"
+        return f"cp={cp} does not divide the {model.num_query_groups // tp} key-value heads per rank (a2a)"
     if setting.global_batch_size % sizes.dp:
         return f"dp={sizes.dp} does not divide training.global_batch_size={setting.global_batch_size}"
     if all(_accounts(model.num_layers, sizes.pp, vp) is None for vp in range(1, _MAX_CHUNKS + 1)):
-        return f"model.num_layers={model.num_layers} cannot be cut into pp={sizes.pp} equal stages"
+        return f"model.num_layers={model.num_layers} cannot be split into pp={sizes.pp} equal stages"
     if not _expert_cuts(setting, sizes):
-        return f"ep={sizes.ep} experts do not fit {tp * cp * sizes.dp} processes of a stage"
+        return f"ep={sizes.ep} does not divide the {tp * cp * sizes.dp} ranks of a stage"
     return None
 
 
 def _expert_cuts(setting: PlannerInput, sizes: Sizes) -> list[int]:
-    """Sizes that experts' matrices can be cut into."""
+    """Return the valid expert tensor-parallel sizes."""
     model, tp = setting.model, sizes.tp
     if not model.num_moe_experts:
         return [tp]
@@ -172,7 +172,7 @@ def _expert_cuts(setting: PlannerInput, sizes: Sizes) -> list[int]:
 
 
 def _accounts(num_layers: int, pp: int, vp: int) -> int | None:
-    """How many of output layer and embedding must count as a layer for equal chunks; None where that does not help."""
+    """Return how many of output layer and embedding must count as a layer for equal chunks; None if none works."""
     if num_layers % (pp * vp) == 0:
         return 0
     if pp > 1:
@@ -183,7 +183,7 @@ def _accounts(num_layers: int, pp: int, vp: int) -> int | None:
 
 
 def _variants(setting: PlannerInput, engines: tuple[EngineChoice, ...], sizes: Sizes) -> Iterator[tuple[int, ...]]:
-    """All layouts of these sizes, as rows of a table."""
+    """Yield all layouts with these sizes, as rows of a table."""
     model, per_rank = setting.model, setting.global_batch_size // sizes.dp
     chunks = range(1, (_MAX_CHUNKS if sizes.pp > 1 else 1) + 1)
     cuts = [(vp, accounts) for vp in chunks if (accounts := _accounts(model.num_layers, sizes.pp, vp)) is not None]
@@ -216,7 +216,7 @@ def _engines(setting: PlannerInput) -> tuple[EngineChoice, ...]:
 
 
 def layouts_of(table: LayoutTable, setting: PlannerInput) -> Layout:
-    """The layouts as the formulas take them: [n] per field."""
+    """Return the layouts in the form that the formulas use: [n] per field."""
     engine = table.engine.astype(int)
     sizes = [state_bytes(choice, setting.precision) for choice in table.engines]
     stages = np.array([choice.zero_stage for choice in table.engines], dtype=np.float64)[engine]

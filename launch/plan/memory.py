@@ -1,7 +1,7 @@
-"""How much device memory a stage of the pipeline takes, by part.
+"""Predict the device memory of a pipeline stage, by part.
 
 Sources: Korthikanti et al. 2022 (activations of a layer, in flight under 1F1B and interleaving); Rajbhandari et al.
-2020 (16 bytes per parameter and what ZeRO shards of them).
+2020 (16 bytes per parameter, and the parts that ZeRO shards).
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one device at the peak; their sum is what the device must have."""
+    """Hold the bytes of one device at the peak, by part; their sum is the required memory."""
 
     weights: Number
     gradients: Number
     optimizer: Number
     activations: Number
-    """Kept for the backward pass of all micro batches in flight, and the largest that one layer needs meanwhile."""
+    """Kept for the backward pass of all micro batches in flight, and the working memory of one layer."""
     logits: Number
-    """Of one micro batch, with their fp32 form and gradient."""
+    """Of one micro batch, with their fp32 copy and gradient."""
     communication: Number
-    """Buffers of collectives, and weights gathered for use."""
+    """Buffers of collectives, and gathered weights."""
     reserve: Number
-    """Held by the allocator and not used: fragments."""
+    """Held by the allocator, but unused because of fragmentation."""
     context: Number
-    """The driver, kernels and libraries."""
+    """Driver, kernels and libraries."""
 
     @property
     def total(self) -> Number:
-        """All parts."""
+        """Return the sum of all parts."""
         return total(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of the pipeline, as far as memory goes."""
+    """Describe a pipeline stage for the memory model."""
 
     index: Number
     """From 0."""
@@ -50,7 +50,7 @@ class Stage:
 
 
 def first_stage(model: ModelShape, layout: Layout) -> Stage:
-    """The stage with the most micro batches in flight."""
+    """Return the first stage, which has the most micro batches in flight."""
     layers = _layers(model, layout)
     ends = np.where(layout.pp == 1, model.num_layers, layers)
     return Stage(
@@ -59,7 +59,7 @@ def first_stage(model: ModelShape, layout: Layout) -> Stage:
 
 
 def last_stage(model: ModelShape, layout: Layout) -> Stage:
-    """The stage with the output layer; of uneven cuts it has what is left."""
+    """Return the last stage, which has the output layer and, in uneven pipelines, the remaining layers."""
     layers = np.clip(model.num_layers - _layers(model, layout) * (layout.pp - 1), 0, None)
     return Stage(
         index=layout.pp - 1, num_layers=layers, has_embedding=1.0 * (layout.pp == 1), has_output=1 + 0 * layout.pp
@@ -71,7 +71,7 @@ def _layers(model: ModelShape, layout: Layout) -> Number:
 
 
 def predict_peak_memory(job: TrainingJob, rates: MemoryRates) -> Memory:
-    """The memory of the fullest device: one of the first or of the last stage."""
+    """Predict the memory of the fullest device, which is in the first or in the last stage."""
     first = predict_memory(job, rates, first_stage(job.model, job.layout))
     last = predict_memory(job, rates, last_stage(job.model, job.layout))
     is_first = first.total >= last.total
@@ -79,7 +79,7 @@ def predict_peak_memory(job: TrainingJob, rates: MemoryRates) -> Memory:
 
 
 def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory:
-    """The memory of a device of one stage."""
+    """Predict the memory of a device of one stage."""
     model, layout = job.model, job.layout
     dense, experts = stage_parameters(model, layout, stage)
     shards = np.maximum(layout.optimizer_shards, 1)
@@ -93,14 +93,14 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     kept, working = _activations_of_layer(job, rates)
     in_flight = micro_batches_in_flight(layout, stage) * stage.num_layers / layout.vp
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
-    # The loss is computed before any layer's backward pass: the larger of both needs is the peak's.
+    # The loss is computed before any layer's backward pass, so the larger of both counts at the peak.
     working = working * np.minimum(stage.num_layers, 1)
     logits = stage.has_output * tokens * model.vocab_size / layout.tp * job.framework.logit_bytes * rates.logits
     is_at_loss = logits > working
     activations = kept * in_flight + np.where(is_at_loss, 0, working)
     logits = np.where(is_at_loss, logits, 0)
     layer = dense / np.maximum(stage.num_layers, 1)
-    # Two layers ahead and one in work; the embedding or output layer with its gradient, once it is reached.
+    # Two prefetched layers and the current one; the embedding or output layer with its gradient, when it is reached.
     table = model.vocab_size * model.hidden_size / layout.tp
     unsharded = 3 * layer * layout.weight_bytes + table * (layout.weight_bytes + layout.gradient_bytes)
     gathered = np.where(layout.zero_stage >= 3, unsharded, 0)
@@ -119,13 +119,13 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
 
 
 def _count_groups(layout: Layout) -> Number:
-    """Groups of more than one device that a device is in: each has communicators with buffers of their own."""
+    """Count a device's process groups with more than one rank: each has its own communicator buffers."""
     sizes = (layout.tp, layout.pp, layout.cp, layout.ep, layout.dp)
     return sum((np.minimum(size - 1, 1) for size in sizes), start=np.float64(0))
 
 
 def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[Number, Number]:
-    """Parameters of one device of a stage: dense ones, and experts'."""
+    """Return the dense parameters and the experts' parameters of one device of a stage."""
     share = model.share_of_moe_layers
     per_layer = (
         model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
@@ -139,10 +139,10 @@ def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[N
 
 
 def micro_batches_in_flight(layout: Layout, stage: Stage) -> Number:
-    """Chunks' activations that a stage keeps at once, in micro batches of one chunk.
+    """Return how many micro batches of one chunk a stage keeps activations for at once.
 
     1F1B: stage i of p keeps p - i. Interleaved with v chunks: 2 (p - i - 1) + (v - 1) p + 1 (Megatron-Core's warm-up
-    and the one in work). Never more than there are.
+    and the current one). At most the number of micro batches times the number of chunks.
     """
     after = layout.pp - stage.index
     interleaved = 2 * (after - 1) + (layout.vp - 1) * layout.pp + 1
@@ -151,20 +151,20 @@ def micro_batches_in_flight(layout: Layout, stage: Stage) -> Number:
 
 
 def _activations_of_layer(job: TrainingJob, rates: MemoryRates) -> tuple[Number, Number]:
-    """Bytes of one layer and micro batch: what is kept, and what the layer in work needs besides."""
+    """Return the bytes of one layer and micro batch: kept activations, and the working memory of the current layer."""
     model, layout, framework = job.model, job.layout, job.framework
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     size = layout.weight_bytes
     split = np.where(layout.sequence_parallel > 0, layout.tp, 1)
     share = model.share_of_moe_layers
-    # Bytes of a product's input: 1 where products are fp8 and keep what they have rounded.
+    # Bytes per element of a product's input: 1 where products keep their inputs in fp8.
     kept_input = np.where((job.machine.low_precision > 0) & (framework.keeps_low_precision > 0), 1, size)
-    # Per token. Not cut by tensor parallelism alone: inputs of both norms and of the products that follow them, and
-    # dropout masks of one byte. Cut: queries, keys, values, attention's output (once more in fp8), the MLP's inside.
+    # Per token. Split by sequence parallelism only: inputs of both norms and of the products after them, and dropout
+    # masks of one byte. Split by tensor parallelism: queries, keys, values, attention output (again in fp8), MLP.
     hidden = (2 * size + 2 * kept_input + model.dropout_masks) * model.hidden_size
     attention = size * (2 * model.query_width + model.key_value_width)
     attention = attention + np.where(kept_input < size, kept_input, 0) * model.query_width
-    # Gate and up, or what goes into the activation; and the second product's input.
+    # Gate and up, or the activation's input; and the second product's input.
     mlp = (1 - share) * model.ffn_hidden_size
     mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
     moved = share * 2 * model.experts_per_token * model.hidden_size * kept_input
@@ -176,6 +176,6 @@ def _activations_of_layer(job: TrainingJob, rates: MemoryRates) -> tuple[Number,
     layer = tokens * (hidden / split + (inside + kept_scores) / layout.tp) * rates.activations
     boundary = tokens * size * model.hidden_size / split
     kept = (1 - layout.recomputed_share) * layer + layout.recomputed_share * boundary
-    # One layer is whole while its backward pass runs, with gradients of its inside.
+    # During its backward pass, one layer has all of its activations, and gradients of its inside.
     everything = tokens * (hidden / split + (inside + scores) / layout.tp) * rates.activations
     return kept, everything * (0.5 + layout.recomputed_share * 0.5 + layout.recomputes_core * 0.2)

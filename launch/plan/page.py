@@ -1,4 +1,4 @@
-"""A plan as one HTML page, complete in itself: no script, nothing from the network."""
+"""Render a plan as one self-contained HTML page: no scripts, no network requests."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from trireme.files import write_whole
 
 TEMPLATE_NAME = "page.html.j2"
 _WIDTH, _HEIGHT = 1000.0, 320.0
-"""Units of a drawing."""
+"""Size of a chart, in its own units."""
 _MAX_REFUSALS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle of a drawing, and what it stands for."""
+    """Describe a rectangle of a chart, with its label."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A point of a drawing."""
+    """Describe a point of a chart."""
 
     x: float
     y: float
@@ -42,13 +42,13 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Ticks of an axis: place and text."""
+    """Hold the ticks of an axis: position and text."""
 
     ticks: tuple[tuple[float, str], ...]
 
 
 def render_page(plan: Plan) -> str:
-    """The page of a plan."""
+    """Return the page of a plan."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -65,7 +65,7 @@ def render_page(plan: Plan) -> str:
         time=time_boxes(plan) if prediction else [],
         timeline=timeline_boxes(plan.timeline),
         num_stages=1 + max((work.stage for work in plan.timeline), default=0),
-        frontier=frontier_dots(plan),
+        front=place_points(plan),
         best=[(candidate_cells(candidate, plan.num_devices), " ".join(candidate.overrides)) for candidate in plan.best],
         refusals=[
             (refusal.layout, refusal.reason, [describe(near) for near in refusal.nearest])
@@ -78,7 +78,7 @@ def render_page(plan: Plan) -> str:
 
 
 def _headroom(stages: Sequence[Memory], limit: float) -> float:
-    """Height of the drawing in device memories."""
+    """Return the height of the memory chart as a multiple of the device memory."""
     return max(1.1, 1.05 * max(float(stage.total) for stage in stages) / limit)
 
 
@@ -87,7 +87,7 @@ def _parts(stages: Sequence[Memory]) -> list[str]:
 
 
 def memory_boxes(stages: Sequence[Memory], limit: float) -> list[Box]:
-    """The memory of each stage's device as a stack."""
+    """Stack the parts of the memory of each stage."""
     whole = _headroom(stages, limit) * limit
     step = _WIDTH / len(stages)
     boxes = []
@@ -103,7 +103,7 @@ def memory_boxes(stages: Sequence[Memory], limit: float) -> list[Box]:
 
 
 def time_boxes(plan: Plan) -> list[Box]:
-    """The parts of a step side by side."""
+    """Place the parts of a step next to each other."""
     assert plan.prediction is not None
     times, place, boxes = plan.prediction.step_time, 0.0, []
     whole = float(times.total)
@@ -117,7 +117,7 @@ def time_boxes(plan: Plan) -> list[Box]:
 
 
 def timeline_boxes(timeline: Sequence[Work]) -> list[Box]:
-    """Every pass of every stage."""
+    """Place every pass of every stage."""
     if not timeline:
         return []
     end = max(work.end for work in timeline)
@@ -136,21 +136,21 @@ def timeline_boxes(timeline: Sequence[Work]) -> list[Box]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frontier:
-    """Speed against memory of all layouts."""
+class FrontPlot:
+    """Hold the points of the chart of throughput against memory."""
 
-    cloud: tuple[Dot, ...]
-    edge: tuple[Dot, ...]
-    """Of which none is both faster and leaner."""
+    all_points: tuple[Dot, ...]
+    pareto_front: tuple[Dot, ...]
+    """Layouts for which no other is both faster and smaller."""
     limit: float
-    """Place of the device's memory."""
+    """Position of the device memory."""
     memory: Scale
     speed: Scale
 
 
-def frontier_dots(plan: Plan) -> Frontier:
-    """Place the layouts: memory to the right, logarithmic; tokens per second upwards, linear from 0."""
-    points = [*plan.cloud, *((each.memory_bytes, each.tokens_per_second) for each in plan.frontier)]
+def place_points(plan: Plan) -> FrontPlot:
+    """Place the layouts: memory on a logarithmic x axis, tokens per second on a linear y axis from 0."""
+    points = [*plan.all_points, *((each.memory_bytes, each.tokens_per_second) for each in plan.pareto_front)]
     points = [point for point in points if point[0] < 8 * plan.device_memory_bytes]
     least = min((point[0] for point in points), default=GIB) * 0.9
     most = max([point[0] for point in points] + [plan.device_memory_bytes]) * 1.1
@@ -167,9 +167,13 @@ def frontier_dots(plan: Plan) -> Frontier:
     ticks = [2.0**power for power in range(-6, 14) if least < 2.0**power * GIB < most]
     step = 10 ** math.floor(math.log10(fastest / 2))
     speeds = [step * count for count in range(1, 20) if step * count < fastest]
-    return Frontier(
-        cloud=tuple(dot(size, speed, "") for size, speed in plan.cloud if size < 8 * plan.device_memory_bytes),
-        edge=tuple(dot(each.memory_bytes, each.tokens_per_second, describe(each)) for each in plan.frontier),
+    return FrontPlot(
+        all_points=tuple(
+            dot(size, speed, "") for size, speed in plan.all_points if size < 8 * plan.device_memory_bytes
+        ),
+        pareto_front=tuple(
+            dot(each.memory_bytes, each.tokens_per_second, describe(each)) for each in plan.pareto_front
+        ),
         limit=place(plan.device_memory_bytes, 0)[0],
         memory=Scale(ticks=tuple((place(size * GIB, 0)[0], f"{size:g} GiB") for size in ticks)),
         speed=Scale(ticks=tuple((place(least, speed)[1], f"{speed:,.0f}") for speed in speeds)),
@@ -177,5 +181,5 @@ def frontier_dots(plan: Plan) -> Frontier:
 
 
 def write_page(plan: Plan, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page atomically."""
     write_whole(path, render_page(plan))

@@ -1,4 +1,4 @@
-"""A plan: what is predicted of the configured layout, the best ones, and what cannot be."""
+"""Make a plan: predictions for the configured layout, the best layouts, and rejected ones with their reasons."""
 
 import dataclasses
 import json
@@ -23,36 +23,36 @@ from trireme.errors import ConfigError, Violation
 from trireme.progress import format_number
 
 LAYOUT_PATHS = ("parallel.", "engine.", "training.micro_batch_size", "training.global_batch_size", "world_size")
-"""Rules about these are about the layout: other layouts may keep them."""
+"""Rules on these paths concern the layout: other layouts may satisfy them."""
 NUM_SHOWN_REFUSALS = 8
-CLOUD_POINTS = 3000
+MAX_POINTS = 3000
 ERROR_BARS_FILE = Path(__file__).parent / "data" / "error_bars.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a plan says."""
+    """Hold the content of a plan."""
 
     title: str
     notes: tuple[str, ...]
-    """What the reader should know of the setting."""
+    """Remarks on the configuration and on the evidence for the predictions."""
     num_devices: int
     device_memory_bytes: float
     prediction: Prediction | None
-    """Of the configured layout; None where it cannot be used."""
+    """For the configured layout; None if it is invalid."""
     timeline: tuple[Work, ...]
-    """Of the configured layout, or else of none."""
+    """Pipeline schedule of the configured layout; empty if it is invalid."""
     configured_refusal: Refusal | None
     num_valid: int
     num_fitting: int
     best: tuple[Candidate, ...]
-    frontier: tuple[Candidate, ...]
-    cloud: tuple[tuple[float, float], ...]
-    """(bytes, tokens per second) of layouts, for a drawing."""
+    pareto_front: tuple[Candidate, ...]
+    all_points: tuple[tuple[float, float], ...]
+    """(bytes, tokens per second) of layouts, for the chart."""
     refusals: tuple[Refusal, ...]
     num_shown_refusals: int
     error_bars: tuple[str, ...]
-    """How far such predictions have been from published figures."""
+    """Errors of such predictions on published figures."""
 
 
 def make_plan(
@@ -66,12 +66,12 @@ def make_plan(
     """Plan for a configuration.
 
     Raises:
-        ConfigError: something else than the layout is wrong with it, so that no layout could be used.
+        ConfigError: settings other than the layout are invalid, so that no layout could be used.
     """
     problems = list(check_planner_input(config))
     world_size = None if problems else planner_input_of(config).world_size
     from_rules = validate(config, world_size=world_size, ignore=DATA_PATHS)
-    # Some rules name the other side: model.num_layers that pipeline stages do not divide.
+    # Some layout rules name a setting of the model, such as model.num_layers for the pipeline size.
     unsplit = dataclasses.replace(config, parallel=ParallelConfig())
     lasting = validate(unsplit, world_size=world_size, ignore=DATA_PATHS) if from_rules else []
     about_layout = [
@@ -97,8 +97,8 @@ def make_plan(
         num_valid=ranking.num_valid,
         num_fitting=ranking.num_fitting,
         best=tuple(ranking.best(num_best)),
-        frontier=tuple(ranking.frontier()),
-        cloud=tuple(ranking.cloud(CLOUD_POINTS)),
+        pareto_front=tuple(ranking.pareto_front()),
+        all_points=tuple(ranking.all_points(MAX_POINTS)),
         refusals=tuple(ranking.refusals()),
         num_shown_refusals=NUM_SHOWN_REFUSALS,
         error_bars=tuple(_error_bars()),
@@ -106,13 +106,14 @@ def make_plan(
 
 
 def _is_no_size(value: object) -> bool:
-    """Whether a value is no number of ranks or samples: what is near to it is no layout."""
+    """Return whether a value cannot be a number of ranks or samples, so that no layout is near to it."""
     return re.fullmatch(r"0|-\d+", str(value)) is not None
 
 
 def _title(config: TrainConfig, setting: PlannerInput) -> str:
     model = config.model
-    kind = f"{format_number(model.num_layers, 'layer')} of width {model.hidden_size}, sequences of {model.seq_length}"
+    layers = format_number(model.num_layers, "layer")
+    kind = f"{layers}, hidden size {model.hidden_size}, sequence length {model.seq_length}"
     hosts = format_number(config.cluster.num_nodes, "host")
     count = f"{setting.world_size} x {setting.device.name} on {hosts}"
     return (
@@ -126,34 +127,34 @@ def _notes(
     formats = setting.device.tflops
     if setting.number_format == "fp32" and formats.get("bf16", 0) > formats["fp32"]:
         yield (
-            f"precision=fp32 computes at {formats['fp32']:g} of the {formats['bf16']:g} TFLOP/s that precision=bf16 has"
-            " on this device."
+            f"precision=fp32 has a peak of {formats['fp32']:g} TFLOP/s on this device, precision=bf16 of"
+            f" {formats['bf16']:g}."
         )
     if setting.device.name != "cpu":
         yield from _evidence(setting, coefficients)
     if setting.device.name == "cpu" and not calibration_note:
-        yield "Rates of a CPU are those of two cores of some server; calibrate=true measures this one's."
+        yield "The CPU rates are those of two cores of a typical server. Measure this host with calibrate=true."
     per_device = config.training.global_batch_size / setting.world_size
     if per_device < 1 and config.training.global_batch_size < 64:
         yield (
-            f"training.global_batch_size={config.training.global_batch_size} leaves {per_device:.3g} sequences to each"
-            " device; a larger one keeps them busier."
+            f"training.global_batch_size={config.training.global_batch_size} is only {per_device:.3g} sequences per"
+            " device. A larger batch uses the devices better."
         )
     if calibration_note:
         yield calibration_note
 
 
 def _evidence(setting: PlannerInput, coefficients: Coefficients) -> Iterable[str]:
-    """Say whether published runs tell of the device in this format and of this kind of model."""
+    """Note if no published run supports the predictions for this device, number format and kind of model."""
     device, number_format = setting.device, setting.number_format
     kind = "moe" if setting.model.num_moe_experts else "dense"
     if coefficients.knows(device.fitted_as, number_format, kind=kind) and not device.efficiency_of:
         return
-    run = f"No published run of a {'model with experts' if kind == 'moe' else 'dense model'} on {device.name}"
+    run = f"No published run of {'an MoE' if kind == 'moe' else 'a dense'} model on {device.name}"
     if device.efficiency_of:
         measured = f", times {device.efficiency:g}" if device.efficiency != 1 else ""
         yield (
-            f"{run} is known: its shares of the data sheet's rates are those of {device.efficiency_of}{measured}"
+            f"{run} is available: the planner assumes the efficiency of {device.efficiency_of}{measured}"
             " (launch/plan/data/devices.yaml)."
         )
         return
@@ -163,8 +164,8 @@ def _evidence(setting: PlannerInput, coefficients: Coefficients) -> Iterable[str
         if each.die == device.die and not each.efficiency_of and each is not device
         if coefficients.knows(each.name, number_format, kind=kind)
     ]
-    known = f"those of {', '.join(siblings)}, of the same die" if siblings else "what other types have in common"
-    yield f"{run} in {number_format} is known: its rates are {known}."
+    known = f"of {', '.join(siblings)} with the same die" if siblings else "that all device types have in common"
+    yield f"{run} in {number_format} is available: the planner assumes the efficiency {known}."
 
 
 def _refuse_configured(
@@ -175,7 +176,8 @@ def _refuse_configured(
     elif prediction is not None and prediction.peak_bytes > FULL_SHARE * prediction.device_memory_bytes:
         need, have = prediction.peak_bytes / 2**30, prediction.device_memory_bytes / 2**30
         reason = (
-            f"stage {prediction.fullest_stage} needs {need:.1f} GiB of memory, and has {FULL_SHARE:.0%} of {have:.0f}"
+            f"stage {prediction.fullest_stage} needs {need:.1f} GiB of memory, but only {FULL_SHARE:.0%} of"
+            f" {have:.0f} GiB can be used"
         )
     else:
         return None
@@ -196,20 +198,20 @@ def _refuse_configured(
 
 
 def _error_bars() -> Iterable[str]:
-    """What benchmarks.planner.validate found, in a few lines."""
+    """Summarize the results of benchmarks.planner.validate."""
     bars: dict[str, dict[str, str]] = json.loads(ERROR_BARS_FILE.read_text(encoding="utf-8"))
 
-    def tell(figures: dict[str, str]) -> str:
+    def describe(figures: dict[str, str]) -> str:
         return (
-            f"step time dense 16-bit {figures['dense 16-bit']}, dense fp8/fp4 {figures['dense fp8/fp4']}, experts"
+            f"step time: dense 16-bit {figures['dense 16-bit']}, dense fp8/fp4 {figures['dense fp8/fp4']}, MoE"
             f" {figures['moe']}; memory {figures['memory']}"
         )
 
     yield (
-        f"Error bars on sources that it has not seen (median, 90th percentile): {tell(bars['source'])}; order of"
-        f" layouts within a sweep {bars['source']['spearman']} (Spearman)."
+        f"Errors on held-out sources (median, 90th percentile): {describe(bars['source'])}. Spearman rank correlation"
+        f" of throughput within a sweep: {bars['source']['spearman']}."
     )
     yield (
-        f"On projects of which it has seen no source: {tell(bars['publisher'])}. These are other frameworks' published"
-        " runs; one of this framework on your cluster is as new to it."
+        f"Errors on held-out projects: {describe(bars['publisher'])}. All are published runs of other frameworks;"
+        " expect similar errors for Trireme on your cluster."
     )

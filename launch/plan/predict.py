@@ -1,4 +1,4 @@
-"""Everything that is predicted of one configured run."""
+"""Predict memory, step time, throughput and cost of one configured run."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from launch.plan.coefficients import Coefficients
 from launch.plan.from_config import PlannerInput, engine_choice, job_of, planner_input_of
 from launch.plan.job import TrainingJob, stack
 from launch.plan.memory import Memory, Stage, predict_memory
-from launch.plan.step_time import StepTime, head_time, layer_time, per_layer, predict_step_time
+from launch.plan.step_time import StepTime, head_time, layer_exchange, layer_time, predict_step_time
 from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
 from trainer.config.derived import pad_vocab_size
 from trainer.config.model_math import count_parameters, model_flops_per_token
@@ -22,7 +22,7 @@ SECONDS_PER_DAY = 86400
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One configured run."""
+    """Hold the predictions for one configured run."""
 
     stages: tuple[Memory, ...]
     """Memory of a device of each pipeline stage, in bytes."""
@@ -31,24 +31,24 @@ class Prediction:
     tokens_per_step: int
     tokens_per_second: float
     model_flops_per_second: float
-    """Of one device."""
+    """Per device."""
     mfu: float
-    """Share of the device's peak in the format of matrix products that the model's operations take."""
+    """Model FLOP/s as a share of the device's peak in the format of matrix products."""
     checkpoint_bytes: float
     num_tokens: float
-    """That the run is to see."""
+    """Training tokens, for days and cost."""
     days: float
     cost: float | None
     """In the currency of cluster.device_price_per_hour; None without a price."""
 
     @property
     def peak_bytes(self) -> float:
-        """Memory of the fullest device."""
+        """Return the memory of the fullest device."""
         return max(float(stage.total) for stage in self.stages)
 
     @property
     def fullest_stage(self) -> int:
-        """The pipeline stage of that device."""
+        """Return the pipeline stage of that device."""
         return int(np.argmax([float(stage.total) for stage in self.stages]))
 
 
@@ -56,8 +56,8 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
     """Predict a configured run.
 
     Args:
-        config: one that neither the trainer's rules nor `from_config.check_setting` find anything wrong with.
-        num_tokens: that the run is to see; None takes those of training.train_iters.
+        config: one that satisfies the trainer's rules and `from_config.check_planner_input`.
+        num_tokens: training tokens; None uses those of training.train_iters.
     """
     setting = planner_input_of(config)
     job, framework = job_of(config, setting), engine_choice(config.engine).framework
@@ -87,7 +87,7 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
 
 
 def checkpoint_bytes(config: TrainConfig, setting: PlannerInput) -> float:
-    """Size of one checkpoint on disk."""
+    """Return the size of one checkpoint on disk."""
     num_parameters = count_parameters(config.model, pad_vocab_size(config.model, setting.vocab_size))
     return num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
 
@@ -95,7 +95,7 @@ def checkpoint_bytes(config: TrainConfig, setting: PlannerInput) -> float:
 def predict_stages(
     config: TrainConfig, job: TrainingJob, coefficients: Coefficients, *, device: str, framework: str
 ) -> tuple[Memory, ...]:
-    """The memory of a device of each pipeline stage, with the layers that the configuration gives it."""
+    """Predict the memory of a device of each pipeline stage, with the layers that the configuration assigns to it."""
     layers = split_layers(config.model.num_layers, config.parallel)
     assert layers is not None
     last = len(layers) - 1
@@ -113,11 +113,11 @@ def predict_stages(
 
 
 def predict_timeline(config: TrainConfig, coefficients: Coefficients) -> list[Work]:
-    """The passes of every pipeline stage in a step, of the first micro batches where there are many."""
+    """Simulate the passes of every pipeline stage in a step, at most for the first MAX_MICROBATCHES micro batches."""
     setting = planner_input_of(config)
     job, framework = job_of(config, setting), engine_choice(config.engine).framework
     rates = coefficients.rates(device=setting.device.name, number_format=setting.number_format, framework=framework)
-    layer, exchange = layer_time(job, rates), per_layer(job, rates, layer=layer_time(job, rates))
+    layer, exchange = layer_time(job, rates), layer_exchange(job, rates, layer=layer_time(job, rates))
     sent = exchange.tensor + exchange.context + exchange.expert
     forward = float(layer.forward * rates.framework + sent / 3)
     backward = float((layer.backward + job.layout.recomputed_share * layer.forward) * rates.framework + sent * 2 / 3)

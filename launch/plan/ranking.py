@@ -1,4 +1,4 @@
-"""Layouts ranked by predicted throughput, and the nearest valid ones of those that are not."""
+"""Rank layouts by predicted throughput, and find the nearest valid layouts for rejected ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from launch.plan.step_time import predict_step_time
 from trainer.config.schema import TrainConfig
 
 FULL_SHARE = 0.95
-"""Of a device's memory that a layout may be predicted to need."""
+"""Share of a device's memory that a layout may need, as predicted."""
 NUM_NEAREST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One valid layout that fits, and what is predicted of it."""
+    """Describe a valid layout that fits, with its predictions."""
 
     sizes: Sizes
     vp: int
@@ -36,7 +36,7 @@ class Candidate:
     micro_batch_size: int
     recompute: str
     engine: str
-    """Back end and what it shards: `deepspeed zero1`, `megatron dist-opt`."""
+    """Engine and sharding: `deepspeed zero1`, `megatron dist-opt`."""
     step_seconds: float
     tokens_per_second: float
     memory_bytes: float
@@ -45,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A layout that cannot be used, why, and the nearest ones that can."""
+    """Describe a rejected layout, with the reason and the nearest layouts that can be used."""
 
     layout: str
     reason: str
@@ -53,10 +53,10 @@ class Refusal:
 
 
 class Ranking:
-    """All layouts of a model on a cluster."""
+    """Rank all layouts of a model on a cluster."""
 
     def __init__(self, config: TrainConfig, setting: PlannerInput, coefficients: Coefficients) -> None:
-        """Enumerate and predict all of them."""
+        """Enumerate all layouts and predict their step time and memory."""
         table, self._refused = enumerate_layouts(config, setting)
         self._resets = _resets(config)
         self.num_valid = len(table)
@@ -71,16 +71,16 @@ class Ranking:
 
     @property
     def num_fitting(self) -> int:
-        """Valid layouts that fit."""
+        """Return the number of valid layouts that fit."""
         return len(self._order)
 
     @property
     def least_bytes(self) -> float:
-        """Memory of the leanest valid layout's fullest device."""
+        """Return the lowest peak memory of all valid layouts."""
         return float(self._bytes.min())
 
     def best(self, count: int) -> list[Candidate]:
-        """The fastest layouts, one of each combination of parallel sizes."""
+        """Return the fastest layouts, one for each combination of parallel sizes."""
         chosen, seen = [], set()
         for row in self._order:
             sizes = self._sizes(int(row))
@@ -92,11 +92,11 @@ class Ranking:
         return chosen
 
     def everything(self, limit: int) -> list[Candidate]:
-        """The fastest layouts of all, in order."""
+        """Return the fastest layouts of all, in order."""
         return [self._candidate(int(row)) for row in self._order[:limit]]
 
-    def frontier(self) -> list[Candidate]:
-        """Those of which none is both faster and leaner, from the fastest on."""
+    def pareto_front(self) -> list[Candidate]:
+        """Return the layouts for which no other is both faster and smaller, fastest first."""
         chosen, least = [], np.inf
         for row in self._order:
             if self._bytes[row] < least:
@@ -104,8 +104,8 @@ class Ranking:
                 chosen.append(self._candidate(int(row)))
         return chosen
 
-    def cloud(self, limit: int) -> list[tuple[float, float]]:
-        """Memory in bytes and tokens per second of layouts, fitting or not, evenly taken from all."""
+    def all_points(self, limit: int) -> list[tuple[float, float]]:
+        """Return memory in bytes and tokens per second of an even sample of all layouts, whether or not they fit."""
         step = max(len(self._seconds) // limit, 1)
         return [
             (float(self._bytes[row]), self._tokens / float(self._seconds[row]))
@@ -113,10 +113,10 @@ class Ranking:
         ]
 
     def nearest(self, sizes: Sizes, *, micro_batch_size: int = 1, recompute: str = "none") -> tuple[Candidate, ...]:
-        """The valid layouts that fit and differ least from a refused one; of equally near ones the fastest.
+        """Return the layouts that fit and are nearest to a rejected one; of equally near ones, the fastest.
 
-        The distance is the sum of the doublings between the sizes, half as much for a micro batch, and a quarter for
-        another recomputation.
+        The distance is the number of doublings between the sizes, plus half of that between the micro-batch sizes, plus
+        a quarter for a different recomputation.
         """
         if not len(self._order):
             return ()
@@ -137,19 +137,17 @@ class Ranking:
         return tuple(chosen)
 
     def refusals(self) -> Iterator[Refusal]:
-        """Parallel sizes that no layout can have, and those that never fit; each with what is near."""
+        """Yield parallel sizes without a valid layout, and those that never fit, each with the nearest layouts."""
         for refused in self._refused:
             yield Refusal(layout=str(refused.sizes), reason=refused.reason, nearest=self.nearest(refused.sizes))
         for sizes, least in self._over_memory():
             need, have = least / 2**30, self._memory_bytes / 2**30
-            reason = (
-                f"the leanest of its layouts needs {need:.0f} GiB of memory, and has {FULL_SHARE:.0%} of {have:.0f}"
-            )
+            reason = f"needs at least {need:.0f} GiB of memory, but only {FULL_SHARE:.0%} of {have:.0f} GiB can be used"
             yield Refusal(layout=str(sizes), reason=reason, nearest=self.nearest(sizes, recompute="full"))
 
     @property
     def refused_sizes(self) -> list[RefusedSizes]:
-        """Parallel sizes that the trainer's rules refuse."""
+        """Return the parallel sizes that the trainer's rules reject."""
         return self._refused
 
     def _over_memory(self) -> list[tuple[Sizes, float]]:
@@ -186,7 +184,7 @@ class Ranking:
 
 
 def _predict(table: LayoutTable, setting: PlannerInput, coefficients: Coefficients) -> tuple[Array, Array]:
-    """[n] seconds of a step, and bytes of the fullest device."""
+    """Return the step time in seconds and the peak memory in bytes: [n] each."""
     seconds, memory = np.zeros(len(table)), np.zeros(len(table))
     layouts = layouts_of(table, setting)
     frameworks = load_frameworks()
@@ -206,7 +204,7 @@ def _predict(table: LayoutTable, setting: PlannerInput, coefficients: Coefficien
 
 
 def _resets(config: TrainConfig) -> tuple[str, ...]:
-    """Overrides that undo what a configuration fixes of its own layout."""
+    """Return the overrides that reset the layout settings of a configuration."""
     names = (
         "data_parallel_size",
         "num_layers_in_first_pipeline_stage",

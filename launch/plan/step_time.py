@@ -1,35 +1,34 @@
-"""Predict the time of a step: arithmetic, memory traffic, and communication that computing does not hide."""
+"""Predict the step time: arithmetic, memory traffic, and exposed communication."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from launch.plan import step_time as communication
 from launch.plan.coefficients import Rates
 from launch.plan.job import Layout, ModelShape, Number, TrainingJob, total
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerExchange:
-    """Exposed seconds of one layer and micro batch, forward and backward."""
+    """Hold the exposed communication time of one layer and micro batch in seconds, forward and backward."""
 
     tensor: Number
     context: Number
     expert: Number
 
 
-def per_layer(job: TrainingJob, rates: Rates, *, layer: "LayerTime") -> LayerExchange:
-    """Collectives inside layers."""
+def layer_exchange(job: TrainingJob, rates: Rates, *, layer: "LayerTime") -> LayerExchange:
+    """Return the exposed time of the collectives within a layer."""
     model, layout, framework = job.model, job.layout, job.framework
     hidden = layout.micro_batch_size * model.seq_length / layout.cp * model.hidden_size * layout.weight_bytes
-    # Two all-reduces forward and two backward (or as many pairs of gather and scatter), two more when computed again.
+    # Two all-reduces forward and two backward (or as many pairs of gather and scatter), two more with recomputation.
     times = 4 + 2 * layout.recomputed_share
     tensor_rate = _rate_of_group(job, rates, ranks=layout.tp, stride=1)
     tensor = times * 2 * _ring(layout.tp) * hidden / tensor_rate * (1 - framework.hides_tensor_parallel)
 
     keys = hidden / model.hidden_size * model.key_value_width / layout.tp
     context_rate = _rate_of_group(job, rates, ranks=layout.cp, stride=layout.tp)
-    # Keys and values forward, again and their gradients backward.
+    # Keys and values forward; keys, values and their gradients backward.
     ring = 3 * (layout.cp - 1) * keys / context_rate
     context = _exposed(ring, layer.attention + layer.attention_backward, framework.hides_context)
 
@@ -40,12 +39,12 @@ def per_layer(job: TrainingJob, rates: Rates, *, layer: "LayerTime") -> LayerExc
 
 
 def _seconds_per_sent_byte(job: TrainingJob, rates: Rates) -> Number:
-    """Time to send a token to its experts, which lie anywhere among the ranks of expert parallelism."""
+    """Return the time to send a token's bytes to its experts, which are on random ranks of expert parallelism."""
     model, layout, machine = job.model, job.layout, job.machine
     domains = np.maximum(layout.ep * layout.etp / machine.link_domain, 1)
     copies = model.experts_per_token
     elsewhere = (domains - 1) / domains
-    # Distinct other domains among the experts of a token, where a domain gets it once and passes it on inside.
+    # Distinct other domains among a token's experts, where a domain receives it once and forwards it internally.
     distinct = (domains - 1) * (1 - elsewhere ** np.maximum(copies, 1) * domains / np.maximum(domains, 1))
     outside = np.where(job.framework.sends_once > 0, np.minimum(distinct, copies * elsewhere), copies * elsewhere)
     inside = copies * _ring(layout.ep) - np.where(job.framework.sends_once > 0, 0, outside)
@@ -54,7 +53,7 @@ def _seconds_per_sent_byte(job: TrainingJob, rates: Rates) -> Number:
 
 
 def pipeline_time(job: TrainingJob, rates: Rates, *, layer_seconds: Number) -> Number:
-    """Sends of activations and their gradients between stages."""
+    """Return the exposed time of sending activations and their gradients between stages."""
     model, layout, machine = job.model, job.layout, job.machine
     # Each tensor-parallel rank sends its part; the receivers gather within their domain (Narayanan et al. 2021, 4.1).
     sent = layout.micro_batch_size * model.seq_length / layout.cp * model.hidden_size * layout.weight_bytes / layout.tp
@@ -66,7 +65,7 @@ def pipeline_time(job: TrainingJob, rates: Rates, *, layer_seconds: Number) -> N
 
 
 def data_parallel_time(job: TrainingJob, rates: Rates, *, micro_batch_seconds: Number) -> Number:
-    """Gradients summed and weights gathered over data- and context-parallel ranks."""
+    """Return the exposed time of reducing gradients and gathering weights over data- and context-parallel ranks."""
     layout, framework = job.layout, job.framework
     dense, experts = parameters_of_device(job)
     ranks = layout.dp * layout.cp
@@ -74,15 +73,15 @@ def data_parallel_time(job: TrainingJob, rates: Rates, *, micro_batch_seconds: N
     expert_ranks = layout.expert_shards
     expert_rate = _rate_of_group(job, rates, ranks=expert_ranks, stride=layout.ep * layout.etp)
     per_byte = dense * _ring(ranks) / rate + experts * _ring(expert_ranks) / expert_rate
-    # Without sharding each rank updates all weights: gradients are reduced and gathered again, in their own format.
+    # Without sharding, each rank updates all weights: gradients are reduced and gathered, in their own format.
     reduce = per_byte * layout.gradient_bytes * np.where(layout.zero_stage > 0, 1, 2)
-    # Weights are gathered among those that share the optimizer's state, which may be fewer.
+    # Weights are gathered among the ranks that shard the optimizer state, which may be fewer.
     holders = np.minimum(layout.optimizer_shards, ranks)
     holder_rate = _rate_of_group(job, rates, ranks=holders, stride=layout.tp)
     gather = dense * _ring(holders) / holder_rate + experts * _ring(expert_ranks) / expert_rate
     gather = np.where(layout.zero_stage > 0, gather, 0) * layout.weight_bytes
     hides = framework.hides_gradients
-    # Once per step: behind the last micro batch's backward pass, and the next step's first forward pass.
+    # Once per step: overlaps with the last micro batch's backward pass and the next step's first forward pass.
     once = _exposed(reduce, micro_batch_seconds * 2 / 3, hides) + _exposed(gather, micro_batch_seconds / 3, hides)
     # ZeRO-2 reduces every micro batch, ZeRO-3 also gathers weights for both passes.
     reduce_each = per_byte * layout.weight_bytes
@@ -94,12 +93,12 @@ def data_parallel_time(job: TrainingJob, rates: Rates, *, micro_batch_seconds: N
 
 
 def _exposed(seconds: Number, room: Number, hides: Number) -> Number:
-    """What is left of a transfer of which a share may run beside computing that takes `room`."""
+    """Return the exposed time of a transfer of which a share can overlap with `room` seconds of computation."""
     return seconds - np.minimum(seconds, room) * hides
 
 
 def parameters_of_device(job: TrainingJob) -> tuple[Number, Number]:
-    """Parameters of the largest stage's device: dense ones and experts'."""
+    """Return the dense parameters and the experts' parameters of a device of the largest stage."""
     model, layout = job.model, job.layout
     layers = np.ceil(model.num_layers / (layout.pp * layout.vp)) * layout.vp
     share = model.share_of_moe_layers
@@ -113,16 +112,16 @@ def parameters_of_device(job: TrainingJob) -> tuple[Number, Number]:
 
 
 def _ring(ranks: Number) -> Number:
-    """Share of a buffer that a ring collective sends over each link."""
+    """Return the share of a buffer that a ring collective sends over each link."""
     return (ranks - 1) / np.maximum(ranks, 1)
 
 
 def _rate_of_group(job: TrainingJob, rates: Rates, *, ranks: Number, stride: Number) -> Number:
-    """Bytes per second that each rank of a group sends in a ring.
+    """Return the bytes per second that each rank of a group sends in a ring.
 
     Args:
-        stride: distance of neighbours in the group, in devices. Ranks of one domain share its network interfaces, of
-            which each device has one.
+        stride: distance of neighbors in the group, in devices. Ranks of one domain share its network interfaces, one
+            per device.
     """
     machine = job.machine
     together = np.clip(machine.link_domain / stride, 1, np.maximum(ranks, 1))
@@ -134,51 +133,51 @@ def _rate_of_group(job: TrainingJob, rates: Rates, *, ranks: Number, stride: Num
 
 
 BACKWARD = 2.0
-"""Operations of the backward pass of a matrix product, in those of the forward pass."""
+"""Operations of the backward pass of a matrix product, relative to the forward pass."""
 BACKWARD_ATTENTION = 2.5
-"""The same for fused attention, which computes the scores again (Dao et al. 2022)."""
+"""The same for fused attention, which recomputes the scores (Dao et al. 2022)."""
 SCORE_BYTES = 13
-"""Read and written per score where attention writes them, forward: product (2), softmax (4), dropout and its mask (5),
+"""Bytes read and written per score by unfused attention, forward: product (2), softmax (4), dropout and its mask (5),
 weighted sum (2)."""
 SCORE_BYTES_BACKWARD = 19
 """The same backward: weighted sum (2 + 2), dropout (5), softmax (6), products (4)."""
 ADAM_BYTES = 30
-"""Read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
+"""Bytes read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
 LOGIT_PASS_BYTES = 20
-"""Read and written per logit by the loss, forward and backward."""
+"""Bytes read and written per logit by the loss, forward and backward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of one optimizer step, of the slowest pipeline stage; their sum is the step."""
+    """Hold the parts of an optimizer step in seconds, for the slowest pipeline stage; their sum is the step time."""
 
     compute: Number
-    """Products, attention, passes over memory, without recomputation."""
+    """Matrix products, attention and elementwise passes, without recomputation."""
     recompute: Number
-    """Activations computed again."""
+    """Recomputation of activations."""
     tensor_parallel: Number
-    """Exposed: not hidden behind computing. So are those that follow."""
+    """Exposed communication, which does not overlap with computation, as all that follow."""
     context_parallel: Number
     expert_parallel: Number
     pipeline_parallel: Number
     data_parallel: Number
     bubble: Number
-    """Stages that wait while the pipeline fills and drains."""
+    """Idle time of stages while the pipeline fills and drains."""
     optimizer: Number
     data: Number
-    """Batches copied to the device; they are read ahead."""
+    """Copying prefetched batches to the device."""
     other: Number
-    """What is the same in each step: launches, norms, logging."""
+    """Constant part: launches, norms, logging."""
 
     @property
     def total(self) -> Number:
-        """Of the step."""
+        """Return the step time."""
         return total(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
-    """Seconds that one layer takes for one micro batch, forward."""
+    """Hold the seconds that one layer takes for one micro batch: forward, and backward for attention."""
 
     products: Number
     attention: Number
@@ -188,12 +187,12 @@ class LayerTime:
 
     @property
     def forward(self) -> Number:
-        """All of it."""
+        """Return the time of the forward pass."""
         return self.products + self.attention + self.passes
 
     @property
     def backward(self) -> Number:
-        """All of it."""
+        """Return the time of the backward pass."""
         return BACKWARD * (self.products + self.passes) + self.attention_backward
 
 
@@ -206,15 +205,15 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
     head = head_time(job, rates)
     again = layout.recomputed_share * (layer.forward + launches)
     again = again + layout.recomputes_core * (1 - layout.recomputed_share) * layer.attention
-    # In all layers together; a pipeline's slowest stage has its equal part, and the output layer where that is slower.
+    # The slowest stage is a middle one, or the last one with the output layer.
     head_layers = model.num_layers - layers_of_stage * (layout.pp - 1)
     with_head = np.maximum(head_layers, 0)
     on_device = layer.forward + layer.backward + 3 * launches
-    # Small kernels of many experts: the device waits for the host. A power mean is a maximum without a corner.
+    # With many small kernels of experts, the device waits for the host. The power mean is a smooth maximum.
     on_device = on_device + _accumulation_time(job, rates)
     waiting = model.share_of_moe_layers * rates.expert_launch_seconds
     forward_backward = (on_device**4 + waiting**4) ** 0.25
-    exchange = communication.per_layer(job, rates, layer=layer)
+    exchange = layer_exchange(job, rates, layer=layer)
     per_layer = forward_backward + again + exchange.tensor + exchange.context + exchange.expert
     slowest = np.maximum(layers_of_stage * per_layer, with_head * per_layer + head)
     is_head_slowest = with_head * per_layer + head >= layers_of_stage * per_layer
@@ -223,9 +222,9 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
     factor = rates.framework
     whole = model.num_layers * per_layer + head
     bubble = np.where(layout.pp > 1, np.maximum(whole - slowest, 0) / layout.vp, 0)
-    sends = communication.pipeline_time(job, rates, layer_seconds=per_layer)
+    sends = pipeline_time(job, rates, layer_seconds=per_layer)
     micro_batch = slowest
-    reduction = communication.data_parallel_time(job, rates, micro_batch_seconds=micro_batch * factor)
+    reduction = data_parallel_time(job, rates, micro_batch_seconds=micro_batch * factor)
     return StepTime(
         compute=batches * (num_layers * forward_backward + np.where(is_head_slowest, head, 0)) * factor,
         recompute=batches * num_layers * again * factor,
@@ -242,12 +241,12 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
 
 
 def largest_stage(model: ModelShape, layout: Layout) -> Number:
-    """Layers of the pipeline's middle stages, where layers are cut as evenly as chunks allow."""
+    """Return the layers of the middle stages, when layers are split as evenly as chunks allow."""
     return np.ceil(model.num_layers / (layout.pp * layout.vp)) * layout.vp
 
 
 def layer_time(job: TrainingJob, rates: Rates) -> LayerTime:
-    """The forward pass of one average layer over one micro batch on one device."""
+    """Predict the time of one average layer for one micro batch on one device."""
     model, layout, machine = job.model, job.layout, job.machine
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     share = model.share_of_moe_layers
@@ -256,7 +255,7 @@ def layer_time(job: TrainingJob, rates: Rates) -> LayerTime:
     products = 2 * tokens * dense / layout.tp / (machine.flops * rates.gemm) * narrow
     products = products + dense / layout.tp * layout.weight_bytes / (machine.memory_rate * rates.memory)
     experts = share * model.experts_per_token * model.parameters_of_expert
-    # The tokens of all of a device's experts are multiplied in one grouped product.
+    # One grouped product covers the tokens of all experts of a device.
     wide = _size_factor(tokens * np.maximum(model.experts_per_token, 1), model.expert_width / layout.etp, rates)
     products = products + np.where(
         model.num_experts > 0,
@@ -279,17 +278,17 @@ def layer_time(job: TrainingJob, rates: Rates) -> LayerTime:
 
 
 def _size_factor(tokens: Number, width: Number, rates: Rates) -> Number:
-    """How much longer small products take than their operations say.
+    """Return how much longer small products take than their arithmetic.
 
-    A device computes a product in waves of tiles, of which the last is not full: a loss that fades with the number of
-    tiles, that is, with the product's area. Narrow matrices also have short inner sums.
+    A device computes a product in waves of tiles, the last of which is partly empty: a loss that decreases with the
+    number of tiles, which is proportional to the product's area. Narrow matrices also have short inner sums.
     """
     width = np.maximum(width, 1)
     return 1 + rates.narrow_width / width + rates.small_area / (tokens * width)
 
 
 def _attention_time(job: TrainingJob, rates: Rates, tokens: Number) -> tuple[Number, Number]:
-    """Scores and their weighted sum, forward and backward."""
+    """Return the time of the scores and their weighted sum, forward and backward."""
     model, layout, machine, framework = job.model, job.layout, job.machine, job.framework
     seen = model.seq_length * (1 - 0.5 * framework.skips_masked)
     flops = 4 * tokens * seen * model.query_width / layout.tp
@@ -320,7 +319,7 @@ def _pass_time(job: TrainingJob, rates: Rates, tokens: Number) -> Number:
 
 
 def _accumulation_time(job: TrainingJob, rates: Rates) -> Number:
-    """Adding one micro batch's gradients of a layer to those of the others."""
+    """Return the time to accumulate one micro batch's gradients of a layer."""
     model, layout, machine = job.model, job.layout, job.machine
     share = model.share_of_moe_layers
     dense = model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
@@ -330,18 +329,18 @@ def _accumulation_time(job: TrainingJob, rates: Rates) -> Number:
 
 
 def head_time(job: TrainingJob, rates: Rates) -> Number:
-    """Output layer and loss of one micro batch, forward and backward."""
+    """Predict the time of output layer and loss for one micro batch, forward and backward."""
     model, layout, machine = job.model, job.layout, job.machine
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     logits = tokens * model.vocab_size / layout.tp
-    # The output layer stays in 16 bits where other products are in fp8.
+    # The output layer remains in 16 bits where other products are in fp8.
     products = 2 * (1 + BACKWARD) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)
     return products + logits * LOGIT_PASS_BYTES / (machine.memory_rate * rates.memory)
 
 
 def _optimizer_time(job: TrainingJob, rates: Rates) -> Number:
     layout, machine = job.layout, job.machine
-    dense, experts = communication.parameters_of_device(job)
+    dense, experts = parameters_of_device(job)
     shards = np.maximum(layout.optimizer_shards, 1)
     expert_shards = np.where(layout.zero_stage > 0, layout.expert_shards, 1)
     updated = dense / shards + experts / expert_shards

@@ -1,4 +1,4 @@
-"""A plan on the terminal."""
+"""Print a plan on the terminal."""
 
 import os
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from launch.plan.ranking import Candidate, Refusal
 from trireme.progress import format_count
 
 PART_NAMES = {
-    "compute": "computing",
-    "recompute": "activations again",
-    "tensor_parallel": "tensor-parallel exchange, exposed",
-    "context_parallel": "context-parallel exchange, exposed",
-    "expert_parallel": "expert-parallel exchange, exposed",
-    "pipeline_parallel": "sends between stages, exposed",
-    "data_parallel": "data-parallel exchange, exposed",
+    "compute": "computation",
+    "recompute": "recomputation",
+    "tensor_parallel": "exposed tensor-parallel communication",
+    "context_parallel": "exposed context-parallel communication",
+    "expert_parallel": "exposed expert-parallel communication",
+    "pipeline_parallel": "exposed pipeline communication",
+    "data_parallel": "exposed data-parallel communication",
     "bubble": "pipeline bubble",
     "optimizer": "optimizer",
     "data": "data",
@@ -29,17 +29,18 @@ PART_NAMES = {
     "activations": "activations",
     "logits": "logits",
     "communication": "communication buffers",
-    "reserve": "fragments and workspaces",
+    "reserve": "fragmentation and workspaces",
     "context": "driver and libraries",
 }
+"""Labels of the parts of step time and memory."""
 
 
 _PIPED_WIDTH = 250
-"""Columns of what is written to a file or a pipe: the widest table fits."""
+"""Width of output to a file or a pipe, in columns: the widest table fits."""
 
 
 def open_console() -> Console:
-    """A console that cuts nothing where no terminal limits its width; COLUMNS sets another."""
+    """Return a console that truncates nothing unless a terminal limits its width; COLUMNS overrides the width."""
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         return Console(width=_PIPED_WIDTH)
@@ -47,7 +48,7 @@ def open_console() -> Console:
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Write what was found: the configured layout, the best ones, what is refused."""
+    """Print the configured layout, the best layouts and the rejected ones."""
     console.print(f"[bold]{plan.title}[/bold]", soft_wrap=True)
     for note in plan.notes:
         console.print(f"[yellow]{note}[/yellow]", soft_wrap=True)
@@ -58,21 +59,21 @@ def print_plan(plan: Plan, console: Console) -> None:
     _print_best(plan, console)
     if plan.refusals:
         shown = plan.refusals[: plan.num_shown_refusals]
-        title = f"Refused parallel sizes, {len(shown)} of {len(plan.refusals)}, and the nearest valid layouts"
+        title = f"Rejected parallel sizes ({len(shown)} of {len(plan.refusals)}) and the nearest valid layouts"
         _print_refused(title, shown, console)
     for line in plan.error_bars:
         console.print(f"[dim]{line}[/dim]", soft_wrap=True)
 
 
 def _print_prediction(prediction: Prediction, console: Console, *, fits: bool) -> None:
-    title = "The configured layout" if fits else "The configured layout, if it fitted"
+    title = "Configured layout" if fits else "Configured layout, if it fit"
     table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for label, value in prediction_facts(prediction):
         table.add_row(label, value)
     console.print(table)
-    parts = Table(title=f"Time of a step, and memory of stage {prediction.fullest_stage}, the fullest")
+    parts = Table(title=f"Step time, and memory of the fullest pipeline stage ({prediction.fullest_stage})")
     for column in ("time", "seconds", "share", "memory", "GiB", "share "):
         parts.add_column(column, justify="left" if column in ("time", "memory") else "right")
     times = [(PART_NAMES[name], value) for name, value in vars(prediction.step_time).items() if value]
@@ -91,41 +92,54 @@ def _print_prediction(prediction: Prediction, console: Console, *, fits: bool) -
 
 
 def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """The figures that answer most questions, in words."""
+    """Return the main figures with their labels."""
     count = format_count(prediction.num_tokens)
     facts = [
-        ("step", f"{float(prediction.step_time.total):.3g} s"),
+        ("step time", f"{float(prediction.step_time.total):.3g} s"),
         ("tokens per second", f"{prediction.tokens_per_second:,.0f}"),
-        ("model operations per device", f"{prediction.model_flops_per_second / 1e12:.1f} TFLOP/s"),
+        ("model FLOP/s per device", f"{prediction.model_flops_per_second / 1e12:.1f} TFLOP/s"),
         ("MFU", f"{prediction.mfu:.1%}"),
         (
-            "memory of the fullest device",
+            "peak memory per device",
             f"{prediction.peak_bytes / GIB:.1f} of {prediction.device_memory_bytes / GIB:.0f} GiB",
         ),
-        ("checkpoint", f"{prediction.checkpoint_bytes / 1e9:,.1f} GB"),
-        (f"time to {count} tokens", f"{prediction.days:,.2f} days"),
+        ("checkpoint size", f"{prediction.checkpoint_bytes / 1e9:,.1f} GB"),
+        (f"time for {count} tokens", f"{prediction.days:,.2f} days"),
     ]
     if prediction.cost is not None:
-        facts.append((f"cost to {count} tokens", f"{prediction.cost:,.0f}"))
+        facts.append((f"cost of {count} tokens", f"{prediction.cost:,.0f}"))
     return facts
 
 
 def _print_best(plan: Plan, console: Console) -> None:
     if not plan.best:
         return
-    title = f"Best of {plan.num_fitting:,} layouts that fit, of {plan.num_valid:,} valid ones; one per parallel sizes"
+    title = (
+        f"Best layouts, one per combination of parallel sizes ({plan.num_fitting:,} of {plan.num_valid:,} valid"
+        " layouts fit)"
+    )
     table = Table(title=title)
-    columns = ("sizes", "vp", "micro batch", "recompute", "engine", "step s", "tokens/s", "per device", "GiB")
+    columns = (
+        "parallel sizes",
+        "vp",
+        "micro batch",
+        "recompute",
+        "engine",
+        "step (s)",
+        "tokens/s",
+        "per device",
+        "GiB",
+    )
     for column in columns:
-        table.add_column(column, justify="left" if column in ("sizes", "recompute", "engine") else "right")
+        table.add_column(column, justify="left" if column in ("parallel sizes", "recompute", "engine") else "right")
     for candidate in plan.best:
         table.add_row(*candidate_cells(candidate, plan.num_devices))
     console.print(table)
-    console.print("The first of them: " + " ".join(plan.best[0].overrides), soft_wrap=True)
+    console.print("Overrides of the best layout: " + " ".join(plan.best[0].overrides), soft_wrap=True)
 
 
 def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
-    """A layout as a row of a table."""
+    """Return a layout as a row of a table."""
     experts = f" etp{candidate.etp}" if candidate.etp != candidate.sizes.tp else ""
     return (
         f"{candidate.sizes}{experts}",
@@ -141,10 +155,10 @@ def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
 
 
 def _print_refused(title: str, refusals: Sequence[Refusal], console: Console) -> None:
-    # Where nothing can be used, the notes at the head say what to ask for instead.
+    # When no layout can be used, the notes at the top suggest other settings.
     has_nearest = any(refusal.nearest for refusal in refusals)
-    table = Table(title=title if has_nearest else title.removesuffix(", and the nearest valid layouts"))
-    for column in ("layout", "why", "nearest that can be used")[: 3 if has_nearest else 2]:
+    table = Table(title=title if has_nearest else title.removesuffix(" and the nearest valid layouts"))
+    for column in ("layout", "reason", "nearest valid layouts")[: 3 if has_nearest else 2]:
         table.add_column(column, overflow="fold")
     for refusal in refusals:
         near = "\n".join(describe(candidate) for candidate in refusal.nearest)
@@ -153,7 +167,7 @@ def _print_refused(title: str, refusals: Sequence[Refusal], console: Console) ->
 
 
 def describe(candidate: Candidate) -> str:
-    """A layout in one line."""
+    """Return a layout in one line."""
     parts = [
         str(candidate.sizes),
         f"vp{candidate.vp}" if candidate.vp > 1 else "",

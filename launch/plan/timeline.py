@@ -1,7 +1,7 @@
-"""When each pipeline stage works on which micro batch: the schedules of Megatron-Core, played through.
+"""Simulate the pipeline schedules of Megatron-Core: when each stage works on which micro batch.
 
-1F1B: stage i runs p - i - 1 forward passes, then one forward and one backward in turn, then the backward passes that
-are left. Interleaved: the same with chunks, which go round in groups of p micro batches.
+1F1B: stage i runs p - i - 1 forward passes, then alternates one forward and one backward pass, then runs the remaining
+backward passes. Interleaved: the same with chunks, which alternate in groups of p micro batches.
 
 Source: Megatron-Core schedules.py.
 """
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_MICROBATCHES = 24
-"""Of a drawing; what is steady repeats itself."""
+"""Most micro batches to show; the steady state repeats itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One pass of one chunk over one micro batch."""
+    """Describe one pass of one chunk over one micro batch."""
 
     stage: int
     chunk: int
@@ -28,13 +28,13 @@ class Work:
 def play_schedule(
     forward_seconds: Sequence[float], backward_seconds: Sequence[float], *, num_chunks: int, num_microbatches: int
 ) -> list[Work]:
-    """Play one step through.
+    """Simulate one step.
 
     Args:
-        forward_seconds: of each stage over one micro batch, all its chunks together.
-        backward_seconds: the same.
+        forward_seconds: time of each stage for one micro batch, over all its chunks.
+        backward_seconds: the same for the backward pass.
         num_chunks: per stage.
-        num_microbatches: a multiple of the stages where there are several chunks.
+        num_microbatches: a multiple of the number of stages if there are several chunks.
     Returns:
         All passes, by stage and time.
     """
@@ -77,7 +77,7 @@ def play_schedule(
 def _needed(
     stage: int, chunk: int, is_backward: bool, *, num_stages: int, num_chunks: int
 ) -> tuple[int, int, bool] | None:
-    """The pass whose result this one takes: (stage, chunk, is_backward), or None where it begins."""
+    """Return the pass whose result this one needs: (stage, chunk, is_backward), or None for the first one."""
     if not is_backward:
         if stage > 0:
             return stage - 1, chunk, False
@@ -88,7 +88,7 @@ def _needed(
 
 
 def _order(stage: int, *, num_stages: int, num_chunks: int, num_microbatches: int) -> list[tuple[int, int, bool]]:
-    """The passes of a stage in order: (chunk, micro batch, is_backward)."""
+    """Return the passes of a stage in order: (chunk, micro batch, is_backward)."""
     total = num_microbatches * num_chunks
     if num_chunks == 1:
         warm_up = min(num_stages - stage - 1, total)
@@ -106,7 +106,7 @@ def _order(stage: int, *, num_stages: int, num_chunks: int, num_microbatches: in
 
 
 def _nth(number: int, num_stages: int, num_chunks: int) -> tuple[int, int]:
-    """Chunk and micro batch of the n-th forward pass."""
+    """Return chunk and micro batch of the n-th forward pass."""
     if num_chunks == 1:
         return 0, number
     group, inside = divmod(number, num_stages * num_chunks)

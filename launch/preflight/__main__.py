@@ -1,18 +1,19 @@
-"""Everything that can be known before a run is queued, all at once.
+"""Check everything that can be checked before a run is submitted, all at once.
 
-usage: python -m launch.preflight [checksums=false] [sniff=true] [on_nodes=true] [accept=CHECK,...] OVERRIDES
+usage: python -m launch.preflight [checksums=false] [hardware=true] [on_nodes=true] [allow=CHECK,...] OVERRIDES
 
-OVERRIDES are those of `trainer.train`. Checked are: the rules of the configuration; the layout against the cluster's
-hosts; shards with their checksums (checksums=false: by size), tokenizer, checkpoint, run directory; memory, by the
-planner; room for all checkpoints that are kept; W&B's credentials; the container's image; the port; the clock; the
-libraries' versions; whether Slurm would take the job (sbatch --test-only), where it is installed.
+OVERRIDES are those of `trainer.train`. The preflight checks the rules of the configuration; the layout against the
+cluster's hosts; shards with their checksums (checksums=false: only their sizes), tokenizer, checkpoint and run
+directory; device memory, as predicted by the planner; disk space for all retained checkpoints; W&B credentials; the
+container image; the port; the clock; library versions; and, where Slurm is installed, whether it would accept the job
+(sbatch --test-only).
 
-  sniff=true     also measure this host's devices and links, and name what is slow or damaged
-  on_nodes=true  the same as a job on the cluster's nodes: also their links, clocks and versions, and whether the
-                 run directory can be written from them
-  accept=layout  what this check finds is meant: a warning, not an error
+  hardware=true  also measure this host's devices and links, and report slow or damaged ones
+  on_nodes=true  run the hardware check as a job on the cluster's nodes: also measures the links between hosts, and
+                 compares clocks, library versions and access to the run directory
+  allow=layout   downgrade this check's failure to a warning
 
-Exit codes: 0 the run can be queued, 2 it cannot; every reason is printed with its fix.
+Exit codes: 0 the run can be submitted; 2 it cannot, and every reason is printed with its fix.
 """
 
 import os
@@ -26,8 +27,8 @@ from rich.table import Table
 
 from launch.preflight.checks import check_inputs, check_layout, check_memory
 from launch.preflight.cli import Request, parse_request
-from launch.preflight.finding import Finding, Verdict, accept, judge, skipped
-from launch.preflight.hardware import sniff_here, sniff_nodes
+from launch.preflight.finding import Finding, Verdict, allow, judge, skipped
+from launch.preflight.hardware import check_hardware_here, check_hardware_on_nodes
 from launch.preflight.host_checks import (
     check_clock,
     check_container,
@@ -49,17 +50,17 @@ STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold r
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     return exit_code_of(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Make all checks and print what they found.
+    """Run all checks and print their results.
 
     Returns:
         The exit code.
     Raises:
-        ConfigError: the command line cannot be read, or composes to no configuration.
+        ConfigError: the command line is invalid.
     """
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write((__doc__ or "").lstrip())
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _make_checks(request: Request, config: TrainConfig) -> list[Finding]:
     findings: list[Finding] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -81,22 +82,22 @@ def _make_checks(request: Request, config: TrainConfig) -> list[Finding]:
         for name, check in _checks(request, config):
             progress.update(task, description=name)
             finding = check()
-            fresh = [violation for violation in finding.violations if str(violation) not in told]
-            told |= {str(violation) for violation in fresh}
-            if finding.violations and not fresh:  # another check has said it
-                finding = skipped(name, "what it found is said above")
+            fresh = [violation for violation in finding.violations if str(violation) not in reported]
+            reported |= {str(violation) for violation in fresh}
+            if finding.violations and not fresh:
+                finding = skipped(name, "its errors are reported by the checks above")
             elif len(fresh) < len(finding.violations):
                 finding = judge(name, fresh, otherwise="")
-            findings.append(accept(finding) if name in request.accept else finding)
+            findings.append(allow(finding) if name in request.allow else finding)
     return findings
 
 
 def _checks(request: Request, config: TrainConfig) -> Iterator[tuple[str, Callable[[], Finding]]]:
-    """Name and body of each, cheap ones first."""
+    """Yield the name and the function of each check, cheap ones first."""
     num_processes = count_processes(config)
     run_directory = Path(config.output_dir, config.run_name)
     violations = validate(config, world_size=num_processes)
-    good = f"{format_number(num_processes, 'process')}; every rule holds"
+    good = f"valid for {format_number(num_processes, 'process')}"
     yield "configuration", lambda: judge("configuration", violations, otherwise=good)
     yield "layout", lambda: check_layout(config)
     yield (
@@ -111,25 +112,25 @@ def _checks(request: Request, config: TrainConfig) -> Iterator[tuple[str, Callab
     yield "clock", lambda: check_clock(run_directory)
     yield "libraries", lambda: check_libraries(lacking=check_packages(config))
     yield "slurm", lambda: _slurm(config, is_valid=not violations)
-    yield "sniff", lambda: _sniff(request, config, run_directory)
+    yield "hardware", lambda: _hardware(request, config, run_directory)
 
 
 def _memory(config: TrainConfig, *, is_valid: bool) -> Finding:
     if not is_valid:
-        return skipped("memory", "the configuration breaks rules")
+        return skipped("memory", "the configuration is invalid")
     return check_memory(config)
 
 
 def _slurm(config: TrainConfig, *, is_valid: bool) -> Finding:
     if not is_valid:
-        return skipped("slurm", "the configuration breaks rules")
+        return skipped("slurm", "the configuration is invalid")
     return check_slurm(config)
 
 
 def _disk(config: TrainConfig, run_directory: Path) -> Finding:
     vocab_size = config.model.vocab_size
     if vocab_size is None:
-        return skipped("disk", "model.vocab_size is null: the tokenizer says how large the embedding is")
+        return skipped("disk", "model.vocab_size=null: the checkpoint size depends on the tokenizer")
     return check_disk(
         config.checkpoint,
         run_directory=run_directory,
@@ -138,14 +139,14 @@ def _disk(config: TrainConfig, run_directory: Path) -> Finding:
     )
 
 
-def _sniff(request: Request, config: TrainConfig, run_directory: Path) -> Finding:
+def _hardware(request: Request, config: TrainConfig, run_directory: Path) -> Finding:
     if request.on_nodes:
-        return sniff_nodes(config, run_directory=run_directory)
-    if request.sniff:
-        return sniff_here(
+        return check_hardware_on_nodes(config, run_directory=run_directory)
+    if request.hardware:
+        return check_hardware_here(
             num_processes=_processes_here(config), run_directory=run_directory, needed=needed_packages(config)
         )
-    return skipped("sniff", "ask with sniff=true for this host, with on_nodes=true for the cluster's")
+    return skipped("hardware", "use hardware=true to measure this host, on_nodes=true to measure the cluster's nodes")
 
 
 def _processes_here(config: TrainConfig) -> int:
@@ -153,14 +154,14 @@ def _processes_here(config: TrainConfig) -> int:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    table = Table("check", "verdict", "what was found", title="Preflight")
+    table = Table("check", "result", "details", title="Preflight")
     for finding in findings:
         table.add_row(finding.check, finding.verdict.value, finding.text, style=STYLES[finding.verdict])
     console = Console()
     console.print(table)
     for finding in findings:
         for violation in finding.violations:
-            # Plain: a path must stay one line that can be copied.
+            # Plain, so that a path stays on one line and can be copied.
             print(f"{finding.verdict.value}: {finding.check}: {violation}")
 
 

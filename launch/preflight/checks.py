@@ -1,4 +1,4 @@
-"""Checks that need only the configuration: inputs, layout, memory."""
+"""Checks of the configuration's inputs, layout and memory."""
 
 import json
 import os
@@ -17,37 +17,37 @@ from trireme.progress import format_number
 
 
 def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: int, reads_all: bool) -> Finding:
-    """Whether the trainer would find everything that it reads, and all of it whole.
+    """Check that shards, tokenizer and checkpoint exist and are intact, as the trainer does.
 
     Args:
-        overrides: of the command line.
-        config: what they compose to.
-        reads_all: compare checksums, too, whatever data.verify says; reads every byte.
+        overrides: those of the command line.
+        config: the configuration that they compose.
+        reads_all: compare checksums, too, whatever data.verify is; reads every byte.
     """
     verify = ["data.verify=checksum"] if reads_all and config.data.verify != "full" else []
     command = [sys.executable, "-W", "ignore", "-m", "trainer.check_inputs", "--json"]
     command += ["--world-size", str(world_size), *overrides, *verify]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     if done.returncode not in (EXIT_OK, EXIT_BAD_INPUT):
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        rule = f"ended with {done.returncode}: {last}"
-        fix = "run it by hand to see all that it says: python -m trainer.check_inputs OVERRIDES"
-        return judge(
-            "inputs", [Violation(path="trainer.check_inputs", value="failed", message=rule, fix=fix)], otherwise=""
-        )
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        rule = f"failed with exit code {done.returncode}: {last}"
+        fix = "Run python -m trainer.check_inputs OVERRIDES to see its full output."
+        return judge("inputs", [Violation(path="trainer.check_inputs", value="", message=rule, fix=fix)], otherwise="")
     found = [Violation(**violation) for violation in json.loads(done.stdout)["violations"]]
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
-    depth = "with their checksums" if reads_all or config.data.verify in ("checksum", "full") else "by their sizes"
-    return judge("inputs", found, otherwise=f"{format_number(num_shards, 'shard')} {depth}, tokenizer, checkpoint")
+    depth = "checksums" if reads_all or config.data.verify in ("checksum", "full") else "sizes"
+    good = f"{format_number(num_shards, 'shard')} ({depth} verified), tokenizer and checkpoint are valid"
+    return judge("inputs", found, otherwise=good)
 
 
 def check_layout(config: TrainConfig) -> Finding:
-    """Whether tensor parallelism stays inside a host, whose links are ten times as fast as those between hosts."""
+    """Check that tensor-parallel groups stay within a host, whose links are about ten times as fast as the network."""
     per_host = config.cluster.gpus_per_node
     if per_host is None:
-        return skipped("layout", "cluster.gpus_per_node is null: hosts are not known")
+        return skipped("layout", "cluster.gpus_per_node=null: the number of devices per host is unknown")
     tensor = config.parallel.tensor_model_parallel_size
-    return judge("layout", _violations(config, per_host), otherwise=f"tensor parallelism of {tensor} inside {per_host}")
+    good = f"tensor-parallel size {tensor} fits within hosts of {format_number(per_host, 'device')}"
+    return judge("layout", _violations(config, per_host), otherwise=good)
 
 
 def _violations(config: TrainConfig, per_host: int) -> Iterator[Violation]:
@@ -62,19 +62,19 @@ def _violations(config: TrainConfig, per_host: int) -> Iterator[Violation]:
             yield Violation(
                 path=path,
                 value=size,
-                message=f"puts ranks of one group on different hosts of cluster.gpus_per_node={per_host}",
-                fix=f"use {inside}, or accept=layout if the links between hosts are that fast",
+                message=f"splits a group across hosts of cluster.gpus_per_node={per_host}, whose links are slower",
+                fix=f"Use {inside}, or allow=layout if the network between hosts is fast enough.",
             )
 
 
 def check_memory(config: TrainConfig) -> Finding:
-    """Compare the fullest stage's predicted memory with the device's; what is too large comes with what would fit.
+    """Compare the predicted memory of the fullest pipeline stage with the device's, and suggest layouts that fit.
 
     Args:
-        config: one that breaks no rule.
+        config: a valid one.
     """
     if config.cluster.device is None:
-        return skipped("memory", "cluster.device is null: the device's memory is not known")
+        return skipped("memory", "cluster.device=null: the device's memory is unknown")
     problems = list(check_planner_input(config))
     if problems:
         return warn("memory", problems, otherwise="")
@@ -82,9 +82,13 @@ def check_memory(config: TrainConfig) -> Finding:
     violations = []
     if (refusal := plan.configured_refusal) is not None:
         near = "; ".join(" ".join(candidate.overrides) for candidate in refusal.nearest)
-        fix = f"the nearest layouts that fit: {near}" if near else "use more or larger devices; no layout fits"
+        fix = (
+            f"Use one of the nearest layouts that fit: {near}."
+            if near
+            else "No layout fits: use more or larger devices."
+        )
         violations.append(Violation(path="layout", value=refusal.layout, message=refusal.reason, fix=fix))
     prediction = plan.prediction
     assert prediction is not None
     need, have = prediction.peak_bytes / 2**30, prediction.device_memory_bytes / 2**30
-    return judge("memory", violations, otherwise=f"{need:.1f} GiB of {have:.0f} on the fullest device, predicted")
+    return judge("memory", violations, otherwise=f"predicted peak: {need:.1f} of {have:.0f} GiB on the fullest device")

@@ -1,4 +1,4 @@
-"""What the preflight is asked for: its own keys, taken out of the overrides of the run."""
+"""Parse the preflight's command line: its own options, and the overrides of the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,44 +19,47 @@ CHECKS = (
     "clock",
     "libraries",
     "slurm",
-    "sniff",
+    "hardware",
 )
 """All checks, in the order of the table."""
 
-_FLAGS = ("checksums", "sniff", "on_nodes")
-_WORDS = (*_FLAGS, "accept")
+_FLAGS = ("checksums", "hardware", "on_nodes")
+_WORDS = (*_FLAGS, "allow")
+_RENAMED = {"accept": "allow", "sniff": "hardware"}
+"""Former name of an option -> its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A checked command line."""
+    """Hold a valid command line."""
 
     overrides: tuple[str, ...]
-    """Of the run."""
+    """Overrides of the run's configuration."""
     checksums: bool
     """Read every byte of the shards."""
-    sniff: bool
-    """Measure devices and links: here, or on the nodes with on_nodes."""
+    hardware: bool
+    """Measure devices and links, on this host or, with on_nodes, on the cluster's nodes."""
     on_nodes: bool
-    """Run the sniff test as a job on the cluster's nodes."""
-    accept: frozenset[str]
-    """Checks whose errors are meant."""
+    """Run the hardware check as a job on the cluster's nodes."""
+    allow: frozenset[str]
+    """Checks whose failures are downgraded to warnings."""
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
-    """Split a command line.
+    """Parse a command line.
 
     Raises:
-        ConfigError: an own key has a value that it cannot have; all of them at once.
+        ConfigError: an option is unknown or has an invalid value; lists all of them.
     """
-    split = split_arguments(arguments, words=_WORDS)
-    lists = [value.strip("[]").split(",") for word, value in split.given if word == "accept"]
-    accepted = [name.strip() for names in lists for name in names if name.strip()]
+    split = split_arguments(arguments, words=_WORDS, former_words=_RENAMED)
+    lists = [value.strip("[]").split(",") for word, value in split.given if word == "allow"]
+    allowed = [name.strip() for names in lists for name in names if name.strip()]
     raise_if_any(
         [
             *split.check_words(),
+            *split.check_renamed(_RENAMED),
             *split.check_flags(_FLAGS),
-            *(_unknown_check(name) for name in accepted if name not in CHECKS),
+            *(_unknown_check(name) for name in allowed if name not in CHECKS),
             *(unknown_option(option, known=("--help",), words=_WORDS) for option in split.options),
         ]
     )
@@ -64,12 +67,12 @@ def parse_request(arguments: Sequence[str]) -> Request:
     return Request(
         overrides=split.overrides,
         checksums=split.is_true("checksums", default=True),
-        sniff=split.is_true("sniff") or on_nodes,
+        hardware=split.is_true("hardware") or on_nodes,
         on_nodes=on_nodes,
-        accept=frozenset(accepted),
+        allow=frozenset(allowed),
     )
 
 
 def _unknown_check(name: str) -> Violation:
-    fix = f"{did_you_mean(name, CHECKS)}Use {join_or(CHECKS)}"
-    return Violation(path="accept", value=name, message="is no check", fix=fix)
+    fix = f"{did_you_mean(_RENAMED.get(name, name), CHECKS)}Use {join_or(CHECKS)}."
+    return Violation(path="accept", value=name, message="no such check", fix=fix)

@@ -1,4 +1,4 @@
-"""What one check of the preflight found."""
+"""The result of one preflight check."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from trireme.progress import format_number
 
 
 class Verdict(Enum):
-    """How a check went; the value is what the table shows."""
+    """Enumerate the results of a check; the value is shown in the table."""
 
     OK = "ok"
     WARNING = "warning"
@@ -19,43 +19,45 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The outcome of one check."""
+    """Hold the result of one check."""
 
     check: str
-    """Name of the check, by which `accept=` knows it."""
+    """Name of the check, as in `allow=`."""
     verdict: Verdict
     text: str
-    """What was found, for a reader; of a skipped check, why."""
+    """Details for the user; why a check was skipped."""
     violations: tuple[Violation, ...] = ()
-    """What is wrong, each with the fix; none where all is well."""
+    """Errors that were found."""
 
 
 def found_ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """Return the result of a check that found no errors."""
     return Finding(check=check, verdict=Verdict.OK, text=text)
 
 
 def skipped(check: str, reason: str) -> Finding:
-    """The check was not made."""
+    """Return the result of a check that did not run."""
     return Finding(check=check, verdict=Verdict.SKIPPED, text=reason)
 
 
 def judge(check: str, violations: Iterable[Violation], *, otherwise: str) -> Finding:
-    """An error with all violations, or all is well."""
+    """Return an error with all violations, or, without any, the text of success."""
     found = tuple(violations)
     if not found:
         return found_ok(check, otherwise)
-    return Finding(check=check, verdict=Verdict.ERROR, text=format_number(len(found), "problem"), violations=found)
+    return Finding(check=check, verdict=Verdict.ERROR, text=format_number(len(found), "error"), violations=found)
 
 
 def warn(check: str, violations: Iterable[Violation], *, otherwise: str) -> Finding:
-    """As `judge`, where what is found need not stop a run."""
+    """Return a warning with all violations, or, without any, the text of success."""
     finding = judge(check, violations, otherwise=otherwise)
-    return replace(finding, verdict=Verdict.WARNING) if finding.violations else finding
+    if not finding.violations:
+        return finding
+    return replace(finding, verdict=Verdict.WARNING, text=format_number(len(finding.violations), "warning"))
 
 
-def accept(finding: Finding) -> Finding:
-    """Make an error a warning: the user has said that it is meant."""
+def allow(finding: Finding) -> Finding:
+    """Downgrade an error to a warning, as the user asked with `allow=`."""
     if finding.verdict is not Verdict.ERROR:
         return finding
-    return replace(finding, verdict=Verdict.WARNING, text=f"{finding.text}, accepted")
+    return replace(finding, verdict=Verdict.WARNING, text=f"{finding.text}, allowed")

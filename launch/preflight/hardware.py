@@ -1,4 +1,4 @@
-"""The hardware check: run on this host or on a job's nodes, and judge what each rank measured."""
+"""Run the hardware check on this host or on a job's nodes, and compare the measurements of all ranks."""
 
 import json
 import os
@@ -33,28 +33,28 @@ from trireme.progress import format_number
 from trireme.slurm import merge_options
 
 TOLERANCE = 0.1
-"""A device or link this share below the median of its kind is slow. Source: NVIDIA's and MegaScale's acceptance tests
-repeat within a few percent; a tenth is no noise."""
+"""Share below the median of its kind at which a device or link is slow. Source: NVIDIA's and MegaScale's acceptance
+tests repeat within a few percent, so 10% is not noise."""
 CPU_TOLERANCE = 0.6
-"""Of processes that share a host's cores with others."""
+"""The same for CPU processes, which share a host's cores with others."""
 CLOCK_TOLERANCE_SECONDS = 1.0
 RATES = {
-    "gemm_tflops": "multiplies at {:.3g} TFLOP/s",
-    "memory_gb_per_second": "copies memory at {:.3g} GB/s",
-    "host_allreduce_gb_per_second": "all-reduces inside the host at {:.3g} GB/s",
-    "neighbour_gb_per_second": "sends to the next host at {:.3g} GB/s",
+    "gemm_tflops": "matrix products run at {:.3g} TFLOP/s",
+    "memory_gb_per_second": "memory copies run at {:.3g} GB/s",
+    "host_allreduce_gb_per_second": "all-reduces within the host run at {:.3g} GB/s",
+    "neighbour_gb_per_second": "sends to the next host run at {:.3g} GB/s",
 }
-"""Fields of a rank's report of which more is better, and how to say them."""
+"""Rates in a rank's report, with their descriptions."""
 TIMEOUT_SECONDS = 600
 
 
-def sniff_here(*, num_processes: int, run_directory: Path, needed: Sequence[str] = ()) -> Finding:
-    """Measure the devices of this host with as many processes as a run would start.
+def check_hardware_here(*, num_processes: int, run_directory: Path, needed: Sequence[str] = ()) -> Finding:
+    """Measure the devices of this host with as many processes as the run would start.
 
     Args:
         needed: as in `judge_ranks`.
     """
-    return run_sniff(
+    return run_hardware_check(
         torchrun_here(num_processes),
         directory=nearest_existing_parent(run_directory),
         environment=set_omp_threads(os.environ, num_processes=num_processes),
@@ -62,7 +62,7 @@ def sniff_here(*, num_processes: int, run_directory: Path, needed: Sequence[str]
     )
 
 
-def run_sniff(
+def run_hardware_check(
     start: Sequence[str],
     *,
     directory: Path,
@@ -70,51 +70,51 @@ def run_sniff(
     run_directory: Path | None = None,
     needed: Sequence[str] = (),
 ) -> Finding:
-    """Run `trainer.hardware_check` behind a command that starts processes, and judge what they report.
+    """Run `trainer.hardware_check` with a command that starts processes, and evaluate their reports.
 
     Args:
-        start: the command up to and without `-m trainer.hardware_check`.
-        directory: that all hosts share.
-        run_directory: where hosts with bad accelerators are noted, for the run to do without; None notes none.
+        start: the command before `-m trainer.hardware_check`.
+        directory: on a file system that all hosts share.
+        run_directory: where to record hosts with bad accelerators, so that the run excludes them; None records none.
         needed: as in `judge_ranks`.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix=".preflight-") as place:
-        output = Path(place, "sniff.json")
+        output = Path(place, "hardware.json")
         command = [*start, "-m", "trainer.hardware_check", "--directory", place, "--output", str(output)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment)
         except subprocess.TimeoutExpired:
-            return _failed(f"did not end in {TIMEOUT_SECONDS} s", command)
+            return _failed(f"timed out after {TIMEOUT_SECONDS} s", command)
         except OSError as error:
-            return skipped("sniff", f"{command[0]} cannot be run: {error.strerror}")
+            return skipped("hardware", f"cannot run {command[0]}: {error.strerror}")
         if done.returncode or not output.is_file():
-            said = done.stderr.strip().splitlines() or ["no word"]
-            # srun's own last word is the exit code.
+            said = done.stderr.strip().splitlines() or ["no output"]
+            # srun's own last line is the exit code.
             own = [line for line in said if "Exited with exit code" not in line and "Terminated" not in line]
             last = (own or said)[-1]
-            return _failed(f"ended with {done.returncode}: {last}", command)
+            return _failed(f"failed with exit code {done.returncode}: {last}", command)
         ranks = json.loads(output.read_text())["ranks"]
     bad = bad_hosts([rank for rank in ranks if rank["device"] != "cpu"])
     if bad and run_directory is not None:
         run_directory.mkdir(parents=True, exist_ok=True)
-        note_bad_nodes(run_directory, bad, reason="sniff test")
+        note_bad_nodes(run_directory, bad, reason="hardware check")
     rates = [f"{name}: {statistics.median(values):.3g}" for name, values in _rates(ranks).items() if values]
-    alike = f"{format_number(len(ranks), 'process')} alike"
-    return judge("sniff", judge_ranks(ranks, needed=needed), otherwise=f"{alike}; medians {', '.join(rates)}")
+    alike = f"{format_number(len(ranks), 'process')}, no outliers"
+    return judge("hardware", judge_ranks(ranks, needed=needed), otherwise=f"{alike}; medians: {', '.join(rates)}")
 
 
 def judge_ranks(ranks: Sequence[Mapping[str, Any]], *, needed: Sequence[str] = ()) -> list[Violation]:
-    """Name every rank that is slow, damaged or unlike the others, and packages that hosts lack.
+    """Report every rank that is slow, damaged or different from the others, and missing packages.
 
     Args:
-        ranks: `trainer.hardware_check.RankReport` of each, as mappings.
-        needed: distributions that the run needs beyond those that every run does.
+        ranks: the `trainer.hardware_check.RankReport` of each rank, as a mapping.
+        needed: distributions that this run needs in addition to those that every run needs.
     """
     return [*_slow(ranks), *_damaged(ranks), *_unlike(ranks), *_lacking(ranks, needed)]
 
 
 def bad_hosts(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The hosts of ranks that are slow or damaged, for a scheduler to leave out."""
+    """Return the hosts with slow or damaged devices, for a scheduler to exclude."""
     named = {violation.path.partition(":")[0] for violation in [*_slow(ranks), *_damaged(ranks)]}
     return sorted(named)
 
@@ -130,9 +130,9 @@ def _slow(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
                 if rank[name] < (1 - tolerance) * median:
                     yield Violation(
                         path=_place(rank),
-                        value=device,
-                        message=f"{sentence.format(rank[name])}, and the median is {median:.3g}",
-                        fix=f"leave host {rank['host']} out, or see what slows it (clocks, power, heat, cables)",
+                        value="",
+                        message=f"{sentence.format(rank[name])}; the median of all {device} is {median:.3g}",
+                        fix=f"Exclude host {rank['host']}, or find the cause (clocks, power, temperature, cables).",
                     )
 
 
@@ -141,9 +141,9 @@ def _damaged(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
         if rank["uncorrected_ecc_errors"]:
             yield Violation(
                 path=_place(rank),
-                value=rank["device"],
-                message=f"has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
-                fix=f"leave host {rank['host']} out and reset or replace the device",
+                value="",
+                message=f"the {rank['device']} has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
+                fix=f"Exclude host {rank['host']}, and reset or replace the device.",
             )
 
 
@@ -152,16 +152,16 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
         if rank["sees_directory"] is False:
             yield Violation(
                 path=_place(rank),
-                value="output_dir",
-                message="does not see what another process wrote there, or cannot write",
-                fix="use an output_dir on a file system that all hosts mount",
+                value="",
+                message="cannot read files that other processes write to output_dir, or cannot write there",
+                fix="Set output_dir to a directory on a file system that all hosts mount.",
             )
         if abs(rank["clock_seconds"]) > CLOCK_TOLERANCE_SECONDS:
             yield Violation(
                 path=_place(rank),
                 value=f"{rank['clock_seconds']:+.1f}s",
-                message="is how far its clock is from that of rank 0",
-                fix="have all hosts synchronised (chrony, ntpd)",
+                message="the clock differs from that of rank 0",
+                fix="Synchronize the clocks of all hosts (chrony, ntpd).",
             )
     for library in sorted({name for rank in ranks for name in rank["versions"]}):
         hosts = defaultdict(set)
@@ -169,16 +169,16 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             hosts[rank["versions"].get(library, "missing")].add(rank["host"])
         if len(hosts) > 1:
             shown = "; ".join(f"{version} on {', '.join(sorted(names))}" for version, names in sorted(hosts.items()))
-            rule = "is not one version on all hosts"
-            yield Violation(path=library, value=shown, message=rule, fix="install one environment on all")
+            rule = "versions differ between hosts"
+            yield Violation(path=library, value=shown, message=rule, fix="Install the same environment on all hosts.")
 
 
 def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Iterator[Violation]:
     for name in needed:
         hosts = sorted({rank["host"] for rank in ranks if name not in rank["versions"]})
         if hosts:
-            rule, fix = f"is not installed on {', '.join(hosts)}, and the run needs it", f"pip install {name}"
-            yield Violation(path=name, value="missing", message=rule, fix=fix)
+            rule = f"required by the run, but not installed on {', '.join(hosts)}"
+            yield Violation(path=name, value="", message=rule, fix=f"Run pip install {name} there.")
 
 
 def _rates(ranks: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -190,19 +190,20 @@ def _place(rank: Mapping[str, Any]) -> str:
 
 
 def _failed(what: str, command: Sequence[str]) -> Finding:
-    fix = "run it by hand to see all that it says: " + " ".join(command[: command.index("trainer.hardware_check") + 1])
-    return judge("sniff", [Violation(path="sniff", value="failed", message=what, fix=fix)], otherwise="")
+    by_hand = " ".join(command[: command.index("trainer.hardware_check") + 1])
+    fix = f"Run it by hand to see its full output: {by_hand}"
+    return judge("hardware", [Violation(path="trainer.hardware_check", value="", message=what, fix=fix)], otherwise="")
 
 
 TIME_LIMIT = "10"
 """Minutes that the job may run."""
 
 
-def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
-    """Measure as many nodes as the run takes, placed as the run will be."""
+def check_hardware_on_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
+    """Measure as many nodes as the run uses, with the run's own placement options."""
     if list(check_nodes(config)):
-        return skipped("sniff", "processes cannot be shared out to nodes")
-    return run_sniff(
+        return skipped("hardware", "cluster.num_nodes does not divide the number of processes")
+    return run_hardware_check(
         build_srun(config),
         directory=nearest_existing_parent(run_directory),
         environment=os.environ,
@@ -212,7 +213,7 @@ def sniff_nodes(config: TrainConfig, *, run_directory: Path) -> Finding:
 
 
 def build_srun(config: TrainConfig) -> list[str]:
-    """The command up to the module that every node's processes run."""
+    """Return the srun command that starts the processes, without the module that they run."""
     slurm, cpus = config.cluster.slurm, cpus_per_task(config)
     options = {"job-name": "trireme-preflight", "time": TIME_LIMIT, **placement_options(config, cpus=cpus)}
     flags = {"quiet": None, **({"exclusive": None} if slurm.exclusive else {}), **slurm.options}
@@ -230,17 +231,17 @@ def build_srun(config: TrainConfig) -> list[str]:
         f"{container_prefix(config)}{shlex.quote(python_on_nodes(config))} -m trainer.torchrun"
         f' --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node {processes_per_node(config)} --rdzv-backend c10d'
         ' --rdzv-endpoint "$first:$port"'
-        f" --rdzv-id sniff-{secrets.token_hex(4)}"
+        f" --rdzv-id hardware-{secrets.token_hex(4)}"
     )
     first = 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-    # What listens there already would be taken for the first node's launcher, and all would wait for it.
+    # A process that already listens there would be mistaken for the first node's launcher, and all would wait for it.
     port = [
         f"port={rendezvous_port(config)}",
         'is_held() { (: <"/dev/tcp/$1/$port") 2>/dev/null; }',
         'if [ "$SLURM_NODEID" = 0 ] && { is_held 127.0.0.1 || is_held "$first"; }; then',
-        '  echo "another process listens at port $port of $first; set cluster.slurm.rendezvous_port" >&2',
+        '  echo "port $port of $first is in use by another process; set cluster.slurm.rendezvous_port" >&2',
         "  exit 1",
         "fi",
     ]
     script = "\n".join([*before, first, *port, f'exec {torchrun} "$@"'])
-    return ["srun", *asked, "bash", "-c", script, "sniff"]
+    return ["srun", *asked, "bash", "-c", script, "hardware-check"]

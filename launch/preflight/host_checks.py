@@ -1,4 +1,4 @@
-"""Checks of this host and its file systems: room for checkpoints, credentials, ports, clocks, libraries."""
+"""Checks of this host and its file systems: disk space, credentials, ports, clock, libraries."""
 
 import netrc
 import os
@@ -25,14 +25,14 @@ DISTRIBUTION = "trireme"
 _WANDB_HOST = "api.wandb.ai"
 _IMAGE_FILES = (".sqsh", ".sqfs", ".squashfs", ".sif")
 _CLOCK_TOLERANCE_SECONDS = 2.0
-"""More than the granularity of any file system's times."""
+"""More than the timestamp granularity of any file system."""
 
 
 def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_parameters: int, train_iters: int) -> Finding:
-    """Whether all checkpoints that retention keeps, and the one being written beside them, fit on the disk.
+    """Check that all retained checkpoints, and the one being written, fit on the disk.
 
     Args:
-        num_parameters: that are saved: with the padded vocabulary.
+        num_parameters: those that are saved, with the padded vocabulary.
         train_iters: steps of the run.
     """
     each = int(CHECKPOINT_BYTES_PER_PARAMETER * num_parameters)
@@ -41,19 +41,19 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
     free = shutil.disk_usage(place).free
     needed = each * count
     kept = format_number(count, "checkpoint")
-    text = f"{kept} of {_show_bytes(each)} need {_show_bytes(needed)}; {_show_bytes(free)} are free"
+    text = f"{kept} of {_show_bytes(each)} need {_show_bytes(needed)}; {_show_bytes(free)} available"
     violations = []
     if needed > free:
         fitting = max(free // each - 1, 0)
-        fix = f"use checkpoint.keep_last={fitting}, or another output_dir" if fitting else "use another output_dir"
-        if checkpoint.keep_last and fitting >= checkpoint.keep_last:  # others are kept beside the newest
-            fix = "keep fewer of the others, or use another output_dir"
+        fix = f"Use checkpoint.keep_last={fitting}, or another output_dir." if fitting else "Use another output_dir."
+        if checkpoint.keep_last and fitting >= checkpoint.keep_last:  # others are kept in addition to the newest
+            fix = "Lower checkpoint.keep_best or raise checkpoint.keep_interval, or use another output_dir."
         violations.append(
             Violation(
                 path="output_dir",
                 value=str(run_directory.parent),
-                message=f"has {_show_bytes(free)} free ({place}), and {kept} of {_show_bytes(each)} need"
-                f" {_show_bytes(needed)}",
+                message=f"{kept} of {_show_bytes(each)} need {_show_bytes(needed)}, but {place} has"
+                f" {_show_bytes(free)} available",
                 fix=fix,
             )
         )
@@ -61,7 +61,7 @@ def check_disk(checkpoint: CheckpointConfig, *, run_directory: Path, num_paramet
 
 
 def count_kept_checkpoints(checkpoint: CheckpointConfig, *, train_iters: int) -> int:
-    """The most checkpoints that are on disk at once, the one being written included."""
+    """Return the largest number of checkpoints that are on disk at once, including the one being written."""
     steps = (
         set(range(checkpoint.save_interval, train_iters + 1, checkpoint.save_interval))
         if checkpoint.save_interval
@@ -77,10 +77,10 @@ def count_kept_checkpoints(checkpoint: CheckpointConfig, *, train_iters: int) ->
 
 
 def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Finding:
-    """Whether a run that is to be watched online can log in."""
+    """Check that a run with online W&B logging has credentials."""
     wandb = wandb_of(wandb, environment=environment)
     if wandb.mode != "online":
-        return found_ok("wandb", f"{wandb.mode}: nothing to log in to")
+        return found_ok("wandb", f"mode {wandb.mode}: no credentials needed")
     source = _find_wandb_key(environment)
     violations = []
     if source is None:
@@ -88,8 +88,8 @@ def check_wandb(wandb: WandbConfig, *, environment: Mapping[str, str]) -> Findin
             Violation(
                 path="logging.wandb.mode",
                 value="online",
-                message="needs an API key, and there is none in WANDB_API_KEY or the netrc file",
-                fix="run `wandb login`, or use offline and `wandb sync` later",
+                message="requires an API key, but neither WANDB_API_KEY nor the netrc file contains one",
+                fix="Run `wandb login`, or use offline mode and run `wandb sync` later.",
             )
         )
     return judge("wandb", violations, otherwise=f"API key from {source}")
@@ -107,7 +107,7 @@ def _find_wandb_key(environment: Mapping[str, str]) -> str | None:
 
 
 def check_port(environment: Mapping[str, str]) -> Finding:
-    """Whether the port that torchrun will meet at is free; it chooses one itself unless MASTER_PORT is set."""
+    """Check that the rendezvous port of torchrun is free; torchrun chooses one itself unless MASTER_PORT is set."""
     named = environment.get("MASTER_PORT")
     violations = []
     try:
@@ -116,37 +116,37 @@ def check_port(environment: Mapping[str, str]) -> Finding:
             probe.bind(("", int(named or 0)))
             probe.listen()
             port = probe.getsockname()[1]
-            text = f"port {port} is free" if named else "ports are free; the launcher takes one"
+            text = f"port {port} is free" if named else "the launcher chooses a free port"
     except (OSError, ValueError, OverflowError) as error:
         text = ""
         violations.append(
             Violation(
                 path="MASTER_PORT",
-                value=named or "any",
-                message=f"cannot be listened at on {socket.gethostname()}: {error}",
-                fix="unset it, so that a free port is taken, or name a free one",
+                value=named or "",
+                message=f"cannot listen on this port of {socket.gethostname()}: {error}",
+                fix="Unset MASTER_PORT, so that the launcher chooses a free port, or set it to a free one.",
             )
         )
     return judge("port", violations, otherwise=text)
 
 
 def check_container(container: ContainerConfig) -> Finding:
-    """Whether a container's image that is a file is there; where nodes find those of a registry is not known here."""
+    """Check that an image file is readable; nodes resolve the images of a registry when the job starts."""
     image = container.image
     if image is None:
-        return found_ok("container", "none is asked for")
+        return found_ok("container", "no container configured")
     if "://" in image or not (image.startswith(("/", "./", "../")) or image.endswith(_IMAGE_FILES)):
-        return skipped("container", f"{image} is a registry's: nodes look it up when the job starts")
+        return skipped("container", f"{image} is in a registry: nodes resolve it when the job starts")
     violations = []
     if not os.access(image, os.R_OK):
-        rule = "cannot be read" if os.path.exists(image) else "does not exist"
-        fix = "name an image on a file system that all nodes see, or one of a registry"
+        rule = "cannot read this file" if os.path.exists(image) else "no such file"
+        fix = "Set it to an image on a file system that all nodes mount, or in a registry."
         violations.append(Violation(path="cluster.slurm.container.image", value=image, message=rule, fix=fix))
-    return judge("container", violations, otherwise=f"{image} is there")
+    return judge("container", violations, otherwise=f"{image} exists")
 
 
 def check_clock(run_directory: Path) -> Finding:
-    """Whether this host's clock agrees with the file system's: checkpoints and locks are told apart by time."""
+    """Check that this host's clock agrees with the file system's: checkpoints and locks are compared by time."""
     place = nearest_existing_parent(run_directory)
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".preflight-") as probe:
@@ -156,37 +156,38 @@ def check_clock(run_directory: Path) -> Finding:
             os.fsync(probe.fileno())
             difference = _distance(Path(probe.name).stat().st_mtime, before=before, after=time.time())
     except OSError as error:
-        return skipped("clock", f"no file can be written in {place}: {error.strerror}")
+        return skipped("clock", f"cannot write a file in {place}: {error.strerror}")
     violations = []
     if abs(difference) > _CLOCK_TOLERANCE_SECONDS:
         violations.append(
             Violation(
                 path="clock",
                 value=f"{difference:+.1f}s",
-                message=f"is how far {socket.gethostname()} is from the clock of the file system of {place}",
-                fix="have both synchronised (chrony, ntpd)",
+                message=f"the clock of {socket.gethostname()} differs from that of the file system of {place}",
+                fix="Synchronize both clocks (chrony, ntpd).",
             )
         )
-    return warn("clock", violations, otherwise=f"within {_CLOCK_TOLERANCE_SECONDS:.0f} s of the file system's")
+    good = f"within {_CLOCK_TOLERANCE_SECONDS:.0f} s of the file system's clock"
+    return warn("clock", violations, otherwise=good)
 
 
 def _distance(moment: float, *, before: float, after: float) -> float:
-    """How far this host's clock is ahead of a moment between two of its readings; writing may have taken long."""
+    """Return how far this host's clock is ahead of a timestamp taken between two of its readings, in seconds."""
     return after - moment if moment > after else max(0.0, before - moment)
 
 
 def check_libraries(requirements: list[str] | None = None, *, lacking: Sequence[Violation] = ()) -> Finding:
-    """Whether the libraries that are installed are those that this version of Trireme asks for.
+    """Check that the installed libraries have the versions that this version of Trireme requires.
 
     Args:
-        requirements: as in pyproject.toml; null takes those of the installed distribution.
-        lacking: what the run itself needs and this host has not; nodes may have it.
+        requirements: as in pyproject.toml; None uses those of the installed distribution.
+        lacking: packages that the run requires and this host does not have; the nodes may have them.
     """
     if requirements is None:
         try:
             requirements = metadata.requires(DISTRIBUTION) or []
         except metadata.PackageNotFoundError:
-            return skipped("libraries", f"{DISTRIBUTION} is not installed; it runs from its sources")
+            return skipped("libraries", f"{DISTRIBUTION} is not installed, but runs from its source tree")
     parsed = [Requirement(text) for text in requirements]
     needed = [one for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
     violations = []
@@ -196,14 +197,14 @@ def check_libraries(requirements: list[str] | None = None, *, lacking: Sequence[
         except metadata.PackageNotFoundError:
             version = "missing"
         if version == "missing" or not one.specifier.contains(version, prereleases=True):
-            fix = f"pip install '{one.name}{one.specifier}'"
-            rule = f"is not {one.specifier}, which this version of Trireme needs"
+            fix = f"Run pip install '{one.name}{one.specifier}'."
+            rule = f"this version of Trireme requires {one.specifier}"
             violations.append(Violation(path=one.name, value=version, message=rule, fix=fix))
-    text = f"{len(needed)} libraries have the versions that are needed"
+    text = f"{len(needed)} libraries have the required versions"
     if violations:
         return judge("libraries", violations, otherwise=text)
-    fix = "have it on the nodes, where on_nodes=true looks for it"
-    return warn("libraries", [replace(one, fix=f"{fix}; or {one.fix}") for one in lacking], otherwise=text)
+    fix = "If the nodes have it, check them with on_nodes=true; otherwise:"
+    return warn("libraries", [replace(one, fix=f"{fix} {one.fix}") for one in lacking], otherwise=text)
 
 
 def _show_bytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Whether Slurm would take the job of a run: partition, account, limits and devices, as the cluster sees them."""
+"""Check that Slurm would accept the job of a run: partition, account, limits and devices."""
 
 from collections.abc import Iterator
 
@@ -24,24 +24,24 @@ _SETTINGS = {
     "memory": "cluster.slurm.memory",
     "node name": "cluster.slurm.exclude",
     "node configuration": "cluster.num_nodes, cluster.gpus_per_node, cluster.slurm.cpus_per_task or"
-    " cluster.slurm.memory: no nodes of the partition are like this",
+    " cluster.slurm.memory: no node of the partition satisfies them",
     "node count": "cluster.num_nodes",
 }
-"""What a refusal of Slurm speaks of, and the settings that decide on it."""
+"""Words of Slurm's error messages, and the settings that they refer to."""
 
 
 def check_slurm(config: TrainConfig) -> Finding:
-    """Ask with `sbatch --test-only`, which queues nothing.
+    """Test the job with `sbatch --test-only`, which queues nothing.
 
     Args:
-        config: one that breaks no rule.
+        config: a valid one.
     """
     try:
         ask_slurm("scontrol", "ping")
     except SlurmError:
-        return skipped("slurm", "no Slurm answers here")
+        return skipped("slurm", "Slurm is not available on this host")
     if list(check_nodes(config)):
-        return skipped("slurm", "processes cannot be shared out to nodes")
+        return skipped("slurm", "cluster.num_nodes does not divide the number of processes")
     if problems := list(check_paths(config)):
         return judge("slurm", problems, otherwise="")
     folder = directory_of(config) / "slurm" / "preflight"
@@ -49,9 +49,9 @@ def check_slurm(config: TrainConfig) -> Finding:
     try:
         said = try_script(render_job(job, command=["python", "-m", "launch.preflight"]))
     except SlurmError as error:
-        # Whoever sets nothing of Slurm's may not mean to use it.
-        is_meant = config.cluster.slurm != SlurmConfig() or config.cluster.num_nodes > 1
-        return (judge if is_meant else warn)("slurm", [_explain(str(error))], otherwise="")
+        # Without any Slurm setting, the user may not intend to use Slurm.
+        is_intended = config.cluster.slurm != SlurmConfig() or config.cluster.num_nodes > 1
+        return (judge if is_intended else warn)("slurm", [_explain(str(error))], otherwise="")
     if limits := list(_check_limits(config)):
         return judge("slurm", limits, otherwise="")
     return warn("slurm", _check_cpus(config), otherwise=said)
@@ -59,12 +59,12 @@ def check_slurm(config: TrainConfig) -> Finding:
 
 def _explain(refusal: str) -> Violation:
     settings = [setting for word, setting in _SETTINGS.items() if word in refusal.lower()]
-    fix = f"change {settings[0]}" if settings else "ask those who run the cluster"
-    return Violation(path="sbatch", value="--test-only", message=f"refuses the job: {refusal}", fix=fix)
+    fix = f"Change {settings[0]}." if settings else "Ask the cluster's administrators."
+    return Violation(path="sbatch", value="", message=f"rejected the job: {refusal}", fix=fix)
 
 
 def _check_limits(config: TrainConfig) -> Iterator[Violation]:
-    """Name limits of a partition: where the cluster does not enforce them, sbatch takes a job that waits for ever."""
+    """Report exceeded partition limits: where they are not enforced, sbatch accepts a job that never starts."""
     partitions = list(find_partitions(config.cluster.slurm.partition))
     times = [time_limit_seconds(one.get("MaxTime", "")) for one in partitions]
     wanted = time_limit_seconds(config.cluster.slurm.time_limit)
@@ -72,16 +72,16 @@ def _check_limits(config: TrainConfig) -> Iterator[Violation]:
         yield Violation(
             path="cluster.slurm.time_limit",
             value=config.cluster.slurm.time_limit,
-            message="is more than the partition's MaxTime, so the job would wait for ever",
-            fix=f"use {' or '.join(one['MaxTime'] for one in partitions)} or less",
+            message="exceeds the partition's MaxTime, so the job would never start",
+            fix=f"Use {' or '.join(one['MaxTime'] for one in partitions)} or less.",
         )
     sizes = [one.get("MaxNodes", "") for one in partitions]
     if sizes and all(size.isdecimal() and int(size) < config.cluster.num_nodes for size in sizes):
         yield Violation(
             path="cluster.num_nodes",
             value=config.cluster.num_nodes,
-            message="is more than the partition's MaxNodes, so the job would wait for ever",
-            fix=f"use {max(map(int, sizes))} or less, or another cluster.slurm.partition",
+            message="exceeds the partition's MaxNodes, so the job would never start",
+            fix=f"Use {max(map(int, sizes))} or less, or another cluster.slurm.partition.",
         )
 
 
@@ -91,7 +91,7 @@ def _check_cpus(config: TrainConfig) -> Iterator[Violation]:
         is_named = config.cluster.slurm.cpus_per_task is not None
         yield Violation(
             path="cluster.slurm.cpus_per_task",
-            value=cpus if is_named else f"null ({cpus} here)",
-            message=f"leaves the {format_number(num_processes, 'process')} of a node to share cores",
-            fix=f"use {num_processes} or more, or cluster.slurm.exclusive=true",
+            value=cpus if is_named else f"null, which means {cpus} here",
+            message=f"fewer CPUs than the {format_number(num_processes, 'process')} of a node, which share cores",
+            fix=f"Use {num_processes} or more, or cluster.slurm.exclusive=true.",
         )

@@ -1,4 +1,4 @@
-"""Train on a Slurm cluster: check everything, write one readable batch script, submit it.
+"""Train on a Slurm cluster: check the configuration, write one readable batch script, submit it.
 
 usage: python -m launch.slurm [action=submit|status|stop|logs] [dry_run=true] [chain=N] [-m] OVERRIDES
        python -m launch.slurm data_prep=OPTION [dry_run=true] [data_prep.FIELD=VALUE ...]
@@ -10,16 +10,18 @@ OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node
     model=llama_8b parallel=tp8 precision=bf16 'data.train=[{paths:[/data/crawl]}]' tokenizer.path=/data/tok.model
   python -m launch.slurm run_name=first action=logs follow=true
 
-  action=submit   check, copy code and configuration into the run directory, submit (the default)
-  action=status   what the run's jobs do, its last step and its newest checkpoint
-  action=stop     ask the run to save and leave, and not to come back; take what waits from the queue
-  action=logs     the end of what the run printed; follow=true goes on printing
-  dry_run=true    print the batch script and stop; nothing is written
-  chain=N         N jobs, each going on where the one before it had to stop, instead of one that requeues itself
-  -m, --multirun  an override with several values (optimizer.lr=1e-3,3e-4) is one run each, in a job array
+  action=submit   check, copy code and configuration to the run directory, submit (default)
+  action=status   show the run's jobs, its last step and its latest checkpoint
+  action=stop     stop the run: running jobs save a checkpoint and exit, pending jobs are cancelled
+  action=logs     print the end of the run's output; follow=true keeps following it
+  dry_run=true    print the batch script and exit; nothing is written
+  chain=N         submit N dependent jobs, each resuming the run when the previous one reaches its time limit, instead
+                  of one job that requeues itself
+  -m, --multirun  sweep: an override with several values (optimizer.lr=1e-3,3e-4) becomes one run each, in a job array
   data_prep=...   prepare data in job arrays: data_tools.prepare with data_prep.executor.kind=slurm
 
-Exit codes: 0 done; 1 Slurm refused; 2 bad configuration or input (every problem is printed, nothing is submitted).
+Exit codes: 0 done; 1 Slurm failed or rejected the job; 2 bad configuration or input (all errors are printed, nothing
+is submitted).
 """
 
 import os
@@ -37,23 +39,23 @@ from trireme.slurm import SlurmError
 
 
 def main() -> int:
-    """The command: exit code 2 with every problem named where the configuration cannot be used."""
+    """Run the command; an invalid configuration prints all errors and exits with code 2."""
     try:
         return run_command(lambda: run(sys.argv[1:]))
     except SlurmError as error:
-        print(f"Slurm refused:\n  {error}", file=sys.stderr)
+        print(f"Slurm error:\n  {error}", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
-        print(f"{error.filename}: could not be read or written ({error.strerror})", file=sys.stderr)
+        print(f"{error.filename}: cannot read or write this file: {error.strerror}", file=sys.stderr)
         return EXIT_STOPPED
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the command line says.
+    """Execute the command line.
 
     Raises:
-        ConfigError: the configuration, or the command line, cannot be used.
-        SlurmError: Slurm is not there, or refuses.
+        ConfigError: the configuration or the command line is invalid.
+        SlurmError: Slurm is not installed or refuses a command.
     """
     if {"--help", "-h"} & set(arguments):
         sys.stdout.write((__doc__ or "").lstrip())
@@ -77,21 +79,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def _show_logs(request: Request, configs: Sequence[TrainConfig]) -> None:
     if len(configs) > 1:
-        rule, fix = "names several runs", "leave -m and name one with run_name"
-        raise ConfigError([Violation(path="action", value="logs", message=rule, fix=fix)])
+        rule, fix = "shows one run only", "Omit -m, and set run_name to one of the runs."
+        raise ConfigError([Violation(path="action=logs", value="", message=rule, fix=fix)])
     show_logs(configs[0], follow=request.follow)
 
 
 def _prepare_data(request: Request) -> None:
-    """Become the command that prepares data; its jobs go on by themselves, and it knows its own settings."""
+    """Replace this process by the command that prepares data; it checks its own settings."""
     problems = list(request.problems)
     for word, value, usual in (("action", request.action, "submit"), ("chain", request.chain, 1)):
         if value != usual:
-            rule, fix = "is for training", "leave it out: the output names squeue and scancel for these jobs"
+            rule = "applies to training only"
+            fix = f"Omit {word}; manage the jobs of a data preparation with squeue and scancel."
             problems.append(Violation(path=word, value=value, message=rule, fix=fix))
     if request.is_sweep:
-        rule, fix = "is for training", "leave it out"
-        problems.append(Violation(path="option", value="-m", message=rule, fix=fix))
+        problems.append(Violation(path="-m", value="", message="applies to training only", fix="Omit -m."))
     raise_if_any(problems)
     executor = ["data_prep.executor.kind=slurm", *(["data_prep.executor.dry_run=true"] if request.dry_run else [])]
     command = [sys.executable, "-m", "data_tools.prepare", *request.overrides, *executor]

@@ -1,4 +1,4 @@
-"""What launch.slurm is asked for: its own words, taken out of the overrides of the run."""
+"""Parse the command line of launch.slurm: its own options, and the overrides of the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ _MOST_LINKS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A command line, taken apart."""
+    """Hold a parsed command line."""
 
     overrides: tuple[str, ...]
-    """Of the run."""
+    """Overrides of the run's configuration."""
     action: str = "submit"
     dry_run: bool = False
-    """Show the scripts instead of submitting them."""
+    """Print the scripts instead of submitting them."""
     follow: bool = False
-    """logs: go on with what is written from now on."""
+    """logs: keep printing what is written from now on."""
     chain: int = 1
-    """Jobs that follow one another, each going on where the one before it had to stop."""
+    """Number of dependent jobs, each resuming where the previous one had to stop."""
     is_sweep: bool = False
-    """Several values of an override are one run each."""
+    """Each of several values of an override is one run."""
     problems: tuple[Violation, ...] = ()
-    """What is wrong with the own words."""
+    """Errors in the command's own options."""
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
-    """Split a command line; what is wrong with it is for the caller to report, together with the rest."""
+    """Parse a command line; the caller reports its errors together with those of the configuration."""
     split = split_arguments(arguments, words=WORDS)
     unknown = [option for option in split.options if option not in OPTIONS]
     problems = [unknown_option(option, known=OPTIONS, words=WORDS) for option in unknown]
@@ -55,11 +55,11 @@ def _check_words(split: Arguments) -> list[Violation]:
     problems = []
     action = split.words.get("action", "submit")
     if action not in ACTIONS:
-        fix = f"{did_you_mean(action, ACTIONS)}Use {join_or(ACTIONS)}"
-        problems.append(Violation(path="action", value=action, message="is no action", fix=fix))
+        fix = f"{did_you_mean(action, ACTIONS)}Use {join_or(ACTIONS)}."
+        problems.append(Violation(path="action", value=action, message="no such action", fix=fix))
     problems += split.check_flags(("dry_run", "follow"))
     chain = split.words.get("chain", "1")
     if not chain.isdecimal() or not 1 <= int(chain) <= _MOST_LINKS:
-        rule = "is no number of jobs"
-        problems.append(Violation(path="chain", value=chain, message=rule, fix=f"use 1 to {_MOST_LINKS}"))
+        rule = "must be a number of jobs"
+        problems.append(Violation(path="chain", value=chain, message=rule, fix=f"Use 1 to {_MOST_LINKS}."))
     return problems

@@ -1,4 +1,4 @@
-"""What the cluster says of itself: nodes that it knows, and how long a job array may be."""
+"""Query the cluster: Slurm's names of nodes, and the maximum size of a job array."""
 
 import re
 from collections.abc import Iterable
@@ -7,16 +7,15 @@ from trireme.slurm import SlurmError, ask_slurm
 
 
 def find_nodes(hosts: Iterable[str]) -> dict[str, str | None]:
-    """Return Slurm's name of each host; None where it says that it has no such node.
+    """Return Slurm's name of each host; None for a host that it does not know.
 
-    Slurm refuses a list of nodes for one name that it does not know. A host that it cannot be asked about keeps its
-    name.
+    Slurm rejects a whole node list because of one unknown name. A host keeps its name when Slurm does not answer.
     """
     return {host: _find_node(host) for host in hosts}
 
 
 def max_array_size() -> int | None:
-    """Return how many runs a job array takes, 1 where there are no arrays; None where Slurm does not say."""
+    """Return the maximum number of elements of a job array, 1 without arrays; None when Slurm does not answer."""
     try:
         text = ask_slurm("scontrol", "show", "config")
     except SlurmError:

@@ -1,4 +1,4 @@
-"""CPUs of a node's task where the configuration names none: what Slurm gives by itself is one for all processes."""
+"""Choose the CPUs of a node's task when the configuration sets none: Slurm's default is one CPU for all processes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ _GPUS = re.compile(r"\bgpu(?::(?P<type>[^:,()]+))?:(?P<count>\d+)")
 
 
 def cpus_per_task(config: TrainConfig) -> int | None:
-    """CPUs to ask for; None leaves it to Slurm, where whole nodes, cpus_per_gpu or the partition's defaults decide.
+    """Return the CPUs to request; None when exclusive nodes, cpus_per_gpu or the partition's defaults decide.
 
-    Devices get their share of the CPUs of the partition's smallest nodes. Where no cluster can be asked, as in a dry
-    run elsewhere, and where there are no devices, it is one for each process.
+    Devices get their share of the CPUs of the partition's smallest nodes. Without devices, and when no cluster can be
+    queried, as in a dry run elsewhere, each process gets one CPU.
     """
     slurm = config.cluster.slurm
     if slurm.cpus_per_task is not None or slurm.exclusive or slurm.cpus_per_gpu is not None:
@@ -33,12 +33,12 @@ def cpus_per_task(config: TrainConfig) -> int | None:
 
 
 def find_partitions(names: str | None) -> Iterator[dict[str, str]]:
-    """Those that a job may run in, as `scontrol show partition` describes them.
+    """Yield the partitions that a job may run in, as `scontrol show partition` describes them.
 
     Args:
-        names: separated by commas; None takes the default one.
+        names: separated by commas; None selects the default one.
     Raises:
-        SlurmError: Slurm is not there, or refuses.
+        SlurmError: Slurm is not installed or refuses the command.
     """
     for partition in _records("partition"):
         is_named = partition.get("PartitionName") in (names or "").split(",")
@@ -47,12 +47,12 @@ def find_partitions(names: str | None) -> Iterator[dict[str, str]]:
 
 
 def _find_shares(config: TrainConfig, partition: Mapping[str, str]) -> Iterator[int]:
-    """CPUs for the run's devices on each node of a partition that has as many; all CPUs where there are none."""
+    """Yield the CPUs for the run's devices on each node that has enough of them; all CPUs for a run without devices."""
     wanted, gpu_type = config.cluster.gpus_per_node, config.cluster.slurm.gpu_type
     most = partition.get("MaxCPUsPerNode", "")
     nodes = partition.get("Nodes", "(null)")
     for node in _records("node", nodes) if nodes != "(null)" else ():
-        cpus = int(node.get("CPUEfctv") or node["CPUTot"])  # without those that Slurm keeps for the system
+        cpus = int(node.get("CPUEfctv") or node["CPUTot"])  # without those that Slurm reserves for the system
         cpus = min(cpus, int(most)) if most.isdecimal() else cpus
         gpus = sum(
             int(found["count"]) for found in _GPUS.finditer(node.get("Gres", "")) if gpu_type in (None, found["type"])

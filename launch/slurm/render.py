@@ -1,4 +1,4 @@
-"""The batch script: slurm/train.sbatch, filled in for one or several runs that need the same kind of job."""
+"""Render the batch script from slurm/train.sbatch, for one run or several that need the same kind of job."""
 
 import re
 import shlex
@@ -20,72 +20,74 @@ from trireme.errors import Violation
 from trireme.slurm import array_range, is_one_line, literal_path, render_directives
 
 _FIRST_PORT, _NUM_PORTS = 20000, 12000
-"""Below the ports that systems give to clients: Linux's begin at 32768."""
+"""Below the ephemeral ports, which begin at 32768 on Linux."""
 _LEAVING_SHARE = 0.8
-"""Of the time between warning and end, what processes get to save before they are ended; the rest is for requeueing."""
+"""Share of the time between the warning and the end that processes get to save; the rest is for requeueing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Runs that one job, or one job array, takes."""
+    """Describe one job or job array, and the runs that it executes."""
 
     configs: Sequence[TrainConfig]
-    """One per run; they differ in nothing that Slurm is told."""
+    """One per run; they have the same Slurm options."""
     stamp: str
     """Name of the submission."""
     folder: Path
-    """Holds the script and the code; absolute."""
+    """Contains the script and the code; absolute."""
     title: str
     """Name of the run or of the sweep."""
     name: str = "job"
-    """Of the script in the folder, without its ending."""
+    """File name of the script in the folder, without its suffix."""
     chain: int = 1
-    """How often it is submitted, each behind the one before."""
+    """Number of dependent submissions."""
     bad_nodes: Sequence[str] = ()
-    """Nodes to avoid, by Slurm's names."""
+    """Nodes to exclude, by Slurm's names."""
     max_running: int | None = None
-    """Of its runs, so many at a time; None sets no limit."""
+    """Maximum number of its runs at a time; None sets no limit."""
 
     @property
     def script_path(self) -> Path:
-        """Where the script is written."""
+        """Return the path of the script."""
         return self.folder / f"{self.name}.sbatch"
 
     @property
     def chain_path(self) -> Path:
-        """Where the numbers of a chain's jobs are written."""
+        """Return the path of the file with the job ids of a chain."""
         return self.folder / f"{self.name}.chain"
 
     @property
     def output(self) -> Path:
-        """Where the jobs write, with Slurm's %j, %A and %a."""
+        """Return the path of the jobs' output, with Slurm's %j, %A and %a."""
         return self.folder / ("%A_%a.out" if len(self.configs) > 1 else "%j.out")
 
 
 def directory_of(config: TrainConfig) -> Path:
-    """The run directory, absolute: nodes start elsewhere."""
+    """Return the run directory as an absolute path: jobs start in another working directory."""
     return Path(config.output_dir, config.run_name).absolute()
 
 
 def check_paths(config: TrainConfig) -> Iterator[Violation]:
-    """Name directories that a batch script, or a container's list of mounts, has no way to write."""
+    """Report directories whose names cannot be written in a batch script or in a list of container mounts."""
     has_container = config.cluster.slurm.container.image is not None
     output = directory_of(config).parent
     for path, directory in (("output_dir", output), ("working directory", Path.cwd())):
         reasons = {}
         if path == "output_dir":
-            # Slurm takes a name with a backslash as it is: all jobs would write to one file %j.out.
+            # Slurm does not expand %j in a name with a backslash: all jobs would write to one file %j.out.
             reasons = {"\\": "sbatch's --output", ":": "PYTHONPATH"}
         if has_container:
             reasons |= dict.fromkeys(":,", "the container's mounts")
         text = str(directory)
         what = [
-            f"holds {letter!r}, which cannot stand in {reason}" for letter, reason in reasons.items() if letter in text
+            f"must not contain {letter!r}, which is invalid in {reason}"
+            for letter, reason in reasons.items()
+            if letter in text
         ]
         if not is_one_line(text) or not _is_utf8(text):
-            what.append("is no single line of UTF-8")
+            what.append("must be a single line of UTF-8")
         if what:
-            fix = "use another directory" if path == "output_dir" else "submit from another directory"
+            fix = "Use another directory." if path == "output_dir" else "Submit from another directory."
             yield Violation(path=path, value=repr(text), message=", and ".join(what), fix=fix)
 
 
@@ -98,15 +100,15 @@ def _is_utf8(text: str) -> bool:
 
 
 def rendezvous_port(config: TrainConfig) -> str:
-    """The port as a shell works it out on the nodes: jobs that share a node meet at different ones."""
+    """Return the port as a shell expression: jobs that share a node use different ones."""
     return str(config.cluster.slurm.rendezvous_port or f"$(({_FIRST_PORT} + SLURM_JOB_ID % {_NUM_PORTS}))")
 
 
 def render_job(job: Job, *, command: Sequence[str]) -> str:
-    """The script's text.
+    """Return the text of the script.
 
     Args:
-        command: the command line that asked for it, to stand in the script.
+        command: the command line that submits it, for the script's header.
     """
     config = job.configs[0]
     slurm = config.cluster.slurm
@@ -120,7 +122,7 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # {# stands in shell scripts.
+        # Shell scripts contain {#.
         comment_start_string="<#",
         comment_end_string="#>",
     )
@@ -154,7 +156,7 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
 
 
 def job_directives(job: Job, *, cpus: int | None) -> list[str]:
-    """The #SBATCH lines.
+    """Return the #SBATCH lines.
 
     Args:
         cpus: of `cpus_per_task`.
@@ -177,7 +179,7 @@ def job_directives(job: Job, *, cpus: int | None) -> list[str]:
 
 
 def placement_options(config: TrainConfig, *, cpus: int | None, bad_nodes: Sequence[str] = ()) -> dict[str, object]:
-    """Where and how large a job is: options of sbatch and srun by their long names; None leaves one out.
+    """Return a job's size and placement as long options of sbatch and srun; an option with None is omitted.
 
     Args:
         cpus: of `cpus_per_task`.
@@ -204,13 +206,13 @@ def placement_options(config: TrainConfig, *, cpus: int | None, bad_nodes: Seque
 
 
 def python_on_nodes(config: TrainConfig) -> str:
-    """The interpreter of the run's processes."""
+    """Return the Python interpreter of the run's processes."""
     slurm = config.cluster.slurm
     return slurm.python or ("python3" if slurm.container.image else sys.executable)
 
 
 def environment_of(config: TrainConfig) -> dict[str, str]:
-    """Variables of the run, as a shell sets them: of devices and network first, so that others can say otherwise."""
+    """Return the run's variables, quoted for a shell: those of devices and network first, so that later ones win."""
     slurm = config.cluster.slurm
     network = slurm.network_interface
     variables = dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), network) if network else {}
@@ -218,7 +220,7 @@ def environment_of(config: TrainConfig) -> dict[str, str]:
         name: str(value).lower() if isinstance(value, bool) else value for name, value in slurm.environment.items()
     }
     quoted = {name: _quote_value(str(value)) for name, value in {**variables, **given}.items()}
-    # Those of whoever submits win. The script knows the directory, which runs of an array do not share.
+    # Those of the submitting user win. The script sets the directory, which differs between the runs of an array.
     devices = {
         name: f'"${{{name}:-{value}}}"'
         for name, value in device_variables(config, run_directory=PurePosixPath("$run_directory")).items()
@@ -228,7 +230,7 @@ def environment_of(config: TrainConfig) -> dict[str, str]:
 
 
 def _quote_value(text: str) -> str:
-    """Quote a value for a shell that puts in the variables that it refers to; one that is not set is empty there."""
+    """Quote a value for a shell that expands the variables in it; an unset one becomes empty."""
     quoted, position = "", 0
     for match in REFERENCE.finditer(text):
         before = text[position : match.start()]
@@ -242,7 +244,7 @@ def _quote_value(text: str) -> str:
 
 
 def srun_options(config: TrainConfig, *, cpus: int | None) -> list[str]:
-    """Options of the srun that starts one launcher on each node, quoted for a shell.
+    """Return the options of the srun that starts one launcher on each node, quoted for a shell.
 
     Args:
         cpus: of `cpus_per_task`.
@@ -250,14 +252,14 @@ def srun_options(config: TrainConfig, *, cpus: int | None) -> list[str]:
     slurm = config.cluster.slurm
     options = ["--kill-on-bad-exit=1"]
     if cpus is not None:
-        # From 22.05 on srun does not take it over from sbatch.
+        # Since 22.05, srun does not inherit it from sbatch.
         options.append(f"--cpus-per-task={cpus}")
     if slurm.container.image and slurm.container.runtime == "pyxis":
         options += [
             f"--container-image={shlex.quote(slurm.container.image)}",
             f"--container-mounts={shlex.quote(','.join(_mounts(slurm.container, config)))}",
             f"--container-workdir={shlex.quote(str(Path.cwd()))}",
-            # Else those of the image win over the job's.
+            # Otherwise the image's variables take precedence over the job's.
             '--container-env="$container_variables"',
         ]
     for name, value in slurm.srun_options.items():
@@ -266,7 +268,7 @@ def srun_options(config: TrainConfig, *, cpus: int | None) -> list[str]:
 
 
 def container_prefix(config: TrainConfig) -> str:
-    """What stands before the command of a task that runs in Apptainer."""
+    """Return the command prefix of a task that runs in Apptainer."""
     container = config.cluster.slurm.container
     if not container.image or container.runtime != "apptainer":
         return ""

@@ -1,4 +1,4 @@
-"""What is kept of each submission: its record in the run directory, and a copy of the code that it runs."""
+"""Record each submission in its run directory, and copy the code that it runs."""
 
 import contextlib
 import json
@@ -15,26 +15,26 @@ from trireme.files import append_durably
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One submission of one run."""
+    """Describe one submission of one run."""
 
     stamp: str
-    """Its name: the folder slurm/STAMP of the run directory has the resolved configuration."""
+    """Its name; slurm/STAMP in the run directory contains the resolved configuration."""
     jobs: tuple[str, ...]
-    """Numbers of its jobs, of array elements as 12_3; several where it is a chain."""
+    """Job ids, those of array elements as 12_3; several for a chain."""
     script: str
     outputs: tuple[str, ...]
-    """The file that each job writes to."""
+    """The output file of each job."""
 
 
 def add_submission(run_directory: Path, submission: Submission) -> None:
-    """Remember a submission, whole or not at all.
+    """Append the record of a submission, atomically.
 
     Raises:
         OSError: it cannot be written.
     """
     path = _path(run_directory)
     before = path.read_bytes() if path.exists() else b""
-    # Behind a line that was written by half, it would be taken for the rest of it.
+    # After an incomplete line, it would be read as the rest of that line.
     start = "\n" if before and not before.endswith(b"\n") else ""
     try:
         append_durably(path, start + json.dumps(asdict(submission)) + "\n")
@@ -45,7 +45,7 @@ def add_submission(run_directory: Path, submission: Submission) -> None:
 
 
 def forget_last_submission(run_directory: Path, stamp: str) -> None:
-    """Take back the last record if it is that of this submission; needs no room on the disk.
+    """Remove the last record if it is that of this submission; requires no disk space.
 
     Raises:
         OSError: it cannot be written.
@@ -61,9 +61,9 @@ def forget_last_submission(run_directory: Path, stamp: str) -> None:
 
 
 def read_submissions(run_directory: Path) -> list[Submission]:
-    """Return all submissions, oldest first; none where the run was never submitted.
+    """Return all submissions, oldest first; none for a run that was never submitted.
 
-    A line that is no record, as a full disk or a killed command leaves one, is passed over with a warning.
+    An invalid line, which a full disk or a killed command can leave, is skipped with a warning.
     """
     path = _path(run_directory)
     try:
@@ -77,8 +77,8 @@ def read_submissions(run_directory: Path) -> list[Submission]:
             submissions.append(record)
         elif line.strip():
             print(
-                f"warning: {path}: line {number} is no record of a submission and is passed over (got {line[:60]!r})."
-                " If it was one, its job is not known here: look for it with squeue, and remove the line",
+                f"warning: {path}: line {number} is not a valid record and is skipped (got {line[:60]!r})."
+                " Check with squeue for a job that it may have recorded, then remove the line.",
                 file=sys.stderr,
             )
     return submissions
@@ -103,11 +103,11 @@ def _path(run_directory: Path) -> Path:
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conf", "data_tools", "launch", "slurm", "trainer", "trireme")
-"""All that a run imports or reads of the project; the environment's packages are not copied."""
+"""The parts of the project that a run imports or reads; the environment's packages are not copied."""
 
 
 def new_stamp(run_directory: Path, *, now: datetime | None = None) -> str:
-    """A name for a submission by its time, such as 20260131-235959; with a number behind it where that is taken."""
+    """Return a name for a submission from the time, such as 20260131-235959, with a numeric suffix if it is taken."""
     base = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
     names = (base, *(f"{base}-{number}" for number in range(2, 1000)))
     return next(name for name in names if not (run_directory / "slurm" / name).exists())
@@ -122,7 +122,7 @@ def copy_code(target: Path) -> None:
 
 
 def describe_code() -> str:
-    """The git commit of the project and whether files differ from it; empty where it is no git checkout."""
+    """Return the project's git commit and whether files differ from it; empty outside a git checkout."""
     try:
         commit = _ask_git("rev-parse", "--short=12", "HEAD")
         changed = _ask_git("status", "--porcelain", "--", *PACKAGES)
@@ -132,7 +132,7 @@ def describe_code() -> str:
 
 
 def _ask_git(*arguments: str) -> str:
-    # Of this very directory: an installed copy may lie inside somebody else's repository.
+    # Of this directory only: an installed copy may be inside another repository.
     if not (PROJECT_ROOT / ".git").exists():
         raise FileNotFoundError(PROJECT_ROOT / ".git")
     command = ["git", "-C", str(PROJECT_ROOT), *arguments]

@@ -1,4 +1,4 @@
-"""The runs that a command line means: one, or all of a sweep, checked as a whole."""
+"""Load the runs of a command line, one or all of a sweep, and check them together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """One run, or those of a sweep."""
+    """Hold one run, or those of a sweep."""
 
     configs: tuple[TrainConfig, ...]
     base_directory: Path
-    """Of the run, or the one of the sweep's name, which holds its script and code; absolute."""
+    """The run directory, or the directory with the sweep's name, which contains its script and code; absolute."""
     base_name: str
-    """The run's name, or the sweep's."""
+    """The name of the run or of the sweep."""
 
 
 def load_runs(request: Request) -> Runs:
     """Load the configuration of every run and, before a submission, check it.
 
     Raises:
-        ConfigError: everything that is wrong with the command line and all runs, each thing once.
+        ConfigError: lists all errors in the command line and in all runs, each error once.
     """
     problems = list(request.problems)
     choices: tuple[Choice, ...] = (Choice(overrides=request.overrides),)
@@ -68,16 +68,16 @@ def load_runs(request: Request) -> Runs:
 
 
 def group_alike(configs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
-    """Runs that ask Slurm for the same and do the same before they start, together: each group is one array."""
+    """Group the runs with the same Slurm options and setup: each group becomes one job array."""
     groups: dict[str, list[TrainConfig]] = {}
     for config in configs:
-        # The number of processes may follow from the layout.
+        # The number of processes may depend on the layout.
         groups.setdefault(repr((config.cluster, count_processes(config), config.output_dir)), []).append(config)
     return list(groups.values())
 
 
 def split_evenly(items: Sequence[_Item], num_parts: int) -> list[list[_Item]]:
-    """Split into so many parts in order, the first ones by one item longer where it does not come out even."""
+    """Split into num_parts parts in order, whose sizes differ by at most one."""
     size, longer = divmod(len(items), num_parts)
     ends = [number * size + min(number, longer) for number in range(num_parts + 1)]
     return [list(items[start:end]) for start, end in pairwise(ends)]

@@ -1,10 +1,10 @@
-"""Looking after runs that were submitted: where they stand, what they print, and how they are stopped."""
+"""Show the status and the output of submitted runs, and stop them."""
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,121 +17,134 @@ from trireme.slurm import SlurmError, ask_slurm
 
 _LINES_SHOWN = 50
 _TAIL_BYTES = 1 << 16
+_MAX_IDS = 5000
+"""Job ids in one command line: Linux takes 128 KiB per argument."""
 _OVER = frozenset(
     (
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "GONE", "LAUNCH_FAILED", "NODE_FAIL"),
         *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
     )
 )
-"""States of jobs that do nothing any more. Source: squeue(1), JOB STATE CODES."""
+"""States of finished jobs. Source: squeue(1), JOB STATE CODES."""
 _NOT_BEGUN = frozenset(
     ("CONFIGURING", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 )
-"""States of jobs whose script does not run yet, so that nothing is lost with them."""
+"""States of jobs whose script has not started, so that cancelling them loses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """What Slurm knows of a job."""
+    """Hold what Slurm reports of a job."""
 
     state: str
-    """Such as RUNNING, or GONE when Slurm does not know it any more."""
+    """Such as RUNNING, or GONE when Slurm no longer knows the job."""
     details: str = ""
 
 
 def print_status(configs: Sequence[TrainConfig]) -> None:
-    """Say of each run what its jobs do and how far it is.
+    """Print the jobs, the last step and the latest checkpoint of each run.
 
     Raises:
-        ConfigError: one was never submitted.
+        ConfigError: a run was never submitted.
     """
-    for config, submissions in _find_submissions(configs):
+    found = _find_submissions(configs)
+    states = ask_states(job for _, submissions in found for job in submissions[-1].jobs)
+    for config, submissions in found:
         directory = directory_of(config)
         print(f"run        {directory}")
         newest = submissions[-1]
         for job in newest.jobs:
-            found = ask_state(job)
-            print(f"job        {job} {found.state}{found.details}")
+            print(f"job        {job} {states[job].state}{states[job].details}")
         submitted = load_config_file(directory / "slurm" / newest.stamp / "config.yaml")
         print(f"step       {_describe_step(directory, num_steps=submitted.training.train_iters)}")
         print(f"checkpoint {_describe_checkpoint(directory)}")
 
 
 def stop_runs(configs: Sequence[TrainConfig]) -> None:
-    """Ask running jobs to save and to stay away; take those that wait from the queue.
+    """Ask running jobs to save a checkpoint and exit, and cancel pending ones.
 
     Raises:
-        ConfigError: a run was never submitted, or no job of any of them is there to be stopped.
-        RunStopped: a run cannot be told.
+        ConfigError: a run was never submitted, or none of them has a pending or running job.
+        RunStopped: the file that stops a run cannot be written.
     """
     found = [(config, submissions[-1]) for config, submissions in _find_submissions(configs)]
-    states = {job: ask_state(job).state for _, submission in found for job in submission.jobs}
+    known = ask_states(job for _, submission in found for job in submission.jobs)
+    states = {job: one.state for job, one in known.items()}
     over = {
-        config.run_name: f"has no job that waits or runs ({_list_states(submission, states)})"
+        config.run_name: f"no pending or running job ({_list_states(submission, states)})"
         for config, submission in found
         if _OVER.issuperset(states[job] for job in submission.jobs)
     }
     if len(over) == len(found):
-        fix = "there is nothing to stop"
+        fix = "There is nothing to stop."
         raise_if_any(Violation(path="run_name", value=name, message=rule, fix=fix) for name, rule in over.items())
+    live: list[str] = []
     for config, submission in found:
         if config.run_name in over:
             print(f"{config.run_name}: {over[config.run_name]}")
             continue
         _leave_stop_file(directory_of(config) / "slurm" / submission.stamp / "stop", jobs=submission.jobs)
-        # Those that wait first: the end of a job lets the next of the chain begin.
-        for job in sorted(submission.jobs, key=lambda job: states[job] not in _NOT_BEGUN):
-            if states[job] not in _OVER:
-                print(f"{job}: {_stop_job(job, states[job])}")
+        live += [job for job in submission.jobs if states[job] not in _OVER]
+    # Pending jobs first: when a job ends, the next one of the chain starts.
+    pending = [job for job in live if states[job] in _NOT_BEGUN]
+    for start in range(0, len(pending), _MAX_IDS):
+        ask_slurm("scancel", *pending[start : start + _MAX_IDS])
+    for job in pending:
+        print(f"{job}: cancelled before it started")
+    for job in live:
+        if states[job] not in _NOT_BEGUN:
+            print(f"{job}: {_stop_job(job, states[job])}")
 
 
 def _leave_stop_file(path: Path, *, jobs: Sequence[str]) -> None:
-    """The script looks for it when it begins, while it runs, and before it asks to be started again."""
+    """Write the file that the script checks when it starts, while it runs, and before it requeues itself."""
     try:
         path.touch()
     except OSError as error:
         raise RunStopped(
-            f"{path}: could not be written ({error.strerror}), and without it the run would start again."
-            f" Free some room there, or end it at once: scancel {' '.join(jobs)}",
+            f"{path}: cannot write this file: {error.strerror}. Without it, the run would restart."
+            f" Free disk space there, or cancel the jobs without saving: scancel {' '.join(jobs)}",
             exit_code=EXIT_STOPPED,
         ) from error
 
 
 def _stop_job(job: str, state: str) -> str:
-    """Take a job from the queue, or ask it to leave, where it can be asked; what became of it, for the user."""
-    at_once = f"`scancel {job}` ends it at once"
-    if state in _NOT_BEGUN:
-        ask_slurm("scancel", job)
-        return "taken from the queue"
+    """Ask a job that has started to save a checkpoint and exit.
+
+    Returns:
+        The outcome, for the user.
+    """
+    at_once = f"To end it without saving: scancel {job}"
     if state == "COMPLETING":
-        # One that has asked to be started again waits in the queue behind that state.
+        # A job that has requeued itself is in this state before it is pending again.
         with contextlib.suppress(SlurmError):
             ask_slurm("scancel", job)
-        return "ends already, and does not start again"
+        return "already finishing; it will not restart"
     if state in ("SUSPENDED", "STOPPED"):
-        return f"is {state}; saves and leaves when it is resumed; {at_once}"
+        return f"is {state}; it will save a checkpoint and exit when it is resumed. {at_once}"
     try:
         ask_slurm("scancel", "--batch", "--signal=USR1", job)
     except SlurmError as error:
-        # It has ended meanwhile, or has not quite begun.
-        return f"leaves by itself as soon as it looks for such requests ({error}); {at_once}"
-    return f"asked to save and leave; {at_once}"
+        # The job has ended meanwhile, or its script is just starting.
+        return f"will exit at its next check for stop requests ({error}). {at_once}"
+    return f"asked to save a checkpoint and exit. {at_once}"
 
 
 def show_logs(config: TrainConfig, *, follow: bool) -> None:
-    """Print the end of what the run's newest job wrote; with follow, this process becomes `tail`, which goes on.
+    """Print the end of the output of the run's latest job; with follow, this process becomes `tail -F`.
 
     Raises:
-        ConfigError: the run was never submitted, or has written nothing yet.
+        ConfigError: the run was never submitted, or has no output yet.
     """
     ((_, submissions),) = _find_submissions([config])
     outputs = [Path(output) for submission in reversed(submissions) for output in reversed(submission.outputs)]
     written = [output for output in outputs if output.exists()]
     if not written and not follow:
         job = submissions[-1].jobs[0]
-        found = ask_state(job)
-        rule = f"has written nothing yet: job {job} is {found.state}{found.details}"
-        raise ConfigError([Violation(path="run_name", value=config.run_name, message=rule, fix="wait for it to start")])
+        found = ask_states([job])[job]
+        rule = f"no output yet: job {job} is {found.state}{found.details}"
+        fix = "Wait until the job starts."
+        raise ConfigError([Violation(path="run_name", value=config.run_name, message=rule, fix=fix)])
     path = written[0] if written else Path(submissions[-1].outputs[0])
     if follow:
         os.execvp("tail", ["tail", f"--lines={_LINES_SHOWN}", "-F", str(path)])
@@ -144,8 +157,8 @@ def _find_submissions(configs: Sequence[TrainConfig]) -> list[tuple[TrainConfig,
         Violation(
             path="run_name",
             value=config.run_name,
-            message=f"was never submitted: {directory_of(config)} remembers no job",
-            fix="name the run and output_dir that it was submitted with",
+            message=f"this run was never submitted: {directory_of(config)} has no record of a job",
+            fix="Use the run_name and output_dir of the submission.",
         )
         for config, submissions in found
         if not submissions
@@ -153,30 +166,57 @@ def _find_submissions(configs: Sequence[TrainConfig]) -> list[tuple[TrainConfig,
     return found
 
 
-def ask_state(job: str) -> JobState:
-    """What Slurm knows of a job or an element of an array: from the controller, then from its accounting."""
-    form = "%T|%N|%M|%l|%r"
+def ask_states(jobs: Iterable[str]) -> dict[str, JobState]:
+    """Return what Slurm reports of jobs and array elements: from the controller, then from its accounting.
+
+    Slurm is asked once for thousands of jobs, by their arrays' ids.
+    """
+    wanted = list(dict.fromkeys(jobs))
+    states = {job: state for part in _parts(wanted) for job, state in _ask_controller(part).items()}
+    missing = [job for job in wanted if job not in states]
+    ended = {job: state for part in _parts(missing) for job, state in _ask_accounting(part).items()}
+    return {job: states.get(job) or ended.get(job) or JobState(state="GONE") for job in wanted}
+
+
+def _parts(jobs: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the ids of jobs, and of arrays for all their elements, as many as one command line takes."""
+    numbers = list(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    yield from (numbers[start : start + _MAX_IDS] for start in range(0, len(numbers), _MAX_IDS))
+
+
+def _ask_controller(numbers: Sequence[str]) -> dict[str, JobState]:
+    form = "--format=%i|%T|%N|%M|%l|%r"
     try:
-        text = ask_slurm("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", f"--format={form}")
+        text = ask_slurm("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(numbers)}", form)
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
-        text = ""
-    if text:
-        state, nodes, used, limit, reason = text.splitlines()[0].split("|", 4)
+        # squeue rejects an id that it no longer knows if it is the only one; others may reject a list for it.
+        return (
+            {} if len(numbers) == 1 else {job: one for each in numbers for job, one in _ask_controller([each]).items()}
+        )
+    states: dict[str, JobState] = {}
+    for line in text.splitlines():
+        job, state, nodes, used, limit, reason = line.split("|", 5)
         where = f" on {nodes}, {used} of {limit}" if nodes else ""
-        return JobState(state=state, details=where + (f" ({reason})" if reason not in ("None", "") else ""))
-    return JobState(state=_ask_accounting(job) or "GONE")
+        details = where + (f" ({reason})" if reason not in ("None", "") else "")
+        states.setdefault(job, JobState(state=state, details=details))
+    return states
 
 
-def _ask_accounting(job: str) -> str | None:
+def _ask_accounting(numbers: Sequence[str]) -> dict[str, JobState]:
     if shutil.which("sacct") is None:
-        return None
+        return {}
+    ids = f"--jobs={','.join(numbers)}"
     try:
-        text = ask_slurm("sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", "--format=State")
-    except SlurmError:  # sites without accounting have the command, too
-        return None
-    return text.splitlines()[0].partition(" ")[0] if text else None
+        text = ask_slurm("sacct", "--noheader", "--allocations", "--parsable2", ids, "--format=JobID,State")
+    except SlurmError:  # the command exists at sites without accounting, too
+        return {}
+    states: dict[str, JobState] = {}
+    for line in text.splitlines():
+        job, _, state = line.partition("|")
+        states.setdefault(job, JobState(state=state.partition(" ")[0]))  # without CANCELLED's `by UID`
+    return states
 
 
 def _list_states(submission: Submission, states: dict[str, str]) -> str:
@@ -187,11 +227,11 @@ def _describe_step(directory: Path, *, num_steps: int) -> str:
     last = next(
         (record for record in _last_records(directory / "metrics.jsonl") if record.get("kind") == "train"), None
     )
-    return f"none of {num_steps} yet" if last is None else f"{last['step']} of {num_steps}, loss {last['loss']:.4f}"
+    return f"0 of {num_steps}" if last is None else f"{last['step']} of {num_steps}, loss {last['loss']:.4f}"
 
 
 def _last_records(path: Path) -> Iterator[dict[str, object]]:
-    """The last records of a file, newest first; a line that is being written is passed over."""
+    """Yield the last records of a file, newest first; an incomplete line is skipped."""
     for line in reversed(_read_end(path).splitlines()):
         try:
             record = json.loads(line)

@@ -1,4 +1,4 @@
-"""Submission: code and configuration are copied, the script is written, Slurm takes it."""
+"""Submit runs: copy code and configuration, write the script, call sbatch."""
 
 import contextlib
 import os
@@ -29,10 +29,10 @@ from trireme.slurm import SlurmError, ask_slurm, find_alive, submit_script
 
 
 def plan_jobs(request: Request, runs: Runs) -> list[Job]:
-    """Put the runs into jobs: those that ask for the same become one array, or several where Slurm's are short.
+    """Group the runs into jobs: runs with the same Slurm options become one array, or several if it is too large.
 
     Raises:
-        ConfigError: more arrays are needed than runs may run at a time.
+        ConfigError: there are more arrays than runs that may run at a time.
     """
     stamp = new_stamp(runs.base_directory)
     arrays = [array for group in group_alike(runs.configs) for array in _split_into_arrays(group)]
@@ -52,7 +52,7 @@ def plan_jobs(request: Request, runs: Runs) -> list[Job]:
 
 
 def _split_into_arrays(group: list[TrainConfig]) -> list[tuple[list[TrainConfig], int | None]]:
-    """Return runs that Slurm takes in one array each, and how many of them may run at a time: of all, `max_running`."""
+    """Split runs into arrays that Slurm accepts; each gets its share of `max_running`."""
     at_a_time = group[0].cluster.slurm.max_running
     largest = max_array_size() if len(group) > 1 else None
     if largest is None or len(group) <= largest:
@@ -61,28 +61,31 @@ def _split_into_arrays(group: list[TrainConfig]) -> list[tuple[list[TrainConfig]
     if at_a_time is None:
         return [(part, None) for part in parts]
     if at_a_time < len(parts):
-        rule = f"is less than the {len(parts)} arrays of these {len(group)} runs: Slurm takes {largest} in one"
-        fix = f"use {len(parts)} or more (MaxArraySize={largest} in `scontrol show config`), or sweep fewer values"
+        rule = (
+            f"must be at least {len(parts)}: these {len(group)} runs need that many job arrays, since Slurm's"
+            f" MaxArraySize is {largest}"
+        )
+        fix = f"Use {len(parts)} or more, or sweep fewer values."
         raise_if_any([Violation(path="cluster.slurm.max_running", value=at_a_time, message=rule, fix=fix)])
     shares = map(len, split_evenly(range(at_a_time), len(parts)))
     return list(zip(parts, shares, strict=True))
 
 
 def _find_bad_nodes(configs: Sequence[TrainConfig]) -> list[str]:
-    """Nodes that one of the runs should not get; says which of them Slurm does not know, and leaves them out."""
+    """Return the nodes that the runs exclude; warn about those that Slurm does not know, and skip them."""
     places = {host: directory_of(config) for config in configs for host in read_bad_nodes(directory_of(config))}
     nodes = find_nodes(places)
     for host in sorted(host for host, node in nodes.items() if node is None):
         print(
-            f"warning: {places[host] / BAD_NODES_NAME}: Slurm has no node {host}, so it is not excluded."
-            " Correct its line, or remove it",
+            f"warning: {places[host] / BAD_NODES_NAME}: Slurm does not know the node {host}, so it is not excluded."
+            " Correct or remove its line.",
             file=sys.stderr,
         )
     return sorted({node for node in nodes.values() if node is not None})
 
 
 def show_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
-    """Print the scripts that would be submitted; nothing is written."""
+    """Print the scripts without writing or submitting anything."""
     for job in jobs:
         if len(jobs) > 1:
             print(f"# {job.script_path}")
@@ -90,12 +93,12 @@ def show_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
 
 
 def submit_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
-    """Submit all jobs or none, and say how to follow them.
+    """Submit all jobs or none, and print the commands to manage them.
 
     Raises:
-        ConfigError: a job of one of the runs is not over.
+        ConfigError: a job of one of the runs is pending or running.
         RunStopped: a file cannot be written.
-        SlurmError: Slurm refuses one.
+        SlurmError: Slurm rejects a job.
     """
     configs = [config for job in jobs for config in job.configs]
     raise_if_any(_find_running(configs))
@@ -110,7 +113,7 @@ def submit_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
             _write(job, command=command)
         chains = [_submit_chain(job, submitted) for job in jobs]
         for job, numbers in zip(jobs, chains, strict=True):
-            _remember(job, numbers)
+            _record(job, numbers)
     except BaseException as error:
         _cancel(submitted)
         for place in places:
@@ -118,7 +121,7 @@ def submit_jobs(jobs: Sequence[Job], *, command: Sequence[str]) -> None:
                 forget_last_submission(place.parents[1], stamp)
             shutil.rmtree(place, ignore_errors=True)
         for directory in sorted(new_directories, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+            with contextlib.suppress(OSError):  # another process has written something there meanwhile
                 directory.rmdir()
         if isinstance(error, OSError):
             raise RunStopped(_explain_unwritten(folder, error), exit_code=EXIT_STOPPED) from error
@@ -131,16 +134,16 @@ def _cancel(numbers: Sequence[str]) -> None:
     try:
         if numbers:
             ask_slurm("scancel", *numbers)
-    except SlurmError as error:  # what made it necessary is still to be told
-        print(f"warning: submitted jobs could not be taken back: {error}", file=sys.stderr)
+    except SlurmError as error:  # the error that made it necessary is still to be reported
+        print(f"warning: failed to cancel the submitted jobs: {error}", file=sys.stderr)
 
 
 def _explain_unwritten(folder: Path, error: OSError) -> str:
     # The copy of a tree collects the failures of all files.
     reason = error.args[0][-1][-1] if isinstance(error, shutil.Error) else error.strerror or error
     return (
-        f"{folder}: a submission's files could not be written ({reason}), and nothing was submitted."
-        " Free some room there, or set output_dir to a directory on another file system"
+        f"{folder}: failed to write the files of the submission: {reason}. Nothing was submitted."
+        " Free disk space there, or set output_dir to a directory on another file system."
     )
 
 
@@ -150,8 +153,8 @@ def _find_running(configs: Sequence[TrainConfig]) -> Iterator[Violation]:
         yield Violation(
             path="run_name",
             value=jobs[job].run_name,
-            message=f"is the run of job {job}, which is not over",
-            fix="wait for it, end it with action=stop, or choose another run_name",
+            message=f"job {job} of this run is still pending or running",
+            fix="Wait for it, stop it with action=stop, or use another run_name.",
         )
 
 
@@ -165,7 +168,7 @@ def _write(job: Job, *, command: Sequence[str]) -> None:
 
 def _submit_chain(job: Job, submitted: list[str]) -> list[str]:
     numbers: list[str] = []
-    # Of arrays: each element behind the one of the same number.
+    # In arrays, each element depends on the one with the same index.
     kind = "aftercorr" if len(job.configs) > 1 else "afterok"
     for _ in range(job.chain):
         dependency = f"{kind}:{numbers[-1]}" if numbers else None
@@ -176,7 +179,7 @@ def _submit_chain(job: Job, submitted: list[str]) -> list[str]:
     return numbers
 
 
-def _remember(job: Job, numbers: Sequence[str]) -> None:
+def _record(job: Job, numbers: Sequence[str]) -> None:
     for index, config in enumerate(job.configs):
         is_array = len(job.configs) > 1
         names = [f"{number}_{index}" if is_array else number for number in numbers]
@@ -196,7 +199,7 @@ def _explain(job: Job, numbers: Sequence[str]) -> Iterator[str]:
     cluster = config.cluster
     each = f" with {format_number(cluster.gpus_per_node, 'GPU')} each" if cluster.gpus_per_node else ""
     size = f"{format_number(cluster.num_nodes, 'node')}{each}, {cluster.slurm.time_limit} each"
-    what = f"run {config.run_name}" if len(job.configs) == 1 else f"array of {len(job.configs)} runs"
+    what = f"run {config.run_name}" if len(job.configs) == 1 else f"job array of {len(job.configs)} runs"
     yield f"submitted  {' then '.join(numbers)}: {what}, {size}"
     yield f"script     {_short(job.script_path)}"
     for one in job.configs if len(job.configs) > 1 else ():
@@ -209,5 +212,5 @@ def _explain(job: Job, numbers: Sequence[str]) -> Iterator[str]:
 
 
 def _short(path: Path) -> str:
-    """Relative to this directory where it lies inside."""
+    """Return the path relative to the working directory if it is inside it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

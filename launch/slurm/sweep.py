@@ -1,4 +1,4 @@
-"""Sweeps: Hydra's several values of an override, as one run each."""
+"""Expand sweeps: overrides with several values, in Hydra's syntax, become one run each."""
 
 import itertools
 import re
@@ -18,17 +18,17 @@ from trireme.errors import Violation
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One combination of a sweep's values."""
+    """Hold one combination of a sweep's values."""
 
     overrides: tuple[str, ...]
-    """Of this run: no sweep is left in them."""
+    """Overrides of this run, each with one value."""
     name: str | None = None
-    """What tells its run from the others', such as lr_0.001; None where run_name itself is swept."""
+    """Suffix that distinguishes its run, such as lr_0.001; None when run_name itself is swept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """All combinations, or what is wrong with the sweep."""
+    """Hold all combinations, or the errors of the sweep."""
 
     choices: tuple[Choice, ...] = ()
     problems: tuple[Violation, ...] = ()
@@ -36,7 +36,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class _Axis:
-    """An override and its values: several where it is swept, none where it is wrong."""
+    """Hold an override and its values: several if it is swept, none if it is invalid."""
 
     key: str
     lines: list[str]
@@ -44,18 +44,18 @@ class _Axis:
 
 
 def expand_sweep(overrides: Sequence[str]) -> Sweep:
-    """Make the product of all overrides that have several values, as Hydra's own sweeper does.
+    """Return the Cartesian product of all overrides with several values, as Hydra's own sweeper does.
 
     Args:
-        overrides: `PATH=A,B`, `PATH=choice(A,B)`, `PATH=range(1,4)` and `GROUP=glob(*)` are swept, the last one the
-            fastest. What Hydra cannot read is left for the loader to explain.
+        overrides: `PATH=A,B`, `PATH=choice(A,B)`, `PATH=range(1,4)` and `GROUP=glob(*)` are swept; the last one
+            varies fastest. The loader reports overrides that Hydra cannot parse.
     """
     problems: list[Violation] = []
     axes = [axis for axis in (_read_axis(line, problems) for line in overrides) if axis.lines]
     swept = [axis.key for axis in axes if axis.is_swept]
     if not swept and not problems:
-        rule, fix = "has nothing to sweep", "give an override several values, such as optimizer.lr=1e-3,3e-4"
-        problems.append(Violation(path="option", value="-m", message=rule, fix=fix))
+        rule = "requires an override with several values"
+        problems.append(Violation(path="-m", value="", message=rule, fix="Write, for example, optimizer.lr=1e-3,3e-4."))
     short = _shorten(swept)
     choices = []
     for lines in itertools.product(*(axis.lines for axis in axes)):
@@ -77,13 +77,14 @@ def _read_axis(line: str, problems: list[Violation]) -> _Axis:
         values = _values_of(override)
     except (HydraException, OmegaConfBaseException) as error:  # the latter for a sweep inside another
         problems.append(
-            Violation(path=key, value=written, message=f"cannot be swept: {first_line(error)}", fix=f"write {key}=A,B")
+            Violation(path=key, value=written, message=f"invalid sweep: {first_line(error)}", fix=f"Write {key}=A,B.")
         )
         return _Axis(key=key, lines=[])
     repeated = [value for value, count in Counter(map(_plain, values)).items() if count > 1]
     if repeated or not values:
-        rule = f"gives several runs the name {repeated[0]}" if repeated else "has no values"
-        problems.append(Violation(path=key, value=written, message=rule, fix="name each value once"))
+        rule = f"several runs would have the same suffix, {repeated[0]}" if repeated else "the sweep has no values"
+        fix = "List each value once." if repeated else f"Write {key}=A,B."
+        problems.append(Violation(path=key, value=written, message=rule, fix=fix))
     return _Axis(key=key, lines=[f"{key}={value}" for value in values], is_swept=True)
 
 
@@ -95,7 +96,7 @@ def _values_of(override: Override) -> list[str]:
 
 
 def _shorten(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each path, and more of it where that would not tell it from another."""
+    """Return the shortest suffix of each path that is unique."""
 
     def tails(key: str) -> Iterator[str]:
         parts = key.lstrip("+").replace("/", ".").split(".")
@@ -106,5 +107,5 @@ def _shorten(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(value: str) -> str:
-    """A value as a part of a run's name."""
+    """Return a value in a form that can be part of a run's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-") or "empty"

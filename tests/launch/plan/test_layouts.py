@@ -104,10 +104,10 @@ def test_layouts_are_ranked_by_speed_and_fit():
     assert all(candidate.memory_bytes <= limit for candidate in ranking.everything(200))
     best = ranking.best(10)
     assert len({candidate.sizes for candidate in best}) == len(best) == 10
-    frontier = ranking.frontier()
-    assert frontier[0].sizes == best[0].sizes
-    assert np.all(np.diff([candidate.memory_bytes for candidate in frontier]) < 0)
-    assert np.all(np.diff([candidate.tokens_per_second for candidate in frontier]) <= 0)
+    front = ranking.pareto_front()
+    assert front[0].sizes == best[0].sizes
+    assert np.all(np.diff([candidate.memory_bytes for candidate in front]) < 0)
+    assert np.all(np.diff([candidate.tokens_per_second for candidate in front]) <= 0)
 
 
 def test_every_refused_layout_comes_with_the_nearest_valid_ones():
