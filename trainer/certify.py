@@ -1,12 +1,12 @@
-"""The layout-equivalence certificate: the same weights and data under many layouts, compared.
+"""Verify that every parallel layout and engine matches a single-process run on the same weights and data.
 
     python -m trainer.certify                                       the standard matrix
     python -m trainer.certify OVERRIDES 'layouts=[tp2.sp,pp2 zero0]'
-    python -m trainer.certify OVERRIDES                             the layout that the overrides say
+    python -m trainer.certify OVERRIDES                             the layout of the overrides
 
 Prints a table, and writes certificate.json and certificate.html (certify.output_dir).
-docs/training/layout_equivalence.md explains what is compared and where the bounds come from. Exit codes: 0 all layouts
-pass, 1 one fails, 2 bad configuration or input, 130 interrupted.
+docs/training/layout_equivalence.md explains what is compared and how the bounds are derived. Exit codes: 0 all layouts
+pass, 1 a layout fails, 2 invalid configuration or input, 130 interrupted.
 """
 
 import logging
@@ -28,25 +28,25 @@ EXIT_FAILED = 1
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     configure_logging(rank=0)
     return run_command(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
-    """Check the request, run and judge its layouts, report.
+    """Check the request, run and compare its layouts, and report.
 
     Args:
-        worker_module: what every process of a layout runs.
+        worker_module: the module that every process of a layout runs.
     Returns:
         The exit code.
     Raises:
-        ConfigError: the settings or a layout cannot be used.
+        ConfigError: the settings or a layout are invalid.
     """
     if {"--help", "-h"} & set(arguments):
         write_output((__doc__ or "").lstrip())
         return EXIT_OK
-    # Late: they import PyTorch, and --help need not wait for it.
+    # Late: they import PyTorch, which --help does not need.
     import torch  # noqa: PLC0415 - see above
 
     from trainer.certificate.certifier import Certifier  # noqa: PLC0415 - see above
@@ -61,13 +61,13 @@ def run(arguments: Sequence[str], *, worker_module: str = WORKER_MODULE) -> int:
         folder=output_dir / "logs",
         timeout_seconds=request.settings.timeout_seconds,
         worker_module=worker_module,
-        # On a CPU a process has one thread; accelerators are not shared.
+        # On a CPU, each process has one thread; accelerators are not shared.
         max_processes=count_cores() if num_devices is None else 1,
     )
     with tempfile.TemporaryDirectory(prefix="trireme-certify-") as folder, unwinding_on_signals():
         certificate = Certifier(request, starter=starter, folder=Path(folder)).issue()
     for path in write_report(certificate, folder=output_dir):
-        _LOGGER.info("wrote %s", path)
+        _LOGGER.info("Wrote %s.", path)
     write_output(render_table(certificate))
     return EXIT_OK if certificate.is_passed else EXIT_FAILED
 

@@ -1,13 +1,13 @@
-"""Look at everything on shared disks that a run would read or write, and start nothing.
+"""Check everything on shared disks that a run would read or write, without starting the run.
 
     python -m trainer.check_inputs [--world-size N] [--json] OVERRIDES
 
-The same checks, by the same code, that `trainer.train` makes before it starts a process group: shards (with
-data.verify=checksum every byte of them), tokenizer, checkpoint, run directory. What only the nodes need, such as
-Transformer Engine and a disk of their own, is left to them. For launchers, which may not import torch: `--json` prints
+Runs the checks that `trainer.train` makes before it starts a process group: shards (with data.verify=checksum, every
+byte of them), tokenizer, checkpoint, run directory. Requirements of the nodes alone, such as Transformer Engine and a
+local disk, are checked there. For launchers, which cannot import torch: `--json` prints
 {"violations": [{"path", "value", "message", "fix"}]}.
 
-Exit codes: 0 all is well, 2 something is not.
+Exit codes: 0 no errors, 2 errors.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from trireme.strict_json import to_json
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     return run_command(run)
 
 
 def run() -> int:
-    """Parse, check, answer."""
+    """Parse the arguments, check, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world-size", type=int, default=1, help="processes of the run")
-    parser.add_argument("--json", action="store_true", help="print what is wrong as JSON on stdout")
-    parser.add_argument("overrides", nargs="*", help="of trainer.train")
+    parser.add_argument("--world-size", type=int, default=1, help="number of processes of the run")
+    parser.add_argument("--json", action="store_true", help="print the errors as JSON to stdout")
+    parser.add_argument("overrides", nargs="*", help="overrides of trainer.train")
     arguments = parser.parse_args()
-    # As torchrun would say it to the main rank.
+    # As torchrun sets it for the main rank.
     os.environ.update(WORLD_SIZE=str(arguments.world_size), RANK="0")
     violations: tuple[Violation, ...] = ()
     try:
@@ -51,7 +51,7 @@ def check(overrides: list[str]) -> None:
     """Check as `trainer.train` does.
 
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: all errors at once.
     """
     from trainer.inputs import check_training_files, load_inputs  # noqa: PLC0415 - imports torch; --help need not wait
 

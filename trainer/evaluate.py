@@ -1,17 +1,17 @@
-"""Measure a checkpoint on a validation set, under any layout.
+"""Evaluate a checkpoint on a validation set, under any parallel layout.
 
     python -m trainer.evaluate outputs/quickstart [OVERRIDES]
     torchrun --nproc-per-node N -m trainer.evaluate outputs/quickstart parallel=tp2 [OVERRIDES]
     python -m trainer.evaluate experiment=quickstart parallel=single
 
-The first argument is a run directory, whose newest good checkpoint is measured, or a checkpoint. Model, tokenizer,
-data.validation and batch sizes are those of the run; the layout is one process per copy of the model. OVERRIDES change
-any of them, such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or
-parallel. Without a path OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
+The first argument is a run directory, whose latest valid checkpoint is evaluated, or a checkpoint. Model, tokenizer,
+data.validation and batch sizes are those of the run; the layout is data parallelism only. OVERRIDES change any of them,
+such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or parallel. Without a
+path, OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
 
-Only weights are loaded. Prints one JSON line, which is also written to evaluation.json in the directory of the run that
-the checkpoint is of; a loss or perplexity that is no finite number is null there, and `note` says why. Exit codes:
-0 done, 2 bad configuration or input, 130 interrupted.
+Only weights are loaded. Prints one line of JSON, and writes it to evaluation.json in the checkpoint's run directory; a
+loss or perplexity that is not finite is null there, and `note` gives the reason. Exit codes: 0 done, 2 invalid
+configuration or input, 130 interrupted.
 """
 
 import dataclasses
@@ -54,16 +54,16 @@ UNREAD = (
     "training.stop_after_step",
     "training.eval_interval",
 )
-"""Fields that matter to training alone: what is wrong with them keeps no checkpoint from being measured."""
+"""Fields of training only, whose errors do not prevent an evaluation."""
 _LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     configure_logging(rank=int(os.environ.get("RANK", "0")))
     code = run_command(lambda: run(sys.argv[1:]))
     if code == EXIT_INTERRUPTED:
-        os._exit(code)  # other ranks may wait in a collective, and threads with them
+        os._exit(code)  # threads may wait in a collective for other ranks
     return code
 
 
@@ -71,12 +71,12 @@ def run(arguments: list[str]) -> int:
     """Check everything, load the weights, evaluate, print.
 
     Raises:
-        ConfigError: the configuration or an input cannot be used.
+        ConfigError: the configuration or an input is invalid.
     """
     if {"--help", "-h"} & set(arguments):
         write_output((__doc__ or "").lstrip())
         return EXIT_OK
-    # Late, as in trainer.train: wrong input is answered first, and the shim must stand before Megatron-Core.
+    # Late, as in trainer.train: input is checked first, and the shim is installed before Megatron-Core is imported.
     from trainer.inputs import load_inputs, main_rank_answers  # noqa: PLC0415 - see above
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> int:
         _LOGGER.warning("%s", change)
     damage = find_not_finite(chunks)
     if damage:
-        _LOGGER.warning("The weights of %s hold %s.", checkpoint, join_first(damage))
+        _LOGGER.warning("The weights of %s contain %s.", checkpoint, join_first(damage))
     validation = build_validation(config, derived=derived, world=world)
     assert validation is not None
     result = run_validation(
@@ -129,16 +129,17 @@ def run(arguments: list[str]) -> int:
 
 
 def describe_result(checkpoint: Path, *, step: int, loss: float, num_tokens: int) -> dict[str, Any]:
-    """Put a measurement into the form of evaluation.json.
+    """Build the content of evaluation.json.
 
     Returns:
-        JSON's values, with null for a loss or perplexity that is not finite, and then `note`, which says why.
+        Plain values, with None for a loss or perplexity that is not finite, and then `note`, which gives the reason.
     Raises:
-        ConfigError: no token was measured.
+        ConfigError: no token was evaluated.
     """
     if num_tokens == 0:
-        rule, fix = "hold no token that counts in the loss", "name other data, or set data.eod_mask_loss=false"
-        raise ConfigError([Violation(path="data.validation", value="windows", message=rule, fix=fix)])
+        message = "contains no token that counts in the loss"
+        fix = "Use other data, or set data.eod_mask_loss=false."
+        raise ConfigError([Violation(path="data.validation", value="", message=message, fix=fix)])
     try:
         perplexity = math.exp(loss)
     except OverflowError:
@@ -155,22 +156,22 @@ def describe_result(checkpoint: Path, *, step: int, loss: float, num_tokens: int
     elif math.isinf(loss):
         result["note"] = "The loss is infinite."
     elif result["perplexity"] is None:
-        result["note"] = "The perplexity is exp(loss), which is beyond the range of a float."
+        result["note"] = "The perplexity, exp(loss), exceeds the range of a float."
     return result
 
 
 def _is_path(argument: str) -> bool:
-    """Whether an argument is a run rather than an override, which has a `=`, as a path may have too."""
+    """Return whether an argument is a path and not an override, which contains `=`; a path may contain it too."""
     return "=" not in argument or os.path.exists(argument)
 
 
 def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]]:
-    """Take from a saved run what a measurement reads; the rest has its defaults.
+    """Build the configuration of an evaluation from a saved run; what it does not read has defaults.
 
     Returns:
-        The configuration, with the options of `overrides` in it, and the single values that are left of them.
+        The configuration with the GROUP=OPTION overrides applied, and the remaining PATH=VALUE overrides.
     Raises:
-        ConfigError: there is no checkpoint, or an option cannot be used.
+        ConfigError: there is no checkpoint, or an option is invalid.
     """
     from trainer.checkpoint.tokenizer import find_config  # noqa: PLC0415 - imports torch; see run
     from trainer.saved_run import locate_datasets, open_saved_run  # noqa: PLC0415 - see above
@@ -182,21 +183,21 @@ def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]
         model = dataclasses.replace(model, vocab_size=state.vocab_size or state.padded_vocab_size)
     config = TrainConfig(model=model)
     if config_file is not None:
-        told = load_config_file(config_file)
+        own = load_config_file(config_file)
         training = {
-            name: getattr(told.training, name)
+            name: getattr(own.training, name)
             for name in ("global_batch_size", "micro_batch_size", "eval_iters", "seed")
         }
-        validation = locate_datasets(told.data.validation, config=told, run_directory=saved.run_directory)
+        validation = locate_datasets(own.data.validation, config=own, run_directory=saved.run_directory)
         config = dataclasses.replace(
             config,
-            run_name=told.run_name,
-            output_dir=told.output_dir,
+            run_name=own.run_name,
+            output_dir=own.output_dir,
             training=TrainingConfig(**training),
-            precision=told.precision,
-            data=dataclasses.replace(told.data, train=[], validation=validation),
-            checkpoint=CheckpointConfig(verify=told.checkpoint.verify),
-            cluster=ClusterConfig(timeout_seconds=told.cluster.timeout_seconds),
+            precision=own.precision,
+            data=dataclasses.replace(own.data, train=[], validation=validation),
+            checkpoint=CheckpointConfig(verify=own.checkpoint.verify),
+            cluster=ClusterConfig(timeout_seconds=own.cluster.timeout_seconds),
         )
     tokenizer = TokenizerConfig(path=str(saved.tokenizer_path) if saved.tokenizer_path else None)
     config = dataclasses.replace(config, tokenizer=tokenizer, resume=str(path.expanduser().absolute()))
@@ -208,14 +209,14 @@ def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]
 
 
 def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Part `GROUP=OPTION`, by group, from single values."""
+    """Separate `GROUP=OPTION` overrides, by group, from `PATH=VALUE` overrides."""
     groups, options, values = group_options(), {}, []
     violations: list[Violation] = []
     for line in overrides:
         key, _, value = line.partition("=")
         if key in ("experiment", "config_file", "resume"):
-            rule, fix = f"says what {path} says already", "leave one of them out"
-            violations.append(Violation(path=key, value=value, message=rule, fix=fix))
+            message, fix = f"cannot be combined with the path {path}", "Remove one of them."
+            violations.append(Violation(path=key, value=value, message=message, fix=fix))
         elif key in groups and not value.startswith("{"):
             options[key] = line
         else:
@@ -225,12 +226,12 @@ def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], 
 
 
 def _target(config: TrainConfig) -> Path:
-    """Where the checkpoint is looked for."""
+    """Return the path in which the checkpoint is searched."""
     return Path(config.output_dir, config.run_name) if config.resume in RESUME_KEYWORDS else Path(config.resume)
 
 
 def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int) -> list[Violation]:
-    """The shards, and that there is something to evaluate, and something to evaluate it on."""
+    """Check the shards, and that there are a checkpoint and validation data."""
     from trainer.checkpoint.directory import list_checkpoints  # noqa: PLC0415 - see run
     from trainer.data.checks import check_datasets  # noqa: PLC0415 - see run
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
@@ -242,12 +243,12 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
         vocab_size=vocab_size or None,
     )
     if not config.data.validation:
-        rule, fix = "names no data to evaluate on", "write data.validation=[{paths:[/path/prefix]}]"
-        violations.append(Violation(path="data.validation", value="[]", message=rule, fix=fix))
+        message, fix = "no validation data configured", "Set data.validation=[{paths:[/path/prefix]}]."
+        violations.append(Violation(path="data.validation", value="", message=message, fix=fix))
     target = _target(config)
     if config.resume in RESUME_KEYWORDS and not list_checkpoints(target):
-        rule, fix = f"finds no checkpoint in {target}", "name the run or its checkpoint: resume=PATH"
-        return [*violations, Violation(path="resume", value=config.resume, message=rule, fix=fix)]
+        message, fix = f"there is no checkpoint in {target}", "Name a run or a checkpoint with resume=PATH."
+        return [*violations, Violation(path="resume", value=config.resume, message=message, fix=fix)]
     try:
         saved = open_saved_run(target, verify=False, name="resume")
     except ConfigError as error:
@@ -256,20 +257,20 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
 
 def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int, *, saved: Any) -> list[Violation]:
-    """Whether model and tokenizer are the checkpoint's."""
+    """Compare model and tokenizer with the checkpoint's."""
     from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see run
     from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
     from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
 
-    otherwise = ", or name the run alone: python -m trainer.evaluate RUN_DIRECTORY"
+    otherwise = ", or evaluate the run as it is: python -m trainer.evaluate RUN_DIRECTORY"
     state, checkpoint, path = saved.state, saved.checkpoint, config.tokenizer.path
     found: list[Violation] = []
     if tokenizer is not None:
         found += check_tokenizer(tokenizer, saved=saved, path="tokenizer.path", otherwise=otherwise)
-    elif path is not None and Path(path).is_file():  # open_tokenizer has said what is wrong with it
+    elif path is not None and Path(path).is_file():  # open_tokenizer has reported its errors
         return []
-    if not vocab_size:  # what the rules say of it is enough
+    if not vocab_size:  # the rules of the configuration have reported it
         return found
     padded_vocab_size = pad_vocab_size(config.model, vocab_size)
     wrong = check_model(config.model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
@@ -277,7 +278,7 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
         found += check_vocab_size(vocab_size, state=state, checkpoint=checkpoint, otherwise=otherwise)
         if found:
             wrong = [one for one in wrong if one.path != "padded_vocab_size"]
-    return found + [dataclasses.replace(one, fix=f"{one.fix.partition(' to go on')[0]}{otherwise}") for one in wrong]
+    return found + [dataclasses.replace(one, fix=f"{one.fix.partition(' to resume')[0]}{otherwise}.") for one in wrong]
 
 
 def _report(result: dict[str, Any]) -> None:
@@ -286,12 +287,12 @@ def _report(result: dict[str, Any]) -> None:
     line = to_json(result)
     run_directory = run_directory_of(Path(result["checkpoint"]))
     if run_directory is None:
-        _LOGGER.info("%s is in no run directory, so %s is not written", result["checkpoint"], RESULT_NAME)
+        _LOGGER.info("%s is not in a run directory; %s is not written.", result["checkpoint"], RESULT_NAME)
     else:
         try:
             write_whole(run_directory / RESULT_NAME, line + "\n")
         except OSError as error:
-            _LOGGER.warning("%s cannot be written: %s", run_directory / RESULT_NAME, error.strerror)
+            _LOGGER.warning("Failed to write %s: %s", run_directory / RESULT_NAME, error.strerror)
     if result.get("note"):
         _LOGGER.warning("%s", result["note"])
     write_output(line + "\n")

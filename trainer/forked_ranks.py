@@ -1,11 +1,11 @@
 """Fork the ranks of a host without CUDA from the launcher, once it has imported what they need.
 
-Importing PyTorch, Megatron-Core and DeepSpeed takes a process seconds, and N ranks N times as long where cores are
-few. So the launcher imports them once and forks the ranks before torchrun starts its threads. Each waits until torchrun
-tells it arguments, environment and outputs. From there on it is like any other process of torchrun: its child, in a
-session of its own, with its own exit code.
+Importing PyTorch, Megatron-Core and DeepSpeed takes a process seconds, and N ranks up to N times as long on a host with
+few cores. So the launcher imports them once and forks the ranks before torchrun starts its threads. Each waits until
+torchrun sends it arguments, environment and outputs. From then on it is like any other process of torchrun: its child,
+in its own session, with its own exit code.
 
-CUDA does not survive a fork: where a device is present, and with TRIREME_FORK_RANKS=0, each rank starts cold.
+CUDA does not survive a fork: with a device, and with TRIREME_FORK_RANKS=0, each rank starts cold.
 """
 
 import atexit
@@ -33,7 +33,7 @@ SWITCH = "TRIREME_FORK_RANKS"
 """Environment variable: 0 starts every rank cold."""
 
 PRELOADED = ("trainer.run",)
-"""What `trainer.train` imports."""
+"""The modules that `trainer.train` imports."""
 
 _POLL_SECONDS = 0.01
 _LENGTH_BYTES = 8
@@ -41,7 +41,7 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a waiting rank is told."""
+    """Hold what a waiting rank needs to start."""
 
     module: str
     arguments: tuple[str, ...]
@@ -49,12 +49,12 @@ class Start:
 
 
 def is_wanted() -> bool:
-    """Whether the environment leaves the choice to this project."""
+    """Return whether the environment allows forked ranks."""
     return os.environ.get(SWITCH) != "0"
 
 
 def preload() -> bool:
-    """Import what ranks need, as they would; False where they must start cold."""
+    """Import what ranks need, as they would; return False if they must start cold."""
     import torch  # noqa: PLC0415 - after torchrun's defaults are in the environment, which torch reads
 
     from trireme.logging import quiet_libraries  # noqa: PLC0415 - as above
@@ -62,20 +62,20 @@ def preload() -> bool:
     if torch.accelerator.is_available():
         return False
     quiet_libraries()
-    silence = logging.NullHandler()  # a rank keeps such words in its log; here they would reach the console
+    silence = logging.NullHandler()  # a rank writes such messages to its log; here they would reach the console
     logging.getLogger().addHandler(silence)
     try:
         for name in PRELOADED:
             importlib.import_module(name)
     except Exception:
-        return False  # the ranks meet the same error, and show it as their own
+        return False  # the ranks raise the same error, and print it themselves
     finally:
         logging.getLogger().removeHandler(silence)
     return True
 
 
 class ForkedRank:
-    """A child that waits for its start, then is what `subprocess.Popen` is to torchrun."""
+    """A child process that waits for its start; torchrun uses it like a `subprocess.Popen`."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
@@ -83,7 +83,7 @@ class ForkedRank:
         self._connection = connection
 
     def begin(self, start: Start, *, outputs: Sequence[int]) -> None:
-        """Let it run.
+        """Start it.
 
         Args:
             outputs: two descriptors, its stdout and stderr.
@@ -94,7 +94,7 @@ class ForkedRank:
         self._connection.close()
 
     def poll(self) -> int | None:
-        """The exit code, minus the signal's number where one ended it; None while it runs."""
+        """Return the exit code, or minus the number of the signal that killed it; None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -102,7 +102,7 @@ class ForkedRank:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait for its exit.
 
         Raises:
             subprocess.TimeoutExpired: it still runs.
@@ -115,21 +115,21 @@ class ForkedRank:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless it has exited."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
 
 @dataclass(kw_only=True)
 class WaitingRanks:
-    """The ranks that are forked and have not begun; those that never begin leave when their launcher does."""
+    """Hold the forked ranks that have not started; those that never start exit with their launcher."""
 
     ranks: list[ForkedRank] = field(default_factory=list)
 
     def begin(
         self, command: Sequence[str], *, environment: Mapping[str, str], outputs: Sequence[int]
     ) -> ForkedRank | None:
-        """Run the command in one of them; None where it is no `python -u -m MODULE ...`, or none waits."""
+        """Run the command in one of them; return None if it is no `python -u -m MODULE ...`, or no rank waits."""
         if not self.ranks or tuple(command[:3]) != (sys.executable, "-u", "-m"):
             return None
         rank = self.ranks.pop(0)
@@ -138,9 +138,9 @@ class WaitingRanks:
 
 
 def fork_ranks(count: int) -> WaitingRanks:
-    """Fork processes that wait for their start; call it while this process has one thread of its own."""
+    """Fork processes that wait for their start; call it while this process has a single thread."""
     gc.collect()
-    gc.freeze()  # no collection writes to what the ranks share with this process
+    gc.freeze()  # garbage collection does not write to memory that the ranks share with this process
     ranks: list[ForkedRank] = []
     connections: list[socket.socket] = []
     for _ in range(count):
@@ -159,10 +159,10 @@ def fork_ranks(count: int) -> WaitingRanks:
 
 @contextlib.contextmanager
 def torchrun_starts(waiting: WaitingRanks, *, on_start: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Inside, torchrun takes the waiting ranks before it starts new processes, and stops and continues with them.
+    """Let torchrun use the waiting ranks before it starts new processes, and suspend and continue with them.
 
     Args:
-        on_start: is called before each process starts.
+        on_start: called before each process starts.
     """
     from torch.distributed.elastic import multiprocessing as torchrun  # noqa: PLC0415 - as in preload
     from torch.distributed.elastic.multiprocessing.subprocess_handler import (  # noqa: PLC0415 - as in preload
@@ -172,7 +172,7 @@ def torchrun_starts(waiting: WaitingRanks, *, on_start: Callable[[], object] = l
     pids: list[int] = []
 
     class ForkingHandler(SubprocessHandler):
-        """torchrun's handle of one process, which may be a forked one."""
+        """torchrun's handle of one process, which may be forked."""
 
         def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Any:
             on_start()
@@ -194,7 +194,7 @@ def torchrun_starts(waiting: WaitingRanks, *, on_start: Callable[[], object] = l
 
 
 def _wait_and_run(connection: socket.socket) -> None:
-    """The life of a forked rank; never returns."""
+    """Run a forked rank; never returns."""
     code = 1
     try:
         os.setsid()
@@ -205,7 +205,7 @@ def _wait_and_run(connection: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket) -> Start | None:
-    """Wait for the start and take over its outputs; None where the launcher has gone without one."""
+    """Wait for the start and take over its outputs; return None if the launcher has exited without one."""
     header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 2)
     if len(header) < _LENGTH_BYTES:
         return None
@@ -219,7 +219,7 @@ def _receive(connection: socket.socket) -> Start | None:
 
 
 def run_module(start: Start) -> int:
-    """Do in this forked process what `python -u -m MODULE ARGUMENTS` does in a new one; its exit code."""
+    """Do in this forked process what `python -u -m MODULE ARGUMENTS` does in a new one; return its exit code."""
     os.environ.clear()
     os.environ.update(start.environment)
     _set_num_threads()
@@ -249,7 +249,7 @@ def run_module(start: Start) -> int:
 
 
 def _set_num_threads() -> None:
-    """Give PyTorch the threads that OMP_NUM_THREADS names; it read the launcher's when it was imported."""
+    """Set PyTorch's number of threads from OMP_NUM_THREADS; at import it read the launcher's."""
     torch: ModuleType | None = sys.modules.get("torch")
     number = os.environ.get("OMP_NUM_THREADS", "")
     if torch is not None and number.isdigit() and int(number) > 0 and torch.get_num_threads() != int(number):
@@ -257,7 +257,7 @@ def _set_num_threads() -> None:
 
 
 def _code_of(leaving: SystemExit) -> int:
-    """As the interpreter has it: nothing is 0, a number is itself, all else is printed."""
+    """Return the exit code as the interpreter does: None is 0, a number is itself, anything else is printed."""
     if leaving.code is None:
         return 0
     if isinstance(leaving.code, int):
@@ -268,7 +268,7 @@ def _code_of(leaving: SystemExit) -> int:
 
 @contextlib.contextmanager
 def quiet_interrupt() -> Iterator[None]:
-    """Inside, Ctrl-C ends this process at once, without the traceback of whatever it was importing."""
+    """Let Ctrl-C end this process immediately, without the traceback of an import in progress."""
     former = signal.getsignal(signal.SIGINT)
     if former is not signal.default_int_handler:
         yield

@@ -1,10 +1,10 @@
-"""Continue a prompt with a trained model; the text streams to the terminal.
+"""Generate text from a prompt with a trained model; the text streams to the terminal.
 
     python -m trainer.generate outputs/quickstart --prompt "The history of"
 
-PATH is a run directory, whose newest good checkpoint is taken, or a checkpoint. It may have been saved under any
-layout; one process loads it, with the tokenizer that it holds. Exit codes: 0 done, 1 the model gives no finite numbers,
-2 bad input, 130 interrupted.
+PATH is a run directory, whose latest valid checkpoint is loaded, or a checkpoint. It may have been saved under any
+parallel layout; one process loads it, with the tokenizer that it contains. Exit codes: 0 done, 1 the model's output is
+not finite, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_SEED = 2**64 - 1
-"""Of PyTorch's generators."""
+"""Largest seed of PyTorch's generators."""
 _LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     configure_logging(rank=0)
     allow_any_text()
     return run_command(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the newest good checkpoint and write the prompt and its continuation to stdout.
+    """Load the latest valid checkpoint and write the prompt and its continuation to stdout.
 
     Raises:
-        ConfigError: the arguments, the checkpoint or the tokenizer cannot be used.
+        ConfigError: the arguments, the checkpoint or the tokenizer are invalid.
         RunStopped: the model's logits are not finite.
     """
     raise_if_any(_check(arguments))
-    # Late: wrong arguments are answered at once, and the shim must stand before Megatron-Core is imported.
+    # Late: arguments are checked first, and the shim must be installed before Megatron-Core is imported.
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
     cpu_shim.install()
@@ -77,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError([_describe_damage(checkpoint, join_first(damage))])
     model.eval()
     _LOGGER.info("%s, step %d", checkpoint, state.step)
-    # A document begins behind the mark that ends the one before it.
+    # A document begins after the end-of-document token of the one before it.
     eos_id = tokenizer.eos_id
     prompt = [*([] if eos_id is None else [eos_id]), *tokenizer.encode(arguments.prompt)]
     if (num_dropped := len(prompt) - model_config.seq_length) > 0:
         _LOGGER.warning(
-            "The prompt has %d tokens and the model's window %d: the first %d are dropped.",
+            "The prompt has %d tokens, but the model's context is %d: dropping the first %d tokens.",
             len(prompt),
             model_config.seq_length,
             num_dropped,
@@ -121,17 +121,35 @@ def _parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="a run directory, or a checkpoint in one")
-    parser.add_argument("--prompt", default="", help="text to continue; none starts a new document")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="at most this many (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default: %(default)s)")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest; 0 from all")
-    parser.add_argument("--top-p", type=float, default=0.95, help="draw from the likeliest that sum to p (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1234, help="same seed, same text (default: %(default)s)")
-    parser.add_argument("--num-samples", type=int, default=1, help="texts, with seeds one apart (%(default)s)")
-    parser.add_argument("--params-dtype", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or a checkpoint")
+    parser.add_argument("--prompt", default="", help="text to continue (default: start a new document)")
     parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json; default: the checkpoint's own"
+        "--max-new-tokens", type=int, default=128, help="maximum number of generated tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="sampling temperature; 0 is greedy (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="sample from the k most likely tokens; 0 from all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        help="sample from the most likely tokens whose probabilities sum to p (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1234, help="random seed (default: %(default)s)")
+    parser.add_argument(
+        "--num-samples", type=int, default=1, help="number of texts, with consecutive seeds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--params-dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="data type of the weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json (default: the checkpoint's own)"
     )
     return parser.parse_args()
 
@@ -139,32 +157,32 @@ def _parse() -> argparse.Namespace:
 @dataclass(frozen=True)
 class _Bound:
     name: str
-    rule: str
+    message: str
     fix: str
     is_good: bool
 
 
 def _check(arguments: argparse.Namespace) -> list[Violation]:
-    """Every argument that cannot be used."""
+    """Return the errors of all arguments."""
     last_seed = MAX_SEED - max(arguments.num_samples - 1, 0)
     bounds = (
-        _Bound("temperature", "is negative or not finite", "use 0 or more", 0 <= arguments.temperature < float("inf")),
-        _Bound("top_k", "is negative", "use 0 for no limit, or 1 or more", arguments.top_k >= 0),
-        _Bound("top_p", "is no share of the probability", "use more than 0, at most 1", 0 < arguments.top_p <= 1),
-        _Bound("max_new_tokens", "is negative", "use 0 or more", arguments.max_new_tokens >= 0),
-        _Bound("num_samples", "is not positive", "use 1 or more", arguments.num_samples >= 1),
-        _Bound("seed", "is no seed", f"use 0 to {last_seed}", 0 <= arguments.seed <= last_seed),
-        _Bound("prompt", "holds bytes that are no UTF-8", "encode it as UTF-8", _is_text(arguments.prompt)),
+        _Bound("temperature", "must be at least 0 and finite", "", 0 <= arguments.temperature < float("inf")),
+        _Bound("top_k", "must be at least 0", "Use 0 to sample from all tokens.", arguments.top_k >= 0),
+        _Bound("top_p", "must be greater than 0 and at most 1", "", 0 < arguments.top_p <= 1),
+        _Bound("max_new_tokens", "must be at least 0", "", arguments.max_new_tokens >= 0),
+        _Bound("num_samples", "must be at least 1", "", arguments.num_samples >= 1),
+        _Bound("seed", f"must be between 0 and {last_seed}", "", 0 <= arguments.seed <= last_seed),
+        _Bound("prompt", "must be valid UTF-8", "", _is_text(arguments.prompt)),
     )
     return [
-        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), message=b.rule, fix=b.fix)
+        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), message=b.message, fix=b.fix)
         for b in bounds
         if not b.is_good
     ]
 
 
 def _is_text(prompt: str) -> bool:
-    """Whether it is text: Python keeps bytes of the command line that are none as lone surrogates."""
+    """Return whether a prompt is text: Python represents invalid bytes of the command line as lone surrogates."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
@@ -178,14 +196,15 @@ def _show(arguments: argparse.Namespace, name: str) -> object:
 
 
 def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
-    """The tokenizer that was named, if it is the model's, or the model's own."""
+    """Open the given tokenizer, which must be the model's, or the checkpoint's own."""
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
     from trireme.tokenizer.tokenizer import Tokenizer  # noqa: PLC0415 - see run
 
     path = given.expanduser() if given is not None else saved.tokenizer_path
     if path is None:
-        rule, fix = f"is not known: {saved.checkpoint} holds none, and names none that is there", "name its file"
-        raise ConfigError([Violation(path="--tokenizer", value=None, message=rule, fix=fix)])
+        message = f"must be set: {saved.checkpoint} contains no tokenizer, and the one of its run does not exist"
+        fix = "Give the tokenizer file."
+        raise ConfigError([Violation(path="--tokenizer", value="", message=message, fix=fix)])
     tokenizer = Tokenizer(path)
     raise_if_any(check_tokenizer(tokenizer, saved=saved, path="--tokenizer"))
     return tokenizer
@@ -195,8 +214,8 @@ def _describe_damage(checkpoint: Path, damage: str) -> Violation:
     return Violation(
         path="PATH",
         value=checkpoint,
-        message=f"cannot write text: the checkpoint's weights hold {damage}",
-        fix="use an older checkpoint of the run",
+        message=f"cannot generate text: the checkpoint's weights contain {damage}",
+        fix="Use an older checkpoint of the run.",
     )
 
 

@@ -1,12 +1,12 @@
-"""The sniff test: what every device and link of a job gives, before hours are spent on a slow one.
+"""Check the hardware of a job: measure every device and link before a training run depends on them.
 
     python -m trainer.torchrun --nnodes N --nproc-per-node G ... -m trainer.hardware_check [--output FILE]
 
-Each rank multiplies matrices and copies memory, alone; ranks of one host all-reduce among themselves; then each sends
-to the rank of the same number on the next host and receives from the one before. On CUDA the uncorrected ECC errors are
-read from the driver. Clocks are read behind a barrier, library versions compared, and with --directory a file that
-rank 0 writes there must be seen by all. Rank 0 prints one JSON document, or writes it to FILE; launch.preflight reads
-and judges it.
+Each rank multiplies matrices and copies memory on its own; ranks of one host all-reduce among themselves; then each
+sends to the rank with the same number on the next host and receives from the previous one. On CUDA, uncorrected ECC
+errors are read from the driver. Clocks are read after a barrier, library versions are compared, and with --directory
+all ranks must see a file that rank 0 writes there. Rank 0 prints one JSON document, or writes it to FILE;
+launch.preflight evaluates it.
 
 Source of the method: MegaScale (arXiv 2402.15627), section 4.3: self-checks of hosts, loopback and neighbours.
 """
@@ -32,14 +32,14 @@ from trireme.command import run_command, write_output
 from trireme.strict_json import to_json
 
 ROUNDS = 5
-"""Measurements of each kind; the median counts, the least of the clocks' differences."""
+"""Measurements of each kind; the median counts, and of clock differences the smallest."""
 _SIGHT_SECONDS = 10.0
-"""How long a file may take to appear on another host."""
+"""Longest time in which a file may appear on another host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankReport:
-    """What one rank found."""
+    """Hold the measurements of one rank."""
 
     rank: int
     host: str
@@ -52,29 +52,29 @@ class RankReport:
     host_allreduce_gb_per_second: float | None
     """Bus bandwidth, 2 (n - 1) / n of the bytes by the time, among the ranks of this host; None for a lone rank."""
     neighbour_gb_per_second: float | None
-    """10^9 bytes per second to the next host while the former one sends; None on one host."""
+    """10^9 bytes per second to the next host while the previous one sends; None on one host."""
     clock_seconds: float
-    """This host's clock against rank 0's; good to about a round trip."""
+    """Difference of this host's clock to rank 0's; accurate to about a round trip."""
     uncorrected_ecc_errors: int | None
-    """Since the driver was loaded; None where the device has none to tell."""
+    """Since the driver was loaded; None if the device does not report any."""
     versions: dict[str, str]
-    """Of libraries that compute, and of Python."""
+    """Of the libraries that compute, and of Python."""
     sees_directory: bool | None
-    """Whether a file that rank 0 wrote appeared here, and one of our own could be written; None without a directory."""
+    """Whether this rank sees a file that rank 0 wrote and can write its own; None without a directory."""
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     return run_command(run)
 
 
 def run() -> int:
-    """Parse, measure, report."""
+    """Parse the arguments, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, help="must be one and the same, and writable, on all hosts")
-    parser.add_argument("--output", type=Path, help="file that rank 0 writes; otherwise stdout")
+    parser.add_argument("--directory", type=Path, help="directory that all hosts must share and be able to write")
+    parser.add_argument("--output", type=Path, help="file that rank 0 writes (default: stdout)")
     parser.add_argument("--size", type=int, help="rows of the matrices (default: 8192 on CUDA, 1024 on CPU)")
-    parser.add_argument("--megabytes", type=int, help="of copies and messages (default: 1024 on CUDA, 32 on CPU)")
+    parser.add_argument("--megabytes", type=int, help="size of copies and messages (default: 1024 on CUDA, 32 on CPU)")
     arguments = parser.parse_args()
     device = _start()
     report = measure(
@@ -101,7 +101,7 @@ def measure(device: torch.device, *, size: int, num_bytes: int, directory: Path 
     Args:
         size: rows and columns of the matrices.
         num_bytes: of a copy and of a message.
-        directory: to be seen by all ranks.
+        directory: that all ranks must see.
     """
     hosts: list[str] = [""] * distributed.get_world_size()
     distributed.all_gather_object(hosts, this_host())
@@ -146,7 +146,7 @@ def _memory_rate(device: torch.device, *, num_bytes: int) -> float:
 
 
 def _host_rate(device: torch.device, *, hosts: list[str], num_bytes: int) -> float | None:
-    """All-reduce among the ranks of each host; every rank must take part in making every group."""
+    """All-reduce among the ranks of each host; every rank must take part in creating every group."""
     own, ranks = None, []
     for host in dict.fromkeys(hosts):
         members = [rank for rank, name in enumerate(hosts) if name == host]
@@ -198,7 +198,7 @@ def _median_seconds(call: Callable[[], object], *, device: torch.device) -> floa
 
 
 def _clock_difference() -> float:
-    """The least of several differences: each is read behind a barrier that some rank leaves late."""
+    """Return the smallest of several differences: each is read after a barrier that some rank leaves late."""
     differences = []
     for _ in range(ROUNDS):
         distributed.barrier()
@@ -216,7 +216,7 @@ def _ecc_errors(device: torch.device) -> int | None:
         properties = torch.cuda.get_device_properties(device)
         answer = subprocess.run([*query, f"--id=GPU-{properties.uuid}"], capture_output=True, text=True, timeout=30)
         return int(answer.stdout.strip())
-    except (OSError, ValueError, subprocess.TimeoutExpired):  # no ECC, or no tool that tells
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # no ECC, or no tool that reports it
         return None
 
 
@@ -229,11 +229,11 @@ def _versions() -> dict[str, str]:
 
 
 def _sees(directory: Path) -> bool:
-    """Whether rank 0's file appears here within a while, and this rank can write one too."""
+    """Return whether rank 0's file appears here in time, and this rank can write its own."""
     token = [secrets.token_hex(8) if distributed.get_rank() == 0 else ""]
     distributed.broadcast_object_list(token)
-    shared = directory / f".sniff-{token[0]}"
-    own = directory / f".sniff-{token[0]}-{distributed.get_rank()}"
+    shared = directory / f".hardware-check-{token[0]}"
+    own = directory / f".hardware-check-{token[0]}-{distributed.get_rank()}"
     is_good = True
     try:
         if distributed.get_rank() == 0:
@@ -242,7 +242,7 @@ def _sees(directory: Path) -> bool:
         deadline = time.monotonic() + _SIGHT_SECONDS
         while not shared.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
-            os.listdir(directory)  # has network file systems ask their server again
+            os.listdir(directory)  # makes network file systems query their server again
         is_good = shared.is_file() and shared.read_text() == token[0]
     except OSError:
         is_good = False

@@ -1,4 +1,4 @@
-"""What a run is told and given, checked as a whole before any process group starts."""
+"""Load a run's configuration and check it with all inputs before any process group starts."""
 
 import os
 import time
@@ -21,22 +21,22 @@ from trireme.tokenizer.tokenizer import Tokenizer
 from trireme.waiting import telling_what_it_waits_for
 
 PATIENCE_SECONDS = 60.0
-"""How long the other ranks leave the word to rank 0, whose message is the same."""
+"""How long the other ranks wait for rank 0, which reports the same errors and ends the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """A configuration that can be run, and the numbers that follow from it."""
+    """Hold a valid configuration, and the values that are derived from it."""
 
     config: TrainConfig
     derived: DerivedConfig
     tokenizer: Tokenizer | None
-    """None where the run is given none."""
+    """None if no tokenizer is configured."""
 
 
 @contextmanager
 def main_rank_answers() -> Iterator[None]:
-    """Let rank 0 say what all ranks find wrong: its end is the end of all."""
+    """Let rank 0 report the errors that all ranks find; its exit ends the job."""
     try:
         yield
     except ConfigError:
@@ -52,16 +52,16 @@ def load_inputs(
     unread: Collection[str] = (),
     computes: bool = True,
 ) -> RunInputs:
-    """Load and check a run's configuration in every process of the job; rank 0 looks at the files too.
+    """Load and check a run's configuration in every process of the job; rank 0 also checks the files.
 
     Args:
         overrides: of the command line.
-        check_files: what else the command needs, given the configuration, its tokenizer (None where there is none that
-            can be opened) and the vocabulary's size.
-        unread: paths of fields that the command does not read, so that their rules do not matter.
-        computes: whether this host does, and so must have the run's packages.
+        check_files: checks the files that the command needs, given the configuration, its tokenizer (None if there is
+            none that can be opened) and the vocabulary size.
+        unread: paths of fields that the command does not read, whose errors are ignored.
+        computes: whether this host computes, and so needs the run's packages.
     Raises:
-        ConfigError: everything that is wrong, at once.
+        ConfigError: all errors at once.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with main_rank_answers():
@@ -90,12 +90,12 @@ def load_inputs(
 
 
 def check_training_host(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
-    """Look at all that training reads or writes: what `check_training_files` does, and this host's own disk."""
+    """Check all files that training reads or writes, including this host's local disk."""
     return [*check_nvme_host(config.engine), *check_training_files(config, tokenizer, vocab_size)]
 
 
 def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
-    """Look at what hosts share: shards, tokenizer, checkpoint, run directory."""
+    """Check the files that hosts share: shards, tokenizer, checkpoint, run directory."""
     is_known = tokenizer is not None or config.tokenizer.path is None
     return [
         *check_data_files(config, vocab_size),
@@ -113,7 +113,7 @@ def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab
 
 
 def _check_replay(replay: str | None) -> list[Violation]:
-    """Name what is wrong with the decisions of another run; validate has named a missing file."""
+    """Check the recovery log of another run; `validate` reports a missing one."""
     if replay is not None and Path(replay).exists():
         try:
             read_replay(replay)
@@ -123,7 +123,7 @@ def _check_replay(replay: str | None) -> list[Violation]:
 
 
 def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
-    """Look at the shards and compare them with tokenizer and model."""
+    """Check the shards and compare them with tokenizer and model."""
     return check_datasets(
         config.data,
         tokenizer_path=config.tokenizer.path,
@@ -133,9 +133,9 @@ def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
 
 
 def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violation]]:
-    """Open the tokenizer, if there is one, and say what is wrong with it."""
+    """Open the tokenizer, if one is configured, and check it."""
     configured, path = config.model.vocab_size, config.tokenizer.path
-    if path is None or not Path(path).is_file():  # validate has named a missing file
+    if path is None or not Path(path).is_file():  # validate reports a missing file
         return None, []
     try:
         tokenizer = Tokenizer(path)
@@ -143,17 +143,17 @@ def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violatio
         return None, list(error.violations)
     violations = []
     if configured is not None and configured < tokenizer.vocab_size:
-        rule = f"is less than the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
-        fix = f"use null or {tokenizer.vocab_size}"
-        violations.append(Violation(path="model.vocab_size", value=configured, message=rule, fix=fix))
+        message = f"must be at least {tokenizer.vocab_size}, the number of tokens of tokenizer.path={path}"
+        fix = f"Use null or {tokenizer.vocab_size}."
+        violations.append(Violation(path="model.vocab_size", value=configured, message=message, fix=fix))
     if config.data.uses_documents and config.data.eod_token_id is None and tokenizer.eos_id is None:
-        rule = f"leaves open where documents end: tokenizer.path={path} has no end-of-sequence token"
-        fix = "set it to the token that ends documents in the shards"
-        violations.append(Violation(path="data.eod_token_id", value="null", message=rule, fix=fix))
+        message = f"must be set, because tokenizer.path={path} has no end-of-sequence token"
+        fix = "Set it to the token that ends documents in the shards."
+        violations.append(Violation(path="data.eod_token_id", value="null", message=message, fix=fix))
     if configured is None and (config.data.eod_token_id or 0) >= tokenizer.vocab_size:
-        rule = f"is no token of the {tokenizer.vocab_size} of tokenizer.path={path}"
-        fix = f"use null or 0 to {tokenizer.vocab_size - 1}"
-        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, message=rule, fix=fix))
+        message = f"must be one of the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
+        fix = f"Use null or 0 to {tokenizer.vocab_size - 1}."
+        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, message=message, fix=fix))
     return tokenizer, violations
 
 
@@ -162,5 +162,5 @@ def _without_unread(violations: Collection[Violation], unread: Collection[str]) 
 
 
 def _without_repetitions(violations: list[Violation]) -> list[Violation]:
-    """Keep the first of those that name the same value at the same path for the same fault."""
+    """Remove repetitions of the same error."""
     return list({str(violation): violation for violation in violations}.values())

@@ -1,4 +1,4 @@
-"""One training run in one process: check the inputs, join the others, build, train, release."""
+"""Run training in one process: check the inputs, join the other processes, build, train, release."""
 
 import logging
 import os
@@ -25,21 +25,21 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def run(overrides: list[str]) -> int:
-    """Train one run from its start, or from its newest checkpoint, to its end; every process of the job calls this.
+    """Train a run from its start, or from its latest checkpoint, to its end; every process of the job calls this.
 
     Returns:
         The exit code.
     Raises:
-        ConfigError: the configuration or an input cannot be used.
+        ConfigError: the configuration or an input is invalid.
     """
     inputs = load_inputs(overrides, check_files=check_training_host)
     config, derived = inputs.config, inputs.derived
     seconds = seconds_since_start()
     if seconds is not None:
-        _LOGGER.info("libraries are imported and inputs checked after %.1f s", seconds)
+        _LOGGER.info("Imported libraries and checked inputs in %.1f s.", seconds)
     is_main_rank = int(os.environ.get("RANK", "0")) == 0
-    claim = lock_run_directory(derived.run_directory, resume=config.resume) if is_main_rank else nullcontext()
-    with StopRequest() as stop, claim:
+    lock = lock_run_directory(derived.run_directory, resume=config.resume) if is_main_rank else nullcontext()
+    with StopRequest() as stop, lock:
         world = start_world(
             config.parallel,
             timeout_seconds=config.cluster.timeout_seconds,

@@ -1,4 +1,4 @@
-"""A run that was trained, opened to be measured or to write text: its checkpoint, configuration and tokenizer.
+"""Open a trained run for evaluation or generation: its checkpoint, configuration and tokenizer.
 
 The run directory may have been copied to another machine, and the command may start in any directory.
 """
@@ -23,23 +23,23 @@ from trireme.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class SavedRun:
-    """A checkpoint, and what surrounds it."""
+    """Hold a checkpoint with its run directory, state and tokenizer."""
 
     checkpoint: Path
     run_directory: Path | None
-    """The run that the checkpoint is of; None where it was copied out of one."""
+    """The directory of the checkpoint's run; None if the checkpoint was copied out of it."""
     state: TrainerState
     tokenizer_path: Path | None
-    """The tokenizer that the model was trained with; None where it is not known, or there was none."""
+    """The tokenizer that the model was trained with; None if it is unknown, or there was none."""
 
 
 def open_saved_run(path: Path, *, verify: bool, name: str = "PATH") -> SavedRun:
-    """Open the newest good checkpoint at a path. Processes that are joined call this together.
+    """Open the latest valid checkpoint at a path. In a distributed job, all ranks call this.
 
     Args:
-        path: a run directory, its directory of checkpoints, or a checkpoint; never a keyword of `resume`.
+        path: a run directory, its checkpoints directory, or a checkpoint; never a keyword of `resume`.
         verify: read every byte of the checkpoint and compare sha256.
-        name: what the user knows the path by, for messages.
+        name: the user's name of the path, for messages.
     Raises:
         ConfigError: there is none, or all are damaged.
     """
@@ -53,8 +53,8 @@ def open_saved_run(path: Path, *, verify: bool, name: str = "PATH") -> SavedRun:
 
 
 def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
-    """Choose the newest good checkpoint at a path; see `open_saved_run`."""
-    # Absolute, so that a directory called auto is one.
+    """Choose the latest valid checkpoint at a path; see `open_saved_run`."""
+    # Absolute, so that a directory named auto is no keyword.
     absolute = path.expanduser().absolute()
     try:
         checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
@@ -64,7 +64,7 @@ def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
                 violation,
                 path=name,
                 value=path,
-                fix=f"give a run directory that holds {CHECKPOINTS}/step_NNNNNNNN, or such a checkpoint",
+                fix=f"Use a run directory that contains {CHECKPOINTS}/step_NNNNNNNN, or such a checkpoint.",
             )
             if violation.path == "resume"
             else violation
@@ -75,7 +75,7 @@ def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
 
 
 def run_directory_of(checkpoint: Path) -> Path | None:
-    """The directory of the run that a checkpoint is of; None where it does not stand among a run's checkpoints."""
+    """Return the run directory of a checkpoint; None if the checkpoint is not in a run's checkpoints directory."""
     directory = checkpoint.resolve().parent
     return directory.parent if directory.name == CHECKPOINTS else None
 
@@ -83,9 +83,9 @@ def run_directory_of(checkpoint: Path) -> Path | None:
 def locate_datasets(
     datasets: Sequence[DatasetConfig], *, config: TrainConfig, run_directory: Path | None
 ) -> list[DatasetConfig]:
-    """Find shards that a run was told, although its directory has moved or the command starts elsewhere.
+    """Find the shards of a run, even if its directory has moved or the command starts in another directory.
 
-    What is found nowhere keeps its name, for the message that it is missing.
+    A shard that is not found keeps its path, for the message that it is missing.
     """
     if run_directory is None:
         return list(datasets)
@@ -98,7 +98,7 @@ def locate_datasets(
 
 
 def _locate(prefix: str, *, config: TrainConfig, run_directory: Path) -> str:
-    """A shard inside the run directory has moved with it; a relative one began where the run was started."""
+    """Find a shard: one inside the run directory moves with it; a relative path is relative to the start of the run."""
     path, named = Path(prefix).expanduser(), Path(config.output_dir, config.run_name).expanduser()
     here = run_directory.resolve()
     places = [path]
@@ -110,13 +110,13 @@ def _locate(prefix: str, *, config: TrainConfig, run_directory: Path) -> str:
 
 
 def check_tokenizer(tokenizer: Tokenizer, *, saved: SavedRun, path: str, otherwise: str = "") -> list[Violation]:
-    """Name what makes a tokenizer another one than the model's: its ids would mean other tokens.
+    """Report a tokenizer that differs from the model's: its ids would mean other tokens.
 
-    Another file with the same tokens, such as a tokenizer.json made from the SentencePiece model, is as good.
+    Another file with the same tokens, such as a tokenizer.json made from the SentencePiece model, is accepted.
 
     Args:
-        path: what the user knows the tokenizer by.
-        otherwise: what else can be done, such as `, or ...`.
+        path: the user's path of the tokenizer.
+        otherwise: an alternative fix, such as `, or ...`.
     """
     state, checkpoint = saved.state, saved.checkpoint
     if state.tokenizer is None and saved.tokenizer_path is None:
@@ -128,28 +128,28 @@ def check_tokenizer(tokenizer: Tokenizer, *, saved: SavedRun, path: str, otherwi
 
 
 def _check_size(tokenizer: Tokenizer, *, saved: SavedRun, path: str) -> list[Violation]:
-    """Of a checkpoint that knows no tokenizer, the number of tokens is as much as can be compared."""
+    """Compare the number of tokens, for a checkpoint without a known tokenizer."""
     model, padded = saved.state.model_config(), saved.state.padded_vocab_size
     known = saved.state.vocab_size or model.vocab_size
     if known is None and pad_vocab_size(model, tokenizer.vocab_size) != padded:
-        rule = f"and the model's embedding has {padded} rows"
+        size = f"the model's embedding has {padded} rows"
     elif known is not None and tokenizer.vocab_size > known:
-        rule = f"and the model knows {known}"
+        size = f"the model has {known}"
     else:
         return []
     return [
         Violation(
             path=path,
             value=tokenizer.path,
-            message=f"has {tokenizer.vocab_size} tokens (sha256 {tokenizer.sha256}), {rule} ({saved.checkpoint}): it is "
-            "not the one that the model was trained with",
-            fix="name the tokenizer that made the run's shards",
+            message="is not the tokenizer that the model was trained with: it has"
+            f" {tokenizer.vocab_size} tokens (sha256 {tokenizer.sha256}), but {size} ({saved.checkpoint})",
+            fix="Use the tokenizer of the run's shards.",
         )
     ]
 
 
 def has_tokens_of(tokenizer: Tokenizer, own_path: Path | None) -> bool:
-    """Whether each id of a tokenizer is the same token in the file at a path."""
+    """Return whether each id of a tokenizer is the same token as in the tokenizer file at a path."""
     if own_path is None:
         return False
     own = Tokenizer(own_path)

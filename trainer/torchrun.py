@@ -1,9 +1,9 @@
-"""torchrun, whose exit code is that of the process that failed first (docs/training/fault_tolerance.md lists them).
+"""Run torchrun with the exit code of the process that failed first (docs/training/fault_tolerance.md lists them).
 
 usage: python -m trainer.torchrun TORCHRUN-ARGUMENTS
 
-torchrun itself exits with 1 and its own traceback whatever its processes said. After a signal the exit code is the one
-that the main process left in the file that EXIT_CODE_FILE names.
+torchrun itself exits with 1 and its own traceback after any failure. After a signal, the exit code is the one that the
+main process has written to the file that EXIT_CODE_FILE names.
 
 `launch.local` hands over the configuration that it has composed and checked. It is written to the same temporary
 folder, and the processes get `config_file=PATH`: none of them composes it again.
@@ -33,39 +33,39 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 DEFAULTS = {
-    # Of torchrun itself: 30 seconds between a signal and SIGKILL, too short for a long step and a large checkpoint.
+    # torchrun's default is 30 seconds between a signal and SIGKILL, too short for a long step and a large checkpoint.
     "PET_SHUTDOWN_TIMEOUT": "300",
-    # A process that is gone makes every other one warn of its connections, with C++ frames.
+    # When a process exits, every other one warns of its connections, with C++ frames.
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Environment variables that torch and torchrun read, unless they are set."""
+"""Defaults of environment variables that torch and torchrun read."""
 
 READING_SECONDS = 2.5
-"""How long a notice stands before this process leaves: two of the default heartbeats."""
+"""How long this process waits for other hosts to read a message before it exits: two of the default heartbeats."""
 
 
 def main() -> int:
     """Run torchrun's own main."""
-    # torchrun would take over SIGHUP although nohup has switched it off, and let others end it without its processes.
+    # torchrun would handle SIGHUP even if nohup ignores it, and exit on other signals without ending its processes.
     heeded = ",".join(number.name for number in heeded_signals())
     for name, value in {**DEFAULTS, "PET_SIGNALS_TO_HANDLE": heeded}.items():
         os.environ.setdefault(name, value)
     if "trainer.train" in sys.argv:
         announce_start("training starts")
-    config_text = take_config()  # before ranks are forked, which would hold the file open
-    # Late: torch reads the variables while it is imported.
+    config_text = take_config()  # before ranks are forked, which would keep the file open
+    # Late: torch reads the variables at import.
     with quiet_interrupt():
         from torch.distributed import run  # noqa: PLC0415 - see above
         from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415 - see above
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415 - see above
 
-        request = run.parse_args(sys.argv[1:])  # torchrun's own word on what is wrong with them
+        request = run.parse_args(sys.argv[1:])  # prints torchrun's own errors
         waiting = _fork_ranks(request)
-    quiet_torchrun()  # its modules set levels when they are imported
+    quiet_torchrun()  # its modules set levels at import
     if _is_local(request):
         for name, value in loopback_variables().items():
             os.environ.setdefault(name, value)
-        # torchrun asks for it several times for each process, for records that nobody reads.
+        # torchrun looks it up several times for each process, for records that are not used.
         socket.getfqdn = lambda name="": name or socket.gethostname()
     with tempfile.TemporaryDirectory(prefix="trireme-") as folder:
         path, store_path = Path(folder, "code"), Path(folder, "store")
@@ -80,11 +80,11 @@ def main() -> int:
                 run.main()
         except ChildFailedError as error:
             if read_exit_code(path) == EXIT_HANG:
-                return EXIT_HANG  # a watchdog has explained it, and killed the rank that hung
+                return EXIT_HANG  # a watchdog has logged the diagnosis, and killed the rank that hung
             code, text = _explain(error)
             if text:
                 _say(text)
-            _tell_other_hosts(store_path, code=code, text=text or f"a process there ended with exit code {code}")
+            _tell_other_hosts(store_path, code=code, text=text or f"a process there exited with code {code}")
             return code
         except SignalException as error:
             code_left = read_exit_code(path)
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def _fork_ranks(request: argparse.Namespace) -> WaitingRanks:
-    """Fork this host's processes, where they run a module and no device is in the way; else torchrun starts them."""
+    """Fork this host's ranks if they run a module and there is no accelerator; else torchrun starts them."""
     if not is_wanted() or not request.module or request.no_python or not preload():
         return WaitingRanks()
     from torch.distributed import run  # noqa: PLC0415 - as in main
@@ -102,7 +102,7 @@ def _fork_ranks(request: argparse.Namespace) -> WaitingRanks:
 
 
 def _is_local(request: argparse.Namespace) -> bool:
-    """Whether all processes are on this host: nobody else can reach the place where they meet."""
+    """Return whether all processes are on this host: no other host can reach the rendezvous."""
     if request.standalone:
         return True
     if request.rdzv_endpoint or request.rdzv_backend != "static":
@@ -112,9 +112,9 @@ def _is_local(request: argparse.Namespace) -> bool:
 
 @contextlib.contextmanager
 def _telling_of_rendezvous(request: argparse.Namespace) -> Iterator[Callable[[], None]]:
-    """Say after some time that torchrun waits for other hosts; what is given ends that, when processes start."""
+    """Print after some time that torchrun waits for other hosts; the yielded function ends that, at the first start."""
     place = request.rdzv_endpoint or f"{request.master_addr}:{request.master_port}"
-    what = f"torchrun's rendezvous at {place}, where {request.nnodes} hosts are to join"
+    what = f"{request.nnodes} hosts to join torchrun's rendezvous at {place}"
     if request.nnodes in ("1", "1:1"):
         what = f"torchrun's rendezvous at {place}"
     with contextlib.ExitStack() as telling:
@@ -123,25 +123,25 @@ def _telling_of_rendezvous(request: argparse.Namespace) -> Iterator[Callable[[],
 
 
 def _say(text: str) -> None:
-    """Past the log, which torchrun has; the terminal may have been closed."""
+    """Print without the log, which is torchrun's; the terminal may have been closed."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _explain(error: "ChildFailedError") -> tuple[int, str]:
-    """The code of the process whose failure made the others fail, and what only torchrun knows of it.
+    """Return the exit code of the process that failed first, and a message if the process itself could not print one.
 
-    torchrun reports those that it ended with SIGTERM afterwards, too. A process that the system ended leaves no word;
-    others leave or raise because it is gone, and torchrun often sees them together.
+    torchrun also reports the processes that it terminated afterwards. A process that the system killed prints nothing;
+    others exit or raise because of it, and torchrun often sees them together.
     """
     failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
     for _, failure in failures:
-        # Said by the process itself; a watchdog also ends the one that hangs.
+        # Reported by the process itself; a watchdog also kills the one that hangs.
         if failure.exitcode in (EXIT_BAD_INPUT, EXIT_HANG, EXIT_REPLICAS_DIFFER):
             return int(failure.exitcode), ""
     killed = [(rank, f) for rank, f in failures if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
     if killed:
-        lines = [f"rank {rank} (pid {f.pid}) was ended by {_name_signal(-f.exitcode)}" for rank, f in killed]
+        lines = [f"Rank {rank} (pid {f.pid}) was killed by {_name_signal(-f.exitcode)}." for rank, f in killed]
         return SIGNAL_BASE - int(killed[0][1].exitcode), "\n".join(lines)
     if any(failure.exitcode == EXIT_REQUEUE for _, failure in failures):
         return EXIT_REQUEUE, ""
@@ -150,19 +150,19 @@ def _explain(error: "ChildFailedError") -> tuple[int, str]:
 
 
 def _name_signal(number: int) -> str:
-    hint = "; if nobody sent it, the host ran out of memory" if number == signal.SIGKILL else ""
-    return f"signal {number} ({signal.Signals(number).name}{hint})"
+    hint = "; unless someone sent it, the host ran out of memory" if number == signal.SIGKILL else ""
+    return f"signal {number} ({signal.Signals(number).name}){hint}"
 
 
 def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
-    """Have the ranks of other hosts leave, if there are any and nobody of this host has told them."""
+    """Make the ranks of other hosts exit, if there are any and no rank of this host has done so."""
     from trainer.health.store_messages import messages_of_launcher  # noqa: PLC0415 - as in main
 
-    board = messages_of_launcher(store_path)
-    if board is not None:
-        # The store may be this process's, and ends with it: the others need the time to read.
-        with contextlib.suppress(RuntimeError):  # the host that keeps the store may have left
-            board.post_end(
+    messages = messages_of_launcher(store_path)
+    if messages is not None:
+        # The store may belong to this process, and ends with it: the others need time to read.
+        with contextlib.suppress(RuntimeError):  # the store's host may have left the job
+            messages.post_end(
                 code=EXIT_PEER_FAILED if code > SIGNAL_BASE else code,
                 text=text,
                 launcher=f"launcher on {socket.gethostname()}",
@@ -172,6 +172,6 @@ def _tell_other_hosts(store_path: Path, *, code: int, text: str) -> None:
 
 if __name__ == "__main__":
     exit_code = main()
-    for heeded in heeded_signals():  # nothing is left to stop; the interpreter's end would give them their defaults
+    for heeded in heeded_signals():  # nothing is left to stop; at exit, the interpreter would restore their defaults
         signal.signal(heeded, signal.SIG_IGN)
     sys.exit(exit_code)

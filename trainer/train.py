@@ -1,13 +1,13 @@
 """Train a model: the entry of every process of a run.
 
     torchrun --nproc-per-node N -m trainer.train OVERRIDES
-    python -m launch.local OVERRIDES        # the same, processes counted for you
+    python -m launch.local OVERRIDES        # the same; starts as many processes as the layout needs
 
-OVERRIDES: GROUP=OPTION picks a file of conf/GROUP, PATH=VALUE sets one field; docs/reference/training.md lists all.
+OVERRIDES: GROUP=OPTION selects a file of conf/GROUP, PATH=VALUE sets one field; docs/reference/training.md lists them.
 
-Exit codes: 0 done, 1 the run ended without its last state saved, or failed, 2 bad configuration or input, 75 stopped by
-a signal after saving (start it again to go on), 79 the run hung, 80 copies of weights differ, 81 another process is
-gone, 82 training went wrong and going back did not help (docs/training/fault_tolerance.md).
+Exit codes: 0 done; 1 the run failed, or its last step could not be saved; 2 invalid configuration or input; 75 stopped
+by a signal after saving (rerun the same command to resume); 79 the run hung; 80 replicas of weights differ; 81 another
+process has exited; 82 training diverged and rollbacks did not help. See docs/training/fault_tolerance.md.
 """
 
 import faulthandler
@@ -22,22 +22,22 @@ from trireme.start_notice import announce_start
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     rank = int(os.environ.get("RANK", "0"))
     if "RANK" in os.environ:
         name_process(rank)
     configure_logging(rank=rank)
-    faulthandler.enable()  # what the system ends with SIGSEGV, SIGBUS or SIGABRT shows where it was
+    faulthandler.enable()  # prints the stack of a process that ends with SIGSEGV, SIGBUS or SIGABRT
     try:
         code = exit_code_of(lambda: start(sys.argv[1:]))
     except BaseException:
-        # Said at once and by this rank, not by whoever notices that it is gone.
+        # Printed immediately and by this rank, not by a rank that notices its exit.
         leave_exit_code(1)
         prefix = f"[rank {rank}] " if "RANK" in os.environ else ""
         sys.stderr.write("".join(prefix + line for line in traceback.format_exc().splitlines(keepends=True)))
         sys.stderr.flush()
-        os._exit(1)  # the other threads may hang in a collective that will never end
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # each node's launcher looks for it
+        os._exit(1)  # other threads may hang in a collective that never ends
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # each node's launcher reads it
         leave_exit_code(code)
     if code not in (EXIT_OK, EXIT_REQUEUE):
         os._exit(code)  # as above
@@ -45,12 +45,12 @@ def main() -> int:
 
 
 def start(overrides: list[str]) -> int:
-    """Say that training starts, then run.
+    """Print that training starts, then run it.
 
     Returns:
         The exit code.
     Raises:
-        ConfigError: the configuration or an input cannot be used.
+        ConfigError: the configuration or an input is invalid.
     """
     is_main_rank = int(os.environ.get("RANK", "0")) == 0
     if {"--help", "-h"} & set(overrides):
@@ -58,7 +58,7 @@ def start(overrides: list[str]) -> int:
         return EXIT_OK
     if is_main_rank:
         announce_start("training starts")
-    from trainer.run import run  # noqa: PLC0415 - imports PyTorch, for seconds; the notice above comes first
+    from trainer.run import run  # noqa: PLC0415 - imports PyTorch, which takes seconds; the notice above comes first
 
     return run(overrides)
 

@@ -212,7 +212,9 @@ def _spike(engine: str) -> Scenario:
     rows = [Row(fault="wrong labels in samples 72 to 87: a loss spike", kind="bad_samples", step=10)]
     commands = (((*ENGINES[engine], *SPIKE), 2),)
     design: Design = "equal to its replay"
-    return build_scenario(engine, "loss spike", rows, faults, design=design, commands=commands, skipped_samples=(72, 88))
+    return build_scenario(
+        engine, "loss spike", rows, faults, design=design, commands=commands, skipped_samples=(72, 88)
+    )
 
 
 def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
@@ -228,7 +230,7 @@ def _damaged_checkpoints(engine: str, *, seed: int) -> Scenario:
                 fault=f"kill -9 in step {step}, and {action.__doc__}",
                 kind=action.__name__,
                 start=number,
-                sign="is damaged and is not used",
+                sign="Skipping the damaged checkpoint",
             )
         )
         damages[number] = action
@@ -253,7 +255,7 @@ def _full_disk(engine: str) -> Scenario:
         # The save of step 4 has ended when that of step 8 begins.
         {"kind": "free_disk", "rank": 0, "step": 10, "path": "RUN"},
     ]
-    sign = "NOT SAVED"
+    sign = "Failed to save checkpoint"
     rows = [Row(fault="the disk of the run is full from step 4 to step 10", kind="fill_disk", step=4, sign=sign)]
     return build_scenario(engine, "full disk", rows, faults, needs_small_disk=True)
 
@@ -274,7 +276,7 @@ def _wandb_outage(engine: str) -> Scenario:
 def _wandb_cut(engine: str, *, seed: int) -> Scenario:
     step = draw_steps(f"{engine} cut", seed=seed, count=1, first=4, last=12)[0]
     faults = [{"kind": "cut_wandb", "rank": 0, "step": step}]
-    what, sign = f"the W&B server takes the run and is cut off in step {step}", "has not taken the last records"
+    what, sign = f"the W&B server takes the run and is cut off in step {step}", "did not accept the last records"
     rows = [Row(fault=what, kind="cut_wandb", step=step, sign=sign)]
     commands = (((*ENGINES[engine], WANDB_ONLINE), 2),)
     return build_scenario(engine, "W&B cut off", rows, faults, commands=commands, wandb_server="cut")
@@ -286,8 +288,8 @@ def _slow(engine: str, *, seed: int) -> Scenario:
         {"kind": "slow", "rank": 0, "step": 9, "last_step": 12, "seconds": 0.5},
     ]
     rows = [
-        Row(fault="rank 1 is slow in steps 3 and 4", kind="slow", step=3, sign="is slow"),
-        Row(fault="rank 0 is slow in steps 9 to 12", kind="slow", step=9, sign="is slow"),
+        Row(fault="rank 1 is slow in steps 3 and 4", kind="slow", step=3, sign="is a straggler"),
+        Row(fault="rank 0 is slow in steps 9 to 12", kind="slow", step=9, sign="is a straggler"),
     ]
     return build_scenario(engine, "slow ranks", rows, faults)
 

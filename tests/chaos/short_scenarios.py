@@ -25,7 +25,7 @@ def _short_first(engine: str, *, seed: int) -> Scenario:
             fault=f"and then {damage.flip_bit.__doc__}",
             kind="flip_bit",
             start=0,
-            sign="is damaged and is not used",
+            sign="Skipping the damaged checkpoint",
         ),
         Row(fault=f"kill -9 of rank 0 in the save of step {NUM_STEPS}", kind="kill_in_save", step=NUM_STEPS),
     ]

@@ -123,7 +123,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_logged_and_no_more(
 
     monkeypatch.setattr("trainer.checkpoint.directory.shutil.rmtree", busy)
     retain(tmp_path, keep_last=1)
-    assert "could not delete" in caplog.text
+    assert "Failed to delete" in caplog.text
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002"], "no longer a checkpoint at once"
 
 

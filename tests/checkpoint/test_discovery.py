@@ -49,12 +49,12 @@ def _flip(path: Path) -> None:
 
 
 DAMAGES = [
-    ("__1_0.distcp", _truncate, "is truncated: 1699 bytes instead of 1700"),
-    ("__1_0.distcp", Path.unlink, "missing cannot be read: No such file"),
-    ("__1_0.distcp", _flip, "has changed since it was written: sha256"),
-    (STATE_NAME, _flip, "has changed since it was written: sha256"),
-    (STATE_NAME, Path.unlink, "missing cannot be read: No such file"),
-    ("manifest.json", _flip, "cannot be read"),
+    ("__1_0.distcp", _truncate, "is truncated: the manifest records 1700 bytes (got 1699 bytes)"),
+    ("__1_0.distcp", Path.unlink, "cannot be read: No such file"),
+    ("__1_0.distcp", _flip, "is damaged: the manifest records sha256"),
+    (STATE_NAME, _flip, "is damaged: the manifest records sha256"),
+    (STATE_NAME, Path.unlink, "cannot be read: No such file"),
+    ("manifest.json", _flip, "is damaged: "),
 ]
 SEEN_BY_SIZE = [damage for damage in DAMAGES if damage[1] is not _flip]
 
@@ -71,7 +71,7 @@ def test_damage_is_named_and_the_last_good_checkpoint_is_used(
     assert message in caplog.text
     with pytest.raises(ConfigError) as error:
         choose_checkpoint(str(bad), run_directory=tmp_path / "other", verify=True)
-    assert f"{bad / name}=" in str(error.value)
+    assert f"{bad / name}: " in str(error.value)
     assert message in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_a_rollback_takes_the_one_saved_last_at_or_before_a_step(
     _flip(thirty.with_name("step_00000020") / "__0_0.distcp")
     with caplog.at_level(logging.WARNING):
         assert choose(25) == ten
-    assert "step_00000020 is damaged" in caplog.text
+    assert "Skipping the damaged checkpoint" in caplog.text and "step_00000020: " in caplog.text
     assert choose(9) is None
     again = make(tmp_path, step=15)
     assert choose(30) == again, "after the run went back to step 10"
@@ -146,9 +146,9 @@ def test_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
     (incomplete / "manifest.json").unlink()
     for name, rule in [
         ("absent", "does not exist"),
-        ("empty", "holds no complete checkpoint"),
-        ("file", "holds no complete checkpoint"),
-        ("run/checkpoints/step_00000010", "holds no complete checkpoint"),
+        ("empty", "contains no complete checkpoint"),
+        ("file", "contains no complete checkpoint"),
+        ("run/checkpoints/step_00000010", "contains no complete checkpoint"),
     ]:
         (violation,) = check(str(tmp_path / name), tmp_path / "new")
         assert (violation.path, violation.value) == ("resume", str(tmp_path / name))
@@ -199,7 +199,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = make(tmp_path, step=10)
     monkeypatch.setattr(manifest, "FORMAT_VERSION", 0)
     (violation,) = check("auto", tmp_path)
-    assert str(violation).startswith(f"{path / 'manifest.json'}=format 1 is a checkpoint format that this version")
+    assert str(violation).startswith(f"{path / 'manifest.json'}: has a format that this version cannot read")
 
 
 def test_each_differing_field_is_named_with_both_values(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_each_differing_field_is_named_with_both_values(tmp_path: Path) -> None:
         "padded_vocab_size",
     }
     assert str(violations["model.hidden_size"]).startswith(
-        f"model.hidden_size=32 differs from the checkpoint's 16 ({path}); use 16"
+        f"model.hidden_size: differs from the checkpoint's 16 ({path}) (got 32). Use 16"
     )
     assert "64" in violations["padded_vocab_size"].rule
 
@@ -225,8 +225,8 @@ def test_what_may_differ(tmp_path: Path) -> None:
     other = replace(MODEL, seq_length=64, hidden_dropout=0.1, kv_channels=4, rotary_base=5e5, vocab_size=60)
     assert check("auto", tmp_path, model=other) == []
     assert describe_changes(other, state=state_of(10)) == [
-        "model.rotary_base was 10000.0 in the checkpoint and is 500000.0 now",
-        "model.seq_length was 32 in the checkpoint and is 64 now",
+        "model.rotary_base was 10000.0 in the checkpoint and is 500000.0 now.",
+        "model.seq_length was 32 in the checkpoint and is 64 now.",
     ]
 
 
@@ -254,8 +254,8 @@ def test_records_of_the_state_file_are_those_of_its_bytes(tmp_path: Path) -> Non
 def test_a_run_keeps_its_order_of_samples_and_a_fork_may_take_another(tmp_path: Path) -> None:
     make(tmp_path / "run", step=10)
     (problem,) = check("auto", tmp_path / "run", seed=9)
-    assert str(problem).startswith("training.seed=9 differs from the 1234 of the run that goes on (")
-    assert "use 1234 to go on with it" in str(problem)
+    assert str(problem).startswith("training.seed: differs from 1234, the seed of the resumed run (")
+    assert "Use 1234 to resume it" in str(problem)
     assert check(str(tmp_path / "run"), tmp_path / "fork", seed=9) == []
 
 
@@ -264,7 +264,7 @@ def test_a_full_disk_is_named_before_anything_starts(tmp_path: Path) -> None:
         assert check("auto", place / "run") == []
         fill(place)
         (problem,) = check("auto", place / "run")
-        assert "cannot be written: No space left on device" in str(problem) and "make room there" in str(problem)
+        assert "cannot be written: No space left on device" in str(problem) and "Free space there" in str(problem)
         with pytest.raises(ConfigError, match="cannot be written: No space left on device"), RunLock(place / "run"):
             pass
         assert not list((place / "run").iterdir()), "the next start finds no lock"

@@ -20,7 +20,7 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import Engine, LossScaleState
-from trainer.engine.factory import build_engine
+from trainer.build import wrap_in_engine
 from trainer.parallel.world import World
 
 GLOBAL_BATCH_SIZE = 4
@@ -76,7 +76,7 @@ def _engine(
     seed: int = 1,
 ) -> Iterator[tuple[Engine, World]]:
     with open_world(parallel, seed=seed) as world:
-        engine = build_engine(
+        engine = wrap_in_engine(
             build_chunks(parallel, world, model=model, precision=precision, seed=seed),
             config=config,
             optimizer=OptimizerConfig(),

@@ -190,7 +190,7 @@ def _no_space(*args: object, **kwargs: object) -> None:
 def test_a_rank_that_cannot_save_is_named_on_all_ranks_and_leaves_nothing(answers: list[_Answers], where: str) -> None:
     first, second = (answer.failed_saves[where] for answer in answers)
     assert first == second
-    assert first.startswith("failed while saving the checkpoint of step 2: rank 1: ")
+    assert first.startswith("Error while saving the checkpoint of step 2: rank 1: ")
     assert "rank 0" not in first
     assert "No space left on device" in first or where == "fragments"
 
@@ -223,8 +223,8 @@ def _agree() -> list[str]:
 def test_an_error_of_one_is_the_error_of_all(answers: list[_Answers]) -> None:
     assert answers[0].agreement == answers[1].agreement
     assert answers[0].agreement == [
-        "a=1 is odd; use 2",
-        "failed while asking: rank 0: ValueError: on the coordinator only",
+        "a: is odd (got 1). Use 2",
+        "Error while asking: rank 0: ValueError: on the coordinator only",
     ]
 
 

@@ -86,7 +86,7 @@ def test_what_is_written_is_what_was_when_the_step_ended(tmp_path: Path, monkeyp
 def test_one_save_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with _held(monkeypatch) as may_write, open_saving(tmp_path, ASYNC) as saving, caplog.at_level(logging.INFO):
         saving.save(10)
-        waits = "waiting for the checkpoint of step 10, which is still being written"
+        waits = "Waiting for the checkpoint of step 10, which is still being written"
 
         def let_it_write() -> None:
             while waits not in caplog.text:
@@ -147,11 +147,9 @@ def test_a_save_that_fails_is_told_and_training_goes_on(
             assert not saving.saver.finish()
         (record,) = [r for r in caplog.records if r.levelno == logging.ERROR and r.name == saver.__name__]
         message = record.getMessage()
-        assert message.startswith(
-            f"THE CHECKPOINT OF STEP 20 IS NOT SAVED in {saving.run / 'checkpoints'}: failed while"
-        )
+        assert message.startswith(f"Failed to save checkpoint at step 20 to {saving.run / 'checkpoints'}: Error while")
         assert "rank 0: OSError: [Errno 27] File too large" in message
-        assert message.endswith(f"the newest checkpoint is {saving.run / 'checkpoints' / 'step_00000010'}")
+        assert message.endswith(f"Latest checkpoint: {saving.run / 'checkpoints' / 'step_00000010'}")
         failure = saving.events[-1]
         assert (failure["kind"], failure["step"]) == ("checkpoint_failed", 20)
         assert "File too large" in failure["reason"]
@@ -188,15 +186,15 @@ def test_a_run_that_cannot_save_its_end_says_so(
     with open_saving(tmp_path, checkpoint) as saving:
         with _small_disk():
             assert not saving.saver.save_last(progress_of(7))
-        assert "the run ends at step 7 without having saved it (failed while saving" in caplog.text
-        assert "there is no checkpoint to go on from" in caplog.text
+        assert "The run stops at step 7, which could not be saved: Error while saving" in caplog.text
+        assert "There is no checkpoint to resume from" in caplog.text
         saving.save(6)
         with _small_disk():
             saving.save(7)
         assert saving.saver.save_last(progress_of(7)), "what failed at the last interval is tried again"
         with _small_disk():
             assert not saving.saver.save_last(progress_of(8))
-        assert f"resume=auto goes on from {saving.run / 'checkpoints' / 'step_00000007'}" in caplog.text
+        assert f"resume=auto resumes from {saving.run / 'checkpoints' / 'step_00000007'}" in caplog.text
 
 
 def test_going_back_puts_the_state_into_the_running_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,12 +204,12 @@ def test_going_back_puts_the_state_into_the_running_engine(tmp_path: Path, caplo
             saving.save(step)
         for fragment in saving.engine.fragments:
             fragment.states["param"].fill_(float("nan"))
-        state = saving.saver.go_back(at_or_before_step=29)
+        state = saving.saver.roll_back(at_or_before_step=29)
         assert state is not None
         assert (state.step, state.consumed_samples, saving.engine.num_updates) == (20, 160, 20)
         assert_filled(saving.engine.fragments)
         assert saving.names() == ["step_00000010", "step_00000020", "step_00000030.abandoned"]
-        assert "step_00000030.abandoned is set aside: the run goes on from step 20" in caplog.text
+        assert "step_00000030.abandoned: the run continues from step 20" in caplog.text
         assert find_latest(saving.run) == saving.run / "checkpoints" / "step_00000020"
         saving.save(20)
         assert saving.kinds()[-1] == ("checkpoint_saved", 30), "step 20 is there"
@@ -226,17 +224,17 @@ def test_going_back_passes_over_what_is_damaged(tmp_path: Path) -> None:
         for step in (10, 20):
             saving.save(step)
         flip_bit(saving.run / "checkpoints" / "step_00000020" / "__0_0.distcp", position=5000)
-        state = saving.saver.go_back(at_or_before_step=20)
+        state = saving.saver.roll_back(at_or_before_step=20)
         assert state is not None and state.step == 10
         flip_bit(saving.run / "checkpoints" / "step_00000010" / "__0_0.distcp", position=5000)
-        with pytest.raises(ConfigError, match="has changed since it was written"):
-            saving.saver.go_back(at_or_before_step=20)
+        with pytest.raises(ConfigError, match="is damaged: the manifest records sha256"):
+            saving.saver.roll_back(at_or_before_step=20)
 
 
-def test_there_may_be_nothing_to_go_back_to(tmp_path: Path) -> None:
+def test_there_may_be_nothing_to_roll_back_to(tmp_path: Path) -> None:
     with open_saving(tmp_path, ASYNC) as saving:
         saving.save(10)
-        assert saving.saver.go_back(at_or_before_step=9) is None
+        assert saving.saver.roll_back(at_or_before_step=9) is None
         assert saving.names() == ["step_00000010"], "nothing has changed"
 
 
@@ -249,7 +247,7 @@ def test_a_fork_goes_back_to_what_it_started_from(tmp_path: Path) -> None:
     with open_saving(tmp_path, SYNC, run_name="child", origin=origin, step=10) as saving:
         saving.save(20)
         assert read_state(saving.run / "checkpoints" / "step_00000020").forked_from == lineage
-        state = saving.saver.go_back(at_or_before_step=19)
+        state = saving.saver.roll_back(at_or_before_step=19)
         assert state is not None and (state.run_name, state.step) == ("parent", 10)
         assert saving.names() == ["step_00000020.abandoned"]
     assert parent.exists()
@@ -279,7 +277,7 @@ def _on_two_ranks(directory: Path) -> list[tuple[bool, str | None]]:
                 ]
             else:
                 assert saving.events == []
-            assert saving.saver.go_back(at_or_before_step=2) is not None
+            assert saving.saver.roll_back(at_or_before_step=2) is not None
     return answers
 
 
@@ -288,7 +286,5 @@ def test_what_one_rank_cannot_do_all_ranks_hear_of(tmp_path: Path) -> None:
     assert first == second
     assert [is_saved for is_saved, _ in first] == [True, False, True] * 2
     assert (
-        first[1][1]
-        == first[4][1]
-        == "failed while saving the checkpoint of step 2: rank 1: MemoryError: no host memory"
+        first[1][1] == first[4][1] == "Error while saving the checkpoint of step 2: rank 1: MemoryError: no host memory"
     )

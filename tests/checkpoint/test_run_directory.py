@@ -84,7 +84,7 @@ def test_a_batch_job_that_is_requeued_does_not_restart_again(
 def test_a_directory_in_use_is_not_moved(tmp_path: Path) -> None:
     run = tmp_path / "run"
     make(run, step=10)
-    with lock_run_directory(run, resume="auto"), pytest.raises(ConfigError, match="run_name=run is in use"):
+    with lock_run_directory(run, resume="auto"), pytest.raises(ConfigError, match="run_name: is in use"):
         _start(run, resume="restart")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 

@@ -57,7 +57,8 @@ def test_a_second_job_is_refused_with_the_name_of_the_first(tmp_path: Path) -> N
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(
-            ConfigError, match=f"is in use: process {holder.pid} of host .* wait for it, end it, or use"
+            ConfigError,
+            match=rf"is in use: .* \(pid {holder.pid}\) is writing to .* Wait for that job, stop it, or use",
         ):
             RunLock(tmp_path).__enter__()
         assert (tmp_path / LOCK_NAME).exists()
@@ -103,7 +104,7 @@ def _while_it_waits(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) 
 def test_a_lock_of_another_host_that_is_touched_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _left_behind(tmp_path, machine="elsewhere", host="node7")
     _while_it_waits(path.touch, monkeypatch)
-    with pytest.raises(ConfigError, match="process .* of host node7"):
+    with pytest.raises(ConfigError, match=r"node7 \(pid \d+\) is writing"):
         RunLock(tmp_path).__enter__()
 
 
@@ -125,7 +126,7 @@ def test_of_two_that_take_over_the_last_to_write_has_it(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(run_lock.time, "sleep", other_writes)
     monkeypatch.setattr(run_lock, "STALE_SECONDS", 0.5)
-    with pytest.raises(ConfigError, match="of host node8"):
+    with pytest.raises(ConfigError, match="node8 .pid"):
         RunLock(tmp_path).__enter__()
 
 
@@ -138,5 +139,5 @@ def test_a_process_that_was_taken_for_dead_leaves(tmp_path: Path) -> None:
     _pretend(tmp_path / LOCK_NAME, token="another", host="node9", pid=77)
     _, errors = holder.communicate(timeout=30)
     assert holder.returncode == 1
-    assert "was taken over by node9, process 77" in errors
+    assert "was taken over by node9 (pid 77)" in errors
     assert (tmp_path / LOCK_NAME).exists(), "it is another one's"

@@ -179,13 +179,13 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> 
     wider = replace(MODEL, ffn_hidden_size=32)
     with open_world(ONE) as world, pytest.raises(ConfigError) as error:
         load_weights(path, chunks=build_chunks(ONE, world, model=wider))
-    assert "model.decoder.layers.mlp.linear_fc2.weight=(4, 16, 32) has another shape" in str(error.value)
+    assert "model.decoder.layers.mlp.linear_fc2.weight: has another shape" in str(error.value)
     assert "(4, 16, 24)" in str(error.value)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     path = _save(tmp_path, step=1)
-    with open_world(ONE) as world, pytest.raises(ConfigError, match=r"model\.output_layer\.weight=.* is not in the"):
+    with open_world(ONE) as world, pytest.raises(ConfigError, match=r"model\.output_layer\.weight: is not in the"):
         load_weights(
             path, chunks=build_chunks(ONE, world, model=replace(MODEL, untie_embeddings_and_output_weights=True))
         )
@@ -213,7 +213,7 @@ def test_a_file_that_turns_out_damaged_while_it_is_read_is_named(tmp_path: Path)
     data = path / "__0_0.distcp"
     flip_bit(data, position=data.stat().st_size // 2)
     data.write_bytes(data.read_bytes()[:-2000] + bytes(2000))
-    with open_world(ONE) as world, pytest.raises(ConfigError, match=r"__0_0\.distcp=damaged has changed since"):
+    with open_world(ONE) as world, pytest.raises(ConfigError, match=r"__0_0\.distcp: is damaged"):
         load_checkpoint(path, fragments=fragments_of(ONE, world, fill=False), layout=layout_in(ONE))
 
 

@@ -108,7 +108,7 @@ def test_an_older_checkpoint_is_opened_with_the_tokenizer_that_its_run_names(
     assert find_tokenizer(checkpoint) == run / "bpe" / "tokenizer.model"
     # Another one is refused as well.
     (problem,) = check(run, folder / "unigram" / "tokenizer.model", vocab_size=400)
-    assert f"use {run}/bpe/tokenizer.model" in problem.fix
+    assert f"Use {run}/bpe/tokenizer.model" in problem.fix
 
 
 def test_another_tokenizer_of_the_same_size_is_refused_and_a_fork_may_have_it(folder: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_another_tokenizer_of_the_same_size_is_refused_and_a_fork_may_have_it(fo
     assert check(tmp_path / "run", first.path, vocab_size=first.vocab_size) == []
     (problem,) = check(tmp_path / "run", second.path, vocab_size=second.vocab_size)
     assert (problem.path, problem.value) == ("tokenizer.path", str(second.path))
-    assert "is another tokenizer than the checkpoint's" in problem.message
+    assert "differs from the tokenizer of" in problem.message
     assert problem.fix.startswith(f"use {checkpoint}/tokenizer.model (sha256 {first.sha256[:12]}...), or fork the run")
     assert check(tmp_path / "fork", second.path, vocab_size=second.vocab_size, resume=str(tmp_path / "run")) == []
 

@@ -55,11 +55,11 @@ def test_everything_at_once(tmp_path: Path, tokenizer: Path) -> None:
         cut, str(tmp_path / "gone"), flipped, validation=(other,), verify="checksum", tokenizer_path=str(tokenizer)
     )
     expected = [
-        f"{cut}.bin=10 bytes is truncated",
-        f"data.train[1].paths[0]={tmp_path}/gone names no shard",
-        f"{flipped}.bin=sha256",
-        f"{other}.manifest.json=tokenizer_sha256 ffff",
-        f"{other}.manifest.json=vocab_size 2000 has token ids beyond the model's vocabulary of 1000",
+        f"{cut}.bin: truncated",
+        f"data.train[1].paths[0]: no such shard: neither its .bin nor its .idx file exists (got {tmp_path}/gone)",
+        f"{flipped}.bin: corrupted: its manifest records sha256",
+        f"{other}.manifest.json: names another tokenizer than tokenizer.path=",
+        f"{other}.manifest.json: exceeds the model's vocabulary of 1000 tokens (got vocab_size 2000)",
     ]
     assert len(messages) == len(expected)
     for message, start in zip(messages, expected, strict=True):
@@ -71,7 +71,8 @@ def test_the_nearest_prefix_is_offered(tmp_path: Path) -> None:
     _make(tmp_path / "other")
     (message,) = _check(str(tmp_path / "wiki_trian"))
     assert message == (
-        f"data.train[0].paths[0]={tmp_path}/wiki_trian names no shard: neither .bin nor .idx is there; use {shard}"
+        f"data.train[0].paths[0]: no such shard: neither its .bin nor its .idx file exists"
+        f" (got {tmp_path}/wiki_trian). Use {shard}."
     )
 
 
@@ -79,17 +80,17 @@ def test_patterns_are_not_expanded_but_shown(tmp_path: Path) -> None:
     shards = [_make(tmp_path / f"part.{i}") for i in range(5)]
     (message,) = _check(f"{tmp_path}/part.*")
     assert "patterns are not expanded" in message
-    assert f"use {shards[0]} or {shards[1]} or {shards[2]} (or 2 more)" in message
+    assert f"Use {shards[0]} or {shards[1]} or {shards[2]} (or 2 more)" in message
 
 
 def test_other_wrong_prefixes(tmp_path: Path) -> None:
     shard = _make(tmp_path / "shards" / "s")
     cases = {
-        f"{shard}.bin": f"is a file of a shard, not its prefix; use {shard}",
-        f"{tmp_path}/shards": f"is a directory, not a shard prefix; use {shard}",
-        f"{tmp_path}/shards/zzz": f"use {shard}",
-        f"{tmp_path}/nowhere/s": f"no such directory: {tmp_path}/nowhere",
-        f"{tmp_path}/s": f"{tmp_path} holds no shards",
+        f"{shard}.bin": f"must be the prefix of a shard, not one of its files (got {shard}.bin). Use {shard}.",
+        f"{tmp_path}/shards": f"must be the prefix of a shard, not a directory (got {tmp_path}/shards). Use {shard}.",
+        f"{tmp_path}/shards/zzz": f"Use {shard}.",
+        f"{tmp_path}/nowhere/s": f"There is no directory {tmp_path}/nowhere.",
+        f"{tmp_path}/s": f"{tmp_path} contains no shards",
     }
     messages = _check(*cases)
     assert len(messages) == len(cases)
@@ -101,14 +102,14 @@ def test_one_of_the_two_files_is_missing(tmp_path: Path) -> None:
     shard = _make(tmp_path / "s")
     Path(f"{shard}.bin").unlink()
     (message,) = _check(shard)
-    assert message.startswith(f"{shard}.bin=missing no such file")
+    assert message.startswith(f"{shard}.bin: no such file")
 
 
 def test_too_few_tokens_for_a_window(tmp_path: Path) -> None:
     shard = _make(tmp_path / "s")
     assert _check(shard, seq_length=1999) == []
     (message,) = _check(shard, validation=(), seq_length=2000)
-    assert message.startswith("data.train[0]=2000 tokens is too little for one window of model.seq_length=2000")
+    assert message.startswith("data.train[0]: is shorter than one window of model.seq_length=2000")
     assert "at most 1999" in message
 
 
@@ -149,8 +150,8 @@ def test_ids_that_no_manifest_vouches_for_are_looked_at(tmp_path: Path, group: s
     for what, shard in shards.items():
         train, validation = ((shard,), ()) if group == "train" else ((good,), (shard,))
         (message,) = _check(*train, validation=validation)
-        assert message.startswith(f"{shard}.bin=token id 1000 at token "), what
-        assert "is not in the model's vocabulary of 1000" in message
+        assert message.startswith(f"{shard}.bin: token "), what
+        assert "is outside of the model's vocabulary of 1000 (got token id 1000)" in message
         assert _check(*train, validation=validation, verify="none") == []
         assert _check(*train, validation=validation, vocab_size=None) == []
 
@@ -161,15 +162,15 @@ def test_a_single_id_of_a_large_shard_takes_a_look_at_all(tmp_path: Path) -> Non
     vouched = _write_with_bad_id(tmp_path / "vouched", num_tokens=1000, at=20, vocab_size=1000)
     assert _check(unknown, validation=(vouched,), verify="size") == []
     (message,) = _check(unknown, validation=(vouched,), verify="checksum")
-    assert message.startswith(f"{unknown}.bin=token id 1000 at token 20000 is not in the model's vocabulary")
+    assert message.startswith(f"{unknown}.bin: token 20000 is outside of the model's vocabulary")
     _, message = _check(unknown, validation=(vouched,), verify="full")
-    assert message.startswith(f"{vouched}.bin=token id 1000 at token 20 is not in the model's vocabulary of 1000")
+    assert message.startswith(f"{vouched}.bin: token 20 is outside of the model's vocabulary of 1000")
 
 
 def test_a_shard_of_training_and_validation_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shard, other = _make(tmp_path / "s", vocab_size=1000), _make(tmp_path / "other", seed=1)
     assert _check(shard, validation=(other,)) == []
-    assert "is trained on" not in caplog.text
+    assert "is also used for training" not in caplog.text
     (tmp_path / "link").symlink_to(tmp_path)
     copy = str(tmp_path / "copy")
     for suffix in (".bin", ".idx", ".manifest.json"):
@@ -178,11 +179,12 @@ def test_a_shard_of_training_and_validation_is_named(tmp_path: Path, caplog: pyt
         caplog.clear()
         assert _check(other, shard, validation=(name,)) == []
         assert (
-            f"data.validation[0].paths[0]={name} is trained on as well (data.train[1].paths[0]={shard})" in caplog.text
+            f"data.validation[0].paths[0]={name} is also used for training (data.train[1].paths[0]={shard})"
+            in caplog.text
         )
     caplog.clear()
     assert _check(shard, shard, validation=(other, other)) == []
-    assert "is trained on" not in caplog.text
+    assert "is also used for training" not in caplog.text
 
 
 def test_a_larger_model_vocabulary_is_fine(tmp_path: Path) -> None:

@@ -120,10 +120,9 @@ def test_data_that_was_replaced_under_its_name_is_a_new_data_set_and_told(tmp_pa
     write_shard(pair[1], [np.arange(7, 7 + NUM_WINDOWS * SEQ_LENGTH + 1)], dtype=np.int32)
     mixture = open_loader(pair, consumed=GLOBAL_BATCH_SIZE, former=former).mixture
     assert describe_mixture_change(mixture, former=former, consumed_samples=16) == [
-        "the data mixture changes at sample 16: data.train[0] resumes after 8 samples",
-        "the data mixture changes at sample 16: data.train[1] is a new data set of the run and starts at its first"
-        " sample",
-        "the data mixture changes at sample 16: 1 of the former 2 data sets are no longer used",
+        "The data mixture changes at sample 16: data.train[0] continues after 8 samples.",
+        "The data mixture changes at sample 16: data.train[1] is a new data set and starts at its first sample.",
+        "The data mixture changes at sample 16: 1 of the former 2 data sets are no longer used.",
     ]
     assert describe_mixture_change(former, former=former, consumed_samples=16) == []
 

@@ -199,12 +199,12 @@ def test_token_beyond_the_vocabulary_is_named(configs: list[DatasetConfig]) -> N
     with _build(configs, vocab_size=100_000) as loader, pytest.raises(ConfigError) as error:
         loader.next_step()
     message = str(error.value)
-    assert f"{configs[1].paths[0]} (data set 1)=token id 100" in message
-    assert "is not in the model's vocabulary of 100000" in message
+    assert f"{configs[1].paths[0]} (data set 1): token " in message
+    assert "is outside of the model's vocabulary of 100000 (got token id 100" in message
 
 
 def test_batches_that_do_not_divide(configs: list[DatasetConfig]) -> None:
-    with pytest.raises(ValueError, match="12 is no multiple of 10"):
+    with pytest.raises(ValueError, match="12 is not a multiple of 10"):
         _build(configs, dp_size=5)
 
 
@@ -253,7 +253,7 @@ def test_a_read_error_reaches_next_step(tmp_path: Path, prefetch_steps: int) -> 
     assert torch.equal(loader.next_step()[0].tokens, last_good[0].tokens)
     os.truncate(f"{prefix}.bin", 4)
     for _ in range(2):
-        with pytest.raises(RunStopped, match="bytes when the run began"):
+        with pytest.raises(RunStopped, match="bytes when the run started"):
             for _ in range(prefetch_steps + 2):
                 loader.next_step()
     loader.close()

@@ -34,5 +34,5 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_the_event_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         EventLog(Path("/dev/full")).record("checkpoint_failed", step=3, reason="why")
-    assert "/dev/full takes no event (No space left on device)" in caplog.text
+    assert "Failed to write this event to /dev/full (No space left on device)" in caplog.text
     assert '"reason": "why"' in caplog.text

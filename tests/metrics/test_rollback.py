@@ -42,7 +42,7 @@ def test_metrics_stay_one_curve_that_says_where_it_went_back(tmp_path: Path) -> 
 
 
 def test_lines_and_bar_say_it(capsys: pytest.CaptureFixture[str]) -> None:
-    line = "step  3/10 | WENT BACK from step 5: loss_spike | 24 samples are left out"
+    line = "step  3/10 | ROLLED BACK from step 5: loss_spike | 24 samples skipped"
     PlainConsoleSink(total_steps=10).record_rollback(BACK)
     assert capsys.readouterr().out == line + "\n"
     console = Console(file=io.StringIO(), force_terminal=True, width=120)

@@ -29,12 +29,12 @@ def problems_of(command: list[str], **changes: str) -> list[str]:
     assert result.stdout == ""
     said = [line for line in result.stderr.splitlines() if not line.endswith(STARTING)]
     first, *lines = [line for line in said if not line.startswith("waiting for ")]  # on a busy host
-    count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
-    assert first == f"{count} found; nothing was started:", "each is one line, and nothing else is said"
+    count = f"{len(lines)} error{'s' if len(lines) != 1 else ''}"
+    assert first == f"{count}; nothing was started:", "each is one line, and nothing else is said"
     assert [line.split(". ")[0].strip() for line in lines] == [str(number + 1) for number in range(len(lines))]
     problems = [line.split(". ", 1)[1] for line in lines]
-    # path=value rule; fix
-    assert all(re.fullmatch(r"\S+?=.+? .+; .+", problem) for problem in problems)
+    # path: message (got value). Fix
+    assert all(re.fullmatch(r"[^ ]+: .+\. [A-Z].+[.?]", problem) for problem in problems), problems
     return problems
 
 

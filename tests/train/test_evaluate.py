@@ -145,7 +145,7 @@ def test_another_vocabulary_or_model_is_refused(run_directory: Path) -> None:
     # Both are padded to 64 rows.
     assert f"differs from the checkpoint's {VOCAB_SIZE} tokens" in refuse(run_directory, "model.vocab_size=64")
     message = refuse(run_directory, "model.num_layers=2")
-    assert "model.num_layers=2 differs from the checkpoint's 4" in message
+    assert "model.num_layers: differs from the checkpoint's 4" in message
     assert "another run_name" not in message
 
 

@@ -137,10 +137,10 @@ def test_a_rank_that_is_killed_ends_the_others_and_is_named(start: Start) -> Non
     assert run.wait(seconds=60) == [128 + signal.SIGKILL]
     assert not other.is_running()
     (errors,) = run.errors()
-    assert f"rank 1 (pid {victim.pid}) was ended by signal 9 (SIGKILL" in errors
+    assert f"Rank 1 (pid {victim.pid}) was killed by signal 9 (SIGKILL)" in errors
     assert "Traceback" not in errors
     assert_quiet(errors)
-    assert "finishing this step" not in errors, "torchrun's SIGTERM is no request from outside"
+    assert "will finish the current step" not in errors, "torchrun's SIGTERM is no request from outside"
 
 
 def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_only_one(start: Start) -> None:
@@ -152,7 +152,7 @@ def test_a_rank_that_raises_ends_the_others_and_its_traceback_is_the_only_one(st
     assert "[rank 1] ZeroDivisionError: planted" in errors
     assert_quiet(errors)
     log = (run.directory / "logs" / "rank_000.log").read_text()
-    assert "another rank is gone" in log or "leaving: " in log, "what the others met is kept"
+    assert "another rank has exited" in log or "Exiting: " in log, "what the others met is kept"
 
 
 def test_a_rank_that_is_killed_on_another_node_ends_all_nodes(start: Start) -> None:
@@ -161,7 +161,7 @@ def test_a_rank_that_is_killed_on_another_node_ends_all_nodes(start: Start) -> N
     run.rank(1).kill()
     assert sorted(run.wait(seconds=60)) == [81, 128 + signal.SIGKILL]
     errors = "\n".join(run.errors())
-    assert "was ended by signal 9 (SIGKILL" in errors
+    assert "was killed by signal 9 (SIGKILL)" in errors
     assert "Traceback" not in errors
     assert_quiet(errors)
 
@@ -175,11 +175,11 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
     assert not stopped.is_running()
     (errors,) = run.errors()
     assert re.search(
-        r"the run hangs: step \d+ has taken \d+ s, and the limit is \d+ s; rank 1 no longer answers", errors
+        r"The run hangs: step \d+ has taken \d+ s, and the limit is \d+ s\. Rank 1 no longer responds\.", errors
     )
-    said = r"rank 1 \(pid \d+ on \S+\) has not been heard of for \d+ s; its last word was step \d+"
+    said = r"rank 1 \(pid \d+ on \S+\) has not responded for \d+ s; its last heartbeat was at step \d+"
     assert re.search(said, errors)
-    assert "its process is T (stopped)" in errors
+    assert "its process is in state T (stopped)" in errors
     assert re.search(r"rank 0 at step \d+, waiting in \w+ over", errors)
     assert_quiet(errors)
 
@@ -249,11 +249,11 @@ def test_a_request_to_stop_ends_a_validation_and_the_next_start_makes_it_up(star
             assert manifest.validation_loss == loss
 
 
-def test_a_rank_that_holds_the_others_up_is_told_from_its_victims(start: Start) -> None:
+def test_a_blocking_rank_is_told_from_the_waiting_ones(start: Start) -> None:
     run = start(ENDLESS, "parallel=dp2", "health.hang_min_seconds=4", fault="hang:1:5")
     assert run.wait(seconds=120) == [79]
     (errors,) = run.errors()
-    assert "has taken" in errors and "rank 1 holds the others up" in errors
+    assert "has taken" in errors and "Rank 1 is blocking the others" in errors
     assert re.search(r"rank 1 \(pid \d+ on \S+\): step 5\n    at _hold_everyone_up \(\S*sitecustomize.py:\d+\)", errors)
     assert re.search(r"rank 0 at step 5, waiting in \w+ over .*; last collective: gloo:\w+ number \d+ of group", errors)
     assert "_hold_everyone_up" in (run.directory / "logs" / "rank_001.stacks.txt").read_text()
@@ -274,7 +274,7 @@ def test_a_slow_rank_is_named(start: Start) -> None:
     )
     assert slow.wait(seconds=180) == [0], slow.errors()
     (errors,) = slow.errors()
-    assert re.search(r"warning: step \d+: rank 1 \(pid \d+ on \S+\) is slow: it computes", errors)
+    assert re.search(r"warning: Step \d+: rank 1 \(pid \d+ on \S+\) is a straggler: it computes", errors)
     compared = [record for record in read_records(slow.directory / "metrics.jsonl") if "slowest_rank" in record]
     assert [record["step"] for record in compared] == [20, 40]
     assert compared[1]["slowest_rank"] == 1 and compared[1]["slowest_rank_ratio"] > 1.5
@@ -284,8 +284,8 @@ def test_a_flipped_bit_stops_the_run(start: Start) -> None:
     run = start(ENDLESS, "parallel=dp2", "engine.zero_stage=0", "health.replica_check_interval=5", fault="flip:1:8")
     assert run.wait(seconds=180) == [80], run.errors()
     (errors,) = run.errors()
-    assert errors.count("after step 10 copies of the same weights differ:") == 1
-    assert re.search(r"rank 0 \(pid .* and rank 1 \(pid .* disagree, and neither is in the majority, in chunk0", errors)
+    assert errors.count("After step 10, replicas of the same weights differ:") == 1
+    assert re.search(r"rank 0 \(pid .* and rank 1 \(pid .* disagree, without a majority, in chunk0", errors)
     assert "Traceback" not in errors
 
 
@@ -297,9 +297,9 @@ def test_a_shard_that_is_cut_under_the_run_is_named(start: Start, tmp_path: Path
     os.truncate(f"{shard}.bin", 1000)
     assert run.wait(seconds=60) == [2]
     (errors,) = run.errors()
-    assert f"{shard}.bin=1000 bytes had {size} bytes when the run began; put the file back" in errors
-    step = int(re.search(r"step (\d+) cannot be taken: ", errors)[1])  # type: ignore[index]
-    assert f"\nstep {step - 1} is saved\n" in errors
+    assert f"{shard}.bin: had {size} bytes when the run started (got 1000 bytes). Restore the original file" in errors
+    step = int(re.search(r"Cannot take step (\d+): ", errors)[1])  # type: ignore[index]
+    assert f"\nSaved step {step - 1}.\n" in errors
     assert [path.name for path in (run.directory / "checkpoints").iterdir()] == [f"step_{step - 1:08d}"]
     assert "Traceback" not in errors and "nothing was started" not in errors
     assert_quiet(errors)

@@ -27,8 +27,8 @@ def test_steps_without_targets_are_skipped_and_counted_and_no_validation_loss_is
         "recovery.max_skipped_steps=2",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("has no target token: all are masked; its update is skipped") == 4
-    assert done.stderr.count("data.validation has no target token: all are masked; there is no validation loss") == 2
+    assert done.stderr.count("has no target tokens: the loss mask covers all of them. Its update is skipped.") == 4
+    assert done.stderr.count("data.validation has no target tokens: the loss mask covers all of them.") == 2
     records = read_records(tmp_path / "default" / "metrics.jsonl")
     assert [record["kind"] for record in records] == ["train"] * 4, "and no validation with a loss of 0"
     assert [record["loss"] for record in records] == [None] * 4

@@ -72,7 +72,7 @@ def test_a_spike_is_undone_and_the_samples_of_that_stretch_are_left_out(spiked: 
     assert (decision["first_step"], decision["step"], decision["to_step"]) == (12, 13, 10)
     assert decision["skipped_samples"] == [[80, 112]], "one step before, the bad ones, one step after"
     assert [left["first_sample"] for left in decision["left_steps"]] == [80, 88, 96]
-    assert "samples 80 to 111 are left out" in (output / "spiked.err").read_text()
+    assert "Samples 80 to 111 are skipped." in (output / "spiked.err").read_text()
     losses = losses_of(spiked)
     assert list(losses) == list(range(1, 21))
     assert max(losses[step] for step in range(11, 21)) < losses[10], "no wrong label was learned"
@@ -188,7 +188,7 @@ def test_what_is_never_finite_ends_the_run_with_its_own_exit_code(output: Path, 
     assert (first["step"], first["to_step"], first["skipped_samples"]) == (9, 6, [])
     assert (second["step"], second["to_step"], second["skipped_samples"]) == (9, 6, [[48, 72]])
     said = (output / "endless.err").read_text()
-    assert "the run ends at step 9 without saving it: loss or gradient was not finite in steps 8 to 9" in said
-    assert "has gone back 2 times and has not got past it" in said
+    assert "The run stops at step 9 without saving it. Loss or gradient was not finite in steps 8 to 9" in said
+    assert "has rolled back 2 times without getting past it" in said
     assert "Traceback" not in said
     assert [path.name for path in sorted((run / "checkpoints").glob("step_*"))] == ["step_00000003", "step_00000006"]

@@ -161,7 +161,7 @@ def test_sigterm_finishes_the_step_saves_and_asks_to_be_started_again(stopped: t
     code, errors, run = stopped
     assert code == 75, errors
     assert "Traceback" not in errors
-    assert "SIGTERM: finishing this step, saving and leaving" in errors
+    assert "Received SIGTERM: will finish the current step, save a checkpoint and exit. Send it again" in errors
     step = max(losses_of(run))
     assert 3 <= step < 15
     assert last_checkpoint(run).name == f"step_{step:08d}"
@@ -224,10 +224,10 @@ def test_the_same_command_goes_on_and_a_last_state_that_no_disk_takes_is_no_succ
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     own = fork / "checkpoints" / "step_00000012"
-    assert f"THE CHECKPOINT OF STEP 14 IS NOT SAVED in {fork / 'checkpoints'}: " in result.stderr
+    assert f"Failed to save checkpoint at step 14 to {fork / 'checkpoints'}: " in result.stderr
     assert "File too large" in result.stderr
-    assert "the run ends at step 14 without having saved it" in result.stderr
-    assert f"resume=auto goes on from {own}" in result.stderr
+    assert "The run stops at step 14, which could not be saved: " in result.stderr
+    assert f"resume=auto resumes from {own}" in result.stderr
     assert list(losses_of(fork)) == [11, 12, 13, 14], "training was not disturbed"
     assert list((fork / "checkpoints").iterdir()) == [own]
     kinds = [event["kind"] for event in read_records(fork / "events.jsonl")]

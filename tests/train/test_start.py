@@ -110,17 +110,17 @@ def test_what_a_resume_changes_is_told_and_every_start_keeps_its_configuration(f
     told = events_of(run, "start")[-1]
     assert {change["path"]: (change["old"], change["new"]) for change in told["changes"]} == expected
     for line in (
-        "warning: this start changes optimizer.lr: 0.001 -> 0.002\n",
-        "warning: this start changes model.hidden_dropout: 0.0 -> 0.1\n",
-        "warning: this start changes lr_schedule.style: constant -> linear\n",
-        f"warning: this start changes data.train[1].paths[0]: absent -> {folder}/other\n",
-        "the data mixture changes at sample 32: data.train[0] resumes after 32 samples\n",
-        "the data mixture changes at sample 32: data.train[1] is a new data set of the run",
+        "warning: This start changes optimizer.lr: 0.001 -> 0.002\n",
+        "warning: This start changes model.hidden_dropout: 0.0 -> 0.1\n",
+        "warning: This start changes lr_schedule.style: constant -> linear\n",
+        f"warning: This start changes data.train[1].paths[0]: absent -> {folder}/other\n",
+        "The data mixture changes at sample 32: data.train[0] continues after 32 samples.\n",
+        "The data mixture changes at sample 32: data.train[1] is a new data set",
     ):
         assert line in said
     assert "checkpoint.keep_last: 0 -> 5" in said
     assert "Layout(" not in said
-    assert "saved under 1 process, engine deepspeed, cpu" in said
+    assert "saved with 1 process, engine deepspeed, cpu" in said
 
     configs = {path.name: yaml.safe_load(path.read_text()) for path in run.glob("config*.yaml")}
     assert sorted(configs) == ["config.0.yaml", "config.4.yaml", "config.yaml"]
@@ -136,21 +136,21 @@ def test_a_start_that_does_nothing_changes_nothing(folder: Path, run: Path) -> N
         file.write(json.dumps({"kind": "train", "step": 5, "loss": 1.0}) + "\n")
     before = contents_of(run)
     said = start(folder, run.name, "training.stop_after_step=4", "optimizer.lr=9e-3")
-    assert "nothing to do: step 4 of 4 is done" in said
+    assert "Nothing to do: step 4 of 4 is done" in said
     assert contents_of(run) == before
 
 
 def test_going_back_to_an_own_checkpoint_happens_once_and_is_recorded(folder: Path, run: Path) -> None:
     back = f"resume='{run}/checkpoints/step_00000002'"
     said = start(folder, run.name, back, "training.stop_after_step=3")
-    assert "the run goes back to step 2; what was saved later is set aside as step_00000004.abandoned" in said
+    assert "rolled back to step 2. Renamed later checkpoints to step_00000004.abandoned." in said
     assert names_of(run) == ["step_00000002", "step_00000003", "step_00000004.abandoned"]
     (event,) = events_of(run, "rollback")
     assert (event["step"], event["from_step"], event["set_aside"]) == (2, 4, ["step_00000004.abandoned"])
 
     # The same command goes on, also when retention has deleted what it names.
     said = start(folder, run.name, back, "training.stop_after_step=5", "checkpoint.keep_last=1")
-    assert "an earlier start went back to it, so the run resumes from its newest checkpoint" in said
+    assert "an earlier start has rolled back to it, so the run resumes from its latest checkpoint" in said
     assert names_of(run) == ["step_00000005"]
     start(folder, run.name, back, "training.stop_after_step=6", "checkpoint.keep_last=1")
     assert [event["step"] for event in events_of(run, "start")] == [0, 2, 3, 5]
@@ -204,7 +204,7 @@ def test_a_resume_keeps_the_tokenizer_and_a_fork_is_told(folder: Path) -> None:
     assert names_of(run) == ["step_00000002"]
 
     said = start(folder, "other-words", *with_second, f"resume='{run}'", "training.stop_after_step=3")
-    assert f"this start changes tokenizer.sha256: {record.sha256} -> " in said
+    assert f"This start changes tokenizer.sha256: {record.sha256} -> " in said
     # What it was told to use instead: the copy in the checkpoint.
     start(
         folder,

@@ -96,7 +96,7 @@ def test_a_process_that_the_system_ended_is_named_also_when_others_failed_with_i
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert errors.startswith("rank 1 (pid ")
-    assert errors.endswith(") was ended by signal 9 (SIGKILL; if nobody sent it, the host ran out of memory)\n")
+    assert errors.endswith(") was killed by signal 9 (SIGKILL); unless someone sent it, the host ran out of memory.\n")
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -194,4 +194,4 @@ def test_a_launcher_that_waits_for_other_hosts_says_so(tmp_path: Path) -> None:
         assert process.stderr is not None
         said = process.stderr.readline()
         process.kill()
-    assert said.startswith(f"waiting for torchrun's rendezvous at {place}, where 2 hosts are to join, ")
+    assert said.startswith(f"waiting for 2 hosts to join torchrun's rendezvous at {place}, ")

@@ -35,7 +35,7 @@ class Manifest:
 
     step: int
     serial: int
-    """Number of the save in the run directory; after a rollback, the latest checkpoint may not have the highest step."""
+    """Number of the save in the run directory; after a rollback, the latest save need not have the highest step."""
     files: Mapping[str, FileRecord]
     validation_loss: float | None = None
     """Of the last validation at or before the step; retention keeps the best. None if there was none.

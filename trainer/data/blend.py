@@ -1,9 +1,9 @@
-"""Which data set each sample comes from: weights as exact proportions, looked up anywhere without a table.
+"""Choose the data set of each sample: weights as exact proportions, computed for any sample without a table.
 
 Method. The samples 0 .. 2**48 - 1 are one block whose counts are the weights as integers that sum to 2**48. A block
-of even length splits into two halves: data set d gives each half count_d / 2 samples; where count_d is odd, one half
-gets the odd sample. The odd data sets are even in number, and the half of them that is furthest behind its share of
-the samples so far gets its odd sample in the left half, the others in the right. Splitting goes on down to single
+of even length splits into two halves: data set d gives each half count_d / 2 samples; if count_d is odd, one half
+gets the odd sample. The odd data sets are even in number, and the half of them that lags most behind its share of
+the samples so far gets its odd sample in the left half, the others in the right. Splitting continues down to single
 samples.
 
 Since floor(floor(2x) / 2) = floor(x), and the same for ceil, every aligned block of every power-of-two length (samples
@@ -23,24 +23,24 @@ import numpy as np
 PERIOD_BITS = 48
 """Weights are integers out of 2**48: over n samples a data set is off by less than n / 2**48 samples."""
 LEAF_BITS = 10
-"""Samples are looked up in leaves of 2**10 = 1,024, which are laid out at once and kept for the next look-up."""
+"""Samples are computed in leaves of 2**10 = 1,024, which are cached for the next call."""
 
 
 @dataclass(frozen=True)
 class BlendPlaces:
-    """Where samples come from."""
+    """Hold the origins of samples."""
 
     dataset: np.ndarray
     """[n] int64: number of the data set."""
     local: np.ndarray
-    """[n] int64: how many samples that data set gave before this one."""
+    """[n] int64: how many samples of that data set come before this one."""
 
 
 class Blend:
-    """Sample number -> (data set, number of the sample within that data set).
+    """Map sample numbers to data sets and to numbers of samples within them.
 
     Args:
-        weights: one positive number per data set; only their ratios count.
+        weights: one positive number per data set; only their ratios matter.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -48,7 +48,7 @@ class Blend:
         self._leaf = lru_cache(maxsize=8)(self._lay_out_leaf)
 
     def locate(self, samples: np.ndarray) -> BlendPlaces:
-        """Look up samples.
+        """Locate samples.
 
         Args:
             samples: [n] int64, not negative.
@@ -63,7 +63,7 @@ class Blend:
         return BlendPlaces(dataset, local)
 
     def counts(self, num_samples: int) -> list[int]:
-        """Count how many of the first samples each data set gave."""
+        """Count how many of the first samples each data set has."""
         inside = num_samples & ((1 << LEAF_BITS) - 1)
         totals, _, _ = self._descend(num_samples >> LEAF_BITS)
         drawn = np.bincount(self._leaf(num_samples >> LEAF_BITS).dataset[:inside], minlength=len(totals))
@@ -73,8 +73,8 @@ class Blend:
         """Walk from the whole period down to one leaf.
 
         Returns:
-            Per data set: samples before the leaf, samples in it, and how far those before fall short of the exact
-            share, in units of 2**-48 sample. Python integers: the products do not fit 64 bits.
+            Per data set: samples before the leaf, samples in it, and by how much those before fall short of the exact
+            share, in units of 2**-48 sample. Python integers: the products do not fit into 64 bits.
         """
         period, leaf = divmod(leaf, 1 << (PERIOD_BITS - LEAF_BITS))
         before, counts, behind = [period * share for share in self.shares], list(self.shares), [0] * len(self.shares)
@@ -97,7 +97,7 @@ class Blend:
         return before, counts, behind
 
     def _lay_out_leaf(self, leaf: int) -> BlendPlaces:
-        """Split one leaf down to single samples, all blocks of a level at once."""
+        """Split one leaf down to single samples, all blocks of a level together."""
         before, leaf_counts, leaf_behind = (np.array([row], dtype=np.int64) for row in self._descend(leaf))
         counts, behind = leaf_counts, leaf_behind
         shares = np.array(self.shares, dtype=np.int64)
@@ -105,7 +105,7 @@ class Blend:
             left = counts // 2
             at_middle = behind + (shares << bits) - (left << PERIOD_BITS)
             is_odd = counts % 2 == 1
-            # Odd data sets first, the one furthest behind before the others; a stable sort settles ties by number.
+            # Odd data sets first, the one that lags most before the others; a stable sort breaks ties by number.
             order = np.argsort(np.where(is_odd, -at_middle, np.iinfo(np.int64).max), axis=1, kind="stable")
             rank = np.argsort(order, axis=1, kind="stable")
             gets_extra = rank < is_odd.sum(axis=1, keepdims=True) // 2

@@ -1,4 +1,4 @@
-"""Everything that is wrong with the data sets of a run, found before anything starts."""
+"""Check all shards of a run before anything starts: files, manifests, tokenizer and token ids."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,33 +20,33 @@ from trireme.shards.shard import ShardReader, shard_file
 TOKENS_PER_CHUNK = 8 << 20
 SAMPLED_PIECES = 32
 SAMPLED_PIECE_TOKENS = 8 << 10
-"""A shard of at most 262,144 tokens is read whole; of a larger one, pieces spread evenly from its first token to its
-last: 0.5 to 1 MiB in 32 reads, 10 ms cold on a local disk."""
+"""A shard of at most 262,144 tokens is read completely; of a larger one, pieces spread evenly from its first token to
+its last: 0.5 to 1 MiB in 32 reads, 10 ms cold on a local disk."""
 
 TRAIN, VALIDATION = "train", "validation"
-"""How a preparation names its shards."""
+"""Names of the shards of a data preparation."""
 
 Verify = Literal["none", "size", "checksum", "full"]
-"""How thoroughly to look: data.verify."""
+"""Thoroughness of the checks: data.verify."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What checking one shard found."""
+    """Hold the result of checking one shard."""
 
     violations: list[Violation]
     num_tokens: int
-    """0 where the shard cannot be used."""
+    """0 if the shard cannot be used."""
     has_manifest: bool
     content: frozenset[object] = frozenset()
-    """What tells whether another shard holds the same: file, and sha256 where a manifest records it."""
+    """Identifies equal shards: the file, and the sha256 if a manifest records it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Expectation:
-    """What every shard is compared with."""
+    """Hold what every shard is compared with."""
 
     verify: Verify
     tokenizer_path: str | None
@@ -57,14 +57,14 @@ class _Expectation:
 def check_datasets(
     data: DataConfig, *, tokenizer_path: str | None, seq_length: int, vocab_size: int | None
 ) -> list[Violation]:
-    """Find all problems of all shards of a run.
+    """Find all errors of all shards of a run.
 
     Args:
-        data: data sets, and how thoroughly to look (data.verify).
-        tokenizer_path: model file whose sha256 the shards' manifests must name; None does not compare. A missing file
-            is `Tokenizer`'s to report.
+        data: data sets, and the thoroughness of the checks (data.verify).
+        tokenizer_path: model file whose sha256 the shards' manifests must name; None does not compare. `Tokenizer`
+            reports a missing file.
         seq_length: input tokens per window.
-        vocab_size: smallest token id that the model does not have; None does not compare.
+        vocab_size: number of token ids of the model; None does not compare.
     """
     path = tokenizer_path if tokenizer_path and Path(tokenizer_path).is_file() else None
     expectation = _Expectation(
@@ -90,7 +90,7 @@ def check_datasets(
     ]
     if without_manifest:
         logger.info(
-            "%s without a manifest (Megatron-LM writes none), so tokenizer and checksums are not compared%s: %s",
+            "Found %s without a manifest (Megatron-LM writes none): tokenizer and checksums are not compared%s: %s",
             format_number(len(without_manifest), "shard"),
             _describe_id_check(data.verify, vocab_size),
             ", ".join(without_manifest[:5]) + (", ..." if len(without_manifest) > 5 else ""),
@@ -103,7 +103,7 @@ def check_datasets(
 
 
 def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[ShardReport]) -> None:
-    """Say which shards are trained on and validated on, under the same name or as copies."""
+    """Warn of shards that are used for both training and validation, under the same name or as copies."""
     trained = {
         mark: (place, prefix)
         for (place, prefix), report in zip(places, reports, strict=True)
@@ -114,7 +114,7 @@ def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[
         shared = next((trained[mark] for mark in report.content if mark in trained), None)
         if place.startswith("data.validation") and shared is not None:
             logger.warning(
-                "%s=%s is trained on as well (%s=%s): the validation loss says little about other text",
+                "%s=%s is also used for training (%s=%s): the validation loss says little about unseen text.",
                 place,
                 prefix,
                 *shared,
@@ -124,7 +124,7 @@ def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[
 def _check_sizes(
     name: str, datasets: Sequence[DatasetConfig], reports: Iterator[ShardReport], seq_length: int
 ) -> list[Violation]:
-    """Look for data sets without one whole window; those with an unusable shard are not counted."""
+    """Find data sets that are shorter than one window; those with an unusable shard are not counted."""
     found = []
     for d, dataset in enumerate(datasets):
         sizes = [next(reports).num_tokens for _ in dataset.paths]
@@ -172,9 +172,9 @@ def _check_tokenizer(prefix: str, made_by: str | None, expectation: _Expectation
         Violation(
             path=str(shard_file(prefix, MANIFEST_SUFFIX)),
             value=f"tokenizer_sha256 {made_by}",
-            message=f"is another tokenizer than tokenizer.path={expectation.tokenizer_path}, whose sha256 is "
+            message=f"names another tokenizer than tokenizer.path={expectation.tokenizer_path}, whose sha256 is "
             f"{expectation.tokenizer_sha256}",
-            fix="name the tokenizer that made the shard, or make the shard again with this one",
+            fix="Set tokenizer.path to the tokenizer of the shard, or prepare the shard again with this one.",
         )
     ]
 
@@ -186,16 +186,17 @@ def _check_vocabulary(prefix: str, vocab_size: int | None, expectation: _Expecta
         Violation(
             path=str(shard_file(prefix, MANIFEST_SUFFIX)),
             value=f"vocab_size {vocab_size}",
-            message=f"has token ids beyond the model's vocabulary of {expectation.vocab_size}",
-            fix=f"set model.vocab_size to at least {vocab_size}, or null to take the tokenizer's",
+            message=f"exceeds the model's vocabulary of {expectation.vocab_size} tokens",
+            fix=f"Set model.vocab_size to at least {vocab_size}, or to null to use the tokenizer's.",
         )
     ]
 
 
 def _check_ids(reader: ShardReader, expectation: _Expectation, *, is_vouched_for: bool) -> list[Violation]:
-    """Look for token ids that the model does not have.
+    """Find token ids that the model does not have.
 
-    What a manifest vouches for is read by `full` only; the rest is sampled by `size` and read by `checksum` as well.
+    Shards with a vocabulary size in their manifest are read with `full` only; others are sampled with `size` and read
+    completely with `checksum` too.
     """
     verify, vocab_size = expectation.verify, expectation.vocab_size
     if vocab_size is None or verify == "none" or (is_vouched_for and verify != "full"):
@@ -209,30 +210,30 @@ def _check_ids(reader: ShardReader, expectation: _Expectation, *, is_vouched_for
 
 
 def _find_bad_id(reader: ShardReader, *, vocab_size: int, firsts: Iterable[int], size: int) -> list[Violation]:
-    """Name the first token, in pieces of a shard, that is not in the vocabulary."""
+    """Report the first token, in pieces of a shard, that is not in the vocabulary."""
     for first in firsts:
         tokens = reader.tokens[first : first + size]
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= vocab_size:
             at = first + int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
-            rule = f"at token {at} is not in the model's vocabulary of {vocab_size}"
-            fix = "train with the tokenizer that made the shard, or with a larger model.vocab_size"
+            message = f"token {at} is outside of the model's vocabulary of {vocab_size}"
+            fix = "Use the tokenizer of the shard, or a larger model.vocab_size."
             path = str(shard_file(reader.prefix, ".bin"))
-            return [Violation(path=path, value=f"token id {reader.tokens[at]}", message=rule, fix=fix)]
+            return [Violation(path=path, value=f"token id {reader.tokens[at]}", message=message, fix=fix)]
     return []
 
 
 def _missing_shard(place: str, prefix: str) -> Violation:
-    """Explain a prefix that has neither file, with the nearest one that has."""
-    rule = "names no shard: neither .bin nor .idx is there"
+    """Report a prefix without files, with the nearest existing ones."""
+    rule = "no such shard: neither its .bin nor its .idx file exists"
     path = Path(prefix)
     if any(character in prefix for character in "*?["):
-        rule = "names no shard: patterns are not expanded"
+        rule = "no such shard: patterns are not expanded"
         found = sorted(str(match.with_suffix("")) for match in path.parent.glob(f"{path.name}.idx"))
     elif prefix.endswith((".bin", ".idx")) and shard_file(prefix[:-4], ".idx").exists():
-        rule, found = "is a file of a shard, not its prefix", [prefix[:-4]]
+        rule, found = "must be the prefix of a shard, not one of its files", [prefix[:-4]]
     elif path.is_dir():
-        rule, found = "is a directory, not a shard prefix", _prefixes_in(path)
+        rule, found = "must be the prefix of a shard, not a directory", _prefixes_in(path)
     else:
         here = {Path(name).name: name for name in _prefixes_in(path.parent)} if path.parent.is_dir() else {}
         found = [here[name] for name in nearest_names(path.name, here, count=3)] or list(here.values())
@@ -241,16 +242,18 @@ def _missing_shard(place: str, prefix: str) -> Violation:
         and path.name == VALIDATION
         and [Path(name).name for name in found] == [TRAIN]
     ):
-        # What a short text gives; training's own shard would measure nothing.
+        # Happens with a short text; the training shard would be a meaningless validation set.
         fix = (
-            "the preparation held out no document: raise data_prep.split.validation_fraction, or use data.validation=[]"
+            "The data preparation held out no document for validation: raise data_prep.split.validation_fraction, or"
+            " set data.validation=[]."
         )
     elif found:
-        fix = "use " + " or ".join(found[:3]) + (f" (or {len(found) - 3} more)" if len(found) > 3 else "")
+        more = f" (or {len(found) - 3} more)" if len(found) > 3 else ""
+        fix = f"Use {' or '.join(found[:3])}{more}."
     elif not path.parent.is_dir():
-        fix = f"no such directory: {path.parent}; make the shard with `python -m data_tools.prepare`"
+        fix = f"There is no directory {path.parent}. Create the shard with `python -m data_tools.prepare`."
     else:
-        fix = f"{path.parent} holds no shards; make one with `python -m data_tools.prepare`"
+        fix = f"{path.parent} contains no shards. Create one with `python -m data_tools.prepare`."
     return Violation(path=place, value=prefix, message=rule, fix=fix)
 
 

@@ -1,9 +1,9 @@
-"""Whether a shard's file of tokens still holds what it held, without reading all of it.
+"""Detect a change of a shard's token file without reading all of it.
 
-A file whose size, inode and time of change are as before has not changed; that costs no read, and every read of a
-window asks. Where the time or the inode differ (`touch`, a copy that was put back, a file system that was mounted
-again) the content counts: blocks spread over the file are compared with those of the first look, and the whole file
-with its manifest where there is one and the file is not too large for that.
+A file whose size, inode and modification time are unchanged has not changed; every read of a window checks this, and it
+costs no read. If the time or the inode differ (`touch`, a restored copy, a remounted file system), the content counts:
+blocks spread over the file are compared with those of the first check, and the whole file with its manifest, if it has
+one and is not too large.
 """
 
 import hashlib
@@ -15,32 +15,32 @@ from trireme.shards.manifest import find_tokens_sha256, hash_file
 
 NUM_BLOCKS = 16
 BLOCK_BYTES = 16 << 10
-"""A smaller file than all blocks together is read whole. Once per file and process: 0.3 ms cached, 3 ms cold on a local
-disk."""
+"""A file smaller than all blocks together is read completely. Once per file and process: 0.3 ms cached, 3 ms cold on a
+local disk."""
 MAX_HASHED_BYTES = 1 << 30
 """Larger files are not compared with their manifest while a run waits for them: 1 GiB takes 1 to 3 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileContent:
-    """What a file was when it was looked at."""
+    """Hold the state of a file when it was checked."""
 
     status: os.stat_result
     sample: bytes
     """Digest of its blocks."""
 
     def has_status(self, now: os.stat_result) -> bool:
-        """Whether nothing speaks for a change, the size aside."""
+        """Return whether inode, device and modification time are unchanged."""
         was = self.status
         return (now.st_ino, now.st_dev, now.st_mtime_ns) == (was.st_ino, was.st_dev, was.st_mtime_ns)
 
     def is_same_file(self, other: os.stat_result) -> bool:
-        """Whether it is the same file, changed or not."""
+        """Return whether it is the same file, changed or not."""
         return (other.st_ino, other.st_dev) == (self.status.st_ino, self.status.st_dev)
 
 
 def look_at(descriptor: int, status: os.stat_result) -> FileContent:
-    """Take the sample of an open file.
+    """Record the state of an open file.
 
     Raises:
         OSError: it cannot be read.
@@ -56,10 +56,10 @@ def look_at(descriptor: int, status: os.stat_result) -> FileContent:
 
 
 def differs_from_manifest(descriptor: int, *, prefix: Path) -> bool:
-    """Whether a shard's tokens are not those that its manifest records; false where that cannot be told in seconds.
+    """Return whether a shard's tokens differ from its manifest's hash; False if the file is too large to hash.
 
     Args:
-        descriptor: of the open file of tokens, which may have lost its name.
+        descriptor: of the open token file, which may have been deleted.
     Raises:
         OSError: the tokens cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What a data set is, from what its shards hold: names and sizes are the same for data sets of the same making."""
+"""Identify a data set by the content of its shards: names and sizes are equal for many data sets."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ READING_THREADS = 16
 
 
 def identify_dataset(shards: Sequence[ShardReader], *, seq_length: int) -> DatasetIdentity:
-    """Tell a data set from others; takes two small reads of each shard, and its manifest where there is one.
+    """Compute the identity of a data set from two small reads of each shard, and its manifest if it has one.
 
     Raises:
         ConfigError: tokens cannot be read.
@@ -36,7 +36,7 @@ def identify_dataset(shards: Sequence[ShardReader], *, seq_length: int) -> Datas
 
 
 def _sample(shard: ShardReader) -> str:
-    """Digest of a shard's header, and of its first and last tokens."""
+    """Return a digest of a shard's header, and of its first and last tokens."""
     digest = hashlib.sha256(repr(astuple(shard.header)).encode())
     num_bytes, path = shard.header.bin_bytes, shard_file(shard.prefix, ".bin")
     try:
@@ -44,8 +44,8 @@ def _sample(shard: ShardReader) -> str:
             for start in (0, max(0, num_bytes - SAMPLED_BYTES)):
                 digest.update(os.pread(file.fileno(), min(SAMPLED_BYTES, num_bytes - start), start))
     except OSError as error:
-        rule, fix = f"cannot be read: {error.strerror}", "check its permissions and disk"
-        raise ConfigError([Violation(path=str(path), value="unreadable", message=rule, fix=fix)]) from error
+        message, fix = f"cannot be read: {error.strerror}", "Check its permissions and disk."
+        raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error
     return digest.hexdigest()
 
 

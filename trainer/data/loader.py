@@ -1,4 +1,4 @@
-"""Micro batches of one data-parallel rank, read ahead in the background."""
+"""Load the micro batches of one data-parallel rank, prefetched in the background."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,18 +16,18 @@ from trireme.errors import ConfigError, Violation, raise_if_any
 
 
 class BatchLoader:
-    """The steps of one data-parallel rank from consumed_samples on.
+    """Load the steps of one data-parallel rank from consumed_samples on.
 
-    Global sample g is the same window whatever the layout, so the rank, the number of ranks and the batch sizes may
+    Global sample g is the same window under every layout, so the rank, the number of ranks and the batch sizes may
     change whenever a run resumes. `with` closes it.
 
     Args:
         reader: reads windows of the mixture's data sets.
-        order: which window each sample is.
+        order: maps each sample to its window.
         consumed_samples: first sample of the next step.
         global_batch_size: samples per step over all ranks; a multiple of dp_size * micro_batch_size.
-        skipped_samples: samples that no step reads; those behind a skipped one move up.
-        prefetch_steps: steps read ahead by a thread; 0 reads in `next_step` itself.
+        skipped_samples: samples that no step reads; those after a skipped one move up.
+        prefetch_steps: steps prefetched by a thread; 0 reads in `next_step` itself.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BatchLoader:
         prefetch_steps: int,
     ) -> None:
         self.consumed_samples = consumed_samples
-        """Samples of the global order that are behind, those that were left out included."""
+        """Samples of the global order that are consumed, including the skipped ones."""
         self.global_batch_size = global_batch_size
         self.skipped_samples = skipped_samples
         self._reader = reader
@@ -57,14 +57,14 @@ class BatchLoader:
 
     @property
     def mixture(self) -> Mixture:
-        """What a checkpoint keeps (`Mixture.to_record`) so that the next run may change data sets and weights."""
+        """The mixture, which a checkpoint stores, so that the next start may change data sets and weights."""
         return self._order.mixture
 
     def next_step(self) -> list[MicroBatch]:
-        """Return this rank's micro batches of one optimizer step and move on behind its last sample.
+        """Return this rank's micro batches of the next optimizer step and advance past its last sample.
 
         Raises:
-            RunStopped: tokens could not be read, or a file is not what it was.
+            RunStopped: tokens could not be read, or a file has changed.
             ConfigError: a token id is not in the vocabulary.
             RuntimeError: the loader is closed.
         """
@@ -75,14 +75,14 @@ class BatchLoader:
         return step
 
     def seek(self, consumed_samples: int, *, skipped_samples: SampleRanges) -> None:
-        """Go on from another place of the same mixture, and leave out these samples from there on."""
+        """Continue at another sample of the same mixture, and skip these samples from there on."""
         if self._prefetcher:
             self._prefetcher.close()
         self.consumed_samples, self.skipped_samples = consumed_samples, skipped_samples
         self._start_reading()
 
     def close(self) -> None:
-        """End the background thread and close the files; more calls do nothing."""
+        """Stop the background thread and close the files; further calls do nothing."""
         if not self._is_closed:
             self._is_closed = True
             if self._prefetcher:
@@ -103,7 +103,7 @@ class BatchLoader:
         self._prefetcher = Prefetcher(self._read_step, depth=depth) if depth else None
 
     def _end_of_step(self, start: int) -> int:
-        """The first sample behind a step that starts at `start`."""
+        """Return the first sample after a step that starts at `start`."""
         last = np.array([start + self.global_batch_size - 1])
         return 1 + int(self.skipped_samples.skip_ranges(last, start=start)[0])
 
@@ -138,17 +138,17 @@ def build_loader(
     former_mixture: Mixture | None = None,
     skipped_samples: SampleRanges | None = None,
 ) -> BatchLoader:
-    """Open data sets and build the loader that goes on at consumed_samples.
+    """Open data sets and build the loader that continues at consumed_samples.
 
     Args:
         configs: data sets of the blend.
-        vocab_size: smallest token id that the model does not have; null does not check ids.
-        documents: what the documents inside a window change.
-        former_mixture: what the checkpoint that is resumed recorded; null where the mixture never changed.
-        skipped_samples: samples of the former mixture that no step reads. Where the mixture changes, numbers from
-            consumed_samples on are those of other samples, and nothing of them is left out.
+        vocab_size: number of token ids of the model; None does not check ids.
+        documents: how documents inside a window are treated.
+        former_mixture: the mixture that the resumed checkpoint recorded; None if it never changed.
+        skipped_samples: samples of the former mixture that no step reads. If the mixture changes, numbers from
+            consumed_samples on are those of other samples, of which none is skipped.
     Raises:
-        ConfigError: data sets that cannot be used (all their problems).
+        ConfigError: data sets cannot be used (all their errors).
     """
     datasets = open_datasets(configs, seq_length=seq_length)
     mixture = continue_mixture(
@@ -174,10 +174,10 @@ def build_loader(
 
 
 def open_datasets(configs: Sequence[DatasetConfig], *, seq_length: int) -> list[TokenDataset]:
-    """Open all data sets of a blend, which share the number of files that stay open.
+    """Open all data sets of a blend; they share the limit of open files.
 
     Raises:
-        ConfigError: the problems of every data set that cannot be used.
+        ConfigError: data sets cannot be used (all their errors).
     """
     datasets: list[TokenDataset] = []
     violations: list[Violation] = []
@@ -192,7 +192,7 @@ def open_datasets(configs: Sequence[DatasetConfig], *, seq_length: int) -> list[
 
 
 def count_microbatches(global_batch_size: int, sequences_per_pass: int) -> int:
-    """Count the forward passes of a step; sequences_per_pass is dp_size * micro_batch_size."""
+    """Return the number of forward passes of a step; sequences_per_pass is dp_size * micro_batch_size."""
     if global_batch_size % sequences_per_pass:
-        raise ValueError(f"a global batch of {global_batch_size} is no multiple of {sequences_per_pass} sequences")
+        raise ValueError(f"a global batch of {global_batch_size} is not a multiple of {sequences_per_pass} sequences")
     return global_batch_size // sequences_per_pass

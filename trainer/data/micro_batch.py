@@ -1,4 +1,4 @@
-"""Micro batches: one forward pass of data, built from windows."""
+"""Build micro batches, the data of one forward pass, from windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from trireme.errors import ConfigError, Violation
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Sequences of one data-parallel rank for one forward pass (b sequences of s tokens), on the CPU.
+    """Hold the sequences of one data-parallel rank for one forward pass (b sequences of s tokens), on the CPU.
 
     Every rank of a model-parallel group gets the same micro batch.
     """
@@ -27,18 +27,18 @@ class MicroBatch:
     """[b, s] int64."""
     document_starts: torch.Tensor | None = None
     """[b, s] int32: where in its sequence each token's document begins; a token attends to nothing before that. None
-    lets it attend to all of its sequence that is behind it."""
+    lets it attend to all earlier tokens of its sequence."""
     sample_ids: tuple[int, ...]
     """Global sample numbers, counted from the start of the run: one per sequence."""
 
 
 PADDING = -1
-"""Sample number of a sequence that only fills a batch: its loss mask is 0 everywhere."""
+"""Sample number of a padding sequence, whose loss mask is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentConfig:
-    """What the documents inside a window change: the fields of DataConfig of these names."""
+    """Configure how documents inside a window are treated: the fields of DataConfig of these names."""
 
     eod_token_id: int
     reset_attention_mask: bool = False
@@ -47,12 +47,12 @@ class DocumentConfig:
 
 
 class WindowReader:
-    """Reads windows of several data sets as micro batches.
+    """Read windows of several data sets as micro batches.
 
     Args:
-        datasets: in the order of the configuration, all of one seq_length.
-        vocab_size: smallest token id that the model does not have; None does not check ids.
-        documents: what documents change; None takes each window for one document.
+        datasets: in the order of the configuration, all with the same seq_length.
+        vocab_size: number of token ids of the model; None does not check ids.
+        documents: how documents are treated; None treats each window as one document.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WindowReader:
         """Read samples.
 
         Args:
-            samples: [m, b] int64 sample numbers, PADDING where there is none.
+            samples: [m, b] int64 sample numbers, PADDING for padding.
             dataset: [m * b] data set of each sample; ignored for PADDING.
             window: [m * b] window of each sample; ignored for PADDING.
         Returns:
@@ -97,7 +97,7 @@ class WindowReader:
             dataset.close()
 
     def _check_ids(self, flat: np.ndarray, dataset: np.ndarray, window: np.ndarray) -> None:
-        """Name the first token that an embedding could not look up: on a GPU that is an assertion without a place."""
+        """Report the first token that is not in the embedding: a GPU would fail an assertion without its position."""
         if self.vocab_size is None or (flat.max() < self.vocab_size and flat.min() >= 0):
             return
         row, column = np.argwhere((flat >= self.vocab_size) | (flat < 0))[0].tolist()
@@ -105,9 +105,9 @@ class WindowReader:
         violation = Violation(
             path=f"{source.shards[0].prefix} (data set {dataset[row]})",
             value=f"token id {flat[row, column]}",
-            message=f"at token {int(window[row]) * source.seq_length + column} is not in the model's vocabulary of "
+            message=f"token {int(window[row]) * source.seq_length + column} is outside of the model's vocabulary of "
             f"{self.vocab_size}",
-            fix="train with the tokenizer that made the shards, or with a larger model.vocab_size",
+            fix="Use the tokenizer of the shards, or a larger model.vocab_size.",
         )
         raise ConfigError([violation])
 
@@ -119,7 +119,7 @@ def build_micro_batch(
 
     Args:
         windows: [b, s + 1] int64.
-        is_real: [b] bool: False where the sequence only fills the batch.
+        is_real: [b] bool: False for padding sequences.
     """
     tokens = windows[:, :-1].contiguous()
     loss_mask = is_real[:, None].expand_as(tokens).to(torch.float32)
@@ -142,7 +142,7 @@ def build_micro_batch(
 
 
 def find_document_starts(tokens: torch.Tensor, *, eod_token_id: int) -> torch.Tensor:
-    """Where in its sequence each token's document begins: behind the eod_token_id before it, or at 0.
+    """Find where in its sequence each token's document begins: after the preceding eod_token_id, or at 0.
 
     Args:
         tokens: [b, s].

@@ -1,7 +1,7 @@
-"""A keyed shuffle of [0, size) that is computed, not stored: a Feistel network with cycle walking.
+"""Shuffle [0, size) by key without storing the order: a Feistel network with cycle walking.
 
 `permute(i, size, key)` is the element at place i of the shuffled sequence. It needs no memory and no preparation
-whatever the size, so any place of any epoch can be looked up directly.
+for any size, so any place of any epoch can be computed directly.
 
 Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains" (2002), the generalised Feistel construction on
 Z_rows x Z_columns; mixing function from splitmix64 (Steele, Lea and Flood, 2014).
@@ -33,10 +33,10 @@ def derive_key(*, seed: int, stream: int, epoch: int) -> npt.NDArray[np.uint64]:
 
 
 def permute(places: npt.NDArray[np.int64], *, size: int, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Look up places of the shuffled sequence; a bijection on [0, size) for every key.
+    """Return the elements at places of the shuffled sequence; a bijection on [0, size) for every key.
 
     The network works on a grid of rows * columns >= size with rows = ceil(sqrt(size)), so fewer than rows of its
-    values lie outside [0, size); those walk on along their cycle until they are inside.
+    values are outside [0, size); those continue along their cycle until they are inside.
 
     Args:
         places: integers in [0, size), any shape.
@@ -65,7 +65,7 @@ def permute(places: npt.NDArray[np.int64], *, size: int, key: npt.NDArray[np.uin
 def _encrypt(
     values: npt.NDArray[np.uint64], rows: int, columns: int, key: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    """Apply all rounds; each adds a keyed hash of one half to the other, which undoes by subtracting it."""
+    """Apply all rounds; each adds a keyed hash of one half to the other, which subtraction inverts."""
     num_rows, num_columns = np.uint64(rows), np.uint64(columns)
     row, column = values // num_columns, values % num_columns
     for i in range(0, NUM_ROUNDS, 2):
@@ -75,7 +75,7 @@ def _encrypt(
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Hash uint64 to uint64 (splitmix64's finaliser); array arithmetic wraps modulo 2**64 as it must."""
+    """Hash uint64 to uint64 (splitmix64's finalizer); array arithmetic wraps modulo 2**64, as required."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

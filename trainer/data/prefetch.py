@@ -1,4 +1,4 @@
-"""A background thread that stays a few items ahead of its consumer."""
+"""Prefetch items in a background thread."""
 
 import queue
 from collections.abc import Callable
@@ -15,10 +15,10 @@ class _Failure:
 
 
 class Prefetcher(Generic[T]):
-    """Calls produce again and again in a thread, at most depth results ahead.
+    """Call produce repeatedly in a thread, at most depth results ahead.
 
     Args:
-        produce: makes the next item; called from one thread only.
+        produce: returns the next item; called from one thread only.
         depth: items kept ready, at least 1.
     """
 
@@ -31,10 +31,10 @@ class Prefetcher(Generic[T]):
         self._thread.start()
 
     def get(self) -> T:
-        """Return the next item, waiting for it when it is not ready.
+        """Return the next item; wait until it is ready.
 
         Raises:
-            BaseException: what produce raised, when the items before it have been taken; again on every later call.
+            BaseException: what produce raised, after the items before it have been taken; again on every later call.
             RuntimeError: the prefetcher is closed.
         """
         if self._is_closing.is_set():
@@ -46,9 +46,9 @@ class Prefetcher(Generic[T]):
         return item
 
     def close(self) -> None:
-        """End the thread; waits for the item it is making."""
+        """Stop the thread; wait for the item in progress."""
         self._is_closing.set()
-        # The thread may wait for room for one last item: an emptied queue has it.
+        # The thread may wait for space for one last item: an emptied queue has it.
         while not self._ready.empty():
             self._ready.get_nowait()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Samples that a run leaves out, as ranges of global sample numbers."""
+"""Represent the samples that a run skips, as ranges of global sample numbers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SampleRanges:
-    """Disjoint ranges of sample numbers in ascending order; `SampleRanges.of` makes them of any."""
+    """Hold disjoint ranges of sample numbers in ascending order; `SampleRanges.of` builds them from any ranges."""
 
     ranges: tuple[tuple[int, int], ...] = ()
-    """Each as (first, end): `end` is the first number behind it."""
+    """Each as (first, end): `end` is one past its last number."""
 
     @classmethod
     def of(cls, ranges: Iterable[Iterable[int]]) -> "SampleRanges":
         """Sort ranges and join those that overlap or touch; empty ones are dropped.
 
         Raises:
-            ValueError: one has not two numbers, or is negative, or ends before it begins.
+            ValueError: a range does not have two numbers, is negative, or ends before it begins.
         """
         pairs = []
         for entry in ranges:
             first, end = entry
             if first < 0 or end < first:
-                raise ValueError(f"{[first, end]} is no range of samples")
+                raise ValueError(f"{[first, end]} is not a valid range of samples")
             if first < end:
                 pairs.append((first, end))
         joined: list[tuple[int, int]] = []
@@ -39,16 +39,16 @@ class SampleRanges:
         return SampleRanges.of([*self.ranges, *other.ranges])
 
     def before(self, sample: int) -> "SampleRanges":
-        """The part of them that lies before a sample."""
+        """Return the parts before a sample."""
         return SampleRanges.of((first, min(end, sample)) for first, end in self.ranges if first < sample)
 
     def skip_ranges(self, samples: np.ndarray, *, start: int) -> np.ndarray:
-        """Number the samples that remain from `start` on.
+        """Map positions in the remaining samples to sample numbers, skipping the ranges from `start` on.
 
         Args:
-            samples: int64, any shape; each >= start, counted as if nothing were left out.
+            samples: int64, any shape; each >= start, counted as if nothing were skipped.
         Returns:
-            The same shape: the samples that those places have when the ranges are left out.
+            The same shape: the numbers of the samples at those positions.
         """
         numbers = samples.copy()
         for first, end in self.ranges:
@@ -58,5 +58,5 @@ class SampleRanges:
         return numbers
 
     def to_record(self) -> list[list[int]]:
-        """Turn into plain values that JSON can hold; `of` turns them back."""
+        """Return plain values that JSON can hold; `of` restores them."""
         return [list(pair) for pair in self.ranges]

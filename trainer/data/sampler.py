@@ -1,6 +1,6 @@
-"""Which samples a rank reads in a step, and which window of which data set each sample is: pure functions.
+"""Map steps to samples, and samples to windows of data sets, by pure functions.
 
-Global sample numbers count from the start of the run. Their order is that of the data alone: a layout only decides
+Global sample numbers count from the start of the run. Their order depends on the data alone; the layout only decides
 which rank reads which number.
 """
 
@@ -17,7 +17,7 @@ from trainer.data.permutation import derive_key, permute
 def sample_ids(
     *, consumed_samples: int, dp_rank: int, dp_size: int, micro_batch_size: int, num_microbatches: int
 ) -> np.ndarray:
-    """Number the samples that one data-parallel rank reads in the step that starts at consumed_samples.
+    """Return the numbers of the samples that a data-parallel rank reads in the step that starts at consumed_samples.
 
     Returns:
         [num_microbatches, micro_batch_size] int64: row m is the rank's m-th micro batch.
@@ -28,23 +28,23 @@ def sample_ids(
 
 @dataclass(frozen=True)
 class SampleLocations:
-    """Where samples lie: n samples."""
+    """Hold the locations of n samples."""
 
     dataset: np.ndarray
     """[n] int64: number of the data set in the configuration."""
     epoch: np.ndarray
-    """[n] int64: how many times the data set had been drawn whole before."""
+    """[n] int64: how many times the whole data set was drawn before."""
     window: np.ndarray
     """[n] int64: window of the data set."""
 
 
 class SampleOrder:
-    """The order of all samples of a run: holds a few numbers per data set and no table of samples.
+    """Compute the order of all samples of a run from a few numbers per data set, without a table of samples.
 
     Args:
         mixture: data sets and weights.
         num_windows: windows of each active data set.
-        seed: selects the order.
+        seed: determines the order.
     """
 
     def __init__(self, mixture: Mixture, *, num_windows: Sequence[int], seed: int) -> None:
@@ -55,7 +55,7 @@ class SampleOrder:
         self._drawn_before = np.array([entry.drawn for entry in mixture.active], dtype=np.int64)
 
     def locate(self, samples: np.ndarray) -> SampleLocations:
-        """Find samples in their data sets.
+        """Locate samples in their data sets.
 
         Args:
             samples: [n] int64 global sample numbers.
@@ -71,7 +71,7 @@ class SampleOrder:
         return SampleLocations(dataset, epoch, window)
 
     def first_epoch_only(self, samples: np.ndarray) -> np.ndarray:
-        """Keep the samples whose window no earlier sample of the run had."""
+        """Return the samples whose window no earlier sample of the run has."""
         _, epoch, _ = self._place(samples)
         return samples[epoch == 0]
 

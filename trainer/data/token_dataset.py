@@ -1,4 +1,4 @@
-"""One data set: fixed-length windows over the tokens of its shards, laid end to end."""
+"""Read a data set: fixed-length windows over the concatenated tokens of its shards."""
 
 import logging
 import os
@@ -22,31 +22,31 @@ from trireme.shards.shard import ShardReader, shard_file
 _LOGGER = logging.getLogger(__name__)
 
 MAX_OPEN_FILES = 256
-"""Descriptors kept by default, of the 1,024 that a process usually has; the file unused longest is closed first."""
+"""Descriptors kept open, of the 1,024 that a process usually has; the least recently used file is closed first."""
 OPENING_THREADS = 16
 """On a network file system opening a shard is a handful of round trips, and a data set may have thousands."""
 
 
 class TokenDataset:
-    """Windows of seq_length + 1 tokens; neighbours share one token, the last label of one and first input of the next.
+    """Read windows of seq_length + 1 tokens; the last label of a window is the first input of the next one.
 
-    Window w is tokens w * seq_length to (w + 1) * seq_length (both included) of the shards' concatenation, and may
-    cross shards. Opening reads 46 bytes of each shard.
+    Window w consists of tokens w * seq_length to (w + 1) * seq_length (both included) of the concatenated shards, and
+    may cross shards. Opening reads 46 bytes of each shard.
 
     Tokens are read with pread and not through a memory map: on windows of 513 to 8,193 tokens it took 0.2 to 0.4 of a
-    map's time on a cold file and 0.5 to 0.7 on a cached one, and a file that shrinks under the run or a failing disk
-    raises an error here where a map kills the process with SIGBUS.
+    map's time on a cold file and 0.5 to 0.7 on a cached one, and a file that is truncated during the run or a failing
+    disk raises an error here, while a map kills the process with SIGBUS.
 
-    Every read looks at the file's size, inode and time of change first (4 us beside the 17 us that a cached window of
-    2,049 tokens takes), since other tokens under the same name would be trained on without a word. Where time or inode
-    differ, the content decides (`trainer.data.file_content`): `touch` is no change.
+    Every read checks the file's size, inode and modification time first (4 us, compared to 17 us for a cached window of
+    2,049 tokens), because other tokens under the same name would be trained on silently. If time or inode differ, the
+    content decides (`trainer.data.file_content`): `touch` is no change.
 
     Args:
         prefixes: shard prefixes, in order.
         seq_length: input tokens per window.
         max_open_files: files kept open between reads.
     Raises:
-        ConfigError: shards that cannot be used (all of them), or fewer tokens than one window takes.
+        ConfigError: shards cannot be used (all of them), or there are fewer tokens than one window has.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class TokenDataset:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all shards."""
+        """Number of tokens in all shards."""
         return int(self._starts[-1])
 
     @property
     def num_windows(self) -> int:
-        """Whole windows; the tokens behind the last one are never read."""
+        """Number of whole windows; the tokens after the last one are never read."""
         return (self.num_tokens - 1) // self.seq_length
 
     @cached_property
     def identity(self) -> DatasetIdentity:
-        """What the data set is, wherever its shards lie and whatever they are called."""
+        """Identity of the data set, independent of the location and names of its shards."""
         return identify_dataset(self.shards, seq_length=self.seq_length)
 
     def read_windows(self, windows: np.ndarray, *, out: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
@@ -85,7 +85,7 @@ class TokenDataset:
             out: [any, seq_length + 1] int64.
             rows: [n] rows of out.
         Raises:
-            RunStopped: a file cannot be read, or is not what it was when it was first read.
+            RunStopped: a file cannot be read, or has changed since it was first read.
         """
         for window, row in zip(windows.tolist(), rows, strict=True):
             self._read_tokens(window * self.seq_length, out[row])
@@ -97,7 +97,7 @@ class TokenDataset:
                 self._files.popitem()[1].close()
 
     def _read_tokens(self, start: int, out: np.ndarray) -> None:
-        """Fill out with the tokens from start on, from as many shards as it takes."""
+        """Fill out with the tokens from start on, from one or more shards."""
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         filled = 0
         while filled < len(out):
@@ -111,17 +111,17 @@ class TokenDataset:
         dtype = self.shards[shard].dtype
         num_bytes = count * dtype.itemsize
         try:
-            # The lock keeps another thread from closing this descriptor, whose number may then be another file's.
+            # The lock prevents another thread from closing this descriptor, whose number may then be another file's.
             with self._lock:
                 descriptor = self._file(shard).fileno()
                 self._check_unchanged(shard, descriptor)
                 raw = os.pread(descriptor, num_bytes, offset * dtype.itemsize)
-                if len(raw) != num_bytes:  # cut between the look at its size and the read
+                if len(raw) != num_bytes:  # truncated between the check of its size and the read
                     self._check_unchanged(shard, descriptor)
         except OSError as error:
-            raise self._lost(shard, "unreadable", f"cannot be read any more: {error.strerror}") from error
+            raise self._lost(shard, "", f"can no longer be read: {error.strerror}") from error
         if len(raw) != num_bytes:
-            raise self._lost(shard, "cut", f"ends at byte {offset * dtype.itemsize + len(raw)} now")
+            raise self._lost(shard, "", f"has been truncated to {offset * dtype.itemsize + len(raw)} bytes")
         return np.frombuffer(raw, dtype=dtype)
 
     def _check_unchanged(self, shard: int, descriptor: int) -> None:
@@ -129,7 +129,7 @@ class TokenDataset:
         expected_bytes = self.shards[shard].header.bin_bytes
         if now.st_size != expected_bytes:
             raise self._lost(
-                shard, format_number(now.st_size, "byte"), f"had {expected_bytes} bytes when the run began"
+                shard, format_number(now.st_size, "byte"), f"had {expected_bytes} bytes when the run started"
             )
         first = self._contents.get(shard)
         if first is None:
@@ -139,30 +139,28 @@ class TokenDataset:
         if now.st_nlink == 0 and shard not in self._is_unlinked:
             self._is_unlinked.add(shard)
             _LOGGER.warning(
-                "%s was deleted or replaced; this process goes on with the file that it has open, and the next start"
-                " will not find it",
+                "%s was deleted or replaced. This process continues with the file that it has open; the next start will"
+                " not find that file.",
                 shard_file(self.shards[shard].prefix, ".bin"),
             )
 
     def _compare_content(self, shard: int, descriptor: int, first: FileContent) -> FileContent:
-        """Tell a file that was only touched, or put back as it was, from one that holds other tokens."""
+        """Distinguish a file that was only touched, or restored unchanged, from one with other tokens."""
         prefix = self.shards[shard].prefix
         now = look_at(descriptor, os.fstat(descriptor))
         is_same_file = first.is_same_file(now.status)
         if now.sample != first.sample or differs_from_manifest(descriptor, prefix=prefix):
-            value = "changed" if is_same_file else f"inode {now.status.st_ino}"
-            rule = "was written to while the run used it"
-            raise self._lost(
-                shard, value, rule if is_same_file else "is another file than the one that the run began with"
-            )
-        what = "has another time of change than before" if is_same_file else "is another file than before"
-        _LOGGER.info("%s %s, and the same content: training continues", shard_file(prefix, ".bin"), what)
+            value = "" if is_same_file else f"inode {now.status.st_ino}"
+            message = "has been modified during the run" if is_same_file else "has been replaced by another file"
+            raise self._lost(shard, value, message)
+        what = "has another modification time" if is_same_file else "is another file"
+        _LOGGER.info("%s %s, but the same content: training continues.", shard_file(prefix, ".bin"), what)
         return now
 
-    def _lost(self, shard: int, value: str, rule: str) -> RunStopped:
+    def _lost(self, shard: int, value: str, message: str) -> RunStopped:
         path = str(shard_file(self.shards[shard].prefix, ".bin"))
-        fix = "put the file back as it was and start the run again; it goes on from its last checkpoint"
-        return RunStopped(str(Violation(path=path, value=value, message=rule, fix=fix)), exit_code=EXIT_BAD_INPUT)
+        fix = "Restore the original file and rerun the same command to resume from the latest checkpoint."
+        return RunStopped(str(Violation(path=path, value=value, message=message, fix=fix)), exit_code=EXIT_BAD_INPUT)
 
     def _file(self, shard: int) -> BinaryIO:
         file = self._files.pop(shard, None)
@@ -175,10 +173,10 @@ class TokenDataset:
 
 
 def open_shards(prefixes: Sequence[str | Path]) -> list[ShardReader]:
-    """Open shards, several at once.
+    """Open shards in parallel.
 
     Raises:
-        ConfigError: the problems of all shards that cannot be used.
+        ConfigError: shards cannot be used (all their errors).
     """
 
     def open_one(prefix: str | Path) -> ShardReader | ConfigError:
@@ -194,9 +192,9 @@ def open_shards(prefixes: Sequence[str | Path]) -> list[ShardReader]:
 
 
 def check_window_count(num_tokens: int, *, seq_length: int, path: str) -> list[Violation]:
-    """Find out whether a data set has too few tokens for one window."""
+    """Report a data set with too few tokens for one window."""
     if num_tokens > seq_length:
         return []
-    rule = f"is too little for one window of model.seq_length={seq_length} and its last label"
-    fix = f"add shards, or use a seq_length of at most {num_tokens - 1}"
-    return [Violation(path=path, value=format_number(num_tokens, "token"), message=rule, fix=fix)]
+    message = f"is shorter than one window of model.seq_length={seq_length} plus its last label"
+    fix = f"Add shards, or use a seq_length of at most {num_tokens - 1}."
+    return [Violation(path=path, value=format_number(num_tokens, "token"), message=message, fix=fix)]

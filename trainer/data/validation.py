@@ -1,4 +1,4 @@
-"""The validation set: the same windows each time, on every layout."""
+"""Load the validation set: the same windows in every validation, under every layout."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,18 +13,18 @@ from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
 from trireme.progress import format_number
 
 VALIDATION_SEED = 0
-"""Not the run's seed: runs that differ in their seed are measured on the same windows."""
+"""Not the run's seed: runs with different seeds are validated on the same windows."""
 
 logger = logging.getLogger(__name__)
 
 
 class ValidationLoader:
-    """Steps over a fixed list of windows; every pass gives the same.
+    """Load the steps over a fixed list of windows, the same in every pass.
 
-    The windows are the first eval_iters * global_batch_size samples of the blend, in the order of epoch 0. A window
-    is never taken twice: where data sets hold less than that, each window counts once, and what is missing in the
-    last step is padding with loss mask 0. So the token-weighted mean over a pass is the exact mean over the windows,
-    while every rank takes part in the same number of forward passes.
+    The windows are the first eval_iters * global_batch_size samples of the blend, in the order of epoch 0. No window
+    is used twice: if the data sets have fewer windows, each counts once, and the last step is padded with sequences of
+    loss mask 0. So the token-weighted mean over a pass is the exact mean over the windows, while every rank takes part
+    in the same number of forward passes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ValidationLoader:
         self._num_microbatches = count_microbatches(global_batch_size, dp_size * micro_batch_size)
 
     def steps(self) -> Iterator[list[MicroBatch]]:
-        """Read this rank's micro batches, one global batch after the other."""
+        """Yield this rank's micro batches, one global batch after the other."""
         for step in range(self.num_steps):
             samples = sample_ids(
                 consumed_samples=step * self._global_batch_size,
@@ -83,7 +83,7 @@ def build_validation_loader(
     """Open data sets and choose the windows of every validation.
 
     Raises:
-        ConfigError: data sets that cannot be used (all their problems).
+        ConfigError: data sets cannot be used (all their errors).
     """
     datasets = open_datasets(configs, seq_length=seq_length)
     mixture = continue_mixture(
@@ -98,8 +98,8 @@ def build_validation_loader(
     num_windows = len(locations.window)
     if num_windows < wanted:
         logger.warning(
-            "Validation takes %s of %d tokens, each once: the data sets hold no more of the %d that "
-            "training.eval_iters=%d asks for.",
+            "Validation uses %s of %d tokens, each once: the data sets have fewer than the %d that "
+            "training.eval_iters=%d requires.",
             format_number(num_windows, "window"),
             seq_length,
             wanted,

@@ -1,4 +1,4 @@
-"""Metrics on the console: a live bar on a terminal, one aligned line a record elsewhere."""
+"""Show metrics on the console: a progress bar on a terminal, one aligned line per record elsewhere."""
 
 import sys
 from typing import Literal
@@ -11,7 +11,7 @@ from trireme.progress import format_bytes, format_count, should_draw_bar
 
 
 class PlainConsoleSink:
-    """One line a record on stdout."""
+    """Write one line per record to stdout."""
 
     def __init__(self, *, total_steps: int) -> None:
         self._total_steps = total_steps
@@ -29,11 +29,11 @@ class PlainConsoleSink:
         _write(rollback_line(metrics, total_steps=self._total_steps))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held."""
 
 
 class BarConsoleSink:
-    """A progress bar with the newest figures; validations stay as lines above it."""
+    """Show a progress bar with the latest metrics; validations stay as lines above it."""
 
     def __init__(self, *, total_steps: int, resumed_step: int, console: Console | None = None) -> None:
         self._total_steps = total_steps
@@ -48,7 +48,7 @@ class BarConsoleSink:
         self._progress.start()
 
     def record_step(self, metrics: StepMetrics) -> None:
-        """Move the bar; a skipped step leaves a line."""
+        """Update the bar; a skipped step leaves a line above it."""
         figures = (
             f"loss {metrics.loss:.4f} lr {metrics.learning_rate:.2e} {format_count(metrics.tokens_per_second)} tok/s"
         )
@@ -66,7 +66,7 @@ class BarConsoleSink:
         self._line(rollback_line(metrics, total_steps=self._total_steps))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar, which stays visible."""
         self._progress.stop()
 
     def _line(self, text: str) -> None:
@@ -76,14 +76,14 @@ class BarConsoleSink:
 def build_console_sink(
     mode: Literal["auto", "on", "off"], *, total_steps: int, resumed_step: int
 ) -> PlainConsoleSink | BarConsoleSink:
-    """The bar where `mode` and stdout allow it, else plain lines."""
+    """Build the progress bar if `mode` and stdout allow it, else plain lines."""
     if should_draw_bar(mode, stream=sys.stdout):
         return BarConsoleSink(total_steps=total_steps, resumed_step=resumed_step)
     return PlainConsoleSink(total_steps=total_steps)
 
 
 def step_line(metrics: StepMetrics, *, total_steps: int) -> str:
-    """All figures of a step on one line, in columns."""
+    """Format all metrics of a step as one line, in columns."""
     mfu = f" | MFU {metrics.mfu:6.1%}" if metrics.mfu is not None else ""
     scale = f" | loss scale {metrics.loss_scale:.0f}" if metrics.loss_scale is not None else ""
     load = ""
@@ -99,7 +99,7 @@ def step_line(metrics: StepMetrics, *, total_steps: int) -> str:
 
 
 def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
-    """Loss and perplexity of a validation on one line, in the columns of the step lines."""
+    """Format loss and perplexity of a validation as one line, in the columns of the step lines."""
     return (
         f"{_step(metrics.step, total_steps)} | validation loss {metrics.loss:8.4f}"
         f" | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens"
@@ -107,10 +107,10 @@ def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
 
 
 def rollback_line(metrics: RollbackMetrics, *, total_steps: int) -> str:
-    """From where training goes on, on one line, in the columns of the step lines."""
+    """Format a rollback as one line, in the columns of the step lines."""
     return (
-        f"{_step(metrics.step, total_steps)} | WENT BACK from step {metrics.from_step}: {metrics.trouble}"
-        f" | {format_count(metrics.num_skipped_samples)} samples are left out"
+        f"{_step(metrics.step, total_steps)} | ROLLED BACK from step {metrics.from_step}: {metrics.trouble}"
+        f" | {format_count(metrics.num_skipped_samples)} samples skipped"
     )
 
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: every record of a run, one JSON object a line; one curve however often the run was resumed."""
+"""metrics.jsonl: every record of a run, one JSON object per line; one curve, however often the run was resumed."""
 
 import datetime
 import json
@@ -15,21 +15,21 @@ _LOGGER = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 MAX_WAITING_RECORDS = 100_000
-"""While the disk takes none; each has some 400 bytes."""
+"""While the disk is full; each has about 400 bytes."""
 
 
 class JsonlSink:
-    """Appends records to a file, each with the system before the next step starts: a killed process loses none.
+    """Append records to a file, each handed to the system before the next step starts: a killed process loses none.
 
-    While the disk is full they wait in memory, see `LineFile`.
+    While the disk is full, they wait in memory, see `LineFile`.
     """
 
     def __init__(self, path: Path, *, resumed_step: int, is_validation_due: bool = False) -> None:
-        """Open the file without the records that are going to be written again.
+        """Open the file and remove the records that will be written again.
 
         Args:
-            resumed_step: the step that training goes on from; 0 for a new run.
-            is_validation_due: whether that step is validated again.
+            resumed_step: the step that training resumes from; 0 for a new run.
+            is_validation_due: whether that step will be validated again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -44,7 +44,7 @@ class JsonlSink:
         self._append(metrics)
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
-        """Remove the records of steps that are taken again, and say so in their place."""
+        """Replace the records of the steps that are repeated by a record of the rollback."""
         self._file.close()
         self._file = self._open_after(metrics.step)
         self._append(metrics)
@@ -64,15 +64,15 @@ class JsonlSink:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records of a metrics file, in order; a line cut off by a crash is left out."""
+    """Return all records of a metrics file, in order, without a line that a crash has truncated."""
     with path.open("rb") as file:
         return [record for record in map(_parse, file) if record is not None]
 
 
 def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> None:
-    """Take away records of later steps, and lines cut off by a crash; step 0 takes all. Atomic: all or nothing.
+    """Remove the records of later steps, and lines that a crash has truncated, atomically; step 0 removes all.
 
-    A validation at `step` itself stays, unless it is due (again): it belongs to the weights that training goes on from.
+    A validation at `step` itself stays, unless it is due (again): it belongs to the weights that training resumes from.
     """
     if not path.exists():
         return
@@ -90,11 +90,13 @@ def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> N
         old.seek(0)
         with written_whole(path) as partial, partial.open("wb") as new:
             new.writelines(line for line in old if stays(line))
-    _LOGGER.info("%s: %s after step %d removed, to be written again", path, format_number(num_removed, "record"), step)
+    _LOGGER.info(
+        "Removed %s after step %d from %s; these steps are repeated.", format_number(num_removed, "record"), step, path
+    )
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """The record on one line, or None where there is no whole one."""
+    """Return the record of a line, or None if the line is incomplete or invalid."""
     if not line.endswith(b"\n"):
         return None
     try:

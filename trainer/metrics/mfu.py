@@ -1,4 +1,4 @@
-"""Peak arithmetic of known accelerators: what model FLOP/s utilisation is measured against."""
+"""Look up the peak FLOP/s of known accelerators, the reference of model FLOP/s utilization (MFU)."""
 
 import re
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePeak:
-    """Dense bf16 matrix peak of one torch device, with fp32 accumulation and no sparsity."""
+    """Hold the dense bf16 matrix peak of one torch device, with fp32 accumulation and no sparsity."""
 
     pattern: str
-    """Regular expression searched in the device's name."""
+    """Regular expression that is searched in the device's name."""
     tflops: float
     source: str
 
 
-# The first match counts: a variant stands before the plain name.
+# The first match counts: variants come before the plain name.
 PEAKS = (
     DevicePeak(
         pattern=r"\bGB[23]00\b",
@@ -42,7 +42,7 @@ PEAKS = (
     DevicePeak(pattern=r"\bRTX 5090$", tflops=209.5, source="NVIDIA RTX Blackwell architecture white paper"),
     DevicePeak(pattern=r"\bRTX 4090$", tflops=165.2, source="NVIDIA Ada architecture white paper"),
     DevicePeak(pattern=r"\bRTX 3090$", tflops=71.0, source="NVIDIA Ampere GA102 architecture white paper"),
-    # No bf16 units: the fp16 figure, since that is what the card can do.
+    # No bf16 units: the fp16 peak.
     DevicePeak(pattern=r"\bV100S\b", tflops=130.0, source="NVIDIA V100 datasheet (fp16)"),
     DevicePeak(pattern=r"\bV100-PCIE\b", tflops=112.0, source="NVIDIA V100 datasheet (fp16)"),
     DevicePeak(pattern=r"\bV100\b", tflops=125.0, source="NVIDIA V100 datasheet (SXM2, fp16)"),
@@ -59,14 +59,14 @@ PEAKS = (
 
 
 def find_peak(device_name: str) -> DevicePeak | None:
-    """The peak of a device by the name its driver gives it; None for one that is not known, and for a CPU."""
+    """Return the peak of a device by its driver's name for it; None for an unknown one, and for a CPU."""
     if re.search(r"\bMIG\b", device_name):
         return None  # a slice of a device
     return next((peak for peak in PEAKS if re.search(peak.pattern, device_name, re.IGNORECASE)), None)
 
 
 def device_peak_tflops(device: torch.device, *, configured: float | None) -> float | None:
-    """The configured peak, else the known one of this device, else None: then MFU is left out."""
+    """Return the configured peak, else the known one of this device, else None: then MFU is not reported."""
     if configured is not None:
         return configured
     if device.type != "cuda":

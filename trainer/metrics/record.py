@@ -1,4 +1,4 @@
-"""What leaves a step: the numbers of one training step and of one validation."""
+"""Records of training steps, validations and rollbacks; their field names are those of metrics.jsonl."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ from trireme.records import LayerRouting, RankTimes
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """One optimizer step, over all ranks."""
+    """Hold the metrics of one optimizer step, over all ranks."""
 
     kind: ClassVar[str] = "train"
 
     step: int
-    """Optimizer steps done, this one included."""
+    """Optimizer steps taken, including this one."""
     loss: float
     """Mean over the target tokens of the global batch, in nats."""
     learning_rate: float
@@ -25,38 +25,38 @@ class StepMetrics:
     tokens_per_second: float
     step_time_seconds: float
     model_tflops_per_device: float
-    """Floating-point operations that the model needs (no recomputation) per second and device, in 10^12."""
+    """Floating-point operations of the model (without recomputation) per second and device, in 10^12."""
     mfu: float | None
-    """Share of the device's bf16 peak that the model's operations reach; None where the peak is unknown."""
+    """Model FLOP/s utilization: share of the device's bf16 peak; None if the peak is unknown."""
     consumed_samples: int
-    """Sequences that are behind in the global order; those that a rollback left out are among them."""
+    """Sequences of the global order that are consumed, including those that a rollback skipped."""
     consumed_tokens: int
     memory_bytes: int
-    """Most that was allocated on the device of rank 0; on CPU the resident memory of its process."""
+    """Peak memory allocated on the device of rank 0; on CPU, the resident memory of its process."""
     is_skipped: bool
-    """Whether a non-finite gradient kept the update from the weights."""
+    """Whether the update was skipped because the gradient was not finite."""
     num_skipped_steps: int
-    """Such steps since the start of the run, this one included."""
+    """Skipped steps since the start of the run, including this one."""
     loss_scale: float | None
     """Factor of the loss in the backward pass; None unless the weights are fp16."""
     routing: tuple[LayerRouting, ...] | None = None
-    """What each mixture-of-experts layer did; None where no layer has experts. See `routing_fields`."""
+    """Routing of each mixture-of-experts layer; None for a dense model. See `routing_fields`."""
     rank_times: RankTimes | None = None
-    """The slowest rank; None at steps after which ranks are not compared."""
+    """The slowest rank; None at steps in which ranks are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationMetrics:
-    """One pass over validation batches."""
+    """Hold the metrics of one validation."""
 
     kind: ClassVar[str] = "validation"
 
     step: int
-    """Optimizer steps done."""
+    """Optimizer steps taken."""
     loss: float
     """Mean over the target tokens, in nats."""
     num_tokens: int
-    """Target tokens that the mean is over."""
+    """Target tokens of the mean."""
     consumed_samples: int
     consumed_tokens: int
 
@@ -71,28 +71,28 @@ class ValidationMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackMetrics:
-    """Training went wrong and goes on from an earlier step."""
+    """Hold the record of a rollback to an earlier step."""
 
     kind: ClassVar[str] = "rollback"
 
     step: int
-    """Optimizer steps done in the state that training goes on from; later ones are taken again."""
+    """Optimizer steps taken in the state that training continues from; later ones are repeated."""
     from_step: int
-    """Optimizer steps done before."""
+    """Optimizer steps taken before the rollback."""
     trouble: str
-    """What went wrong: not_finite, loss_spike or grad_norm_spike."""
+    """Kind of the anomaly: not_finite, loss_spike or grad_norm_spike."""
     skipped_samples: list[list[int]]
-    """Ranges (first, end) of samples that are left out from now on; none where the same ones are taken again."""
+    """Ranges (first, end) of samples that are skipped from now on; empty if the same samples are read again."""
     consumed_samples: int
 
     @property
     def num_skipped_samples(self) -> int:
-        """How many samples these are."""
+        """Number of skipped samples."""
         return sum(end - first for first, end in self.skipped_samples)
 
 
 def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dict[str, Any]:
-    """Every field by name, in order; the perplexity of a validation; what experts did, where there are any."""
+    """Return every field by name, in order, with a validation's perplexity and the routing of experts."""
     fields = dataclasses.asdict(metrics)
     if isinstance(metrics, StepMetrics):
         del fields["routing"], fields["rank_times"]
@@ -106,10 +106,10 @@ def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dic
 
 
 def routing_fields(routing: Sequence[LayerRouting]) -> dict[str, Any]:
-    """What experts did, as a record has it.
+    """Return the routing of experts as fields of a record.
 
     Returns:
-        moe_load_balancing_loss, moe_z_loss: means over layers; None where they are off.
+        moe_load_balancing_loss, moe_z_loss: means over layers; None if they are off.
         moe_max_load_ratio: load of the most loaded expert of all layers over its layer's mean.
         moe_layers: one mapping per layer with all fields of `LayerRouting` and its max_load_ratio.
     """

@@ -1,4 +1,4 @@
-"""Hands records to the sinks of a run; a sink that fails is left out, never the training."""
+"""Send records to the sinks of a run; a sink that fails is dropped, and training continues."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,44 +15,44 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class MetricsSink(Protocol):
-    """A place that records go to."""
+    """Receive the records of a run."""
 
     def record_step(self, metrics: StepMetrics) -> None:
-        """Take one training record."""
+        """Record a training step."""
         ...
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
-        """Take one validation record."""
+        """Record a validation."""
         ...
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
-        """Go on from an earlier step; records of later ones will come again."""
+        """Record a rollback; records of later steps will be repeated."""
         ...
 
     def close(self) -> None:
-        """Write out what is held and release it."""
+        """Flush and release all resources."""
         ...
 
 
 class MetricsRecorder:
-    """All sinks of a run as one; with none (every rank but the main one) it does nothing."""
+    """Send records to all sinks of a run; without sinks (on every rank but the main one) it does nothing."""
 
     def __init__(self, sinks: Sequence[MetricsSink], *, log_interval: int = 1, total_steps: int | None = None) -> None:
-        """Records every `log_interval` steps, the last of `total_steps`, and every skipped step."""
+        """Record every `log_interval` steps, the last of `total_steps`, and every skipped step."""
         self._sinks = list(sinks)
         self._log_interval, self._total_steps = log_interval, total_steps
 
     def record_step(self, metrics: StepMetrics) -> None:
-        """Give the record of one step to every sink, if it is due."""
+        """Send the record of a step to every sink, if it is due."""
         if metrics.is_skipped or metrics.step == self._total_steps or metrics.step % self._log_interval == 0:
             self._each(lambda sink: sink.record_step(metrics))
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
-        """Give the record of one validation to every sink."""
+        """Send the record of a validation to every sink."""
         self._each(lambda sink: sink.record_validation(metrics))
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
-        """Have every sink go on from an earlier step."""
+        """Send the record of a rollback to every sink."""
         self._each(lambda sink: sink.record_rollback(metrics))
 
     def close(self) -> None:
@@ -66,7 +66,9 @@ class MetricsRecorder:
                 call(sink)
             except Exception:
                 self._sinks.remove(sink)
-                _LOGGER.warning("%s failed and is off for the rest of this run", type(sink).__name__, exc_info=True)
+                _LOGGER.warning(
+                    "%s failed and is disabled for the rest of this run.", type(sink).__name__, exc_info=True
+                )
 
 
 def build_recorder(
@@ -80,12 +82,12 @@ def build_recorder(
     is_validation_due: bool = False,
     is_main_rank: bool,
 ) -> MetricsRecorder:
-    """The recorder of this rank: console, metrics.jsonl and W&B on the main rank, nothing on the others.
+    """Build the recorder of this rank: console, metrics.jsonl and W&B on the main rank, nothing on the others.
 
     Args:
-        run_config: the resolved configuration, nested as it is written, for W&B's run page.
-        resumed_step: the step that training goes on from; 0 starts new curves.
-        is_validation_due: whether that step is validated (again).
+        run_config: the resolved configuration, nested as in its file, for W&B's run page.
+        resumed_step: the step that training resumes from; 0 starts new curves.
+        is_validation_due: whether that step will be validated (again).
     """
     if not is_main_rank:
         return MetricsRecorder([])
@@ -98,7 +100,7 @@ def build_recorder(
             run_config=run_config,
             resumed_step=resumed_step,
         ),
-        # Last, so that what the others say stands above the bar.
+        # Last, so that messages of the others appear above the bar.
         lambda: build_console_sink(config.progress, total_steps=total_steps, resumed_step=resumed_step),
     ]
     sinks: list[MetricsSink] = []
@@ -106,5 +108,5 @@ def build_recorder(
         try:
             sinks.append(build())
         except Exception:
-            _LOGGER.warning("a metrics sink could not be opened; the run goes on without it", exc_info=True)
+            _LOGGER.warning("Failed to open a metrics sink; the run continues without it.", exc_info=True)
     return MetricsRecorder(sinks, log_interval=config.log_interval, total_steps=total_steps)

@@ -1,4 +1,4 @@
-"""How fast steps are, and how much memory they hold: tokens per second, model FLOP/s, MFU."""
+"""Measure throughput and memory of steps: tokens per second, model FLOP/s, MFU."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 
 
 def measure_memory_bytes(device: torch.device) -> int:
-    """Most that PyTorch has allocated on a CUDA device so far; on CPU the resident memory of this process."""
+    """Return PyTorch's peak allocation on a CUDA device; on CPU, the resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return psutil.Process().memory_info().rss
@@ -17,7 +17,7 @@ def measure_memory_bytes(device: torch.device) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Speed of one step, or the mean over several."""
+    """Hold the throughput of one step, or the mean over several."""
 
     step_time_seconds: float
     tokens_per_second: float
@@ -27,7 +27,7 @@ class Throughput:
 
 
 class ThroughputMeter:
-    """Times steps between `start` and `stop`; what lies between two steps (validation, saving) does not count."""
+    """Time steps between `start` and `stop`; time between two steps (validation, saving) does not count."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ThroughputMeter:
         num_warmup_steps: int = 2,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Describe the work of a step; the first `num_warmup_steps` (allocation, autotuning) stay out of the mean."""
+        """Set the work of a step; the mean excludes the first `num_warmup_steps` (allocation, autotuning)."""
         self._tokens_per_step, self._model_flops_per_token = tokens_per_step, model_flops_per_token
         self._num_devices, self._peak_tflops = num_devices, peak_tflops
         self._num_warmup_steps, self._clock = num_warmup_steps, clock
@@ -48,11 +48,11 @@ class ThroughputMeter:
         self._mean_seconds = 0.0
 
     def start(self) -> None:
-        """A step begins."""
+        """Start timing a step."""
         self._started = self._clock()
 
     def stop(self) -> Throughput:
-        """The step's result is on the host, so its work on the device is done: how fast it was."""
+        """Return the throughput of the step; its result is on the host, so its work on the device is done."""
         assert self._started is not None, "stop without start"
         seconds = self._clock() - self._started
         self._started = None
@@ -63,7 +63,7 @@ class ThroughputMeter:
         return self._of(seconds)
 
     def mean(self) -> Throughput | None:
-        """Mean speed over the steps after the warm-up; None when there was none."""
+        """Return the mean over the steps after the warm-up; None if there was none."""
         return self._of(self._mean_seconds) if self._num_steps > self._num_warmup_steps else None
 
     def _of(self, seconds: float) -> Throughput:

@@ -1,4 +1,4 @@
-"""Weights & Biases: online, offline or not at all. Whatever goes wrong with it, the run goes on."""
+"""Log to Weights & Biases, online or offline; a failure of it never stops the run."""
 
 import logging
 import os
@@ -16,14 +16,14 @@ from trireme.files import write_whole
 _LOGGER = logging.getLogger(__name__)
 
 INIT_TIMEOUT_SECONDS = 60.0
-"""Longest wait for the server (and for an answer to a login prompt) before training starts without it."""
+"""Longest wait for the server (and for a reply to a login prompt) before training starts without W&B."""
 
 FINISH_TIMEOUT_SECONDS = 60.0
 """Longest wait for the upload of the last records; they stay on disk for `wandb sync`."""
 
 
 class WandbSink:
-    """Logs to one W&B run; after the first failure it says so once and does nothing more."""
+    """Log to one W&B run; after the first failure, log a warning and do nothing more."""
 
     def __init__(
         self,
@@ -34,11 +34,11 @@ class WandbSink:
         run_config: Mapping[str, Any],
         resumed_step: int,
     ) -> None:
-        """Start or continue the run whose id the run directory keeps; files go to `<run_directory>/wandb`."""
+        """Start or resume the W&B run whose id is in the run directory; files go to `<run_directory>/wandb`."""
         self._run: Any = None
         config = wandb_of(config, environment=os.environ)
         if (named := os.environ.get("WANDB_MODE", "")) and named not in WANDB_MODES:
-            _LOGGER.warning("WANDB_MODE=%s is not online, offline or disabled; using %s", named, config.mode)
+            _LOGGER.warning("WANDB_MODE=%s must be online, offline or disabled; using %s.", named, config.mode)
         if config.mode == "disabled":
             return
         is_resumed = resumed_step > 0
@@ -54,7 +54,7 @@ class WandbSink:
                 run_config=run_config,
                 run_id=run_id,
             )
-            # Not always the one that was asked for: an agent of a sweep has its own.
+            # Not always the requested one: an agent of a sweep has its own.
             _keep(run_directory / "wandb" / "run_id", self._run.id)
             self._clock = _StepClock(run_directory / "wandb" / "step_offset", is_resumed=is_resumed)
         except (Exception, SystemExit) as error:
@@ -62,7 +62,7 @@ class WandbSink:
 
     @property
     def is_active(self) -> bool:
-        """Whether records still go to W&B."""
+        """Whether records are sent to W&B."""
         return self._run is not None
 
     def record_step(self, metrics: StepMetrics) -> None:
@@ -74,9 +74,9 @@ class WandbSink:
         self._log(metrics)
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
-        """Log where training goes on from; W&B keeps the records of the steps that are taken again, too.
+        """Log a rollback; W&B also keeps the records of the steps that are repeated.
 
-        They come behind those of the first time (`_step`), and at their own place on the axis (`step`).
+        The new ones follow those of the first time (`_step`), and have the same place on the axis (`step`).
         """
         self._log(metrics)
 
@@ -89,8 +89,8 @@ class WandbSink:
             self._run.finish()
             if time.monotonic() - started >= FINISH_TIMEOUT_SECONDS:
                 _LOGGER.warning(
-                    "Weights & Biases has not taken the last records within %.0f s; `wandb sync %s` sends them, and"
-                    " metrics.jsonl has every number",
+                    "Weights & Biases did not accept the last records within %.0f s. `wandb sync %s` uploads them;"
+                    " metrics.jsonl has all records.",
                     FINISH_TIMEOUT_SECONDS,
                     Path(directory).parent,
                 )
@@ -112,21 +112,21 @@ class WandbSink:
                 fields[f"moe_layer_{layer['layer']}/{key}"] = layer[key]
         named = {f"{metrics.kind}/{key}": value for key, value in fields.items() if value is not None}
         try:
-            self._run.log({"step": step, **named}, step=self._clock.tell(step))
+            self._run.log({"step": step, **named}, step=self._clock.map(step))
         except Exception as error:
             self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
         self._run = None
         _LOGGER.warning(
-            "Weights & Biases failed and is off for the rest of this run; metrics.jsonl has every number (%s: %s)",
+            "Weights & Biases failed and is disabled for the rest of this run; metrics.jsonl has all records (%s: %s)",
             type(error).__name__,
             " ".join(str(error).split()) or "no message",
         )
 
 
 def load_run_id(run_directory: Path, *, is_resumed: bool) -> str:
-    """The W&B id of this run: kept in the run directory, made anew when training starts from the beginning."""
+    """Return the W&B id of this run from the run directory; a run that starts from the beginning gets a new one."""
     path = run_directory / "wandb" / "run_id"
     if is_resumed and path.exists() and (kept := path.read_text().strip()):
         return kept
@@ -136,10 +136,10 @@ def load_run_id(run_directory: Path, *, is_resumed: bool) -> str:
 
 
 class _StepClock:
-    """Tells W&B's `_step` of a training step: the step itself, until steps are taken again.
+    """Map training steps to W&B's `_step`: they are equal until steps are repeated.
 
-    W&B drops records that go back, and joins the parts of a run by `_step`. So steps that are taken again after a
-    rollback are counted on behind those that were taken before, in this and all later parts of the run.
+    W&B drops records with a lower `_step`, and joins the parts of a run by it. So steps that are repeated after a
+    rollback are counted after those that were taken before, in this and all later parts of the run.
     """
 
     def __init__(self, path: Path, *, is_resumed: bool) -> None:
@@ -148,15 +148,15 @@ class _StepClock:
         self._offset = int(kept) if kept.isdecimal() else 0
         if not is_resumed:
             path.unlink(missing_ok=True)
-        self._newest_step = 0
+        self._latest_step = 0
 
-    def tell(self, step: int) -> int:
-        """The `_step` of a record."""
-        if step < self._newest_step:
-            # One more: a rollback's record has a row of its own.
-            self._offset += self._newest_step + 1 - step
+    def map(self, step: int) -> int:
+        """Return the `_step` of a record."""
+        if step < self._latest_step:
+            # One more: a rollback's record has its own row.
+            self._offset += self._latest_step + 1 - step
             _keep(self._path, str(self._offset))
-        self._newest_step = step
+        self._latest_step = step
         return step + self._offset
 
 
@@ -167,7 +167,7 @@ def _keep(path: Path, text: str) -> None:
 
 def _import_wandb() -> ModuleType:
     """Import late: it takes a second, only one rank needs it, and a broken installation must not stop a run."""
-    # Read while it is imported: without it, errors are reported over the network in offline mode too.
+    # Read at import: without it, errors are reported over the network in offline mode too.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: PLC0415 - see above
 
@@ -175,7 +175,7 @@ def _import_wandb() -> ModuleType:
 
 
 def _give_a_cache(run_directory: Path) -> None:
-    """Lead W&B's own logs and cache to the run directory where the user has no home directory that takes them.
+    """Put W&B's own logs and cache into the run directory if the user has no writable home directory.
 
     Without a place for its log, W&B's service process writes it to the console.
     """
@@ -198,8 +198,8 @@ def _start(
     run_config: Mapping[str, Any],
     run_id: str,
 ) -> Any:
-    """Open the W&B run and tell it what the x axis is."""
-    # Without a limit, a login prompt on a terminal nobody watches would keep every rank waiting.
+    """Open the W&B run and set its x axis."""
+    # Without a limit, a login prompt on an unattended terminal would block every rank.
     wandb.setup(wandb.Settings(login_timeout=INIT_TIMEOUT_SECONDS))
     run = wandb.init(
         project=config.project,
@@ -207,7 +207,7 @@ def _start(
         name=run_name,
         tags=list(config.tags),
         id=run_id,
-        # Offline there is no server to ask; the same id joins the parts when they are synced.
+        # Offline, there is no server; the same id joins the parts when they are synced.
         resume="allow" if config.mode == "online" else None,
         mode=config.mode,
         dir=str(run_directory),
