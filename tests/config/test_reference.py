@@ -23,6 +23,6 @@ def test_docs_are_current_and_complete() -> None:
             assert f"| `{group}` | `{option}`" in text
     assert "| `parallel` | `single` (default) |" in text
     assert (
-        "| `training.stop_after_step` | an integer, at least 1, or null | `null` | Save and leave cleanly after this"
-        " step; schedules still end at train_iters, so the run can be resumed. |" in text
+        "| `training.stop_after_step` | an integer, at least 1, or null | `null` | Save a checkpoint and exit after"
+        " this step; schedules still end at train_iters, so the run can be resumed. |" in text
     )

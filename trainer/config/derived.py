@@ -1,4 +1,4 @@
-"""The numbers that follow from a configuration: derived once, read everywhere."""
+"""Derive the numbers that follow from a configuration: once, for all readers."""
 
 import math
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from trainer.config.optim import LrScheduleConfig
 from trainer.config.schema import TrainConfig
 
 MAX_DEFAULT_WARMUP_STEPS = 100
-"""Of a warm-up whose length is not set."""
+"""Maximum length of a warmup whose length is not set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DerivedConfig:
-    """Derived numbers of one run."""
+    """Hold the derived numbers of one run."""
 
     world_size: int
     """Processes."""
     dp_size: int
-    """Copies of the model."""
+    """Replicas of the model."""
     model_parallel_size: int
-    """Processes that hold one copy: tensor * pipeline * context."""
+    """Processes that hold one replica: tensor * pipeline * context."""
     num_microbatches: int
     """Forward passes of one data-parallel rank per optimizer step."""
     vocab_size: int
-    """Tokens in the vocabulary, without padding."""
+    """Tokens in the unpadded vocabulary."""
     padded_vocab_size: int
     """Rows of the embedding, over all ranks."""
     eod_token_id: int | None
-    """Token that ends a document; None where there is none, and nothing needs it."""
+    """Token that ends a document; None where there is none."""
     num_parameters: int
-    """Parameters of the model with the vocabulary as it is: the figure that is published."""
+    """Parameters of the model with the unpadded vocabulary: the published figure."""
     num_parameters_padded: int
-    """Parameters that are trained and saved: with the padded vocabulary."""
+    """Parameters that are trained and saved, with the padded vocabulary."""
     model_flops_per_token: int
     """Floating-point operations per token, forward and backward; see `model_math`."""
     tokens_per_step: int
@@ -48,7 +48,7 @@ class DerivedConfig:
     wsd_decay_steps: int
     """Steps of the final decay of the wsd schedule."""
     run_directory: Path
-    """Everything that the run writes: output_dir / run_name."""
+    """Directory of everything that the run writes: output_dir / run_name."""
 
 
 def derive_config(
@@ -57,7 +57,7 @@ def derive_config(
     """Derive the numbers of a run.
 
     Args:
-        config: one that `validate` finds nothing wrong with for this world size.
+        config: valid for this world size, see `validate`.
         world_size: number of processes.
         vocab_size: tokens in the vocabulary: model.vocab_size, or the tokenizer's where that is null.
         tokenizer_eod_id: token that ends a document where data.eod_token_id is null.
@@ -88,7 +88,7 @@ def derive_config(
 
 
 def count_processes(config: TrainConfig) -> int:
-    """World size that a launcher starts.
+    """Return the world size that a launcher starts.
 
     Returns:
         cluster.num_nodes * cluster.gpus_per_node where the latter is set; otherwise the product of the parallel sizes
@@ -100,7 +100,7 @@ def count_processes(config: TrainConfig) -> int:
 
 
 def find_dp_size(config: TrainConfig, *, world_size: int | None) -> int | None:
-    """Copies of the model: as configured, or what the world size leaves; None when neither gives a whole number."""
+    """Return the replicas of the model: as configured, or derived from the world size; None when neither works."""
     model_parallel_size = config.parallel.model_parallel_size
     if config.parallel.data_parallel_size is not None or world_size is None or world_size % model_parallel_size:
         return config.parallel.data_parallel_size
@@ -108,23 +108,23 @@ def find_dp_size(config: TrainConfig, *, world_size: int | None) -> int | None:
 
 
 def pad_vocab_size(model: ModelConfig, vocab_size: int) -> int:
-    """Rows of the embedding: the vocabulary padded to a multiple that does not depend on the layout."""
+    """Return the rows of the embedding: the vocabulary padded to a multiple that does not depend on the layout."""
     return math.ceil(vocab_size / model.make_vocab_size_divisible_by) * model.make_vocab_size_divisible_by
 
 
 def find_decay_steps(config: TrainConfig) -> int:
-    """Step at which the learning rate's decay ends."""
+    """Return the step at which the learning rate's decay ends."""
     decay_steps = config.lr_schedule.decay_steps
     return config.training.train_iters if decay_steps is None else decay_steps
 
 
 def find_warmup_steps(config: TrainConfig) -> int:
-    """Steps over which the learning rate rises: a tenth of all, at most 100, unless set."""
+    """Return the warmup steps: a tenth of all, at most 100, unless set."""
     return warmup_length(config.lr_schedule, train_iters=config.training.train_iters)
 
 
 def warmup_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
-    """Steps of the rise, for whoever has the schedule but not the whole configuration."""
+    """Return the warmup steps, for callers that have the schedule but not the whole configuration."""
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
     decay_steps = train_iters if schedule.decay_steps is None else schedule.decay_steps
@@ -133,12 +133,12 @@ def warmup_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
 
 
 def find_wsd_decay_steps(config: TrainConfig) -> int:
-    """Steps of the final decay of the wsd schedule: a tenth of all unless set, and at least one."""
+    """Return the steps of the final decay of the wsd schedule: a tenth of all unless set, and at least one."""
     return wsd_decay_length(config.lr_schedule, train_iters=config.training.train_iters)
 
 
 def wsd_decay_length(schedule: LrScheduleConfig, *, train_iters: int) -> int:
-    """Steps of the final decay of a wsd schedule, for whoever has the schedule but not the whole configuration."""
+    """Return the steps of the final decay of a wsd schedule, for callers without the whole configuration."""
     if schedule.wsd_decay_steps is not None:
         return schedule.wsd_decay_steps
     return max((train_iters if schedule.decay_steps is None else schedule.decay_steps) // 10, 1)

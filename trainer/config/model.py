@@ -1,4 +1,4 @@
-"""The `model` group."""
+"""Define the `model` group."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,9 +27,9 @@ class ModelConfig:
     rotary_base: float = 10000.0
     """Base of the rotary frequencies."""
     rope_scaling_factor: float | None = None
-    """Llama 3.1 frequency scaling; null switches it off."""
+    """Llama 3.1 frequency scaling; null disables it."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
-    """Normalisation in front of attention and MLP, and at the end."""
+    """Normalization before attention and MLP, and after the last layer."""
     norm_epsilon: float = 1e-5
     """Added to the variance before the square root."""
     activation: Literal["swiglu", "gelu"] = "swiglu"
@@ -39,9 +39,9 @@ class ModelConfig:
     add_qkv_bias: bool = False
     """Bias in the query-key-value projection only."""
     qk_layernorm: bool = False
-    """Normalise queries and keys per head."""
+    """Normalize queries and keys per head."""
     untie_embeddings_and_output_weights: bool = True
-    """Own weights for the output layer; false shares those of the input embedding."""
+    """Separate weights for the output layer; false shares those of the input embedding."""
     hidden_dropout: float = 0.0
     """Dropout after attention, MLP and embedding."""
     attention_dropout: float = 0.0
@@ -51,48 +51,49 @@ class ModelConfig:
     vocab_size: int | None = None
     """Tokens in the vocabulary; null takes the tokenizer's."""
     make_vocab_size_divisible_by: int = 128
-    """The vocabulary is padded to a multiple of this, so it does not depend on the layout."""
+    """Pad the vocabulary to a multiple of this, independent of the layout."""
     transformer_impl: Literal["torch", "transformer_engine"] = "torch"
-    """Layer specification: ours on PyTorch's kernels, or NVIDIA Transformer Engine's."""
+    """Layer implementation: this project's on PyTorch kernels, or NVIDIA Transformer Engine's."""
     torch_compile: Literal["auto", "always", "never"] = "auto"
-    """Whether torch.compile makes one kernel each of norms, SwiGLU, rotary embedding (transformer_impl torch) and cross
-    entropy, which are bound by memory: auto on a GPU, always also on a CPU (for tests; needs a C++ compiler). Results
-    differ by rounding."""
+    """Fuse the memory-bound operations with torch.compile: norms, SwiGLU, rotary embedding (transformer_impl torch) and
+    cross entropy. auto compiles on a GPU, always also on a CPU (for tests; requires a C++ compiler). Results differ by
+    rounding."""
     num_moe_experts: int | None = None
-    """Experts of each mixture-of-experts layer; null makes all layers dense, and the other moe fields mean nothing."""
+    """Experts per mixture-of-experts layer; null makes all layers dense, and the other moe fields have no effect."""
     moe_layer_freq: list[int] = field(default_factory=lambda: [1])
     """Which layers have experts (1) and which a dense MLP of ffn_hidden_size (0); repeated until all layers have one.
     [1] is all of them, [1, 0] every second, from the first."""
     moe_ffn_hidden_size: int | None = None
     """Width inside one expert, counted as ffn_hidden_size is; null means ffn_hidden_size."""
     moe_shared_expert_intermediate_size: int | None = None
-    """Width of an expert that all tokens pass besides those chosen (of several, their sum); null means none."""
+    """Width of a shared expert that processes all tokens (of several, their sum); null means none."""
     moe_router_topk: int = 2
-    """Experts that each token is sent to. No token is ever dropped."""
+    """Experts per token. No token is ever dropped."""
     moe_router_score_function: Literal["softmax", "sigmoid"] = "softmax"
-    """What turns the router's logits into weights; sigmoid's are divided by their sum over the chosen experts."""
+    """Function that turns the router's logits into weights; sigmoid weights are divided by their sum over the chosen
+    experts."""
     moe_router_pre_softmax: bool = False
-    """Softmax over all experts, of which the chosen keep their share; false takes it over the chosen ones alone."""
+    """Take the softmax over all experts before choosing; false takes it over the chosen ones only."""
     moe_router_topk_scaling_factor: float | None = None
-    """Factor of the chosen experts' weights; null means 1."""
+    """Scaling factor of the chosen experts' weights; null means 1."""
     moe_router_dtype: Literal["fp32", "fp64"] | None = "fp32"
-    """Number format of the router's logits and weights; null takes that of the activations."""
+    """Data type of the router's logits and weights; null takes that of the activations."""
     moe_router_load_balancing_type: Literal["aux_loss", "seq_aux_loss", "none"] = "aux_loss"
-    """Loss that keeps experts equally loaded: aux_loss over the tokens of each micro batch (Switch Transformer, so it
+    """Loss that balances the load of experts: aux_loss over the tokens of each micro batch (Switch Transformer, so it
     depends on micro_batch_size), seq_aux_loss over each sequence (DeepSeek-V2)."""
     moe_aux_loss_coeff: float = 0.01
-    """Weight of that loss."""
+    """Coefficient of that loss."""
     moe_z_loss_coeff: float | None = None
-    """Weight of the loss on large router logits (ST-MoE), such as 0.001; null switches it off."""
+    """Coefficient of the z-loss on large router logits (ST-MoE), such as 0.001; null disables it."""
 
     @property
     def head_size(self) -> int:
-        """Channels of one attention head."""
+        """Return the channels of one attention head."""
         return self.kv_channels or self.hidden_size // self.num_attention_heads
 
 
 def find_moe_layers(model: ModelConfig) -> list[bool]:
-    """Whether each layer, from the first, has experts: `moe_layer_freq` repeated over the layers."""
+    """Return whether each layer, from the first, has experts: `moe_layer_freq` repeated over the layers."""
     if model.num_moe_experts is None:
         return [False] * model.num_layers
     pattern = model.moe_layer_freq
@@ -100,5 +101,5 @@ def find_moe_layers(model: ModelConfig) -> list[bool]:
 
 
 def find_expert_width(model: ModelConfig) -> int:
-    """Width inside one expert."""
+    """Return the width inside one expert."""
     return model.ffn_hidden_size if model.moe_ffn_hidden_size is None else model.moe_ffn_hidden_size

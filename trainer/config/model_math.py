@@ -1,4 +1,4 @@
-"""How many parameters a model has, and how many operations a token costs."""
+"""Count a model's parameters and its floating-point operations per token."""
 
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 
@@ -16,9 +16,9 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> int:
 
 
 def count_active_parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Count the parameters that one token meets: of each mixture of experts, those that it is sent to.
+    """Count the parameters that are active for one token: of each mixture of experts, those of its experts.
 
-    Args and returns are those of `count_parameters`, with which it is equal for a dense model.
+    Takes and returns the same as `count_parameters`, to which it is equal for a dense model.
     """
     return _count_parameters(model, vocab_size, num_experts_per_token=_num_active_experts(model))
 
@@ -46,20 +46,20 @@ def _count_parameters(model: ModelConfig, vocab_size: int, *, num_experts_per_to
 
 
 def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
-    """Count the floating-point operations that training on one token needs, forward and backward.
+    """Count the floating-point operations of training on one token, forward and backward.
 
     6 * N_matmul + 6 * num_layers * (num_attention_heads * head_size) * seq_length:
     - N_matmul are the parameters of all matrix products: layers and output layer (tied or not), without embedding
-      look-ups, norms and biases. Each costs 2 operations (multiply, add) forward and 4 backward. Of experts those count
-      that a token is sent to.
+      look-ups, norms and biases. Each costs 2 operations (multiply, add) forward and 4 backward. Of experts, only
+      those of the token count.
     - Attention scores and their weighted sum cost 2 * 2 * seq_length * width per token and layer forward, three times
       that with the backward pass, and half of it counts, since causal attention lets a position see only those
       before it. (PaLM's 12 * L * H * Q * T leaves the halving out; its figures for long sequences are higher.)
-    - Work done again by activation recomputation does not count.
+    - Activation recomputation does not count.
 
     Args:
         model: shape of the model.
-        vocab_size: columns of the output layer. Padding does no useful work: pass the vocabulary without it.
+        vocab_size: columns of the output layer. Padding is no useful work: pass the unpadded vocabulary.
     Returns:
         Operations per token. MFU is this, times tokens per second, over the peak operations per second.
     Source: Chowdhery et al. 2022 (PaLM), appendix B; causal halving as in Megatron-LM's num_floating_point_operations
@@ -75,7 +75,7 @@ def _num_active_experts(model: ModelConfig) -> int:
 
 
 def _matrix_parameters(model: ModelConfig, num_experts_per_token: int) -> int:
-    """Weights of the matrix products of all layers: query-key-value, attention output, MLP or router and experts."""
+    """Count the weights of the matrix products of all layers: attention projections, MLP or router and experts."""
     attention_width = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.head_size
     num_mlp_matrices = 3 if model.activation == "swiglu" else 2
     num_moe_layers = sum(find_moe_layers(model))
@@ -87,7 +87,7 @@ def _matrix_parameters(model: ModelConfig, num_experts_per_token: int) -> int:
 
 
 def _mlp_biases(model: ModelConfig, num_experts_per_token: int) -> int:
-    """Biases of all MLPs, experts and routers."""
+    """Count the biases of all MLPs, experts and routers."""
     num_branches = 2 if model.activation == "swiglu" else 1
     num_moe_layers = sum(find_moe_layers(model))
     dense = num_branches * model.ffn_hidden_size + model.hidden_size

@@ -1,4 +1,4 @@
-"""How weights move: the `optimizer`, `lr_schedule` and `precision` groups."""
+"""Define the `optimizer`, `lr_schedule` and `precision` groups."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ class OptimizerConfig:
     lr: float = 3e-4
     """Peak learning rate."""
     weight_decay: float = 0.1
-    """Decay of the weights that the switches below name, times the learning rate, per step."""
+    """Weight decay per step, multiplied by the learning rate; the decay_* fields choose the weights."""
     adam_beta1: float = 0.9
     """Decay of the first moment."""
     adam_beta2: float = 0.95
@@ -19,9 +19,9 @@ class OptimizerConfig:
     adam_eps: float = 1e-8
     """Added to the root of the second moment."""
     clip_grad: float = 1.0
-    """Largest global gradient norm over all ranks; 0 switches clipping off (the norm is still measured)."""
+    """Maximum global gradient norm over all ranks; 0 disables clipping (the norm is still measured)."""
     decay_norms: bool = False
-    """Apply weight decay to normalisation weights."""
+    """Apply weight decay to normalization weights."""
     decay_biases: bool = False
     """Apply weight decay to biases."""
     decay_embeddings: bool = True
@@ -30,13 +30,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LrScheduleConfig:
-    """Learning rate as a function of the step, from warm-up to the end of decay."""
+    """Learning rate as a function of the step, from warmup to the end of the decay."""
 
     style: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """Shape after warm-up; wsd holds the peak, then decays over the last wsd_decay_steps."""
+    """Shape after warmup; wsd holds the peak, then decays over the last wsd_decay_steps."""
     warmup_steps: int | None = 0
-    """Steps of linear rise from 0 to the peak; null means a tenth of the steps up to the end of the decay, at most 100,
-    and no more than a wsd_decay_steps that is set leaves."""
+    """Steps of linear warmup from 0 to the peak; null means a tenth of the steps up to the end of the decay, at most
+    100, and leaves room for wsd_decay_steps if that is set."""
     decay_steps: int | None = None
     """Step at which the decay ends; null means training.train_iters."""
     min_lr: float = 0.0
@@ -49,21 +49,21 @@ class LrScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionConfig:
-    """Number formats. Master weights and optimizer moments are fp32 in every mode."""
+    """Data types. Master weights and optimizer moments are fp32 in every mode."""
 
     params_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Format of weights and activations in the forward and backward pass; fp16 scales the loss dynamically."""
+    """Data type of weights and activations in the forward and backward pass; fp16 scales the loss dynamically."""
     grad_accumulation_dtype: Literal["fp32", "params_dtype"] = "fp32"
-    """Format in which gradients of micro batches are added up and reduced; params_dtype halves its memory and traffic
-    in 16-bit training, and loses digits (engine megatron only)."""
+    """Data type in which gradients of micro batches are accumulated and reduced; params_dtype halves memory and traffic
+    in 16-bit training at the cost of precision (engine megatron only)."""
     initial_loss_scale: int = 65536
-    """fp16: factor of the loss at the start of a run, a power of two."""
+    """fp16: initial loss scale, a power of two."""
     min_loss_scale: int = 1
-    """fp16: the factor never falls below this power of two."""
+    """fp16: minimum loss scale, a power of two."""
     loss_scale_window: int = 1000
-    """fp16: the factor doubles after this many steps in a row without a gradient that is not finite."""
+    """fp16: consecutive steps with finite gradients after which the loss scale doubles."""
     loss_scale_hysteresis: int = 2
-    """fp16: the factor halves with each skipped step, from this one on since it last grew."""
+    """fp16: skipped steps since the loss scale last grew after which each one halves it."""
     fp8: Literal["hybrid", "e4m3"] | None = None
-    """Format of matrix products in Transformer Engine's layers: e4m3 in both passes, or hybrid with e5m2 for gradients;
-    null keeps params_dtype."""
+    """FP8 format of matrix products in Transformer Engine's layers: e4m3 in both passes, or hybrid with e5m2 for
+    gradients; null uses params_dtype."""

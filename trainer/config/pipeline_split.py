@@ -1,6 +1,6 @@
-"""Which layers each model chunk gets: Megatron-Core's ways of cutting layers into pipeline stages, in plain Python.
+"""Split layers into model chunks as Megatron-Core does, in plain Python.
 
-The rules judge a configuration by it before anything is built, and the built model is compared with it.
+The rules check a configuration with it before anything is built, and the built model is compared with it.
 """
 
 import re
@@ -15,7 +15,7 @@ def split_layers(num_layers: int, parallel: ParallelConfig) -> list[list[int]] |
     """Count the layers of every chunk.
 
     Returns:
-        [pipeline stage][chunk of the stage] number of layers; None where the layers cannot be cut as configured.
+        [pipeline stage][chunk of the stage] number of layers; None where the layers cannot be split as configured.
     Source: Megatron-Core get_num_layers_to_build and PipelineParallelLayerLayout.
     """
     stages, chunks_per_stage = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
@@ -57,10 +57,10 @@ def _split_with_named_ends(
 
 
 def parse_layout(text: str) -> list[str] | None:
-    """Expand a written layout into the letters of each chunk, in the order that a token passes them.
+    """Expand a layout into the letters of each chunk, in the order of the forward pass.
 
     Returns:
-        None where it holds anything but E, t, L, |, repetitions and commas, which only group.
+        None where it contains anything but E, t, L, |, repetitions and commas, which only group.
     """
     expanded = text.replace(",", "")
     for pattern in (r"\(([^()]+)\)\*(\d+)", r"([^*])\*(\d+)"):
@@ -69,7 +69,7 @@ def parse_layout(text: str) -> list[str] | None:
 
 
 def write_layout(num_layers: int, num_chunks: int) -> str:
-    """Write the layout that is nearest to equal parts; the last chunks, beside the output layer, get less."""
+    """Write the layout that is nearest to equal parts; the last chunks, next to the output layer, get fewer layers."""
     per_chunk, rest = divmod(num_layers, num_chunks)
     sizes = [per_chunk + (chunk < rest) for chunk in range(num_chunks)]
     return EMBEDDING + "|".join(f"{LAYER}*{size}" if size else "" for size in sizes) + LOSS

@@ -1,4 +1,4 @@
-"""The reference of every setting, as Markdown, from the dataclasses and conf/ themselves.
+"""Render the reference of all settings as Markdown, from the dataclasses and conf/.
 
 `python -m trainer.config.reference > docs/reference/training.md`
 """
@@ -22,27 +22,26 @@ PREFACE = """\
 
     python -m launch.local model=gpt2_124m parallel=tp2_pp2 training.train_iters=500
 
-- `GROUP=OPTION` picks a file `conf/GROUP/OPTION.yaml`; the options are listed [below](#groups).
-- `PATH=VALUE` sets one field; all fields are listed [below](#fields). A field that no file and no override names has
-  the default given there. The last of several values for one path counts.
-- `experiment=OPTION` picks a whole recipe. Options and values named on the command line win over it, except that values
-  which the recipe sets win over those of an option.
+- `GROUP=OPTION` selects a preset, the file `conf/GROUP/OPTION.yaml`; all presets are listed [below](#groups).
+- `PATH=VALUE` sets one field; all fields are listed [below](#fields). A field that no file and no override sets has
+  the default given there. The last of several values for a path takes effect.
+- `experiment=OPTION` selects a complete recipe. Presets and values on the command line override it, but values that the
+  recipe sets override those of a preset.
 - A value may refer to another field, `'checkpoint.save_interval=${training.eval_interval}'`, or to an environment
   variable, `'output_dir=${oc.env:SCRATCH}'`. Quote what the shell would read.
-- Text that looks like a number is quoted twice: `"run_name='001'"`. So is text with `=`, a comma, brackets,
-  parentheses or quotes, also in a list: `'data.train=[{paths:["/data/a=b",/data/c]}]'`. Letters of all alphabets need
-  no quotes.
-- `~` at the beginning of a path is the home directory of whoever starts the command, in every field that holds paths.
-  An empty path is refused.
-- `'hydra.searchpath=[/my/conf]'` adds a directory of your own options: `/my/conf/model/mine.yaml` is `model=mine`.
-- `config_file=PATH` starts from a whole configuration that a run saved; values may be set beside it.
-- `python -m launch.local --config OVERRIDES` prints the configuration that results, also where it cannot be started
-  yet. The same is kept in `config.yaml` in the run directory.
+- Quote a string that looks like a number twice: `"run_name='001'"`. The same holds for strings with `=`, a comma,
+  brackets, parentheses or quotes, also in a list: `'data.train=[{paths:["/data/a=b",/data/c]}]'`. Letters of all
+  alphabets need no quotes.
+- A leading `~` is the home directory of the user who starts the command, in every field that holds paths.
+- `'hydra.searchpath=[/my/conf]'` adds a directory of your own presets: `/my/conf/model/mine.yaml` is `model=mine`.
+- `config_file=PATH` starts from a complete configuration saved by a run; further values override it.
+- `python -m launch.local --config OVERRIDES` prints the resulting configuration, even if it cannot be started yet.
+  A run saves the same in `config.yaml` in its run directory.
 
-An unknown name, a value of the wrong type and a broken rule between fields are all reported at once, each with the
-nearest names or values that would do, before anything starts; the exit code is then 2.
+Unknown names, values of the wrong type and broken rules between fields are reported all at once before anything
+starts, each with the nearest valid names or values; the exit code is then 2.
 
-## Own data
+## Your own data
 
 A data set is a list of shard prefixes (`/data/wiki` stands for `/data/wiki.bin` and `/data/wiki.idx`); several are
 blended by weight:
@@ -53,7 +52,7 @@ blended by weight:
 
 
 def render_reference() -> str:
-    """The whole document."""
+    """Render the whole document."""
     parts = [PREFACE, "## Groups\n\n" + render_groups(ROOT), "\n## Fields\n"]
     parts.append("The top level:\n\n" + render_fields(TrainConfig, prefix="", nested=False, ranges=RANGES))
     for name, annotation in field_types(TrainConfig).items():

@@ -1,4 +1,4 @@
-"""The root of the training configuration: one field per Hydra group."""
+"""Define the root of the training configuration: one field per Hydra group."""
 
 from dataclasses import dataclass, field
 
@@ -19,57 +19,57 @@ from trainer.config.run import (
 from trireme.config.path_text import PathText
 
 RESUME_KEYWORDS = ("auto", "never", "restart")
-"""Values of `resume` that are no path: they speak of the run itself."""
+"""Values of `resume` that are not paths."""
 
 _WATCHED_GLOO_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that one training run is told. Immutable after loading."""
+    """The complete configuration of a training run. Immutable after loading."""
 
     model: ModelConfig
-    """What is trained."""
+    """Model."""
     run_name: str = "default"
     """Name of the run and of its directory."""
     output_dir: PathText = "outputs"
-    """Directory that holds run directories."""
+    """Directory of the run directories."""
     resume: PathText = "auto"
-    """auto continues the run's newest good checkpoint when there is one, never refuses a run directory that has one,
-    restart moves what the run directory holds aside and starts anew, anything else is the path of a checkpoint, or of
-    a run directory, to start from."""
+    """auto resumes from the run's latest valid checkpoint if there is one; never refuses a run directory that has one;
+    restart moves the contents of the run directory aside and starts from scratch; anything else is the path of a
+    checkpoint, or of a run directory, to start from."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """Length, batch and seed."""
+    """Length, batch size and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    """Layout over processes."""
+    """Parallel layout."""
     engine: EngineConfig = field(default_factory=DeepSpeedEngineConfig)
     """Back end of the optimizer step."""
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    """Number formats."""
+    """Data types."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW."""
     lr_schedule: LrScheduleConfig = field(default_factory=LrScheduleConfig)
-    """Learning rate over steps."""
+    """Learning-rate schedule."""
     data: DataConfig = field(default_factory=DataConfig)
     """Token shards."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Tokenizer of the shards."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Saving."""
+    """Checkpoints."""
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     """Metrics."""
     health: HealthConfig = field(default_factory=HealthConfig)
-    """Watching over the run."""
+    """Health monitoring."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
-    """What follows when training goes wrong."""
+    """Recovery from non-finite values and spikes."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """Machines."""
+    """Hosts."""
 
     @property
     def gloo_timeout_seconds(self) -> int:
-        """Longest wait in one collective of gloo, which also counts time for which the whole run was suspended.
+        """Return the timeout of a gloo collective, which also counts time for which the whole run was suspended.
 
-        A run with a watchdog gets a day at least: the watchdog ends what hangs, and its clock stands still meanwhile.
+        A run with a watchdog gets a day at least: the watchdog terminates hangs, and its clock stops while suspended.
         """
         timeout = self.cluster.timeout_seconds
         return max(timeout, _WATCHED_GLOO_SECONDS) if self.health.watchdog else timeout

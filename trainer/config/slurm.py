@@ -1,4 +1,4 @@
-"""How a run is queued on a Slurm cluster: the settings `cluster.slurm`."""
+"""Define the settings `cluster.slurm`: the job of a run on a Slurm cluster."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,88 +11,91 @@ _TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerConfig:
-    """A container that each node's processes run in."""
+    """A container in which each node's processes run."""
 
     image: PathText | None = None
-    """Image: a file (.sqsh, .sif) or a registry's address as the runtime writes it; null runs without a container. It
-    holds Python with this project's dependencies; the code comes from the run directory."""
+    """Image: a file (.sqsh, .sif) or a registry's address in the runtime's notation; null runs without a container. It
+    contains Python with this project's dependencies; the code comes from the run directory."""
     runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    """pyxis: the plug-in of srun that starts enroot containers; apptainer: `apptainer exec` in each task."""
+    """pyxis, the plug-in of srun that starts enroot containers, or apptainer, which runs `apptainer exec` in each
+    task."""
     mounts: list[MountText] = field(default_factory=list)
-    """Further directories inside, as SOURCE:TARGET or SOURCE:TARGET:ro: those with data and tokenizer. The directory in
-    which the job was submitted and output_dir are always there."""
+    """Additional mounts as SOURCE:TARGET or SOURCE:TARGET:ro, such as those with data and tokenizer. The directory from
+    which the job is submitted and output_dir are always mounted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). cluster.num_nodes and
-    cluster.gpus_per_node say how large it is; what is null here is left to the cluster's defaults."""
+    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). Its size is set by
+    cluster.num_nodes and cluster.gpus_per_node; null leaves a setting to the cluster's default."""
 
     partition: str | None = None
-    """Where it runs."""
+    """Partition."""
     account: str | None = None
-    """Whom it is charged to."""
+    """Account that is charged."""
     qos: str | None = None
-    """Its quality of service."""
+    """Quality of service."""
     constraint: str | None = None
-    """Features that its nodes must have, such as h100&ib."""
+    """Node features to require, such as h100&ib."""
     reservation: str | None = None
-    """Reservation that it runs in."""
+    """Reservation."""
     exclude: str | None = None
-    """Nodes that it must not get, such as n[7-9]; those in the run directory's bad_nodes.jsonl that Slurm knows are
-    added."""
+    """Nodes to exclude, such as n[7-9]; those in the run directory's bad_nodes.jsonl that Slurm knows are added."""
     time_limit: str = "24:00:00"
-    """Of one start, as sbatch writes it; a longer run requeues itself before it ends, and goes on."""
+    """Time limit of one start, in sbatch's notation; a longer run requeues itself before the limit and resumes."""
     warn_seconds: int = 300
-    """How long before the time limit the run is told to save and leave: a step and a checkpoint must fit in."""
+    """Seconds before the time limit at which the run is signaled to save and exit: one step and one checkpoint must
+    fit."""
     max_restarts_without_progress: int = 3
-    """Stop for good after so many starts in a row that ended by themselves and brought no newer checkpoint."""
+    """Stop requeueing after this many consecutive starts that ended on their own without a newer checkpoint."""
     exclusive: bool = False
-    """Ask for whole nodes."""
+    """Request whole nodes."""
     cpus_per_task: int | None = None
-    """CPUs of a node's one task, which starts all processes of the node; null asks for its devices' share of the node's
-    CPUs, as Slurm lists them, or for one per process where there are no devices, unless exclusive or cpus_per_gpu is
+    """CPUs of the one task per node, which starts all processes of the node; null requests its devices' share of the
+    node's CPUs, as Slurm lists them, or one CPU per process without devices, unless exclusive or cpus_per_gpu is
     set."""
     cpus_per_gpu: int | None = None
-    """CPUs for each GPU, where the cluster wants them asked for so, instead of cpus_per_task."""
+    """CPUs per GPU, instead of cpus_per_task, on clusters that require it."""
     memory: str | None = None
-    """Of a node, such as 200G; 0 asks for all of it."""
+    """Memory per node, such as 200G; 0 requests all of it."""
     gpu_option: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
-    """How GPUs are asked for; none where the cluster hands them out with the node."""
+    """Option that requests GPUs; none where the cluster allocates them with the node."""
     gpu_type: str | None = None
-    """Type of GPU where the cluster has several, such as h100."""
+    """Type of GPU, such as h100, on clusters with several."""
     mail_user: str | None = None
-    """Who is written to."""
+    """User who is notified."""
     mail_type: list[str] = field(default_factory=list)
-    """When: such as [FAIL, REQUEUE, END]."""
+    """Events to notify about, such as [FAIL, REQUEUE, END]."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Further options of sbatch by their long names, such as {comment: pretraining}; null for one without a value."""
+    """Additional options of sbatch by their long names, such as {comment: pretraining}; null for one without a
+    value."""
     srun_options: dict[str, Any] = field(default_factory=dict)
-    """Further options of the srun that starts the launchers, by their long names, such as {mpi: none}."""
+    """Additional options of the srun that starts the launchers, by their long names, such as {mpi: none}."""
     rendezvous_port: int | None = None
-    """Port of the first node at which the launchers meet, where a firewall leaves only some open; null takes a free one
-    from 20000 to 31999, which no system gives to clients."""
+    """Rendezvous port on the first node, where a firewall opens only some; null takes a free one from 20000 to 31999,
+    outside the range of ephemeral ports."""
     rendezvous_host_suffix: str | None = None
-    """What makes a node's name that of its fast network, such as i, where the launchers cannot meet by the other."""
+    """Suffix that turns a node's name into that of its fast network, such as i, where the plain name is not
+    reachable."""
     max_running: int | None = None
-    """Jobs of a sweep that run at a time; null sets no limit."""
+    """Maximum number of concurrent jobs of a sweep; null sets no limit."""
     modules: list[str] = field(default_factory=list)
     """Environment modules to load, such as [cuda/12.8]."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines before the run, in the batch script on the first node."""
+    """Shell lines to run before the start, in the batch script on the first node."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """Environment variables of the run, such as {NCCL_DEBUG: INFO}. ${NAME} stands for the value on the node, and
-    ${NAME:-TEXT} and ${NAME:+TEXT} are the shell's: {PATH: '/opt/bin:\\${PATH}'} on the command line."""
+    """Environment variables of the run, such as {NCCL_DEBUG: INFO}. ${NAME} is replaced by the value on the node, and
+    ${NAME:-TEXT} and ${NAME:+TEXT} work as in the shell: {PATH: '/opt/bin:\\${PATH}'} on the command line."""
     network_interface: str | None = None
-    """Network that nodes talk over, such as ib0 (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME)."""
+    """Network interface between nodes, such as ib0 (NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME)."""
     python: PathText | None = None
-    """Interpreter on the nodes; null takes the one that submits, or python3 of the container."""
+    """Python interpreter on the nodes; null takes the one that submits, or python3 of the container."""
     container: ContainerConfig = field(default_factory=ContainerConfig)
     """Container of the run."""
 
 
 def time_limit_seconds(text: str) -> int | None:
-    """Seconds of a time limit in one of sbatch's forms; None for any other text.
+    """Convert a time limit in one of sbatch's forms to seconds; return None for any other text.
 
     The forms: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
     days-hours:minutes:seconds.
