@@ -18,7 +18,7 @@ from trainer.loop.recovery_log import read_replay
 from trireme.config.fields import is_inside
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.tokenizer.tokenizer import Tokenizer
-from trireme.waiting import telling_what_it_waits_for
+from trireme.waiting import log_waiting_for
 
 PATIENCE_SECONDS = 60.0
 """How long the other ranks wait for rank 0, which reports the same errors and ends the job."""
@@ -76,7 +76,7 @@ def load_inputs(
         violations += found
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
         if int(os.environ.get("RANK", "0")) == 0:
-            with telling_what_it_waits_for("rank 0 to check shards, tokenizer and checkpoint"):
+            with log_waiting_for("rank 0 to check shards, tokenizer and checkpoint"):
                 violations += check_files(config, tokenizer, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
     assert vocab_size is not None

@@ -18,7 +18,7 @@ from trainer.run_directory.directory import lock_run_directory  # noqa: E402 - a
 from trireme.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED  # noqa: E402 - as above
 from trireme.logging import configure_logging  # noqa: E402 - as above
 from trireme.start_notice import seconds_since_start  # noqa: E402 - as above
-from trireme.waiting import telling_what_it_waits_for  # noqa: E402 - as above
+from trireme.waiting import log_waiting_for  # noqa: E402 - as above
 
 _EXIT_CODES = {"done": EXIT_OK, "stopped": EXIT_REQUEUE, "unsaved": EXIT_STOPPED}
 _LOGGER = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def run(overrides: list[str]) -> int:
             for line in describe_run(config, derived):
                 _LOGGER.info(line)
         with Watchdog(config.health, rank=world.rank, run_directory=derived.run_directory) as watchdog:
-            with telling_what_it_waits_for("the model to be built and its checkpoint to be loaded"):
+            with log_waiting_for("the model to be built and its checkpoint to be loaded"):
                 built = build_run(config, derived=derived, world=world, watchdog=watchdog, tokenizer=inputs.tokenizer)
             stop.defer(watchdog.has_lost_rank)
             outcome = built.loop.run(stop)

@@ -27,7 +27,7 @@ from trireme.logging import quiet_torchrun
 from trireme.processes import EXIT_CODE_FILE, STORE_FILE, is_loopback, loopback_variables, read_exit_code, take_config
 from trireme.start_notice import announce_start
 from trireme.stop_signals import SIGNAL_BASE, heeded_signals
-from trireme.waiting import telling_what_it_waits_for
+from trireme.waiting import log_waiting_for
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -118,7 +118,7 @@ def _telling_of_rendezvous(request: argparse.Namespace) -> Iterator[Callable[[],
     if request.nnodes in ("1", "1:1"):
         what = f"torchrun's rendezvous at {place}"
     with contextlib.ExitStack() as telling:
-        telling.enter_context(telling_what_it_waits_for(what, say=_say))
+        telling.enter_context(log_waiting_for(what, say=_say))
         yield telling.close
 
 

@@ -15,7 +15,7 @@ FIRST_WORD_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def telling_what_it_waits_for(
+def log_waiting_for(
     what: str,
     *,
     after_seconds: float = FIRST_WORD_SECONDS,

@@ -174,7 +174,7 @@ def test_a_host_whose_name_does_not_resolve(tmp_path: Path) -> None:
 
 IMPATIENT = """
 import trireme.waiting
-trireme.waiting.telling_what_it_waits_for.__wrapped__.__kwdefaults__["after_seconds"] = 1
+trireme.waiting.log_waiting_for.__wrapped__.__kwdefaults__["after_seconds"] = 1
 """
 
 

@@ -3,19 +3,19 @@
 import re
 
 from tests.warm import wait_until
-from trireme.waiting import telling_what_it_waits_for
+from trireme.waiting import log_waiting_for
 
 
 def test_a_short_wait_is_not_told() -> None:
     told: list[str] = []
-    with telling_what_it_waits_for("nothing", after_seconds=60, say=told.append):
+    with log_waiting_for("nothing", after_seconds=60, say=told.append):
         pass
     assert told == []
 
 
 def test_a_long_wait_is_told_less_and_less_often() -> None:
     told: list[str] = []
-    with telling_what_it_waits_for("the others", after_seconds=0.05, say=told.append):
+    with log_waiting_for("the others", after_seconds=0.05, say=told.append):
         wait_until(lambda: len(told) == 3, seconds=60)
     assert len(told) == 3
     assert all(re.fullmatch(r"Waiting for the others \(\d+\.\d s so far\)", line) for line in told)

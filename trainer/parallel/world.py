@@ -16,7 +16,7 @@ from trainer.parallel.gloo_groups import forget_groups, share_groups
 from trireme.cores import count_cores
 from trireme.logging import EVERY_RANK
 from trireme.processes import gloo_on_loopback
-from trireme.waiting import telling_what_it_waits_for
+from trireme.waiting import log_waiting_for
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _local_device() -> torch.device:
 def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
-        with telling_what_it_waits_for(_describe_joining(), say=_say_of_host):
+        with log_waiting_for(_describe_joining(), say=_say_of_host):
             distributed.init_process_group(backend, timeout=timeout)
     else:
         # DeepSpeed refuses to start without LOCAL_RANK.
