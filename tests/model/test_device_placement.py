@@ -143,11 +143,13 @@ def micro_batch(model: ModelConfig, *, has_documents: bool) -> MicroBatch:
     )
 
 
-def step(model: ModelConfig, parallel: ParallelConfig, *, device: torch.device, has_documents: bool) -> None:
+def step(
+    model: ModelConfig, parallel: ParallelConfig, *, device: torch.device, has_documents: bool, form: kernels.Kernels
+) -> None:
     """What engines have the schedule do with a micro batch."""
     world = start(parallel)
     try:
-        install_megatron_patches()
+        install_megatron_patches(rotary=form.rotary)
         (chunk,) = build_model_chunks(
             model,
             transformer_config=build_transformer_config(model, parallel=parallel, precision=BF16),
@@ -157,6 +159,7 @@ def step(model: ModelConfig, parallel: ParallelConfig, *, device: torch.device, 
             device=device,
             seed=None,
             reset_position_ids=has_documents,
+            kernels=form,
         )
         batch = micro_batch(model, has_documents=has_documents)
         weight = forward._gradient_weight([batch], groups=world.groups, device=device)
@@ -172,17 +175,16 @@ def step(model: ModelConfig, parallel: ParallelConfig, *, device: torch.device, 
         stop_world()
 
 
-def take_run(name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def take_run(name: str, device: torch.device) -> None:
     model, parallel, has_documents, form = RUNS[name]
-    if form == "compiled":
-        monkeypatch.setattr(gpt, "choose_kernels", lambda *args, **options: UNCOMPILED)
     model = replace(model, hidden_size=128)  # heads of 16 channels, which FlexAttention takes
-    step(model, parallel, device=device, has_documents=has_documents)
+    form_kernels = UNCOMPILED if form == "compiled" else kernels.EAGER
+    step(model, parallel, device=device, has_documents=has_documents, form=form_kernels)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_nothing_stays_on_the_host(name: str, accelerated: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_run(name, accelerated, monkeypatch)
+def test_nothing_stays_on_the_host(name: str, accelerated: torch.device) -> None:
+    take_run(name, accelerated)
 
 
 def forgotten_begins(batch: int, length: int, *, device: torch.device) -> torch.Tensor:
@@ -219,4 +221,4 @@ def test_what_stays_there_is_found(
 ) -> None:
     monkeypatch.setattr(*target, mistake)
     with pytest.raises(RuntimeError, match="same device"):
-        take_run(name, accelerated, monkeypatch)
+        take_run(name, accelerated)
