@@ -1,4 +1,4 @@
-"""Rules about watching over a run, each broken once; see rule_cases."""
+"""Rules about health monitoring, each broken once; see rule_cases."""
 
 HEALTH_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (

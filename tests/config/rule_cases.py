@@ -1,7 +1,7 @@
 """Each rule between fields, broken once.
 
-A case is: overrides of a configuration that is right, the world size, the message, and what the message proposes
-(overrides or world sizes), which the test tries.
+A case consists of overrides of a valid configuration, the world size, the message, and the fixes that the message
+proposes (overrides or world sizes), which the test applies.
 """
 
 CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [

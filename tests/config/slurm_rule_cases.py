@@ -1,4 +1,4 @@
-"""Each rule about the job on a Slurm cluster, broken once; the form is that of rule_cases.py."""
+"""Each rule about the job on a Slurm cluster, broken once; see rule_cases.py."""
 
 SLURM_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (
@@ -106,4 +106,4 @@ MAPPING_CASES: list[tuple[str, str, str]] = [
         "cluster.slurm.environment={NCCL_DEBUG: 1}",
     ),
 ]
-"""What is wrong with a mapping, and what to write instead. A mapping is added to, so the two do not go together."""
+"""A bad mapping, its message, and a good one. Overrides of a mapping are merged, so the two are tested separately."""

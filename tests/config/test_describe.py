@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts."""
+"""The description of a run when it starts."""
 
 import pytest
 

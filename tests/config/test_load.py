@@ -1,4 +1,4 @@
-"""Loading: overrides in, one configuration or all errors out."""
+"""Loading overrides: one configuration, or all errors at once."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ DATA = "data.train=[{paths:[/data/wiki],weight:1}]"
 
 
 def problems_of(*overrides: str, world_size: int | None = None) -> dict[str, str]:
-    """The violations that loading reports, by path, for overrides of a configuration that is right."""
+    """Return the violations that loading reports, by path, for overrides of a valid configuration."""
     with pytest.raises(ConfigError) as caught:
         load_config(["model.vocab_size=1000", DATA, *overrides], world_size=world_size)
     problems = {violation.path: str(violation) for violation in caught.value.violations}
@@ -171,7 +171,7 @@ def test_broken_rules_are_reported_together_with_errors_of_form() -> None:
 
 
 def test_doubtful_values_raise_no_second_error() -> None:
-    # Taken for its default, each misspelt or mistyped value would break the rule about 7 processes as well.
+    # With its default instead, each misspelled or mistyped value would break the rule about 7 processes as well.
     for line, path in [
         ("parallel.tensor_model_parallel_sze=3", "parallel.tensor_model_parallel_sze"),
         ("parallel.tensor_model_parallel_size=abc", "parallel.tensor_model_parallel_size"),

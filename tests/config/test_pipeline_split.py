@@ -1,4 +1,4 @@
-"""Our count of layers by stage is Megatron-Core's, and what we refuse it cannot build rightly either."""
+"""Our split of layers equals Megatron-Core's, and a split that we refuse it cannot build correctly either."""
 
 import itertools
 

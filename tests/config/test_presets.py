@@ -1,4 +1,4 @@
-"""Every option in conf/ is usable as it stands."""
+"""Every preset in conf/ is valid on its own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The generated reference is the one in docs/."""
+"""The generated reference equals the one in docs/."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A step that has no checkpoint: which ones there are."""
+"""Suggestions for a step without a checkpoint."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rules between fields: each is broken once, and what its message proposes is tried."""
+"""Rules between fields: each is broken once, and the fixes that its message proposes are applied."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 @functools.cache
 def configure(*overrides: str) -> TrainConfig:
-    """Each of the cases once, for the test of its rule and for that of all rules."""
+    """Load each case once, for the test of its rule and for that of all rules."""
     return load_config([*GOOD, *overrides])
 
 
@@ -87,7 +87,7 @@ def test_vocabulary_of_an_unknown_tokenizer_is_checked_by_its_padding(tmp_path: 
 
 
 def test_a_directory_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As root every directory is writable, so the question to the system is answered here.
+    # For root every directory is writable, so the answer is patched.
     monkeypatch.setattr("os.access", lambda path, mode: False)
     (message,) = check(f"output_dir='{tmp_path}/runs'")
     assert f"no permission to write to {tmp_path} (got {tmp_path}/runs). Set it to a directory that you" in message
@@ -117,7 +117,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
 
 
 class _Recorder:
-    """A stand-in for a configuration that notes which fields are read."""
+    """Wrap a configuration and record which fields are read."""
 
     def __init__(self, target: Any, path: str, seen: set[str]) -> None:
         self._target, self._path, self._seen = target, path, seen

@@ -1,4 +1,4 @@
-"""A small file system that can be full."""
+"""Mount a small file system that can run full."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def small_file_system(place: Path, *, kibibytes: int) -> Iterator[Path]:
-    """Mount one; the test is skipped where that is not allowed."""
+    """Mount it; skip the test where that is not allowed."""
     place.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(place)], capture_output=True, check=False
@@ -24,7 +24,7 @@ def small_file_system(place: Path, *, kibibytes: int) -> Iterator[Path]:
 
 
 def fill(place: Path) -> Path:
-    """Take all the room there is; the file that does."""
+    """Fill the disk; return the file that does."""
     filler = place / "filler"
     with filler.open("wb", buffering=0) as file:
         try:

@@ -1,4 +1,4 @@
-"""How commands end whose reader or user has had enough; processes of their own, since these are what ends."""
+"""Commands whose reader leaves or whose user interrupts them, each in a process of its own."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Cores that a container allows: control groups of both versions, nested, and with the container's root mounted."""
+"""CPU limits of containers: control groups of both versions, nested, and with the container's root mounted."""
 
 import os
 from pathlib import Path

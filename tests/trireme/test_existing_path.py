@@ -1,4 +1,4 @@
-"""What exists of a path."""
+"""The nearest existing parent of a path."""
 
 import os
 import tempfile

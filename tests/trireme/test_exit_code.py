@@ -1,4 +1,4 @@
-"""Exit codes: what a command's body becomes, and what is left for the launcher."""
+"""Exit codes: of a command's body, and written for the launcher."""
 
 from pathlib import Path
 

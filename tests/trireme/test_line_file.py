@@ -1,4 +1,4 @@
-"""Lines on a disk that is full: a real, small file system, filled and freed again."""
+"""Lines on a full disk: a real, small file system, filled and freed again."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which rank's messages reach the console, and what each rank's file keeps."""
+"""Routing of log messages: to the console by rank and level, and to each rank's file."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""The one command: every verb starts its module, help is quick, shells complete it."""
+"""The command trireme: every verb starts its module, help is fast, shells complete it."""
 
 import importlib.util
 import re
@@ -53,7 +53,7 @@ def test_an_unknown_verb_names_the_nearest() -> None:
 
 
 def complete(shell: str, line: str) -> list[str]:
-    """What the shell offers at the end of a line."""
+    """Return the shell's completions at the end of a line."""
     words = line.split(" ")
     script = f"""
       trireme() {{ {" ".join(TRIREME)} "$@"; }}

@@ -1,4 +1,4 @@
-"""Numbers, time spans and plain progress lines as a person reads them."""
+"""Formatting of numbers, time spans and plain progress lines."""
 
 import io
 
@@ -90,7 +90,7 @@ class Clock:
 
 
 def plain_lines(*, total: int | None, unit: str, per_second: int, seconds: int, done_before: int = 0) -> list[str]:
-    """What a job of constant speed writes, updated each second."""
+    """Return the lines of a job of constant speed, updated each second."""
     clock, lines = Clock(), list[str]()
     progress = PlainProgress(
         "work", total=total, unit=unit, write=lines.append, done_before=done_before, interval_seconds=5.0, clock=clock

@@ -1,4 +1,4 @@
-"""How values are written for sbatch."""
+"""Quoting of values for sbatch."""
 
 import pytest
 

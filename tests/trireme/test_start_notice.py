@@ -1,4 +1,4 @@
-"""The first words are said once, by the first process of a command."""
+"""The start notice is printed once, by the first process of a command."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Signals that ask to stop: which are heeded, which are repetitions, and who else is told."""
+"""Stop signals: which are handled, which are repetitions, and which processes they are forwarded to."""
 
 import os
 import signal

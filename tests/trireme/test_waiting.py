@@ -1,4 +1,4 @@
-"""A wait is told after a while, and again when it has become twice as long; a short one is not."""
+"""A long wait is logged after a while and each time it has doubled; a short one is not."""
 
 import re
 

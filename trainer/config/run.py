@@ -9,7 +9,7 @@ from trireme.config.path_text import PathText
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is saved, when, and how long checkpoints are kept."""
+    """Schedule and retention of checkpoints."""
 
     save_interval: int = 500
     """Steps between checkpoints; 0 saves only at the end of the run."""
@@ -30,7 +30,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:
-    """How a run monitors itself. A process that dies always terminates the others; this is not configurable."""
+    """Health monitoring. A process that dies always terminates the others; this is not configurable."""
 
     watchdog: bool = True
     """Terminate a hung run (exit code 79) and report the blocking rank."""

@@ -1,4 +1,4 @@
-"""What an override may hold without quotes, and how the message writes it where it needs them."""
+"""Overrides without quotes, and the quoting that a message suggests where they need it."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""`~` in every field that holds a path, of every schema, and texts that are no paths."""
+"""Expansion of `~` in every path field of every schema, and invalid paths."""
 
 import re
 import typing
@@ -43,7 +43,7 @@ IN_PODS = {"cluster.kubernetes.image", "cluster.kubernetes.directory", "cluster.
 
 
 def _text_fields(schema: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """Every field of text or texts, and whether it is marked as a path."""
+    """Return every field of strings, and whether it is marked as a path."""
     hints = typing.get_type_hints(schema, include_extras=True)
     for name, annotation in field_types(schema).items():
         members = union_members(annotation)

@@ -1,4 +1,4 @@
-"""What was probably meant."""
+"""Suggestions of names."""
 
 from trireme.config.suggest import did_you_mean, nearest_names
 

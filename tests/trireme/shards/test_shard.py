@@ -1,4 +1,4 @@
-"""Shards: equal to Megatron-Core's in both directions, committed whole or not at all, every fault named."""
+"""Shards: equal to Megatron-Core's in both directions, committed whole or not at all, every fault reported."""
 
 import os
 import struct

@@ -38,7 +38,7 @@ def train_sentencepiece(directory: Path, model_type: str) -> Path:
 
 
 def train_byte_level(directory: Path) -> Path:
-    """As the tokenizers of GPT-2, Llama 3 and Qwen are made."""
+    """Train a tokenizer of the kind of GPT-2, Llama 3 and Qwen."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tokenizers.decoders.ByteLevel()
@@ -197,7 +197,7 @@ WORDS = {"[UNK]": 0, "the": 1, "ship": 2, "<eot>": 7}
 
 
 def write_words(directory: Path, *added: tokenizers.AddedToken) -> Path:
-    """A vocabulary of words, with a gap between the ids; what it adds to every text must not come in."""
+    """A vocabulary of words, with a gap between the ids; tokens that it adds to every text must be ignored."""
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(WORDS, unk_token="[UNK]"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     model.add_tokens(list(added))
