@@ -1,4 +1,4 @@
-"""Statistics of predictions against published figures."""
+"""Compute statistics of predictions against published figures."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from benchmarks.planner.published import PublishedRun
 from launch.plan.job import Array
 
 MIN_LAYOUTS = 4
-"""Layouts of a sweep whose order is judged; of three, chance alone orders one in six."""
+"""Minimum number of layouts of a sweep for a rank correlation; three are in the right order by chance in one of six."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBar:
-    """Absolute errors of a set of predictions, in percent of the published figure."""
+    """Hold the absolute errors of a set of predictions, in percent of the published figure."""
 
     count: int
     median_percent: float
@@ -27,7 +27,7 @@ class ErrorBar:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Runs that differ by layout alone, and how well predictions order them."""
+    """Hold the rank correlation of predictions for runs that differ only by layout."""
 
     name: str
     num_layouts: int
@@ -35,7 +35,7 @@ class Sweep:
 
 
 def error_bar(log_ratio: Array) -> ErrorBar:
-    """The errors of predictions.
+    """Return the errors of predictions.
 
     Args:
         log_ratio: [n] logarithms of predicted over published.
@@ -52,7 +52,7 @@ def error_bar(log_ratio: Array) -> ErrorBar:
 def error_bars(
     runs: Sequence[PublishedRun], log_ratio: Array, key: Callable[[PublishedRun], str]
 ) -> dict[str, ErrorBar]:
-    """The errors of each kind of run, by `key`."""
+    """Return the errors of each group of runs, by `key`."""
     members = defaultdict(list)
     for index, run in enumerate(runs):
         members[key(run)].append(index)
@@ -60,7 +60,7 @@ def error_bars(
 
 
 def parallel_kind(run: PublishedRun) -> str:
-    """Which kinds of parallelism a run combines: `tp+pp`, `fsdp`, `dp`."""
+    """Return the kinds of parallelism that a run combines: `tp+pp`, `fsdp`, `dp`."""
     layout = run.job.layout
     sizes = {"tp": layout.tp, "pp": layout.pp, "cp": layout.cp, "ep": layout.ep}
     kinds = [name for name, size in sizes.items() if size > 1]
@@ -70,9 +70,9 @@ def parallel_kind(run: PublishedRun) -> str:
 
 
 def sweeps(runs: Sequence[PublishedRun], log_seconds: Array) -> list[Sweep]:
-    """The rank correlation of predicted and published throughput in each sweep.
+    """Return the rank correlation of predicted and published throughput in each sweep.
 
-    A sweep is what one table of one source says of one model, number format, sequence length and number of devices.
+    A sweep is a source's table of layouts for one model, number format, sequence length and number of devices.
     """
     members = defaultdict(list)
     for index, run in enumerate(runs):

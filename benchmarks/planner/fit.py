@@ -1,13 +1,13 @@
-"""Fit the coefficients to published runs, and write them to a file.
+"""Fit the planner's coefficients to published runs, and write them to a file.
 
 usage: python -m benchmarks.planner.fit [CSV] [OUTPUT]
 
-CSV is the table of published runs (default: the one in launch/plan/data), OUTPUT the file of coefficients that plans
-read (default: launch/plan/data/coefficients.yaml).
+CSV is the table of published runs (default: benchmarks/planner/data/published_throughput.csv). OUTPUT is the file of
+coefficients that the planner reads (default: launch/plan/data/coefficients.yaml).
 
-The residual is the logarithm of predicted over published, with a loss that grows linearly for outliers (soft L1), plus
-each coefficient's distance from its prior. Memory is also fitted to what is published as running: a prediction that
-exceeds the device counts against the coefficients, one that does not is no evidence.
+The residuals are the logarithms of predicted over published figures, with a soft L1 loss, which grows linearly for
+outliers, and each coefficient's distance from its prior. Memory is also fitted to runs without a memory figure: a
+prediction above the memory of a device on which the run is known to fit adds to the loss, one below does not.
 """
 
 import dataclasses
@@ -39,35 +39,35 @@ from launch.plan.memory import predict_peak_memory
 from launch.plan.step_time import predict_step_time
 
 TIME_NOISE = 0.08
-"""Standard deviation of the logarithm of published step times: repeated rows of one table differ by as much."""
+"""Standard deviation of the logarithm of published step times, as observed between repeated rows of one table."""
 MEMORY_NOISE = 0.05
 BOUND_DEVIATION = 0.02
-"""How far, in logarithms, a rate may be above its bound for a deviation of one."""
+"""Excess of a rate over its bound, as a logarithm, that counts as one standard deviation."""
 FULL_SHARE = 0.97
-"""Of a device's memory that a run may need at most, when it is known to run."""
+"""Share of a device's memory that a run can use at most, if it is known to fit."""
 _ITERATIONS = 30
 
 
 class TimeModel:
-    """The time of each of some runs, as a function of the logarithms of coefficients."""
+    """Predict the step times of runs from the logarithms of coefficients."""
 
     def __init__(self, runs: Sequence[PublishedRun]) -> None:
-        """Look up the coefficients of these runs."""
+        """Look up the coefficients of the runs."""
         self.job = stack([run.job for run in runs])
         self.lookup = RateLookup(Rates, [_time_names(run) for run in runs])
         efficiency = np.array([load_devices()[run.device].efficiency for run in runs])
         self._scale = dict.fromkeys(EFFICIENCY_OF, efficiency)
 
     def log_seconds(self, coefficients: dict[str, float]) -> Array:
-        """[n] predicted, from named coefficients; those that are missing have their priors."""
+        """Predict from named coefficients [n]; missing ones have the centers of their priors."""
         return self.predict(_vector(coefficients, self.lookup.names))
 
     def predict(self, logarithms: Array) -> Array:
-        """[n] predicted logarithms of seconds."""
+        """Return the logarithms of predicted seconds: [n]."""
         return np.asarray(np.log(predict_step_time(self.job, self._rates(logarithms)).total))
 
     def excess(self, logarithms: Array) -> Array:
-        """How far rates are above what they can be, in logarithms: one figure per kind of rate that is bounded."""
+        """Return the excess of rates over their upper bounds, as logarithms: one figure per bounded kind of rate."""
         rates = self.lookup.rates(logarithms)
         bounds = {name: upper_bound_of(name) for name in vars(rates)}
         over = [np.log(np.max(vars(rates)[name]) / bound) for name, bound in bounds.items() if np.isfinite(bound)]
@@ -84,27 +84,29 @@ class TimeModel:
 
 
 class MemoryModel:
-    """The memory of each of some runs, as a function of the logarithms of coefficients."""
+    """Predict the memory of runs from the logarithms of coefficients."""
 
     def __init__(self, runs: Sequence[PublishedRun], *, job: TrainingJob | None = None) -> None:
-        """Look up the coefficients of these runs, or of others in their place."""
+        """Look up the coefficients of the runs; job replaces their jobs."""
         self.job = stack([run.job for run in runs]) if job is None else job
         self.lookup = RateLookup(MemoryRates, [_memory_names(run) for run in runs])
 
     def log_bytes(self, coefficients: dict[str, float]) -> Array:
-        """[n] predicted, from named coefficients; those that are missing have their priors."""
+        """Predict from named coefficients [n]; missing ones have the centers of their priors."""
         return self.predict(_vector(coefficients, self.lookup.names))
 
     def predict(self, logarithms: Array) -> Array:
-        """[n] predicted logarithms of bytes."""
+        """Return the logarithms of predicted bytes: [n]."""
         return np.asarray(np.log(predict_peak_memory(self.job, self.lookup.rates(logarithms)).total))
 
 
 def fit_step_time(runs: Sequence[PublishedRun]) -> dict[str, float]:
-    """Coefficients of the time model by name.
+    """Fit the coefficients of the time model.
 
     Args:
-        runs: of which those with a step time count.
+        runs: those without a step time are ignored.
+    Returns:
+        Coefficients by name.
     """
     timed = [run for run in runs if run.seconds is not None and not run.is_out_of_memory]
     model = TimeModel(timed)
@@ -119,19 +121,18 @@ def fit_step_time(runs: Sequence[PublishedRun]) -> dict[str, float]:
 
 
 def source_weights(runs: Sequence[PublishedRun]) -> Array:
-    """[n] weights of residuals: the rows of one source share what no coefficient says, so n of them tell less than n.
-
-    A source of n rows counts as the square root of n independent ones.
-    """
+    """Return weights of residuals [n]: n correlated rows of one source count as the square root of n."""
     counts = Counter(run.source for run in runs)
     return np.array([counts[run.source] ** -0.25 for run in runs])
 
 
 def fit_memory(runs: Sequence[PublishedRun]) -> dict[str, float]:
-    """Coefficients of the memory model by name.
+    """Fit the coefficients of the memory model.
 
     Args:
-        runs: those with a memory figure count, and those that are known to fit with stated recomputation.
+        runs: used are those with a memory figure, and those that are known to fit and state their recomputation.
+    Returns:
+        Coefficients by name.
     """
     used = [run for run in runs if run.memory_bytes or (run.states_recompute and not run.is_out_of_memory)]
     model = MemoryModel(used)
@@ -146,7 +147,7 @@ def fit_memory(runs: Sequence[PublishedRun]) -> dict[str, float]:
 
 
 def _fit(names: Sequence[str], residuals: Callable[[Array], Array]) -> dict[str, float]:
-    """The most probable coefficients, given residuals in standard deviations and the priors."""
+    """Return the most probable coefficients, given residuals in standard deviations and the priors."""
     priors = [prior_of(name) for name in names]
     centre = np.log([prior.centre for prior in priors])
     deviation = np.array([prior.log_deviation for prior in priors])
@@ -161,7 +162,7 @@ def _fit(names: Sequence[str], residuals: Callable[[Array], Array]) -> dict[str,
 
 
 def _robust(residuals: Array) -> Array:
-    """Residuals whose squares are the soft L1 loss."""
+    """Return residuals whose squares are the soft L1 loss."""
     loss = np.sign(residuals) * np.sqrt(2 * (np.sqrt(1 + residuals**2) - 1))
     return np.asarray(loss)
 
@@ -191,7 +192,7 @@ def fit_coefficients(runs: Sequence[PublishedRun]) -> Coefficients:
 
 
 def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
-    """Fit both models and write the file that plans read."""
+    """Fit both models and write the file that the planner reads."""
     fitted = dataclasses.asdict(fit_coefficients(runs))
     num_measured = sum(run.memory_bytes is not None for run in runs)
     head = (
@@ -206,7 +207,7 @@ def write_coefficients(path: Path, runs: Sequence[PublishedRun]) -> None:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in ("-h", "--help"):
         sys.stdout.write((__doc__ or "").lstrip())

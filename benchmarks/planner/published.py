@@ -1,17 +1,14 @@
-"""Published runs as jobs: the table's conventions, undone.
+"""Read the table of published runs, and normalize its conventions.
 
-The table (data/published_throughput.README.md) mixes what its sources count and measure. Here every row becomes a
-`TrainingJob` in the planner's own terms, with the measured seconds per step and bytes per device beside it, or a reason
-why it says nothing that can be compared:
+The table (data/published_throughput.README.md) mixes the conventions of its sources. Every row becomes a `TrainingJob`
+with the measured seconds per step and bytes per device, or is skipped with a reason:
 
-- Seconds per step, or tokens per second, are taken as they are. Where a source tells only TFLOP/s, they are turned back
-  into seconds by the convention that the table names (`published_flops`); without a named one the row's time is not
-  compared.
-- LoRA rows train no weights of the model. Models whose layers are not transformers (Mamba hybrids) have no shape here.
-- What a source does not tell is filled in as data/published_shapes.yaml and `published_rows` say.
-- A table of somebody else may name sources, devices, frameworks and models that are not known here. A source or
-  framework is then one without notes; a row whose device, format, model or layout cannot be known is left out, with the
-  reason.
+- Seconds per step and tokens per second are used as they are. TFLOP/s are converted to seconds by the convention that
+  the table names (`published_flops`); without one, the row's time is not compared.
+- LoRA rows, which do not train the model's weights, and hybrid models (Mamba) are skipped.
+- Data missing in a source is completed from data/published_shapes.yaml and `published_rows`.
+- Other tables may contain unknown sources, devices, frameworks and models. An unknown source or framework has default
+  properties; a row with an unknown device, number format, model or layout is skipped.
 """
 
 import csv
@@ -34,9 +31,9 @@ DATA = Path(__file__).parent / "data"
 PUBLISHED_CSV = DATA / "published_throughput.csv"
 
 DEVICES = {"V100-16": "v100_16gb", "V100-32": "v100_32gb", "A100-40": "a100_40gb", "A100-80": "a100_80gb"}
-"""The table's names of devices that the planner's own pattern does not match."""
+"""Names of devices in the table that the planner's patterns do not match."""
 NEEDED_COLUMNS = ("source", "framework", "model", "kind", "gpu", "precision", "n_gpus", "seq", "mbs", "gbs")
-"""Columns that a table must have; of the others an absent one is as if it were empty."""
+"""Required columns; other missing columns are treated as empty."""
 _SIZES = ("n_gpus", "seq", "mbs", "gbs", "tp", "pp", "vp", "cp", "ep", "dp", "layers", "hidden", "heads", "vocab")
 _NUMBERS = (*_SIZES, *EXPERT_COLUMNS, "ffn", "kv_heads", "params_b", "gpu_mem_gb", "shard_size", "grad_accum")
 _MEASURED = ("step_time_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mem_gb", "mfu_pct", "hfu_pct")
@@ -44,7 +41,7 @@ _MEASURED = ("step_time_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mem_gb", 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRun:
-    """One row."""
+    """Hold one comparable row."""
 
     row: Mapping[str, str]
     job: TrainingJob
@@ -52,31 +49,31 @@ class PublishedRun:
     number_format: str
     framework: str
     seconds: float | None
-    """Of a step; None where it is not compared."""
+    """Step time; None if it is not compared."""
     memory_bytes: float | None
     memory_kind: str
     is_out_of_memory: bool
     states_recompute: bool
-    """Whether the source says which activations are computed again."""
+    """Whether the source states which activations are recomputed."""
 
     @property
     def sees_device(self) -> bool:
-        """Whether the memory figure, if any, is of the whole device and not of torch's allocator."""
+        """Return whether the memory figure, if any, is of the whole device and not of torch's allocator."""
         return self.memory_bytes is None or not self.memory_kind.startswith(("max reserved", "peak"))
 
     @property
     def source(self) -> str:
-        """Where it was published."""
+        """Return the source of the row."""
         return self.row["source"]
 
     @property
     def publisher(self) -> str:
-        """Who published it: several sources may be of one project, on one cluster."""
+        """Return the project that published it, which may have several sources from one cluster."""
         return _load_extra()["sources"].get(self.source, {}).get("publisher", self.source)
 
     @property
     def kind(self) -> str:
-        """dense 16-bit, dense fp8/fp4, or moe."""
+        """Return the kind of run: dense 16-bit, dense fp8/fp4, or moe."""
         if self.row["kind"] == "moe":
             return "moe"
         return "dense 16-bit" if self.number_format in ("bf16", "fp16", "fp32") else "dense fp8/fp4"
@@ -84,7 +81,7 @@ class PublishedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedRun:
-    """A row that is not compared, and why."""
+    """Hold a skipped row with the reason."""
 
     row: Mapping[str, str]
     reason: str
@@ -94,9 +91,9 @@ def load_published(path: Path) -> tuple[list[PublishedRun], list[SkippedRun]]:
     """Read the table.
 
     Returns:
-        Comparable runs, and the others with a reason.
+        Comparable runs, and skipped rows with their reasons.
     Raises:
-        ConfigError: the file is no table of this form.
+        ConfigError: the file is not a table of this form.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -104,9 +101,9 @@ def load_published(path: Path) -> tuple[list[PublishedRun], list[SkippedRun]]:
             rows = [_complete(row) for row in reader]
             missing = [name for name in NEEDED_COLUMNS if name not in (reader.fieldnames or ())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _not_a_table(path, f"cannot be read as a CSV table ({error})") from error
+        raise _not_a_table(path, f"cannot read this file as a CSV table: {error}") from error
     if missing:
-        raise _not_a_table(path, f"lacks the columns {', '.join(missing)}")
+        raise _not_a_table(path, f"columns are missing: {', '.join(missing)}")
     extra = _load_extra()
     runs: list[PublishedRun] = []
     skipped: list[SkippedRun] = []
@@ -114,7 +111,7 @@ def load_published(path: Path) -> tuple[list[PublishedRun], list[SkippedRun]]:
         reason = _reason_to_skip(row, extra)
         run = None if reason else _read_run(row, extra)
         if run is None or run.job.layout.num_microbatches < 1:
-            reason = reason or "layout: its sizes, micro batch and global batch do not go together"
+            reason = reason or "layout: parallel sizes, micro batch and global batch do not match"
             skipped.append(SkippedRun(row=row, reason=reason))
         else:
             runs.append(run)
@@ -129,12 +126,12 @@ _EXTRA: dict[str, Any] = yaml.safe_load((DATA / "published_shapes.yaml").read_te
 
 
 def _not_a_table(path: Path, rule: str) -> ConfigError:
-    fix = f"name a table like {PUBLISHED_CSV}; its form is told in {PUBLISHED_CSV.stem}.README.md"
-    return ConfigError([Violation(path="csv", value=str(path), message=rule, fix=fix)])
+    fix = f"Use a table like {PUBLISHED_CSV}; {PUBLISHED_CSV.stem}.README.md describes its columns."
+    return ConfigError([Violation(path="CSV", value=str(path), message=rule, fix=fix)])
 
 
 def _complete(row: Mapping[str | None, Any]) -> dict[str, str]:
-    """A row in which every column that is read is there, without surplus cells."""
+    """Return the row with all columns that are read, and without surplus cells."""
     known = dict.fromkeys((*_NUMBERS, *_MEASURED, "gated_mlp", "status", "task", "shard", "recompute", "notes"), "")
     known |= dict.fromkeys(("mem_kind", "tflops_kind", "flops_convention", "source_locator"), "")
     return known | {name: (value or "").strip() for name, value in row.items() if name is not None}
@@ -144,13 +141,13 @@ def _reason_to_skip(row: Mapping[str, str], extra: Mapping[str, Any]) -> str:
     if row["task"] == "lora":
         return "LoRA: the model's weights are not trained"
     if row["kind"] == "hybrid-moe":
-        return "layers that are not those of a transformer (Mamba)"
+        return "hybrid model with layers that are not transformers (Mamba)"
     wrong = [name for name in (*_NUMBERS, *_MEASURED) if row[name] and not _is_positive(row[name])]
     if wrong:
-        return f"no positive number: {wrong[0]}"
+        return f"not a positive number: {wrong[0]}"
     notes = model_notes(row, extra)
     if row["kind"] == "moe" and notes is None and not all(row[name] for name in EXPERT_COLUMNS[:3]):
-        return f"experts of the model not known (published_shapes.yaml, or columns {', '.join(EXPERT_COLUMNS[:3])})"
+        return f"experts of the model unknown (published_shapes.yaml, or columns {', '.join(EXPERT_COLUMNS[:3])})"
     if not (row["layers"] and row["hidden"] and row["heads"]) and notes is None:
         return "shape of the model not published"
     if not (row["vocab"] or (notes or {}).get("vocab_size")):
@@ -161,12 +158,12 @@ def _reason_to_skip(row: Mapping[str, str], extra: Mapping[str, Any]) -> str:
         return "number of devices, sequence length or batch size not published"
     device, number_format = _device_name(row["gpu"]), _number_format(row["precision"])
     if device is None:
-        return "device not known to the planner (launch/plan/data/devices.yaml)"
+        return "device unknown to the planner (launch/plan/data/devices.yaml)"
     if number_format is None or number_format not in load_devices()[device].tflops:
-        return "number format not known, or not one of the device"
+        return "number format unknown, or not supported by the device"
     parallel = [number_of(row, key, 1) for key in ("tp", "pp", "cp")]
     if number_of(row, "n_gpus") % (parallel[0] * parallel[1] * parallel[2]):
-        return "layout: its sizes do not divide the number of devices"
+        return "layout: parallel sizes do not divide the number of devices"
     return ""
 
 
@@ -242,7 +239,7 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
 def _framework(row: Mapping[str, str], name: str) -> Framework:
     frameworks = load_frameworks()
     traits = frameworks.get(name, frameworks["other"])
-    # Without autocast the loss is computed in 16 bits as well.
+    # Without autocast, the loss is computed in 16 bits, too.
     return dataclasses.replace(traits, logit_bytes=6) if "PURE" in row["notes"] else traits
 
 

@@ -1,16 +1,16 @@
-"""Operations of a step, as those count them who publish TFLOP/s."""
+"""Count the FLOPs of a step by the conventions of published TFLOP/s."""
 
 from launch.plan.job import TrainingJob
 
 
 def flops_of_step(job: TrainingJob, *, kind: str, convention: str) -> float | None:
-    """Operations of all devices in one optimizer step, by the convention of the published figure.
+    """Return the FLOPs of all devices in one optimizer step, by the convention of the published figure.
 
     Args:
-        kind: the table's tflops_kind: model, or hardware where what is computed again counts.
+        kind: the table's tflops_kind: model, or hardware, which includes recomputation.
         convention: the table's flops_convention.
     Returns:
-        None where the convention is not named: conventions differ by up to a third.
+        None without a convention: conventions differ by up to a third.
     """
     if not convention:
         return None
@@ -23,10 +23,10 @@ def flops_of_step(job: TrainingJob, *, kind: str, convention: str) -> float | No
     weights += model.vocab_size * model.hidden_size
     per_token = 6 * weights
     if "*N*tokens" not in kind:
-        # Scores and their weighted sum: all of them, or those that causality leaves.
+        # Scores and their weighted sum: all of them, or the causal half.
         seen = 0.5 if "causal attention halved" in text else 1.0
         per_token += 12 * model.num_layers * model.query_width * model.seq_length * seen
-    # Each layer's forward pass once more: 8 operations per weight and token in place of 6; not the output layer.
+    # One more forward pass of each layer, but not of the output layer: 8 FLOPs per weight and token instead of 6.
     counts_again = "full-recompute" in text or "96BslH" in text or "8*N" in kind
     if "with ckpt" in convention:
         counts_again = float(job.layout.recomputed_share) == 1.0

@@ -1,6 +1,6 @@
-"""What rows of the table of published runs mean: shapes of models, and what each source's layouts keep.
+"""Convert rows of the table of published runs to model shapes and layouts.
 
-Everything here is read off the row, the source's documentation, or data/published_shapes.yaml; nothing is fitted.
+Everything is taken from the row, the source's documentation, or data/published_shapes.yaml; nothing is fitted.
 """
 
 from collections.abc import Mapping
@@ -9,22 +9,22 @@ from typing import Any
 from launch.plan.job import Layout, ModelShape
 
 EXPERT_COLUMNS = ("num_experts", "experts_per_token", "expert_width", "shared_width", "num_dense_layers")
-"""Columns that a table may have, for models with experts that data/published_shapes.yaml does not know."""
+"""Optional columns for models with experts that are not in data/published_shapes.yaml."""
 
 
 def model_notes(row: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What other publications tell of a row's model; None where nothing is needed or known."""
+    """Return the entry of a row's model in data/published_shapes.yaml; None if it has none."""
     matches = [name for name in extra["models"] if row["model"].startswith(name)]
     return extra["models"][max(matches, key=len)] if matches else None
 
 
 def number_of(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
-    """A number of a row; the default where it is empty."""
+    """Return a number of a row; the default if it is empty."""
     return float(row[key]) if row[key] else default
 
 
 def shape_of_row(row: Mapping[str, str], extra: Mapping[str, Any]) -> ModelShape:
-    """The shape of a row's model."""
+    """Return the shape of a row's model."""
     notes = model_notes(row, extra) or {}
     hidden = notes.get("hidden_size") or number_of(row, "hidden")
     heads = notes.get("num_attention_heads") or number_of(row, "heads")
@@ -47,7 +47,7 @@ def shape_of_row(row: Mapping[str, str], extra: Mapping[str, Any]) -> ModelShape
         ffn_hidden_size=0 if experts and "ffn_hidden_size" not in notes else ffn,
         num_mlp_matrices=notes.get("num_mlp_matrices") or (3 if row["gated_mlp"] == "1.0" else 2),
         is_tied=_is_tied(row),
-        # MPT's published counts of parameters hold a table of positions.
+        # MPT's published parameter counts include position embeddings.
         position_rows=number_of(row, "seq") if row["model"].startswith("MPT") else 0,
         dropout_masks=2 if old else 0,
         num_moe_layers=layers - known["num_dense_layers"] if experts else 0,
@@ -59,7 +59,7 @@ def shape_of_row(row: Mapping[str, str], extra: Mapping[str, Any]) -> ModelShape
 
 
 def _is_tied(row: Mapping[str, str]) -> float:
-    """Whether the output layer shares the embedding: as GPT models do, and as the count of parameters tells."""
+    """Return whether the output layer shares the embedding: as in GPT models, or by the number of parameters."""
     if row["gated_mlp"] == "0.0":
         return float("Nemotron" not in row["model"])
     if not row["params_b"] or not row["ffn"]:
@@ -71,7 +71,7 @@ def _is_tied(row: Mapping[str, str]) -> float:
 
 
 def layout_of_row(row: Mapping[str, str], shape: ModelShape) -> Layout:
-    """The layout of a row, and what its framework keeps per parameter."""
+    """Return the layout of a row, with the bytes per parameter that its framework stores."""
     tp, pp, cp, ep = (number_of(row, key, 1) for key in ("tp", "pp", "cp", "ep"))
     dp = number_of(row, "dp") or number_of(row, "n_gpus") / (tp * pp * cp)
     mbs = number_of(row, "mbs")
@@ -115,36 +115,36 @@ def _zero_stage(row: Mapping[str, str]) -> int:
 
 
 def _state_bytes(row: Mapping[str, str]) -> tuple[float, float, float, float, float]:
-    """Bytes per parameter: weights, gradients, optimizer state, unsharded extras, sharded fp32 gradients."""
+    """Return bytes per parameter: weights, gradients, optimizer state, unsharded extras, sharded fp32 gradients."""
     framework = row["framework"]
     if framework == "Megatron-DeepSpeed":
-        # fp16: gradients in fp16, ZeRO-1 copies its part to fp32. BF16_Optimizer: fp32 gradients beside 16-bit ones.
+        # fp16: gradients in fp16, ZeRO-1 copies its shard to fp32. BF16_Optimizer: fp32 gradients and 16-bit ones.
         return (2, 2, 12, 0, 4) if row["precision"] == "FP16" else (2, 2, 12, 4, 0)
     if framework.startswith("NeMo AutoModel"):
-        return 2, 4, 6, 0, 0  # moments in 16 bits, and the 16 bits that make fp32 weights of the others
+        return 2, 4, 6, 0, 0  # moments in 16 bits, and the other 16 bits of fp32 weights
     if framework == "InternEvo":
-        return 2, 2, 12, 0, 4  # gradients in 16 bits, this rank's part copied to fp32
+        return 2, 2, 12, 0, 4  # gradients in 16 bits, this rank's shard copied to fp32
     if framework in ("torchtitan", "PyTorch FSDP (fms)"):
-        return 2, 4, 10, 0, 0  # fp32 shards of weights, no 16-bit ones beside them: 4 + 4 + 8 in all
+        return 2, 4, 10, 0, 0  # fp32 shards of weights without 16-bit copies: 4 + 4 + 8 in all
     if framework == "llm-foundry/Composer FSDP":
         pure = "PURE" in row["notes"]
         return (2, 2, 4, 0, 0) if pure else (2, 4, 10, 0, 0)
     if framework in ("Megatron-Bridge", "NeMo/Megatron-Core"):
-        return 2, 2, 12, 0, 4  # recipes for performance: grad_reduce_in_fp32=False, this rank's part copied to fp32
+        return 2, 2, 12, 0, 4  # performance recipes: grad_reduce_in_fp32=False, this rank's shard copied to fp32
     return 2, 4, 12, 0, 0
 
 
 def _recomputed_share(row: Mapping[str, str]) -> float:
-    """Share of the forward pass that is computed again."""
+    """Return the share of the forward pass that is recomputed."""
     if row["recompute"] == "selective" and row["hfu_pct"] and row["mfu_pct"]:
-        # Hardware over model operations: 1 + share / 3.
+        # Hardware FLOPs over model FLOPs are 1 + share / 3.
         return min(max(3 * (float(row["hfu_pct"]) / float(row["mfu_pct"]) - 1), 0), 1)
     if row["recompute"] == "selective(layer)":
         return 0.5  # every second layer
     if row["recompute"] == "selective(op)":
-        return 0.5  # every second matrix product, and all that lies between
+        return 0.5  # every second matrix product, and everything between them
     if row["recompute"] == "minimal_with_context":
-        return 0.8  # all but attention's output
+        return 0.8  # everything except the attention output
     if "moe" in row["recompute"]:
         return 0.8  # norms, routers and experts: most of a layer
     return float(row["recompute"].startswith("full"))

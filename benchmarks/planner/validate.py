@@ -1,21 +1,21 @@
-"""The planner's error bars: its predictions against published runs of sources that it has not seen.
+"""Validate the planner: compare its predictions with published runs of held-out sources.
 
 usage: python -m benchmarks.planner.validate [CSV] [--coefficients] [--json FILE] [--publish]
 
-Without CSV the planner's own table is judged, data/published_throughput.csv. No row is predicted by coefficients that
-have seen its source; they are fitted anew, in two ways:
+The default table is benchmarks/planner/data/published_throughput.csv. Each row is predicted by coefficients that are
+fitted without it, by two schemes of cross-validation:
 
-  source     without all rows of the row's source: what a new table would show
-  publisher  without all sources of its project: what a new table of a new project and cluster would show
+  source     hold out all rows of the row's source: the error to expect for a new table
+  publisher  hold out all sources of its project: the error to expect for a new project and cluster
 
-CSV is any table of the same form (data/published_throughput.README.md). Its rows are predicted by coefficients that are
-fitted on the planner's own table, without the sources that CSV names; nothing is fitted on CSV. --coefficients predicts
-by the shipped coefficients instead, and says how many rows are of sources that these have seen.
+CSV is any table with the same columns (data/published_throughput.README.md). Its rows are predicted by coefficients
+that are fitted to the default table without the sources in CSV. With --coefficients, they are predicted by the shipped
+coefficients instead, and the report counts the rows whose sources are in their fit.
 
-Printed are the median and the 90th percentile of absolute errors of step time and memory, by source and by kind of
-parallelism; the rank correlation of predicted and published throughput within sweeps of layouts; which published runs
-are judged not to fit; and which rows are left out, with the reason. --json also writes them to FILE; --publish writes
-the lines that plans show of them (of the planner's own table only).
+The report shows the median and the 90th percentile of the absolute errors of step time and memory, by source and by
+kind of parallelism; the rank correlation of predicted and published throughput within sweeps of layouts; published runs
+that are predicted not to fit; and skipped rows with their reasons. --json also writes it to FILE. --publish updates the
+error bars that plans show (default table only).
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ SCHEMES: dict[str, Callable[[PublishedRun], str]] = {
     "source": lambda run: run.source,
     "publisher": lambda run: run.publisher,
 }
-"""What is held out together."""
+"""Key of the rows that are held out together, by scheme."""
 GOALS = {
     "dense 16-bit step time, median": 5.0,
     "dense 16-bit step time, 90th percentile": 15.0,
@@ -53,34 +53,34 @@ GOALS = {
     "moe step time, 90th percentile": 25.0,
     "memory, median": 8.0,
     "memory, 90th percentile": 20.0,
-    "published as running, judged over memory by more than 10%": 0.0,
-    "published out of memory, judged to fit": 0.0,
+    "published as running, predicted to exceed memory by more than 10%": 0.0,
+    "published as out of memory, predicted to fit": 0.0,
 }
-"""The most that is aimed at, in percent, or runs."""
+"""Upper limits, in percent or number of runs."""
 MIN_SPEARMAN = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Predictions of one scheme, each by coefficients that have not seen its row."""
+    """Hold the predictions of one scheme, each by coefficients that were fitted without its row."""
 
     timed: list[PublishedRun]
     log_seconds: Array
-    """[timed] predicted."""
+    """Predictions: [timed]."""
     all_runs: list[PublishedRun]
     log_bytes: Array
-    """[all_runs] predicted, with recomputation as stated, none where it is not."""
+    """Predictions with recomputation as stated, without it if it is not stated: [all_runs]."""
     log_least_bytes: Array
-    """[all_runs] the same, with full recomputation where a source does not say what it did."""
+    """The same, with full recomputation if a source does not state it: [all_runs]."""
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     return exit_code_of(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read the table, judge, print."""
+    """Read the table, compute the errors, print the report."""
     if "-h" in arguments or "--help" in arguments:
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
@@ -91,9 +91,7 @@ def run(arguments: Sequence[str]) -> int:
         scheme = "coefficients" if request.uses_shipped else "table"
         coefficients = load_coefficients() if request.uses_shipped else fit_without(runs)
         report["schemes"][scheme] = judge(predict_all(runs, coefficients))
-        report["rows of sources that the coefficients have seen"] = sum(
-            each.source in coefficients.sources for each in runs
-        )
+        report["rows whose sources are in the fit"] = sum(each.source in coefficients.sources for each in runs)
     else:
         for scheme in SCHEMES:
             report["schemes"][scheme] = judge(hold_out(runs, scheme=scheme))
@@ -102,8 +100,8 @@ def run(arguments: Sequence[str]) -> int:
     untimed = sum(each.seconds is None and not each.is_out_of_memory for each in runs)
     report["rows"] = {
         "compared": len(runs),
-        "of them without their time: TFLOP/s by a convention that is not named": untimed,
-        **{f"left out, {reason}": reasons.count(reason) for reason in sorted(set(reasons))},
+        "of them without step time: TFLOP/s without a convention": untimed,
+        **{f"skipped, {reason}": reasons.count(reason) for reason in sorted(set(reasons))},
     }
     print_report(report, open_console())
     if request.output:
@@ -115,17 +113,17 @@ def run(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A command line, taken apart."""
+    """Hold a parsed command line."""
 
     table: Path
     output: Path | None
     uses_shipped: bool
-    """Whether the shipped coefficients predict."""
+    """Whether to predict by the shipped coefficients."""
     publishes: bool
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the table is another one than the planner's."""
+        """Return whether the table is not the default one."""
         return self.table.resolve() != PUBLISHED_CSV.resolve()
 
 
@@ -139,30 +137,29 @@ def _read_arguments(arguments: Sequence[str]) -> Request:
         output = Path(words[place + 1]) if place + 1 < len(words) else Path()
         del words[place : place + 2]
         if output.is_dir() or not output.absolute().parent.is_dir():
-            fix = "write --json FILE, with FILE in a directory that exists"
-            problems.append(Violation(path="option", value=f"--json {output}", message="names no file", fix=fix))
+            fix = "Write --json FILE, with FILE in a directory that exists."
+            problems.append(Violation(path="--json", value=output, message="cannot write this file", fix=fix))
     for word in [word for word in words if word.startswith("-")]:
-        fix = "use --coefficients, --json FILE or --publish"
-        problems.append(Violation(path="option", value=word, message="unknown option", fix=fix))
+        fix = "Use --coefficients, --json FILE or --publish."
+        problems.append(Violation(path=word, value="", message="unknown option", fix=fix))
     tables = [word for word in words if not word.startswith("-")]
     table = Path(tables[0]) if tables else PUBLISHED_CSV
     if len(tables) > 1 or not table.is_file():
-        fix = f"name one file like {PUBLISHED_CSV}"
-        problems.append(Violation(path="csv", value=" ".join(tables) or str(table), message="is no table", fix=fix))
+        rule = "expected one table" if len(tables) > 1 else "no such file"
+        fix = f"Use one file like {PUBLISHED_CSV}."
+        problems.append(Violation(path="CSV", value=" ".join(tables) or str(table), message=rule, fix=fix))
     if problems:
         raise ConfigError(problems)
     request = Request(table=table, output=output, uses_shipped=flags["--coefficients"], publishes=flags["--publish"])
     if request.publishes and (request.is_foreign or request.uses_shipped):
-        rule, fix = (
-            "is for the planner's own table, with its sources held out",
-            "leave it or CSV and --coefficients out",
-        )
-        raise ConfigError([Violation(path="option", value="--publish", message=rule, fix=fix)])
+        rule = "requires the default table and held-out sources"
+        fix = "Omit --publish, or CSV and --coefficients."
+        raise ConfigError([Violation(path="--publish", value="", message=rule, fix=fix)])
     return request
 
 
 def fit_without(runs: Sequence[PublishedRun]) -> Coefficients:
-    """Coefficients of the planner's own table, without the sources of these runs."""
+    """Fit the coefficients to the default table without the sources of these runs."""
     held = {each.source for each in runs}
     others = [each for each in load_published(PUBLISHED_CSV)[0] if each.source not in held]
     return Coefficients(
@@ -171,7 +168,7 @@ def fit_without(runs: Sequence[PublishedRun]) -> Coefficients:
 
 
 def predict_all(runs: Sequence[PublishedRun], coefficients: Coefficients) -> HeldOut:
-    """Predict every run by the same coefficients."""
+    """Predict all runs by the same coefficients."""
     timed = _timed(runs)
     log_bytes, log_least = _predict_memory(runs, coefficients.memory)
     return HeldOut(
@@ -206,7 +203,7 @@ def _timed(runs: Sequence[PublishedRun]) -> list[PublishedRun]:
 
 
 def _predict_memory(runs: Sequence[PublishedRun], coefficients: dict[str, float]) -> tuple[Array, Array]:
-    """[n] logarithms of bytes: with what is stated of recomputation, and with as much of it as may have been."""
+    """Return logarithms of bytes [n]: with recomputation as stated, and with full recomputation if it is not stated."""
     if not runs:
         return np.zeros(0), np.zeros(0)
     stated = MemoryModel(runs).log_bytes(coefficients)
@@ -214,7 +211,7 @@ def _predict_memory(runs: Sequence[PublishedRun], coefficients: dict[str, float]
 
 
 def fold_masks(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
-    """[n] masks of what is held out together: one fold per source, or per publisher."""
+    """Return masks [n] of the runs that are held out together: one fold per source, or per publisher."""
     groups = np.array([SCHEMES[scheme](each) for each in runs])
     return [groups == group for group in sorted(set(groups.tolist()))]
 
@@ -227,7 +224,7 @@ def _leanest(runs: Sequence[PublishedRun]) -> TrainingJob:
 
 
 def judge(held: HeldOut) -> dict[str, Any]:
-    """All figures of one scheme."""
+    """Compute all figures of one scheme."""
     errors = held.log_seconds - np.log([each.seconds or np.nan for each in held.timed])
     is_measured = np.array([each.memory_bytes is not None for each in held.all_runs], dtype=bool)
     measured = [each for each in held.all_runs if each.memory_bytes is not None]
@@ -265,11 +262,13 @@ def judge(held: HeldOut) -> dict[str, Any]:
 
 
 def check_goals(figures: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
-    """Each goal that the table has rows for: what is aimed at, what is reached."""
+    """Compare the figures with every goal that the table has rows for."""
     times = {**figures["step_time"], "memory": figures["memory"]}
     reached = {
-        "published as running, judged over memory by more than 10%": figures["running_judged_over_by_10_percent"],
-        "published out of memory, judged to fit": figures["out_of_memory_judged_to_fit"],
+        "published as running, predicted to exceed memory by more than 10%": figures[
+            "running_judged_over_by_10_percent"
+        ],
+        "published as out of memory, predicted to fit": figures["out_of_memory_judged_to_fit"],
     }
     for kind, part in times.items():
         if part:
@@ -289,7 +288,7 @@ def check_goals(figures: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
 
 
 def _summary(report: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The lines that plans show, by what was held out."""
+    """Return the figures that plans show, by scheme."""
 
     def errors(part: dict[str, Any]) -> str:
         return f"{part['all']['median_percent']}%, {part['all']['p90_percent']}%"
@@ -313,19 +312,19 @@ def _plain_all(bars: dict[str, ErrorBar]) -> dict[str, dict[str, float]]:
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Write the tables of the scheme that counts, and a line of each of the others."""
+    """Print the tables of the first scheme, and one line for each of the others."""
     scheme, figures = next(iter(report["schemes"].items()))
-    seen = report.get("rows of sources that the coefficients have seen", 0)
-    told = {
-        "source": "no row's source seen",
-        "table": "coefficients of the planner's own table, without the sources of this one",
-        "coefficients": f"shipped coefficients, which have seen the sources of {seen} rows",
+    seen = report.get("rows whose sources are in the fit", 0)
+    fitted = {
+        "source": "each row's source held out",
+        "table": "fitted to the default table without the sources of this one",
+        "coefficients": f"shipped coefficients, whose fit includes the sources of {seen} rows",
     }[scheme]
     for name, part in {**figures["step_time"], "memory": figures["memory"]}.items():
         if not part:
             continue
         title = name if name == "memory" else f"step time, {name}"
-        table = Table(title=f"{title}: absolute errors in percent; {told}")
+        table = Table(title=f"{title}: absolute errors in percent; {fitted}")
         table.add_column("")
         for column in ("rows", "median", "90th percentile", "bias"):
             table.add_column(column, justify="right")
@@ -335,13 +334,13 @@ def print_report(report: dict[str, Any], console: Console) -> None:
                 table.add_row(label or key, *map(str, cells))
             table.add_section()
         console.print(table)
-    table = Table(title="Order of layouts within sweeps: Spearman rank correlation of throughput")
+    table = Table(title="Spearman rank correlation of throughput within sweeps of layouts")
     for column in ("sweep", "layouts", "correlation"):
         table.add_column(column, justify="left" if column == "sweep" else "right")
     for sweep in figures["sweeps"]:
         table.add_row(sweep["name"], str(sweep["num_layouts"]), str(sweep["spearman"]))
     console.print(table)
-    table = Table(title="What is held out: median and 90th percentile in percent")
+    table = Table(title="Median and 90th percentile of errors in percent, by what is held out")
     columns = (*figures["step_time"], *(["memory"] if figures["memory"] else []), "Spearman")
     for column in ("held out", *columns):
         table.add_column(column)
@@ -351,7 +350,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         table.add_row(scheme, *pairs, str(each["mean_spearman"]))
     console.print(table)
     table = Table(title="Goals")
-    for column in ("goal", "at most (or least)", "value", ""):
+    for column in ("goal", "limit", "value", ""):
         table.add_column(column)
     for name, goal in report["goals"].items():
         table.add_row(name, str(goal["goal"]), str(goal["value"]), "reached" if goal["is_reached"] else "not reached")

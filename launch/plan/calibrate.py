@@ -103,7 +103,8 @@ def load(path: Path) -> Calibration:
     try:
         return Calibration(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, yaml.YAMLError) as error:
-        rule, fix = f"not a calibration file: {error}", "Run launch.plan calibrate=true again."
+        rule = "not a calibration file" if isinstance(error, TypeError) else f"cannot read this file: {error}"
+        fix = "Run python -m launch.plan calibrate=true again."
         raise ConfigError([Violation(path="calibration", value=str(path), message=rule, fix=fix)]) from error
 
 

@@ -217,7 +217,7 @@ class RateLookup(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """Hold the fitted coefficients of both models by name; missing ones have the centres of their priors."""
+    """Hold the fitted coefficients of both models by name; missing ones have the centers of their priors."""
 
     step_time: dict[str, float]
     memory: dict[str, float]

@@ -152,9 +152,9 @@ def _evidence(setting: PlannerInput, coefficients: Coefficients) -> Iterable[str
         return
     run = f"No published run of {'an MoE' if kind == 'moe' else 'a dense'} model on {device.name}"
     if device.efficiency_of:
-        measured = f", times {device.efficiency:g}" if device.efficiency != 1 else ""
+        share = f"{device.efficiency:g} times " if device.efficiency != 1 else ""
         yield (
-            f"{run} is available: the planner assumes the efficiency of {device.efficiency_of}{measured}"
+            f"{run} is available: the planner assumes {share}the efficiency of {device.efficiency_of}"
             " (launch/plan/data/devices.yaml)."
         )
         return

@@ -124,7 +124,7 @@ def test_a_pytorch_job_is_what_the_operator_takes(
     check_model(config_map, "V1ConfigMap")
     assert check_job(job) == []
     (problem,) = check_job({**job, "spec": {**job["spec"], "nprocPerNod": "8"}})
-    assert problem.startswith("PyTorchJob.spec is refused by the schema of the resource: ")
+    assert problem.startswith("PyTorchJob.spec: does not match the schema of the resource: ")
     assert "('nprocPerNod' was unexpected)" in problem
     replicas = job["spec"]["pytorchReplicaSpecs"]
     assert {kind: replica["replicas"] for kind, replica in replicas.items()} == (
@@ -303,7 +303,7 @@ def test_pods_start_again_as_often_as_was_asked_for(
     assert [pods.exit_code() for _ in range(3)] == [129, 129, 129]
     assert [pods.exit_code(node=node) for node in range(1, 10)] == [129] * 9, "ten pods that fail are one failure"
     assert pods.exit_code() == 1
-    assert "3 starts in a row brought no newer checkpoint (newest: 00000010)" in pods.errors
+    assert "3 consecutive restarts made no progress (latest checkpoint: 00000010)" in pods.errors
     assert "max_restarts=2" in pods.errors
     assert Pods(render, tmp_path).environment.keys() == pods.environment.keys()
 
@@ -341,24 +341,36 @@ def test_names_that_kubernetes_cannot_write_stay_apart() -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("namespace=My_Team", "namespace=My_Team is no name that Kubernetes takes; use lower-case letters"),
-        ("namespace=''", "namespace= is no name that Kubernetes takes"),
-        ("image='registry/trireme 1'", "image=registry/trireme 1 is no reference of an image; write [REGISTRY"),
-        ("image=https://registry/trireme", "image=https://registry/trireme is no reference of an image"),
-        ("image=Trireme:1", "image=Trireme:1 is no reference of an image"),
-        ("image=registry/trireme:", "image=registry/trireme: is no reference of an image"),
-        ("service_account=a_b", "service_account=a_b is no name"),
-        ("pull_secrets=[A]", "pull_secrets[0]=A is no name"),
-        ("claims={/workspace: Runs}", "claims./workspace=Runs is no name"),
-        ("claims={/workspace: runs, /dev/shm: x}", "claims=/dev/shm is no directory that a claim can be mounted at"),
-        ("directory=workspace", "directory=workspace is no absolute directory; write /workspace"),
-        ("secrets={KEY: A B/c}", "secrets.KEY=A B/c does not name a key of a secret"),
-        ("pod_labels={team: 'a b'}", "pod_labels.team=a b is no value of a label"),
-        ("node_selector={a b: c}", "node_selector=a b is no key that Kubernetes takes"),
-        ("resources={cpu: 4}", "resources.cpu=4 is a resource with a field of its own; set cluster.kubernetes.cpus"),
-        ("gpu_resource='a b'", "gpu_resource=a b is no name of a resource"),
-        ("pod={nodeSelector: {a: b}}", "has a field of its own; set cluster.kubernetes.node_selector"),
-        ("container={image: x}", "container.image=x has a field of its own; set cluster.kubernetes.image"),
+        (
+            "namespace=My_Team",
+            "namespace: must be a valid Kubernetes name (got My_Team). Use at most 63 lower-case letters",
+        ),
+        ("namespace=''", "namespace: must be a valid Kubernetes name."),
+        ("image='registry/trireme 1'", "image: must be an image reference (got registry/trireme 1). Use [REGISTRY"),
+        ("image=https://registry/trireme", "image: must be an image reference (got https://registry/trireme)"),
+        ("image=Trireme:1", "image: must be an image reference (got Trireme:1)"),
+        ("image=registry/trireme:", "image: must be an image reference (got registry/trireme:)"),
+        ("service_account=a_b", "service_account: must be a valid Kubernetes name (got a_b)"),
+        ("pull_secrets=[A]", "pull_secrets[0]: must be a valid Kubernetes name (got A)"),
+        ("claims={/workspace: Runs}", "claims./workspace: must be a valid Kubernetes name (got Runs)"),
+        ("claims={/workspace: runs, /dev/shm: x}", "claims: a claim cannot be mounted at this path (got /dev/shm)"),
+        ("directory=workspace", "directory: must be an absolute path (got workspace). Use /workspace."),
+        ("secrets={KEY: A B/c}", "secrets.KEY: must reference a key of a secret (got A B/c)"),
+        ("pod_labels={team: 'a b'}", "pod_labels.team: must be a valid label value (got a b)"),
+        ("node_selector={a b: c}", "node_selector: keys must be valid in Kubernetes (got a b)"),
+        (
+            "resources={cpu: 4}",
+            "this resource has its own setting (got 4). Set cluster.kubernetes.cpus",
+        ),
+        ("gpu_resource='a b'", "gpu_resource: must be the name of a resource (got a b)"),
+        (
+            "pod={nodeSelector: {a: b}}",
+            "this field has its own setting (got {a: b}). Set cluster.kubernetes.node_selector.",
+        ),
+        (
+            "container={image: x}",
+            "this field has its own setting (got x). Set cluster.kubernetes.image.",
+        ),
     ],
 )
 def test_what_no_cluster_takes_is_said_before(launch: Launch, override: str, problem: str) -> None:
@@ -394,7 +406,7 @@ def test_every_problem_is_printed_and_no_manifest(launch: Launch) -> None:
         "cluster.kubernetes.environment={a-b: 1}",
     )
     assert (code, printed) == (2, "")
-    assert [line.split(". ", 1)[1].partition("=")[0] for line in said.splitlines()[1:]] == [
+    assert [line.split(". ", 1)[1].partition(": ")[0] for line in said.splitlines()[1:]] == [
         "cluster.num_nodes",
         "run_name",
         "cluster.kubernetes.image",
@@ -403,7 +415,7 @@ def test_every_problem_is_printed_and_no_manifest(launch: Launch) -> None:
         "cluster.kubernetes.secrets.KEY",
         "cluster.kubernetes.environment.a-b",
     ]
-    assert "has no claim that holds output_dir, /workspace/outputs: checkpoints would go away with their pod" in said
+    assert "no claim contains output_dir=/workspace/outputs, so checkpoints would be lost with their pod" in said
 
 
 @pytest.mark.parametrize(
@@ -423,9 +435,9 @@ def test_what_the_api_server_would_refuse_is_said_before(launch: Launch, kind: s
     )
     assert (code, printed) == (2, "")
     assert said.count(f"{path}.") == 2, "once for all pods that are alike"
-    assert "limits.memory=900GB is no quantity of Kubernetes; write a number with or without a unit" in said
-    assert f"{path}.env=[" in said
-    assert "{name: WANDB_API_KEY} is there twice" in said
+    assert "limits.memory: must be a Kubernetes quantity (got 900GB). Use a number with or without a unit" in said
+    assert f"{path}.env: does not match" in said
+    assert "{name: WANDB_API_KEY} is repeated" in said
 
 
 def test_help_and_no_torch() -> None:

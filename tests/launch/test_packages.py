@@ -42,10 +42,12 @@ def test_a_host_that_plans_needs_none(
 
 def test_a_host_that_trains_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(ConfigError, match="needs the package transformer_engine, which is not installed here"):
+    with pytest.raises(
+        ConfigError, match="requires the package transformer-engine, which is not installed on this host"
+    ):
         local.run(FP8)
     done = subprocess.run(
         [sys.executable, "-m", "trainer.train", *FP8], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert "model.transformer_impl=transformer_engine needs the package transformer_engine" in done.stderr
+    assert "model.transformer_impl: requires the package transformer-engine" in done.stderr

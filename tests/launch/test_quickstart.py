@@ -56,7 +56,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
         [*command, *small, *fast], cwd=REPOSITORY, capture_output=True, text=True, timeout=840, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "exact: steps 9 to 13" in result.stdout
+    assert "exact: losses of steps 9 to 13" in result.stdout
     match = re.search(r"validation loss +([\d.]+) nats.*\n.*unigram entropy of the data +([\d.]+) nats", result.stdout)
     assert match, result.stdout
     assert 0.0 < float(match.group(1)) < 9.1

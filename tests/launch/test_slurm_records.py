@@ -26,7 +26,7 @@ def test_a_record_that_was_written_by_half_hides_no_other(tmp_path: Path, capsys
     assert read_submissions(tmp_path) == [FIRST, SECOND]
     warnings = capsys.readouterr().err.splitlines()
     assert [line.partition(": line ")[2][:1] for line in warnings] == ["1", "3", "4"]
-    assert warnings[0].startswith(f"warning: {records}: line 1 is no record of a submission and is passed over (got ")
+    assert warnings[0].startswith(f"warning: {records}: line 1 is not a valid record and is skipped (got ")
 
 
 def test_a_record_is_taken_back(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_full_disk_is_said_and_nothing_stays(
         assert main() == 1
         said = capsys.readouterr().err
         assert said.startswith(f"{place}/new/runs/first/slurm/") and said.count("\n") == 1
-        assert ": a submission's files could not be written (" in said
-        assert "No space left on device" in said and "nothing was submitted. Free some room" in said
+        assert ": failed to write the files of the submission: " in said
+        assert "No space left on device" in said and "Nothing was submitted. Free disk space" in said
         assert list(place.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def test_a_table_is_judged_by_what_has_not_seen_it(tmp_path, options, runs):
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     ((scheme, figures),) = report["schemes"].items()
     assert scheme == ("coefficients" if options else "table")
-    assert report["rows of sources that the coefficients have seen"] == (1 if options else 0)
+    assert report["rows whose sources are in the fit"] == (1 if options else 0)
     assert figures["step_time"]["dense 16-bit"]["by source"][known["source"]]["median_percent"] == pytest.approx(
         90, abs=3
     )

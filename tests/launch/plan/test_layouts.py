@@ -115,7 +115,7 @@ def test_every_refused_layout_comes_with_the_nearest_valid_ones():
     ranking = Ranking(config, planner_input_of(config), load_coefficients())
     refusals = list(ranking.refusals())
     assert any("memory" in refusal.reason for refusal in refusals)
-    assert any("does not divide" in refusal.reason or "cannot be cut" in refusal.reason for refusal in refusals)
+    assert any("does not divide" in refusal.reason or "cannot be split" in refusal.reason for refusal in refusals)
     for refusal in refusals:
         assert len(refusal.nearest) == NUM_NEAREST
         assert all(near.memory_bytes <= FULL_SHARE * 80 * 2**30 for near in refusal.nearest)

@@ -5,31 +5,43 @@ from trireme.errors import ConfigError
 
 
 def test_own_keys_are_taken_out_of_the_overrides() -> None:
-    request = parse_request(["model=llama_70b", "sniff=true", "checksums=false", "accept=[layout, disk]", "run_name=a"])
+    request = parse_request(
+        ["model=llama_70b", "hardware=true", "checksums=false", "allow=[layout, disk]", "run_name=a"]
+    )
     assert request.overrides == ("model=llama_70b", "run_name=a")
-    assert (request.sniff, request.checksums, request.on_nodes) == (True, False, False)
-    assert request.accept == {"layout", "disk"}
+    assert (request.hardware, request.checksums, request.on_nodes) == (True, False, False)
+    assert request.allow == {"layout", "disk"}
 
 
-def test_a_test_on_the_nodes_is_a_sniff_test() -> None:
-    assert parse_request(["on_nodes=true"]).sniff
+def test_a_check_on_the_nodes_is_a_hardware_check() -> None:
+    assert parse_request(["on_nodes=true"]).hardware
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_request(["sniff=yes", "accept=layuot", "--fast"])
+        parse_request(["hardware=yes", "allow=layuot", "--fast"])
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "sniff=yes is neither true nor false" in lines[0]
-    assert "did you mean layout?" in lines[1]
-    assert lines[2].startswith("option=--fast is unknown")
+    assert lines[0] == "hardware: must be a boolean (got yes). Use true or false."
+    assert "Did you mean layout?" in lines[1]
+    assert lines[2].startswith("--fast: unknown option. Use --help, ")
 
 
 def test_a_misspelled_word_is_no_field_of_the_configuration() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_request(["acept=layout", "--on-nodes=true", "model=llama_8b", "experiment=x", "tokenizer.path=x"])
-    assert [str(problem).partition(";")[0] for problem in caught.value.violations] == [
-        "acept=layout is neither a word of this command nor a field of the configuration",
-        "option=--on-nodes=true is unknown",
+        parse_request(["alow=layout", "--on-nodes=true", "model=llama_8b", "experiment=x", "tokenizer.path=x"])
+    assert [str(problem).partition("? ")[0].rstrip("?") for problem in caught.value.violations] == [
+        "alow: unknown option (got layout). Did you mean allow",
+        "--on-nodes=true: unknown option. Did you mean on_nodes",
     ]
-    assert all("did you mean" in str(problem) for problem in caught.value.violations)
+
+
+def test_a_former_option_is_refused_with_its_new_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_request(["sniff=true", "accept=layout", "allow=sniff"])
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == [
+        "sniff: was renamed (got true). Use hardware=true.",
+        "accept: was renamed (got layout). Use allow=layout.",
+    ]
+    assert lines[2].startswith("allow: no such check (got sniff). Did you mean hardware? Use ")
