@@ -10,6 +10,7 @@ import torch
 
 from tests.checkpoint.fragments import FP32, MODEL, build_chunks, layout_in, open_world, state_of
 from tests.distributed.harness import run_distributed
+from trainer.build import wrap_in_engine
 from trainer.checkpoint.dcp import SafeReader
 from trainer.checkpoint.load import load_checkpoint, read_pieces
 from trainer.checkpoint.pieces import ShardedTensorView
@@ -20,7 +21,6 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import Engine, LossScaleState
-from trainer.build import wrap_in_engine
 from trainer.parallel.world import World
 
 GLOBAL_BATCH_SIZE = 4

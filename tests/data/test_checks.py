@@ -199,7 +199,7 @@ def test_damaged_manifest(tmp_path: Path) -> None:
     Path(f"{shard}.manifest.json").write_text("{}")
     for verify in ("none", "size"):
         (message,) = _check(shard, verify=verify)
-        assert "unknown manifest version" in message
+        assert "must have manifest version" in message
 
 
 def test_missing_tokenizer_file_is_left_to_the_tokenizer(tmp_path: Path) -> None:
@@ -214,5 +214,5 @@ def test_a_validation_set_that_nothing_was_held_out_for_is_not_the_training_set(
         validation=[DatasetConfig(paths=[str(tmp_path / "validation")])],
     )
     (violation,) = check_datasets(data, tokenizer_path=None, seq_length=16, vocab_size=64)
-    assert "held out no document: raise data_prep.split.validation_fraction" in violation.fix
+    assert "held out no document for validation: raise data_prep.split.validation_fraction" in violation.fix
     assert "train" not in violation.fix

@@ -135,12 +135,12 @@ def test_a_file_that_is_touched_or_put_back_as_it_was_is_no_other(
             _read(dataset, [0])
             os.utime(path, ns=(0, 1))
             assert _read(dataset, [5, 7])[:, 0].tolist() == [50, 70]
-        assert caplog.text.count(f"{path} has another time of change than before, and the same content") == 1
+        assert caplog.text.count(f"{path} has another modification time, but the same content") == 1
         dataset.close()
         os.rename(shutil.copy(path, tmp_path / "copy"), path)
         with caplog.at_level(logging.INFO):
             assert _read(dataset, [6])[0, 0] == 60
-        assert f"{path} is another file than before, and the same content" in caplog.text
+        assert f"{path} is another file, but the same content" in caplog.text
         dataset.close()
 
 

@@ -34,11 +34,11 @@ def test_what_the_host_lacks_is_named(tmp_path: Path) -> None:
     config = DeepSpeedEngineConfig(zero_stage=3, offload_optimizer="nvme", nvme_path=str(missing))
     found = [str(violation) for violation in check_nvme_host(config)]
     assert found[0] == (
-        f"engine.nvme_path={missing} is no directory that can be written to; create it on every host, or choose another"
+        f"engine.nvme_path: must be a writable directory (got {missing}). Create it on every host, or use another one."
     )
     lacks_libaio = [
-        "engine.offload_optimizer=nvme needs libaio with its headers, and a C++ compiler finds none here;"
-        " install libaio-dev (Debian) or libaio-devel (Red Hat) on every host, or use cpu"
+        "engine.offload_optimizer: requires libaio with its headers, which the C++ compiler does not find on this host"
+        " (got nvme). Install libaio-dev (Debian) or libaio-devel (Red Hat) on every host, or use cpu."
     ]
     assert found[1:] == ([] if AsyncIOBuilder().is_compatible(verbose=False) else lacks_libaio)
 

@@ -1,4 +1,4 @@
-"""Run Megatron-Core's pipeline schedule over one rank's micro batches: the forward pass that every engine shares.
+"""Run Megatron-Core's pipeline schedule over one rank's micro batches, for every engine.
 
 b: sequences of a micro batch, s: tokens of a sequence.
 """
@@ -21,14 +21,14 @@ from trireme.records import LayerRouting
 
 @dataclass(frozen=True, kw_only=True)
 class LossSum:
-    """Summed loss of a global batch, the same on every rank."""
+    """Hold the summed loss of a global batch, the same on every rank."""
 
     loss_sum: float
     """Sum of the losses of all target tokens, in nats."""
     num_tokens: float
     """Target tokens: positions whose loss mask is not 0."""
     routing: tuple[LayerRouting, ...] | None = None
-    """What the experts of each layer did, in training."""
+    """Routing of each mixture-of-experts layer, in training."""
 
 
 def forward_backward(
@@ -40,18 +40,18 @@ def forward_backward(
     forward_only: bool,
     skip_update: bool = False,
 ) -> LossSum:
-    """Run every micro batch through the pipeline; gradients of the mean loss per target token are left behind.
+    """Run every micro batch through the pipeline and accumulate gradients of the mean loss per target token.
 
     The gradient on each rank is scaled so that its mean over the data-and-context-parallel group is the gradient of
-    the global batch's mean loss, whatever the layout and however the loss mask is filled.
+    the global batch's mean loss, under every layout and loss mask.
 
     Args:
         chunks: this stage's model chunks, in order.
         micro_batches: this data-parallel rank's, the same on every rank of a model-parallel group.
         groups: process groups of the layout.
-        device: where the model is.
-        forward_only: compute the loss alone, without gradients.
-        skip_update: make every gradient NaN, which keeps the engine from updating; losses are what they are.
+        device: of the model.
+        forward_only: compute the loss only, without gradients.
+        skip_update: make every gradient NaN, so that the engine skips the update; losses do not change.
     """
     first = micro_batches[0]
     weight = _gradient_weight(micro_batches, groups=groups, device=device)
@@ -61,7 +61,7 @@ def forward_backward(
     with torch.set_grad_enabled(not forward_only):
         losses: list[torch.Tensor] = schedule(
             forward_step_func=_forward_step(weight, cp_group=groups.cp, device=device),
-            # Each chunk reads the same micro batches from an iterator of its own.
+            # Each chunk reads the same micro batches from its own iterator.
             data_iterator=[iter(micro_batches) for _ in chunks],
             model=list(chunks),
             num_microbatches=len(micro_batches),
@@ -83,7 +83,7 @@ def evaluate_step(
     groups: ProcessGroupCollection,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Sum of losses and number of target tokens over the global batch, the same on every rank; no dropout."""
+    """Return the sum of losses and the number of target tokens of the global batch, without dropout."""
     for chunk in chunks:
         chunk.eval()
     losses = forward_backward(chunks, micro_batches, groups=groups, device=device, forward_only=True)
@@ -108,7 +108,7 @@ def slice_for_context_parallel(batch: torch.Tensor, *, cp_rank: int, cp_size: in
 def _gradient_weight(
     micro_batches: Sequence[MicroBatch], *, groups: ProcessGroupCollection, device: torch.device
 ) -> torch.Tensor:
-    """dp_size * num_microbatches / target tokens of the global batch; NaN where it has none, so that no rank updates.
+    """Return dp_size * num_microbatches / target tokens of the global batch; NaN without tokens, to skip the update.
 
     The schedule divides by num_microbatches and multiplies by cp_size, the engine averages over dp_size * cp_size.
     """
@@ -129,7 +129,7 @@ def _forward_step(
         iterator: Iterator[MicroBatch], model: nn.Module
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
         batch = next(iterator)
-        # Of the whole sequence: attention knows which queries this rank has. Megatron-Core hands its mask through.
+        # Of the whole sequence: attention knows which queries this rank has. Passed as Megatron-Core's attention mask.
         starts = None if batch.document_starts is None else batch.document_starts.to(device, non_blocking=True)
         output = model(
             on_this_rank(batch.tokens), on_this_rank(batch.position_ids), starts, labels=on_this_rank(batch.labels)
@@ -138,9 +138,9 @@ def _forward_step(
         def weighted_loss(token_losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             mask = on_this_rank(batch.loss_mask)
             loss_sum = (token_losses.float() * mask).sum()
-            # A loss that is not finite may have a gradient that is: 0 * inf makes it NaN, so that no rank updates.
+            # A loss that is not finite may have a finite gradient: 0 * inf makes it NaN, so that no rank updates.
             guarded = weight + 0 * loss_sum.detach()
-            # The schedule changes the loss in place; what is logged is a tensor of its own.
+            # The schedule changes the loss in place; the logged values are separate tensors.
             return loss_sum * guarded, torch.stack([loss_sum.detach(), mask.sum()]).double()
 
         return output, weighted_loss
@@ -149,7 +149,7 @@ def _forward_step(
 
 
 def _sum_over_ranks(losses: Sequence[torch.Tensor], *, groups: ProcessGroupCollection, device: torch.device) -> LossSum:
-    """Add [loss sum, tokens] of the last stages' ranks; tensor-parallel ranks hold copies of the same losses."""
+    """Add [loss sum, tokens] over the last stages' ranks; tensor-parallel ranks hold copies of the same losses."""
     total = torch.stack(list(losses)).sum(dim=0) if losses else torch.zeros(2, dtype=torch.float64, device=device)
     distributed.all_reduce(total)
     loss_sum, num_tokens = (total / groups.tp.size()).tolist()

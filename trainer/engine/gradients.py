@@ -1,4 +1,4 @@
-"""Gradient sums that model parallelism owes, before the update."""
+"""Sum the gradients of weights that several model-parallel ranks hold, before the update."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,8 +22,8 @@ def reduce_over_model_parallel(
     saw its heads) over tensor-parallel ranks; tied embeddings over the first and last pipeline stage.
 
     Args:
-        gradient_of: where the engine keeps a parameter's accumulated gradient; summed in place.
-    Source: Megatron-Core finalize_model_grads, less its data-parallel part.
+        gradient_of: returns a parameter's accumulated gradient, which is summed in place.
+    Source: Megatron-Core finalize_model_grads, without its data-parallel part.
     """
     if groups.tp.size() > 1:
         _sum_partial_gradients(chunks, config=config, group=groups.tp, gradient_of=gradient_of)
@@ -34,10 +34,10 @@ def reduce_over_model_parallel(
 def reduce_partial_gradients_as_computed(
     chunks: Sequence[GPTModel], *, config: TransformerConfig, groups: ProcessGroupCollection
 ) -> None:
-    """Have every backward pass sum over tensor-parallel ranks what `reduce_over_model_parallel` sums after the last.
+    """Make every backward pass sum over tensor-parallel ranks what `reduce_over_model_parallel` sums after the last.
 
     For an engine that reduces over data-parallel ranks during the backward pass and keeps a part of the result. Costs
-    one small collective for each such weight and micro batch. Of one pipeline stage alone.
+    one small collective per such weight and micro batch. For layouts with one pipeline stage only.
     """
     if groups.tp.size() == 1:
         return
@@ -54,7 +54,7 @@ def reduce_partial_gradients_as_computed(
 def _parameters_with_partial_gradients(
     chunks: Sequence[GPTModel], *, config: TransformerConfig
 ) -> Iterator[nn.Parameter]:
-    """Weights that tensor-parallel ranks hold alike and use on different data."""
+    """Yield the weights of which tensor-parallel ranks hold replicas that they use on different data."""
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():
             sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)

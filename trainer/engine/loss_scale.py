@@ -1,4 +1,4 @@
-"""Dynamic loss scaling: fp16 gradients below 6e-8 are zero, so the loss is multiplied by as much as they can take."""
+"""Scale the loss dynamically: fp16 gradients below 6e-8 are zero, so the loss is scaled as high as fp16 allows."""
 
 import torch
 from megatron.core.optimizer.grad_scaler import DynamicGradScaler
@@ -8,9 +8,9 @@ from trainer.engine.base import LossScaleState
 
 
 class LossScale:
-    """Megatron-Core's dynamic scaler, for every engine: the same steps are skipped and the same scales tried.
+    """Use Megatron-Core's dynamic scaler for every engine, so that all skip the same steps and try the same scales.
 
-    DeepSpeed's own grows a step later, and unscales by the new scale the gradients that the old one has scaled.
+    DeepSpeed's own scaler grows a step later, and unscales with the new scale gradients that were scaled with the old.
     """
 
     def __init__(self, precision: PrecisionConfig) -> None:
@@ -33,12 +33,12 @@ class LossScale:
         return loss * self._scaler.scale
 
     def update(self, *, is_skipped: bool) -> None:
-        """Learn whether a step's gradients were finite."""
+        """Adapt the scale to whether a step's gradients were finite."""
         self._scaler.update(is_skipped)
 
     @property
     def state(self) -> LossScaleState:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         state = self._scaler.state_dict()
         return LossScaleState(
             scale=float(state["scale"]),
@@ -47,7 +47,7 @@ class LossScale:
         )
 
     def restore(self, state: LossScaleState) -> None:
-        """Go on where a checkpoint stands."""
+        """Restore the state from a checkpoint."""
         self._scaler.load_state_dict(
             {
                 "scale": torch.tensor([state.scale]),
@@ -58,5 +58,5 @@ class LossScale:
 
 
 def build_loss_scale(precision: PrecisionConfig) -> LossScale | None:
-    """Build the scale that the number formats need, if any."""
+    """Build the loss scale if the data types need one."""
     return LossScale(precision) if precision.params_dtype == "fp16" else None

@@ -1,4 +1,4 @@
-"""AdamW with decoupled decay on the parameters that the configuration names."""
+"""Build AdamW with decoupled weight decay on the configured parameters."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from trainer.config.optim import OptimizerConfig
 from trainer.model.sharding import ShardedParameter
 
 _ELEMENTS_AT_A_TIME = 1 << 18
-"""Of a gradient that is squared on a CPU: they stay in a core's cache."""
+"""Elements of a gradient that are squared at a time on a CPU: they stay in a core's cache."""
 
 
 def parameter_groups(parameters: Iterable[ShardedParameter], *, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Split parameters into those that decay and those that do not; empty groups are left out."""
+    """Split parameters into those with and without weight decay; empty groups are omitted."""
     return _with_decay(_split_by_decay(parameters, config=config), config=config)
 
 
@@ -44,9 +44,9 @@ def build_adamw(
     """Build torch's fused AdamW over `parameters`; all ranks call this.
 
     Args:
-        model_parallel_group: its ranks get as many parameter groups, since DeepSpeed sums the norm of one after the
-            other over them: where a pipeline stage has no parameter of a kind (the embedding alone), an element that
-            is no part of the model stands for it. None leaves such a group out.
+        model_parallel_group: its ranks get equally many parameter groups, because DeepSpeed sums the norm of each group
+            over them: if a pipeline stage has no parameter of a kind (the embedding alone), a placeholder element that
+            is no part of the model replaces it. None omits such a group.
     """
     kinds = _split_by_decay(parameters, config=config)
     if model_parallel_group is not None:
@@ -60,10 +60,10 @@ def build_adamw(
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that clips by the global norm first and leaves weights alone when the norm is not finite.
+    """AdamW that clips by the global norm first and skips the update if the norm is not finite.
 
-    For ZeRO-0 in fp32, where DeepSpeed wraps nothing around the optimizer: it reads `overflow` and
-    `_global_grad_norm` of whatever optimizer it is given.
+    For ZeRO-0 in fp32, where DeepSpeed does not wrap the optimizer: it reads `overflow` and `_global_grad_norm` of the
+    optimizer that it is given.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class GuardedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the weights, or set `overflow` when the gradient norm over all ranks is not finite."""
+        """Update the weights, or set `overflow` if the gradient norm over all ranks is not finite."""
         gradients = [p.grad for p in self._counted if p.grad is not None]
         squares = sum_of_squares(gradients, device=self._device)
         distributed.all_reduce(squares, group=self._model_parallel_group)
@@ -99,10 +99,10 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 def sum_of_squares(gradients: list[torch.Tensor], *, device: torch.device) -> torch.Tensor:
-    """Sum of the squares of all elements of all tensors, fp64; 0 where there are none.
+    """Return the sum of the squares of all elements of all tensors, fp64; 0 without tensors.
 
-    On a CPU torch's norms add fp32 one after the other and are off by up to 7e-4 at 10^7 elements; its sums add in
-    pairs, so parts of each tensor are squared and summed. A device's norms add in a tree.
+    On a CPU, torch's norms add fp32 sequentially and are off by up to 7e-4 at 10^7 elements; its sums add pairwise, so
+    parts of each tensor are squared and summed. A GPU's norms add in a tree.
     """
     if not gradients:
         return torch.zeros((), dtype=torch.float64, device=device)
@@ -113,12 +113,12 @@ def sum_of_squares(gradients: list[torch.Tensor], *, device: torch.device) -> to
 
 
 def clip_factor(grad_norm: float, *, clip_grad: float) -> float:
-    """What gradients are multiplied by so that their global norm is at most `clip_grad`; 0 switches clipping off."""
+    """Return the factor that limits the global gradient norm to `clip_grad`; 0 disables clipping."""
     return min(1.0, clip_grad / (grad_norm + 1e-6)) if clip_grad > 0 else 1.0
 
 
 def adam_state(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    """AdamW's state of one tensor, created with zero moments where the optimizer has not stepped yet."""
+    """Return AdamW's state of one tensor, created with zero moments if the optimizer has not stepped yet."""
     state = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)

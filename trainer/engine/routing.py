@@ -1,4 +1,4 @@
-"""What the experts of a step did, added up over all ranks. e: experts of a layer."""
+"""Sum the routing of experts in a step over all ranks. e: experts of a layer."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from trireme.records import LayerRouting
 def sum_routing(
     chunks: Sequence[GPTModel], *, num_microbatches: int, groups: ProcessGroupCollection, device: torch.device
 ) -> tuple[LayerRouting, ...] | None:
-    """Collect the routers' accounts of a step, the same on every rank; None where no layer has experts.
+    """Sum the routers' statistics of a step, the same on every rank; None for a dense model.
 
     Every token is seen by one rank of a pipeline stage: tensor parallelism with experts splits sequences.
     """

@@ -1,4 +1,4 @@
-"""What the back ends share: the chunks that Megatron-Core's schedule runs, the count of updates and the loss scale."""
+"""Share between back ends the chunks that Megatron-Core's schedule runs, the count of updates and the loss scale."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from trainer.engine.loss_scale import build_loss_scale
 
 
 class ScheduleEngine:
-    """The part of the engine protocol that no back end does in its own way."""
+    """Implement the part of the engine protocol that is the same for all back ends."""
 
     def __init__(
         self,
@@ -32,21 +32,21 @@ class ScheduleEngine:
         self._loss_scale = build_loss_scale(precision)
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
-        """Sum of losses and number of target tokens over the global batch, the same on every rank."""
+        """Return the sum of losses and the number of target tokens of the global batch, the same on every rank."""
         return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
 
     @property
     def num_updates(self) -> int:
-        """Updates that reached the weights: Adam's step count."""
+        """Number of updates of the weights: Adam's step count."""
         return self._num_updates
 
     @property
     def loss_scale(self) -> LossScaleState | None:
-        """Where the loss scale stands after the last step; None unless the weights are fp16."""
+        """State of the loss scale after the last step; None unless the weights are fp16."""
         return self._loss_scale.state if self._loss_scale else None
 
     def _run_schedule(self, micro_batches: Sequence[MicroBatch], *, skip_update: bool) -> LossSum:
-        """Forward and backward over this rank's micro batches, in training mode."""
+        """Run forward and backward over this rank's micro batches, in training mode."""
         for chunk in self._chunks:
             chunk.train()
         return forward_backward(
@@ -59,7 +59,7 @@ class ScheduleEngine:
         )
 
     def _account(self, losses: LossSum, *, grad_norm: float, is_skipped: bool) -> StepResult:
-        """Count a step, and let the loss scale learn from it."""
+        """Count a step, adapt the loss scale, and return the step's result."""
         scale = self._loss_scale.value if self._loss_scale else None
         has_targets = losses.num_tokens > 0
         self._num_updates += not is_skipped
@@ -75,7 +75,7 @@ class ScheduleEngine:
         )
 
     def _restore_account(self, *, num_updates: int, loss_scale: LossScaleState | None) -> None:
-        """Go on where a checkpoint stands."""
+        """Restore the count of updates and the loss scale from a checkpoint."""
         self._num_updates = num_updates
         if self._loss_scale and loss_scale:
             self._loss_scale.restore(loss_scale)

@@ -3,7 +3,7 @@
 DeepSpeed never runs the forward pass: Megatron-Core's schedule runs the bare chunks, and `engine.step()` clips and
 updates (`managed_gradient_accumulation=False`). Stages 0 and 1 leave gradients in the chunks and reduce them over
 data-parallel ranks in that call. Stages 2 and 3 reduce each bucket during every backward pass and keep only this rank's
-part, and stage 3 gathers a module's weights before it is needed and lets go of them after, all by hooks.
+part, and stage 3 gathers a module's weights before it runs and releases them afterwards, all by hooks.
 """
 
 import warnings
@@ -30,17 +30,17 @@ from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.model.sharding import describe_parameters
 from trireme.logging import printed_to_log
 
-# DeepSpeed calls collectives by names that torch has replaced since, and torch would say so at every call.
+# DeepSpeed calls collectives by deprecated names, and torch would warn at every call.
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 # A shared-memory all-reduce for CPU inference, compiled at the first start; training never calls it.
 deepspeed.ops.__compatible_ops__.pop("deepspeed_shm_comm", None)
 if not torch.cuda.is_available():
-    # It asks whether oneDNN has fp16 kernels for this processor; torch's own, which are always there, are enough.
+    # It checks whether oneDNN has fp16 kernels for this processor; torch's own kernels always exist and suffice.
     get_accelerator().is_fp16_supported = lambda: True
 
 
 class DeepSpeedEngine(ScheduleEngine):
-    """ZeRO-0 and ZeRO-1 under every layout, ZeRO-2 and ZeRO-3 under those of one pipeline stage."""
+    """Train with ZeRO-0 and ZeRO-1 under every layout, with ZeRO-2 and ZeRO-3 under those of one pipeline stage."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class DeepSpeedEngine(ScheduleEngine):
         device: torch.device,
     ) -> None:
         super().__init__(chunks, precision=precision, groups=groups, device=device)
-        # Described while they have their shapes: stage 3 leaves parameters empty.
+        # Described while they have their shapes: stage 3 empties parameters.
         parameters = describe_parameters(chunks)
         for sharded in parameters:
-            # Each weight once in the gradient norm: DeepSpeed counts what is marked `model_parallel`, and on the first
-            # rank of a model what is not; below stage 3 it leaves out what is marked as replicated.
+            # Each weight counts once in the gradient norm: DeepSpeed counts what is marked `model_parallel`, and on the
+            # first rank of a model what is not; below stage 3 it excludes what is marked as replicated.
             sharded.parameter.model_parallel = sharded.is_main_replica  # type: ignore[attr-defined]
             sharded.parameter.ds_pipe_replicated = not sharded.is_main_replica  # type: ignore[attr-defined]
         adamw = (
@@ -67,9 +67,9 @@ class DeepSpeedEngine(ScheduleEngine):
         )
         self._reduces_in_backward = config.zero_stage >= 2
         if self._reduces_in_backward:
-            assert len(chunks) == 1, "ZeRO-2 and ZeRO-3 were asked for under pipeline parallelism"
+            assert len(chunks) == 1, "ZeRO-2 and ZeRO-3 do not support pipeline parallelism"
             reduce_partial_gradients_as_computed(chunks, config=chunks[0].config, groups=groups)
-        with printed_to_log("deepspeed"):  # in bf16 it prints the memory in use four times and more
+        with printed_to_log("deepspeed"):  # in bf16 it prints the used memory four times and more
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 # Stage 3 must see the module that is called.
                 model=chunks[0] if self._reduces_in_backward else _all_of(chunks, adamw=adamw),
@@ -81,14 +81,14 @@ class DeepSpeedEngine(ScheduleEngine):
         self._state = build_zero_state(
             self._optimizer, adamw=adamw, parameters=parameters, groups=groups, zero_stage=config.zero_stage
         )
-        # Over one rank the reduction would only copy every gradient into a flat buffer and back. From stage 1 on it is
-        # needed all the same: it hands the gradients to the optimizer (but for bf16 at stage 1, of another class).
-        is_handed_over = config.zero_stage >= 1 and not isinstance(self._optimizer, BF16_Optimizer)
-        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1 or is_handed_over
+        # With one rank the reduction would only copy every gradient into a flat buffer and back. From stage 1 on it is
+        # needed anyway: it passes the gradients to the optimizer (except for bf16 at stage 1, which has another class).
+        needs_reduction = config.zero_stage >= 1 and not isinstance(self._optimizer, BF16_Optimizer)
+        self._engine.enable_backward_allreduce = groups.dp_cp.size() > 1 or needs_reduction
         if self._reduces_in_backward:
             chunks[0].register_forward_pre_hook(self._before_forward)
             chunks[0].register_forward_hook(self._after_forward)
-        if self._accumulates_beside_weights:
+        if self._has_fp32_accumulators:
             for sharded in parameters:
                 sharded.parameter.register_post_accumulate_grad_hook(self._optimizer._fill_param_grad_accum_attribute)
         for chunk in chunks:
@@ -98,7 +98,7 @@ class DeepSpeedEngine(ScheduleEngine):
     def train_step(
         self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
     ) -> StepResult:
-        """Forward and backward over this rank's micro batches, then one update."""
+        """Run forward and backward over this rank's micro batches, then one update; see `Engine.train_step`."""
         self._state.release_copies()
         losses = self._run_schedule(micro_batches, skip_update=skip_update)
         for group in self._optimizer.param_groups:
@@ -113,34 +113,34 @@ class DeepSpeedEngine(ScheduleEngine):
         )
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
-        """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
+        """Return this rank's optimizer state for a checkpoint; moments exist, and are zero before step 1."""
         return self._state.fragments()
 
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
-        """Make the fragments' contents, written in place by a loader, the weights of the model."""
+        """Update the model's weights from the fragments, which a loader has written in place."""
         self._restore_account(num_updates=num_updates, loss_scale=loss_scale)
         self._state.restore(num_updates=num_updates)
 
     def close(self) -> None:
-        """Release what DeepSpeed holds."""
+        """Release DeepSpeed's resources."""
         self._engine.destroy()
 
     @property
-    def _accumulates_beside_weights(self) -> bool:
-        """Whether `parameter.grad_accum` takes the gradient of each micro batch, in fp32 beside fp16 weights."""
+    def _has_fp32_accumulators(self) -> bool:
+        """Whether `parameter.grad_accum` accumulates the gradients of micro batches in fp32, for fp16 weights."""
         return getattr(self._optimizer, "use_grad_accum_attribute", False)
 
     def _before_forward(self, *args: Any) -> None:
-        """What DeepSpeed's own forward pass does first."""
+        """Do what DeepSpeed's own forward pass does first."""
         self._optimizer.clear_backward_seen_flag()
 
     def _after_forward(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        """Have DeepSpeed told when a backward pass begins; it finds its end by itself."""
+        """Notify DeepSpeed when a backward pass begins; it detects its end on its own."""
         if output.requires_grad:
             output.register_hook(lambda _: self._engine._backward_prologue())
 
     def _finalize_gradients(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the schedule after the last backward pass of a step."""
+        """Sum gradients over model-parallel ranks; the schedule calls this after the last backward pass of a step."""
         if self._reduces_in_backward:
             return
         reduce_over_model_parallel(
@@ -149,18 +149,18 @@ class DeepSpeedEngine(ScheduleEngine):
 
 
 def _all_of(chunks: Sequence[GPTModel], *, adamw: torch.optim.Optimizer) -> nn.ModuleList:
-    """Return the chunks, and what stands in the optimizer for parameters that only other stages have, as one module."""
+    """Return one module of the chunks and the optimizer's placeholders for kinds of parameters of other stages only."""
     module = nn.ModuleList(chunks)
     own = {id(parameter) for parameter in module.parameters()}
     others = [one for group in adamw.param_groups for one in group["params"] if id(one) not in own]
-    for number, stand_in in enumerate(others):
-        stand_in.model_parallel, stand_in.ds_pipe_replicated = False, True  # no part of the gradient norm
-        module.register_parameter(f"stand_in_{number}", stand_in)
+    for number, placeholder in enumerate(others):
+        placeholder.model_parallel, placeholder.ds_pipe_replicated = False, True  # no part of the gradient norm
+        module.register_parameter(f"placeholder_{number}", placeholder)
     return module
 
 
 def _accumulated_gradient(parameter: nn.Parameter) -> torch.Tensor | None:
-    """Where DeepSpeed accumulates: fp32 copies beside bf16 weights, otherwise `parameter.grad`."""
+    """Return DeepSpeed's accumulated gradient: an fp32 copy for bf16 weights, otherwise `parameter.grad`."""
     for attribute in ("_hp_grad", "grad_accum"):
         gradient = getattr(parameter, attribute, None)
         if gradient is not None:

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: its settings, its process groups, and what a host needs for state in files."""
+"""Configure DeepSpeed: its settings, its process groups, and the host's requirements for NVMe offload."""
 
 import os
 from pathlib import Path
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 def check_nvme_host(config: EngineConfig) -> list[Violation]:
-    """Look for the directory and for what DeepSpeed's asynchronous reads and writes are compiled against."""
+    """Check the directory of NVMe offload, and the library that DeepSpeed's asynchronous I/O is compiled against."""
     if not isinstance(config, DeepSpeedEngineConfig) or config.offload_optimizer != "nvme" or config.nvme_path is None:
         return []
     violations = []
     path = Path(config.nvme_path)
     if not path.is_dir() or not os.access(path, os.W_OK):
-        rule = "is no directory that can be written to"
-        fix = "create it on every host, or choose another"
-        violations.append(Violation(path="engine.nvme_path", value=path, message=rule, fix=fix))
-    # Importing DeepSpeed takes seconds, and only these runs ask it anything before they start.
+        message = "must be a writable directory"
+        fix = "Create it on every host, or use another one."
+        violations.append(Violation(path="engine.nvme_path", value=path, message=message, fix=fix))
+    # Importing DeepSpeed takes seconds, and only these runs need it before they start.
     from deepspeed.ops.op_builder import AsyncIOBuilder  # noqa: PLC0415
 
     if not AsyncIOBuilder().is_compatible(verbose=False):
-        rule = "needs libaio with its headers, and a C++ compiler finds none here"
-        fix = "install libaio-dev (Debian) or libaio-devel (Red Hat) on every host, or use cpu"
-        violations.append(Violation(path="engine.offload_optimizer", value="nvme", message=rule, fix=fix))
+        message = "requires libaio with its headers, which the C++ compiler does not find on this host"
+        fix = "Install libaio-dev (Debian) or libaio-devel (Red Hat) on every host, or use cpu."
+        violations.append(Violation(path="engine.offload_optimizer", value="nvme", message=message, fix=fix))
     return violations
 
 
 def deepspeed_settings(
     config: DeepSpeedEngineConfig, optimizer: OptimizerConfig, *, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Translate our configuration into DeepSpeed's.
+    """Translate the configuration into DeepSpeed's.
 
     Args:
         dtype: of the weights.
@@ -49,9 +49,9 @@ def deepspeed_settings(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        # ZeRO-0 clips in GuardedAdamW, which also guards against what is not finite.
+        # ZeRO-0 clips in GuardedAdamW, which also skips updates that are not finite.
         "gradient_clipping": optimizer.clip_grad if config.zero_stage > 0 else 0.0,
-        # torch's AdamW runs offloaded state on the CPU as well, fused; DeepSpeed's own would have to be compiled first.
+        # torch's fused AdamW also updates offloaded state on the CPU; DeepSpeed's own would have to be compiled first.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": _zero_settings(config),
@@ -61,7 +61,7 @@ def deepspeed_settings(
     }
     if is_bf16 or is_fp16:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-        settings["communication_data_type"] = "fp32"  # DeepSpeed would round the sums to the weights' format
+        settings["communication_data_type"] = "fp32"  # DeepSpeed would round the sums to the weights' data type
     return settings
 
 
@@ -88,58 +88,58 @@ def _zero_settings(config: DeepSpeedEngineConfig) -> dict[str, Any]:
 
 
 class ModelParallelUnit:
-    """The process groups under DeepSpeed's names.
+    """Provide the process groups under DeepSpeed's names.
 
-    Data-parallel means data and context parallel here: context-parallel ranks hold the same weights.
+    Data parallel means data and context parallel here: context-parallel ranks hold the same weights.
     """
 
     def __init__(self, groups: "ProcessGroupCollection") -> None:
         self._groups = groups
 
     def get_data_parallel_group(self) -> distributed.ProcessGroup:
-        """Ranks that hold the same weights."""
+        """Return the group of ranks that hold the same weights."""
         return self._groups.dp_cp
 
     def get_data_parallel_rank(self) -> int:
-        """This rank among those that hold the same weights."""
+        """Return this rank's number among those that hold the same weights."""
         return self._groups.dp_cp.rank()
 
     def get_data_parallel_world_size(self) -> int:
-        """How many ranks hold the same weights."""
+        """Return the number of ranks that hold the same weights."""
         return self._groups.dp_cp.size()
 
     def get_model_parallel_group(self) -> distributed.ProcessGroup:
-        """Ranks that hold one model together."""
+        """Return the group of ranks that hold one model."""
         return self._groups.mp
 
     def get_model_parallel_rank(self) -> int:
-        """This rank among those that hold one model together."""
+        """Return this rank's number among those that hold one model."""
         return self._groups.mp.rank()
 
     def get_model_parallel_world_size(self) -> int:
-        """How many ranks hold one model together."""
+        """Return the number of ranks that hold one model."""
         return self._groups.mp.size()
 
     def get_tensor_model_parallel_group(self) -> distributed.ProcessGroup:
-        """Ranks that hold one pipeline stage together."""
+        """Return the group of ranks that hold one pipeline stage."""
         return self._groups.tp
 
     def get_tensor_model_parallel_rank(self) -> int:
-        """This rank among those that hold one pipeline stage together."""
+        """Return this rank's number among those that hold one pipeline stage."""
         return self._groups.tp.rank()
 
     def get_tensor_model_parallel_world_size(self) -> int:
-        """How many ranks hold one pipeline stage together."""
+        """Return the number of ranks that hold one pipeline stage."""
         return self._groups.tp.size()
 
     def get_tensor_model_parallel_src_rank(self) -> int:
-        """The first of the ranks that hold one pipeline stage together, by its number in the world."""
+        """Return the global rank of the first rank that holds this pipeline stage."""
         return distributed.get_global_rank(self._groups.tp, 0)
 
     def get_pipeline_model_parallel_group(self) -> distributed.ProcessGroup:
-        """Ranks of one pipeline."""
+        """Return the group of ranks of one pipeline."""
         return self._groups.pp
 
     def get_pipeline_model_parallel_world_size(self) -> int:
-        """How many stages a pipeline has."""
+        """Return the number of pipeline stages."""
         return self._groups.pp.size()

@@ -1,9 +1,9 @@
-"""Where each ZeRO stage keeps fp32 weights and moments: handed out as fragments, and made the model's weights again."""
+"""Read and restore fp32 weights and moments, as fragments, where each ZeRO stage keeps them."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -14,22 +14,6 @@ from trainer.engine.optimizer import adam_state
 from trainer.model.sharding import ShardedParameter
 
 
-class ZeroState(Protocol):
-    """The optimizer state that this rank holds."""
-
-    def fragments(self) -> list[OptimizerFragment]:
-        """Everything of it that a checkpoint holds; writing into the fragments changes it."""
-        ...
-
-    def restore(self, *, num_updates: int) -> None:
-        """Make what was written into the fragments the weights of the model, after `num_updates` of Adam's steps."""
-        ...
-
-    def release_copies(self) -> None:
-        """Let go of the fragments that had to be copied; writing into them has no effect any more."""
-        ...
-
-
 def build_zero_state(
     optimizer: Any,
     *,
@@ -37,28 +21,29 @@ def build_zero_state(
     parameters: Sequence[ShardedParameter],
     groups: ProcessGroupCollection,
     zero_stage: int,
-) -> ZeroState:
-    """Choose the form that a stage has.
+) -> "ZeroState":
+    """Build the access to the optimizer state of a ZeRO stage.
 
     Args:
-        optimizer: what `deepspeed.initialize` returned.
-        adamw: the optimizer that it was given.
+        optimizer: returned by `deepspeed.initialize`.
+        adamw: the optimizer that was passed to it.
         parameters: described before DeepSpeed took them: stage 3 leaves them without a shape.
     """
     if zero_stage == 0:
-        return _WholeState(adamw, parameters=parameters, is_owner=groups.dp_cp.rank() == 0)
+        return WholeState(adamw, parameters=parameters, is_owner=groups.dp_cp.rank() == 0)
     if zero_stage < 3:
-        return _SplitState(optimizer, adamw=adamw, parameters=parameters)
-    return _PartitionedState(optimizer, adamw=adamw, parameters=parameters, dp_rank=groups.dp_cp.rank())
+        return SplitState(optimizer, adamw=adamw, parameters=parameters)
+    return PartitionedState(optimizer, adamw=adamw, parameters=parameters, dp_rank=groups.dp_cp.rank())
 
 
-class _WholeState:
-    """Stage 0: every data-parallel rank holds all of it, and the fp32 weights are the model's."""
+class WholeState:
+    """Access the state of stage 0: every data-parallel rank holds all of it, and the fp32 weights are the model's."""
 
     def __init__(self, adamw: torch.optim.AdamW, *, parameters: Sequence[ShardedParameter], is_owner: bool) -> None:
         self._adamw, self._parameters, self._is_owner = adamw, parameters, is_owner
 
     def fragments(self) -> list[OptimizerFragment]:
+        """Return the state as views; writing into them changes it."""
         fragments = []
         for sharded in self._parameters:
             parameter, state = sharded.parameter, adam_state(self._adamw, sharded.parameter)
@@ -78,19 +63,21 @@ class _WholeState:
         return fragments
 
     def restore(self, *, num_updates: int) -> None:
+        """Set Adam's step count; the fragments are the model's weights."""
         _set_step_counts(self._adamw, _tensors_of(self._adamw), num_updates=num_updates)
 
     def release_copies(self) -> None:
-        """There are none."""
+        """Do nothing: fragments are views."""
 
 
-class _SplitState:
-    """Stages 1 and 2: all parameters of a group laid end to end, and each data-parallel rank holds an equal part."""
+class SplitState:
+    """Access the state of stages 1 and 2: each data-parallel rank holds an equal part of a group's flat parameters."""
 
     def __init__(self, optimizer: Any, *, adamw: torch.optim.AdamW, parameters: Sequence[ShardedParameter]) -> None:
         self._optimizer, self._adamw, self._parameters = optimizer, adamw, parameters
 
     def fragments(self) -> list[OptimizerFragment]:
+        """Return the state as views; writing into them changes it."""
         self._link_moments()
         fragments = []
         for sharded in self._parameters:
@@ -111,25 +98,26 @@ class _SplitState:
         return fragments
 
     def restore(self, *, num_updates: int) -> None:
+        """Copy the fragments into the model's weights, and set Adam's step count."""
         _set_step_counts(self._adamw, _tensors_of(self._adamw), num_updates=num_updates)
         self._optimizer.update_lp_params()
 
     def release_copies(self) -> None:
-        """There are none."""
+        """Do nothing: fragments are views."""
 
     def _link_moments(self) -> None:
-        """DeepSpeed ties fragments to Adam's moments after its first step, and then for its first group only."""
+        """Link fragments to Adam's moments: DeepSpeed does it after its first step, and for its first group only."""
         for tensor in _tensors_of(self._adamw):
             adam_state(self._adamw, tensor)
         self._optimizer._hp_optimizer_states_linked = False
         self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
-class _PartitionedState:
-    """Stage 3: each parameter cut into as many equal parts as there are data-parallel ranks, the last ones padded.
+class PartitionedState:
+    """Access the state of stage 3: each parameter is split into equal parts, one per data-parallel rank, with padding.
 
-    The parts of a group's parameters lie end to end in one flat tensor, which the optimizer steps. Offloaded to files
-    it is in memory only while it is stepped, so fragments are copies then, which `restore` writes back.
+    The parts of a group's parameters are concatenated in one flat tensor, which the optimizer steps. Offloaded to NVMe,
+    it is in memory only during the step, so fragments are copies then, which `restore` writes back.
     """
 
     def __init__(
@@ -140,6 +128,7 @@ class _PartitionedState:
         self._copies: dict[int, dict[str, torch.Tensor]] = {}
 
     def fragments(self) -> list[OptimizerFragment]:
+        """Return the state as views or, offloaded to NVMe, as copies, which `restore` writes back."""
         groups = [self._states_of(group) for group in range(len(self._optimizer.fp32_partitioned_groups_flat))]
         fragments = []
         for sharded in self._parameters:
@@ -161,8 +150,9 @@ class _PartitionedState:
 
     @torch.no_grad()
     def restore(self, *, num_updates: int) -> None:
+        """Copy the fragments into the model's weights, and set Adam's step count."""
         optimizer = self._optimizer
-        # As its step does: let go of what is gathered, renew the parts, gather again what always stays gathered.
+        # As its step does: release gathered weights, renew the parts, gather again what stays gathered.
         optimizer._partition_all_parameters()
         for group, master in enumerate(optimizer.fp32_partitioned_groups_flat):
             with self._in_memory(group) as states:
@@ -174,10 +164,11 @@ class _PartitionedState:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def release_copies(self) -> None:
+        """Free the fragments that are copies; writing into them has no effect any more."""
         self._copies.clear()
 
     def _states_of(self, group: int) -> dict[str, torch.Tensor]:
-        """A group's fp32 weights and moments: [n] each, or copies of them."""
+        """Return a group's fp32 weights and moments, [n] each, or copies of them."""
         with self._in_memory(group) as states:
             if not self._optimizer._swappable_optimizer_subgroup(group):
                 return states
@@ -186,7 +177,7 @@ class _PartitionedState:
 
     @contextmanager
     def _in_memory(self, group: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Read a group from its files, where it lies in files, and write it back afterwards."""
+        """Read a group from its files if it is offloaded to NVMe, and write it back afterwards."""
         is_swapped = self._optimizer._swappable_optimizer_subgroup(group)
         if is_swapped:
             self._optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -194,6 +185,10 @@ class _PartitionedState:
         yield {"param": master.detach(), **adam_state(self._adamw, master)}
         if is_swapped:
             self._optimizer._optimizer_states_and_gradient_swap_out(group)
+
+
+ZeroState = WholeState | SplitState | PartitionedState
+"""The optimizer state of this rank."""
 
 
 def _full_size(sharded: ShardedParameter) -> int:

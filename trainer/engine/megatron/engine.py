@@ -1,6 +1,6 @@
 """The Megatron-Core back end: its data parallelism and its optimizers around all model chunks of this pipeline stage.
 
-Gradients lie in flat buffers, in fp32 whatever the weights' format, and buckets of them are reduced while the last
+Gradients are in flat buffers, in fp32 for weights of any data type, and buckets of them are reduced while the last
 backward pass still runs. The distributed optimizer owns an equal part of each bucket on every data-parallel rank.
 """
 
@@ -27,7 +27,7 @@ from trainer.model.sharding import describe_parameters
 
 
 class MegatronEngine(ScheduleEngine):
-    """Overlapped gradient reduction and sharded or replicated optimizer state, under every layout."""
+    """Train with overlapped gradient reduction and sharded or replicated optimizer state, under every layout."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class MegatronEngine(ScheduleEngine):
         self._optimizer, self._owned = build_optimizer(
             self._wrapped, parameters, config=config, optimizer=optimizer, groups=groups
         )
-        # The schedule runs the bare chunks: all that the wrapper does hangs on their parameters and modules.
+        # The schedule runs the bare chunks: the wrapper works through hooks on their parameters and modules.
         for chunk in chunks:
             chunk.config.finalize_model_grads_func = self._finalize_gradients
             chunk.config.grad_scale_func = self._loss_scale.multiply if self._loss_scale else None
@@ -57,7 +57,7 @@ class MegatronEngine(ScheduleEngine):
     def train_step(
         self, micro_batches: Sequence[MicroBatch], *, learning_rate: float, skip_update: bool = False
     ) -> StepResult:
-        """Forward and backward over this rank's micro batches, then one update."""
+        """Run forward and backward over this rank's micro batches, then one update; see `Engine.train_step`."""
         for wrapped in self._wrapped:
             wrapped.zero_grad_buffer()
         losses = self._run_schedule(micro_batches, skip_update=skip_update)
@@ -67,7 +67,7 @@ class MegatronEngine(ScheduleEngine):
         return self._account(losses, grad_norm=grad_norm, is_skipped=is_skipped)
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
-        """Everything of the optimizer that a checkpoint holds on this rank; moments exist (zero before step 1)."""
+        """Return this rank's optimizer state for a checkpoint; moments exist, and are zero before step 1."""
         fragments = []
         for owned in self._owned:
             state = adam_state(owned.adamw, owned.main)
@@ -88,7 +88,7 @@ class MegatronEngine(ScheduleEngine):
 
     @torch.no_grad()
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
-        """Make the fragments' contents, written in place by a loader, the weights of the model."""
+        """Update the model's weights from the fragments, which a loader has written in place."""
         self._restore_account(num_updates=num_updates, loss_scale=loss_scale)
         for owned in self._owned:
             adam_state(owned.adamw, owned.main)["step"].fill_(float(num_updates))
@@ -100,10 +100,10 @@ class MegatronEngine(ScheduleEngine):
                 wrapped.start_param_sync(force_sync=True)
 
     def close(self) -> None:
-        """Nothing is held that goes on by itself."""
+        """Do nothing: no resource has to be released."""
 
     def _finalize_gradients(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the schedule after the last backward pass of a step."""
+        """Sum gradients over ranks; the schedule calls this after the last backward pass of a step."""
         for wrapped in self._wrapped:
             wrapped.finish_grad_sync()
         reduce_over_model_parallel(
@@ -115,7 +115,7 @@ class MegatronEngine(ScheduleEngine):
         """Clip by the global norm and update, unless that norm is not finite.
 
         Args:
-            scale: by which all gradients are multiplied.
+            scale: factor of all gradients.
         Returns:
             The norm, and whether the update was skipped.
         """
@@ -142,7 +142,7 @@ def _wrap(
     precision: PrecisionConfig,
     groups: ProcessGroupCollection,
 ) -> list[DistributedDataParallel]:
-    """Give the chunks' parameters gradient buffers, and hooks that reduce a bucket as soon as it is complete."""
+    """Add gradient buffers to the chunks' parameters, and hooks that reduce a bucket as soon as it is complete."""
     settings = DistributedDataParallelConfig(
         grad_reduce_in_fp32=precision.grad_accumulation_dtype == "fp32",
         overlap_grad_reduce=config.overlap_grad_reduce,
@@ -155,7 +155,7 @@ def _wrap(
             chunk.config,
             settings,
             chunk,
-            # Communication of later chunks is hidden behind the backward passes of earlier ones; one bucket will do.
+            # Communication of later chunks overlaps with the backward passes of earlier ones; one bucket is enough.
             disable_bucketing=index > 0,
             pg_collection=groups,
         )

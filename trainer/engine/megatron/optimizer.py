@@ -1,4 +1,4 @@
-"""Megatron-Core's optimizers around torch's AdamW, and what of each parameter this rank updates."""
+"""Build Megatron-Core's optimizers around torch's AdamW, and find the part of each parameter that this rank updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ from trainer.parallel import cpu_shim
 
 @dataclass(frozen=True, kw_only=True)
 class Owned:
-    """What this rank updates of one parameter."""
+    """Hold the part of one parameter that this rank updates."""
 
     sharded: ShardedParameter
     main: torch.Tensor
-    """fp32 weights that AdamW updates: a flat part of them, or all."""
+    """fp32 weights that AdamW updates: a flat part of the parameter, or all of it."""
     flat_start: int
     """First element of the part in the flattened local parameter."""
     adamw: torch.optim.AdamW
     is_owner: bool
-    """False where another data-parallel rank holds the same part."""
+    """False if another data-parallel rank holds the same part and saves it."""
 
     @property
     def gradient(self) -> torch.Tensor:
@@ -53,7 +53,7 @@ def build_optimizer(
     optimizer: OptimizerConfig,
     groups: ProcessGroupCollection,
 ) -> tuple[ChainedOptimizer, list[Owned]]:
-    """Build one optimizer for what all data-parallel ranks share, and one for experts, which fewer ranks share."""
+    """Build one optimizer for the weights that all data-parallel ranks share, and one for experts."""
     dense = [sharded for sharded in parameters if _is_dense(sharded)]
     experts = [sharded for sharded in parameters if not _is_dense(sharded)]
     parts: list[MegatronOptimizer] = []
@@ -81,7 +81,7 @@ def _build_part(
     group: distributed.ProcessGroup,
     groups: ProcessGroupCollection,
 ) -> MegatronOptimizer:
-    """Put fp32 master weights, of a part of each bucket or of everything, under an AdamW."""
+    """Build the optimizer of an AdamW over fp32 master weights, of a part of each bucket or of everything."""
     dtype = wrapped[0].config.params_dtype
     settings = MegatronOptimizerConfig(
         bf16=dtype is torch.bfloat16,
@@ -89,7 +89,7 @@ def _build_part(
         params_dtype=dtype,
         use_distributed_optimizer=config.use_distributed_optimizer,
     )
-    # Megatron-Core demands a scaler for fp16. One for each part could drift apart: the engine's own scales all of them.
+    # Megatron-Core requires a scaler for fp16. Separate scalers could diverge: the engine's own scales all parts.
     scaler = ConstantGradScaler(1.0) if dtype is torch.float16 else None
     if config.use_distributed_optimizer:
         part = DistributedOptimizer(
@@ -108,8 +108,8 @@ def _build_part(
         part = FP32Optimizer(adamw, settings, None)
     else:
         part = Float16OptimizerWithFloat16Params(adamw, settings, scaler, None)
-    # Where it looks for gradients that are not finite: on the ranks that have this part, since a stage may be without
-    # experts. The engine, which decides, looks at all.
+    # The ranks on which it checks for gradients that are not finite: those with this part, since a stage may have no
+    # experts. The engine, which decides, checks all.
     part.grad_stats_parallel_group = groups.tp_dp_cp
     return part
 
@@ -117,7 +117,7 @@ def _build_part(
 def _find_owned(
     part: MegatronOptimizer, members: Sequence[ShardedParameter], *, adamw: torch.optim.AdamW, is_first_rank: bool
 ) -> list[Owned]:
-    """What of each parameter this rank's optimizer holds; nothing where another rank has all of it."""
+    """Find the part of each parameter that this rank's optimizer holds; none if another rank has all of it."""
     owned = []
     for sharded in members:
         parameter = sharded.parameter
@@ -139,5 +139,5 @@ def _find_owned(
 
 
 def _is_dense(sharded: ShardedParameter) -> bool:
-    """Whether all data-parallel ranks hold the parameter: experts are marked otherwise by Megatron-Core."""
+    """Return whether all data-parallel ranks hold the parameter: Megatron-Core marks those of experts otherwise."""
     return getattr(sharded.parameter, "allreduce", True)
