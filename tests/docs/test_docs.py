@@ -213,6 +213,17 @@ def test_both_readmes_have_the_same_sections_and_commands() -> None:
     assert english.count("\n|") == chinese.count("\n|"), "the tables have the same rows"
 
 
+def test_the_readme_shows_what_the_quickstart_prints() -> None:
+    shown = next(
+        block for block in code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8")) if "== Done" in block
+    )
+    source = (REPOSITORY / "launch" / "quickstart.py").read_text(encoding="utf-8")
+    titles = re.findall(r"^\S+ s?\s*(\d/6 .*)$", shown, flags=re.MULTILINE)
+    labels = re.findall(r"^([a-z][a-z, ]+?)  ", shown, flags=re.MULTILINE)
+    assert len(titles) == 6 and len(labels) == 4
+    assert [text for text in [*titles, *labels] if text not in source] == []
+
+
 def test_the_index_lists_every_page() -> None:
     docs = REPOSITORY / "docs"
     listed = {(docs / link).resolve() for link in links((docs / "README.md").read_text(encoding="utf-8"))}
