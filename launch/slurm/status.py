@@ -71,7 +71,7 @@ def stop_runs(configs: Sequence[TrainConfig]) -> None:
     known = ask_states(job for _, submission in found for job in submission.jobs)
     states = {job: one.state for job, one in known.items()}
     over = {
-        config.run_name: f"no pending or running job ({_list_states(submission, states)})"
+        config.run_name: f"no pending or running job: {_list_states(submission, states)}"
         for config, submission in found
         if _OVER.issuperset(states[job] for job in submission.jobs)
     }

@@ -61,7 +61,7 @@ def test_a_chain_goes_on_job_by_job_and_ends_with_the_run(cluster: SlurmCluster,
     cluster.wait_for(third, "CANCELLED")
     assert {cluster.show(job)[0]["Restarts"] for job in (first, second)} == {"0"}
     printed = runs.printed("chained")
-    assert "leaving the rest to the next job of the chain" in printed
+    assert "the next job of the chain resumes the run" in printed
     assert len(re.findall(rf"step +1/{NUM_STEPS_ALONE} ", printed)) == 1
 
 
@@ -94,10 +94,10 @@ def test_a_run_is_looked_at_and_stopped(cluster: SlurmCluster, runs: Runs) -> No
     job = runs.submit(cluster, "watched", num_nodes=1)
     again = launch(cluster, *runs.overrides("watched", num_nodes=1))
     assert again.returncode == 2
-    assert f"run_name=watched is the run of job {job}, which is not over" in again.stderr
+    assert f"run_name: job {job} of this run is still pending or running (got watched)" in again.stderr
     wait_for_steps(runs.directory("watched"), 3)
     stopped = launch(cluster, *these, "action=stop")
-    assert stopped.stdout.startswith(f"{job}: asked to save and leave")
+    assert stopped.stdout.startswith(f"{job}: asked to save a checkpoint and exit")
     cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     assert cluster.show(job)[0]["Restarts"] == "0"
     steps = len(losses_of(runs.directory("watched")))
@@ -109,7 +109,7 @@ def test_a_run_is_looked_at_and_stopped(cluster: SlurmCluster, runs: Runs) -> No
     assert "stopped on request (exit code" in launch(cluster, *these, "action=logs").stdout
     idle = launch(cluster, *these, "action=stop")
     assert idle.returncode == 2
-    assert f"run_name=watched has no job that waits or runs ({job} is COMPLETED)" in idle.stderr
+    assert f"run_name: no pending or running job: {job} is COMPLETED (got watched)" in idle.stderr
 
 
 def test_a_job_is_stopped_before_its_script_begins(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_job_is_stopped_before_its_script_begins(cluster: SlurmCluster, runs: 
         assert stopped.returncode == 0, stopped.stderr
     cluster.wait_for(job, "COMPLETED")
     assert cluster.show(job)[0]["Restarts"] == "0"
-    assert "stopped on request (before it began)" in runs.printed("in-prolog")
+    assert "stopped on request (before the run started)" in runs.printed("in-prolog")
 
 
 def test_a_job_is_stopped_while_its_nodes_start(cluster: SlurmCluster, runs: Runs, tmp_path: Path) -> None:
@@ -144,7 +144,9 @@ def test_a_suspended_job_stops_when_it_is_resumed(cluster: SlurmCluster, runs: R
     wait_until(lambda: "began" in runs.printed("suspended"), what="its start", seconds=60)
     cluster.ask("scontrol", "suspend", job)
     stopped = launch(cluster, *these)
-    assert stopped.stdout.startswith(f"{job}: is SUSPENDED; saves and leaves when it is resumed"), stopped.stderr
+    assert stopped.stdout.startswith(f"{job}: is SUSPENDED; it will save a checkpoint and exit when it is resumed"), (
+        stopped.stderr
+    )
     cluster.ask("scontrol", "resume", job)
     cluster.wait_for(job, "COMPLETED")
     assert "stopped on request (exit code 75)" in runs.printed("suspended")
@@ -161,9 +163,9 @@ def test_a_sweep_of_which_one_run_is_done_is_stopped(cluster: SlurmCluster, runs
     stopped = launch(cluster, *runs.overrides("partly", *sweep, "action=stop", num_nodes=1))
     assert stopped.returncode == 0, stopped.stderr
     lines = stopped.stdout.splitlines()
-    assert lines[0] == f"partly_seed_1: has no job that waits or runs ({job}_0 is COMPLETED)"
-    assert lines[1].startswith(f"{job}_1: asked to save and leave")
-    assert lines[2] == f"{job}_2: taken from the queue"
+    assert lines[0] == f"partly_seed_1: no pending or running job: {job}_0 is COMPLETED"
+    assert lines[2].startswith(f"{job}_1: asked to save a checkpoint and exit")
+    assert lines[1] == f"{job}_2: cancelled before it started"
     cluster.wait_for(job, "COMPLETED", "CANCELLED")
 
 
@@ -175,12 +177,12 @@ def test_short_arrays_and_nodes_that_are_being_set_up(runs: Runs, tmp_path: Path
         refused = launch(cluster, *runs.overrides("split", *sweep, "cluster.slurm.max_running=1", num_nodes=1))
         assert refused.returncode == 2
         assert (
-            "cluster.slurm.max_running=1 is less than the 2 arrays of these 4 runs: Slurm takes 3 in one; use 2 or more"
+            "cluster.slurm.max_running: must be at least 2: these 4 runs need that many job arrays, since Slurm's"
             in refused.stderr
         )
         assert not list(runs.output.glob("split*"))
         done = launch(cluster, *runs.overrides("split", *sweep, "cluster.slurm.max_running=3", num_nodes=1))
-        arrays = re.findall(r"^submitted +(\d+): array of 2 runs", done.stdout, re.MULTILINE)
+        arrays = re.findall(r"^submitted +(\d+): job array of 2 runs", done.stdout, re.MULTILINE)
         assert len(arrays) == 2, done.stdout + done.stderr
         for job in arrays:
             cluster.wait_for(job, "COMPLETED")
@@ -192,7 +194,7 @@ def test_short_arrays_and_nodes_that_are_being_set_up(runs: Runs, tmp_path: Path
             cluster.wait_for(job, "CONFIGURING", "RUNNING")
             assert cluster.ask("squeue", "--noheader", "--format=%T").strip() == "CONFIGURING"
             stopped = launch(cluster, "run_name=configuring", f"output_dir='{runs.output}'", "action=stop")
-            assert stopped.stdout == f"{job}: taken from the queue\n", stopped.stderr
+            assert stopped.stdout == f"{job}: cancelled before it started\n", stopped.stderr
         cluster.wait_for(job, "CANCELLED")
 
 
@@ -205,11 +207,11 @@ def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> Non
     assert cluster.show(job)[0]["Restarts"] == "2"
     printed = runs.printed("looping")
     assert printed.count("requeueing") == 2
-    assert "stopped: 2 starts brought no checkpoint newer than step none; see what was said above" in printed
+    assert "stopped: 2 starts without a new checkpoint (latest: none). Fix the cause" in printed
 
 
 @pytest.mark.parametrize("node", [0, 1])
-@pytest.mark.parametrize(("code", "why"), [(2, "the configuration or an input cannot"), (82, "training went wrong")])
+@pytest.mark.parametrize(("code", "why"), [(2, "the configuration or an input is"), (82, "training diverged")])
 def test_what_no_start_can_mend_is_no_reason_to_start_again(
     cluster: SlurmCluster, runs: Runs, tmp_path: Path, code: int, why: str, node: int
 ) -> None:
@@ -243,14 +245,16 @@ def test_starts_that_slurm_ends_are_no_crash_loop(cluster: SlurmCluster, runs: R
     fails.touch()
     cluster.wait_for(job, "FAILED")
     assert cluster.show(job)[0]["Restarts"] == "4"
-    assert "asking the run to save and leave" in runs.printed("requeued"), "it was warned before it made room"
-    assert "stopped: 1 starts brought no checkpoint newer than step none" in runs.printed("requeued")
+    assert "asking the run to save a checkpoint and exit" in runs.printed("requeued"), (
+        "it was warned before it made room"
+    )
+    assert "stopped: 1 start without a new checkpoint (latest: none)" in runs.printed("requeued")
 
 
 def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmCluster, runs: Runs) -> None:
     refused = launch(cluster, *runs.overrides("refused", "cluster.slurm.partition=none"))
     assert refused.returncode == 1
-    assert "Slurm refused:" in refused.stderr
+    assert "Slurm error:" in refused.stderr
     assert "invalid partition specified: none" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(runs.directory("refused").glob("slurm/*")) == []
@@ -265,7 +269,7 @@ def test_a_job_that_cannot_be_remembered_is_taken_back(cluster: SlurmCluster, ru
         fill(place)
         done = launch(cluster, *runs.overrides("forgotten", stand_in(tmp_path, SAVES_AND_LEAVES), num_nodes=1))
     assert done.returncode == 1
-    assert "(No space left on device), and nothing was submitted." in done.stderr
+    assert "No space left on device. Nothing was submitted." in done.stderr
     assert "Traceback" not in done.stderr
     wait_until(lambda: not cluster.ask("squeue", "--noheader"), what="the job to be taken back", seconds=30)
     assert list(records.parent.iterdir()) in ([], [records])
@@ -290,14 +294,17 @@ def test_a_bad_node_that_slurm_does_not_know_takes_none_of_the_others_with_it(
     once = stand_in(tmp_path, f"mkdir {tmp_path}/begun || exit 0\necho '{note}' >>'{bad_nodes}'\nexit 1")
     done = launch(cluster, *runs.overrides("unknown", once, "cluster.slurm.exclude=n2", num_nodes=1))
     assert done.returncode == 0, done.stderr
-    assert f"warning: {bad_nodes}: Slurm has no node gpu-17, so it is not excluded" in done.stderr
+    assert f"warning: {bad_nodes}: Slurm does not know the node gpu-17, so it is not excluded" in done.stderr
     job = done.stdout.split()[1].rstrip(":")
     assert cluster.show(job)[0]["ExcNodeList"] == "n[1-2]"
     wait_until(lambda: cluster.show(job)[0]["ExcNodeList"] != "n[1-2]", what="the nodes to avoid", seconds=60)
     assert sorted(cluster.show(job)[0]["ExcNodeList"].split(",")) == ["n1", "n2", "n3"]
     printed = runs.printed("unknown")
-    assert [host for host in ("gpu-17", "gpu-18") if f"Slurm has no node {host}" in printed] == ["gpu-17", "gpu-18"]
-    assert f"correct or remove the line in {bad_nodes}" in printed.replace("its line", "the line")
+    assert [host for host in ("gpu-17", "gpu-18") if f"Slurm does not know the node {host}" in printed] == [
+        "gpu-17",
+        "gpu-18",
+    ]
+    assert f"Correct or remove its line in {bad_nodes}" in printed
 
 
 def test_gpus_are_asked_for_as_the_cluster_wants_it(cluster: SlurmCluster, runs: Runs) -> None:

@@ -29,13 +29,13 @@ def preflight(cluster: SlurmCluster, *arguments: str) -> "subprocess.CompletedPr
 
 def test_nodes_are_measured(cluster: SlurmCluster, runs: Runs) -> None:
     # Two hosts that share two cores may differ by anything.
-    done = preflight(cluster, *runs.overrides("checked"), "accept=sniff")
+    done = preflight(cluster, *runs.overrides("checked"), "allow=hardware")
     assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = [line for line in done.stdout.splitlines() if "│ sniff" in line]
-    slow = [line for line in done.stdout.splitlines() if line.startswith("warning: sniff:")]
-    assert all(" at " in line and "the median is" in line for line in slow), slow
+    (row,) = [line for line in done.stdout.splitlines() if "│ hardware" in line]
+    slow = [line for line in done.stdout.splitlines() if line.startswith("warning: hardware:")]
+    assert all(" at " in line and "the median of all" in line for line in slow), slow
     # Measured between hosts only.
-    assert slow or ("2 processes alike" in row and "neighbour_gb_per_second: " in row)
+    assert slow or ("2 processes, no outliers" in row and "neighbour_gb_per_second: " in row)
     assert not Path(runs.directory("checked")).exists()
     assert not list(runs.output.glob(".preflight-*"))
 
@@ -43,7 +43,7 @@ def test_nodes_are_measured(cluster: SlurmCluster, runs: Runs) -> None:
 def test_what_slurm_refuses_is_said(cluster: SlurmCluster, runs: Runs) -> None:
     done = preflight(cluster, *runs.overrides("checked", "cluster.slurm.partition=absent"))
     assert done.returncode == 2
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: sniff:")]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: hardware:")]
     assert "invalid partition" in line.lower()
 
 
@@ -54,25 +54,25 @@ def test_what_slurm_refuses_is_said(cluster: SlurmCluster, runs: Runs) -> None:
         (
             ("cluster.slurm.partition=absent",),
             Verdict.ERROR,
-            "invalid partition specified: absent allocation failure: Invalid partition name specified; change"
+            "invalid partition specified: absent allocation failure: Invalid partition name specified. Change"
             " cluster.slurm.partition",
         ),
         (
             ("cluster.gpus_per_node=3", "training.global_batch_size=12"),
             Verdict.ERROR,
-            "Requested node configuration is not available; change cluster.num_nodes, cluster.gpus_per_node",
+            "Requested node configuration is not available. Change cluster.num_nodes, cluster.gpus_per_node",
         ),
-        (("cluster.slurm.constraint=h100",), Verdict.ERROR, "; change cluster.slurm.constraint"),
+        (("cluster.slurm.constraint=h100",), Verdict.ERROR, ". Change cluster.slurm.constraint"),
         (
             ("cluster.slurm.time_limit=2-0",),
             Verdict.ERROR,
-            "cluster.slurm.time_limit=2-0 is more than the partition's MaxTime, so the job would wait for ever; use"
+            "cluster.slurm.time_limit: exceeds the partition's MaxTime, so the job would never start (got 2-0). Use"
             " 01:00:00 or less",
         ),
         (
             ("cluster.gpus_per_node=2", "cluster.slurm.cpus_per_task=1"),
             Verdict.WARNING,
-            "cluster.slurm.cpus_per_task=1 leaves the 2 processes of a node to share cores; use 2 or more",
+            "cluster.slurm.cpus_per_task: fewer CPUs than the 2 processes of a node, which share cores (got 1). Use 2",
         ),
     ],
 )

@@ -22,5 +22,5 @@ def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs) -> None:
         pytest.skip(str(reason))
     assert list(losses_of(runs.directory(name))) == list(range(1, NUM_STEPS_ALONE + 1))
     printed = runs.printed(name)
-    assert printed.count("asking the run to save and leave") == 1
+    assert printed.count("asking the run to save a checkpoint and exit") == 1
     assert printed.count("/step_") - printed.count(f"/step_{NUM_STEPS_ALONE:08d}") >= 1, "it saved before it left"

@@ -55,7 +55,7 @@ def test_a_named_port_that_is_held_is_explained(cluster: SlurmCluster, runs: Run
         job = runs.submit(cluster, "held", *SHORT, *fixed)
         cluster.wait_for(job, "FAILED", seconds=DEADLINE)
     printed = runs.printed("held")
-    assert f"another process listens at port {port} of n1 ('ss -ltnp' there names it): set" in printed
-    assert "stopped: 1 starts brought no checkpoint newer than step none" in printed
+    assert f"port {port} of n1 is in use by another process ('ss -ltnp' shows which). Set" in printed
+    assert "stopped: 1 start without a new checkpoint (latest: none)" in printed
     job = runs.submit(cluster, "free", *SHORT, fixed[0])
     cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
