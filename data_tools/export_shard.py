@@ -1,7 +1,7 @@
-"""Write a shard in another program's format: python -m data_tools.export_shard PREFIX OUTPUT --format datatrove
+"""Export a shard to another format: python -m data_tools.export_shard PREFIX OUTPUT --format datatrove
 
-datatrove: OUTPUT.ds, OUTPUT.ds.index and OUTPUT.ds.metadata, as its DocumentTokenizer writes them; nanotron reads such
-files too. (Megatron-LM and Megatron-Core need no export: they read PREFIX.bin and PREFIX.idx as they are.)
+datatrove: OUTPUT.ds, OUTPUT.ds.index and OUTPUT.ds.metadata, as written by its DocumentTokenizer; nanotron reads them
+too. (Megatron-LM and Megatron-Core need no export: they read PREFIX.bin and PREFIX.idx.)
 """
 
 import argparse
@@ -23,14 +23,14 @@ from trireme.shards.shard import ShardReader, shard_file
 
 SUFFIX = ".ds"
 PARTS = ("", ".index", ".metadata")
-"""What follows OUTPUT.ds in the names of its files, the last one marking it as whole."""
+"""Suffixes after OUTPUT.ds; the last file marks the export as complete."""
 CHUNK_ENTRIES = 1 << 20
-"""Tokens, or documents, that are copied at a time."""
+"""Tokens, or documents, copied at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedFile:
-    """What was written."""
+    """The exported file."""
 
     path: Path
     num_documents: int
@@ -42,23 +42,23 @@ class ExportedFile:
 def export_datatrove(
     prefix: str, output: str, *, tokenizer: str | None = None, overwrite: bool = False, mode: Mode = "off"
 ) -> ExportedFile:
-    """Write a shard as a file for datatrove's data sets and nanotron; whole, or not at all.
+    """Write a shard as a file for datatrove's datasets and nanotron, whole or not at all.
 
     Memory does not grow with the shard. The files are: all tokens, as uint16 or uint32 without a header; the ends of
     all documents, in tokens, as uint64; three lines (tokenizer and bytes of a token, tokens, tokens for people).
 
     Args:
-        prefix: path of the shard without .bin and .idx; it is first compared with its manifest's checksums.
-        output: path of the new file, with .ds or without.
-        tokenizer: its name in the metadata; None takes the hash in the shard's manifest.
+        prefix: path of the shard without .bin and .idx; it is verified first.
+        output: path of the new file, with or without .ds.
+        tokenizer: its name in the metadata; None uses the hash in the shard's manifest.
     Raises:
-        ConfigError: the shard is damaged, or the output is there already.
+        ConfigError: the shard is damaged, or the output exists.
     Source: datatrove.pipeline.tokens.tokenizer.TokenizedFile and datatrove.utils.dataset, 0.10.1
     """
     path = shard_file(output.removesuffix(SUFFIX), SUFFIX)
     raise_if_any([*_check_output(path, overwrite=overwrite), *check_shard(prefix, verify="checksum")])
     reader, manifest = ShardReader(prefix), read_manifest(prefix)
-    # Megatron's int32 holds no negative ids, and has the bytes of uint32 then.
+    # Megatron's int32 has no negative ids, so its bytes are those of uint32.
     dtype = np.dtype("<u2") if reader.dtype.itemsize <= 2 else np.dtype("<u4")
     hashed = manifest.tokenizer_sha256 if manifest else None
     name = tokenizer or (f"sha256:{hashed}" if hashed else "Unknown Tokenizer")
@@ -79,7 +79,7 @@ def export_datatrove(
                 lines = (f"{name}|{dtype.itemsize}", str(reader.num_tokens), _abbreviate(reader.num_tokens))
                 stream.write("\n".join(lines).encode())
                 _sync(stream)
-        # Without its metadata a former file counts as unfinished until all of the new one is there.
+        # Without its metadata an existing file counts as incomplete until the new one is complete.
         shard_file(path, PARTS[-1]).unlink(missing_ok=True)
         for partial, part in zip(partials, PARTS, strict=True):
             os.replace(partial, shard_file(path, part))
@@ -97,12 +97,12 @@ def _copy_tokens(reader: ShardReader, dtype: np.dtype) -> Iterator[np.ndarray]:
         chunk = reader.tokens[start : start + CHUNK_ENTRIES]
         if chunk.min() < 0:
             place = start + int(np.argmin(chunk))
-            rule, fix = "is no token id", "prepare the shard again"
+            rule, fix = "must not be negative", "Prepare the shard again."
             raise_if_any(
                 [Violation(path=f"token {place} of {reader.prefix}", value=chunk.min(), message=rule, fix=fix)]
             )
         yield chunk.astype(dtype, copy=False)
-        # A new mapping: the pages of the old one would count as memory of this process until the end.
+        # A new mapping, since the pages of the old one would count as memory of this process until the end.
         reader.release()
 
 
@@ -126,7 +126,7 @@ def _sync(stream: BinaryIO) -> None:
 
 
 def _abbreviate(count: int) -> str:
-    """A number in three digits, such as 1.23 MT, as datatrove writes it for people."""
+    """Format a number with three digits, such as 1.23 MT, as datatrove does."""
     power = 0
     value = float(count)
     while value >= 999.5 and power < 4:
@@ -139,22 +139,22 @@ def _abbreviate(count: int) -> str:
 def _check_output(path: Path, *, overwrite: bool) -> Iterator[Violation]:
     taken = [file for part in PARTS if (file := shard_file(path, part)).exists()]
     if taken and not overwrite:
-        fix = "choose another name, or replace it with --overwrite"
-        yield Violation(path="OUTPUT", value=str(path), message=f"is taken: there is {taken[0]}", fix=fix)
+        fix = "Choose another name, or replace it with --overwrite."
+        yield Violation(path="OUTPUT", value=str(path), message=f"{taken[0]} already exists", fix=fix)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.export_shard",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("prefix", metavar="PREFIX", help="path of a shard without .bin and .idx")
-    parser.add_argument("output", metavar="OUTPUT", help="path of the new file without .ds")
-    parser.add_argument("--format", choices=["datatrove"], required=True, help="whose format")
+    parser.add_argument("prefix", metavar="PREFIX", help="path of a shard, without .bin and .idx")
+    parser.add_argument("output", metavar="OUTPUT", help="path of the new file, without .ds")
+    parser.add_argument("--format", choices=["datatrove"], required=True, help="target format")
     parser.add_argument("--tokenizer", metavar="NAME", help="the tokenizer's name in the metadata (default: its hash)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args()
 
     def body() -> int:
@@ -163,9 +163,9 @@ def main() -> int:
                 args.prefix, args.output, tokenizer=args.tokenizer, overwrite=args.overwrite, mode="auto"
             )
         except OSError as error:
-            print(f"the export stopped: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+            print(f"Export failed: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
             return EXIT_STOPPED
-        print(f"wrote {args.prefix} to {written.path}")
+        print(f"Exported {args.prefix} to {written.path}")
         documents = format_number(written.num_documents, "document")
         tokens = format_number(written.num_tokens, "token")
         print(f"  {documents}, {tokens} of {format_number(written.token_bytes, 'byte')} each")

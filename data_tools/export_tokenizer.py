@@ -1,8 +1,8 @@
-"""Write a SentencePiece model as a tokenizer that Hugging Face's transformers loads.
+"""Export a SentencePiece model as a tokenizer for Hugging Face's transformers.
 
     python -m data_tools.export_tokenizer DIRECTORY/tokenizer.model OUTPUT_DIR [--verify FILE]
 
-Nothing is written unless every text that is tried gives the same ids, and comes back from them.
+Nothing is written unless every verification text yields the same ids, and decodes to the same text.
 """
 
 import argparse
@@ -44,21 +44,21 @@ EDGE_TEXTS = (
     "def f(x):\n\tif x >= 0:\n        return {'a': [1, 2]}  # ok\n",
     "aaaa aaaaaa abababab ......... ------ ========",
 )
-"""Texts on which tokenizers tend to differ."""
+"""Texts that tokenizers tend to encode differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A text on which the two tokenizers differ."""
+    """A text that the two tokenizers encode or decode differently."""
 
     text: str
     number: int
-    """Which of the texts it is, from 1."""
+    """Number of the text, from 1."""
     what: str
 
 
 def build_texts(tokenizer: Tokenizer, symbols: Iterable[str]) -> Iterator[str]:
-    """The texts that are tried when none are given.
+    """Yield the default verification texts.
 
     Args:
         symbols: user-defined symbols of the tokenizer.
@@ -77,9 +77,9 @@ def find_difference(
     """Compare ids and decoded texts.
 
     Args:
-        other: with `encode_special_tokens`, since a text never gives control symbols in SentencePiece.
+        other: with `encode_special_tokens`, since SentencePiece never encodes text to control symbols.
     Returns:
-        How many texts were compared, and the first difference.
+        Number of compared texts, and the first difference.
     """
     count = 0
     for count, text in enumerate(texts, start=1):
@@ -98,7 +98,7 @@ def find_difference(
 
 
 def write_tokenizer(converted: ConvertedTokenizer, directory: Path) -> None:
-    """Write the three files."""
+    """Write the three files of the tokenizer."""
     names: dict[str, object] = {"unk_token": converted.unk_token}
     if converted.bos_token is not None:
         names["bos_token"] = converted.bos_token
@@ -120,10 +120,10 @@ def write_tokenizer(converted: ConvertedTokenizer, directory: Path) -> None:
 
 
 def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite: bool) -> int:
-    """Convert, compare, write, and say so.
+    """Convert, verify and write a model.
 
     Returns:
-        The exit code: 0, or 1 when a text differs.
+        The exit code: 0, or 1 if a text differs.
     Raises:
         ConfigError: the model or the directory cannot be used.
     """
@@ -132,10 +132,10 @@ def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite:
     try:
         converted = convert_tokenizer(model_path.read_bytes())
     except UnsupportedModelError as error:
-        fix = "take a model that data_tools.prepare trained, or one with the same rules of normalization"
-        rule = f"cannot be exported: it {error}"
+        fix = "Use a model that data_tools.prepare trained, or one with the same normalization."
+        rule = f"cannot export the model: it {error}"
         raise ConfigError([Violation(path="MODEL", value=model_path, message=rule, fix=fix)]) from error
-    # Read again what will be written: that is what others will use.
+    # Verify what will be written, since that is what others will use.
     other = tokenizers.Tokenizer.from_str(converted.tokenizer.to_str())
     other.encode_special_tokens = True
     texts = build_texts(model, converted.symbols) if verify is None else _read_lines(verify)
@@ -143,17 +143,17 @@ def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite:
     if difference is not None:
         where = "text" if verify is None else f"line {difference.number} of {verify}:"
         shown = difference.text[:SHOWN_CHARACTERS]
-        print(f"not exported: {where} {shown!r} differs: {difference.what}", file=sys.stderr)
+        print(f"Not exported: {where} {shown!r} differs: {difference.what}", file=sys.stderr)
         return EXIT_DIFFERENT
     write_tokenizer(converted, directory)
-    print(f"wrote {', '.join(NAMES)} to {directory}: {model.vocab_size} ids; {count} texts have the same ids")
+    print(f"Wrote {', '.join(NAMES)} to {directory}: {model.vocab_size} ids; {count} texts have the same ids")
     return 0
 
 
 def _open_model(path: Path) -> Tokenizer:
     model = Tokenizer(path)
     if model.is_huggingface:
-        violation = Violation(path="MODEL", value=path, message="is a tokenizer.json already", fix="use it as it is")
+        violation = Violation(path="MODEL", value=path, message="already a tokenizer.json", fix="Use it as it is.")
         raise ConfigError([violation])
     return model
 
@@ -161,23 +161,23 @@ def _open_model(path: Path) -> Tokenizer:
 def _check_output(directory: Path, *, overwrite: bool) -> None:
     taken = [name for name in NAMES if (directory / name).exists()]
     if directory.exists() and not directory.is_dir():
-        rule, fix = "is no directory", "name another"
+        rule, fix = "must be a directory", "Choose another path."
     elif taken and not overwrite:
-        rule, fix = f"holds {', '.join(taken)}", "name another directory, or give --overwrite"
+        rule, fix = f"already contains {', '.join(taken)}", "Choose another directory, or set --overwrite."
     else:
         return
     raise ConfigError([Violation(path="OUTPUT_DIR", value=directory, message=rule, fix=fix)])
 
 
 def _read_lines(path: Path) -> Iterator[str]:
-    """Lines with their ends."""
+    """Yield lines with their ends."""
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             yield from stream
     except (OSError, UnicodeDecodeError) as error:
-        fix = "name a text file in UTF-8"
+        fix = "Use a text file in UTF-8."
         raise ConfigError(
-            [Violation(path="--verify", value=path, message=f"cannot be read: {error}", fix=fix)]
+            [Violation(path="--verify", value=path, message=f"cannot read the file: {error}", fix=fix)]
         ) from error
 
 
@@ -190,7 +190,7 @@ def _show_ids(found: list[int], expected: list[int]) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.export_tokenizer",
         description=__doc__,
@@ -198,8 +198,10 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a SentencePiece .model")
     parser.add_argument("directory", type=Path, metavar="OUTPUT_DIR")
-    parser.add_argument("--verify", type=Path, metavar="FILE", help="text to compare, line by line; default: our own")
-    parser.add_argument("--overwrite", action="store_true", help="replace the files of a former export")
+    parser.add_argument(
+        "--verify", type=Path, metavar="FILE", help="verify with this text, line by line (default: built-in texts)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier export")
     arguments = parser.parse_args()
     return exit_code_of(
         lambda: export(arguments.model, arguments.directory, verify=arguments.verify, overwrite=arguments.overwrite)

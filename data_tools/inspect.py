@@ -1,6 +1,6 @@
-"""Look into a token shard: verify it, count it, and read a document with its origin.
+"""Inspect a token shard: verify it, show its statistics, and print a document with its origin.
 
-PREFIX stands for PREFIX.bin and PREFIX.idx; a shard that Megatron-LM wrote will do.
+PREFIX stands for PREFIX.bin and PREFIX.idx; shards written by Megatron-LM work too.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MAX_FOUND = 20
 
 
 def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Iterator[str]:
-    """What is in a shard, line by line."""
+    """Describe a shard, line by line."""
     lengths = np.diff(reader.document_offsets)
     size = reader.header.bin_bytes
     documents = format_number(reader.num_documents, "document")
@@ -45,7 +45,7 @@ def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Itera
             f" 95% up to {high:.0f}, longest {lengths.max()} (document {int(lengths.argmax())})"
         )
     if manifest is None:
-        yield "  no manifest, so nothing to verify the contents against"
+        yield "  not verified: there is no manifest"
         return
     yield f"  written by {manifest.created_by or 'unknown'}; vocabulary {manifest.vocab_size or 'unknown'}"
     if manifest.tokenizer_sha256:
@@ -56,7 +56,7 @@ def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Itera
 def describe_document(
     reader: ShardReader, document: int, *, tokenizer: Tokenizer | None, num_characters: int | None
 ) -> Iterator[str]:
-    """One document: where it came from, and its text."""
+    """Describe a document: its origin and its text."""
     tokens = reader.document(document)
     yield f"document {document}: {format_number(len(tokens), 'token')}"
     table = shard_file(reader.prefix, TABLE_SUFFIX)
@@ -72,11 +72,11 @@ def describe_document(
         if origin.language:
             yield f"  in    {origin.language}"
     else:
-        yield "  of unknown origin: the shard has no document table"
+        yield "  origin unknown: the shard has no document table"
     yield ""
     if tokenizer is None:
         yield " ".join(map(str, tokens[: num_characters or len(tokens)]))
-        yield "(token ids: no tokenizer.model or tokenizer.json beside the shard; name one with --tokenizer)"
+        yield "(token ids: no tokenizer.model or tokenizer.json next to the shard; set --tokenizer)"
         return
     text = tokenizer.decode(tokens.tolist())
     if num_characters and len(text) > num_characters:
@@ -95,20 +95,20 @@ def inspect(
     tokenizer_path: Path | None,
     num_characters: int | None,
 ) -> None:
-    """Verify a shard and print what is asked for.
+    """Verify a shard and print the requested information.
 
     Args:
         document: number of the document to show, from 0.
-        column: url or title: show the document whose column has the value, and why others with it were dropped.
+        column: url or title: show the document whose column has the value, and the outcome of other records with it.
     Raises:
-        ConfigError: the shard is damaged, or what is asked for is not there.
+        ConfigError: the shard is damaged, or the document does not exist.
     """
     prefix = prefix.removesuffix(".bin").removesuffix(".idx").removesuffix(MANIFEST_SUFFIX)
     raise_if_any(check_shard(prefix, verify="checksum"))
     reader, manifest = ShardReader(prefix), read_manifest(prefix)
     print("\n".join(describe_shard(reader, manifest)))
     if document is not None and not 0 <= document < reader.num_documents:
-        rule, fix = f"is no document of {prefix}", f"use 0 to {reader.num_documents - 1}"
+        rule, fix = f"no such document in {prefix}", f"Use 0 to {reader.num_documents - 1}."
         raise ConfigError([Violation(path="--doc", value=document, message=rule, fix=fix)])
     if column is not None:
         records = _find_in_ledger(reader, column=column, value=value)
@@ -126,7 +126,7 @@ def inspect(
 
 
 def describe_records(records: list[FoundRecord], *, column: str, value: str) -> Iterator[str]:
-    """What became of the records that have a url or title."""
+    """List the outcomes of the records with a URL or title."""
     yield f"{format_number(len(records), 'record')} read with {column} {value}:"
     for source, file, row in records[:MAX_FOUND]:
         what = f"kept: {row.fate}" if row.reason is None else f"{row.fate}: {row.reason}"
@@ -136,7 +136,7 @@ def describe_records(records: list[FoundRecord], *, column: str, value: str) -> 
 
 
 def _find_in_ledger(reader: ShardReader, *, column: str, value: str) -> list[FoundRecord]:
-    """Records of the preparation that made the shard; none where it left no table of them."""
+    """Find records of the shard's preparation; none without a table of records."""
     table = reader.prefix.parent / RECORD_TABLE_NAME
     return list(find_records(table, column=column, value=value)) if table.exists() else []
 
@@ -146,18 +146,18 @@ def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> l
     if not table.exists() and not is_needed:
         return []
     if not table.exists():
-        rule = f"cannot be looked up: there is no {table}"
-        raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix="use --doc with a number")])
+        rule, fix = f"cannot search: {table} does not exist", "Use --doc with a document number."
+        raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix=fix)])
     found = find_documents(table, column=column, value=value)
     if not found and is_needed:
-        rule = f"is no {column} of a document in {reader.prefix}, nor of a record that was read for it"
-        fix = "look into the other shards; links are compared letter by letter"
+        rule = f"no document of {reader.prefix} and no record read for it has this {column}"
+        fix = "Search the other shards; the value must match exactly."
         raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix=fix)])
     return found
 
 
 def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path: Path | None) -> Tokenizer | None:
-    """The tokenizer that is named, or the one beside the shard; its hash must be the manifest's."""
+    """Open the given tokenizer, or the one next to the shard; its hash must match the manifest."""
     path = path or find_tokenizer(reader.prefix.parent)
     if path is None:
         return None
@@ -166,30 +166,33 @@ def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path
     except ConfigError as error:
         raise ConfigError(replace(violation, path="--tokenizer") for violation in error.violations) from error
     if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
-        rule = f"is not the tokenizer of {reader.prefix}, whose sha256 is {manifest.tokenizer_sha256}"
-        fix = "name the right one with --tokenizer"
+        rule = f"must be the tokenizer of {reader.prefix} with sha256 {manifest.tokenizer_sha256}"
+        fix = "Set --tokenizer to the tokenizer of the shard."
         raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
     if manifest is None and reader.num_tokens and tokenizer.vocab_size <= int(reader.tokens.max()):
-        rule = f"has {tokenizer.vocab_size} pieces, and {reader.prefix} holds token {int(reader.tokens.max())}"
-        fix = "name the right one with --tokenizer"
+        rule = f"has only {tokenizer.vocab_size} tokens, but {reader.prefix} contains token {int(reader.tokens.max())}"
+        fix = "Set --tokenizer to the tokenizer of the shard."
         raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
     return tokenizer
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("prefix", metavar="PREFIX")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--doc", type=int, metavar="N", help="show document N, from 0")
-    chosen.add_argument("--url", help="show the document with this address, or say why it was dropped")
-    chosen.add_argument("--title", help="show the document with this title, or say why it was dropped")
+    chosen.add_argument("--doc", type=int, metavar="N", help="show document N, counted from 0")
+    chosen.add_argument("--url", help="show the document with this URL, or why it was dropped")
+    chosen.add_argument("--title", help="show the document with this title, or why it was dropped")
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.model or tokenizer.json beside PREFIX"
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="tokenizer (default: tokenizer.model or tokenizer.json next to PREFIX)",
     )
-    parser.add_argument("--full", action="store_true", help="show the whole text, not only its first 2000 characters")
+    parser.add_argument("--full", action="store_true", help="show the whole text instead of the first 2000 characters")
     args = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
 

@@ -1,6 +1,6 @@
-"""Merge token shards into one, without tokenizing again: python -m data_tools.merge OUTPUT PREFIX [PREFIX ...]
+"""Merge token shards into one without tokenizing again: python -m data_tools.merge OUTPUT PREFIX [PREFIX ...]
 
-The documents of all shards follow each other in the order given. All shards must have been made with one tokenizer.
+The new shard contains the documents of all shards in the given order. All shards must have the same tokenizer.
 """
 
 import argparse
@@ -24,15 +24,15 @@ SUFFIXES = (".bin", ".idx", TABLE_SUFFIX, MANIFEST_SUFFIX)
 
 
 def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, mode: Mode = "off") -> ShardManifest:
-    """Write all documents of some shards, with their origins, to one shard; whole, or not at all.
+    """Write the documents of several shards, with their origins, to one shard, whole or not at all.
 
     Args:
         output: prefix of the new shard.
-        prefixes: of the shards to merge; every file of theirs is first compared with its checksum.
+        prefixes: of the shards to merge; all their files are verified first.
     Returns:
-        The new shard's manifest. The table of origins is left out unless every shard has one.
+        The new shard's manifest. It has a document table only if every shard has one.
     Raises:
-        ConfigError: a shard is damaged or of another tokenizer, or the output is there already.
+        ConfigError: a shard is damaged or has another tokenizer, or the output exists.
     """
     manifests = _check(output, prefixes, overwrite=overwrite)
     readers = [ShardReader(prefix) for prefix in prefixes]
@@ -48,7 +48,7 @@ def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, m
             for reader in readers:
                 _copy_documents(reader, writer, progress=progress)
             table = _merge_tables(readers, partial_table) if has_tables else {}
-            # From here on the former shard, if any, counts as without manifest and origins until the new one is whole.
+            # From here on an existing shard has no manifest and document table until the new one is complete.
             for suffix in (MANIFEST_SUFFIX, TABLE_SUFFIX):
                 shard_file(output, suffix).unlink(missing_ok=True)
             files = writer.commit()
@@ -102,7 +102,7 @@ def _describe(prefix: str, manifest: ShardManifest) -> dict[str, Any]:
 
 
 def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardManifest]:
-    """Refuse what cannot be merged; return the shards' manifests."""
+    """Check that the shards can be merged; return their manifests."""
     raise_if_any([*_check_output(output, prefixes, overwrite=overwrite), *_check_inputs(prefixes)])
     manifests = [manifest for prefix in prefixes if (manifest := read_manifest(prefix))]
     found = []
@@ -110,15 +110,13 @@ def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardMa
         for name in ("tokenizer_sha256", "vocab_size", "dtype"):
             expected, value = getattr(manifests[0], name), getattr(manifest, name)
             if value != expected:
-                rule = (
-                    f"is not {expected}, as that of {prefixes[0]}; tokens of different tokenizers mean different text"
-                )
-                fix = "prepare it with the same data_prep.tokenizer.path"
+                rule = f"must be {expected} as in {prefixes[0]}: all shards need the same tokenizer"
+                fix = "Prepare the shard with the same data_prep.tokenizer.path."
                 found.append(Violation(path=f"{name} of {prefix}", value=value, message=rule, fix=fix))
         table = shard_file(prefix, TABLE_SUFFIX)
         if TABLE_SUFFIX in manifest.files and pq.ParquetFile(table).metadata.num_rows != manifest.num_documents:
-            rule = f"does not have a row for each of {manifest.num_documents} documents"
-            found.append(Violation(path=str(table), value="rows", message=rule, fix="prepare the shard again"))
+            rule = f"must have {format_number(manifest.num_documents, 'row')}, one per document"
+            found.append(Violation(path=str(table), value="", message=rule, fix="Prepare the shard again."))
     raise_if_any(found)
     return manifests
 
@@ -126,7 +124,7 @@ def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardMa
 def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
     for number, prefix in enumerate(prefixes):
         if prefix in prefixes[:number]:
-            rule, fix = "is named twice, which would repeat its documents", "name it once"
+            rule, fix = "listed twice, which would duplicate its documents", "List it once."
             yield Violation(path="PREFIX", value=prefix, message=rule, fix=fix)
             continue
         problems = check_shard(prefix, verify="checksum")
@@ -142,41 +140,43 @@ def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
 def _check_output(output: str, prefixes: list[str], *, overwrite: bool) -> Iterator[Violation]:
     places = {os.path.realpath(prefix): prefix for prefix in prefixes}
     if os.path.realpath(output) in places:
-        yield Violation(path="OUTPUT", value=output, message="is one of the shards to merge", fix="choose another name")
+        yield Violation(
+            path="OUTPUT", value=output, message="must not be one of the shards to merge", fix="Choose another name."
+        )
         return
     taken = [str(file) for suffix in SUFFIXES if (file := shard_file(output, suffix)).exists()]
     if taken and not overwrite:
-        fix = "choose another name, or replace it with --overwrite"
-        yield Violation(path="OUTPUT", value=output, message=f"is taken: there is {taken[0]}", fix=fix)
+        fix = "Choose another name, or replace it with --overwrite."
+        yield Violation(path="OUTPUT", value=output, message=f"{taken[0]} already exists", fix=fix)
     if os.path.exists(os.path.join(os.path.dirname(output) or ".", "preparation.json")):
-        rule = "lies in the directory of a preparation, which may be made again at any time"
-        yield Violation(path="OUTPUT", value=output, message=rule, fix="choose another directory")
+        rule = "must not be in the directory of a preparation, which a later run may replace"
+        yield Violation(path="OUTPUT", value=output, message=rule, fix="Choose another directory.")
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", metavar="OUTPUT", help="prefix of the new shard")
-    parser.add_argument("prefixes", metavar="PREFIX", nargs="+", help="path of a shard without .bin and .idx")
-    parser.add_argument("--overwrite", action="store_true", help="replace the shard that is there")
+    parser.add_argument("prefixes", metavar="PREFIX", nargs="+", help="path of a shard, without .bin and .idx")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing shard")
     args = parser.parse_args()
 
     def body() -> int:
         try:
             manifest = merge_shards(args.output, args.prefixes, overwrite=args.overwrite, mode="auto")
         except OSError as error:
-            print(f"the merge stopped: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
+            print(f"Merge failed: {error.filename or args.output}: {error.strerror or error}", file=sys.stderr)
             return EXIT_STOPPED
-        print(f"merged {format_number(len(args.prefixes), 'shard')} into {args.output}")
+        print(f"Merged {format_number(len(args.prefixes), 'shard')} into {args.output}")
         documents, tokens = (
             format_number(count, noun)
             for count, noun in ((manifest.num_documents, "document"), (manifest.num_tokens, "token"))
         )
         print(f"  {documents}, {tokens} of {manifest.dtype}")
         if TABLE_SUFFIX not in manifest.files:
-            print("warning: not every shard has a table of origins, so the new one has none", file=sys.stderr)
+            print("warning: not every shard has a document table, so the new one has none", file=sys.stderr)
         return 0
 
     return exit_code_of(body)

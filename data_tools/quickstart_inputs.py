@@ -1,4 +1,4 @@
-"""Get real input for the quickstart without a network: a Wikipedia dump fragment, and a crawl of Python's manual."""
+"""Create real input for the quickstart without a network: a Wikipedia dump excerpt, and a crawl of Python's docs."""
 
 import argparse
 import contextlib
@@ -39,9 +39,9 @@ LICENSES = (
 
 @contextlib.contextmanager
 def serve_python_docs(*, timeout_seconds: float = 30.0) -> Iterator[str]:
-    """Run Python's documentation server on a free loopback port while the block runs; gives its address.
+    """Run Python's documentation server on a free loopback port while the block runs; yield its URL.
 
-    It sees the standard library only (no site-packages), and stops as soon as its standard input closes, so also when
+    It documents the standard library only (no site-packages), and stops when its standard input closes, so also when
     this process is killed.
     """
     with tempfile.TemporaryDirectory(prefix="trireme-pydoc-") as empty:
@@ -79,19 +79,19 @@ def _drain(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
 
 
 def _address(lines: "queue.Queue[str | None]", *, timeout_seconds: float) -> str:
-    """The address that the server announces on its first line."""
+    """Return the URL that the server prints on its first line."""
     try:
         line = lines.get(timeout=timeout_seconds)
     except queue.Empty:
         line = None
     if line is None or "http://" not in line:
         said = repr(line) if line else "nothing"
-        raise RuntimeError(f"Python's documentation server did not start: it said {said}")
+        raise RuntimeError(f"Python's documentation server did not start; its output was {said}")
     return line[line.index("http://") :].strip()
 
 
 def find_dump() -> Path:
-    """The Wikipedia dump inside the installed gensim distribution; gensim itself is not imported."""
+    """Find the Wikipedia dump in the installed gensim distribution; gensim is not imported."""
     try:
         files = metadata.distribution(DUMP_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -102,9 +102,9 @@ def find_dump() -> Path:
             [
                 Violation(
                     path=DUMP_DISTRIBUTION,
-                    value="not installed" if not files else "installed",
-                    message=f"does not hold {DUMP_NAME}",
-                    fix="run `make setup`, or pip install -c constraints.txt -e '.[quickstart]'",
+                    value="",
+                    message="not installed" if not files else f"{DUMP_NAME} not found in the installed package",
+                    fix="Run `make setup`, or pip install -c constraints.txt -e '.[quickstart]'.",
                 )
             ]
         )
@@ -112,10 +112,10 @@ def find_dump() -> Path:
 
 
 def copy_dump(output: Path) -> Path:
-    """Put the dump into `output` under its own name, unless it is there."""
+    """Copy the dump into `output`, unless it exists there."""
     source, target = find_dump(), output / DUMP_NAME
     if target.exists() and target.stat().st_size == source.stat().st_size:
-        print(f"{target}: already there")
+        print(f"{target}: already exists")
         return target
     with written_whole(target) as partial:
         shutil.copyfile(source, partial)
@@ -124,10 +124,10 @@ def copy_dump(output: Path) -> Path:
 
 
 def crawl_python_docs(output: Path, *, max_pages: int = MAX_CRAWL_PAGES) -> Path:
-    """Crawl Python's documentation server into a WARC file in `output`, unless it is there (it only appears whole)."""
+    """Crawl Python's documentation server into a WARC file in `output`, unless it exists (it is only ever complete)."""
     target = output / CRAWL_NAME
     if target.exists():
-        print(f"{target}: already there")
+        print(f"{target}: already exists")
         return target
     with serve_python_docs() as address:
         # No delay: the server is this machine's own, was started for this, and answers one request at a time.
@@ -150,18 +150,20 @@ def crawl_python_docs(output: Path, *, max_pages: int = MAX_CRAWL_PAGES) -> Path
 def _find_problems(output: Path) -> Iterator[Violation]:
     existing = nearest_existing_parent(output)
     if not existing.is_dir():
-        rule = f"cannot be a directory: {existing} is a file"
-        yield Violation(path="--output", value=output, message=rule, fix="name a directory")
+        rule = f"cannot create the directory: {existing} is a file"
+        yield Violation(path="--output", value=output, message=rule, fix="Choose another directory.")
     elif not os.access(existing, os.W_OK | os.X_OK):
-        rule = f"cannot be written: you may not write to {existing}"
-        yield Violation(path="--output", value=output, message=rule, fix="name a directory that you can write to")
+        rule, fix = f"no permission to write to {existing}", "Choose a directory that you can write to."
+        yield Violation(path="--output", value=output, message=rule, fix=fix)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m data_tools.quickstart_inputs", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIRECTORY")
-    parser.add_argument("--max-pages", type=int, default=MAX_CRAWL_PAGES, help="pages to crawl (default: %(default)s)")
+    parser.add_argument(
+        "--max-pages", type=int, default=MAX_CRAWL_PAGES, help="maximum pages to crawl (default: %(default)s)"
+    )
     args = parser.parse_args()
 
     def body() -> int:

@@ -1,10 +1,10 @@
-"""How many tokens tokenizers need for the same text, by language.
+"""Compare how many tokens tokenizers need for the same text, by language.
 
     python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --shard OUTPUT_DIR
     python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --text FILE [FILE ...]
 
-TOKENIZER is a SentencePiece .model, a tokenizer.json, or a directory with one of them. OUTPUT_DIR is that of a
-preparation; its validation documents are decoded and tokenized again. A FILE is text, or .jsonl with the key "text".
+TOKENIZER is a SentencePiece .model, a tokenizer.json, or a directory with one of them. OUTPUT_DIR is the directory of a
+preparation, whose validation documents are used. FILE is a text file, or .jsonl with the key "text".
 """
 
 import argparse
@@ -32,7 +32,7 @@ from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_DOCUMENTS = 10_000
 ALL = "all"
-"""Stands for all languages together."""
+"""Name of the rows for all languages."""
 
 Split = Literal["file", "paragraph", "line"]
 _PARAGRAPH_END = re.compile(r"\n{2,}")
@@ -40,48 +40,48 @@ _PARAGRAPH_END = re.compile(r"\n{2,}")
 
 @dataclass(kw_only=True)
 class Fertility:
-    """What a tokenizer made of the documents of a language."""
+    """Counts of a tokenizer for the documents of a language."""
 
     tokenizer: str
     language: str
     num_documents: int = 0
     num_words: int = 0
-    """In scripts without spaces so many characters count as a word as the rules of quality say."""
+    """In scripts without spaces, several characters count as a word, as in the quality filters."""
     num_characters: int = 0
     num_bytes: int = 0
     """In UTF-8."""
     num_tokens: int = 0
     num_byte_tokens: int = 0
-    """Tokens that stand for bytes which alone need not be a character."""
+    """Tokens of single bytes, which may be a part of a character."""
 
     @property
     def tokens_per_word(self) -> float:
-        """Also called fertility."""
+        """Return the fertility: tokens per word."""
         return self.num_tokens / max(1, self.num_words)
 
     @property
     def tokens_per_character(self) -> float:
-        """Comparable between languages without regard to what a word is."""
+        """Return tokens per character, comparable between languages whatever a word is."""
         return self.num_tokens / max(1, self.num_characters)
 
     @property
     def bytes_per_token(self) -> float:
-        """Higher is shorter."""
+        """Return bytes per token; higher is more compact."""
         return self.num_bytes / max(1, self.num_tokens)
 
     @property
     def byte_token_share(self) -> float:
-        """Share of tokens that are bytes."""
+        """Return the share of byte tokens."""
         return self.num_byte_tokens / max(1, self.num_tokens)
 
     def add(self, other: "Fertility") -> None:
-        """Count another's documents too."""
+        """Add the counts of other documents."""
         for name, value in asdict(other).items():
             if name.startswith("num_"):
                 setattr(self, name, getattr(self, name) + value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts and shares."""
+        """Return counts and shares."""
         shares = ("tokens_per_word", "tokens_per_character", "bytes_per_token", "byte_token_share")
         return {**asdict(self), **{name: getattr(self, name) for name in shares}}
 
@@ -90,10 +90,10 @@ def measure(tokenizers: dict[str, Tokenizer], texts: Iterable[tuple[str, str]]) 
     """Tokenize every text with every tokenizer.
 
     Args:
-        tokenizers: by the names that the report gives them.
-        texts: language and text of each document; an empty language is found out.
+        tokenizers: by their names in the report.
+        texts: language and text of each document; an empty language is identified.
     Returns:
-        One for each language, the one with most characters first, and each tokenizer; those of all languages last.
+        One per language and tokenizer, languages with most characters first; those of all languages last.
     """
     thresholds = ThresholdTable(QualityConfig())
     identifier = LanguageIdentifier(LanguageConfig(identify=True))
@@ -124,7 +124,7 @@ def measure(tokenizers: dict[str, Tokenizer], texts: Iterable[tuple[str, str]]) 
 
 
 def render(rows: list[Fertility]) -> str:
-    """A table with a line per language and tokenizer; with several, each is compared with the first."""
+    """Render a table with a line per language and tokenizer; several tokenizers are compared with the first."""
     width = max([len("tokenizer"), *(len(row.tokenizer) for row in rows)])
     several = len({row.tokenizer for row in rows}) > 1
     head = f"language  documents  {'tokenizer':<{width}}  tokens/word  tokens/character  bytes/token  byte tokens"
@@ -144,7 +144,7 @@ def render(rows: list[Fertility]) -> str:
 
 
 def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[str, str]]:
-    """Language and text of a preparation's validation documents, evenly spread when there are more.
+    """Yield language and text of a preparation's validation documents, evenly spaced if there are more.
 
     Raises:
         ConfigError: the directory has no tokenizer or no validation shard.
@@ -153,8 +153,8 @@ def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[st
     prefixes = sorted(file.with_suffix("") for file in directory.glob("validation*.idx"))
     if path is None or not prefixes:
         what = "tokenizer" if path is None else "validation shard"
-        fix = "name the data_prep.output_dir of a finished preparation, or use --text"
-        raise ConfigError([Violation(path="--shard", value=directory, message=f"holds no {what}", fix=fix)])
+        fix = "Use the data_prep.output_dir of a finished preparation, or --text."
+        raise ConfigError([Violation(path="--shard", value=directory, message=f"no {what} in this directory", fix=fix)])
     tokenizer = Tokenizer(path)
     readers = [ShardReader(prefix) for prefix in prefixes]
     starts = np.cumsum([0, *(reader.num_documents for reader in readers)])
@@ -168,10 +168,10 @@ def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[st
 
 
 def read_texts(paths: Iterable[Path], *, split: Split) -> Iterator[tuple[str, str]]:
-    """Texts of unknown language.
+    """Yield texts of unknown language.
 
     Args:
-        split: what a document of a text file is; a line of a .jsonl file always is one.
+        split: unit of a text file that is a document; in a .jsonl file it is a line.
     Raises:
         ConfigError: a file cannot be read.
     """
@@ -185,7 +185,7 @@ def read_texts(paths: Iterable[Path], *, split: Split) -> Iterator[tuple[str, st
             else:
                 parts = _PARAGRAPH_END.split(content) if split == "paragraph" else content.split("\n")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            rule, fix = f"cannot be read: {error!r}", "name files in UTF-8: text, or .jsonl with the key text"
+            rule, fix = f"cannot read the file: {error!r}", "Use files in UTF-8: text, or .jsonl with the key text."
             raise ConfigError([Violation(path="--text", value=path, message=rule, fix=fix)]) from error
         yield from (("", part) for part in parts if part.strip())
 
@@ -194,7 +194,7 @@ def open_tokenizers(paths: Iterable[Path]) -> dict[str, Tokenizer]:
     """Open tokenizers by their paths.
 
     Raises:
-        ConfigError: all that cannot be used.
+        ConfigError: carries a violation for each unusable one.
     """
     opened, violations = {}, []
     for path in paths:
@@ -208,7 +208,7 @@ def open_tokenizers(paths: Iterable[Path]) -> dict[str, Tokenizer]:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.tokenizer_report",
         description=__doc__,
@@ -217,14 +217,21 @@ def main() -> int:
     parser.add_argument("tokenizers", type=Path, nargs="+", metavar="TOKENIZER")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--shard", type=Path, metavar="OUTPUT_DIR", help="use the validation documents of a preparation"
+        "--shard", type=Path, metavar="OUTPUT_DIR", help="measure on the validation documents of a preparation"
     )
-    source.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="use texts")
+    source.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="measure on text files")
     parser.add_argument(
-        "--split", choices=("file", "paragraph", "line"), default="file", help="one document of a text (%(default)s)"
+        "--split",
+        choices=("file", "paragraph", "line"),
+        default="file",
+        help="unit of a text file that is a document (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-documents", type=int, default=MAX_DOCUMENTS, metavar="N", help="most of a shard (%(default)s)"
+        "--max-documents",
+        type=int,
+        default=MAX_DOCUMENTS,
+        metavar="N",
+        help="maximum documents of a preparation (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -232,7 +239,10 @@ def main() -> int:
     def body() -> int:
         if arguments.max_documents < 1:
             violation = Violation(
-                path="--max-documents", value=arguments.max_documents, message="is not positive", fix="use 1 or more"
+                path="--max-documents",
+                value=arguments.max_documents,
+                message="must be at least 1",
+                fix="Use 1 or more.",
             )
             raise ConfigError([violation])
         tokenizers = open_tokenizers(arguments.tokenizers)

@@ -1,4 +1,4 @@
-"""A small polite crawler: follows links breadth-first from one page and writes a genuine WARC file."""
+"""Crawl a web site politely: follow links breadth-first from one page, and write a WARC file."""
 
 import argparse
 import ipaddress
@@ -23,27 +23,27 @@ from trireme.progress import PlainProgress, format_bytes, format_number, should_
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlSettings:
-    """What to crawl, how much of it, and how gently."""
+    """Settings of a crawl."""
 
     start_url: str
     output: Path
-    """The file to write, named *.warc.gz; it must not exist."""
+    """The file to write, *.warc.gz; it must not exist."""
     max_pages: int = 100
-    """Responses to store, of any status."""
+    """Maximum responses to store, of any status."""
     delay_seconds: float = 1.0
-    """Between request starts; a longer Crawl-delay of robots.txt wins."""
+    """Delay between request starts; a longer Crawl-delay of robots.txt takes precedence."""
     num_workers: int = 1
-    """Requests under way at once."""
+    """Concurrent requests."""
     is_same_host: bool = False
     """Follow links to the whole host; otherwise only below the directory of the start page."""
     exclude: str | None = None
-    """Regular expression; links it is found in are not followed."""
+    """Regular expression; matching links are not followed."""
     fetch: FetchSettings = field(default_factory=FetchSettings)
 
 
 @dataclass(kw_only=True)
 class CrawlReport:
-    """What a crawl got and what it did not get, by reason."""
+    """The result of a crawl: stored pages, errors and skipped links, by reason."""
 
     num_pages: int = 0
     num_bytes: int = 0
@@ -54,7 +54,7 @@ class CrawlReport:
     is_interrupted: bool = False
 
     def lines(self) -> list[str]:
-        """The report as a person reads it."""
+        """Format the report."""
         groups = (
             ("responses", {f"HTTP {status}": count for status, count in sorted(self.statuses.items())}),
             ("errors", dict(self.errors.most_common())),
@@ -62,11 +62,11 @@ class CrawlReport:
         )
         lines = [f"{format_number(self.num_pages, 'page')}, {format_bytes(self.num_bytes)} compressed"]
         lines += [f"  {name}: " + ", ".join(f"{k}: {v}" for k, v in group.items()) for name, group in groups if group]
-        return lines + (["  interrupted: the file holds what had come until then"] if self.is_interrupted else [])
+        return lines + (["  interrupted: the file contains the pages stored so far"] if self.is_interrupted else [])
 
 
 class _Frontier:
-    """Addresses still to visit, each once, in the order in which they were found."""
+    """URLs to visit, each once, in the order in which they were found."""
 
     def __init__(
         self, settings: CrawlSettings, *, start_url: str, robots: RobotFileParser, report: CrawlReport
@@ -80,12 +80,12 @@ class _Frontier:
         self._queue = deque([start_url])
 
     def add(self, url: str) -> None:
-        """Queue an address unless it was seen, lies outside, or is not wanted; the report says which."""
+        """Queue a URL unless it was seen, is out of scope or excluded; the report counts why."""
         if url in self._seen:
             return
         self._seen.add(url)
         if not url.startswith(self._prefix):
-            self._report.skipped["outside the start address"] += 1
+            self._report.skipped["out of scope"] += 1
         elif self._exclude and self._exclude.search(url):
             self._report.skipped["excluded"] += 1
         elif not self._robots.can_fetch(USER_AGENT, url):
@@ -94,7 +94,7 @@ class _Frontier:
             self._queue.append(url)
 
     def pop(self) -> str:
-        """The next address."""
+        """Return the next URL."""
         return self._queue.popleft()
 
     def __len__(self) -> int:
@@ -105,14 +105,14 @@ def crawl(settings: CrawlSettings, *, on_page: Callable[[int], object] = lambda 
     """Crawl and write the WARC file; calls `on_page` with the number of pages after each.
 
     Raises:
-        ConfigError: a setting is wrong, robots.txt forbids the start page, or it gives no response.
+        ConfigError: a setting is invalid, robots.txt disallows the start page, or it gives no response.
     """
     start_url = _checked(settings)
     pace = Pace(settings.delay_seconds)
     fetcher = Fetcher(settings.fetch, pace=pace, is_loopback=_is_loopback(start_url))
     robots = _read_robots(fetcher, start_url)
     if not robots.can_fetch(USER_AGENT, start_url):
-        raise ConfigError([_violation(start_url, "may not be crawled, says robots.txt", "crawl another site")])
+        raise ConfigError([_violation(start_url, "disallowed by robots.txt", "Crawl another site.")])
     pace.delay_seconds = max(settings.delay_seconds, float(robots.crawl_delay(USER_AGENT) or 0))
     report = CrawlReport()
     frontier = _Frontier(settings, start_url=start_url, robots=robots, report=report)
@@ -123,7 +123,7 @@ def crawl(settings: CrawlSettings, *, on_page: Callable[[int], object] = lambda 
             report.is_interrupted = True
         if report.num_pages == 0 and not report.is_interrupted:
             reason = ", ".join(report.errors)
-            raise ConfigError([_violation(start_url, f"gives no response: {reason}", "check the address")])
+            raise ConfigError([_violation(start_url, f"no response: {reason}", "Check the URL.")])
         report.num_bytes = warc.num_bytes
         warc.commit()
     return report
@@ -138,7 +138,7 @@ def _visit_all(
     settings: CrawlSettings,
     on_page: Callable[[int], object],
 ) -> None:
-    """Fetch with several threads; store in the order of the queue, so that the file does not depend on their timing."""
+    """Fetch with several threads; store in queue order, so that the file does not depend on their timing."""
     under_way: deque[Future[Page]] = deque()
     with ThreadPoolExecutor(settings.num_workers) as pool:
         try:
@@ -162,7 +162,7 @@ def _visit_all(
 
 
 def _next_links(page: Page) -> list[str]:
-    """Where a page leads: its redirect target, or the links in it."""
+    """Return the redirect target of a page, or the links in it."""
     if 300 <= page.status < 400:
         target = normalize_url(page.header("location"), base=page.url)
         return [target] if page.header("location") and target else []
@@ -170,7 +170,7 @@ def _next_links(page: Page) -> list[str]:
 
 
 def _read_robots(fetcher: Fetcher, start_url: str) -> RobotFileParser:
-    """The site's rules. As RFC 9309 says: none where the file is not there, nothing allowed where it cannot be had."""
+    """Read the site's rules. As in RFC 9309: without the file all is allowed, at a server error nothing."""
     robots = RobotFileParser()
     try:
         page = fetcher.get(urljoin(start_url, "/robots.txt"))
@@ -180,9 +180,7 @@ def _read_robots(fetcher: Fetcher, start_url: str) -> RobotFileParser:
                 break
             page = fetcher.get(target)
     except FetchError as error:
-        raise ConfigError(
-            [_violation(start_url, f"has no robots.txt that can be read: {error}", "check the address")]
-        ) from error
+        raise ConfigError([_violation(start_url, f"cannot read robots.txt: {error}", "Check the URL.")]) from error
     if page.status >= 500:
         rules = "User-agent: *\nDisallow: /"
     else:
@@ -192,26 +190,28 @@ def _read_robots(fetcher: Fetcher, start_url: str) -> RobotFileParser:
 
 
 def _checked(settings: CrawlSettings) -> str:
-    """The start address in its one spelling; all wrong settings at once."""
+    """Check all settings at once; return the normalized start URL."""
     start_url = normalize_url(settings.start_url)
     violations = []
     if start_url is None:
-        violations.append(_violation(settings.start_url, "is no web address", "start it with http:// or https://"))
+        violations.append(_violation(settings.start_url, "must be a web address", "Begin it with http:// or https://."))
     if not settings.output.name.endswith(".warc.gz"):
-        violations.append(_violation(settings.output, "is no WARC name", "end it in .warc.gz", path="--output"))
+        violations.append(_violation(settings.output, "must end in .warc.gz", "Use FILE.warc.gz.", path="--output"))
     elif settings.output.exists():
-        violations.append(_violation(settings.output, "exists", "remove it or choose another", path="--output"))
+        violations.append(
+            _violation(settings.output, "already exists", "Remove it, or choose another file.", path="--output")
+        )
     if settings.max_pages < 1:
-        violations.append(_violation(settings.max_pages, "fetches nothing", "use 1 or more", path="--max-pages"))
+        violations.append(_violation(settings.max_pages, "must be at least 1", "Use 1 or more.", path="--max-pages"))
     if settings.delay_seconds < 0:
-        violations.append(_violation(settings.delay_seconds, "is negative", "use 0 or more", path="--delay"))
+        violations.append(_violation(settings.delay_seconds, "must be at least 0", "Use 0 or more.", path="--delay"))
     if settings.num_workers < 1:
-        violations.append(_violation(settings.num_workers, "fetches nothing", "use 1 or more", path="--workers"))
+        violations.append(_violation(settings.num_workers, "must be at least 1", "Use 1 or more.", path="--workers"))
     try:
         re.compile(settings.exclude or "")
     except re.error as error:
         violations.append(
-            _violation(settings.exclude, f"is no regular expression: {error}", "correct it", path="--exclude")
+            _violation(settings.exclude, f"invalid regular expression: {error}", "Correct it.", path="--exclude")
         )
     raise_if_any(violations)
     assert start_url is not None
@@ -231,7 +231,7 @@ def _is_loopback(url: str) -> bool:
 
 
 def crawl_with_progress(settings: CrawlSettings) -> CrawlReport:
-    """Crawl, with a bar on a terminal and a line now and then elsewhere."""
+    """Crawl with a progress bar on a terminal and plain lines elsewhere."""
     if should_draw_bar("auto", stream=sys.stderr):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -249,15 +249,19 @@ def crawl_with_progress(settings: CrawlSettings) -> CrawlReport:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m data_tools.crawl", description=__doc__)
     parser.add_argument("start_url", metavar="START_URL")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.warc.gz")
-    parser.add_argument("--max-pages", type=int, default=100, help="responses to store (default: %(default)s)")
+    parser.add_argument("--max-pages", type=int, default=100, help="maximum responses to store (default: %(default)s)")
     parser.add_argument("--delay", type=float, default=1.0, help="seconds between requests (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="requests at once (default: %(default)s)")
-    parser.add_argument("--same-host", action="store_true", help="follow links to the whole host")
-    parser.add_argument("--exclude", metavar="REGEX", help="do not follow links that this is found in")
+    parser.add_argument("--workers", type=int, default=1, help="concurrent requests (default: %(default)s)")
+    parser.add_argument(
+        "--same-host",
+        action="store_true",
+        help="follow links to the whole host, not only below the directory of START_URL",
+    )
+    parser.add_argument("--exclude", metavar="REGEX", help="do not follow links that match")
     args = parser.parse_args()
     settings = CrawlSettings(
         start_url=args.start_url,

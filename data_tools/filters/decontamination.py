@@ -1,4 +1,4 @@
-"""Drop documents that hold a piece of given evaluation texts: an n-gram of words, or of characters."""
+"""Drop documents that share an n-gram of words, or of characters, with evaluation texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,38 +20,38 @@ from trireme.progress import format_number
 
 @dataclass(frozen=True, kw_only=True)
 class NgramTable:
-    """N-grams of evaluation texts, and of which text each is."""
+    """N-grams of evaluation texts, with the text of each."""
 
     ngrams: np.ndarray
     """[k] uint64, ascending, each once."""
     texts: np.ndarray
-    """[k] int64: number of the first text that has the n-gram."""
+    """[k] int64: number of the first text with the n-gram."""
 
     def find(self, ngrams: np.ndarray) -> np.ndarray:
-        """Places in the table of those n-grams that are in it, in their order; the table is not empty."""
+        """Return the indices in the table of those n-grams that are in it, in order; the table must not be empty."""
         places = np.searchsorted(self.ngrams, ngrams).clip(max=len(self.ngrams) - 1)
         return places[self.ngrams[places] == ngrams]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTexts:
-    """What documents are compared with."""
+    """The evaluation texts that documents are compared with."""
 
     words: NgramTable
-    """Of texts whose words are told apart by spaces."""
+    """Of texts with spaces between words."""
     characters: NgramTable
     """Of texts in scripts without spaces."""
     origins: list[tuple[str, int]]
-    """Source and record of every text."""
+    """Source and record number of every text."""
     num_short: int
-    """Texts that are shorter than one n-gram; they are not looked for."""
+    """Number of texts that are shorter than one n-gram; they are skipped."""
 
 
 def read_evaluations(files: list[InputFile], config: DataPrepConfig) -> EvaluationTexts | None:
-    """Read all evaluation texts; None when there are none to read.
+    """Read all evaluation texts; return None if there are no files.
 
     Raises:
-        PreparationError: a file cannot be opened, or a record has no text that can be read.
+        PreparationError: a file cannot be opened, or a record has no readable text.
     """
     if not files:
         return None
@@ -83,11 +83,11 @@ def _read_texts(file: InputFile, config: DataPrepConfig) -> Iterator[tuple[int, 
         for apply in (extract, normalize):
             documents = apply_filter(apply, documents, name="extract", ledger=ledger)
         yield from ((document.record, document.text) for document in documents)
-    # A text that is not read is one that is not looked for, and nobody would see it.
+    # A text that cannot be read would silently be missing from decontamination.
     if example := next(iter(ledger.examples), None):
         count = ledger.dropped.total() + ledger.failed.total()
         raise PreparationError(
-            f"{format_number(count, 'record')} of the evaluation file {file.path} cannot be used, the first is record"
+            f"{file.path}: {format_number(count, 'record')} of this evaluation file cannot be used; first is record"
             f" {example.record}: {example.reason} {example.detail}".rstrip()
         )
 
@@ -100,7 +100,7 @@ def _build_table(parts: list[tuple[np.ndarray, int]]) -> NgramTable:
 
 
 class Decontaminator:
-    """The step: raises for a document with at least min_ngrams different n-grams of evaluation texts."""
+    """Drop documents with at least min_ngrams distinct n-grams of evaluation texts."""
 
     def __init__(self, config: DecontaminationConfig, evaluations: EvaluationTexts) -> None:
         self._config, self._evaluations = config, evaluations

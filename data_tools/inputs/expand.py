@@ -1,4 +1,4 @@
-"""Inputs that name or hold other inputs: lists of paths, as Common Crawl has them, and WACZ, a zip with archives."""
+"""Inputs that list or contain other inputs: lists of paths, as published by Common Crawl, and WACZ archives."""
 
 import glob
 import os
@@ -14,29 +14,29 @@ from data_tools.config.schema import SourceConfig
 
 LIST_ENDINGS = (".paths", ".paths.gz")
 COMMON_CRAWL = "https://data.commoncrawl.org/"
-"""What the paths in its lists are relative to."""
+"""Base URL of the paths in its lists."""
 COMMON_CRAWL_FOLDERS = ("crawl-data/", "contrib/")
 ARCHIVE_ENDINGS = (".warc", ".warc.gz", ".warc.zst")
 CONTAINERS = {
-    ".7z": ("is a 7-Zip archive, which cannot be read", "unpack it (7z x FILE), or take the .bz2 of the same dump"),
-    ".rar": ("is a RAR archive, which cannot be read", "unpack it"),
-    ".zip": ("is a zip archive", "name the files in it: zip://*.jsonl::FILE"),
-    ".tar": ("is a tar archive", "name the files in it: tar://*.jsonl::FILE"),
-    ".tar.gz": ("is a tar archive", "unpack it (tar xf FILE)"),
-    ".tgz": ("is a tar archive", "unpack it (tar xf FILE)"),
-    ".tar.bz2": ("is a tar archive", "unpack it (tar xf FILE)"),
-    ".tar.xz": ("is a tar archive", "unpack it (tar xf FILE)"),
-    ".wacz": ("is a WACZ, which holds web archives", "use kind:warc"),
+    ".7z": ("7-Zip archives are not supported", "Unpack it (7z x FILE), or use the .bz2 of the same dump."),
+    ".rar": ("RAR archives are not supported", "Unpack it."),
+    ".zip": ("must not be a zip archive itself", "Name the files in it: zip://*.jsonl::FILE"),
+    ".tar": ("must not be a tar archive itself", "Name the files in it: tar://*.jsonl::FILE"),
+    ".tar.gz": ("compressed tar archives are not supported", "Unpack it (tar xf FILE)."),
+    ".tgz": ("compressed tar archives are not supported", "Unpack it (tar xf FILE)."),
+    ".tar.bz2": ("compressed tar archives are not supported", "Unpack it (tar xf FILE)."),
+    ".tar.xz": ("compressed tar archives are not supported", "Unpack it (tar xf FILE)."),
+    ".wacz": ("a WACZ contains web archives", "Use kind:warc."),
 }
-"""Ending of a file that is no input -> what it is, and what to do."""
+"""Extension of a container that is not an input itself -> problem and fix."""
 
 
 class BadContainerError(Exception):
-    """A list of paths or a WACZ that gives no inputs; its message says why."""
+    """A list of paths or a WACZ yields no inputs; the message says why."""
 
 
 def list_patterns(source: SourceConfig) -> Iterator[tuple[int, str]]:
-    """Yield the source's paths, each with its place among them; a list of paths gives those that stand in it.
+    """Yield the source's paths, each with its index; a list of paths yields the paths in it.
 
     Raises:
         BadContainerError: a list cannot be read.
@@ -48,7 +48,7 @@ def list_patterns(source: SourceConfig) -> Iterator[tuple[int, str]]:
 
 
 def _find_lists(pattern: str) -> list[str]:
-    """The files that a local pattern matches, if there are lists among them; everything else is left as it is."""
+    """Expand a local pattern if it matches lists of paths; return other patterns unchanged."""
     local = os.path.expanduser(pattern.removeprefix("file://"))
     if "://" in local or not glob.has_magic(local) or os.path.exists(local):
         return [pattern]
@@ -62,18 +62,18 @@ def _read_list(path: str, options: dict[str, Any]) -> Iterator[str]:
         with fsspec.open(local, "rb", compression="infer" if local.endswith(".gz") else None, **options) as stream:
             lines = stream.read().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
-        # Told as any other missing input is.
+        # Reported like any other missing input.
         yield path
         return
     except Exception as error:  # each of fsspec's file systems has its own kinds of errors
-        raise BadContainerError(f"is no list of paths: {type(error).__name__}: {error}") from error
+        raise BadContainerError(f"cannot read the list of paths: {type(error).__name__}: {error}") from error
     for line in filter(None, map(str.strip, lines)):
         if not line.startswith("#"):
-            yield _place_beside(line, local)
+            yield _resolve_line(line, local)
 
 
-def _place_beside(line: str, listed_in: str) -> str:
-    """What a line of a list stands for."""
+def _resolve_line(line: str, listed_in: str) -> str:
+    """Resolve a line of a list to a path or URL."""
     if "://" in line or os.path.isabs(line):
         return line
     if "://" in listed_in:
@@ -85,10 +85,10 @@ def _place_beside(line: str, listed_in: str) -> str:
 
 
 def list_archives(path: str, source: SourceConfig) -> list[tuple[str, int | None]] | None:
-    """Addresses and sizes of the web archives in a WACZ or another zip of them; None for what is none.
+    """List URLs and sizes of the web archives in a WACZ or another zip; None for other files.
 
     Raises:
-        BadContainerError: nothing can be read out of it.
+        BadContainerError: it cannot be read, or contains no web archive.
     """
     if source.kind != "warc" or not path.lower().endswith((".wacz", ".zip")) or "::" in path:
         return None
@@ -96,14 +96,14 @@ def list_archives(path: str, source: SourceConfig) -> list[tuple[str, int | None
         file_system, _ = fsspec.core.url_to_fs(f"zip://::{path}", **source.storage_options)
         found = {name: info["size"] for name, info in file_system.find("", detail=True).items()}
     except (zipfile.BadZipFile, OSError) as error:
-        raise BadContainerError(f"is no zip with web archives: {error}") from error
+        raise BadContainerError(f"cannot read the zip archive: {error}") from error
     names = sorted(name for name in found if name.endswith(ARCHIVE_ENDINGS))
     if not names:
-        raise BadContainerError(f"holds no web archive (*{', *'.join(ARCHIVE_ENDINGS)})")
+        raise BadContainerError(f"no web archive in it (*{', *'.join(ARCHIVE_ENDINGS)})")
     return [(f"zip://{name}::{path}", found[name]) for name in names]
 
 
 def describe_container(path: str) -> tuple[str, str] | None:
-    """What a file is that holds files and is no input, and what to do; None for inputs."""
+    """Return problem and fix for a container that is not an input itself; None for inputs."""
     lowered = "" if "::" in path else path.lower()
-    return next((told for ending, told in CONTAINERS.items() if lowered.endswith(ending)), None)
+    return next((found for ending, found in CONTAINERS.items() if lowered.endswith(ending)), None)

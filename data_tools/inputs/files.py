@@ -1,4 +1,4 @@
-"""Input files: which ones a configuration names, what identifies them, and how they are opened as streams."""
+"""Input files: list those of a configuration, identify them, and open them as streams."""
 
 import glob
 import itertools
@@ -14,7 +14,7 @@ import fsspec
 from data_tools.config.schema import SourceConfig
 from data_tools.errors import UnreadableInputError
 from data_tools.inputs.expand import BadContainerError, describe_container, list_archives, list_patterns
-from data_tools.inputs.folders import choose_in_folder, list_folder, strip_compression
+from data_tools.inputs.folders import list_folder, select_in_folder, strip_compression
 from data_tools.inputs.parquet_columns import check_text_column
 from data_tools.inputs.streams import CountedStream, UnopenedStream
 from trireme.errors import ConfigError, Violation
@@ -23,35 +23,34 @@ if TYPE_CHECKING:
     from data_tools.inputs.http import HttpStream
 
 LISTING_THREADS = 32
-"""Files that web servers are asked for at a time; the 90,000 of a Common Crawl take some minutes so, and hours one
-after the other."""
+"""Concurrent requests while listing; the 90,000 files of a Common Crawl take some minutes, and hours one by one."""
 LISTING_RETRIES = 2
-"""Further attempts to reach a web server while the inputs are listed: a mistyped address is told soon."""
+"""Retries while listing, few so that a mistyped URL is reported soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """One file of a source, and what tells it from a later version of itself."""
+    """A file of a source, with its version."""
 
     index: int
-    """Place among all input files."""
+    """Index among all input files."""
     source: SourceConfig
     path: str
-    """As the user wrote it, with patterns filled in."""
+    """As configured, with patterns expanded."""
     bytes: int | None
-    """Size; None when the server does not tell."""
+    """Size; None if the server does not report it."""
     version: str
-    """Modification time or entity tag; empty when the server does not tell."""
+    """Modification time or entity tag; empty if the server does not report it."""
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for the file to count as unchanged."""
+        """Return what must be equal for the file to count as unchanged."""
         return {"source": self.source.name, "path": self.path, "bytes": self.bytes, "version": self.version}
 
 
 def open_input(file: InputFile) -> CountedStream:
-    """Open an input file as it is stored, without reading it.
+    """Open an input file as stored, without reading it.
 
-    A file that cannot be opened raises `UnreadableInputError` on the first read, as one does that ends too early.
+    A file that cannot be opened raises `UnreadableInputError` on the first read, like one that ends too early.
     """
     try:
         if not is_remote(file.path):
@@ -82,20 +81,20 @@ def _open_http(
 def resolve_inputs(
     sources: Iterable[SourceConfig], *, name: str = "sources"
 ) -> tuple[list[InputFile], list[Violation]]:
-    """List the files of all sources, in their order, without opening any.
+    """List the files of all sources, in order, without opening any.
 
     Args:
-        name: of the field that holds the sources, for messages.
+        name: of the field with the sources, for messages.
     Returns:
-        The files, and every path that leads to none.
+        The files, and a violation for every path without a usable file.
     """
     files: list[InputFile] = []
     violations: list[Violation] = []
     for number, source in enumerate(sources):
         known: set[str] = set()
         if not source.paths:
-            fix = "name files, patterns or addresses"
-            violations.append(Violation(path=f"{name}[{number}].paths", value="[]", message="names no input", fix=fix))
+            fix = "List files, patterns or URLs."
+            violations.append(Violation(path=f"{name}[{number}].paths", value="", message="no input listed", fix=fix))
         patterns = _list_patterns(source, violations, name=f"{name}[{number}].paths")
         for (place, pattern), found in zip(patterns, _find_all(patterns, source), strict=True):
             if isinstance(found, ConfigError):
@@ -117,30 +116,30 @@ def resolve_inputs(
 
 
 def _check_columns(found: list[tuple[str, int | None, str]], source: SourceConfig, *, name: str) -> Iterator[Violation]:
-    """The first local file that has no column of the text; others are looked at when they are read."""
+    """Report the first local file without the text column; remote files are checked when they are read."""
     checks = (check_text_column(local_path(path), source, name=name) for path, *_ in found if not is_remote(path))
     yield from (problem for problem in itertools.islice(filter(None, checks), 1))
 
 
 def is_remote(path: str) -> bool:
-    """Whether fsspec has to open it."""
+    """Return whether fsspec has to open a path."""
     return "://" in path and not path.startswith("file://")
 
 
 def is_http(path: str) -> bool:
-    """Whether a web server has it."""
+    """Return whether a path is a URL of a web server."""
     return path.startswith(("http://", "https://"))
 
 
 def local_path(path: str) -> Path:
-    """The path that a local input stands for."""
+    """Return the path of a local input."""
     return Path(path.removeprefix("file://")).expanduser()
 
 
 def _find_all(
     patterns: list[tuple[int, str]], source: SourceConfig
 ) -> Iterator[list[tuple[str, int | None, str]] | ConfigError]:
-    """What `_find_files` gives for each pattern, or raises; web servers are asked for several files at a time."""
+    """Yield the files of each pattern, or the error; web servers receive several requests at a time."""
 
     def find(pattern: str) -> list[tuple[str, int | None, str]] | ConfigError:
         try:
@@ -158,7 +157,7 @@ def _find_all(
 
 
 def _find_files(pattern: str, *, source: SourceConfig) -> list[tuple[str, int | None, str]]:
-    """Files that a pattern matches, each with size and version, sorted by path."""
+    """List the files that a pattern matches, each with size and version, sorted by path."""
     if is_http(pattern):
         found = [_find_http(pattern, source)]
     else:
@@ -167,26 +166,26 @@ def _find_files(pattern: str, *, source: SourceConfig) -> list[tuple[str, int | 
 
 
 def _list_patterns(source: SourceConfig, violations: list[Violation], *, name: str) -> list[tuple[int, str]]:
-    """The paths of a source with their places; those of a list of paths in its place."""
+    """List the paths of a source with their indices, lists of paths expanded."""
     try:
         return list(list_patterns(source))
     except BadContainerError as error:
-        violations.append(Violation(path=name, value=source.paths, message=str(error), fix="name another file"))
+        violations.append(Violation(path=name, value=source.paths, message=str(error), fix="Use another file."))
         return []
 
 
 def _open_container(file: tuple[str, int | None, str], source: SourceConfig) -> Iterator[tuple[str, int | None, str]]:
-    """A file, or the web archives in it."""
+    """Yield a file, or the web archives in it."""
     path, _, version = file
     try:
         archives = list_archives(path, source)
     except BadContainerError as error:
-        raise _unusable(str(error), "name WARC files, or a WACZ") from error
+        raise _unusable(str(error), "Use WARC files, or a WACZ.") from error
     if archives is not None:
         yield from ((address, size, version) for address, size in archives)
         return
-    if (told := describe_container(path)) and not source.skip_unreadable:
-        rule, fix = told
+    if (found := describe_container(path)) and not source.skip_unreadable:
+        rule, fix = found
         raise _unusable(rule, fix.replace("FILE", path))
     yield file
 
@@ -197,27 +196,29 @@ def _find_http(url: str, source: SourceConfig) -> tuple[str, int | None, str]:
             version = stream.connect(will_read=False)
     except UnreadableInputError as error:
         if error.reason == "file_missing":
-            raise _unusable("no such file on the server", "check the address") from error
-        fix = "check the address and the network, set the source's storage_options, or skip_unreadable=true"
-        raise _unusable(f"cannot be read: {error}", fix) from error
+            raise _unusable("no such file on the server", "Check the URL.") from error
+        fix = "Check the URL and the network, or set the source's storage_options or skip_unreadable=true."
+        raise _unusable(f"cannot read the file: {error}", fix) from error
     return url, version.size, version.name
 
 
 def _find_local(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int | None, str]]:
     expanded = os.path.expanduser(pattern.removeprefix("file://"))
-    # A file whose own name holds brackets is found before the name is taken for a pattern.
+    # A file whose name contains brackets takes precedence over the name as a pattern.
     paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
     if len(paths) == 1 and os.path.isdir(paths[0]):
-        paths = choose_in_folder(list_folder(paths[0]), folder=paths[0], kind=source.kind)
+        paths = select_in_folder(list_folder(paths[0]), folder=paths[0], kind=source.kind)
         if not paths:
-            raise _unusable(f"is a folder without files of kind {source.kind}", f"name them: {pattern.rstrip('/')}/*")
+            raise _unusable(
+                f"no files of kind {source.kind} in this folder", f"List them explicitly: {pattern.rstrip('/')}/*"
+            )
     paths = [path for path in paths if not os.path.isdir(path)]
     if not paths:
-        rule = "matches no file" if glob.has_magic(expanded) else "no such file"
-        raise _unusable(rule, f"check the path; it is taken from {os.getcwd()}")
+        rule = "no file matches" if glob.has_magic(expanded) else "no such file"
+        raise _unusable(rule, f"Check the path; relative paths start at {os.getcwd()}.")
     for path in paths:
         if not os.access(path, os.R_OK) and not source.skip_unreadable:
-            raise _unusable(f"cannot be read: {path}", "check its permissions, or set skip_unreadable=true")
+            raise _unusable(f"no permission to read {path}", "Check its permissions, or set skip_unreadable=true.")
         status = os.stat(path)
         yield path, status.st_size, str(status.st_mtime_ns)
 
@@ -227,21 +228,21 @@ def _find_remote(pattern: str, source: SourceConfig) -> Iterator[tuple[str, int 
         file_system, path = fsspec.core.url_to_fs(pattern, **source.storage_options)
         paths = sorted(file_system.glob(path)) if glob.has_magic(path) else [path]
         if paths == [path] and file_system.isdir(path):
-            paths = choose_in_folder(file_system.find(path), folder=path, kind=source.kind)
-        # What stands inside another file (zip://*.jsonl::a.zip) is opened through that one.
+            paths = select_in_folder(file_system.find(path), folder=path, kind=source.kind)
+        # A file inside another one (zip://*.jsonl::a.zip) is opened through it.
         inside = "".join(pattern.partition("::")[1:])
         found = [(file_system.unstrip_protocol(each) + inside, file_system.info(each)) for each in paths]
     except (ImportError, ValueError) as error:
         raise _unusable(
-            f"cannot be opened: {error}", "install what fsspec needs for it, or copy the file here"
+            f"cannot open the file: {error}", "Install what fsspec requires for it, or copy the file here."
         ) from error
     except FileNotFoundError as error:
-        raise _unusable("no such file on the server", "check the address") from error
+        raise _unusable("no such file on the server", "Check the URL.") from error
     except Exception as error:  # each of fsspec's file systems has its own kinds of errors
-        reason = f"cannot be reached: {type(error).__name__}: {error}"
-        raise _unusable(reason, "check the address and the network, or set the source's storage_options") from error
+        reason = f"cannot reach the server: {type(error).__name__}: {error}"
+        raise _unusable(reason, "Check the URL and the network, or set the source's storage_options.") from error
     if not found:
-        raise _unusable("matches no file", "check the address")
+        raise _unusable("no file matches", "Check the URL.")
     for url, info in found:
         version = next(
             (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(key)), ""
@@ -259,16 +260,16 @@ CODE_ENDINGS = frozenset((
     "pl", "ps1", "py", "pyi", "r", "rb", "rs", "rst", "scala", "scm", "sh", "sql", "swift", "tex", "toml", "ts",
     "tsx", "v", "vhd", "vim", "yaml", "yml", "zig",
 ))  # fmt: skip
-"""Files that end so are source code, or Markdown, where spaces mean something."""
+"""Extensions of source code and Markdown, in which whitespace is significant."""
 
 
 def keeps_whitespace(file: InputFile) -> bool:
-    """Whether spaces and line ends of a file's texts stay as they are."""
+    """Return whether the whitespace of a file's texts is preserved."""
     if file.source.keep_whitespace is not None:
         return file.source.keep_whitespace
     return file.source.kind == "text" and find_ending(file) in CODE_ENDINGS
 
 
 def find_ending(file: InputFile) -> str:
-    """What a file's name ends with behind its last dot, without that of a compression."""
+    """Return the extension of a file, that of a compression removed."""
     return strip_compression(file.path).rpartition(".")[2]

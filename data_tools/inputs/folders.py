@@ -1,4 +1,4 @@
-"""Which files of a folder are meant when a source names the folder."""
+"""Select the files of a folder that a source names."""
 
 import os
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
 }
-"""By kind of the source; of kind text all files are meant."""
+"""Extensions by kind of source; kind text selects all files."""
 
 
 def list_folder(folder: str) -> list[str]:
-    """All files below a folder of this machine."""
+    """List all files below a local folder."""
     return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
-def choose_in_folder(paths: Iterable[str], *, folder: str, kind: str) -> list[str]:
-    """Those of the files below a folder that a source of this kind reads, sorted; hidden ones are not meant."""
+def select_in_folder(paths: Iterable[str], *, folder: str, kind: str) -> list[str]:
+    """Select the files below a folder that a source of this kind reads, sorted; hidden files are skipped."""
     endings = _ENDINGS.get(kind)
     return sorted(
         path
@@ -32,7 +32,7 @@ def choose_in_folder(paths: Iterable[str], *, folder: str, kind: str) -> list[st
 
 
 def strip_compression(path: str) -> str:
-    """A file's name in small letters, without the ending of a compression."""
+    """Return a file's name in lower case, without the extension of a compression."""
     path = path.lower()
     for ending in COMPRESSION_ENDINGS:
         path = path.removesuffix(ending)

@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold text, told from its schema alone."""
+"""Find the text columns of a Parquet file from its schema."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from trireme.errors import Violation
 
 
 def find_binary_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of the same bytes without a claim about their encoding; None for what holds no text."""
+    """Return the binary type with the same bytes, without an assumed encoding; None for types without text."""
     if pa.types.is_dictionary(kind):
         return find_binary_type(kind.value_type)
     if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
@@ -23,14 +23,14 @@ def find_binary_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def holds_texts(kind: pa.DataType) -> bool:
-    """Whether a column has a text in each row, or a list of them."""
+    """Return whether a column has a text in each row, or a list of texts."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     return find_binary_type(kind) is not None
 
 
 def find_column(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """The type of a column, or, where there is none of this name, of the field that its dots name within structures."""
+    """Return the type of a column, or of the nested field that a dotted name stands for; None if there is none."""
     if schema.names.count(name) == 1:
         return schema.field(name).type
     first, *path = name.split(".")
@@ -45,7 +45,7 @@ def find_column(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def list_columns(schema: pa.Schema) -> list[str]:
-    """Columns as `text_field` names them: the fields of structures with dots."""
+    """List columns as `text_field` names them: nested fields with dots."""
 
     def list_fields(name: str, kind: pa.DataType) -> list[str]:
         if not pa.types.is_struct(kind) or not kind.num_fields:
@@ -56,7 +56,7 @@ def list_columns(schema: pa.Schema) -> list[str]:
 
 
 def describe_missing_text(schema: pa.Schema, name: str) -> str:
-    """What is wrong with the column that should hold the text; empty if nothing is."""
+    """Describe the problem of the text column; empty if there is none. The text is part of ledgers."""
     columns = ", ".join(list_columns(schema))
     kind = find_column(schema, name)
     if kind is None:
@@ -66,10 +66,10 @@ def describe_missing_text(schema: pa.Schema, name: str) -> str:
 
 
 def check_text_column(path: Path, source: SourceConfig, *, name: str) -> Violation | None:
-    """Tell before anything is read that a file has no column of the text; damage is told when it is read.
+    """Report, before anything is read, a file without the text column; damage is reported during reading.
 
     Args:
-        name: of the field that holds the column's name, for the message.
+        name: of the field with the column's name, for the message.
     """
     try:
         problem = describe_missing_text(pq.read_schema(path), source.text_field)
@@ -77,5 +77,5 @@ def check_text_column(path: Path, source: SourceConfig, *, name: str) -> Violati
         return None
     if not problem:
         return None
-    fix = "name the column that holds the text, or leave the file out"
-    return Violation(path=name, value=source.text_field, message=f"is not for {path}, which has {problem}", fix=fix)
+    fix = "Set it to the column with the text, or remove the file."
+    return Violation(path=name, value=source.text_field, message=f"{path} has {problem}", fix=fix)

@@ -198,7 +198,7 @@ def _read_record(output: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
         fix = "Remove the file and set data_prep.overwrite=true, or choose another data_prep.output_dir."
         raise ConfigError([Violation(path=str(path), value="", message="written by an incompatible version", fix=fix)])
-    settings = record["description"]["settings"]
+    settings = record["description"].get("settings", {})
     for old, new in _RENAMED_SETTINGS.items():
         if old in settings:
             settings[new] = settings.pop(old)

@@ -1,4 +1,4 @@
-"""What a report says, worked out of a preparation's files; the template only sets it."""
+"""Compute the content of a report from a preparation's files; the template only renders it."""
 
 import os
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from trireme.progress import format_amount, format_duration
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a preparation that a report is made of, read."""
+    """The loaded files of a preparation."""
 
     record: dict[str, Any]
     """preparation.json"""
@@ -43,7 +43,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRow:
-    """What a stage took."""
+    """Time and rate of a stage."""
 
     title: str
     seconds: float
@@ -58,7 +58,7 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """What a person should look at."""
+    """A warning."""
 
     text: str
     details: list[str] = field(default_factory=list)
@@ -66,17 +66,17 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Everything that a report shows."""
+    """The content of a report."""
 
     name: str
     record: dict[str, Any]
     stats: dict[str, Any]
     totals: dict[str, Any]
     num_pages: int
-    """Records but those of web archives that never have a page: requests, descriptions of the crawl."""
+    """Number of records, without those of web archives that have no page, such as requests and metadata."""
     num_files: int
     warnings: list[Notice]
-    fates: list[Segment]
+    outcomes: list[Segment]
     reasons: list[Reason]
     languages: list[Group]
     """Empty where languages were not identified."""
@@ -85,9 +85,9 @@ class Content:
     samples: list[Sample]
     sources: list[Group]
     files: list[Group]
-    """Those that lost most come first."""
+    """Files with most dropped and failed records come first."""
     file_root: str
-    """What all names of files begin with; it is left out of them."""
+    """Common beginning of all file names, removed from them."""
     copies: list[Copies]
     fertility: list[Fertility]
     stages: list[StageRow]
@@ -95,7 +95,7 @@ class Content:
 
 
 def build_content(output: Path, files: Files) -> Content:
-    """Work out everything that the report of a preparation shows."""
+    """Build the content of a preparation's report."""
     stats, ledger, tables = files.stats, files.ledger, files.tables
     totals = ledger["totals"]
     paths = [file["path"] for file in ledger["files"]]
@@ -110,7 +110,7 @@ def build_content(output: Path, files: Files) -> Content:
         num_pages=totals["read"] - _count_without_page(totals),
         num_files=len(paths),
         warnings=_build_warnings(find_warnings(stats=stats, ledger=ledger)),
-        fates=stack(kept | lost, room=totals["read"]),
+        outcomes=stack(kept | lost, room=totals["read"]),
         reasons=build_reasons(ledger, root=root),
         languages=build_languages(tables),
         tells_lost_languages=tables.tells_lost_languages,
@@ -121,7 +121,7 @@ def build_content(output: Path, files: Files) -> Content:
         file_root=root,
         copies=[
             copies
-            for title, counts in (("Equal texts", tables.duplicates), ("Almost equal texts", tables.near_duplicates))
+            for title, counts in (("Exact duplicates", tables.duplicates), ("Near duplicates", tables.near_duplicates))
             if (copies := build_copies(title, counts, root=root))
         ],
         fertility=build_fertility(stats),
@@ -180,13 +180,13 @@ def _build_stages(timings: list[StageTiming], *, num_records: int) -> list[Stage
 
 
 def _common_root(paths: list[str]) -> str:
-    """The directory that all files lie in, with its slash; empty where there is none."""
+    """Return the common directory of all files, with its slash; empty if there is none."""
     common = os.path.commonprefix(paths)  # noqa: RUF071 - cut at a slash below; paths may be URLs
     return common[: common.rfind("/") + 1]
 
 
 def _flatten(values: Any, path: str = "") -> Iterable[tuple[str, str]]:
-    """Settings as dotted names and values."""
+    """Yield settings as dotted names and values."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         name = f"{path}.{key}".lstrip(".")
         if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):

@@ -1,6 +1,7 @@
-"""The report of a preparation, for people: python -m data_tools.report OUTPUT_DIR writes OUTPUT_DIR/report.html.
+"""Write the report of a preparation: python -m data_tools.report OUTPUT_DIR writes OUTPUT_DIR/report.html.
 
-It is made of what lies beside the shards. It is no part of the output: equal preparations may have different reports.
+It is rendered from the files next to the shards. It is not part of the output: equal preparations may have different
+reports.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from trireme.progress import format_count
 
 TEMPLATE_NAME = "page.html.j2"
 NAMES = {"train": "Training", "validation": "Validation", "kept": "Kept", "dropped": "Dropped", "failed": "Failed"}
-"""What the figures call things."""
+"""Labels of the figures."""
 
 
 def write_report(output: Path) -> Path:
@@ -35,8 +36,8 @@ def write_report(output: Path) -> Path:
     Returns:
         Its path.
     Raises:
-        ConfigError: the directory holds no finished preparation, or one of its files cannot be read.
-        OSError: it cannot be written.
+        ConfigError: the directory contains no finished preparation, or one of its files cannot be read.
+        OSError: the report cannot be written.
     """
     html = render_report(output)
     path = output / REPORT_NAME
@@ -45,16 +46,16 @@ def write_report(output: Path) -> Path:
 
 
 def render_report(output: Path) -> str:
-    """The report of a finished preparation, as HTML.
+    """Render the report of a finished preparation as HTML.
 
     Raises:
-        ConfigError: the directory holds no finished preparation, or one of its files cannot be read.
+        ConfigError: the directory contains no finished preparation, or one of its files cannot be read.
     """
     record = _read_json(output / RECORD_NAME, version=RECORD_VERSION)
     try:
         tables = count_tables(output)
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError([_violation(output, f"holds a table that cannot be read ({error})")]) from error
+        raise ConfigError([_violation(output, f"cannot read a table: {error}")]) from error
     files = Files(
         record=record,
         stats=_read_json(output / "stats.json", version=STATS_VERSION),
@@ -82,23 +83,21 @@ def _read_json(path: Path, *, version: int) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            [_violation(path.parent, f"holds no finished preparation: there is no {path.name}")]
-        ) from None
+        raise ConfigError([_violation(path.parent, f"no finished preparation: {path.name} does not exist")]) from None
     except (OSError, ValueError) as error:
-        raise ConfigError([_violation(path.parent, f"holds a {path.name} that cannot be read ({error})")]) from error
+        raise ConfigError([_violation(path.parent, f"cannot read {path.name}: {error}")]) from error
     if not isinstance(content, dict) or content.get("version") != version:
-        raise ConfigError([_violation(path.parent, f"holds a {path.name} of another version than {version}")])
+        raise ConfigError([_violation(path.parent, f"{path.name} is not of version {version}")])
     return content
 
 
 def _violation(output: Path, rule: str) -> Violation:
-    fix = "name the data_prep.output_dir of a finished preparation, or prepare it again"
+    fix = "Use the data_prep.output_dir of a finished preparation, or prepare it again."
     return Violation(path="OUTPUT_DIR", value=output, message=rule, fix=fix)
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -109,7 +108,7 @@ def main() -> int:
         try:
             path = write_report(args.output)
         except OSError as error:
-            print(f"the report was not written: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(f"Failed to write the report: {error.filename}: {error.strerror}", file=sys.stderr)
             return 1
         print(path)
         return 0

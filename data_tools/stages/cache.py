@@ -64,6 +64,7 @@ _ENTRY_MODULES = {
 _WITHOUT_EFFECT = (
     "data_tools.config.rules",
     "data_tools.output.publish",
+    "data_tools.stages.cache",
     "data_tools.work.pool",
     "data_tools.work.progress",
     "trireme.config",

@@ -23,10 +23,10 @@ from tests.data_tools.test_prepare_stops import workers_of
 NUM_KILLS = 24
 DEADLY = (
     ("data_tools.work.journal", "JournalWriter.append", 2),  # one batch of the input is noted
-    ("data_tools.stages.run", "decide_documents", 1),  # all of it is read
-    ("data_tools.stages.run", "train_tokenizer", 1),  # the documents are chosen
+    ("data_tools.stages.run", "decide", 1),  # all of it is read
+    ("data_tools.stages.run", "train_tokenizer", 1),  # the documents are decided on
     ("data_tools.stages.tokenize", "JournalWriter.append", 3),  # two batches are tokenized
-    ("data_tools.stages.run", "finish_work", 1),  # everything is built
+    ("data_tools.stages.run", "record_files", 1),  # everything is built
     ("data_tools.stages.run", "write_report_best_effort", 1),  # and published
 )
 """Places in the order in which a preparation comes there: module, name, and at which call it is killed."""

@@ -1,4 +1,4 @@
-"""Settings of the steps that judge documents are checked together with all others."""
+"""The settings of filters are checked together with all others."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import pytest
 from data_tools.config.filtering import LanguageConfig, QualityConfig, QualityThresholds, UrlFilterConfig
 from data_tools.config.rules import validate
 from data_tools.config.schema import DataPrepConfig, HtmlConfig, SourceConfig
+from data_tools.stages.preparation import load_task
+from trireme.errors import ConfigError
 
 
 def problems(tmp_path, **settings: Any) -> dict[str, str]:
@@ -60,3 +62,11 @@ def test_an_extractor_that_is_not_installed_is_named(tmp_path, monkeypatch):
     settings = HtmlConfig(extractor="trafilatura", main_content=False)
     assert "pip install" in problems(tmp_path, html=settings)["html.extractor"]
     assert "html.main_content" in problems(tmp_path, html=settings)
+
+
+def test_the_former_name_of_custom_filters_is_rejected_with_the_new_one(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    source = f"data_prep.sources=[{{name:a,kind:text,paths:['{tmp_path}/a.txt']}}]"
+    with pytest.raises(ConfigError) as caught:
+        load_task([source, f"data_prep.output_dir={tmp_path}", "data_prep.further_steps=[{_target_:a.B}]"])
+    assert str(caught.value) == "data_prep.further_steps: was renamed. Use data_prep.custom_filters."

@@ -33,14 +33,12 @@ def given(tmp_path: Path) -> Path:
 
 def test_wrong_types_and_sizes_are_told_once() -> None:
     (message,) = find_messages(vocab_multiple=64000)
-    assert (
-        "vocab_multiple=64000 is more than the 32000 pieces that data_prep.tokenizer.vocab_size=auto takes" in message
-    )
-    for value, fix in (("1000.5", "use 1000 or 1001"), ("many", "write an integer or auto"), ("true", "write an int")):
+    assert "vocab_multiple: must be at most 32000, the largest size of data_prep.tokenizer.vocab_size=auto" in message
+    for value, fix in (("1000.5", "Use 1000 or 1001"), ("many", "Use an integer or auto"), ("true", "got a boolean")):
         with pytest.raises(ConfigError) as caught:
             load_task(["data_prep=custom", f"data_prep.tokenizer.vocab_size={value}", "data_prep.output_dir=."])
         (message,) = [str(v) for v in caught.value.violations if "vocab_size" in str(v)]
-        assert "but the field takes an integer or auto" in message and fix in message
+        assert "expected an integer or auto" in message and fix in message
 
 
 def test_what_is_right() -> None:
@@ -57,29 +55,41 @@ def test_what_is_right() -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"sampling_exponent": 0.3}, "sampling_exponent=0.3 balances languages, and they are not identified; set"),
-        ({"sampling_exponent": 1.5}, "sampling_exponent=1.5 is not at least 0 and at most 1"),
-        ({"num_reserved_tokens": -1}, "num_reserved_tokens=-1 is not at least 0"),
-        ({"special_tokens": ["</s>"]}, "special_tokens=</s> cannot be a special token: every tokenizer"),
-        ({"special_tokens": ["<0x41>"]}, "special_tokens=<0x41> cannot be a special token: every tokenizer"),
+        ({"sampling_exponent": 0.3}, "sampling_exponent: requires the language of each document (got 0.3). Set"),
+        ({"sampling_exponent": 1.5}, "sampling_exponent: must be at least 0 and at most 1 (got 1.5)"),
+        ({"num_reserved_tokens": -1}, "num_reserved_tokens: must be at least 0"),
+        (
+            {"special_tokens": ["</s>"]},
+            "special_tokens: reserved: every trained tokenizer already has this token (got </s>)",
+        ),
+        (
+            {"special_tokens": ["<0x41>"]},
+            "special_tokens: reserved: every trained tokenizer already has this token (got <0x41>)",
+        ),
         (
             {"special_tokens": ["<|reserved_3|>"], "num_reserved_tokens": 1},
-            "special_tokens=<|reserved_3|> cannot be a special token: every tokenizer",
+            "special_tokens: reserved: every trained tokenizer already has this token (got <|reserved_3|>)",
         ),
-        ({"special_tokens": ["<a b>"]}, "special_tokens='<a b>' cannot be a special token: it is empty or holds"),
-        ({"user_defined_symbols": [""]}, "user_defined_symbols='' cannot be a special token: it is empty or holds"),
-        ({"special_tokens": ["x"]}, "special_tokens=x is a single character, which texts must be able to have; choose"),
+        ({"special_tokens": ["<a b>"]}, "special_tokens: must not be empty or contain a space"),
+        ({"user_defined_symbols": [""]}, "user_defined_symbols: must not be empty or contain a space"),
+        (
+            {"special_tokens": ["x"]},
+            "special_tokens: must not be a single character, since text could not contain it (got x). Choose",
+        ),
         (
             {"special_tokens": ["<x>"], "user_defined_symbols": ["<x>"]},
-            "user_defined_symbols=<x> is named more than once; name it once",
+            "user_defined_symbols: listed more than once (got <x>). List it once.",
         ),
         (
             {"vocab_size": 384, "num_reserved_tokens": 125},
-            "special_tokens=125 tokens are, with the reserved ones and the user-defined symbols, more than the"
-            " vocabulary has room for (124)",
+            "special_tokens: the vocabulary has room for only 124 tokens, reserved tokens and user-defined symbols"
+            " included (got 125 tokens)",
         ),
-        ({"vocab_size": 1000}, "vocab_size=1000 is no multiple of data_prep.tokenizer.vocab_multiple=128; use 896 or"),
-        ({"eos_token": "<end>"}, "eos_token=<end> is for a tokenizer.json that is given; a tokenizer that is trained"),
+        (
+            {"vocab_size": 1000},
+            "vocab_size: must be a multiple of data_prep.tokenizer.vocab_multiple=128 (got 1000). Use 896 or",
+        ),
+        ({"eos_token": "<end>"}, "eos_token: requires an existing tokenizer.json: a trained tokenizer always ends"),
     ],
 )
 def test_what_is_wrong(fields: dict[str, Any], expected: str) -> None:
@@ -90,13 +100,11 @@ def test_what_is_wrong(fields: dict[str, Any], expected: str) -> None:
 
 def test_the_end_of_a_document_must_be_known(given: Path) -> None:
     (message,) = find_messages(path=str(given))
-    assert f"data_prep.tokenizer.path={given} does not say which token ends a document" in message
-    assert "name it with data_prep.tokenizer.eos_token; its special tokens are: <end>, <pad>" in message
+    assert "data_prep.tokenizer.path: no end-of-document token found" in message
+    assert "Set data_prep.tokenizer.eos_token; its special tokens are: <end>, <pad>." in message
     assert find_messages(path=str(given), eos_token="<end>") == []
     (message,) = find_messages(path=str(given), eos_token="<stop>")
-    assert (
-        f"data_prep.tokenizer.eos_token=<stop> is no token of {given}; use one of its special tokens: <end>" in message
-    )
+    assert f"eos_token: no such token in {given} (got <stop>). Use one of its special tokens: <end>" in message
     (given.parent / "tokenizer_config.json").write_text('{"eos_token": "<pad>"}')
     assert find_messages(path=str(given)) == []
 
@@ -105,8 +113,8 @@ def test_a_given_tokenizer_stays_as_it_is(given: Path, prepared: Prepared) -> No
     fields = {"special_tokens": ["<x>"], "user_defined_symbols": ["--"], "num_reserved_tokens": 3}
     messages = find_messages(path=str(given), eos_token="<end>", **fields)
     assert len(messages) == 3
-    assert all("can only be added to a tokenizer that is trained here" in message for message in messages)
+    assert all("an existing tokenizer gets no new tokens" in message for message in messages)
     model = prepared.output / "tokenizer.model"
     assert find_messages(path=str(model)) == []
     (message,) = find_messages(path=str(model), eos_token="</s>")
-    assert f"eos_token=</s> cannot be chosen: {model} is a SentencePiece model" in message
+    assert f"eos_token: cannot be set for {model}: a SentencePiece model defines its own" in message

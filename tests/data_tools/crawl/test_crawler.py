@@ -196,7 +196,7 @@ def test_stays_below_the_start_page_or_on_its_host(site: Site, tmp_path: Path) -
     start = site.url + "/docs/index.html"
     report = crawl(_settings(site, tmp_path, start_url=start, exclude=r"getfile\?"))
     assert site.paths == ["/docs/index.html", "/docs/a.html"]
-    assert report.skipped == {"outside the start address": 2, "excluded": 1}
+    assert report.skipped == {"out of scope": 2, "excluded": 1}
     site.requests.clear()
     crawl(_settings(site, tmp_path, start_url=start, is_same_host=True, output=tmp_path / "host.warc.gz"))
     assert sorted(site.paths) == ["/blog", "/docs/a.html", "/docs/getfile?key=1", "/docs/index.html"]

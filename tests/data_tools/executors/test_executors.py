@@ -108,7 +108,7 @@ def check_missing_cluster(prepared: Prepared, output: Path) -> None:
         "data_prep.executor.ray_address=auto",
     )
     assert done.returncode == 2
-    assert "data_prep.executor.ray_address=auto leads to no Ray cluster" in done.stderr
+    assert "data_prep.executor.ray_address: cannot connect to a Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -161,11 +161,11 @@ def test_what_no_script_can_hold_is_refused(prepared: Prepared, tmp_path: Path) 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     for problem in (
-        r"data_prep.executor.slurm.partition='cpu\n#SBATCH --exclusive' is empty, or no single line",
-        r"data_prep.executor.slurm.options.comment='a\n#SBATCH --exclusive' is no single line",
-        "data_prep.executor.slurm.options.array=0-3 is what the script itself decides on",
-        "data_prep.executor.slurm.options.mem=3G is an option with a field of its own; set"
+        r"data_prep.executor.slurm.partition: must be a single, non-empty line (got 'cpu\n#SBATCH --exclusive')",
+        r"data_prep.executor.slurm.options.comment: must be a single line (got 'a\n#SBATCH --exclusive')",
+        "data_prep.executor.slurm.options.array: this option is set by the batch script itself (got 0-3)",
+        "data_prep.executor.slurm.options.mem: this option is controlled by a setting of its own (got 3G). Set"
         " data_prep.executor.slurm.memory",
-        "data_prep.output_dir=",
+        "data_prep.output_dir: must not contain a backslash or a line break",
     ):
         assert problem in done.stderr, done.stderr

@@ -82,11 +82,11 @@ def test_filters_of_datatrove(steps):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"_target_": "my_steps.Missing"}, "cannot be made: AttributeError"),
-        ({"_target_": "my_steps.Twice", "size": 1}, "cannot be made: TypeError"),
-        ({"_target_": "no_such_module.Step"}, "cannot be made: ModuleNotFoundError"),
-        ({"_target_": "pathlib.Path"}, "has neither run"),
-        ({}, "cannot be made"),
+        ({"_target_": "my_steps.Missing"}, "cannot create the filter: AttributeError"),
+        ({"_target_": "my_steps.Twice", "size": 1}, "cannot create the filter: TypeError"),
+        ({"_target_": "no_such_module.Filter"}, "cannot create the filter: ModuleNotFoundError"),
+        ({"_target_": "pathlib.Path"}, r"must have a method run\(documents\) or filter"),
+        ({}, "cannot create the filter"),
     ],
 )
 def test_what_cannot_be_made_is_named(steps, settings, message):

@@ -82,7 +82,7 @@ def test_texts_that_cannot_be_used_stop_the_preparation(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "bad.jsonl", [{"q": QUESTION}, {"question": QUESTION}, "{"])
     source = SourceConfig(name="quiz", kind="jsonl", paths=[str(path)], text_field="q")
     config = DataPrepConfig(output_dir="unused", sources=[], evaluations=[source])
-    with pytest.raises(PreparationError, match="2 records of the evaluation file .* record 1: json_text_missing"):
+    with pytest.raises(PreparationError, match="2 records of this evaluation file .* record 1: json_text_missing"):
         read_evaluations(resolve_inputs([source])[0], config)
     assert read_evaluations([], config) is None
 
@@ -109,6 +109,6 @@ def test_contaminated_documents_are_in_the_ledger(prepared: Prepared, tmp_path: 
     assert "the first of record 0 of quiz" in example["detail"]
     wrong = run_prepare(*common, f"data_prep.evaluations=[{{name:quiz,kind:warc,paths:[{quiz},none.jsonl]}}]")
     assert wrong.returncode == 2
-    rule = "is no kind of evaluation texts; use jsonl, parquet or text"
-    assert f"data_prep.evaluations[0].kind=warc {rule}" in wrong.stderr
-    assert "data_prep.evaluations[0].paths[1]=none.jsonl no such file" in wrong.stderr
+    rule = "not supported for evaluation texts (got warc). Use jsonl, parquet or text."
+    assert f"data_prep.evaluations[0].kind: {rule}" in wrong.stderr
+    assert "data_prep.evaluations[0].paths[1]: no such file (got none.jsonl)" in wrong.stderr

@@ -67,5 +67,5 @@ def test_a_language_can_be_assumed():
 def test_a_file_that_is_no_model_is_named(tmp_path):
     path = tmp_path / "model.ftz"
     path.write_bytes(b"no model")
-    with pytest.raises(ConfigError, match="model.ftz cannot be loaded"):
+    with pytest.raises(ConfigError, match="model_path: cannot load the model: .*model.ftz"):
         LanguageIdentifier(LanguageConfig(model_path=str(path)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.output import publish as preparation
-from data_tools.output.publish import BUILT_NAME, WORK_NAME, find_finished, finish_work
+from data_tools.output.publish import BUILT_NAME, WORK_NAME, find_finished, publish, record_files
 from trireme.errors import ConfigError
 
 NAMES = ("train.bin", "train.idx", "train.manifest.json", "train.documents.parquet", "tokenizer.model", "stats.json")
@@ -19,7 +19,8 @@ def build(output: Path, text: str, names: tuple[str, ...] = NAMES) -> None:
     built.mkdir(parents=True)
     for name in names:
         (built / name).write_text(f"{text} {name}")
-    finish_work(output, {"text": text})
+    record_files(output, {"text": text}, on_bytes=lambda _: None)
+    publish(output)
 
 
 def stop_at(number: int, monkeypatch: pytest.MonkeyPatch, *, output: Path) -> None:
@@ -61,7 +62,15 @@ def test_a_preparation_that_lost_a_file_is_not_finished(tmp_path: Path) -> None:
     assert not find_finished(tmp_path, {"text": "x"}, overwrite=False)
 
 
+def test_a_preparation_of_a_version_with_other_names_is_recognized(tmp_path: Path) -> None:
+    description = {"settings": {"further_steps": [], "seed": 1}}
+    (tmp_path / WORK_NAME / BUILT_NAME).mkdir(parents=True)
+    record_files(tmp_path, description, on_bytes=lambda _: None)
+    publish(tmp_path)
+    assert find_finished(tmp_path, {"settings": {"custom_filters": [], "seed": 1}}, overwrite=False)
+
+
 def test_an_unreadable_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "preparation.json").write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the file"):
         find_finished(tmp_path, {"text": "x"}, overwrite=True)
