@@ -140,7 +140,7 @@ def test_a_wrong_norm_is_told_from_wrong_gradients() -> None:
     norm = Series(differences=[0.1], bounds=[1e-6])
     culprit = find_culprit(off, bounds=bounds, step=0, grad_norm=norm)
     assert culprit is not None and culprit.direction is None
-    assert "the gradient norm is off by 1.0e-01" in str(culprit)
+    assert "the gradient norm deviates by 1.0e-01" in str(culprit)
 
     one_off = [off[0], *(Difference(tensor=tensor, relative=0.0, by_rank={0: 0.0}) for tensor in names[1:])]
     culprit = find_culprit(one_off, bounds=bounds, step=0, grad_norm=norm)

@@ -44,7 +44,7 @@ def test_a_dropped_layer_is_missing_as_a_whole(broken: Issued) -> None:
     culprit = broken.layout(DROPPED)["culprit"]
     assert culprit["is_missing"]
     assert culprit["also"] and all(name.startswith("initial: layer 3 ") for name in culprit["also"])
-    assert "is on no rank" in broken.layout(DROPPED)["culprit_text"]
+    assert "is missing on all ranks" in broken.layout(DROPPED)["culprit_text"]
 
 
 def test_all_that_a_missing_sum_touches_is_listed(broken: Issued) -> None:

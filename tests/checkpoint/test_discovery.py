@@ -217,7 +217,7 @@ def test_each_differing_field_is_named_with_both_values(tmp_path: Path) -> None:
     assert str(violations["model.hidden_size"]).startswith(
         f"model.hidden_size: differs from the checkpoint's 16 ({path}) (got 32). Use 16"
     )
-    assert "64" in violations["padded_vocab_size"].rule
+    assert "64" in violations["padded_vocab_size"].message
 
 
 def test_what_may_differ(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_another_tokenizer_of_the_same_size_is_refused_and_a_fork_may_have_it(fo
     (problem,) = check(tmp_path / "run", second.path, vocab_size=second.vocab_size)
     assert (problem.path, problem.value) == ("tokenizer.path", str(second.path))
     assert "differs from the tokenizer of" in problem.message
-    assert problem.fix.startswith(f"use {checkpoint}/tokenizer.model (sha256 {first.sha256[:12]}...), or fork the run")
+    assert problem.fix.startswith(f"Use {checkpoint}/tokenizer.model (sha256 {first.sha256[:12]}...), or fork the run")
     assert check(tmp_path / "fork", second.path, vocab_size=second.vocab_size, resume=str(tmp_path / "run")) == []
 
 
@@ -128,8 +128,8 @@ def test_another_vocabulary_size_is_refused_although_the_padded_one_fits(folder:
     (problem,) = check(tmp_path / "run", tokenizer.path, vocab_size=tokenizer.vocab_size + 1)
     theirs = tokenizer.vocab_size
     assert str(problem) == (
-        f"model.vocab_size={theirs + 1} differs from the checkpoint's {theirs} tokens ({checkpoint}); use {theirs},"
-        " or fork the run with another: another run_name and resume=RUN"
+        f"model.vocab_size: differs from the checkpoint's {theirs} tokens ({checkpoint}) (got {theirs + 1})."
+        f" Use {theirs}, or fork the run to change it: set another run_name and resume=RUN."
     )
 
 

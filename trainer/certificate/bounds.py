@@ -1,6 +1,6 @@
-"""How much two layouts may differ: an estimate from runs that differ by rounding errors alone.
+"""Estimate how much two layouts may differ from runs that differ by rounding errors only.
 
-The reference is run again N times with rounding errors of its own (trainer.certificate.noise). The differences of
+The reference is run again N times with random rounding errors (trainer.certificate.noise). The differences of
 these runs from the reference have mean 0 if only rounding makes them, so the root of their mean square s estimates the
 standard deviation with N degrees of freedom, and the difference of one more such run lies within
 t * s with probability 1 - p, where t is the quantile of Student's distribution with N degrees of freedom. p is the rate
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 UNIT_ROUNDOFF = 2.0**-24
 """Of fp32."""
 SMALLEST_BOUND = 4 * UNIT_ROUNDOFF
-"""No bound is smaller. A scalar is an fp32 number that was rounded when it was added up and when it was written, by u
-each time, on both sides: where few perturbed runs happen to agree, two equal computations still differ by as much."""
+"""Lower limit of all bounds. A scalar is an fp32 number that is rounded when it is summed and when it is written, by u
+each time, on both sides: even if few perturbed runs happen to agree, two equal computations may differ by as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """From differences of perturbed runs to bounds."""
+    """Compute bounds from the differences of perturbed runs."""
 
     num_runs: int
     num_comparisons: int
@@ -28,11 +28,11 @@ class Estimator:
 
     @property
     def factor(self) -> float:
-        """Bounds are this many standard deviations."""
+        """Width of the bounds in standard deviations."""
         return student_t_quantile(self.false_alarm_rate / self.num_comparisons, degrees_of_freedom=self.num_runs)
 
     def bound(self, differences: Sequence[float]) -> float:
-        """Bound of one quantity.
+        """Return the bound of one quantity.
 
         Args:
             differences: of each perturbed run from the reference.
@@ -40,13 +40,13 @@ class Estimator:
         return max(SMALLEST_BOUND, self.factor * root_mean_square(differences))
 
     def bounds(self, differences: Sequence[Sequence[float]]) -> list[float]:
-        """Bound of each step of a quantity.
+        """Return the bound of each step of a quantity.
 
         Args:
             differences: [N][K]: of each perturbed run at each step.
         Returns:
-            [K], never falling: an error once made is not taken back, so where differences happen to cross 0 the
-            estimate of the steps before stands.
+            [K], never decreasing: an error does not disappear again, so if differences happen to cross 0, the estimate
+            of the steps before holds.
         """
         bounds: list[float] = []
         for step in zip(*differences, strict=True):
@@ -55,12 +55,12 @@ class Estimator:
 
 
 def root_mean_square(values: Sequence[float]) -> float:
-    """Root of the mean square."""
+    """Return the root of the mean square."""
     return math.sqrt(math.fsum(value * value for value in values) / len(values))
 
 
 def relative_differences(values: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """|value - reference| / |reference| of each step; infinite where either is no number."""
+    """Return |value - reference| / |reference| of each step; infinite if either is NaN."""
     return [_relative(value, expected) for value, expected in zip(values, reference, strict=True)]
 
 
@@ -72,7 +72,7 @@ def _relative(value: float, expected: float) -> float:
 
 
 def student_t_quantile(outside: float, *, degrees_of_freedom: int) -> float:
-    """The t for which a variable of Student's distribution lies outside (-t, t) with the given probability.
+    """Return the t for which a variable of Student's distribution is outside (-t, t) with the given probability.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4 (finite series for whole degrees of freedom), by bisection.
     """

@@ -1,4 +1,4 @@
-"""Run references, their perturbed runs and layouts, judge them, and search for where one that fails went wrong."""
+"""Run references, their perturbed runs and layouts, compare them, and find the first deviation of one that fails."""
 
 import logging
 import math
@@ -20,12 +20,12 @@ from trireme.progress import format_duration, format_number
 _LOGGER = logging.getLogger(__name__)
 
 LIMITED_STEPS = 10
-"""The limits of fp32 are for this many steps; rounding errors grow on."""
+"""Number of steps for which the limits of fp32 hold; rounding errors grow with the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What was found."""
+    """Hold the results of all layouts."""
 
     request: Request
     estimates: Sequence[Estimate]
@@ -33,13 +33,13 @@ class Certificate:
 
     @property
     def is_passed(self) -> bool:
-        """Whether every layout computes what its reference computes."""
+        """Whether every layout matches its reference."""
         return all(layout.is_passed for layout in self.layouts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reference:
-    """A reference, its perturbed runs, and the layouts that are compared with it."""
+    """Hold a reference, its perturbed runs, and the layouts that are compared with it."""
 
     name: str
     run: Run
@@ -49,10 +49,10 @@ class _Reference:
 
 
 class Certifier:
-    """Makes one certificate.
+    """Issue one certificate.
 
     Args:
-        folder: for what the runs write; the caller removes it.
+        folder: for the output of the runs; the caller removes it.
     """
 
     def __init__(self, request: Request, *, starter: Starter, folder: Path) -> None:
@@ -61,7 +61,7 @@ class Certifier:
         self._num_jobs = 0
 
     def issue(self) -> Certificate:
-        """Run and judge everything."""
+        """Run and compare everything."""
         references = self._plan()
         jobs = [job for reference in references for job in (reference.job, *reference.perturbed)]
         jobs += [job for reference in references for _, job in reference.layouts]
@@ -71,7 +71,7 @@ class Certifier:
         for reference in references:
             broken = next((job for job in (reference.job, *reference.perturbed) if job in failures), None)
             if broken is not None:
-                reason = f"the reference failed: {broken.title}\n{failures[broken]}"
+                reason = f"The reference failed: {broken.title}\n{failures[broken]}"
                 verdicts.update({layout.name: _failed(layout, job, reason) for layout, job in reference.layouts})
                 continue
             estimate = self._estimate(reference, estimator)
@@ -145,7 +145,7 @@ class Certifier:
         return self._starter.run(jobs, on_done=report)
 
     def _estimator(self, references: Sequence[_Reference], failures: Mapping[Job, str]) -> Estimator:
-        """The bounds are as wide as the number of comparisons asks."""
+        """Build the estimator; its bounds widen with the number of comparisons."""
         count = 0
         for reference in references:
             if reference.job not in failures:
@@ -205,7 +205,7 @@ class Certifier:
     def _explain(
         self, reference: _Reference, verdicts: Sequence[LayoutVerdict], estimator: Estimator
     ) -> list[LayoutVerdict]:
-        """Run again what failed, with every tensor of the steps up to the first that shows it."""
+        """Run failed layouts again, and trace every tensor up to the first step that deviates."""
         jobs = {layout.name: job for layout, job in reference.layouts}
         last_steps = {verdict.name: _first_bad_step(verdict) for verdict in verdicts if _is_unexplained(verdict)}
         if not last_steps:
@@ -240,7 +240,7 @@ class Certifier:
         return Culprit(
             step=job.num_traced_steps - 1,
             direction=None,
-            name="no single tensor is beyond its bound, only what is computed from them",
+            name="no single tensor exceeds its bound, only scalars that are computed from them",
             difference=math.nan,
             bound=math.nan,
             ranks=(),
@@ -258,7 +258,7 @@ class Certifier:
 
 
 def compare_jobs(reference: Job, job: Job, *, step: int | None) -> list[Difference]:
-    """Compare the tensors that two runs wrote, of a traced step or (None) of their weights."""
+    """Compare the tensors of two runs, of a traced step or (None) of their weights."""
     with (
         open_traces(Path(reference.folder), num_ranks=reference.num_processes, step=step) as expected,
         open_traces(Path(job.folder), num_ranks=job.num_processes, step=step) as found,
@@ -269,7 +269,7 @@ def compare_jobs(reference: Job, job: Job, *, step: int | None) -> list[Differen
 def tensor_bounds(
     reference: Job, perturbed: Sequence[Job], *, estimator: Estimator, step: int | None, beta1: float
 ) -> dict[tuple[Direction, str], float]:
-    """The bound of every tensor; initial weights are the same bits everywhere."""
+    """Return the bound of every tensor; initial weights must be bit-identical."""
     found: dict[tuple[Direction, str], list[Difference]] = {}
     for job in perturbed:
         for difference in compare_jobs(reference, job, step=step):
@@ -292,7 +292,7 @@ def _beta1(reference: _Reference) -> float:
 
 def _result(job: Job) -> JobResult:
     result = read_result(job)
-    assert result is not None, f"{job.title} gave no answer"
+    assert result is not None, f"{job.title} wrote no result"
     return result
 
 
@@ -305,7 +305,7 @@ def _nearness(weight: TensorVerdict) -> float:
 
 
 def _first_bad_step(verdict: LayoutVerdict) -> int:
-    """The first step whose loss or gradient norm shows it; the last where only the weights do."""
+    """Return the first step whose loss or gradient norm deviates; the last if only the weights do."""
     assert verdict.loss is not None and verdict.grad_norm is not None
     shown = [s.first_bad_step for s in (verdict.loss, verdict.grad_norm) if s.first_bad_step is not None]
     return min(shown, default=len(verdict.loss.bounds) - 1)
@@ -316,7 +316,7 @@ def _is_unexplained(verdict: LayoutVerdict) -> bool:
 
 
 def _initial_culprit(weights: Sequence[TensorVerdict]) -> Culprit:
-    """Weights that were wrong before anything was computed."""
+    """Return the deviation of initial weights."""
     first, *others = weights
     return Culprit(
         step=0,

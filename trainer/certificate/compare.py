@@ -1,4 +1,4 @@
-"""Compare what two layouts wrote, tensor by tensor: memory for one tensor of the model, whatever its size."""
+"""Compare the traces of two layouts, tensor by tensor, with memory for one tensor of the model at a time."""
 
 import contextlib
 import math
@@ -14,33 +14,32 @@ from trainer.certificate.trace_file import STARTS, TensorName, TraceFile, trace_
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far a tensor of a layout is from the reference's."""
+    """Hold the difference of a layout's tensor to the reference's."""
 
     tensor: TensorName
     relative: float
     """Norm of the difference over the norm of the reference; of a weight after an update, over the norm of its change.
-    Where several ranks hold an element, the worst of them counts. Infinite where elements are missing or are
-    no numbers."""
+    If several ranks hold an element, the worst of them counts. Infinite if elements are missing or NaN."""
     by_rank: Mapping[int, float]
-    """The same over the elements that one rank holds."""
+    """The same over the elements of one rank."""
     resolution: float = 0.0
-    """What one unit in the last place of every element amounts to: weights are much larger than their updates."""
+    """Difference of one unit in the last place of every element: weights are much larger than their updates."""
     is_missing: bool = False
-    """Elements that the reference has are on no rank."""
+    """Whether elements of the reference are on no rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceSet:
-    """The files of all ranks of a run: of one step, or of its weights."""
+    """Hold the trace files of all ranks of a run: of one step, or of its weights."""
 
     files: Sequence[TraceFile]
 
     def tensors(self) -> list[TensorName]:
-        """Every tensor that a rank has a part of."""
+        """Return every tensor of which a rank has a part."""
         return list(dict.fromkeys(tensor for file in self.files for tensor in file.tensors))
 
     def assemble(self, tensor: TensorName) -> np.ndarray:
-        """The whole tensor, NaN where no rank has it; where several have it, the last."""
+        """Return the whole tensor, with NaN for missing elements; of several copies, the last one counts."""
         whole = np.full(tensor.shape, np.nan, dtype=np.float32)
         for file in self.files:
             for rectangle in file.rectangles(tensor):
@@ -50,7 +49,7 @@ class TraceSet:
 
 @contextlib.contextmanager
 def open_traces(folder: Path, *, num_ranks: int, step: int | None = None) -> Iterator[TraceSet]:
-    """Open what all ranks of a run wrote."""
+    """Open the traces of all ranks of a run."""
     with contextlib.ExitStack() as stack:
         paths = [trace_path(folder, rank=rank, step=step) for rank in range(num_ranks)]
         yield TraceSet(files=[stack.enter_context(TraceFile(path)) for path in paths])
@@ -62,14 +61,14 @@ def compare_traces(reference: TraceSet, other: TraceSet) -> list[Difference]:
     found = [_compare(tensor, reference, other) for tensor in known]
     names = {(tensor.direction, tensor.name): tensor for tensor in known}
     for tensor in _compared(other):
-        # A shape that the reference does not have is a name of its own.
+        # A shape that the reference does not have makes it another tensor.
         if names.get((tensor.direction, tensor.name)) != tensor:
             found.append(Difference(tensor=tensor, relative=math.inf, by_rank={}))
     return found
 
 
 def _compared(traces: TraceSet) -> list[TensorName]:
-    """All but weights before a step, which are those after the step before it."""
+    """Return all tensors except the weights before a step, which are those after the previous step."""
     return [tensor for tensor in traces.tensors() if tensor.direction != "before"]
 
 

@@ -1,4 +1,4 @@
-"""The first tensor, in the order of computation, that is beyond its bound."""
+"""Find the first tensor, in the order of computation, that exceeds its bound."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from trainer.certificate.trace_file import Direction, TensorName
 from trainer.certificate.verdict import Culprit, Series
 
 MAX_NAMED = 12
-"""Other tensors that are named beside the first."""
+"""Maximum number of other tensors that are listed after the first."""
 
 
 def find_culprit(
@@ -17,14 +17,14 @@ def find_culprit(
     step: int,
     grad_norm: Series | None,
 ) -> Culprit | None:
-    """Find the first tensor of one step that is beyond its bound.
+    """Find the first tensor of one step that exceeds its bound.
 
     Args:
         differences: of every tensor of the step.
-        bounds: a tensor that the reference does not have has none.
+        bounds: without those of tensors that the reference does not have.
         grad_norm: of the layout.
     Returns:
-        None where all are within their bounds.
+        None if all are within their bounds.
     """
     ordered = sorted(differences, key=lambda difference: _place(difference.tensor))
     bad = [difference for difference in ordered if difference.relative > _bound(difference, bounds)]
@@ -34,8 +34,8 @@ def find_culprit(
         return Culprit(
             step=step,
             direction=None,
-            name=f"the gradient norm is off by {grad_norm.differences[step]:.1e}, and all gradients by this one factor:"
-            " the norm itself is summed wrongly, or a gradient is scaled as a whole",
+            name=f"the gradient norm deviates by {grad_norm.differences[step]:.1e}, and all gradients by this factor:"
+            " either the norm is summed incorrectly, or the gradients are scaled as a whole",
             difference=grad_norm.differences[step],
             bound=grad_norm.bounds[step],
             ranks=(),
@@ -61,7 +61,7 @@ def _bound(difference: Difference, bounds: Mapping[tuple[Direction, str], float]
 
 
 def _place(tensor: TensorName) -> tuple[int, ...]:
-    """Forward through the layers; back through them, each layer's activations before its weights; updates."""
+    """Return a sort key: forward through the layers; back, each layer's activations before its weights; updates."""
     layer, place = tensor.order
     if tensor.direction == "forward":
         return (0, layer, place)
@@ -73,7 +73,7 @@ def _place(tensor: TensorName) -> tuple[int, ...]:
 
 
 def _only_the_norm_is_off(differences: Sequence[Difference], bad: Sequence[Difference], norm: float) -> bool:
-    """All gradients of weights are off as much as the norm is, and no activation or its gradient is."""
+    """Return whether all weight gradients deviate as much as the norm, and no activation or its gradient does."""
     gradients = [difference for difference in differences if difference.tensor.direction == "gradient"]
     num_bad = sum(difference.tensor.direction == "gradient" for difference in bad)
     is_alone = all(difference.tensor.direction in ("gradient", "update") for difference in bad)

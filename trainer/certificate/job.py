@@ -1,4 +1,4 @@
-"""What the certificate asks of its processes, and what they answer: files, since the processes come and go."""
+"""Exchange jobs and results with the certificate's processes through files."""
 
 import json
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from trireme.files import write_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of one layout."""
+    """Hold one run of one layout."""
 
     title: str
     """For progress and messages."""
     folder: str
-    """Where its answer is written."""
+    """Directory of its result and traces."""
     config_file: str
     """The run's configuration, as `load_config_file` reads it."""
     vocab_size: int
@@ -23,21 +23,21 @@ class Job:
     num_processes: int
     num_steps: int
     noise_seed: int | None = None
-    """Draws rounding errors of its own and another order of the micro batches; None runs as training does."""
+    """Seed of random rounding errors and of the order of micro batches; None runs as training does."""
     varies_lengths: bool = False
-    """Mask the end of each sequence, so that sequences and ranks have other numbers of target tokens."""
+    """Mask the end of each sequence, so that sequences and ranks have different numbers of target tokens."""
     num_traced_steps: int = 0
-    """Steps from the first on of which every tensor is written."""
+    """Number of first steps of which every tensor is written."""
 
     @property
     def result_file(self) -> Path:
-        """Exists when the job is done."""
+        """File that exists when the job is done."""
         return Path(self.folder, "result.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """Scalars of a run: the same on every rank."""
+    """Hold the scalars of a run, the same on every rank."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -58,12 +58,12 @@ def read_jobs(path: Path) -> list[Job]:
 
 
 def write_result(job: Job, result: JobResult) -> None:
-    """Write the answer under its final name at once, since its existence says that the job is done."""
+    """Write the result atomically, since its existence marks the job as done."""
     write_whole(job.result_file, json.dumps(asdict(result)))
 
 
 def read_result(job: Job) -> JobResult | None:
-    """The answer, or None where the job is not done."""
+    """Read the result; None if the job is not done."""
     try:
         return JobResult(**json.loads(job.result_file.read_text()))
     except FileNotFoundError:

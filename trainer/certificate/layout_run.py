@@ -1,4 +1,4 @@
-"""The steps of one layout on one rank, through the same parts as training, with everything written that is compared."""
+"""Run the steps of one layout on one rank, with the same parts as training, and write what is compared."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from trainer.parallel.world import World
 
 _LAYERS = "decoder.layers."
 _CLIPPING_EPSILON = 1e-6
-"""What engines add to the norm when they clip, so that it is never divided by 0."""
+"""Added by engines to the norm when they clip, to avoid a division by 0."""
 
 
 def run_layout(job: Job, *, config: TrainConfig, world: World) -> list[StepResult]:
@@ -68,7 +68,7 @@ def run_layout(job: Job, *, config: TrainConfig, world: World) -> list[StepResul
 
 
 def prepare_batches(batches: Sequence[MicroBatch], *, job: Job, step: int) -> list[MicroBatch]:
-    """Shorten sequences by masks and put micro batches in another order, where the job says so."""
+    """Mask the ends of sequences and reorder micro batches, if the job requires it."""
     batches = [_shorten(batch) for batch in batches] if job.varies_lengths else list(batches)
     if job.noise_seed is not None:
         order = np.random.default_rng((job.noise_seed, step)).permutation(len(batches))
@@ -77,7 +77,7 @@ def prepare_batches(batches: Sequence[MicroBatch], *, job: Job, step: int) -> li
 
 
 def _shorten(batch: MicroBatch) -> MicroBatch:
-    """Mask the end of each sequence, by its sample number; one target at least remains."""
+    """Mask the end of each sequence, depending on its sample number; at least one target remains."""
     length = batch.loss_mask.shape[1]
     keep = [1 + int(np.random.default_rng(sample).integers(length)) for sample in batch.sample_ids]
     is_kept = torch.arange(length)[None] < torch.tensor(keep)[:, None]
@@ -85,17 +85,17 @@ def _shorten(batch: MicroBatch) -> MicroBatch:
 
 
 class Recorder:
-    """Writes weights, gradients and updates of this rank under their names in the model that no layout cuts.
+    """Write weights, gradients and updates of this rank under their names in the unsharded model.
 
-    The optimizer's fp32 state is what every engine shows in the same way, so gradients are read off the first moment
-    m: (m_new - beta1 * m_old) / (1 - beta1), times what clipping divided by.
+    Every engine exposes the optimizer's fp32 state in the same way, so gradients are computed from the first moment
+    m: (m_new - beta1 * m_old) / (1 - beta1), divided by the clipping factor.
     """
 
     def __init__(self, engine: Engine, *, config: TrainConfig, folder: Path, rank: int) -> None:
         self._engine, self._config, self._folder, self._rank = engine, config, folder, rank
 
     def states(self) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], np.ndarray]]]:
-        """Copies of this rank's optimizer state: key -> (whole shape, offset, values) of each rectangle."""
+        """Copy this rank's optimizer state: key -> (whole shape, offset, values) of each rectangle."""
         found = {}
         for key, pieces in pieces_to_load(self._engine.optimizer_fragments()).items():
             offsets = [tuple(chunk.offsets) for chunk in pieces.__create_chunk_list__()]
@@ -104,7 +104,7 @@ class Recorder:
         return found
 
     def weights(self, direction: Direction) -> list[Rectangle]:
-        """The fp32 weights as they are now."""
+        """Return the current fp32 weights."""
         prefix = STATE_PREFIXES["param"]
         states = {key: parts for key, parts in self.states().items() if key.startswith(prefix)}
         return list(_rectangles(direction, states, prefix=prefix))
@@ -117,7 +117,7 @@ class Recorder:
         writer.save(trace_path(self._folder, rank=self._rank))
 
     def write_step(self, step: int, writer: TraceWriter, *, before: Mapping[str, list], result: StepResult) -> None:
-        """Write the activations that the writer has, gradients and updates of one step."""
+        """Write the writer's activations, and the gradients and updates of one step."""
         writer.divide("backward", result.loss_scale or 1.0)
         after = self.states()
         clip_grad, beta1 = self._config.optimizer.clip_grad, self._config.optimizer.adam_beta1
@@ -140,7 +140,7 @@ class Recorder:
 
 
 def _rectangles(direction: Direction, states: Mapping[str, list], *, prefix: str) -> Iterator[Rectangle]:
-    """Name the parts by layer, whether Megatron-Core stacks the layers of a tensor or (mixed ones) numbers them."""
+    """Name the parts by layer, if Megatron-Core stacks the layers of a tensor or, with mixed layers, numbers them."""
     for key, parts in states.items():
         name = key.removeprefix(prefix)
         rest = name.removeprefix(_LAYERS)

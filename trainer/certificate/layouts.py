@@ -1,17 +1,17 @@
-"""Layouts as people write them: `llama tp2.sp.pp2 megatron recompute=full`.
+"""Parse layouts in their short form: `llama tp2.sp.pp2 megatron recompute=full`.
 
-A text is words in any order:
+A layout is a list of words in any order:
 
-    sizes       tp2.sp.pp2.vp2.cp2.ep2.dp2: what is not named is 1; `single` is one process
+    sizes       tp2.sp.pp2.vp2.cp2.ep2.dp2: sizes that are not named are 1; `single` is one process
     engine      an option of conf/engine, and zero0 to zero3
     precision   an option of conf/precision
     shape       a name of certify.shapes
     ulysses     context parallelism by all-to-all
     recompute=  full, or modules for selective recomputation, separated by commas
-    stages=     layers of every pipeline chunk, as parallel.pipeline_model_parallel_layout has them
+    stages=     layers of every pipeline chunk, as in parallel.pipeline_model_parallel_layout
     PATH=VALUE  any other override of the training configuration
 
-A mapping of overrides says the same: {name: my layout, parallel.tensor_model_parallel_size: 2, engine: megatron}.
+A mapping of overrides is equivalent: {name: my layout, parallel.tensor_model_parallel_size: 2, engine: megatron}.
 """
 
 import re
@@ -34,10 +34,10 @@ SIZES = {
 }
 SEQUENCE_PARALLEL = "parallel.sequence_parallel"
 ONE_PROCESS = {path: "null" if name == "vp" else "1" for name, path in SIZES.items()} | {SEQUENCE_PARALLEL: "false"}
-"""What sizes are that a layout does not name."""
+"""Values of the sizes that a layout does not name."""
 
 LAYOUT_PATHS = ("parallel", "engine", "training.micro_batch_size", "model.transformer_impl", "model.torch_compile")
-"""What may differ between a layout and its reference: all other settings say what is computed, not how."""
+"""Settings that may differ between a layout and its reference: all others define what is computed, not how."""
 
 _SIZE = re.compile(r"(tp|pp|vp|cp|ep|dp)([0-9]+)")
 _ZERO = re.compile(r"zero([0-9]+)")
@@ -45,22 +45,22 @@ _ZERO = re.compile(r"zero([0-9]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutSpec:
-    """One way to compute what the configuration says."""
+    """Hold one layout as overrides of the training configuration."""
 
     name: str
-    """The text that it was written as."""
+    """Its text."""
     place: str
-    """Where it stands, for messages."""
+    """Its path in the settings, for messages."""
     how: tuple[str, ...]
-    """Overrides of the training configuration that say how it is computed."""
+    """Overrides that define how the model is computed."""
     what: tuple[str, ...]
-    """Those that say what is computed: shape, precision, any other setting. The reference shares them."""
+    """Overrides that define what is computed: shape, precision, any other setting. The reference shares them."""
     subject: str = ""
-    """The words that said it."""
+    """The words of `what`."""
 
     @property
     def overrides(self) -> list[str]:
-        """All of them."""
+        """All overrides."""
         return [*self.what, *self.how]
 
 
@@ -70,7 +70,7 @@ def read_layouts(
     """Read the layouts of a certificate.
 
     Returns:
-        Those that can be read; and every word that says nothing, and every layout that is named twice.
+        The valid layouts, and the errors: unknown words, and layouts that are listed twice.
     """
     specs: dict[str, LayoutSpec] = {}
     violations: list[Violation] = []
@@ -82,8 +82,8 @@ def read_layouts(
             violations += error.violations
             continue
         if spec.name in specs:
-            rule, fix = f"is the same as {specs[spec.name].place}", "leave one out"
-            violations.append(Violation(path=place, value=spec.name, message=rule, fix=fix))
+            message, fix = f"is the same as {specs[spec.name].place}", "Remove one of them."
+            violations.append(Violation(path=place, value=spec.name, message=message, fix=fix))
         specs.setdefault(spec.name, spec)
     return list(specs.values()), violations
 
@@ -92,7 +92,7 @@ def read_layout(layout: Any, *, place: str, shapes: Mapping[str, Sequence[str]])
     """Read one layout.
 
     Raises:
-        ConfigError: every word of it that says nothing.
+        ConfigError: unknown words.
     """
     if isinstance(layout, str):
         name = " ".join(layout.split())
@@ -102,8 +102,8 @@ def read_layout(layout: Any, *, place: str, shapes: Mapping[str, Sequence[str]])
         words, violations = [(f"{path}={value}", [f"{path}={_quoted(value)}"]) for path, value in settings.items()], []
         name = str(layout.get("name", " ".join(word for word, _ in words)))
     else:
-        fix = "write words such as tp2.pp2, or a mapping of overrides"
-        raise ConfigError([Violation(path=place, value=to_yaml(layout), message="is no layout", fix=fix)])
+        message, fix = "must be a layout", "Use words such as tp2.pp2, or a mapping of overrides."
+        raise ConfigError([Violation(path=place, value=to_yaml(layout), message=message, fix=fix)])
     if violations:
         raise ConfigError(violations)
     how = [f"{path}={value}" for path, value in ONE_PROCESS.items()]
@@ -123,7 +123,7 @@ def _says_how(override: str) -> bool:
 
 
 Words = list[tuple[str, list[str]]]
-"""Each word of a layout, and the overrides that it stands for."""
+"""Each word of a layout with its overrides."""
 
 
 def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -> tuple[Words, list[Violation]]:
@@ -141,25 +141,26 @@ def _read_words(text: str, *, place: str, shapes: Mapping[str, Sequence[str]]) -
         known = [*shapes, *options["engine"], *options["precision"], "ulysses", "single", "zero1"]
         fix = (
             f"{did_you_mean(word, known)}Use sizes such as tp2.sp.pp2, {join_or(known)}, recompute=, stages= or an"
-            " override PATH=VALUE (docs/training/layout_equivalence.md)"
+            " override PATH=VALUE (docs/training/layout_equivalence.md)."
         )
-        rule = f"has the word {word}, which says nothing about a layout"
-        violations.append(Violation(path=place, value=text, message=rule, fix=fix))
+        message = f"unknown word {word}"
+        violations.append(Violation(path=place, value=text, message=message, fix=fix))
     return words, violations
 
 
 def _find_repeated(overrides: Sequence[str], named: dict[str, str], *, place: str, text: str) -> list[Violation]:
-    """Whatever a word says that another word, or the same, has said already; the last would count, unseen.
+    """Report overrides that an earlier word has set already; the last one would silently win.
 
     Args:
-        named: overrides so far, by what they set; those of the word are added.
+        named: overrides so far, by path; those of the word are added.
     """
     found = []
     for override in overrides:
         path = override.partition("=")[0]
         if path in named:
-            rule = f"says {named[path]} and {override}"
-            found.append(Violation(path=place, value=text, message=rule, fix="leave one out, or make it two layouts"))
+            message = f"sets both {named[path]} and {override}"
+            fix = "Remove one of them, or make two layouts of it."
+            found.append(Violation(path=place, value=text, message=message, fix=fix))
         named[path] = override
     return found
 
@@ -172,7 +173,7 @@ def _is_override(word: str) -> bool:
 def _read_word(
     word: str, *, shapes: Mapping[str, Sequence[str]], options: Mapping[str, Sequence[str]]
 ) -> list[str] | None:
-    """The overrides that a word stands for; None where it says nothing."""
+    """Return the overrides of a word; None if it is unknown."""
     key, _, value = word.partition("=")
     if _is_sizes(word):
         return _read_sizes(word)
@@ -217,7 +218,7 @@ def _read_recompute(value: str) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
-    """A value as Hydra's grammar takes it."""
+    """Quote a value for Hydra's grammar."""
     if isinstance(value, str) and not re.fullmatch(r"[\w.+-]+", value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return to_yaml(value)

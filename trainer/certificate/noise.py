@@ -1,4 +1,4 @@
-"""Rounding errors as another order of additions would make them, for the estimate of what layouts may differ by.
+"""Add random rounding errors like those of another order of additions, to estimate how much layouts may differ.
 
 A layout adds the same numbers in another order. The result of a sum of n products then differs as if each product had
 been multiplied by 1 + d, and for rounding errors that behave like random numbers |d| is at most about sqrt(n) * u.
@@ -25,11 +25,11 @@ Errors = Callable[[torch.Tensor], torch.Tensor]
 """Draws relative errors in the shape of a tensor."""
 
 ACCUMULATOR_UNIT = torch.finfo(torch.float32).eps / 2
-"""Unit roundoff u of the format that products are added up in; fp32 in every mode."""
+"""Unit roundoff u of the data type in which products are summed; fp32 in every mode."""
 
 
 class RoundingNoise:
-    """Perturbs every sum that a layout may order in another way; `seed` draws the errors."""
+    """Perturb every sum that another layout may compute in another order; `seed` determines the errors."""
 
     def __init__(self, chunks: Sequence[nn.Module], *, seed: int, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -40,11 +40,11 @@ class RoundingNoise:
                     module.register_forward_hook(self._perturb_results)
 
     def _perturb_inputs(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Each input takes part in sums as long as its last axis; its gradient is a result."""
+        """Perturb inputs: each takes part in sums as long as its last axis; its gradient is a result."""
         return tuple(self._perturb(value, is_result=False) for value in arguments)
 
     def _perturb_results(self, _: nn.Module, __: Any, output: Any) -> Any:
-        """The gradient of each result takes part in sums as long as its last axis."""
+        """Perturb results: the gradient of each takes part in sums as long as its last axis."""
         if isinstance(output, tuple):
             return (self._perturb(output[0], is_result=True), *output[1:])
         return self._perturb(output, is_result=True)
@@ -58,7 +58,7 @@ class RoundingNoise:
         return _Perturb.apply(value, self._errors, forward, backward)
 
     def _errors(self, like: torch.Tensor) -> torch.Tensor:
-        """Uniform in (-1, 1), fp32."""
+        """Draw values uniformly from (-1, 1), fp32."""
         return torch.rand(like.shape, generator=self._generator, device=like.device, dtype=torch.float32) * 2 - 1
 
 
@@ -80,7 +80,7 @@ class _Perturb(torch.autograd.Function):
 def _perturbed(value: torch.Tensor, errors: Errors, size: float) -> torch.Tensor:
     if not size:
         return value.clone()
-    # Below the smallest normal number, where fp16 gradients may be, spacing falls no more, and errors do not either.
+    # Below the smallest normal number, where fp16 gradients may be, spacing is constant, and so are errors.
     scale = value.abs().float().clamp(min=torch.finfo(value.dtype).smallest_normal)
     return (value.float() + scale * (size * errors(value))).to(value.dtype)
 

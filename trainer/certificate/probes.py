@@ -1,4 +1,4 @@
-"""Activations and their gradients on the way through the layers, placed in the global batch.
+"""Trace activations and their gradients through the layers, with their positions in the global batch.
 
 s: sequence of this rank, b: sequences of a micro batch, h: hidden size, n: heads of this rank, d: channels of a head.
 S and B are the whole sequence and the global batch.
@@ -25,7 +25,7 @@ Kind = Literal["hidden", "heads", "loss"]
 [b, s]."""
 
 AFTER_LAYERS = 1_000_000
-"""Stands for the layer number of what follows the last layer."""
+"""Layer number of what follows the last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class _Probe:
 
 
 class ActivationProbes:
-    """Writes what passes through the model's chunks while it is told to.
+    """Write activations and gradients of the model's chunks between `start` and `stop`.
 
-    The first forward pass of each micro batch is written, and the gradient that arrives where each tensor was left.
-    What is computed again in the backward pass (recomputation) is not written a second time.
+    The first forward pass of each micro batch is written, and the gradient of each of its tensors. What is recomputed
+    in the backward pass is not written a second time.
     """
 
     def __init__(self, chunks: Sequence[nn.Module], *, world: World, seq_length: int, sequence_parallel: bool) -> None:
@@ -54,7 +54,7 @@ class ActivationProbes:
             self._watch(chunk, index)
 
     def start(self, writer: TraceWriter, micro_batches: Sequence[MicroBatch], *, first_sample: int, num: int) -> None:
-        """Write the coming step.
+        """Write the next step.
 
         Args:
             first_sample: number of the global batch's first sample.
@@ -66,11 +66,11 @@ class ActivationProbes:
         self._calls.clear()
 
     def stop(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._writer = None
 
     def _positions_of_this_rank(self, sequence_parallel: bool) -> dict[Kind, np.ndarray]:
-        """Positions in the sequence that each kind of tensor holds here, asked of what cuts the batches."""
+        """Return the sequence positions of each kind of tensor on this rank, from the function that slices batches."""
         world = self._world
         whole = torch.arange(self._seq_length)[None]
         own = slice_for_context_parallel(whole, cp_rank=world.cp_rank, cp_size=world.cp_size)[0].numpy()
@@ -133,7 +133,7 @@ class ActivationProbes:
             tensor.register_hook(lambda gradient: self._write_gradient(gradient, micro_batch, probe))
 
     def _write_gradient(self, gradient: torch.Tensor, micro_batch: int, probe: _Probe) -> None:
-        # The engine averages over the data-parallel ranks what each of them has scaled up (trainer.engine.forward).
+        # The engine averages over data-parallel ranks what each of them has scaled up (trainer.engine.forward).
         scale = self._world.dp_size * self._world.cp_size
         self._write(gradient.detach() / scale, micro_batch, probe, "backward")
 
@@ -157,7 +157,7 @@ class ActivationProbes:
 
 
 def _runs(places: np.ndarray) -> Iterator[slice]:
-    """Cut ascending places into runs of consecutive ones."""
+    """Split ascending places into runs of consecutive ones."""
     bounds = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
     for start, end in itertools.pairwise(bounds):
         yield slice(start, end)

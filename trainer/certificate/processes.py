@@ -1,4 +1,4 @@
-"""Start the processes of the layouts, wait for their answers, and say why one gave none."""
+"""Start the processes of the layouts, wait for their results, and report why one failed."""
 
 import logging
 import os
@@ -20,32 +20,32 @@ _LOGGER = logging.getLogger(__name__)
 WORKER_MODULE = "trainer.certificate.worker"
 _POLL_SECONDS = 0.1
 _START_SECONDS = 120.0
-"""Patience for importing the libraries, which many processes on few cores do slowly."""
+"""Additional time to import the libraries, which is slow for many processes on few cores."""
 _LAST_LINES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Starter:
-    """How processes are started: as `launch.local` does, through torchrun, with one thread each."""
+    """Start processes through torchrun, as `launch.local` does, with one thread each."""
 
     folder: Path
-    """Where lists of jobs and logs are written."""
+    """Directory of job lists and logs."""
     timeout_seconds: float
-    """Longest time without an answer."""
+    """Longest time without a result."""
     worker_module: str = WORKER_MODULE
-    """What every process runs."""
+    """The module that every process runs."""
     max_processes: int = 1
-    """As many may run at once; a layout that has more by itself runs alone."""
+    """Maximum number of processes at a time; a layout that has more runs alone."""
 
     def run(self, jobs: Sequence[Job], *, on_done: Callable[[Job, JobResult | str], object]) -> dict[Job, str]:
-        """Run jobs, those of one number of processes in one start; a job that fails costs a new start for the rest.
+        """Run jobs, all with the same number of processes in one start; after a failed job, the rest is started again.
 
-        Where max_processes allows it, several such starts share the jobs.
+        If max_processes allows it, several such starts share the jobs.
 
         Args:
-            on_done: is told each job's answer, or why there is none, as it comes.
+            on_done: receives each job's result, or the reason of its failure, as soon as it is known.
         Returns:
-            Why there is no answer, for the jobs that gave none.
+            The reasons of the failures, by job.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         failures: dict[Job, str] = {}
@@ -73,7 +73,7 @@ class Starter:
                     for lane in lanes:
                         failures.update(lane.result())
                 except BaseException:
-                    stop.set()  # the others end their processes before the error goes on
+                    stop.set()  # the others end their processes before the error propagates
                     raise
         return failures
 
@@ -85,7 +85,7 @@ class Starter:
         on_done: Callable[[Job, JobResult | str], object],
         stop: threading.Event,
     ) -> dict[Job, str]:
-        """Run jobs of one number of processes one after the other; why there is no answer, where there is none."""
+        """Run jobs of one number of processes one after the other; return the reasons of failures."""
         failures: dict[Job, str] = {}
         remaining, attempt = list(jobs), 0
         while remaining and not stop.is_set():
@@ -106,7 +106,7 @@ class Starter:
         on_done: Callable[[Job, JobResult | str], object],
         stop: threading.Event,
     ) -> tuple[int, str]:
-        """Start processes for these jobs; how many of them were done, and why not all."""
+        """Start processes for these jobs; return how many were done, and why not all."""
         jobs_file, log_file = self.folder / f"{name}.json", self.folder / f"{name}.log"
         write_jobs(jobs_file, jobs)
         with log_file.open("w") as log:
@@ -121,7 +121,7 @@ class Starter:
             finally:
                 _end(process)
         if is_late:
-            return done, f"gave no answer for {self.timeout_seconds:g} s\n{_explain(log_file)}"
+            return done, f"timed out after {self.timeout_seconds:g} s without a result\n{_explain(log_file)}"
         return done, _explain(log_file)
 
     def _wait(
@@ -134,7 +134,7 @@ class Starter:
     ) -> tuple[int, bool]:
         done, deadline = 0, time.monotonic() + self.timeout_seconds + _START_SECONDS
         while done < len(jobs):
-            is_running = process.poll() is None  # asked first: what ends may have answered before
+            is_running = process.poll() is None  # checked first: a process may write its result before it exits
             result = read_result(jobs[done])
             if result is not None:
                 on_done(jobs[done], result)
@@ -153,7 +153,7 @@ class Starter:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """One thread a process: the order of additions must not depend on how many cores are free."""
+    """Return an environment with one thread per process: the order of additions must not depend on free cores."""
     return {**environment, "OMP_NUM_THREADS": "1", "PET_SHUTDOWN_TIMEOUT": "5"}
 
 
@@ -168,11 +168,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _explain(log_file: Path) -> str:
-    """The traceback of the rank that failed first, or the last lines of the log."""
+    """Return the traceback of the rank that failed first, or the last lines of the log."""
     lines = log_file.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines):
         if match := re.match(r"\[rank (\d+)\] Traceback", line):
             prefix = f"[rank {match[1]}] "
             block = [text for text in lines[number:] if text.startswith(prefix)]
             return "\n".join(block[-_LAST_LINES:])
-    return "\n".join(lines[-_LAST_LINES:]) or "the processes ended without a word"
+    return "\n".join(lines[-_LAST_LINES:]) or "the processes exited without any output"

@@ -1,4 +1,4 @@
-"""The certificate as a table on the console, as JSON, and as one HTML page."""
+"""Render the certificate as a table on the console, as JSON, and as an HTML page."""
 
 import datetime
 import math
@@ -15,14 +15,14 @@ from trainer.certificate.verdict import DIRECTION_WORDS, LayoutVerdict, Series
 from trireme.strict_json import finite_or_null, to_json
 
 VERSION = 1
-"""Of the JSON's form."""
+"""Version of the JSON format."""
 
 _LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy")
 _HEADINGS = ("layout", "processes", "loss", "bound", "grad norm", "bound", "weights", "bound", "")
 
 
 def render_table(certificate: Certificate) -> str:
-    """One row a layout: the largest relative differences, each beside the bound of its step or tensor."""
+    """Render one row per layout: the largest relative differences, each with the bound of its step or tensor."""
     rows = [_HEADINGS, *(_row(layout) for layout in certificate.layouts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [
@@ -37,7 +37,7 @@ def render_table(certificate: Certificate) -> str:
 
 
 def write_report(certificate: Certificate, *, folder: Path) -> list[Path]:
-    """Write certificate.json and certificate.html; their paths."""
+    """Write certificate.json and certificate.html; return their paths."""
     record = to_record(certificate)
     json_path, html_path = folder / "certificate.json", folder / "certificate.html"
     json_path.write_text(to_json(record, indent=1) + "\n")
@@ -46,7 +46,7 @@ def write_report(certificate: Certificate, *, folder: Path) -> list[Path]:
 
 
 def to_record(certificate: Certificate) -> dict[str, Any]:
-    """Everything, as JSON can hold it; what is infinite or no number is null."""
+    """Return the content of certificate.json; infinity and NaN are null."""
     settings = certificate.request.settings
     return finite_or_null(
         {
@@ -74,7 +74,7 @@ def to_record(certificate: Certificate) -> dict[str, Any]:
 
 
 def render_page(certificate: Certificate, record: dict[str, Any]) -> str:
-    """One page, complete in itself."""
+    """Render a self-contained HTML page."""
     environment = Environment(
         loader=PackageLoader("trainer.certificate", "."),
         autoescape=select_autoescape(default=True),
@@ -94,17 +94,17 @@ def render_page(certificate: Certificate, record: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A drawing of difference over bound at each step: x and y from 0 to 100, y downwards."""
+    """Hold a plot of difference over bound at each step: x and y from 0 to 100, y downwards."""
 
     loss: str
     """Points of a polyline."""
     grad_norm: str
     bound_y: float
-    """Where difference and bound are equal."""
+    """Height at which difference and bound are equal."""
 
 
 def build_curve(layout: LayoutVerdict) -> Curve:
-    """Draw on a logarithmic axis from a ten-thousandth of the bound to a hundred times the bound."""
+    """Build the plot on a logarithmic axis from a ten-thousandth of the bound to a hundred times the bound."""
     assert layout.loss is not None and layout.grad_norm is not None
     return Curve(loss=_points(layout.loss), grad_norm=_points(layout.grad_norm), bound_y=_height(1.0))
 
@@ -136,10 +136,10 @@ def _row(layout: LayoutVerdict) -> tuple[str, ...]:
 
 
 def _reason(layout: LayoutVerdict) -> str:
-    """Why a layout fails."""
+    """Return the reason why a layout fails."""
     if layout.error is not None:
         return layout.error.replace("\n", "\n  ")
-    return str(layout.culprit) if layout.culprit else "beyond its bound; the traced runs failed"
+    return str(layout.culprit) if layout.culprit else "exceeds its bound; the traced runs failed"
 
 
 def _pad(cell: str, width: int, column: int) -> str:

@@ -1,4 +1,4 @@
-"""What a command line asks for: layouts, each with its configuration and its reference, all checked together."""
+"""Read the command line: layouts, each with its configuration and its reference, all checked together."""
 
 import os
 from collections.abc import Sequence
@@ -22,37 +22,37 @@ _OWN_GROUP = "certify"
 _DROPOUTS = ("hidden_dropout", "attention_dropout")
 _MAX_SYNTHETIC_TOKENS = 1 << 20
 _PROCESS_BYTES = 384 << 20
-"""Of a process that has imported PyTorch, Megatron-Core and DeepSpeed: 393 MiB, measured."""
+"""Memory of a process that has imported PyTorch, Megatron-Core and DeepSpeed: 393 MiB, measured."""
 _AS_CONFIGURED = LayoutSpec(name="as configured", place="configuration", how=(), what=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A layout's configuration and what follows from it."""
+    """Hold a layout's configuration and derived values."""
 
     config: TrainConfig
     vocab_size: int
     tokenizer_eod_id: int | None
     num_processes: int
     is_synthetic: bool
-    """No data set is configured: the tokens are made up."""
+    """Whether the data is synthetic, because no data set is configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedLayout:
-    """A layout and the run that it is compared with."""
+    """Hold a layout and the run that it is compared with."""
 
     name: str
     run: Run
     reference: Run
-    """Equal for layouts that compute the same thing."""
+    """Equal for layouts that compute the same."""
     subject: str
-    """What is computed, in the words of the layout."""
+    """The words of the layout that define what is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything that a certificate is to show."""
+    """Hold everything that a certificate covers."""
 
     settings: CertifyConfig
     overrides: tuple[str, ...]
@@ -64,11 +64,11 @@ def read_request(arguments: Sequence[str], *, num_devices: int | None) -> Reques
     """Read a command line.
 
     Args:
-        arguments: overrides of the training configuration, `certify=...`, `certify.FIELD=...`, `layouts=[...]`. None
-            at all asks for the standard matrix.
-        num_devices: accelerators of this host; None where layouts run on the CPU, as many processes as they like.
+        arguments: overrides of the training configuration, `certify=...`, `certify.FIELD=...`, `layouts=[...]`. Without
+            arguments, the standard matrix is read.
+        num_devices: accelerators of this host; None on a CPU, where the number of processes is not limited.
     Raises:
-        ConfigError: everything that is wrong with the settings or with any of the layouts.
+        ConfigError: all errors of the settings and the layouts.
     """
     own = [_own_name(argument) for argument in arguments if _is_own(argument)]
     training = [argument for argument in arguments if not _is_own(argument)]
@@ -98,7 +98,7 @@ def read_request(arguments: Sequence[str], *, num_devices: int | None) -> Reques
 
 
 class _Reader:
-    """Composes and checks configurations, collecting what is wrong."""
+    """Compose and check configurations, and collect their errors."""
 
     def __init__(self, base: Sequence[str], *, num_devices: int | None) -> None:
         self._base = list(base)
@@ -108,14 +108,14 @@ class _Reader:
         self._checked_data: set[str] = set()
 
     def read(self, overrides: Sequence[str], *, spec: LayoutSpec) -> Run | None:
-        """The run of a layout, or None where something is wrong with it; the same for the same overrides."""
+        """Return the run of a layout, or None if it has errors; the same for the same overrides."""
         key = tuple(overrides)
         if key not in self._runs:
             self._runs[key] = self._read(overrides, spec)
         return self._runs[key]
 
     def violations(self) -> list[Violation]:
-        """Everything that was wrong; what is wrong with every layout is wrong with what they share."""
+        """Return all errors; one of every layout is an error of the settings that they share."""
         return [
             violation
             if len(specs) == len(self._runs)
@@ -127,7 +127,7 @@ class _Reader:
         try:
             config = load_config([*self._base, *overrides])
         except ConfigError as error:
-            # Where no data set is named, tokens are made up.
+            # Without a data set, the data is synthetic.
             self._refuse([violation for violation in error.violations if violation.path != "data.train"], spec)
             return None
         num_processes = config.parallel.model_parallel_size * (config.parallel.data_parallel_size or 1)
@@ -159,37 +159,34 @@ def _check_run(config: TrainConfig, *, num_processes: int, num_devices: int | No
     found = []
     for name in _DROPOUTS:
         if getattr(config.model, name) > 0:
-            rule, fix = "draws other masks on other layouts, which are no errors", f"use model.{name}=0"
-            found.append(Violation(path=f"model.{name}", value=getattr(config.model, name), message=rule, fix=fix))
+            message, fix = "must be 0, because dropout masks depend on the layout", f"Use model.{name}=0."
+            found.append(Violation(path=f"model.{name}", value=getattr(config.model, name), message=message, fix=fix))
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PROCESS_BYTES
     if num_devices is None and num_processes > most:
-        rule = f"is more than this host has memory for: libraries alone take {_PROCESS_BYTES >> 20} MiB of each"
-        found.append(
-            Violation(
-                path="number of processes", value=num_processes, message=rule, fix=f"use layouts of {most} at most"
-            )
-        )
+        message = f"exceeds this host's memory: libraries alone take {_PROCESS_BYTES >> 20} MiB per process"
+        fix = f"Use layouts of at most {most} processes."
+        found.append(Violation(path="number of processes", value=num_processes, message=message, fix=fix))
     if num_devices is not None and num_processes > num_devices:
-        rule = f"is more than this host's {num_devices} accelerators, and each process needs one"
-        fix = f"use layouts of {num_devices} at most, or hide the accelerators (CUDA_VISIBLE_DEVICES=) to use the CPU"
-        found.append(Violation(path="number of processes", value=num_processes, message=rule, fix=fix))
+        message = f"must be at most {num_devices}, the number of this host's accelerators"
+        fix = "Use smaller layouts, or hide the accelerators with CUDA_VISIBLE_DEVICES= to use the CPU."
+        found.append(Violation(path="number of processes", value=num_processes, message=message, fix=fix))
     return found
 
 
 def _check_output_dir(output_dir: Path) -> list[Violation]:
-    """Look whether the certificate can be written before hours are spent on it."""
+    """Check that the certificate can be written, before hours are spent on it."""
     there = nearest_existing_parent(output_dir)
     if not there.is_dir():
-        rule, fix = f"is no directory that can be made: {there} is a file", "name another, or move the file away"
+        message, fix = f"cannot be created: {there} is a file", "Use another directory, or move the file away."
     elif not os.access(there, os.W_OK | os.X_OK):
-        rule, fix = f"cannot be written: {there} is not writable", "name another"
+        message, fix = f"cannot be written: {there} is not writable", "Use another directory."
     else:
         return []
-    return [Violation(path="certify.output_dir", value=output_dir, message=rule, fix=fix)]
+    return [Violation(path="certify.output_dir", value=output_dir, message=message, fix=fix)]
 
 
 def write_synthetic_data(run: Run, *, folder: Path, num_steps: int) -> DataConfig:
-    """Make up documents that a model can learn from: each counts upwards from a token of its own, in steps of its own.
+    """Write synthetic documents that a model can learn from: each counts up from its own token in its own stride.
 
     Returns:
         A data set of one shard with a window for every sample of the run, while that is not too much. Documents end

@@ -1,4 +1,4 @@
-"""What the certificate is told: the `certify` group."""
+"""Define and load the settings of the certificate: the `certify` group."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -15,32 +15,31 @@ MAX_PERTURBED_RUNS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class CertifyConfig:
-    """Which layouts are compared, for how long, and what may differ."""
+    """Which layouts are compared, for how many steps, and the allowed differences."""
 
     layouts: list[Any] = field(default_factory=list)
     """Each a text such as `tp2.sp.pp2 megatron recompute=full`, or a mapping of overrides
-    (docs/training/layout_equivalence.md); none compares the layout of the configuration itself."""
+    (docs/training/layout_equivalence.md). Without layouts, the layout of the configuration itself is compared."""
     reference: str = "single deepspeed zero1"
-    """The layout that all are compared with, as a text of the same form; single is one process."""
+    """The layout that all layouts are compared with, in the same form; single is one process."""
     shapes: dict[str, Any] = field(default_factory=dict)
-    """Names that a layout's text may use for a list of overrides: one per model shape."""
+    """Model shapes: names for lists of overrides, to be used in layouts."""
     overrides: list[str] = field(default_factory=list)
-    """Overrides of the training configuration that come before those of the command line."""
+    """Overrides of the training configuration, applied before those of the command line."""
     num_steps: int = 10
     """Optimizer steps of every run."""
     num_perturbed_runs: int = 8
-    """Runs of the reference with rounding errors of their own; their spread gives the bounds."""
+    """Runs of the reference with random rounding errors; their spread determines the bounds."""
     false_alarm_rate: float = 0.01
-    """Probability that a certificate in which all is right fails all the same; it widens the bounds."""
+    """Probability that a certificate fails without an error; a lower rate widens the bounds."""
     max_loss_difference: float | None = 1e-6
-    """In fp32 no relative difference of a loss may exceed this, whatever the estimate says; null asks the estimate
-    alone."""
+    """Upper limit of a loss's relative difference in fp32, in addition to the estimated bounds; null sets no limit."""
     max_grad_norm_difference: float | None = 1e-5
     """The same for gradient norms."""
     output_dir: PathText = "outputs/certificate"
-    """Where certificate.json, certificate.html and the logs are written."""
+    """Directory of certificate.json, certificate.html and the logs."""
     timeout_seconds: int = 300
-    """A layout that takes longer has failed."""
+    """Time limit of a layout, after which it has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +66,9 @@ def load_settings(overrides: Sequence[str]) -> tuple[CertifyConfig, list[Violati
     """Compose conf/certify.yaml with `certify=OPTION` and `certify.FIELD=VALUE`.
 
     Returns:
-        The settings, and what is wrong with their values.
+        The settings, and the errors of their values.
     Raises:
-        ConfigError: they have not even the right form.
+        ConfigError: they do not have the right form.
     """
     root = compose_config(ROOT, overrides, validate=_check)
     return root.certify, _check(root, ())
@@ -80,6 +79,9 @@ def _check(root: CertifyRoot, ignore: Collection[str]) -> list[Violation]:
     found = list(find_out_of_range(root, RANGES))
     for name, overrides in config.shapes.items():
         if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-            rule, fix = "is no list of overrides", "write a list such as [model.num_layers=4, model.hidden_size=64]"
-            found.append(Violation(path=f"certify.shapes.{name}", value=overrides, message=rule, fix=fix))
+            message, fix = (
+                "must be a list of overrides",
+                "Use a list such as [model.num_layers=4, model.hidden_size=64].",
+            )
+            found.append(Violation(path=f"certify.shapes.{name}", value=overrides, message=message, fix=fix))
     return [violation for violation in found if not any(is_inside(violation.path, path) for path in ignore)]

@@ -1,7 +1,7 @@
-"""Files of rectangles of global tensors: what one rank held, by name and place, read back one tensor at a time.
+"""Write and read a rank's parts of global tensors, by name and offset, one tensor at a time.
 
-A tensor's name and shape and the place of each rectangle are those of the model that no layout cuts, so that layouts
-whose ranks hold other parts can be compared.
+A tensor's name and shape and the offset of each part are those of the unsharded model, so that layouts whose ranks hold
+different parts can be compared.
 """
 
 import json
@@ -18,14 +18,14 @@ Direction = Literal["initial", "forward", "backward", "gradient", "before", "upd
 and after the step; weight after the last step."""
 
 STARTS: dict[Direction, Direction] = {"update": "before", "final": "initial"}
-"""A weight that an update changed is measured against how far it moved: from which other weight."""
+"""The difference of an updated weight is relative to its change: from which other weight."""
 
 INDEX = "index"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorName:
-    """Which tensor of the model that no layout cuts."""
+    """Identify a tensor of the unsharded model."""
 
     direction: Direction
     name: str
@@ -33,12 +33,12 @@ class TensorName:
     shape: tuple[int, ...]
     """Of the whole tensor."""
     order: tuple[int, int]
-    """Place in the forward pass: layer (0 the embedding, one past the last layer what follows it), and place in it."""
+    """Position in the forward pass: layer (0: embedding, one past the last: what follows it), and position in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rectangle:
-    """A part of a tensor, as one rank holds it."""
+    """Hold one rank's rectangular part of a tensor."""
 
     tensor: TensorName
     offset: tuple[int, ...]
@@ -48,25 +48,25 @@ class Rectangle:
 
     @property
     def box(self) -> tuple[slice, ...]:
-        """Its place as an index of the whole tensor."""
+        """Its index in the whole tensor."""
         return tuple(slice(start, start + size) for start, size in zip(self.offset, self.values.shape, strict=True))
 
 
 class TraceWriter:
-    """Collects rectangles and writes them as one .npz."""
+    """Collect rectangles and write them as one .npz file."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
         self._index: list[dict[str, object]] = []
 
     def add(self, rectangle: Rectangle) -> None:
-        """Add a rectangle whose values nobody changes any more."""
+        """Add a rectangle whose values no longer change."""
         key = str(len(self._index))
         self._arrays[key] = rectangle.values
         self._index.append({**asdict(rectangle.tensor), "offset": rectangle.offset})
 
     def divide(self, direction: Direction, divisor: float) -> None:
-        """Divide every tensor of a direction, once what scaled it is known."""
+        """Divide every tensor of a direction, when its scale is known."""
         for key, entry in enumerate(self._index):
             if entry["direction"] == direction:
                 self._arrays[str(key)] /= divisor
@@ -77,7 +77,7 @@ class TraceWriter:
 
 
 class TraceFile:
-    """One rank's file; arrays are read when they are asked for. `with` closes it."""
+    """Read one rank's file; arrays are loaded on demand. `with` closes it."""
 
     def __init__(self, path: Path) -> None:
         self._archive = np.load(path, allow_pickle=False)
@@ -89,11 +89,11 @@ class TraceFile:
 
     @property
     def tensors(self) -> Sequence[TensorName]:
-        """Tensors that this rank held a part of."""
+        """Tensors of which this rank held a part."""
         return list(self._entries)
 
     def rectangles(self, tensor: TensorName) -> Iterator[Rectangle]:
-        """This rank's parts of a tensor."""
+        """Yield this rank's parts of a tensor."""
         for key, offset in self._entries.get(tensor, ()):
             yield Rectangle(tensor=tensor, offset=offset, values=self._archive[key])
 
@@ -107,6 +107,6 @@ class TraceFile:
 
 
 def trace_path(folder: Path, *, rank: int, step: int | None = None) -> Path:
-    """One rank's file: of a step, or of the weights before the first and after the last."""
+    """Return the path of one rank's file: of a step, or of the weights before the first and after the last step."""
     name = "weights" if step is None else f"step_{step:05d}"
     return folder / f"{name}_rank_{rank:03d}.npz"

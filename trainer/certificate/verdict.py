@@ -1,4 +1,4 @@
-"""What the certificate says of one layout, and what its bounds were estimated from."""
+"""Hold the result of one layout and the estimate of its bounds; the field names are those of certificate.json."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ DIRECTION_WORDS: dict[Direction, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A scalar of every step against its bound."""
+    """Hold a scalar's differences and bounds, by step."""
 
     differences: Sequence[float]
     """Relative, at each step."""
@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorVerdict:
-    """A tensor against its bound."""
+    """Hold a tensor's difference and bound."""
 
     direction: Direction
     name: str
@@ -57,28 +57,28 @@ class TensorVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Culprit:
-    """Where a layout first left the reference."""
+    """Hold the first deviation of a layout from the reference."""
 
     step: int
     direction: Direction | None
-    """None where no tensor did, only the scalars."""
+    """None if only scalars deviate."""
     name: str
     difference: float
     bound: float
     ranks: Sequence[int]
-    """Ranks whose part of the tensor is off."""
+    """Ranks whose part of the tensor deviates."""
     also: Sequence[str]
     """Other tensors beyond their bounds in the same step, in the order of computation."""
     is_missing: bool = False
-    """Elements of it are on no rank."""
+    """Whether elements of it are on no rank."""
 
     def __str__(self) -> str:
         if self.direction is None:
             return f"step {self.step}: {self.name}"
         ranks = f" on rank{'s' if len(self.ranks) > 1 else ''} {', '.join(map(str, self.ranks))}" if self.ranks else ""
         if self.is_missing:
-            return f"step {self.step}, {DIRECTION_WORDS[self.direction]}: {self.name} is on no rank"
-        size = "is off by " + (f"{self.difference:.1e}" if math.isfinite(self.difference) else "what is no number")
+            return f"step {self.step}, {DIRECTION_WORDS[self.direction]}: {self.name} is missing on all ranks"
+        size = f"deviates by {self.difference:.1e}" if math.isfinite(self.difference) else "is not finite"
         return (
             f"step {self.step}, {DIRECTION_WORDS[self.direction]}: {self.name} {size} (bound {self.bound:.1e}){ranks}"
         )
@@ -86,17 +86,17 @@ class Culprit:
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutVerdict:
-    """One row of the certificate."""
+    """Hold one row of the certificate."""
 
     name: str
     num_processes: int
     precision: str
     engine: str
     reference: str
-    """Name of the estimate that its bounds are from."""
+    """Name of the estimate of its bounds."""
     seconds: float | None
     error: str | None
-    """Why it gave no answer."""
+    """The reason if it failed to run."""
     loss: Series | None
     grad_norm: Series | None
     parameter: TensorVerdict | None
@@ -107,7 +107,7 @@ class LayoutVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A reference and its perturbed runs."""
+    """Hold the results of a reference and the bounds that its perturbed runs determine."""
 
     name: str
     losses: Sequence[float]
@@ -127,7 +127,7 @@ class Estimate:
 def judge_tensors(
     differences: Sequence[Difference], bounds: Mapping[tuple[Direction, str], float]
 ) -> list[TensorVerdict]:
-    """Set each tensor against its bound; what the reference does not have has the bound 0."""
+    """Compare each tensor's difference with its bound, which is 0 for a tensor that the reference does not have."""
     return [
         TensorVerdict(
             direction=difference.tensor.direction,

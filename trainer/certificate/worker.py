@@ -1,8 +1,8 @@
-"""One process of the layouts of a certificate: runs jobs of one world size, one after the other.
+"""Run jobs of one world size, one after the other, in one process of the certificate.
 
     python -m trainer.torchrun --nproc-per-node N -m trainer.certificate.worker JOBS
 
-The processes are started once, since importing the libraries takes longer than a small run.
+The processes are started once, because importing the libraries takes longer than a small run.
 """
 
 import os
@@ -35,8 +35,8 @@ def main() -> int:
 
 
 def run_jobs(jobs: Sequence[Job]) -> None:
-    """Run them; all ranks call this."""
-    # Late: the shim must stand before Megatron-Core is imported.
+    """Run jobs; all ranks call this."""
+    # Late: the shim must be installed before Megatron-Core is imported.
     from torch import distributed  # noqa: PLC0415 - see above
 
     from trainer.certificate.layout_run import run_layout  # noqa: PLC0415 - see above
