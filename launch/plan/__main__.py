@@ -4,7 +4,7 @@ usage: python -m launch.plan [WORD=VALUE ...] OVERRIDES
 
 OVERRIDES are those of `trainer.train`. For example:
 
-  python -m launch.plan model=llama_70b cluster=h100 cluster.num_nodes=64 precision=bf16 \
+  python -m launch.plan model=llama_70b cluster=h100 cluster.num_nodes=64 precision=bf16 \\
       training.global_batch_size=1024 tokens=15e12 html=plan.html
 
 Options of the planner:
