@@ -1,7 +1,7 @@
 """Read metrics.jsonl of one or more runs and plot their losses: python draw_loss.py RUN_DIR [RUN_DIR ...] > loss.svg
 
-metrics.jsonl has one JSON object per line: records of steps have `step` and `loss`, those of validations
-`validation_loss`. Everything that Weights & Biases shows is in this file.
+metrics.jsonl has one JSON object per line with `kind`, `step` and `loss`: kind `train` for every logged step, `validation` for
+validations. Everything that Weights & Biases shows is in this file.
 """
 
 import json
@@ -15,7 +15,7 @@ COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 def read_losses(run: Path) -> list[tuple[int, float]]:
     """Return (step, loss) of a run's training steps."""
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(record["step"], record["loss"]) for record in records if record.get("loss") is not None]
+    return [(each["step"], each["loss"]) for each in records if each["kind"] == "train" and each["loss"] is not None]
 
 
 def draw(curves: dict[str, list[tuple[int, float]]]) -> str:
