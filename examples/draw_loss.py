@@ -1,7 +1,7 @@
 """Read metrics.jsonl of one or more runs and plot their losses: python draw_loss.py RUN_DIR [RUN_DIR ...] > loss.svg
 
-metrics.jsonl has one JSON object per line with `kind`, `step` and `loss`: kind `train` for every logged step, `validation` for
-validations. Everything that Weights & Biases shows is in this file.
+metrics.jsonl has one JSON object per line with `kind` (`train` or `validation`), `step` and `loss`.
+Everything that Weights & Biases shows is in this file.
 """
 
 import json

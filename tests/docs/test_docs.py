@@ -24,6 +24,19 @@ USERS_OWN = {"conf/cluster/ours.yaml", "cluster=ours", "data_prep=mine", "model=
 """What a reader is told to create."""
 NO_SETTING = (".json", ".jsonl", ".model", ".vocab", ".yaml", ".md", ".py", ".html", ".parquet", ".sbatch", ".FIELD")
 MAX_ARCHITECTURE_LINES = 120
+QUOTES = {
+    "docs/training/fault_tolerance.md": {
+        "will finish the current step, save a checkpoint and exit.": "trainer/loop/signals.py",
+        "was killed by": "trainer/torchrun.py",
+        "SKIPPED: gradient not finite": "trainer/metrics/console.py",
+        "The run hangs: ": "trainer/health/hang_diagnosis.py",
+        "blocking the others.": "trainer/health/hang_diagnosis.py",
+        "not completed": "trainer/health/rank_state.py",
+    },
+    "docs/training/checkpoints.md": {"This start changes ": "trainer/resume.py"},
+    "docs/data/filtering.md": {"step_": "data_tools/filters/custom.py"},
+}
+"""Messages that a page quotes -> the file that prints them."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
@@ -192,6 +205,14 @@ def test_architecture_names_what_is_in_the_code() -> None:
     for span in code_spans(text):
         if re.fullmatch(r"\w+(\.\w+)*", span) and not span.endswith(NO_SETTING):
             assert set(span.split(".")) <= words, span
+
+
+@pytest.mark.parametrize("page", QUOTES)
+def test_quoted_messages_are_printed(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for quote, file in QUOTES[page].items():
+        assert quote in text, quote
+        assert quote in (REPOSITORY / file).read_text(encoding="utf-8"), quote
 
 
 def test_both_readmes_have_the_same_sections_and_commands() -> None:
