@@ -75,4 +75,4 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 def _unknown_check(name: str) -> Violation:
     fix = f"{did_you_mean(_RENAMED.get(name, name), CHECKS)}Use {join_or(CHECKS)}."
-    return Violation(path="accept", value=name, message="no such check", fix=fix)
+    return Violation(path="allow", value=name, message="no such check", fix=fix)

@@ -124,7 +124,7 @@ def test_a_pytorch_job_is_what_the_operator_takes(
     check_model(config_map, "V1ConfigMap")
     assert check_job(job) == []
     (problem,) = check_job({**job, "spec": {**job["spec"], "nprocPerNod": "8"}})
-    assert problem.startswith("PyTorchJob.spec: does not match the schema of the resource: ")
+    assert problem.startswith("PyTorchJob.spec does not match the schema of the resource: ")
     assert "('nprocPerNod' was unexpected)" in problem
     replicas = job["spec"]["pytorchReplicaSpecs"]
     assert {kind: replica["replicas"] for kind, replica in replicas.items()} == (

@@ -296,7 +296,7 @@ def test_a_calibration_is_measured_saved_and_used(tmp_path, capsys):
         "training.global_batch_size=64",
     )
     assert run(list(other)) == 0
-    assert "not of h100_sxm" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "not on h100_sxm" in re.sub(r"\s+", " ", capsys.readouterr().out)
 
 
 def test_measured_rates_replace_fitted_ones():
