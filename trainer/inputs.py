@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.compatibility import check_resume
+from trainer.checkpoint.discovery import MISSING
 from trainer.config.derived import DerivedConfig, derive_config, pad_vocab_size
 from trainer.config.load import load_config
 from trainer.config.schema import TrainConfig
@@ -162,5 +163,7 @@ def _without_unread(violations: Collection[Violation], unread: Collection[str]) 
 
 
 def _without_repetitions(violations: list[Violation]) -> list[Violation]:
-    """Remove repetitions of the same error."""
-    return list({str(violation): violation for violation in violations}.values())
+    """Remove repetitions of the same error, also of a path that two checks find missing."""
+    distinct = list({str(violation): violation for violation in violations}.values())
+    is_reported = {(one.path, str(one.value)) for one in distinct if one.message != MISSING}
+    return [one for one in distinct if one.message != MISSING or (one.path, str(one.value)) not in is_reported]

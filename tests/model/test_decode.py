@@ -101,6 +101,6 @@ def test_padding_rows_are_never_drawn(model: torch.nn.Module) -> None:
 def test_logits_that_are_not_finite_are_said(model: torch.nn.Module) -> None:
     with torch.no_grad():
         list(model.parameters())[-1].fill_(torch.nan)
-    with pytest.raises(RunStopped, match="gives NaN for token 2, so no token can be drawn"):
+    with pytest.raises(RunStopped, match="logits contain NaN at token 2"):
         generate(model, [1, 2], 5)
     assert [text.split()[0] for text in find_not_finite([model])] == ["NaN"]  # type: ignore[list-item]

@@ -15,6 +15,7 @@ from trainer.config.schema import RESUME_KEYWORDS
 from trainer.run_directory.directory import is_inside
 from trireme.errors import ConfigError, Violation
 
+MISSING = "does not exist"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -49,7 +50,7 @@ def candidates(resume: str, *, run_directory: Path) -> list[Path]:
         raise ConfigError([Violation(path="resume", value=resume, message=message, fix=fix)]) from error
     if found:
         return found
-    message = "contains no complete checkpoint" if path.exists() else "does not exist"
+    message = "contains no complete checkpoint" if path.exists() else MISSING
     fix = (
         f"Use {nearest_checkpoints(resume)}a directory step_NNNNNNNN that contains manifest.json, the directory of a"
         " run with such a checkpoint, or auto."

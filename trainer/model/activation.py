@@ -1,4 +1,4 @@
-"""SwiGLU on torch's kernels, without the concatenation that autograd would do. f: width of one branch."""
+"""Compute SwiGLU with torch's kernels, without the concatenation in autograd's backward. f: width of one branch."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch.nn import functional
 
 
 def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up, where gate and up are the halves of the last axis: [..., 2 * f] to [..., f].
+    """Return silu(gate) * up, where gate and up are the halves of the last axis: [..., 2 * f] to [..., f].
 
-    Megatron-Core's own form costs two more passes over memory: it adds an offset of 0 to one half, and its backward
-    pass joins the halves' gradients. On a CPU that was 6 % of a training step.
+    Megatron-Core's implementation takes two more passes over memory: it adds an offset of 0 to one half, and its
+    backward pass concatenates the halves' gradients. On a CPU that was 6 % of a training step.
 
     Source: Shazeer 2020 (arXiv:2002.05202).
     """
@@ -19,7 +19,7 @@ def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
 
 
 def plain_swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
-    """The same for a compiler, which finds the passes itself: [..., 2 * f] to [..., f]."""
+    """Return the same, for a compiler, which fuses the passes: [..., 2 * f] to [..., f]."""
     gate, up = gate_and_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
 

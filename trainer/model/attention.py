@@ -1,4 +1,4 @@
-"""Core attention of the `torch` layer specification, on PyTorch's scaled_dot_product_attention and FlexAttention.
+"""Compute core attention of the `torch` layer specification with scaled_dot_product_attention and FlexAttention.
 
 s: local sequence, S: global sequence (S = s * cp_size), b: batch, n: query heads, g: key-value heads of this
 tensor-parallel rank, d: channels of a head.
@@ -23,20 +23,20 @@ from trainer.model.causal_mask import CausalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
 
 MIN_BLOCK_CHANNELS = 16
-"""Of a head: fewer do not fill the matrix units, and FlexAttention's compiled kernels refuse them."""
+"""Smallest number of channels of a head for FlexAttention's compiled kernels."""
 
 
 class SdpaCoreAttention(nn.Module):
-    """Causal attention, inside documents where their begins are given, over a sequence that ranks may share.
+    """Causal attention, inside documents if their beginnings are given, over a sequence that ranks may share.
 
     With context parallelism each rank holds chunks `cp_rank` and `2 * cp_size - 1 - cp_rank` of the sequence.
     `all_gather` collects keys and values, and each chunk's queries attend to a prefix of them, so no rank computes a
     masked half and all have equal work (Llama 3, arXiv:2407.21783, section 3.3.2). `a2a` gives each rank the whole
-    sequence of a share of the heads (DeepSpeed-Ulysses, arXiv:2309.14509).
+    sequence of a part of the heads (DeepSpeed-Ulysses, arXiv:2309.14509).
 
-    Plain causal attention of a whole sequence is SDPA's own case. What needs a mask goes to FlexAttention on CUDA,
-    which skips tiles without work, and to SDPA with a mask elsewhere, with dropout, which FlexAttention lacks, and with
-    heads too narrow for its matrix units.
+    Plain causal attention of a whole sequence uses SDPA without a mask. Attention with a mask uses FlexAttention on
+    CUDA, which skips tiles without work, and SDPA with a mask on other devices, with dropout, which FlexAttention does
+    not support, and with heads that are too narrow for it.
 
     Args:
         masks: shared by the layers of a model chunk.
@@ -79,17 +79,17 @@ class SdpaCoreAttention(nn.Module):
 
         Args:
             query: [s, b, n, d].
-            key: [s, b, g, d]; more than s keys only when a cache is decoded from.
+            key: [s, b, g, d]; more than s keys only with a key-value cache.
             value: as key.
-            attention_mask: [b, S] integers, where in the global sequence each position's document begins (no mask in
-                Megatron-Core's sense: this is the argument that it hands through to here); None is one document.
+            attention_mask: [b, S] integers, where in the global sequence each position's document begins (not a mask
+                as Megatron-Core defines it, but it passes this argument to here); None is one document.
             attn_mask_type: no_mask lets every query see all keys; anything else is causal.
         Returns:
             [s, b, n * d].
         """
         assert attention_bias is None and packed_seq_params is None
         if self.cp_group.size() == 1:
-            # Megatron-Core says no_mask for one new token that sees all keys in the cache.
+            # Megatron-Core passes no_mask for one new token that attends to all keys in the cache.
             if attn_mask_type is AttnMaskType.no_mask:
                 context = self._attend(_sdpa, query, key, value)
             else:
@@ -104,7 +104,7 @@ class SdpaCoreAttention(nn.Module):
     def _attend_causally(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor | None
     ) -> torch.Tensor:
-        """Attend with queries that stand at positions from `first` on, behind the keys of all positions before."""
+        """Attend with queries at positions from `first` on, after the keys of all positions before."""
         if starts is None and first == 0:
             return self._attend(_sdpa, query, key, value, is_causal=True)
         if starts is None:
@@ -162,7 +162,7 @@ class SdpaCoreAttention(nn.Module):
     def _attend_to_own_heads(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor | None
     ) -> torch.Tensor:
-        # Queries stay with the keys they share: rank i takes the i-th share of the query heads and of the key heads.
+        # Queries stay with the keys they share: rank i takes the i-th part of the query heads and of the key heads.
         shares = [part.unflatten(2, (self.cp_group.size(), -1)) for part in (query, key, value)]
         mine = sequence_to_heads(torch.cat(shares, dim=3), group=self.cp_group)
         query, key, value = mine.split([share.shape[3] for share in shares], dim=2)
@@ -171,7 +171,7 @@ class SdpaCoreAttention(nn.Module):
 
 
 def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
-    """scaled_dot_product_attention, on a GPU with the fastest of its kernels that takes the call."""
+    """Call scaled_dot_product_attention, on a GPU with the fastest of its kernels that supports the call."""
     if not query.is_cuda:
         return functional.scaled_dot_product_attention(query, key, value, **options)
     with sdpa_kernel(_sdpa_kernels(query.device), set_priority=True):
@@ -180,7 +180,7 @@ def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options
 
 @functools.cache
 def _sdpa_kernels(device: torch.device) -> list[SDPBackend]:
-    """Kernels in the order to try them: cuDNN's first where it is the fastest, on Hopper GPUs and newer ones."""
+    """Return the kernels in order of preference: cuDNN's first if it is the fastest, on Hopper GPUs and newer ones."""
     flash_first = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if torch.cuda.get_device_capability(device) < (9, 0):
         return flash_first
@@ -196,7 +196,7 @@ def attend_in_blocks(
     scale: float | None,
     enable_gqa: bool,
 ) -> torch.Tensor:
-    """FlexAttention, compiled where a GPU makes its tiles pay: [b, n, q, d], [b, g, k, d] twice, to [b, n, q, d]."""
+    """Call FlexAttention, compiled on a GPU: [b, n, q, d], [b, g, k, d] twice, to [b, n, q, d]."""
     kernel: Any = _compiled_flex_attention() if query.is_cuda else flex_attention
     result = kernel(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=enable_gqa)
     assert isinstance(result, torch.Tensor)
@@ -205,15 +205,15 @@ def attend_in_blocks(
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    """One compiled kernel of the process for all layers.
+    """Return one compiled kernel per process for all layers.
 
-    Compiled anew for each shape, of which training has one, and two under context parallelism: kernels for any shape
-    are slower.
+    It is recompiled for each shape, of which training has one, or two under context parallelism: kernels with dynamic
+    shapes are slower.
     """
     return torch.compile(flex_attention, dynamic=False)
 
 
 @functools.lru_cache(maxsize=8)
 def one_document(batch: int, length: int, *, device: torch.device) -> torch.Tensor:
-    """Begins in sequences that are one document each: [b, S] int32 zeros, the same tensor for the same shape."""
+    """Return the starts of sequences of one document each: [b, S] int32 zeros, the same tensor for the same shape."""
     return torch.zeros(batch, length, dtype=torch.int32, device=device)

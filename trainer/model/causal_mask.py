@@ -1,9 +1,9 @@
-"""Masks of attention that is causal inside documents, for queries anywhere in a sequence.
+"""Build masks of attention that is causal inside documents, for queries anywhere in a sequence.
 
 b: batch, S: sequence, q: queries, k: keys (the first k positions of the sequence).
 
-A query at position p sees the keys from the beginning of its document to p. Where a document begins is known per
-query, so a mask takes nothing from the keys, and a rank that holds a part of the queries needs no more than that.
+A query at position p attends to the keys from the beginning of its document to p. The beginning is known per query, so
+a mask does not depend on the keys, and a rank needs the beginnings of its own queries only.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BLOCK_SIZE = 128
 
 
 class CausalMasks:
-    """The masks that the layers of one model chunk share, kept until another micro batch comes."""
+    """Cache the masks that the layers of one model chunk share, until the next micro batch."""
 
     def __init__(self) -> None:
         self._starts: torch.Tensor | None = None
@@ -27,13 +27,13 @@ class CausalMasks:
     def dense(
         self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        """What is added to scores: 0 where a query sees a key, minus infinity elsewhere.
+        """Return the mask that is added to scores: 0 where a query attends to a key, minus infinity elsewhere.
 
-        scaled_dot_product_attention would make the same of a mask of booleans, and keep one for each layer.
+        scaled_dot_product_attention would convert a boolean mask to the same, and keep one for each layer.
 
         Args:
             first: position of the first query; the others follow it.
-            starts: [b, S] integers, where each position's document begins; on the device of the mask.
+            starts: [b, S] integers, the beginning of each position's document; on the device of the mask.
             dtype: of the queries.
         Returns:
             [b, 1, q, k].
@@ -48,7 +48,7 @@ class CausalMasks:
         return mask
 
     def blocks(self, *, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> BlockMask:
-        """Build the same for FlexAttention: which tiles have work, and which of them need no mask inside."""
+        """Return the same mask for FlexAttention: which tiles have work, and which of them need no mask inside."""
         mask = self._find("blocks", first, num_queries, num_keys, starts, build_block_mask)
         assert isinstance(mask, BlockMask)
         return mask
@@ -62,8 +62,8 @@ class CausalMasks:
         starts: torch.Tensor,
         build: Callable[..., torch.Tensor | BlockMask],
     ) -> torch.Tensor | BlockMask:
-        # The tensor that is held keeps its memory, so an equal address is the same tensor, also where activation
-        # recompute hands it on as another object.
+        # The stored tensor keeps its memory, so an equal address means the same tensor, even if activation recompute
+        # passes it on as another object.
         if self._starts is None or self._starts.data_ptr() != starts.data_ptr() or self._starts.shape != starts.shape:
             self._starts, self._kept = starts, {}
         key = (kind, first, num_queries, num_keys)
@@ -73,7 +73,7 @@ class CausalMasks:
 
 
 def build_dense_mask(*, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> torch.Tensor:
-    """True where a query sees a key: [b, 1, q, k]; arguments as of `CausalMasks.dense`."""
+    """Return True where a query attends to a key: [b, 1, q, k]; arguments as of `CausalMasks.dense`."""
     positions = torch.arange(first, first + num_queries, device=starts.device)
     keys = torch.arange(num_keys, device=starts.device)
     begins = starts[:, first : first + num_queries, None]
@@ -83,8 +83,8 @@ def build_dense_mask(*, first: int, num_queries: int, num_keys: int, starts: tor
 def build_block_mask(*, first: int, num_queries: int, num_keys: int, starts: torch.Tensor) -> BlockMask:
     """Build the mask of `CausalMasks.blocks`.
 
-    Tiles are judged by the ends of their ranges, since starts ascend along a sequence: work of (S / 128)**2, where
-    FlexAttention's own create_block_mask looks at all S**2 pairs.
+    Tiles are classified by the ends of their ranges, since starts ascend along a sequence: work of (S / 128)**2, while
+    FlexAttention's own create_block_mask checks all S**2 pairs.
     """
     device, batch = starts.device, len(starts)
     begins = starts[:, first : first + num_queries].contiguous()
@@ -99,7 +99,7 @@ def build_block_mask(*, first: int, num_queries: int, num_keys: int, starts: tor
     has_work = (first_key <= last_position) & (last_key >= first_begin)
     is_full = (last_key <= first_position) & (first_key >= last_begin)
     partial, full = (has_work & ~is_full)[:, None], (has_work & is_full)[:, None]
-    # A tensor, and no number in the function, which would be compiled anew for each.
+    # A tensor, not a number in the function, which would be recompiled for each.
     positions = torch.arange(first, first + num_queries, device=device)
 
     def sees(b: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

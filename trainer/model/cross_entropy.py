@@ -1,4 +1,4 @@
-"""Cross entropy over a vocabulary that tensor-parallel ranks share, a few rows at a time.
+"""Compute cross entropy over a vocabulary that is sharded over tensor-parallel ranks, a few rows at a time.
 
 s: sequence, b: batch, v: vocabulary rows of this rank.
 """
@@ -11,14 +11,14 @@ import torch
 from torch import distributed
 
 CHUNK_BYTES = 2 << 20
-"""fp32 logits in work at a time on a CPU: they stay in a core's cache."""
+"""Size of fp32 logits processed at a time on a CPU: they stay in a core's cache."""
 DEVICE_CHUNK_BYTES = 256 << 20
-"""The same elsewhere: few enough chunks to keep a device busy, and no fp32 copy of all logits."""
+"""The same on other devices: few enough chunks to keep a device busy, without an fp32 copy of all logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyForm:
-    """How what a rank does with its own columns is worked out; rows are those of all tokens, r = s * b."""
+    """Hold an implementation of what a rank computes with its own columns; rows are those of all tokens, r = s * b."""
 
     summarize: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     """As `summarize`."""
@@ -34,18 +34,18 @@ def vocab_parallel_cross_entropy(
     vocab_size: int | None = None,
     form: CrossEntropyForm | None = None,
 ) -> torch.Tensor:
-    """Loss of each token in nats, fp32.
+    """Return the loss of each token in nats, fp32.
 
-    Only the logits in their own format are kept for the backward pass; softmax is computed anew there. Against
-    Megatron-Core's form, which holds fp32 copies of all logits, that is a third of the memory.
+    Only the logits in their own data type are kept for the backward pass, which recomputes softmax. Compared to
+    Megatron-Core's implementation, which holds fp32 copies of all logits, that is a third of the memory.
 
     Args:
         logits: [s, b, v] of any float type.
         targets: [s, b] int64 token ids of the whole vocabulary.
         group: tensor-parallel ranks; each holds consecutive rows of the vocabulary, in rank order.
-        vocab_size: tokens that there are; the columns after them only make the ranks' shares equal, and have
-            probability 0 and gradient 0. None takes all columns.
-        form: None works a few rows at a time.
+        vocab_size: tokens, without padding; the padding columns after them have probability 0 and gradient 0. None
+            takes all columns.
+        form: None processes a few rows at a time.
     Returns:
         [s, b].
     Source: Megatron-LM (arXiv:1909.08053, section 3), with the maximum folded in afterwards as in online softmax
@@ -58,15 +58,15 @@ def vocab_parallel_cross_entropy(
 
 
 def count_columns(vocab_size: int, *, width: int, rank: int) -> int:
-    """How many of a rank's columns belong to tokens: 0 to width; those after them are padding."""
+    """Return how many of a rank's columns belong to tokens: 0 to width; those after them are padding."""
     return min(max(vocab_size - rank * width, 0), width)
 
 
 def summarize(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maximum of each row of logits and sum of exp(logit - maximum): [r, v] to [r] fp32 twice.
+    """Return the maximum of each row of logits and the sum of exp(logit - maximum): [r, v] to [r] fp32 twice.
 
-    Written for a compiler: as one kernel it makes fp32 of each element as it reads it. Eager torch would make fp32 of
-    all of them.
+    Written for a compiler, whose kernel converts each element to fp32 when it reads it. Eager torch would convert all
+    of them first.
     """
     values = rows.float()
     maximum = values.amax(dim=-1)
@@ -82,17 +82,17 @@ def differentiate(
     target_gradient: torch.Tensor,
     num_columns: int,
 ) -> torch.Tensor:
-    """Gradient of each logit, for a compiler as `summarize` is.
+    """Return the gradient of each logit; for a compiler, like `summarize`.
 
     Args:
         rows: [r, v] logits.
         maximum: [r] fp32, over all ranks.
-        softmax_scale: [r] fp32, what exp(logit - maximum) is multiplied by.
+        softmax_scale: [r] fp32, factor of exp(logit - maximum).
         columns: [r] int64, of the targets.
-        target_gradient: [r] fp32, what is added there; 0 where another rank has the target.
+        target_gradient: [r] fp32, added at the target's column; 0 if another rank has the target.
         num_columns: the gradient of the columns after these is 0.
     Returns:
-        [r, v] in the format of the logits.
+        [r, v] in the data type of the logits.
     """
     softmax = (rows.float() - maximum[:, None]).exp() * softmax_scale[:, None]
     numbers = torch.arange(rows.shape[1], device=rows.device)
@@ -125,7 +125,7 @@ def _differentiate_in_chunks(
     result[:, num_columns:] = 0
     for part in _parts(rows):
         place = result[part, :num_columns]
-        # fp32 is worked out where it belongs; other formats are rounded once, at the end.
+        # fp32 is computed in place; other data types are rounded once, at the end.
         values = place if place.dtype is torch.float32 else torch.empty_like(place, dtype=torch.float32)
         torch.sub(rows[part, :num_columns], maximum[part, None], out=values).exp_().mul_(softmax_scale[part, None])
         if num_columns:
@@ -154,7 +154,7 @@ class _CrossEntropy(torch.autograd.Function):
         columns = torch.where(is_here, local, 0)
         if num_columns:
             maximum, total = form.summarize(rows[:, :num_columns])
-        else:  # this rank has padding alone
+        else:  # this rank has padding columns only
             maximum = torch.full((len(rows),), -torch.inf, dtype=torch.float32, device=rows.device)
             total = torch.zeros_like(maximum)
         chosen = torch.where(is_here, rows.gather(1, columns[:, None])[:, 0].float(), 0.0)
@@ -164,7 +164,7 @@ class _CrossEntropy(torch.autograd.Function):
             sums = torch.stack([total * (maximum - highest).exp_(), chosen])
             distributed.all_reduce(sums, group=group)
             maximum, (total, chosen) = highest, sums
-        # The maximum stays apart from the logarithm: their sum would lose digits where logits are large.
+        # The maximum is kept separate from the logarithm: their sum would lose digits for large logits.
         ctx.save_for_backward(logits, maximum, total, columns, is_here)
         ctx.form, ctx.num_columns = form, num_columns
         return (total.log() + (maximum - chosen)).view(targets.shape)
@@ -185,7 +185,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _parts(rows: torch.Tensor) -> list[slice]:
-    """Cut [r, v] into runs of rows of so many bytes in fp32."""
+    """Split [r, v] into groups of rows of the chunk size in fp32."""
     num_bytes = CHUNK_BYTES if rows.device.type == "cpu" else DEVICE_CHUNK_BYTES
     size = max(1, num_bytes // (4 * rows.shape[1]))
     return [slice(start, start + size) for start in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""Whether a model's weights are numbers."""
+"""Find weights of a model that are not finite."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ _SHOWN_TENSORS = 3
 
 
 def find_not_finite(chunks: Sequence[GPTModel]) -> list[str]:
-    """Describe the tensors of this process that hold NaN or infinity: `NaN in tensor decoder.final_layernorm.weight`.
+    """Describe this process's tensors that contain NaN or infinity: `NaN in tensor decoder.final_layernorm.weight`.
 
-    Tensors have their names in checkpoints; where layers are stacked, the layer's number from 0 follows.
+    Tensors have their checkpoint names; for stacked layers, the layer's number from 0 follows.
     """
     found = []
     for one in describe_parameters(chunks):
@@ -26,6 +26,6 @@ def find_not_finite(chunks: Sequence[GPTModel]) -> list[str]:
 
 
 def join_first(found: Sequence[str]) -> str:
-    """Write what `find_not_finite` has found, the first few of it, for a message."""
+    """Join the first few descriptions of `find_not_finite`, for a message."""
     further = f" and {len(found) - _SHOWN_TENSORS} more" if len(found) > _SHOWN_TENSORS else ""
     return ", ".join(found[:_SHOWN_TENSORS]) + further

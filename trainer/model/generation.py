@@ -12,18 +12,18 @@ from trireme.errors import EXIT_STOPPED, RunStopped
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is drawn."""
+    """Configure how the next token is sampled."""
 
     temperature: float = 1.0
     """Divides the logits; 0 always takes the most likely token."""
     top_k: int = 0
-    """Draw from this many most likely tokens only; 0 from all."""
+    """Sample from this many most likely tokens only; 0 from all."""
     top_p: float = 1.0
-    """Draw from the fewest most likely tokens whose probabilities reach this sum; 1 from all."""
+    """Sample from the smallest set of most likely tokens whose probabilities reach this sum; 1 from all."""
 
 
 def sample(logits: torch.Tensor, *, config: SamplingConfig, generator: torch.Generator) -> int:
-    """Draw one token.
+    """Sample one token.
 
     Args:
         logits: [v], any float type.
@@ -39,7 +39,7 @@ def sample(logits: torch.Tensor, *, config: SamplingConfig, generator: torch.Gen
         num_kept = min(config.top_k, len(scores))
         scores, tokens = scores[:num_kept], tokens[:num_kept]
     probabilities = scores.softmax(dim=0)
-    # A token stays while those before it do not reach top_p yet, so the first always does.
+    # A token is kept if those before it do not reach top_p, so the first always is.
     is_kept = probabilities.cumsum(dim=0) - probabilities < config.top_p
     is_kept[0] = True  # top_p may be 0 in fp32
     choice = torch.multinomial(probabilities * is_kept, num_samples=1, generator=generator)
@@ -47,7 +47,7 @@ def sample(logits: torch.Tensor, *, config: SamplingConfig, generator: torch.Gen
 
 
 def _divide(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Divide logits so that the largest stays a number."""
+    """Divide logits so that the largest stays finite."""
     divided = logits / temperature
     if divided.max().isinf():
         return (logits - logits.max()) / temperature
@@ -55,11 +55,11 @@ def _divide(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 class CachedDecoder:
-    """Feeds tokens to a model and keeps their keys and values, so that a new token costs one position.
+    """Feed tokens to a model with a key-value cache, so that a new token costs one position.
 
     Args:
         model: the whole model, in evaluation mode.
-        max_length: most positions in view; the model's seq_length.
+        max_length: number of positions in the cache; the model's seq_length.
     """
 
     def __init__(self, model: GPTModel, *, max_length: int, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class CachedDecoder:
 
     @property
     def num_cached(self) -> int:
-        """Positions whose keys and values are kept."""
+        """Number of positions in the cache."""
         return int(self._context.sequence_len_offset)
 
     @torch.inference_mode()
@@ -77,7 +77,7 @@ class CachedDecoder:
         """Append tokens: any number at the start, then one at a time.
 
         Returns:
-            [v]: the logits behind the last of them.
+            [v]: the logits after the last of them.
         """
         assert self.num_cached == 0 or len(tokens) == 1
         assert self.num_cached + len(tokens) <= self._max_length
@@ -91,7 +91,7 @@ class CachedDecoder:
         return logits[0, -1]
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Clear the cache."""
         self._context.reset()
 
 
@@ -107,17 +107,17 @@ def generate_tokens(
     generator: torch.Generator,
     device: torch.device,
 ) -> Iterator[int]:
-    """Draw tokens that continue a prompt, until eos_id (which is not given out) or max_new_tokens.
+    """Yield tokens that continue a prompt, until eos_id (which is not yielded) or max_new_tokens.
 
-    When max_length positions are full, the newest half of them becomes the prompt of a new cache, so a text may be
-    longer than the model's window.
+    When the cache is full, the latest half of its tokens becomes the prompt of a new cache, so a text may be longer
+    than the model's context.
 
     Args:
         prompt: at least one token.
-        vocab_size: tokens of the vocabulary; the rows that only pad the embedding are never drawn.
+        vocab_size: tokens of the vocabulary; padding rows of the embedding are never sampled.
         generator: of the CPU.
     Raises:
-        RunStopped: the model gives logits that are not finite, so there is nothing to draw from.
+        RunStopped: the model's logits are not finite.
     """
     decoder = CachedDecoder(model, max_length=max_length, device=device)
     history = list(prompt)
@@ -139,5 +139,5 @@ def generate_tokens(
 def _check_finite(logits: torch.Tensor, *, position: int) -> None:
     if not bool(logits.isfinite().all()):
         kind = "NaN" if bool(logits.isnan().any()) else "infinity"
-        message = f"The model gives {kind} for token {position}, so no token can be drawn."
-        raise RunStopped(f"{message} Its weights are too large, or damaged.", exit_code=EXIT_STOPPED)
+        message = f"The model's logits contain {kind} at token {position}. Its weights are too large, or damaged."
+        raise RunStopped(message, exit_code=EXIT_STOPPED)

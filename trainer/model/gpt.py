@@ -23,15 +23,15 @@ from trainer.model.sharding import describe_parameters
 
 
 class GPT(GPTModel):
-    """Megatron-Core's model, with our cross entropy, and rotary positions that may begin anew inside a sequence.
+    """Megatron-Core's model with this project's cross entropy, and rotary positions that may restart in a sequence.
 
     Args:
-        reset_position_ids: rotary embeddings follow position_ids, which each pipeline stage is then given; otherwise
-            they count from 0 along the sequence, once for all micro batches. Position tables always follow
+        reset_position_ids: rotary embeddings follow position_ids, which every pipeline stage then receives; otherwise
+            they count from 0 along the sequence, once for all micro batches. Learned positions always follow
             position_ids.
-        unpadded_vocab_size: tokens that there are, where the vocabulary is padded: the columns after them are no part
-            of the loss, and their logits are -inf. None takes all.
-        kernels: the form of cross entropy; layers know theirs from their specification.
+        unpadded_vocab_size: tokens of a padded vocabulary: the columns after them are excluded from the loss, and their
+            logits are -inf. None takes all.
+        kernels: the implementation of cross entropy; layers get theirs from their specification.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class GPT(GPTModel):
         self._kernels = kernels
 
     def forward(self, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """Losses [b, s] where labels are given, else logits [b, s, v] (v / tp_size unless they are gathered).
+        """Return losses [b, s] with labels, else logits [b, s, v] (v / tp_size unless they are gathered).
 
-        A stage that is not the last gives its hidden states [s, b, h].
+        A stage that is not the last returns its hidden states [s, b, h].
         """
         output: torch.Tensor = super().forward(*args, labels=labels, **kwargs)
         if labels is None and self.post_process and self.unpadded_vocab_size is not None:
@@ -65,13 +65,13 @@ class GPT(GPTModel):
         if not self.reset_position_ids or self.position_embedding_type != "rope":
             return prepared
         decoder_input, _, *others = prepared
-        # A packed sequence in Megatron-Core's sense is one whose angles are not cut for context parallelism.
+        # Megatron-Core does not slice the angles of a packed sequence for context parallelism.
         table = self.rotary_pos_emb(self.max_sequence_length, packed_seq=True)
         angles = frequencies_at(position_ids, table=table)
         return decoder_input, angles, *others
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
+        """Return the loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
         losses = vocab_parallel_cross_entropy(
             logits,
             labels.transpose(0, 1),
@@ -85,7 +85,7 @@ class GPT(GPTModel):
 def build_transformer_config(
     model: ModelConfig, *, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> TransformerConfig:
-    """Translate our configuration into Megatron-Core's; every name that both have is the same."""
+    """Translate the configuration into Megatron-Core's; names that both have are the same."""
     dtype = torch_dtype(precision.params_dtype)
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -123,7 +123,7 @@ def build_transformer_config(
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
         fp8=precision.fp8,
-        # Weights are drawn afterwards, by name: they must not depend on the layout.
+        # Weights are initialized afterwards, by name: they must not depend on the layout.
         perform_initialization=False,
         use_cpu_initialization=True,
         # These fusions are Apex or Transformer Engine kernels; the `torch` specification has neither.
@@ -155,15 +155,15 @@ def build_model_chunks(
     reset_position_ids: bool = False,
     kernels: Kernels = EAGER,
 ) -> list[GPTModel]:
-    """Build and initialise the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
+    """Build and initialize the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
 
-    Equal seeds give equal weights, bit for bit, under every layout. None leaves them undefined, to be loaded.
+    Equal seeds give bit-identical weights under every layout. None leaves them undefined, to be loaded.
 
     Args:
-        device: where the model goes; on the meta device it has shapes and no memory.
-        vocab_size: tokens that there are; None takes padded_vocab_size, the rows of the embedding.
+        device: of the model; on the meta device it has shapes but no memory.
+        vocab_size: tokens, without padding; None takes padded_vocab_size, the rows of the embedding.
         reset_position_ids: see `GPT`.
-        kernels: forms of what is worked out element by element.
+        kernels: implementations of element-wise operations.
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
@@ -172,7 +172,7 @@ def build_model_chunks(
         vp_stage = chunk if vp_size else None
         is_first = pp_rank == 0 and chunk == 0
         is_last = pp_rank == pp_size - 1 and chunk == (vp_size or 1) - 1
-        # Megatron-Core builds on the CPU first; without memory it must not take any there either.
+        # Megatron-Core builds on the CPU first; for the meta device it must not allocate memory there either.
         with device if device.type == "meta" else contextlib.nullcontext():
             chunk_model = GPT(
                 config=transformer_config,
@@ -207,7 +207,7 @@ def build_model_chunks(
 
 
 def count_layers(chunks: Sequence[GPTModel], *, num_layers: int) -> torch.Tensor:
-    """How often each layer of the model is in these chunks: [num_layers] int64, by global layer number."""
+    """Count each layer of the model in these chunks: [num_layers] int64, by global layer number."""
     counts = torch.zeros(num_layers, dtype=torch.int64)
     for chunk in chunks:
         for layer in chunk.decoder.layers:

@@ -1,7 +1,7 @@
-"""Initial weights that are a function of (seed, parameter name, layer) and nothing else.
+"""Initialize weights as a function of (seed, parameter name, layer) only.
 
-Each row of a global tensor has a counter-based random stream of its own, so a rank draws only the rows it holds, and
-every layout gets the same bits.
+Each row of a global tensor has its own counter-based random stream, so a rank draws only its own rows, and every layout
+gets the same bits.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def initialize_weights(parameters: Iterable[ShardedParameter], *, seed: int, std
 
 
 def _draw(block: ParameterBlock, *, seed: int) -> torch.Tensor:
-    """Standard normal values of one block of a matrix, fp32."""
+    """Draw standard normal values of one block of a matrix, fp32."""
     stacked = block.num_stacked_axes
     name = f"{seed}/{block.key}/{block.global_offset[:stacked]}"
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
@@ -52,6 +52,6 @@ def _draw(block: ParameterBlock, *, seed: int) -> torch.Tensor:
 
 
 def _row_streams(key: int, first_row: int, num_rows: int) -> Iterator[np.random.Generator]:
-    """One generator per row: Philox counters 2**128 apart never meet."""
+    """Yield one generator per row: Philox counters 2**128 apart never overlap."""
     for row in range(first_row, first_row + num_rows):
         yield np.random.Generator(np.random.Philox(key=key, counter=[0, 0, row, 0]))

@@ -1,9 +1,9 @@
-"""Which form the operations have that are bound by memory: torch's kernels one after the other, or compiled ones.
+"""Choose the kernels of memory-bound operations: eager or compiled ones.
 
-A matrix product is as fast as it gets. Norms, SwiGLU, rotary embedding and cross entropy are several operations on each
-element, and as kernels of their own each of them reads and writes all of it; torch.compile makes one pass of them. They
-are compiled as functions, not layer by layer as torchtitan does it: between them are Megatron-Core's linear layers,
-whose collectives and autograd functions the compiler would break its graph at anyway.
+Norms, SwiGLU, rotary embedding and cross entropy are several operations on each element, and as separate kernels each
+reads and writes all elements; torch.compile fuses them into one pass. They are compiled as functions, not layer by
+layer as in torchtitan: between them are Megatron-Core's linear layers, whose collectives and autograd functions would
+cause graph breaks anyway.
 """
 
 import functools
@@ -21,7 +21,7 @@ from trainer.model.rotary import apply_rotary, plain_rotary
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """One form of each operation; which one makes no difference but for rounding."""
+    """Hold one implementation of each operation; implementations differ by rounding only."""
 
     rms_norm: Callable[..., torch.Tensor]
     layer_norm: Callable[..., torch.Tensor]
@@ -34,7 +34,7 @@ EAGER = Kernels(rms_norm=rms_norm, layer_norm=layer_norm, swiglu=swiglu, rotary=
 
 
 def choose_kernels(torch_compile: Literal["auto", "always", "never"], *, device: torch.device) -> Kernels:
-    """The kernels that `model.torch_compile` asks for on a device."""
+    """Return the kernels that `model.torch_compile` selects on a device."""
     is_compiled = torch_compile == "always" or (torch_compile == "auto" and device.type == "cuda")
     return compile_kernels("inductor") if is_compiled else EAGER
 

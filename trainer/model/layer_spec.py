@@ -1,4 +1,4 @@
-"""Which modules a transformer layer is made of: the `torch` specification, and Transformer Engine's where asked for."""
+"""Build the specification of transformer layers: the `torch` one, or Transformer Engine's if it is configured."""
 
 from functools import partial
 from typing import Literal
@@ -28,14 +28,14 @@ from trainer.model.norm import TorchNorm
 
 
 class OutputLinear(RowParallelLinear):
-    """Hands its bias on as a view.
+    """RowParallelLinear that returns its bias as a view.
 
-    What a recomputed MLP returns becomes that computation's output, also a parameter itself, whose gradient then runs
-    into the same computation without end.
+    Everything that a recomputed MLP returns becomes an output of the recomputation, even a parameter itself, whose
+    gradient would then recurse into the same computation infinitely.
     """
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[..., f / tp_size] to [..., h], and the bias, to be added later."""
+        """Return [..., f / tp_size] as [..., h], and the bias, which is added later."""
         output, bias = super().forward(input_)
         return output, None if bias is None else bias.view_as(bias)
 
@@ -51,9 +51,9 @@ def build_block_submodules(
     """Build the specification of one model chunk's transformer block.
 
     Args:
-        pp_rank: pipeline stage, which decides how many layers the chunk has.
-        vp_stage: which of the stage's chunks, or None where a stage has one.
-        kernels: forms of what the `torch` specification works out element by element.
+        pp_rank: pipeline stage, which determines how many layers the chunk has.
+        vp_stage: number of the stage's chunk, or None if a stage has one.
+        kernels: implementations of the `torch` specification's element-wise operations.
     """
     if implementation == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
@@ -64,7 +64,7 @@ def build_block_submodules(
 
 
 def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks, kernels: Kernels) -> list[ModuleSpec]:
-    """The specification of every layer of the model: equal ones, but for those that have experts."""
+    """Return the specification of every layer of the model: equal ones, except for those with experts."""
     with_mlp, with_experts = (
         _torch_layer_spec(
             qk_layernorm=config.qk_layernorm,
@@ -91,10 +91,10 @@ def _norm_spec(kernels: Kernels) -> ModuleSpec:
 def _torch_layer_spec(
     *, qk_layernorm: bool, is_gated: bool, has_experts: bool, masks: CausalMasks, kernels: Kernels
 ) -> ModuleSpec:
-    """One decoder layer of torch kernels inside Megatron-Core's tensor-parallel linear layers.
+    """Return one decoder layer of torch kernels between Megatron-Core's tensor-parallel linear layers.
 
-    The key map gives the norms the checkpoint names that Transformer Engine's fused layers have, so both
-    specifications read the same checkpoint. In front of experts, which are no fused layer, the norm has its own name.
+    The key map gives the norms the checkpoint names of Transformer Engine's fused layers, so both specifications read
+    the same checkpoint. Before experts, which are not fused, the norm has its own name.
     """
     norm = _norm_spec(kernels)
     mlp = ModuleSpec(
@@ -133,5 +133,5 @@ def _torch_layer_spec(
 
 
 def torch_dtype(name: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:
-    """The torch dtype of a precision name."""
+    """Return the torch dtype of a precision name."""
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

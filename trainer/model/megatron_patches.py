@@ -1,7 +1,7 @@
-"""Patches of Megatron-Core's model code: mostly places that it keeps for kernels of Transformer Engine.
+"""Patch Megatron-Core's model code, mostly hooks that it provides for kernels of Transformer Engine.
 
-`parallel/cpu_shim.py` makes Megatron-Core run without CUDA; all else that is patched in it is here, and nothing is
-patched before `install_megatron_patches` is called.
+`parallel/cpu_shim.py` makes Megatron-Core run without CUDA; all other patches are here, and none is applied before
+`install_megatron_patches` is called.
 """
 
 import importlib.util
@@ -18,40 +18,40 @@ from megatron.core.transformer.moe import moe_utils
 from trainer.model.rotary import apply_rotary
 
 _LIBRARY_ROTARY = rope_utils.fused_apply_rotary_pos_emb
-"""The fused kernel that Megatron-Core has found installed, if any."""
+"""The installed fused kernel, if Megatron-Core has found one."""
 
 
 def install_megatron_patches(
     *, rotary: Callable[..., torch.Tensor] = apply_rotary, prefers_library_rotary: bool = False
 ) -> None:
-    """Patch Megatron-Core; may be called again. There is one place for all models of a process: the last call decides.
+    """Patch Megatron-Core. Patches apply to all models of the process; of several calls, the last one counts.
 
     Args:
-        rotary: takes the place of a fused rotary kernel (`apply_rope_fusion`). Megatron-Core's unfused form joins
-            halves four times a layer; on a CPU that was 10 % of a training step.
-        prefers_library_rotary: leave rotary embedding to Transformer Engine's kernel where that is installed, which
-            knows one row of positions for all sequences and no others.
+        rotary: replaces the fused rotary kernel (`apply_rope_fusion`). Megatron-Core's unfused implementation
+            concatenates halves four times per layer; on a CPU that was 10 % of a training step.
+        prefers_library_rotary: use Transformer Engine's kernel if it is installed; it supports one row of positions for
+            all sequences only.
     """
     is_left = prefers_library_rotary and _LIBRARY_ROTARY is not None
     rope_utils.fused_apply_rotary_pos_emb = _LIBRARY_ROTARY if is_left else rotary
     if attention.SplitAlongDim is None:
         attention.SplitAlongDim = split_along_dim
     if importlib.util.find_spec("transformer_engine") is None:
-        # Layers can then recompute norms (`recompute_modules`) too.
+        # Then layers can also recompute norms (`recompute_modules`).
         tensor_parallel.CheckpointWithoutOutput = PlainCheckpointWithoutOutput
     if not hasattr(moe_utils, "te_general_gemm"):
-        moe_utils.te_general_gemm = None  # the router asks for it by a name that only Transformer Engine defines
+        moe_utils.te_general_gemm = None  # the router reads a name that only Transformer Engine defines
 
 
 class PlainCheckpointWithoutOutput(CheckpointWithoutOutput):
-    """Megatron-Core's, which treats its own default of `fp8` as a yes and then asks Transformer Engine."""
+    """Megatron-Core's CheckpointWithoutOutput without its default `fp8`, which would require Transformer Engine."""
 
     def __init__(self, fp8: Any = None) -> None:
         super().__init__(fp8=fp8 or None)
 
 
 def split_along_dim(tensor: torch.Tensor, dim: int, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """torch.split, whose backward pass writes each gradient into its place instead of concatenating them.
+    """Split like torch.split, with a backward pass that writes each gradient into its place, without concatenation.
 
     torch.cat along the last axis runs on one thread on a CPU: 2 % of a training step.
     """

@@ -1,4 +1,4 @@
-"""Mixture of experts: Megatron-Core's MoE layer with experts one after the other, and a router that keeps accounts.
+"""Build mixture-of-experts layers: Megatron-Core's MoE layer with sequential experts, and a router with statistics.
 
 t: tokens of a micro batch on this rank, e: experts of a layer, h: hidden size.
 """
@@ -24,10 +24,10 @@ from trainer.config.parallel import ParallelConfig
 
 
 class Router(TopKRouter):
-    """Megatron-Core's router, which adds up what it decided since it was last asked.
+    """Megatron-Core's router with statistics of its decisions since the last `take_account`.
 
-    Megatron-Core keeps losses in a table of the process and loads nowhere. Passes without gradients do not count, so
-    neither validation does, nor the first of two passes over a layer that is recomputed.
+    Megatron-Core keeps losses in a global table, and does not keep loads. Passes without gradients do not count:
+    neither validation nor the first of two passes over a recomputed layer.
     """
 
     def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
@@ -35,7 +35,7 @@ class Router(TopKRouter):
         self._account: torch.Tensor | None = None
 
     def take_account(self) -> torch.Tensor | None:
-        """Hand out the sums over micro batches, and begin anew; None where there was no pass with gradients.
+        """Return the sums over micro batches and reset them; None if there was no pass with gradients.
 
         Returns:
             [2 + e] fp64: this rank's part of the load-balancing loss (its sum over tensor- and context-parallel ranks
@@ -47,7 +47,7 @@ class Router(TopKRouter):
     def routing(
         self, logits: torch.Tensor, padding_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose experts: logits [s, b, e] to weights [t, e], 0 but for those chosen, and choices [t, e] bool."""
+        """Choose experts: logits [s, b, e] to weights [t, e], 0 for experts not chosen, and choices [t, e] bool."""
         weights, chosen = super().routing(logits, padding_mask)
         if self.training and torch.is_grad_enabled():
             self._open_account(logits)[2:] += chosen.sum(dim=0)
@@ -56,7 +56,7 @@ class Router(TopKRouter):
     def attach_and_log_load_balancing_loss(
         self, activation: torch.Tensor, aux_loss_coeff: float, aux_loss: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Let the loss have its gradient when that of `activation` comes by.
+        """Attach the loss to `activation`, so that its gradient is computed in the same backward pass.
 
         Args:
             aux_loss: this rank's part, times `aux_loss_coeff`.
@@ -86,11 +86,11 @@ class Router(TopKRouter):
 
 
 class Experts(SequentialMLP):
-    """Megatron-Core's experts, whose weights know over which ranks their gradients are summed.
+    """Megatron-Core's experts, with weights that are marked with the ranks over which their gradients are summed.
 
-    Megatron-Core marks weights as experts' under expert parallelism alone, but tensor-parallel ranks that keep experts
-    whole hold copies which see different tokens, too. Biases it marks as split along the sequence besides, and would
-    sum their gradients twice.
+    Megatron-Core marks weights as experts' with expert parallelism only, but tensor-parallel ranks with whole experts
+    also hold replicas that process different tokens. It also marks biases as split along the sequence, and would sum
+    their gradients twice.
     """
 
     def __init__(
@@ -107,17 +107,17 @@ class Experts(SequentialMLP):
             parameter.allreduce = is_laid_out_as_others
             parameter.sequence_parallel = False
         if pg_collection.expt_tp.size() == 1:
-            # A whole expert has nothing to reduce. Megatron-Core hands its output through a function that changes
-            # nothing all the same, and then may not add a bias in place.
+            # A whole expert has nothing to reduce. Megatron-Core still passes its output through a function without
+            # effect, and then cannot add a bias in place.
             for expert in self.local_experts:
                 expert.linear_fc1.explicit_expert_comm = expert.linear_fc2.explicit_expert_comm = True
 
 
 def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None) -> ModuleSpec:
-    """What stands in place of the MLP: router, experts of torch kernels, and a shared one where that is configured.
+    """Build the specification that replaces the MLP: router, experts of torch kernels, and optional shared experts.
 
     Args:
-        activation: of gated experts; None where the configuration's function has no gate.
+        activation: of gated experts; None if the activation has no gate.
     """
     expert = MLPSubmodules(
         linear_fc1=ColumnParallelLinear,
@@ -135,7 +135,7 @@ def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None)
 
 
 def moe_settings(model: ModelConfig, *, parallel: ParallelConfig) -> dict[str, Any]:
-    """Translate what concerns experts into arguments of Megatron-Core's TransformerConfig."""
+    """Translate the settings of experts into arguments of Megatron-Core's TransformerConfig."""
     settings: dict[str, Any] = {
         "expert_model_parallel_size": parallel.expert_model_parallel_size,
         "expert_tensor_parallel_size": parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size,
@@ -146,7 +146,7 @@ def moe_settings(model: ModelConfig, *, parallel: ParallelConfig) -> dict[str, A
     is_balanced = model.moe_router_load_balancing_type != "none"
     return settings | {
         "num_moe_experts": model.num_moe_experts,
-        # Megatron-Core names weights by their layer where layers differ, and a list says that they do.
+        # Megatron-Core names weights by their layer if layers differ, which a list implies.
         "moe_layer_freq": 1 if all(layers) else layers,
         "moe_ffn_hidden_size": find_expert_width(model),
         "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size,
@@ -163,7 +163,7 @@ def moe_settings(model: ModelConfig, *, parallel: ParallelConfig) -> dict[str, A
 
 
 def find_routers(chunks: Sequence[GPTModel]) -> Iterator[tuple[int, Router]]:
-    """Every router of these chunks with the number of its layer, from 1."""
+    """Yield every router of these chunks with the number of its layer, from 1."""
     for chunk in chunks:
         for layer in chunk.decoder.layers:
             if layer.is_moe_layer:

@@ -1,4 +1,4 @@
-"""Norms of the `torch` layer specification. h: hidden size."""
+"""Build the norms of the `torch` layer specification. h: hidden size."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: f
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, whose input is one edge of the graph.
+    """torch's RMSNorm, whose input is one edge of the autograd graph.
 
-    Where torch composes it from several operations, each adds to the gradient of the residual stream on its own; as one
-    edge their sum is added at once, in the same order whether the norm is recomputed or not.
+    If torch composes it from several operations, each adds to the gradient of the residual stream separately; with one
+    edge their sum is added at once, in the same order with and without recomputation of the norm.
     """
 
     kernel: Callable[..., torch.Tensor]
@@ -33,7 +33,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's, in the form that its kernel has."""
+    """torch's LayerNorm with the chosen kernel."""
 
     kernel: Callable[..., torch.Tensor]
 
@@ -43,10 +43,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class TorchNorm:
-    """Builds RMSNorm or LayerNorm and marks its weights for sequence parallelism.
+    """Build RMSNorm or LayerNorm and mark its weights for sequence parallelism.
 
-    Megatron-Core's own WrappedTorchNorm refuses sequence parallelism. A mark is all it takes: the gradients of marked
-    weights are summed over tensor-parallel ranks, each of which saw a part of the sequence.
+    Megatron-Core's own WrappedTorchNorm does not support sequence parallelism. A mark is sufficient: the gradients of
+    marked weights are summed over tensor-parallel ranks, each of which has processed a part of the sequence.
     """
 
     def __new__(  # type: ignore[misc]
@@ -60,7 +60,7 @@ class TorchNorm:
         """Build the module for activations [..., hidden_size].
 
         Args:
-            kernels: the forms of RMSNorm and of LayerNorm.
+            kernels: the implementations of RMSNorm and of LayerNorm.
         """
         kind = RMSNorm if config.normalization == "RMSNorm" else LayerNorm
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)

@@ -1,4 +1,4 @@
-"""Rotary position embedding on torch's kernels. s: sequence, b: batch, n: heads, d: channels of a head."""
+"""Compute rotary position embedding with torch's kernels. s: sequence, b: batch, n: heads, d: channels of a head."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
 
 
 def plain_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved: bool = False) -> torch.Tensor:
-    """The same for a compiler, which finds the passes itself."""
+    """Return the same, for a compiler, which fuses the passes."""
     assert not interleaved
     angles = frequencies.chunk(2, dim=-1)[0]
     cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
@@ -31,7 +31,7 @@ def plain_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
 
 
 def frequencies_at(position_ids: torch.Tensor, *, table: torch.Tensor) -> torch.Tensor:
-    """Angles of each token's own position.
+    """Return the angles of each token's own position.
 
     Args:
         position_ids: [b, s] integers below S.

@@ -1,4 +1,4 @@
-"""What context-parallel ranks exchange so that attention sees the whole sequence.
+"""Exchange sequences between context-parallel ranks, so that attention covers the whole sequence.
 
 s: local sequence, S: global sequence (S = s * cp_size), b: batch, n: heads, d: channels of a head.
 
@@ -19,7 +19,7 @@ def gather_sequence(local: torch.Tensor, *, group: distributed.ProcessGroup) -> 
 
 
 def sequence_to_heads(local: torch.Tensor, *, group: distributed.ProcessGroup) -> torch.Tensor:
-    """Give a share of the sequence with all heads for the whole sequence with a share of the heads.
+    """Exchange a part of the sequence with all heads for the whole sequence with a part of the heads.
 
     Args:
         local: [s, b, cp_size, n / cp_size, d]: the heads of each rank, in rank order.
@@ -61,7 +61,7 @@ class _GatherSequence(torch.autograd.Function):
 
 
 class _AllToAll(torch.autograd.Function):
-    """Part i of [cp_size, ...] goes to rank i, and what comes from rank i is part i; backward is the same."""
+    """Send part i of [cp_size, ...] to rank i and receive part i from it; backward is the same."""
 
     @staticmethod
     def forward(ctx: Any, parts: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:
@@ -80,7 +80,7 @@ def _exchange(parts: torch.Tensor, group: distributed.ProcessGroup) -> torch.Ten
 
 
 def _global_order(cp_size: int, chunk: int, device: torch.device) -> torch.Tensor:
-    """Index [S] that puts the concatenation of all ranks' balanced halves back in sequence order."""
+    """Return the index [S] that restores the sequence order of the concatenation of all ranks' balanced halves."""
     held = [index for rank in range(cp_size) for index in (rank, 2 * cp_size - 1 - rank)]
     place = torch.empty(2 * cp_size, dtype=torch.int64)
     place[torch.tensor(held)] = torch.arange(2 * cp_size)

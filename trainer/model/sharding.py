@@ -1,4 +1,4 @@
-"""Where each local parameter lies in the model that no layout cuts: names and offsets of one checkpoint identity."""
+"""Map each local parameter to its place in the unsharded model: checkpoint name and offset, equal for every layout."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterBlock:
-    """A consecutive run of a local parameter that is one rectangle of a global tensor.
+    """Hold a consecutive part of a local parameter that is one rectangle of a global tensor.
 
-    Most parameters are one block; SwiGLU's first matrix is two (gate and up), each cut by tensor parallelism.
+    Most parameters are one block; SwiGLU's first matrix is two (gate and up), each sharded by tensor parallelism.
     """
 
     key: str
     """Name of the global tensor: the same under every layout."""
     global_shape: tuple[int, ...]
-    """Shape of the global tensor (a leading layer axis included where Megatron-Core stacks layers)."""
+    """Shape of the global tensor (with a leading layer axis if Megatron-Core stacks layers)."""
     global_offset: tuple[int, ...]
-    """Where this rectangle starts in it."""
+    """Offset of this rectangle in it."""
     local_shape: tuple[int, ...]
     """Shape of the rectangle, without the leading stacked axes."""
     flat_start: int
@@ -35,19 +35,19 @@ class ParameterBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedParameter:
-    """A local parameter and its place in the global model."""
+    """Hold a local parameter with its place in the global model."""
 
     name: str
     """Name in the local module list, for messages."""
     parameter: nn.Parameter
     blocks: tuple[ParameterBlock, ...]
     is_main_replica: bool
-    """False where another model-parallel rank holds the same values and is the one that saves them
-    (norms under tensor parallelism, the copy of a tied embedding). Data-parallel copies do not count."""
+    """False if another model-parallel rank holds the same values and saves them (norms under tensor parallelism, the
+    copy of a tied embedding). Data-parallel replicas do not count."""
 
 
 def describe_parameters(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
-    """Place every parameter of this process's model chunks in the global model.
+    """Find the place of every parameter of this process's model chunks in the global model.
 
     The places come from Megatron-Core's own `sharded_state_dict`, which knows tensor, pipeline and expert sharding.
     """

@@ -1,9 +1,9 @@
-"""Keep what a CPU run never uses out of its imports: torch.compile's machinery, and wandb in Megatron-Core.
+"""Avoid imports that a CPU run never uses: torch.compile's machinery, and wandb in Megatron-Core.
 
-Megatron-Core and DeepSpeed decorate helpers with `torch.compile` and look for wandb while they are imported; torch's
-optimizers import TorchDynamo, and with it Inductor, to say that it should leave them alone. That was 2 of the 4 seconds
-of processor time between a process's start and its first step. A CPU run compiles nothing but what
-`model/kernels.py` is asked to, and `metrics/wandb.py` reports to W&B itself.
+Megatron-Core and DeepSpeed decorate helpers with `torch.compile` and import wandb if it is installed; torch's
+optimizers import TorchDynamo, and with it Inductor, only to exclude themselves from compilation. That was 2 of the 4
+seconds of processor time between a process's start and its first step. A CPU run compiles only what `model/kernels.py`
+is configured to, and `metrics/wandb.py` reports to W&B itself.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _TORCH: Any = torch
 
 @contextlib.contextmanager
 def light_imports() -> Iterator[None]:
-    """Inside, decorating with `torch.compile` does nothing, and wandb is not installed unless it is in use already."""
+    """Make `torch.compile` decorators do nothing, and hide wandb unless it is imported already."""
     former, has_wandb = (_TORCH.compile, _TORCH._disable_dynamo), "wandb" in sys.modules
     _TORCH.compile = _TORCH._disable_dynamo = _leave_as_it_is
     if not has_wandb:
@@ -34,10 +34,10 @@ def light_imports() -> Iterator[None]:
 
 
 def leave_torch_uncompiled() -> None:
-    """Have torch's optimizers and recomputation not import TorchDynamo, whose way around them they ask for.
+    """Keep torch's optimizers and activation recomputation from importing TorchDynamo to exclude themselves from it.
 
-    `torch._disable_dynamo` keeps what it has found as an attribute of the function; here that is the function itself.
-    Adam's step breaks graphs before and after what it does without gradients; here it only does that.
+    `torch._disable_dynamo` caches its result as an attribute of the function; here that is the function itself. Adam's
+    step adds graph breaks around its no_grad code; here it only runs that code.
     """
     code = _TORCH._disable_dynamo(_leave_as_it_is).__code__
     for holder in (torch.optim.Optimizer, torch.utils.checkpoint):
@@ -51,5 +51,5 @@ def leave_torch_uncompiled() -> None:
 
 
 def _leave_as_it_is(function: Callable[..., Any] | None = None, *args: Any, **settings: Any) -> Any:
-    """Stand for a decorator, with and without arguments of its own."""
+    """Replace a decorator, with or without arguments, by one that does nothing."""
     return function if function is not None else lambda decorated: decorated

@@ -1,4 +1,4 @@
-"""The processes of a run: device, ranks and Megatron-Core's process groups."""
+"""Join the processes of a run: device, ranks and Megatron-Core's process groups."""
 
 import datetime
 import logging
@@ -21,12 +21,12 @@ from trireme.waiting import log_waiting_for
 _LOGGER = logging.getLogger(__name__)
 
 _SEEDS_APART = 1 << 20
-"""More than the offsets by which Megatron-Core tells tensor-parallel and expert-parallel ranks apart."""
+"""Distance of seeds; larger than the offsets that Megatron-Core adds for tensor-parallel and expert-parallel ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Where this process stands. Sizes and ranks are plain integers; `groups` is Megatron-Core's collection."""
+    """Hold this process's ranks, sizes and device; `groups` is Megatron-Core's collection."""
 
     device: torch.device
     rank: int
@@ -43,7 +43,7 @@ class World:
 
     @property
     def is_main_rank(self) -> bool:
-        """Whether this process speaks for the run."""
+        """Whether this process logs and writes the run's files."""
         return self.rank == 0
 
     @property
@@ -53,22 +53,22 @@ class World:
 
 
 def world_size_from_environment() -> int:
-    """Number of processes torchrun started; 1 without torchrun."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_world(
     parallel: ParallelConfig, *, timeout_seconds: int, seed: int, gloo_timeout_seconds: int | None = None
 ) -> World:
-    """Join the job's processes, build the process groups of the layout, seed the random states of dropout.
+    """Join the job's processes, build the process groups of the layout, and seed the random states of dropout.
 
-    nccl on a host with CUDA, gloo otherwise. Without torchrun's environment the process is a world of its own.
+    Uses NCCL on a host with CUDA, gloo otherwise. Without torchrun's environment, the world is this process alone.
 
     Args:
         parallel: the layout.
-        timeout_seconds: longest wait in one collective.
+        timeout_seconds: of one collective.
         seed: of dropout.
-        gloo_timeout_seconds: the same under gloo; None takes timeout_seconds.
+        gloo_timeout_seconds: of one gloo collective; None takes timeout_seconds.
     """
     device = _local_device()
     if device.type != "cuda" and gloo_timeout_seconds is not None:
@@ -106,11 +106,11 @@ def start_world(
 
 
 def seed_dropout(seed: int) -> None:
-    """Start this process's random streams; the layout's groups must exist.
+    """Seed this process's random streams; the layout's groups must exist.
 
-    Megatron-Core keeps two: one that tensor-parallel ranks share, for what they hold copies of, and one that differs
-    between them, for what they hold shares of. Here both also differ between pipeline stages and between ranks that
-    work on other tokens, so that no two layers or samples drop the same elements.
+    Megatron-Core has two: one that tensor-parallel ranks share, for replicated tensors, and one that differs between
+    them, for sharded tensors. Here both also differ between pipeline stages and between ranks that work on different
+    tokens, so that no two layers or samples drop the same elements.
     """
     dp_cp_rank = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     replica = dp_cp_rank * parallel_state.get_pipeline_model_parallel_world_size()
@@ -121,7 +121,7 @@ def seed_dropout(seed: int) -> None:
 
 
 def end_layout() -> None:
-    """Forget the layout; the processes stay joined, and `start_world` can lay them out anew."""
+    """Destroy the layout's groups; the processes stay joined, and `start_world` can build another layout."""
     parallel_state.destroy_model_parallel()
 
 
@@ -138,7 +138,7 @@ def _local_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
-    # By default cuBLAS may add up parts of a 16-bit product in 16 bits.
+    # By default, cuBLAS may sum parts of a 16-bit product in 16 bits.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     return device
@@ -160,10 +160,10 @@ def _init_process_group(device: torch.device, timeout: datetime.timedelta) -> No
 def _describe_joining() -> str:
     number = os.environ.get("WORLD_SIZE", "?")
     place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-    return f"all {number} ranks to join at {place}; rank 0 joins when it has checked the inputs"
+    return f"all {number} ranks to join at {place} (rank 0 joins after it has checked the inputs)"
 
 
 def _say_of_host(text: str) -> None:
-    """One rank of each host speaks: that of another one may wait for something else."""
+    """Log on one rank of each host: another host may wait for something else."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _LOGGER.info("%s", text, extra=EVERY_RANK)
