@@ -140,7 +140,7 @@ def _check_output(path: Path, *, overwrite: bool) -> Iterator[Violation]:
     taken = [file for part in PARTS if (file := shard_file(path, part)).exists()]
     if taken and not overwrite:
         fix = "Choose another name, or replace it with --overwrite."
-        yield Violation(path="OUTPUT", value=str(path), message=f"{taken[0]} already exists", fix=fix)
+        yield Violation(path="OUTPUT", value="", message=f"{taken[0]} already exists", fix=fix)
 
 
 def main() -> int:

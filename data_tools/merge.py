@@ -147,7 +147,7 @@ def _check_output(output: str, prefixes: list[str], *, overwrite: bool) -> Itera
     taken = [str(file) for suffix in SUFFIXES if (file := shard_file(output, suffix)).exists()]
     if taken and not overwrite:
         fix = "Choose another name, or replace it with --overwrite."
-        yield Violation(path="OUTPUT", value=output, message=f"{taken[0]} already exists", fix=fix)
+        yield Violation(path="OUTPUT", value="", message=f"{taken[0]} already exists", fix=fix)
     if os.path.exists(os.path.join(os.path.dirname(output) or ".", "preparation.json")):
         rule = "must not be in the directory of a preparation, which a later run may replace"
         yield Violation(path="OUTPUT", value=output, message=rule, fix="Choose another directory.")

@@ -24,7 +24,7 @@ def make_junk(text: str, *, kind: str, seed: int, characters_per_word: int) -> s
 
 
 def _phrase(chance: random.Random, units: Sequence[str], word_units: int, *, shortest: int, longest: int) -> str:
-    """A few words that follow each other in the prose."""
+    """Return a few words that follow each other in the prose."""
     length = chance.randint(shortest, longest) * max(1, word_units)
     start = chance.randrange(max(1, len(units) - length))
     return ("" if word_units else " ").join(units[start : start + length]).strip(".,;:!?")

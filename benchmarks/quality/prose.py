@@ -86,7 +86,7 @@ def read_pages(samples: Path, *, language: str, max_documents: int) -> list[str]
 
 
 def find_kind(path: Path) -> str | None:
-    """The kind of source that a sample file is; None for other files."""
+    """Return the kind of source that a sample file is; None for other files."""
     return next((kind for ending, kind in KINDS.items() if path.name.endswith(ending)), None)
 
 

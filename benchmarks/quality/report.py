@@ -52,7 +52,7 @@ class Share:
 
     @property
     def is_good(self) -> bool:
-        """Whether enough prose was kept, or enough junk dropped."""
+        """Return whether enough prose was kept, or enough junk dropped."""
         kept = self.num_kept / max(1, self.num_documents)
         return self.num_documents > 0 and (kept >= PROSE_GOAL if self.kind == "prose" else 1 - kept >= JUNK_GOAL)
 
@@ -75,7 +75,7 @@ def measure(config: DataPrepConfig, prose: dict[str, list[str]]) -> list[Share]:
 
 
 def _code_of(language: str) -> str:
-    """The identifier's code of a language that is named with its script or country, as in sr_Latn."""
+    """Return the identifier's code of a language that is named with its script or country, as in sr_Latn."""
     return language.partition("_")[0]
 
 
@@ -92,7 +92,7 @@ def _measure_texts(chain: FilterChain, texts: list[str], *, language: str, kind:
 
 
 def render(shares: list[Share]) -> str:
-    """A table with a line per language, and the reasons where the goal is missed."""
+    """Return a table with a line per language, and the reasons where the goal is missed."""
     kinds = ["prose", *JUNK_KINDS]
     lines = [f"kept of clean prose (goal: {PROSE_GOAL:.0%}), dropped of made junk (goal: {JUNK_GOAL:.0%} of each)", ""]
     lines.append("language  documents" + "".join(f"{kind:>16}" for kind in kinds))
@@ -127,7 +127,14 @@ def _find_prose(prose: Path | None, samples: Path | None) -> dict[str, list[str]
     for name, directory in (("--prose", prose), ("--samples", samples)):
         if directory is not None and not directory.is_dir():
             raise ConfigError(
-                [Violation(path=name, value=directory, message="is no directory", fix="name one, or leave it out")]
+                [
+                    Violation(
+                        path=name,
+                        value=directory,
+                        message="no such directory",
+                        fix="Check the path, or omit the option.",
+                    )
+                ]
             )
     if prose is not None:
         return read_texts(prose, max_documents=MAX_PROSE)
@@ -157,7 +164,7 @@ def _describe(shares: list[Share], *, prose: Path | None, samples: Path | None, 
 
 
 def main() -> int:
-    """The command."""
+    """Return the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.report", description=(__doc__ or "").strip())
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--prose", type=Path, help="directory with a directory of text files for each language")

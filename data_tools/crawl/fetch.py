@@ -1,4 +1,4 @@
-"""Get one page: politely spaced, with time limits, retries and a size limit, and nothing about it thrown away."""
+"""Fetch one page: rate-limited, with time limits, retries and a size limit; the whole response is kept."""
 
 import threading
 import time
@@ -28,12 +28,12 @@ class FetchSettings:
     retry_wait_seconds: float = 1.0
     """Before the first retry; doubled for each further one."""
     max_page_bytes: int = 10_000_000
-    """What is longer is cut, and marked as cut."""
+    """Longer pages are truncated, and marked as truncated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A response as it came, whatever its status."""
+    """A response as received, whatever its status."""
 
     url: str
     status: int
@@ -46,12 +46,12 @@ class Page:
     is_truncated: bool
 
     def header(self, name: str) -> str:
-        """The first header of this name, or an empty string."""
+        """Return the first header of this name, or an empty string."""
         return next((value for key, value in self.headers if key.lower() == name), "")
 
     @property
     def is_html(self) -> bool:
-        """Whether the server calls it HTML."""
+        """Return whether the server calls it HTML."""
         return "html" in self.header("content-type").lower()
 
 
@@ -84,7 +84,7 @@ class Fetcher:
         self._local = threading.local()
 
     def get(self, url: str) -> Page:
-        """One page; redirects are not followed.
+        """Fetch one page; redirects are not followed.
 
         Raises:
             FetchError: no response after all tries.
@@ -153,7 +153,7 @@ class Fetcher:
 
 
 def normalize_url(url: str, *, base: str = "") -> str | None:
-    """One spelling for one page: absolute, no fragment, lower-case host, no default port; None if it is no http(s)."""
+    """Normalize a URL: absolute, no fragment, lower-case host, no default port; None if it is not http(s)."""
     try:
         parts = urlsplit(urljoin(base, url.strip()))
         scheme, host, port = parts.scheme.lower(), (parts.hostname or "").lower(), parts.port
@@ -167,7 +167,7 @@ def normalize_url(url: str, *, base: str = "") -> str | None:
 
 
 def links_of(page: Page) -> list[str]:
-    """Addresses that an HTML page points to and lets robots follow, in order, as normalised URLs."""
+    """List the links of an HTML page that robots may follow, in order, as normalized URLs."""
     if not page.is_html or not page.body.strip():
         return []
     try:
@@ -187,7 +187,7 @@ def links_of(page: Page) -> list[str]:
 
 
 def _decoded(page: Page) -> bytes:
-    """The body without gzip or deflate; any other content coding gives nothing to parse."""
+    """Return the body without gzip or deflate; any other content coding gives nothing to parse."""
     coding = page.header("content-encoding").lower()
     if coding in ("", "identity"):
         return page.body

@@ -1,4 +1,4 @@
-"""Write what a crawl got into a WARC file (ISO 28500) that appears under its name only when it is whole."""
+"""Write the pages of a crawl into a WARC file (ISO 28500), which gets its final name only when complete."""
 
 import io
 import os
@@ -31,7 +31,7 @@ class WarcFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Without a commit nothing is left behind."""
+        """Close the file; without a commit, remove it."""
         self._stream.close()
         if not self._is_committed:
             self._temporary.unlink(missing_ok=True)
@@ -57,11 +57,11 @@ class WarcFile:
 
     @property
     def num_bytes(self) -> int:
-        """Compressed size so far."""
+        """Return the compressed size so far."""
         return self._stream.tell()
 
     def commit(self) -> None:
-        """Give the file its name."""
+        """Give the file its final name."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
@@ -70,7 +70,7 @@ class WarcFile:
 
 
 def _stored_headers(page: Page) -> list[tuple[str, str]]:
-    """The response's headers, true for the stored body: without transfer coding, as Common Crawl keeps them."""
+    """Return the response's headers, true for the stored body: without transfer coding, as Common Crawl keeps them."""
     headers = [
         (f"X-Crawl-{key}" if key.lower() in ("transfer-encoding", "content-length") else key, value)
         for key, value in page.headers

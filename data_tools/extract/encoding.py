@@ -108,7 +108,7 @@ def decode_text(content: bytes, *, declared: str | None, is_html: bool, ledger: 
 
 
 def _list_declared(content: bytes, declared: str | None, is_html: bool) -> Iterator[str]:
-    """What the server and the page itself declare, as names of Python's codecs."""
+    """Return what the server and the page itself declare, as names of Python's codecs."""
     by_server = _find_codec(declared)
     meta = _META_CHARSET.search(content[:META_BYTES]) if is_html else None
     by_page = _find_codec(meta[1].decode("ascii", "replace")) if meta else None

@@ -87,7 +87,7 @@ def _is_coded(content: bytes, coding: str) -> bool:
 
 
 def _decode(content: bytes, coding: str, max_bytes: int) -> tuple[bytes, bool]:
-    """The decoded bytes, at most one step more than max_bytes, and whether they are all."""
+    """Return the decoded bytes, at most one step more than max_bytes, and whether they are all."""
     if coding == "deflate":
         return _inflate(content, max_bytes)
     decoded: list[bytes] = []
@@ -116,7 +116,7 @@ def _inflate(content: bytes, max_bytes: int) -> tuple[bytes, bool]:
 
 
 def detect_media_type(document: Document, ledger: Ledger) -> MediaType:
-    """What a document's content is, whatever its server says; only records of the web are doubted.
+    """Return what a document's content is, whatever its server says; only records of the web are doubted.
 
     Raises:
         DroppedError: it is no text.
@@ -153,7 +153,7 @@ def _is_page(content: bytes) -> bool:
 
 
 def _has_binary_zeros(start: bytes) -> bool:
-    """Whether there are zero bytes that UTF-16 does not account for."""
+    """Return whether there are zero bytes that UTF-16 does not account for."""
     zeros = start.count(0)
     if not zeros or start.startswith(_TEXT_MARKS[1:]):
         return False

@@ -44,7 +44,7 @@ def extract_json(document: Document, ledger: Ledger) -> None:
 
 
 def _find(value: Any, key: str) -> Any:
-    """What stands under a key, or, where there is none of this name, under the keys that its dots part."""
+    """Return what stands under a key, or, where there is none of this name, under the keys that its dots part."""
     if not isinstance(value, dict):
         return _MISSING
     if key in value:

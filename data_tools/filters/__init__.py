@@ -1,1 +1,1 @@
-"""Filters: each takes a document and keeps, changes or drops it; none knows another."""
+"""Filters: each keeps, changes or drops a document; none depends on another."""

@@ -1,4 +1,4 @@
-"""Remove lines from documents: notices, lines that are no sentences, lines that stood before.
+"""Remove lines from documents: notices, lines that are not sentences, repeated lines.
 
 Source: C4, Raffel et al., https://arxiv.org/abs/1910.10683, section 2.2.
 """
@@ -18,7 +18,7 @@ _FOLDED_LETTERS = ("\u0130", "\u0131", "\u017f")
 
 
 class LineCleaner:
-    """Removes lines, as a configuration says."""
+    """Remove lines as configured."""
 
     def __init__(self, config: LineConfig, *, thresholds_of: Callable[[str], QualityThresholds]) -> None:
         self._config, self._thresholds_of = config, thresholds_of
@@ -29,12 +29,12 @@ class LineCleaner:
 
     @property
     def is_active(self) -> bool:
-        """Whether the configuration asks for anything."""
+        """Return whether the configuration asks for anything."""
         return bool(self._unwanted or self._looks_at_lines or self._config.remove_citations)
 
     @property
     def _looks_at_lines(self) -> bool:
-        """Whether any line may be removed for something else than a phrase."""
+        """Return whether any line may be removed for something else than a phrase."""
         config = self._config
         return bool(config.min_words or config.require_end_punctuation or config.drop_repeated)
 

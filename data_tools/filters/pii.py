@@ -1,11 +1,11 @@
 """Mask e-mail addresses, public IP addresses and telephone numbers.
 
 FineWeb (https://arxiv.org/abs/2406.17557) masks the first two, Dolma (https://arxiv.org/abs/2402.00159) all three, with
-the marks that are the defaults here. A telephone number is taken for one only when its form leaves little doubt: an
-international one with +, one in North American groups, or a Chinese mobile number, which undivided must stand among
-Chinese characters or behind a word such as mobile. Others stay. So do IPv4 addresses all of whose numbers are below
-100, versions, multicast groups, and what has the form of an e-mail address but is a login (git@github.com) or a file
-(icon@2x.png).
+the marks that are the defaults here. A telephone number is masked only when its form leaves little doubt: an
+international one with +, one in North American groups, or a Chinese mobile number, which without separators must be
+among Chinese characters or after a word such as mobile. Others are kept. So are IPv4 addresses all of whose numbers are
+below 100, versions, multicast groups, and logins (git@github.com) and files (icon@2x.png) that look like e-mail
+addresses.
 """
 
 import ipaddress
@@ -53,7 +53,7 @@ MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 8, 15
 
 
 class PersonalDataMask:
-    """Masks personal data, as a configuration says."""
+    """Mask personal data as configured."""
 
     def __init__(self, config: PersonalDataConfig) -> None:
         maskers: dict[str, Callable[[str], str]] = {
@@ -118,7 +118,7 @@ def mask_phones(text: str, mask: str) -> str:
     """Replace telephone numbers."""
 
     def is_expected(match: re.Match[str]) -> bool:
-        """Whether a number without any sign of its form stands where a Chinese mobile number would."""
+        """Return whether a number without any sign of its form stands where a Chinese mobile number would."""
         before = match.string[max(0, match.start() - CONTEXT_CHARACTERS) : match.start()]
         after = match.string[match.end() : match.end() + CONTEXT_CHARACTERS]
         return not match[0].endswith("0000") and bool(

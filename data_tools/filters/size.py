@@ -1,4 +1,4 @@
-"""Drop documents for their size."""
+"""Drop documents by size."""
 
 from data_tools.config.filtering import CleaningConfig
 from data_tools.document import Document, DroppedError

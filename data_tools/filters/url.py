@@ -1,4 +1,4 @@
-"""Drop documents by their address: domains and whole words, from the configuration, from files, or from a short list.
+"""Drop documents by URL: domains and whole words, from the configuration, from files, or from a short built-in list.
 
 The files have the form of the lists of Université Toulouse 1 (https://dsi.ut-capitole.fr/blacklists/), which RefinedWeb
 (https://arxiv.org/abs/2306.01116) and FineWeb use: one domain a line.
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class UrlFilter:
-    """Drops documents whose address is on a list."""
+    """Drop documents whose URL is blocked."""
 
     def __init__(self, config: UrlFilterConfig) -> None:
         domains = [*config.blocked_domains, *(DEFAULT_DOMAINS if config.use_default_list else ())]
@@ -41,7 +41,7 @@ class UrlFilter:
         self._domains = frozenset(_clean_domains([*domains, *_read_lists(config.block_lists)]))
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
-        """Raise if a document's address is blocked; documents without one pass."""
+        """Raise if a document's URL is blocked; documents without a URL pass."""
         if not document.url:
             return
         domains = list(_parent_domains(document.url))
@@ -61,7 +61,7 @@ class UrlFilter:
 
 
 def _parent_domains(url: str) -> Iterator[str]:
-    """A host and everything that it lies below: a.b.org, b.org, org."""
+    """Yield a host and its parent domains: a.b.org, b.org, org."""
     try:
         host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
     except ValueError:  # as in http://[half-an-address/

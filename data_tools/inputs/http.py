@@ -50,20 +50,20 @@ class HttpVersion:
 
     @property
     def name(self) -> str:
-        """The most exact of them."""
+        """Return the most exact of them."""
         return self.entity_tag or self.modified
 
     @property
     def range_condition(self) -> str:
-        """What If-Range may say: no weak entity tag (RFC 9110, 13.1.5)."""
+        """Return what If-Range may say: no weak entity tag (RFC 9110, 13.1.5)."""
         return self.modified if self.entity_tag.startswith("W/") else self.name
 
     def describe(self) -> str:
-        """For people."""
+        """Describe the version for messages."""
         return f"{self.name or 'without a version'} of {self.size if self.size is not None else 'unknown'} bytes"
 
     def differs_from(self, other: "HttpVersion") -> bool:
-        """Whether anything that both know is not equal."""
+        """Return whether anything that both know is not equal."""
         pairs = ((self.size, other.size), (self.entity_tag, other.entity_tag), (self.modified, other.modified))
         return any(mine not in (None, "") and theirs not in (None, "") and mine != theirs for mine, theirs in pairs)
 
@@ -107,11 +107,11 @@ class HttpStream(io.RawIOBase):
         self._num_failures = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Whether the server sends parts of the file."""
+        """Return whether the server sends parts of the file."""
         self.connect()
         return self._takes_ranges and self._known_size is not None
 
@@ -299,7 +299,7 @@ class HttpStream(io.RawIOBase):
 
 
 def _parse_content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """First byte and size of the whole, of `bytes 5-9/20` or `bytes */20`."""
+    """Parse the first byte and the total size of `bytes 5-9/20` or `bytes */20`."""
     unit, _, rest = headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
     start = span.partition("-")[0]
@@ -309,7 +309,7 @@ def _parse_content_range(headers: Mapping[str, str]) -> tuple[int | None, int | 
 
 
 def _parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait; it may name them or a date."""
+    """Parse the seconds that the server asks to wait; it may give seconds or a date."""
     value = headers.get("Retry-After", "").strip()
     if value.isdigit():
         return float(value)

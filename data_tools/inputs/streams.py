@@ -18,7 +18,7 @@ BZIP2_START_BYTES = 10
 
 
 class DamagedStreamError(OSError):
-    """A stream cannot be decompressed further; the next read goes on at the stream behind it."""
+    """A stream cannot be decompressed further; the next read continues at the following stream."""
 
 
 class JoinedStreams(io.RawIOBase):
@@ -31,7 +31,7 @@ class JoinedStreams(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
@@ -105,11 +105,11 @@ class CountedStream(io.RawIOBase):
         self.bytes_read = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Whether the stream below can seek; that of a web server that sends no parts of files cannot."""
+        """Return whether the stream below can seek; that of a web server that sends no parts of files cannot."""
         return bool(self._stream.seekable())
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -124,7 +124,7 @@ class CountedStream(io.RawIOBase):
         return int(self._stream.tell()) - len(self._peeked)
 
     def peek(self, size: int) -> bytes:
-        """The next size bytes, fewer at the end, which stay to be read; works where seeking does not."""
+        """Return the next size bytes, fewer at the end, which stay to be read; works where seeking does not."""
         while len(self._peeked) < size and (data := self._read_below(size - len(self._peeked))):
             self._peeked += data
         return self._peeked[:size]
@@ -164,7 +164,7 @@ class UnopenedStream(io.RawIOBase):
         self._error = error
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
@@ -180,7 +180,7 @@ class _SingleReads(io.RawIOBase):
         self._stream = stream
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:

@@ -1,1 +1,1 @@
-"""Readers: one format each, record by record, past damage."""
+"""Readers: one format each, record by record; damaged places are skipped and counted."""

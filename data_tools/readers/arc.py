@@ -1,8 +1,8 @@
-"""Read ARC files, the format of web archives before WARC, record by record, and go on behind damaged places.
+"""Read ARC files, the predecessor of WARC, record by record, continuing after damaged places.
 
-warcio reads the headers. The gzip members are undone here: warcio's own reader takes a damaged member for text that
-was never compressed, and writes about it to stderr. Its option arc2warc is left alone, since it draws a random
-identifier for each record, and equal input would no longer give equal output.
+warcio parses the headers. The gzip members are decompressed here: warcio's own reader treats a damaged member as text
+that was never compressed, and writes to stderr. Its option arc2warc is not used, since it draws a random identifier for
+each record, so that equal input would not give equal output.
 
 Source: https://archive.org/web/researcher/ArcFileFormat.php (versions 1 and 2)
 """
@@ -47,7 +47,7 @@ _Archive = CountedStream | io.BufferedReader
 
 
 def starts_arc(archive: _Archive) -> bool:
-    """Whether an archive, plain or of gzip members, begins as ARC files do; nothing is read from it."""
+    """Return whether an archive, plain or of gzip members, begins like an ARC file; nothing is consumed."""
     start = archive.peek(PEEKED_BYTES)
     if start.startswith(GZIP_MAGIC):
         try:
@@ -61,7 +61,7 @@ def read_arc(stream: CountedStream, *, archive: _Archive, ledger: Ledger, max_re
     """Yield the documents of an ARC file; every other record is counted with its reason, as for WARC.
 
     A gzip member that cannot be decompressed costs the records in it, and in a file without gzip a record that is not
-    as long as it says costs itself; reading goes on at the next whole one.
+    as long as declared costs itself; reading continues at the next intact one.
 
     Args:
         stream: the file as it is stored.
@@ -95,7 +95,7 @@ class _GzipMember(io.RawIOBase):
         self._decompressor = zlib.decompressobj(GZIP_WINDOW)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
@@ -117,12 +117,12 @@ class _GzipMember(io.RawIOBase):
 
     @property
     def rest(self) -> bytes:
-        """What was read from the stream behind the member's end."""
+        """Return the bytes read from the stream after the member's end."""
         return self._decompressor.unused_data
 
 
 class _ArcReading:
-    """Counts and makes documents of the records of one file."""
+    """Turn the records of one file into documents, and count them."""
 
     def __init__(self, ledger: Ledger, *, max_record_bytes: int) -> None:
         self.offset = 0
@@ -182,7 +182,7 @@ class _ArcReading:
                 yield document
 
     def _read_record(self, records: io.BufferedReader, line: bytes) -> Document | None:
-        """Turn a record into a document, or count why it is none; leaves the stream behind it."""
+        """Turn a record into a document, or count why it is none; leaves the stream after it."""
         record = self._loader.parse_record_stream(records, statusline=line, known_format="arc", no_record_parse=True)
         block = record.raw_stream.read(self._max_record_bytes + 1)
         length = len(block)
@@ -231,7 +231,7 @@ class _ArcReading:
 
 
 def _decode(address: bytes) -> str:
-    """As warcio decodes headers."""
+    """Decode as warcio decodes headers."""
     try:
         return address.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Find where an archive of gzip members is damaged: readers end silently at a cut and cannot pass a bad member."""
+"""Find damage in archives of gzip members: readers end silently at a truncation and cannot skip a damaged member."""
 
 import re
 import zlib
@@ -26,16 +26,16 @@ class UnreadEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """What decompressing one gzip member to its end came to."""
+    """The result of decompressing one gzip member."""
 
     is_whole: bool
     has_record: bool
     end: int
-    """First byte behind it."""
+    """First byte after it."""
 
 
 def find_unread_end(stream: CountedStream, *, last_start: int) -> UnreadEnd | None:
-    """Tell whether anything but the last record lies between its start and the end of the file.
+    """Find bytes after the last record that hold no intact record.
 
     Args:
         stream: the archive after it was read to its end; only gzip members of a stream that can seek are examined.
@@ -48,7 +48,7 @@ def find_unread_end(stream: CountedStream, *, last_start: int) -> UnreadEnd | No
         return None
     member = _read_member(stream, last_start, record_start=WARC_START)
     if not member.is_whole:
-        # The last record itself is short, which its length told, or only the checksum behind it is missing.
+        # The last record itself is short, which its length told, or only the checksum after it is missing.
         return None
     stream.seek(member.end)
     rest = stream.read(CHUNK_BYTES)
@@ -59,7 +59,7 @@ def find_unread_end(stream: CountedStream, *, last_start: int) -> UnreadEnd | No
 
 
 def find_next_record(stream: CountedStream, *, after: int, record_start: re.Pattern[bytes] = WARC_START) -> int | None:
-    """Find the first gzip member behind a place that can be decompressed wholly and starts a record; None if none.
+    """Find the first gzip member after an offset that decompresses completely and starts a record; None if none.
 
     Args:
         record_start: matches the beginning of a record.

@@ -1,4 +1,4 @@
-"""What the headers of an archived web record say about its content; for WARC and ARC files alike."""
+"""Interpret the HTTP headers of archived web records, for WARC and ARC files."""
 
 import re
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class HttpAnswer:
     """Bytes up to the content."""
 
     def get(self, name: str) -> str | None:
-        """A header, whatever letters its name is asked for with."""
+        """Return a header, whatever letters its name is asked for with."""
         return self.headers.get(name.lower())
 
 
@@ -69,7 +69,7 @@ def read_http_head(block: bytes) -> HttpAnswer | None:
 
 
 def read_charset(content_type: str | None) -> str | None:
-    """The encoding that a content type names."""
+    """Return the encoding that a content type names."""
     charset = _CHARSET.search(content_type or "")
     return charset[1] if charset else None
 
@@ -79,7 +79,7 @@ class BrokenRecordError(Exception):
 
 
 def check_status(status: str) -> None:
-    """Raise for every page but those that were answered with 200."""
+    """Raise for every response whose status is not 200."""
     if not _HTTP_STATUS.fullmatch(status):
         raise BrokenRecordError("http_header_invalid")
     if status != "200":
@@ -87,7 +87,7 @@ def check_status(status: str) -> None:
 
 
 def judge_content_type(declared: str | None, ledger: Ledger) -> MediaType:
-    """What a content type stands for.
+    """Return the media type of a content type.
 
     Raises:
         DroppedError: for no text.
@@ -102,7 +102,7 @@ def judge_content_type(declared: str | None, ledger: Ledger) -> MediaType:
 
 
 def list_codings(get_header: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Encodings to undo, outermost first: the transfer's, then the content's, each in reverse order of application."""
+    """List the encodings to undo, outermost first: transfer, then content encodings, each in reverse order."""
     codings: list[str] = []
     for name in ("Transfer-Encoding", "Content-Encoding"):
         value = get_header(name) or ""

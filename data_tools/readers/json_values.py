@@ -1,4 +1,4 @@
-"""Cut a JSON array, or JSON objects that are written over many lines, into their elements, in constant memory."""
+"""Split a JSON array, or JSON objects that span several lines, into elements, in constant memory."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _SPACE = b" \t\r\n"
 
 
 def holds_many_lines(start: bytes) -> bool:
-    """Whether a file that begins so is a JSON array, or has objects of more than one line."""
+    """Return whether a file that begins so is a JSON array, or has objects of more than one line."""
     first = start.lstrip(_SPACE)
     return first.startswith(b"[") or re.match(rb"\{[ \t]*\r?\n", first) is not None
 
@@ -33,7 +33,7 @@ def split_values(stream: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | No
             sign, search = found[0], found.end()
             ends_at = None
             if sign == b"\\":
-                if search == len(data):  # what is escaped stands in the next piece
+                if search == len(data):  # the escaped character is in the next piece
                     data += stream.read(1)
                 search += 1
             elif sign == b'"':
@@ -83,7 +83,7 @@ class _Element:
                 self._content.clear()
 
     def holds_more(self, piece: bytes) -> bool:
-        """Whether there is anything but space in it, with another piece."""
+        """Return whether there is anything but space in it, with another piece."""
         return self._is_too_large or bool((self._content + piece).strip(_SPACE))
 
     def take(self) -> Iterator[tuple[int, bytes | None]]:

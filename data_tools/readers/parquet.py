@@ -28,7 +28,7 @@ READ_BYTES = 64 << 10
 
 ORIGIN_FIELDS = ("id_field", "url_field", "title_field")
 
-# What Arrow raises for damage depends on where it lies: ArrowInvalid, OSError, NotImplementedError for an encoding or
+# What Arrow raises for damage depends on its place: ArrowInvalid, OSError, NotImplementedError for an encoding or
 # type that no writer wrote, EOFError, MemoryError for a length that nothing has.
 _DAMAGE = (pa.ArrowException, OSError, EOFError, NotImplementedError, MemoryError)
 
@@ -63,7 +63,7 @@ def read_parquet(
 
 
 def _check_row_counts(metadata: pq.FileMetaData) -> None:
-    """Raise where the footer contradicts itself: a row group could claim more rows than anybody can count."""
+    """Raise if the footer contradicts itself: a row group could claim any number of rows."""
     counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
         raise EOFError(f"its row groups hold {sum(counts)} rows, and the file {metadata.num_rows}")
@@ -109,7 +109,7 @@ def _read_rows(
     batch: pa.RecordBatch, source: SourceConfig, *, first_row: int, ledger: Ledger, max_record_bytes: int
 ) -> Iterator[Document | None]:
     """Yield one item for each row of a batch: None for one that is dropped."""
-    # Arrow believes a file that says its bytes are UTF-8; here they are bytes until somebody has looked.
+    # Arrow trusts a file's claim that its bytes are UTF-8; they are checked later.
     texts = _join_lists(_take_column(batch, source.text_field))
     texts = texts.cast(find_binary_type(texts.type))
     origins = [_read_names(batch, getattr(source, field)) for field in ORIGIN_FIELDS]
@@ -139,7 +139,7 @@ def _read_rows(
 
 
 def _take_column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column, or the field of a structure that a name with dots stands for."""
+    """Return a column, or the field of a structure that a name with dots stands for."""
     if name in batch.schema.names:
         return batch.column(name)
     first, *path = name.split(".")
@@ -147,7 +147,7 @@ def _take_column(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _join_lists(texts: pa.Array) -> pa.Array:
-    """Of a list of texts each becomes a line; other columns stay as they are."""
+    """Join each list of texts into lines; leave other columns unchanged."""
     kind = getattr(texts.type, "value_type", None)
     if kind is None or pa.types.is_dictionary(texts.type):
         return texts
@@ -157,7 +157,7 @@ def _join_lists(texts: pa.Array) -> pa.Array:
 
 
 def _read_names(batch: pa.RecordBatch, name: str) -> list[str]:
-    """What a column tells of each row's origin; empty where there is none."""
+    """Return what a column tells of each row's origin; empty where there is none."""
     if find_column(batch.schema, name) is None:
         return [""] * batch.num_rows
     column = _take_column(batch, name)
@@ -171,7 +171,7 @@ def _read_names(batch: pa.RecordBatch, name: str) -> list[str]:
 
 
 def _make_seekable(stream: CountedStream) -> BinaryIO:
-    """The stream, or a copy on disk of one that cannot seek: the index of a Parquet file stands at its end."""
+    """Return the stream, or a copy on disk of one that cannot seek: the index of a Parquet file is at its end."""
     if stream.seekable():
         # Arrow takes a read that gives less than it asked for as the end of the file.
         return io.BufferedReader(stream, READ_BYTES)

@@ -22,7 +22,7 @@ WIDE_MARKS = {
 }
 """Byte order marks of encodings whose lines do not end in one byte; that of UTF-16 begins that of UTF-32."""
 PAGE_ENDINGS = frozenset({"html", "htm", "xhtml", "xht", "shtml"})
-"""Files that end so are web pages."""
+"""Extensions of web pages."""
 
 _Records = Iterator[tuple[int, bytes | None]]
 """Offset in the uncompressed file, and the record's bytes; None for one that is too large."""
@@ -78,7 +78,7 @@ def _read_records(
 
 
 def _recode(stream: io.BufferedReader) -> tuple[BinaryIO, bool]:
-    """The stream in UTF-8 if a byte order mark says that it is UTF-16 or UTF-32, and whether it was not."""
+    """Return the stream in UTF-8 if a byte order mark says that it is UTF-16 or UTF-32, and whether it was not."""
     start = stream.peek(4)[:4]
     encoding = next((encoding for mark, encoding in WIDE_MARKS.items() if start.startswith(mark)), None)
     if encoding is None:
@@ -95,7 +95,7 @@ class _Recoded(io.RawIOBase):
         self._rest = b""
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:

@@ -1,4 +1,4 @@
-"""Read web archives (WARC, WET) record by record, and go on behind damaged places."""
+"""Read web archives (WARC, WET) record by record, continuing after damaged places."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ DIGESTS = ("sha1", "sha256", "sha512", "md5")
 def read_archive(
     file: InputFile, *, stream: CountedStream, ledger: Ledger, max_record_bytes: int
 ) -> Iterator[Document]:
-    """Yield the documents of a web archive, WARC or ARC; every other record is counted with its reason."""
+    """Yield the documents of a web archive, WARC or ARC; every other record is counted with a reason."""
     try:
         archive = _open_archive(stream)
         is_arc = starts_arc(archive)
@@ -55,14 +55,14 @@ def _read_warc(
 ) -> Iterator[Document]:
     """Read WARC and WET.
 
-    A gzip member that cannot be decompressed costs the records in it; reading goes on at the next whole one.
+    A gzip member that cannot be decompressed costs the records in it; reading continues at the next intact one.
     """
     position: int | None = 0
     number = 0
     while position is not None:
         last_start = position
         try:
-            # Quirks mode reads bare line feeds too, and costs nothing (measured equal on well-formed archives).
+            # Quirks mode also accepts bare line feeds, at no cost (measured on well-formed archives).
             for record in ArchiveIterator(archive, quirks_mode=True, strict_mode=False):
                 last_start = record.stream_pos
                 document = _read_record(
@@ -84,7 +84,7 @@ def _read_warc(
                 ledger.read += 1
                 ledger.fail(unread.reason, record=number, name=f"byte {unread.offset}", detail=unread.detail)
         except READ_ERRORS as error:
-            position = _find_behind_damage(error, stream, after=last_start) if archive is stream else None
+            position = _find_after_damage(error, stream, after=last_start) if archive is stream else None
             lost = "what follows in the file is lost" if position is None else f"went on at byte {position}"
             ledger.read += 1
             ledger.fail(_reason_of(error), record=number, name=f"after byte {last_start}", detail=f"{error}; {lost}")
@@ -97,8 +97,8 @@ def _reason_of(error: BaseException) -> str:
     return find_reason(error, truncated="archive_truncated", corrupt="archive_corrupt")
 
 
-def _find_behind_damage(error: BaseException, stream: CountedStream, *, after: int) -> int | None:
-    """Where to go on; nowhere if the stream gives no more bytes at all."""
+def _find_after_damage(error: BaseException, stream: CountedStream, *, after: int) -> int | None:
+    """Return where to continue; None if the stream yields no more bytes at all."""
     if isinstance(error, UnreadableInputError):
         return None
     try:
@@ -108,14 +108,14 @@ def _find_behind_damage(error: BaseException, stream: CountedStream, *, after: i
 
 
 def _open_archive(stream: CountedStream) -> CountedStream | io.BufferedReader:
-    """Undo the compressions that fastwarc does not know; it reads gzip and zstd itself, and tells where records are."""
+    """Undo the compressions that fastwarc does not support; it reads gzip and zstd itself, and reports offsets."""
     return decompress(stream) if stream.peek(MAGIC_BYTES).startswith(FOREIGN_MAGIC) else stream
 
 
 def _read_record(
     record: WarcRecord, *, number: int, ledger: Ledger, max_record_bytes: int, wrong_digests: str
 ) -> Document | None:
-    """Turn a record into a document, or count why it is none."""
+    """Turn a record into a document, or count the reason why not."""
     ledger.read += 1
     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
     try:
@@ -130,7 +130,7 @@ def _read_record(
     except BrokenRecordError as error:
         ledger.fail(str(error), record=number, name=url, url=url)
     except READ_ERRORS:
-        # The iterator meets the same damage again and cannot go on; there it is counted.
+        # The iterator meets the same damage again and cannot continue; it is counted there.
         ledger.read -= 1
         raise
     return None
@@ -160,7 +160,7 @@ def _build_document(record: WarcRecord, *, number: int, url: str, ledger: Ledger
     if len(content) < record.content_length:
         raise BrokenRecordError("record_truncated")
     if start == HTTP_START:
-        # Some writers give the record its page's content type, and keep the server's headers all the same.
+        # Some writers declare the page's content type for the record, but keep the server's headers.
         head = read_http_head(content)
         if head is None:
             raise BrokenRecordError("http_header_invalid")
@@ -184,15 +184,15 @@ def _build_document(record: WarcRecord, *, number: int, url: str, ledger: Ledger
 
 
 def _has_wrong_digest(record: WarcRecord, content: bytes) -> bool:
-    """Whether the digest of the content is another than the header says; unknown kinds of digests are believed."""
+    """Return whether the content does not match the digest in the header; unknown kinds of digests match."""
     is_payload = record.is_http_parsed or len(content) < record.content_length
     name = "WARC-Payload-Digest" if is_payload else "WARC-Block-Digest"
-    algorithm, _, told = (record.headers.get(name) or "").partition(":")
+    algorithm, _, declared = (record.headers.get(name) or "").partition(":")
     algorithm = algorithm.strip().lower().replace("-", "")
     if algorithm not in DIGESTS or record.headers.get("WARC-Truncated"):
         return False
     digest = hashlib.new(algorithm, content, usedforsecurity=False)
-    told = told.strip()
-    if len(told) == 2 * digest.digest_size:
-        return told.lower() != digest.hexdigest()
-    return told.rstrip("=").upper() != base64.b32encode(digest.digest()).decode().rstrip("=")
+    declared = declared.strip()
+    if len(declared) == 2 * digest.digest_size:
+        return declared.lower() != digest.hexdigest()
+    return declared.rstrip("=").upper() != base64.b32encode(digest.digest()).decode().rstrip("=")

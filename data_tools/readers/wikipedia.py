@@ -1,7 +1,7 @@
-"""Read the pages of a MediaWiki XML dump one by one, in constant memory, and go on behind damaged pages.
+"""Read the pages of a MediaWiki XML dump one by one, in constant memory, continuing after damaged pages.
 
-expat and not lxml: it hands over a page's text piece by piece, so that no page can fill the memory, tells the place of
-each page, and can be told to refuse the document types that entity bombs need. The elements read here are those of
+expat instead of lxml: it passes on a page's text piece by piece, so that no page can fill the memory, reports the
+offset of each page, and can reject the document types that entity bombs need. The elements read here are those of
 schema 0.10 and 0.11: https://www.mediawiki.org/xml/export-0.11.xsd
 """
 
@@ -20,7 +20,7 @@ from data_tools.ledger import Ledger
 
 CHUNK_BYTES = 256 << 10
 PAGE_START = b"<page>"
-"""Cannot stand in a page's text, where < is written &lt;."""
+"""Cannot occur in a page's text, where < is written &lt;."""
 ROOT_START = b"<mediawiki>"
 MAX_NAME_CHARACTERS = 4096
 """Longer titles, names and numbers are cut; MediaWiki's own limit for a title is 255 bytes."""
@@ -132,12 +132,12 @@ class _Site:
     language: str = ""
 
     def find_language(self) -> str:
-        """Its language by MediaWiki's code: the one that the dump declares, else that of its address."""
+        """Return its language by MediaWiki's code: the one that the dump declares, else that of its URL."""
         host = _LANGUAGE_HOST.match(self.base)
         return self.language or (host[1] if host else "")
 
     def address_of(self, title: str) -> str:
-        """A page's address; empty if the dump does not name its wiki."""
+        """Return a page's address; empty if the dump does not name its wiki."""
         if "/" not in self.base:
             return ""
         return f"{self.base.rpartition('/')[0]}/{quote(title.replace(' ', '_'), safe='/:(),;@!$*~')}"
@@ -170,7 +170,7 @@ class _Parser:
 
     @property
     def error_offset(self) -> int:
-        """Byte of the file at which the XML is not well-formed."""
+        """Return the byte of the file at which the XML is not well-formed."""
         return self._start + self._expat.ErrorByteIndex
 
     def take_pages(self) -> list[_Page]:
@@ -290,7 +290,7 @@ class _Reading:
 
     @property
     def page_title(self) -> str:
-        """Title of the page that is being read."""
+        """Return the title of the page that is being read."""
         return self._parser.page.title if self._parser is not None and self._parser.page is not None else ""
 
     def read_on(self, chunk: bytes) -> Iterator[_Page | _Damage]:

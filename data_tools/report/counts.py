@@ -1,4 +1,4 @@
-"""What a report counts in a preparation's Parquet tables, row group by row group: memory does not grow with them."""
+"""Count a preparation's Parquet tables for the report, row group by row group, so that memory does not grow."""
 
 import tempfile
 from collections import Counter
@@ -33,7 +33,7 @@ class Cluster:
     num_records: int
     """With the one that was kept."""
     name: str
-    """What a person would look the kept one up by."""
+    """Name of the kept record: URL, title or identifier."""
     file: str
     record: int
 
@@ -49,7 +49,7 @@ class CopyCounts:
 
 @dataclass(kw_only=True)
 class TableCounts:
-    """What the tables of a preparation hold."""
+    """Counts of a preparation's tables."""
 
     documents: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(split, language) -> documents."""
@@ -61,7 +61,7 @@ class TableCounts:
     lost: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(dropped or failed, language) -> records; the language is empty where nothing identified it."""
     tells_lost_languages: bool = True
-    """Whether the table of records has languages; older ones have none."""
+    """Whether the table of records has a language column; older ones have none."""
     duplicates: CopyCounts | None = None
     """Of equal texts; None where there are none."""
     near_duplicates: CopyCounts | None = None
@@ -146,7 +146,7 @@ def _name_clusters(path: Path, clusters: list[tuple[int, int]]) -> list[Cluster]
 
 
 def _read_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
-    """Some columns, row group by row group; a table without languages is read as if all were empty."""
+    """Return some columns, row group by row group; a table without languages is read as if all were empty."""
     file = pq.ParquetFile(path)
     missing = [name for name in columns if name == "language" and name not in file.schema_arrow.names]
     present = [name for name in columns if name not in missing]
@@ -158,6 +158,6 @@ def _read_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _group(table: pa.Table, keys: list[str], aggregations: list[tuple[Any, str]]) -> list[dict[str, Any]]:
-    """The rows of a table grouped by some columns; few, so plain values."""
+    """Return the rows of a table grouped by some columns; few, so plain values."""
     rows: list[dict[str, Any]] = table.group_by(keys).aggregate(aggregations).to_pylist()
     return rows

@@ -122,7 +122,7 @@ def _spread(histogram: Mapping[str, list[int]], edges: np.ndarray) -> np.ndarray
 
 
 def _nice_step(largest: float) -> float:
-    """The smallest of 1, 2, 5, 10, ... thousandths and so on that needs few lines up to a value."""
+    """Return the smallest of 1, 2, 5, 10, ... thousandths and so on that needs few lines up to a value."""
     scale = 10.0 ** math.floor(math.log10(largest / MAX_GRID_LINES))
     steps = [factor * power for power in (scale, 10 * scale) for factor in NICE_STEPS]
     return next(step for step in steps if largest / step <= MAX_GRID_LINES + 1e-9)

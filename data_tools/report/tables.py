@@ -57,10 +57,10 @@ class Copies:
 
 
 def build_reasons(ledger: dict[str, Any], *, root: str) -> list[Reason]:
-    """Every reason why records were not kept, the most frequent first.
+    """Return every reason why records were not kept, the most frequent first.
 
     Args:
-        root: what all names of files begin with; it is left out.
+        root: common beginning of all file names, removed from them.
     """
     totals = ledger["totals"]
     counted = [(count, name, kind) for kind in (FAILED, DROPPED) for name, count in totals[kind].items()]
@@ -84,7 +84,7 @@ def build_reasons(ledger: dict[str, Any], *, root: str) -> list[Reason]:
 
 
 def build_copies(title: str, counts: CopyCounts | None, *, root: str) -> Copies | None:
-    """Clusters by size, in powers of two; None where there are none."""
+    """Group clusters by size, in powers of two; None if there are none."""
     if counts is None:
         return None
     binned: Counter[int] = Counter()
@@ -104,7 +104,7 @@ def build_copies(title: str, counts: CopyCounts | None, *, root: str) -> Copies 
 
 
 def find_link(name: str) -> str | None:
-    """The name where it is an address that a browser may follow: names come out of crawled pages."""
+    """Return the name where it is an address that a browser may follow: names come out of crawled pages."""
     return name if name.startswith(("https://", "http://")) else None
 
 
@@ -121,14 +121,14 @@ def _size_range(power: int) -> str:
 
 
 KEPT = tuple(SPLITS)
-FATES = (*KEPT, DROPPED, FAILED)
+STATUSES = (*KEPT, DROPPED, FAILED)
 MAX_LANGUAGES = 30
 MAX_FILES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What became of the records of a file, a source or a language."""
+    """Outcomes of the records of a file, a source or a language."""
 
     name: str
     counts: dict[str, int]
@@ -136,11 +136,11 @@ class Group:
     segments: list[Segment]
     num_tokens: int | None = None
     is_rest: bool = False
-    """Whether it stands for all that the table has no room for."""
+    """Whether it sums up the rows that the table does not list."""
 
     @property
     def num_lost(self) -> int:
-        """Records that were not kept."""
+        """Return the number of records that were not kept."""
         return self.counts[DROPPED] + self.counts[FAILED]
 
 
@@ -154,32 +154,32 @@ class Fertility:
 
 
 def build_languages(tables: TableCounts) -> list[Group]:
-    """A row for each language, those with most records first; none where no language is known at all."""
+    """Return a row for each language, those with most records first; none where no language is known at all."""
     counts: dict[str, Counter[str]] = {}
-    for (fate, language), count in (tables.documents + tables.lost).items():
-        counts.setdefault(language, Counter())[fate] += count
+    for (status, language), count in (tables.documents + tables.lost).items():
+        counts.setdefault(language, Counter())[status] += count
     if not any(counts):
         return []
     tokens: Counter[str] = Counter()
     for (_, language), count in tables.tokens.items():
         tokens[language] += count
     groups = [
-        _language_group(language or "not identified", fates, num_tokens=tokens[language])
-        for language, fates in counts.items()
+        _language_group(language or "not identified", statuses, num_tokens=tokens[language])
+        for language, statuses in counts.items()
     ]
     groups.sort(key=lambda group: (-group.counts["read"], group.name))
     shown, rest = groups[:MAX_LANGUAGES], groups[MAX_LANGUAGES:]
     if rest:
         total = Counter[str]()
         for group in rest:
-            total.update({fate: group.counts[fate] for fate in FATES})
+            total.update({status: group.counts[status] for status in STATUSES})
         num_tokens = sum(group.num_tokens or 0 for group in rest)
         shown.append(_language_group(f"{len(rest)} others", total, num_tokens=num_tokens, is_rest=True))
     return shown
 
 
 def build_sources(ledger: dict[str, Any], tables: TableCounts) -> list[Group]:
-    """A row for each source, in the order given."""
+    """Return a row for each source, in the order given."""
     sources: dict[str, list[dict[str, Any]]] = {}
     for file in ledger["files"]:
         sources.setdefault(file["source"], []).append(file)
@@ -187,10 +187,10 @@ def build_sources(ledger: dict[str, Any], tables: TableCounts) -> list[Group]:
 
 
 def build_files(ledger: dict[str, Any], *, root: str) -> list[Group]:
-    """A row for each file, those that lost most records first.
+    """Return a row for each file, those that lost most records first.
 
     Args:
-        root: what all names begin with; it is left out.
+        root: common beginning of all file names, removed from them.
     """
     groups = [_sum_files(file["path"].removeprefix(root), [file]) for file in ledger["files"]]
     # Sorting is stable: equal ones stay in input order.
@@ -202,7 +202,7 @@ def build_files(ledger: dict[str, Any], *, root: str) -> list[Group]:
 
 
 def build_fertility(stats: dict[str, Any]) -> list[Fertility]:
-    """A row for each language whose text was counted, those with most tokens first."""
+    """Return a row for each language whose text was counted, those with most tokens first."""
     counts: dict[str, Counter[str]] = {}
     for split in KEPT:
         for language, values in stats[split].get("languages", {}).items():
@@ -219,10 +219,10 @@ def build_fertility(stats: dict[str, Any]) -> list[Fertility]:
     return found
 
 
-def _language_group(name: str, fates: Counter[str], *, num_tokens: int, is_rest: bool = False) -> Group:
-    counts = {fate: fates[fate] for fate in FATES}
-    segments = stack(counts, room=fates.total())
-    counts |= {"read": fates.total(), "kept": sum(fates[split] for split in KEPT)}
+def _language_group(name: str, statuses: Counter[str], *, num_tokens: int, is_rest: bool = False) -> Group:
+    counts = {status: statuses[status] for status in STATUSES}
+    segments = stack(counts, room=statuses.total())
+    counts |= {"read": statuses.total(), "kept": sum(statuses[split] for split in KEPT)}
     return Group(name=name, counts=counts, segments=segments, num_tokens=num_tokens, is_rest=is_rest)
 
 
@@ -256,11 +256,11 @@ class Sample:
     """Its address, where that is one that a browser may follow."""
     text: str
     is_cut: bool
-    """Whether the document goes on."""
+    """Whether the text is cut off."""
 
 
 def read_samples(output: Path) -> list[Sample]:
-    """Read documents that stand at equal distances in the training shard.
+    """Read evenly spaced documents of the training shard.
 
     Returns:
         At most NUM_SAMPLES; none where shard, table or tokenizer are not there.

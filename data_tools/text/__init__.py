@@ -1,1 +1,1 @@
-"""What a text consists of: words, lines, n-grams."""
+"""Words, lines and n-grams of a text."""

@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
 
     @property
     def is_unspaced(self) -> bool:
-        """Whether most of the text is in a script without spaces between words."""
+        """Return whether most of the text is in a script without spaces between words."""
         return 2 * self.num_characters > len(self.hashes)
 
 

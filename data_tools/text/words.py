@@ -29,7 +29,7 @@ def split_units(text: str, characters_per_word: int) -> list[str]:
 
 
 def count_words(text: str, characters_per_word: int) -> int:
-    """How many words a text has."""
+    """Return how many words a text has."""
     return _count(split_units(text, characters_per_word), characters_per_word)
 
 
@@ -76,7 +76,7 @@ class TextMeasure:
 
     @cached_property
     def num_words(self) -> int:
-        """How many words the text has."""
+        """Return how many words the text has."""
         return _count(self.units, self.characters_per_word)
 
     @cached_property
@@ -98,12 +98,12 @@ class TextMeasure:
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """What blank lines separate."""
+        """Return what blank lines separate."""
         return [part for part in map(str.strip, _PARAGRAPH_END.split(self.text)) if part]
 
     @cached_property
     def lowered(self) -> str:
-        """The text in lower case."""
+        """Return the text in lower case."""
         return self.text.lower()
 
 

@@ -46,17 +46,17 @@ class Piece(NamedTuple):
 
     @property
     def is_normal(self) -> bool:
-        """Whether it was learnt from text."""
+        """Return whether it was learnt from text."""
         return self.kind == _TYPES.NORMAL
 
     @property
     def is_symbol(self) -> bool:
-        """Whether it is a user-defined symbol."""
+        """Return whether it is a user-defined symbol."""
         return self.kind == _TYPES.USER_DEFINED
 
     @property
     def is_control(self) -> bool:
-        """Whether it is a control symbol."""
+        """Return whether it is a control symbol."""
         return self.kind == _TYPES.CONTROL
 
 
@@ -146,7 +146,7 @@ def _build_unigram(pieces: list[Piece], *, unknown: int) -> models.Unigram:
 
 
 def _find_cuts(pieces: list[Piece]) -> str:
-    """A pattern for the first character without a piece wherever a text spells a hidden piece that has such."""
+    """Return a pattern for the first character without a piece wherever a text spells a hidden piece that has such."""
     covered = {piece.name for piece in pieces if piece.is_normal}
     ends: dict[tuple[str, str], list[str]] = defaultdict(list)
     for piece in pieces:

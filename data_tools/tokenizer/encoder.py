@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2
 from trireme.tokenizer.tokenizer import Tokenizer
 
 SPACE_SIGN = "\u2581"
-"""What stands for a space in pieces."""
+"""Encodes a space in pieces."""
 NUM_BYTES = 256
 MAX_CACHED_BYTES = 48
 """Longer parts hardly ever come back."""
@@ -42,7 +42,7 @@ class EncodedDocuments(NamedTuple):
 
 
 class DocumentEncoder:
-    """Encodes documents, each with the tokenizer's end mark behind it.
+    """Encode documents, each followed by the tokenizer's end-of-document token.
 
     Args:
         dtype: integer type of ids.
@@ -88,7 +88,7 @@ class DocumentEncoder:
 
 
 def find_joined_bytes(content: bytes) -> np.ndarray | None:
-    """Which bytes a SentencePiece model joins.
+    """Return which bytes a SentencePiece model joins.
 
     Args:
         content: of the model's file.

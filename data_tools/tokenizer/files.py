@@ -1,7 +1,7 @@
 """The tokenizer's files in the directory of a preparation.
 
-A SentencePiece model is published as tokenizer.model; one that was trained here has its pieces beside it, for people to
-read. A tokenizer.json is published with a tokenizer_config.json, which says what ends a document.
+A SentencePiece model is published as tokenizer.model; a trained one comes with a readable list of its pieces,
+tokenizer.vocab. A tokenizer.json is published with a tokenizer_config.json, which names the end-of-document token.
 """
 
 import json
@@ -43,13 +43,13 @@ def install_tokenizer(path: str | Path, directory: Path, *, eos_token: str | Non
 
 
 def find_tokenizer(directory: str | Path) -> Path | None:
-    """The tokenizer that a preparation published in a directory; None when there is none."""
+    """Return the tokenizer that a preparation published in a directory; None when there is none."""
     names = (SENTENCEPIECE_NAME, HUGGINGFACE_NAME)
     return next((path for name in names if (path := Path(directory) / name).is_file()), None)
 
 
 def describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
-    """What decides about the tokens of a given tokenizer: not where it lies, nor how one would be trained.
+    """Describe what determines the tokens of a given tokenizer: not its path, nor training settings.
 
     Args:
         config: with a path.
@@ -63,7 +63,7 @@ def describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
 
 
 def _build_config(tokenizer: Tokenizer, *, eos_token: str | None) -> bytes:
-    """The tokenizer_config.json beside a tokenizer.json, or a new one, that names its end and begin."""
+    """Return the tokenizer_config.json next to a tokenizer.json, or a new one, that names its end and begin tokens."""
     new = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     record = tokenizer.read_config() or new
     for key, found in (("bos_token", tokenizer.bos_id), ("eos_token", tokenizer.eos_id)):

@@ -1,4 +1,4 @@
-"""Which training documents a tokenizer is trained on: as many characters of each language as its share says."""
+"""Sample training documents for the tokenizer: as many characters of each language as its share."""
 
 import numpy as np
 

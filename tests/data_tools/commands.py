@@ -57,7 +57,9 @@ def run_command(module: str, *arguments: object) -> "subprocess.CompletedProcess
     the environment variables that the first of these tests had, and what they write to the console is not returned.
     """
     words = command_line(module, *arguments)
-    main = importlib.import_module(module).main
+    # A package is run by its __main__.
+    file = importlib.import_module(module)
+    main = importlib.import_module(f"{module}.__main__").main if hasattr(file, "__path__") else file.main
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(REPOSITORY),

@@ -5,17 +5,17 @@ import pytest
 from tests.data_tools.commands import command_line, run_process
 
 WRONG = {
-    "data_tools.crawl": (("gopher://x", "--output", "x.warc.gz"), "START_URL=gopher://x is no web address"),
+    "data_tools.crawl": (("gopher://x", "--output", "x.warc.gz"), "START_URL: must be a web address (got gopher://x)"),
     "data_tools.export_shard": (("none", "none", "--format", "datatrove"), "none.idx"),
-    "data_tools.export_tokenizer": (("none", "none"), "tokenizer.path=none no such file"),
+    "data_tools.export_tokenizer": (("none", "none"), "tokenizer.path: no such file (got none)"),
     "data_tools.inspect": (("none",), "none.idx"),
     "data_tools.merge": (("all", "none"), "none.idx"),
-    "data_tools.prepare": (("data_prep.num_workers=-1",), "data_prep.num_workers=-1 is not at least 1"),
-    "benchmarks.quality.report": (("--samples", "none"), "--samples=none is no directory"),
+    "data_tools.prepare": (("data_prep.num_workers=-1",), "data_prep.num_workers: must be at least 1 (got -1)"),
+    "benchmarks.quality.report": (("--samples", "none"), "--samples: no such directory (got none)"),
     "data_tools.quickstart_inputs": ((), "the following arguments are required: --output"),
-    "data_tools.report": (("none",), "there is no preparation.json"),
+    "data_tools.report": (("none",), "preparation.json does not exist"),
     "data_tools.executors.run_share": (("none",), "python -m data_tools.executors.run_share TASK STAGE"),
-    "data_tools.tokenizer_report": (("none", "--text", "none"), "TOKENIZER=none no such file"),
+    "data_tools.tokenizer_report": (("none", "--text", "none"), "TOKENIZER: no such file (got none)"),
 }
 """What each of them refuses, and how; there are no files of these names."""
 

@@ -161,7 +161,7 @@ def test_a_given_text_is_compared_and_a_former_export_stays(model: Tokenizer, ex
     (tmp_path / "held_out.txt").write_text("".join(OWN_PROSE.values()), encoding="utf-8")
     again = run_export(model.path, exported, "--verify", tmp_path / "held_out.txt")
     assert again.returncode == 2
-    assert f"OUTPUT_DIR={exported} holds tokenizer.json, " in again.stderr
+    assert "OUTPUT_DIR: already contains tokenizer.json, " in again.stderr
     before = (exported / "tokenizer.json").read_bytes()
     replaced = run_export(model.path, exported, "--verify", tmp_path / "held_out.txt", "--overwrite")
     assert replaced.returncode == 0, replaced.stderr
@@ -181,7 +181,7 @@ def test_a_difference_is_named_and_nothing_written(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("The same,\r\nand qж樽 differs.\n", encoding="utf-8")
     done = run_export(tmp_path / "odd.model", tmp_path / "out", "--verify", tmp_path / "text")
     assert done.returncode == 1
-    assert f"not exported: line 2 of {tmp_path / 'text'}: 'and qж樽 differs.\\n' differs: ids are [" in done.stderr
+    assert f"Not exported: line 2 of {tmp_path / 'text'}: 'and qж樽 differs.\\n' differs: ids are [" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -227,8 +227,8 @@ def test_a_model_of_another_kind_is_refused(options: dict[str, object], expected
 def test_what_is_no_sentencepiece_model(exported: Path, tmp_path: Path) -> None:
     done = run_export(exported / "tokenizer.json", tmp_path / "out")
     assert done.returncode == 2
-    assert "is a tokenizer.json already; use it as it is" in done.stderr
+    assert "MODEL: already a tokenizer.json" in done.stderr
     missing = run_export(tmp_path / "gone.model", tmp_path / "out")
     assert missing.returncode == 2
-    assert "gone.model no such file" in missing.stderr
+    assert "gone.model). Set it to" in missing.stderr
     assert "Traceback" not in done.stderr + missing.stderr

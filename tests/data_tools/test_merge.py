@@ -45,7 +45,7 @@ def test_documents_and_origins_follow_each_other(prepared: Prepared, tmp_path: P
     suffixes = (".bin", ".documents.parquet", ".idx", ".manifest.json")
     assert names_in(output.parent) == [f"all{suffix}" for suffix in suffixes]
     readers, merged = [ShardReader(part) for part in parts], ShardReader(output)
-    assert f"merged 2 shards into {output}\n  {merged.num_documents} documents" in done.stdout
+    assert f"Merged 2 shards into {output}\n  {merged.num_documents} documents" in done.stdout
     np.testing.assert_array_equal(merged.tokens, np.concatenate([reader.tokens for reader in readers]))
     lengths = np.concatenate([np.diff(reader.document_offsets) for reader in readers])
     np.testing.assert_array_equal(np.diff(merged.document_offsets), lengths)
@@ -100,13 +100,13 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path: P
     before = names_in(tmp_path)
     paths = {name: str(tmp_path / name) for name in ("a", "other", "none", "cut", "missing")}
     for output, prefixes, message in (
-        ("all", ["a", "other"], f"tokenizer_sha256 of {paths['other']}=cd is not ab, as that of {paths['a']}"),
+        ("all", ["a", "other"], f"tokenizer_sha256 of {paths['other']}: must be ab as in {paths['a']}: all .*got cd"),
         ("all", ["a", "none"], "has no manifest that names its tokenizer"),
-        ("all", ["a", "cut"], "is corrupted"),
+        ("all", ["a", "cut"], "corrupt"),
         ("all", ["a", "missing"], "missing.idx"),
-        ("all", ["a", "a"], "is named twice"),
-        ("a", ["a", "other"], "is one of the shards to merge"),
-        ("other", ["a"], "is taken: there is"),
+        ("all", ["a", "a"], "listed twice"),
+        ("a", ["a", "other"], "must not be one of the shards to merge"),
+        ("other", ["a"], "already exists"),
     ):
         with pytest.raises(ConfigError, match=message):
             merge_shards(str(tmp_path / output), [paths[prefix] for prefix in prefixes])

@@ -10,5 +10,5 @@ def test_a_file_in_the_way_is_named(tmp_path, name):
     (tmp_path / "file").write_text("x")
     done = run_command("data_tools.quickstart_inputs", "--output", tmp_path / name)
     assert done.returncode == 2
-    assert f"--output={tmp_path / name} cannot be a directory: {tmp_path / 'file'} is a file" in done.stderr
+    assert f"--output: cannot create the directory: {tmp_path / 'file'} is a file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -120,14 +120,14 @@ def test_what_cannot_be_reported(prepared: Prepared, tmp_path: Path) -> None:
     (tmp_path / "no.model").write_bytes(np.arange(99, dtype=np.uint8).tobytes())
     wrong = run_report(tmp_path / "no.model", tmp_path / "gone.json", "--text", tmp_path / "no.model")
     assert wrong.returncode == 2
-    assert "2 problems found" in wrong.stderr
-    assert f"TOKENIZER={tmp_path / 'no.model'} is no SentencePiece model" in wrong.stderr
-    assert f"TOKENIZER={tmp_path / 'gone.json'} no such file" in wrong.stderr
+    assert "2 errors; nothing was started" in wrong.stderr
+    assert f"(got {tmp_path / 'no.model'})" in wrong.stderr
+    assert f"TOKENIZER: no such file (got {tmp_path / 'gone.json'})" in wrong.stderr
     empty = run_report(prepared.output, "--shard", tmp_path)
-    assert f"--shard={tmp_path} holds no tokenizer" in empty.stderr
+    assert f"--shard: no tokenizer in this directory (got {tmp_path})" in empty.stderr
     unreadable = run_report(prepared.output, "--text", prepared.output / "validation.bin")
-    assert "--text=" in unreadable.stderr and "cannot be read" in unreadable.stderr
+    assert "--text: cannot read the file" in unreadable.stderr
     none = run_report(prepared.output, "--shard", prepared.output, "--max-documents", 0)
-    assert "--max-documents=0 is not positive" in none.stderr
+    assert "--max-documents: must be at least 1 (got 0)" in none.stderr
     for done in (empty, unreadable, none):
         assert done.returncode == 2 and "Traceback" not in done.stderr

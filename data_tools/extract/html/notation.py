@@ -117,7 +117,7 @@ def _write_label(number: int, kind: str) -> str:
 
 
 def _find_first_text(element: ElementNode) -> Node | None:
-    """The first text that shows, along first children only but for blanks: what a number stands before."""
+    """Return the first text that shows, along first children only but for blanks: what a number stands before."""
     node: Node | None = element.first_child
     while node is not None:
         if node.type == NodeType.TEXT:
@@ -141,7 +141,7 @@ def write_formulas(body: ElementNode) -> None:
 
 
 def format_formula(tex: str, *, is_display: bool) -> str:
-    """A formula as text."""
+    """Return a formula as text."""
     tex = tex.strip()
     if style := _STYLE.fullmatch(tex):
         tex = style[1].strip()

@@ -232,7 +232,7 @@ class _RegionFinder:
             self._found.append(_Region(element.place, place + has_end_tag, reason))
 
     def _judge(self, element: _Element, end: int) -> str:
-        """Why an element may be left out; empty where nothing speaks for it."""
+        """Return why an element may be left out; empty where nothing speaks for it."""
         role = element.role
         if role == "comments":
             return "" if self._keeps_comments else role
@@ -253,7 +253,7 @@ class _RegionFinder:
         return "box" if role == "box" else "maybe_junk"
 
     def _is_cluster(self, name: str, start: int, end: int, *, num_links: int, num_items: int = 0) -> bool:
-        """Whether most of an element's text is in links."""
+        """Return whether most of an element's text is in links."""
         if not num_links or self._heading > start:
             return False
         link_size, own_size = self._sizes.measure(start, end)
@@ -263,7 +263,7 @@ class _RegionFinder:
 
 
 def _choose(regions: list[_Region], sizes: _Sizes) -> list[_Region]:
-    """The regions that are left out, none within another."""
+    """Return the regions that are left out, none within another."""
     total = sizes.own_size
     chosen = list(_choose_outermost(regions, sizes, total=total))
     doubtful = [region for region in chosen if region.reason in _DOUBTFUL]

@@ -117,7 +117,7 @@ class PageSource:
 
     @property
     def has_fields(self) -> bool:
-        """Whether there are elements that a person fills in."""
+        """Return whether there are elements that a person fills in."""
         return not self.features.isdisjoint(_FIELDS)
 
     def find_link_ends(self, links: list[int]) -> list[int]:
@@ -140,15 +140,15 @@ class PageSource:
         self.names[place], self.kinds[place] = "", PLAIN
 
     def closes_itself(self, place: int) -> bool:
-        """Whether a tag ends with "/>" that is no part of an unquoted value."""
+        """Return whether a tag ends with "/>" that is no part of an unquoted value."""
         return self.tags[place][-2:] == "/>" and not _UNQUOTED_END.search(self.tags[place])
 
     def join(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         return self._join(self.tags)
 
     def join_plainly(self) -> str:
-        """The page without links, and without what attributes say of blocks: it is parsed in less time."""
+        """Return the page without links, and without what attributes say of blocks: it is parsed in less time."""
         return self._join(list(map(_PLAIN_TAGS.get, self.names, self.tags)))
 
     def _join(self, tags: list[str]) -> str:

@@ -117,7 +117,7 @@ _NUM_REMEMBERED = 1 << 14
 
 @lru_cache(_NUM_REMEMBERED)
 def judge_attributes(tag: str) -> Role:
-    """What the attributes of a block's start tag say."""
+    """Return what the attributes of a block's start tag say."""
     values = dict(_read_attributes(tag))
     if _is_hidden(tag, values):
         return "junk"
@@ -155,7 +155,7 @@ def judge_inline(tag: str) -> Role:
 
 
 def is_junk_link(tag: str) -> bool:
-    """Whether a link leads through the pages, or to the heading that it stands in."""
+    """Return whether a link leads through the pages, or to the heading that it stands in."""
     return bool(_JUNK_LINK.search(tag))
 
 
@@ -185,5 +185,5 @@ def _is_inline_junk(classes: str) -> bool:
 
 @lru_cache(_NUM_REMEMBERED)
 def _judge_words(words: str) -> frozenset[Role]:
-    """What the value of a class or an identifier may say, all at once."""
+    """Return what the value of a class or an identifier may say, all at once."""
     return frozenset(role for role, pattern in _WORDS.items() if pattern.search(words))

@@ -49,7 +49,7 @@ _SIGN_FIRST = frozenset(("en", "ja", "zh", "ko", "pt", "nl", "hi", "bn", "ta", "
 
 
 def format_money(name: str, amount: str, *, language: str) -> str | None:
-    """The amount of {{US$|5 million}} with its sign; None if no currency has this name."""
+    """Return the amount of {{US$|5 million}} with its sign; None if no currency has this name."""
     sign = _SIGN_BY_NAME.get(name)
     if sign is None:
         if name not in _CODES or not any(character.isdigit() for character in amount):

@@ -35,7 +35,7 @@ _YES = ("y", "yes", "1")
 
 
 def month_name(number: int, language: str) -> str:
-    """A month's name as dates have it; the English one in languages that are not known here."""
+    """Return a month's name as dates have it; the English one in languages that are not known here."""
     return _MONTH_NAMES.get(language, _MONTH_NAMES["en"])[number - 1]
 
 

@@ -77,7 +77,7 @@ class WikitextExtractor:
         document.text = f"{document.title}\n\n{text}" if self._config.prepend_title and document.title else text
 
     def clean(self, markup: str, *, title: str = "", link_prefixes: tuple[str, ...] = (), language: str = "") -> str:
-        """The prose of a page.
+        """Return the prose of a page.
 
         Args:
             link_prefixes: names that the dump has for its namespaces of files and categories.

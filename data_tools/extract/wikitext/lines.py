@@ -67,7 +67,7 @@ class _Writer:
             self.lines.append((level, title))
 
     def write(self) -> str:
-        """All lines, without the headings that nothing is below of."""
+        """Return all lines, without the headings that nothing is below of."""
         written: list[str] = []
         # From the end: the lowest level of a heading that text was seen below of, further down.
         open_level = 0

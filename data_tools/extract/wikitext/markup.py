@@ -78,11 +78,11 @@ class _Frame:
         self.parts, self.equals = [[text]], [None]
 
     def joined(self) -> list[str]:
-        """Each part's text."""
+        """Return each part's text."""
         return ["".join(part) for part in self.parts]
 
     def as_text(self) -> str:
-        """What was opened, as plain text."""
+        """Return what was opened, as plain text."""
         return self.opening + "|".join(self.joined())
 
 
@@ -239,7 +239,7 @@ class _Resolver:
         return shown or ""
 
     def _is_in_sentence(self, frame: _Frame, end: int) -> bool:
-        """Whether text stands beside a template on its line; in a table's cell it may be anything."""
+        """Return whether text stands beside a template on its line; in a table's cell it may be anything."""
         if len(self._stack) > 1:
             # What it is in decides.
             return True

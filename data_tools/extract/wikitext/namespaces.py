@@ -30,7 +30,7 @@ def find_link_prefixes(language: str, own_names: tuple[str, ...] = ()) -> frozen
 
 
 def fold_prefix(prefix: str) -> str:
-    """A namespace's name as MediaWiki compares it."""
+    """Return a namespace's name as MediaWiki compares it."""
     return " ".join(prefix.replace("_", " ").split()).casefold()
 
 

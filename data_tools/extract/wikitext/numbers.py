@@ -36,7 +36,7 @@ def format_fraction(parts: list[str]) -> str:
 
 
 def format_measure(parts: list[str]) -> str:
-    """The measure that {{convert}} starts from: 5 km, 5–10 km, 5 ft 6 in; not what it converts it to."""
+    """Return the measure that {{convert}} starts from: 5 km, 5–10 km, 5 ft 6 in; not what it converts it to."""
     place, written = 0, ""
     while place < len(parts) and _NUMBER.fullmatch(parts[place]):
         written += parts[place]
@@ -141,7 +141,7 @@ _OPERATORS: dict[type, Callable[[float, float], float]] = {
 
 
 def evaluate(expression: str) -> str:
-    """The value of {{#expr:3*4}}: sums, products, powers and `round`; empty for anything else."""
+    """Return the value of {{#expr:3*4}}: sums, products, powers and `round`; empty for anything else."""
     if len(expression) > MAX_EXPRESSION_CHARACTERS:
         return ""
     expression, rounds, places = expression.lower().partition("round")

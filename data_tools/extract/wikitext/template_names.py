@@ -8,7 +8,7 @@ import re
 
 
 def read_names(text: str) -> frozenset[str]:
-    """The names of a table."""
+    """Return the names of a table."""
     return frozenset(name.replace("_", " ").casefold() for name in text.split())
 
 

@@ -60,14 +60,14 @@ class Arguments:
     named: dict[str, str]
 
     def get(self, place: int) -> str:
-        """The argument at a place, from 1, in whichever way it was passed; empty if it was not."""
+        """Return the argument at a place, from 1, in whichever way it was passed; empty if it was not."""
         if (named := self.named.get(str(place))) is not None:
             return named
         return self.positional[place - 1] if place <= len(self.positional) else ""
 
     @property
     def all(self) -> list[str]:
-        """What has a place, up to the first gap where places are named."""
+        """Return what has a place, up to the first gap where places are named."""
         if self.positional or "1" not in self.named:
             return self.positional
         count = next(place for place in range(1, len(self.named) + 2) if str(place) not in self.named)
@@ -75,7 +75,7 @@ class Arguments:
 
     @property
     def text(self) -> str:
-        """What a template that shows a text would show: its first argument, or one whose name says so."""
+        """Return what a template that shows a text would show: its first argument, or one whose name says so."""
         if self.positional and self.positional[0]:
             return self.positional[0]
         folded = {name.casefold(): value for name, value in self.named.items()}
@@ -173,7 +173,7 @@ def _second(arguments: Arguments, wiki: Wiki) -> str:
 
 
 def _centuries(before: str, after: str) -> Expansion:
-    """The French ones: {{s|XIX|e}}, {{sp|XIX|e|au|XX|e}}; other arguments are a small text, as elsewhere."""
+    """Return the French ones: {{s|XIX|e}}, {{sp|XIX|e|au|XX|e}}; other arguments are a small text, as elsewhere."""
 
     def write(arguments: Arguments, wiki: Wiki) -> str:
         if not _ROMAN.fullmatch(arguments.get(1)):
@@ -224,7 +224,7 @@ def _old_style(arguments: Arguments, wiki: Wiki) -> str:
 
 
 def _life(arguments: Arguments, wiki: Wiki) -> str:
-    """The Chinese one: {{bd|1900年|1月1日|1980年|2月2日}}."""
+    """Return the Chinese one: {{bd|1900年|1月1日|1980年|2月2日}}."""
     places = (arguments.get(place) for place in range(1, 5))
     birth_year, birth, death_year, death = (place for place in places)
     return f"（{birth_year}{birth}－{death_year}{death}）"
@@ -327,7 +327,7 @@ _EXPANSIONS: dict[str, Expansion] = {
 
 
 def expand_template(name: str, arguments: Arguments, *, wiki: Wiki) -> str | None:
-    """The text that a template shows, empty if it shows none; None if nothing here knows it.
+    """Return the text that a template shows, empty if it shows none; None if nothing here knows it.
 
     Args:
         name: what stands before the first bar, such as "convert" or "formatnum:5".

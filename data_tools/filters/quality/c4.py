@@ -1,4 +1,4 @@
-"""The rules of C4 that drop whole documents; those that remove lines are in clean_lines.py.
+"""The rules of C4 that drop whole documents; data_tools/filters/lines.py has those that remove lines.
 
 Source: Raffel et al., Exploring the Limits of Transfer Learning, https://arxiv.org/abs/1910.10683, section 2.2.
 """
@@ -28,5 +28,5 @@ def check_c4(measure: TextMeasure, limits: QualityThresholds) -> None:
 
 
 def count_sentences(text: str) -> int:
-    """How often a text has a sign that ends a sentence."""
+    """Return how often a text has a sign that ends a sentence."""
     return len(_SENTENCE_END.findall(text))

@@ -1,4 +1,4 @@
-"""Drop documents that the published quality rules take for something other than prose, with thresholds by language."""
+"""Drop low-quality documents by published rules, with thresholds by language."""
 
 import dataclasses
 from collections.abc import Callable
@@ -88,7 +88,7 @@ class ThresholdTable:
         }
 
     def __call__(self, language: str) -> QualityThresholds:
-        """Thresholds of a language."""
+        """Return the thresholds of a language."""
         return self._own.get(language, self._default)
 
 
@@ -106,7 +106,7 @@ RULES: dict[str, Callable[[TextMeasure, QualityThresholds], None]] = {
 
 
 class QualityFilter:
-    """Applies the sets of rules that a configuration names, with the thresholds of each document's language."""
+    """Apply the configured rule sets, with the thresholds of each document's language."""
 
     def __init__(self, config: QualityConfig, *, thresholds_of: ThresholdTable) -> None:
         self._checks = [RULES[name] for name in config.rules]

@@ -49,7 +49,7 @@ def _check_symbols(measure: TextMeasure, limits: QualityThresholds) -> None:
 
 
 def count_stop_words(measure: TextMeasure, limits: QualityThresholds) -> int:
-    """How many of the language's stop words occur in a text."""
+    """Return how many of the language's stop words occur in a text."""
     if limits.match_stop_words_inside:
         return sum(word in measure.lowered for word in limits.stop_words)
     if not measure.characters_per_word:

@@ -48,7 +48,7 @@ def test_the_goal_is_reached_in_all_scripts(tmp_path, monkeypatch):
 
 def test_a_missing_directory_is_named(tmp_path):
     done = run_report("--samples", tmp_path / "none")
-    assert done.returncode == 2 and "is no directory" in done.stderr
+    assert done.returncode == 2 and "--samples: no such directory" in done.stderr
 
 
 def test_prose_is_the_long_lines_of_pages(tmp_path):

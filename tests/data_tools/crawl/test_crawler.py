@@ -173,7 +173,7 @@ def test_robots_txt_that_is_not_there(site: Site, tmp_path: Path, status: int, i
     if is_allowed:
         assert crawl(_settings(site, tmp_path)).num_pages == 1
     else:
-        with pytest.raises(ConfigError, match="says robots.txt"):
+        with pytest.raises(ConfigError, match="disallowed by robots.txt"):
             crawl(_settings(site, tmp_path))
         assert list(tmp_path.iterdir()) == []
 
@@ -340,7 +340,7 @@ def test_the_command_reports_what_it_got(site: Site, tmp_path: Path) -> None:
     assert "crawl: 2/5 pages" in done.stderr
     again = run_command("data_tools.crawl", site.url, "--output", output)
     assert again.returncode == 2
-    assert f"--output={output} exists; remove it or choose another" in again.stderr
+    assert f"--output: already exists (got {output}). Remove it, or choose another file." in again.stderr
 
 
 def test_a_server_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_server_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         done = run_command("data_tools.crawl", url, "--output", tmp_path / "x.warc.gz", "--delay", "0")
     assert done.returncode == 2
-    assert f"START_URL={url}" in done.stderr and "connection failed" in done.stderr
+    assert f"(got {url})" in done.stderr and "connection failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

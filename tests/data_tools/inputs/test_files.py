@@ -34,8 +34,8 @@ def test_files_are_listed_in_order_each_once(tmp_path):
     ("name", "rule"),
     [
         ("none.txt", "no such file"),
-        ("*.none", "matches no file"),
-        ("directory", "is a folder without files of kind text"),
+        ("*.none", "no file matches"),
+        ("directory", "no files of kind text in this folder"),
     ],
 )
 def test_what_is_no_file_is_refused(tmp_path, name, rule):

@@ -251,7 +251,7 @@ def test_addresses_that_cannot_be_read_are_refused_or_skipped():
     served = Served(DATA, answers=[(404, {}), (403, {}), (404, {})])
     with web_server(f=served) as base:
         paths = [base + "f?a=*[1]"[:1], base + "f"]
-        for expected in ("no such file on the server", "cannot be read: the server answered 403 Forbidden"):
+        for expected in ("no such file on the server", "cannot read the file: the server answered 403 Forbidden"):
             source = SourceConfig(name="s", kind="text", paths=[base + "f"])
             files, (violation,) = resolve_inputs([source])
             assert not files

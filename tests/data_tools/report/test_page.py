@@ -127,14 +127,14 @@ def test_the_numbers_are_those_of_the_ledger(output: Path) -> None:
 def test_a_preparation_ends_with_its_report(prepared: Prepared) -> None:
     text = (prepared.output / "report.html").read_text(encoding="utf-8")
     assert text == render_report(prepared.output)
-    assert f"to look at in a browser: {prepared.output / 'report.html'}" in prepared.stdout
+    assert f"report (open in a browser): {prepared.output / 'report.html'}" in prepared.stdout
     timings = read_timings(prepared.output)
-    assert [timing.title for timing in timings] == ["read", "choose", "tokenizer", "tokenize"]
+    assert [timing.title for timing in timings] == ["read", "decide", "train_tokenizer", "tokenize", "assemble"]
     stages = parse(text).xpath("//table[@id='table-stages']/tbody/tr")
     assert [stage.xpath("string(td[2])") for stage in stages] == [format_duration(timing.seconds) for timing in timings]
     assert timings[3].amount == 131, "the duplicate too goes through the last stage"
     for number, timing in enumerate(timings, start=1):
-        assert f"{number}/4 {timing.title}: " in prepared.stderr
+        assert f"{number}/5 {timing.title}: " in prepared.stderr
 
 
 def test_it_needs_nothing_but_itself(output: Path) -> None:
@@ -183,7 +183,7 @@ def test_languages_and_copies(choosy: Path) -> None:
     ]
     assert read_rows(page, "copies-1") == [("2", [0]), ("3–4", [1])], "three copies of one record"
     assert read_rows(page, "copies-2") == [("2", [0]), ("3–4", [1])], "two that are almost like another"
-    assert "4 records like https://example.org/3" in page.xpath("string(//section[@aria-labelledby='copies'])")
+    assert "4 records; kept: https://example.org/3" in page.xpath("string(//section[@aria-labelledby='copies'])")
 
 
 def test_records_stay_text_whatever_they_hold(choosy: Path) -> None:
@@ -235,8 +235,8 @@ def test_times_of_the_stages_are_shown_where_they_are_known(output: Path, tmp_pa
         f"{num_read / 2:g} records/s1.50 MiB/s",
     ]
     assert [cell.xpath("string()") for cell in tokenize.xpath("td")[1:]] == ["1:10", "140 documents", "2 documents/s"]
-    assert "without what an earlier run did" in tokenize.xpath("string(th)")
-    assert "in 3 parts" in assemble.xpath("string(th)")
+    assert "without the work of an earlier run" in tokenize.xpath("string(th)")
+    assert "sum of 3 processes" in assemble.xpath("string(th)")
 
 
 def test_an_old_preparation_has_a_report_too(choosy: Path, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_an_old_preparation_has_a_report_too(choosy: Path, tmp_path: Path) -> No
     (copy / "stats.json").write_text(json.dumps(stats))
     page = parse(render_report(copy))
     check_numbers(page, copy)
-    assert "are not known" in page.xpath("string(//section[@aria-labelledby='languages'])")
+    assert "are unknown" in page.xpath("string(//section[@aria-labelledby='languages'])")
     assert page.xpath("//table[@id='table-characters']") == []
     assert page.xpath("//table[@id='table-tokenizer']") == []
 
@@ -271,10 +271,10 @@ def run_report(output: Path) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("name", "content", "rule"),
     [
-        ("preparation.json", None, "there is no preparation.json"),
-        ("stats.json", "{", "a stats.json that cannot be read"),
-        ("ledger.json", '{"version": 99}', "a ledger.json of another version than"),
-        ("ledger.parquet", "no table", "a table that cannot be read"),
+        ("preparation.json", None, "preparation.json does not exist"),
+        ("stats.json", "{", "cannot read stats.json"),
+        ("ledger.json", '{"version": 99}', "ledger.json is not of version"),
+        ("ledger.parquet", "no table", "cannot read a table"),
     ],
 )
 def test_what_is_no_preparation_is_refused(
