@@ -28,7 +28,7 @@ def problems_of(command: list[str], **changes: str) -> list[str]:
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     said = [line for line in result.stderr.splitlines() if not line.endswith(STARTING)]
-    first, *lines = [line for line in said if not line.startswith("waiting for ")]  # on a busy host
+    first, *lines = [line for line in said if not line.startswith("Waiting for ")]  # on a busy host
     count = f"{len(lines)} error{'s' if len(lines) != 1 else ''}"
     assert first == f"{count}; nothing was started:", "each is one line, and nothing else is said"
     assert [line.split(". ")[0].strip() for line in lines] == [str(number + 1) for number in range(len(lines))]

@@ -310,11 +310,11 @@ def test_a_full_disk_costs_a_warning_and_no_record(start: Start, small_disk: Pat
     run.wait_for_steps(3)
     filler = fill(small_disk)
     deadline = time.monotonic() + 60
-    while "takes no more lines" not in run.errors()[0] and time.monotonic() < deadline:
+    while "metrics.jsonl: cannot be written" not in run.errors()[0] and time.monotonic() < deadline:
         time.sleep(0.05)
     filler.unlink()
     assert run.wait(seconds=120) == [0], run.errors()
     (errors,) = run.errors()
-    assert errors.count("metrics.jsonl takes no more lines (No space left on device)") == 1
-    assert errors.count("metrics.jsonl takes lines again") == 1
+    assert errors.count("metrics.jsonl: cannot be written (No space left on device)") == 1
+    assert errors.count("metrics.jsonl: can be written again") == 1
     assert list(losses_of(run.directory)) == list(range(1, 301))

@@ -104,7 +104,7 @@ def test_a_checkpoint_that_knows_no_tokenizer_compares_sizes(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     run = folder / "outputs" / "ids"
-    assert "--tokenizer=None is not known" in refuse(run)
+    assert "--tokenizer: must be set" in refuse(run)
     assert generate(run, "--tokenizer", folder / "data" / "tokenizer.json", "--max-new-tokens", "4")
     larger = small_run.write_tokenizer(tmp_path / "larger.json", letters=LETTERS + "0123456789")
     message = refuse(run, "--tokenizer", larger)
@@ -135,10 +135,10 @@ def test_a_prompt_that_is_longer_than_the_window_is_said(run_directory: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--seed", str(2**64)), f"use 0 to {2**64 - 1}"),
-        (("--seed", str(2**64 - 1), "--num-samples", "2"), f"use 0 to {2**64 - 2}"),
-        (("--seed", "-1"), "--seed=-1"),
-        (("--prompt", "a\udcffb"), r"--prompt='a\udcffb' holds bytes that are no UTF-8"),
+        (("--seed", str(2**64)), f"--seed: must be between 0 and {2**64 - 1} (got {2**64})"),
+        (("--seed", str(2**64 - 1), "--num-samples", "2"), f"--seed: must be between 0 and {2**64 - 2}"),
+        (("--seed", "-1"), "(got -1)"),
+        (("--prompt", "a\udcffb"), r"--prompt: must be valid UTF-8 (got 'a\udcffb')"),
     ],
 )
 def test_arguments_that_cannot_be_used(run_directory: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -176,4 +176,4 @@ def test_ctrl_c_keeps_the_text_and_shows_no_traceback(run_directory: Path) -> No
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
-    assert "PATH=auto does not exist" in refuse("auto", cwd=tmp_path)
+    assert "PATH: does not exist (got auto)" in refuse("auto", cwd=tmp_path)

@@ -194,4 +194,4 @@ def test_a_launcher_that_waits_for_other_hosts_says_so(tmp_path: Path) -> None:
         assert process.stderr is not None
         said = process.stderr.readline()
         process.kill()
-    assert said.startswith(f"waiting for 2 hosts to join torchrun's rendezvous at {place}, ")
+    assert said.startswith(f"Waiting for 2 hosts to join torchrun's rendezvous at {place} (")

@@ -1,9 +1,9 @@
-"""Let Megatron-Core run on a host without CUDA. Inert where CUDA is present.
+"""Let Megatron-Core run on a host without CUDA. Does nothing with CUDA.
 
-Megatron-Core 0.16 names CUDA in schedules, point-to-point buffers, rotary tables and its random-state tracker. Every
+Megatron-Core requires CUDA in schedules, point-to-point buffers, rotary tables and its random-state tracker. Every
 loaded `megatron.core` module gets a *view* of `torch`: the same classes and functions, except that factory functions
-place `device="cuda"` on the CPU and that `torch.cuda` is a stand-in. Nothing else in the process sees a difference,
-but for `torch.Tensor.cuda`, which returns the tensor itself.
+place `device="cuda"` on the CPU and that `torch.cuda` is replaced. Nothing else in the process changes, except
+`torch.Tensor.cuda`, which returns the tensor itself.
 
 A view costs nothing measurable in a step; a global `TorchFunctionMode` costs 25 to 40 % of a small one.
 """
@@ -43,7 +43,7 @@ _FACTORIES = (
 
 
 def install() -> None:
-    """Install the shim once; must run before `megatron.core` is first imported. Does nothing where CUDA is present."""
+    """Install the shim once; must run before `megatron.core` is first imported. Does nothing with CUDA."""
     if torch.cuda.is_available() or any(isinstance(finder, _MegatronFinder) for finder in sys.meta_path):
         return
     if "megatron.core" in sys.modules:
@@ -58,7 +58,7 @@ def install() -> None:
 
 
 def is_installed() -> bool:
-    """Whether Megatron-Core sees the CPU view of torch in this process."""
+    """Return whether Megatron-Core uses the CPU view of torch in this process."""
     return any(isinstance(finder, _MegatronFinder) for finder in sys.meta_path)
 
 
@@ -96,7 +96,7 @@ class _MegatronFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Find the module as Python would, with its loader's exec_module extended."""
+        """Find the module as Python does, with its loader's exec_module extended."""
         if not name.startswith(("megatron.core", "deepspeed")):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -121,12 +121,12 @@ class _TorchView(types.ModuleType):
 
 
 class _NullCudaObject:
-    """Stands for a stream, an event or nvtx: every method exists and does nothing."""
+    """Replace a stream, an event or nvtx: every method exists and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def record_event(self, *args: Any) -> "_NullCudaObject":
-        """A stream's method whose result is used: the dispatcher of experts' tokens waits for the event."""
+        """Return an event: the token dispatcher of experts waits for it."""
         return self
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -150,7 +150,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
         device = kwargs.get("device")
         if isinstance(device, int) or str(device).startswith("cuda"):
             kwargs["device"] = _CPU
-        if "pin_memory" in kwargs:  # context parallelism pins its rotary slice; a CPU build of torch refuses to pin
+        if "pin_memory" in kwargs:  # context parallelism pins its rotary slice; a CPU build of torch cannot pin memory
             kwargs["pin_memory"] = False
         return factory(*args, **kwargs)
 
@@ -184,7 +184,7 @@ def _cuda_stand_in() -> types.ModuleType:
 
 
 def _disable_compiled_helpers() -> None:
-    """Megatron-Core decorates its fused helpers with torch.compile at import; compiling them on a CPU costs minutes."""
+    """Disable torch.compile of Megatron-Core's fused helpers, which takes minutes on a CPU."""
     from megatron.core import jit  # noqa: PLC0415 - the view must be installed first
 
     jit.disable_jit_fuser()
@@ -196,12 +196,12 @@ def _track_cpu_random_state() -> None:
 
     mcore_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     mcore_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    # The tracked generator is the CPU's own here, so its change inside a fork is the purpose, not an accident.
+    # The tracked generator is the CPU's own here, so its change inside a fork is intended.
     logging.getLogger(mcore_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in str(record.msg))
 
 
 def _copy_split_sizes() -> None:
-    """Experts' tokens are exchanged by split sizes in numpy arrays, which Megatron-Core makes of CUDA tensors only."""
+    """Copy split sizes of experts' tokens to numpy arrays, which Megatron-Core does for CUDA tensors only."""
     from megatron.core.transformer.moe import token_dispatcher  # noqa: PLC0415 - as above
 
     def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -211,9 +211,9 @@ def _copy_split_sizes() -> None:
 
 
 def _pad_unequal_parts() -> None:
-    """Ranks that cut experts hold tokens of different number; gloo gathers and scatters equal parts only.
+    """Pad parts of gather and scatter to equal sizes, which gloo requires; NCCL supports unequal ones.
 
-    So parts are padded to the largest, and cut again. NCCL takes unequal ones.
+    With expert tensor parallelism, ranks hold different numbers of tokens.
     """
     from megatron.core.tensor_parallel import mappings  # noqa: PLC0415 - as above
 
@@ -241,5 +241,5 @@ def _pad_unequal_parts() -> None:
 
 
 def _pad(part: torch.Tensor, length: int) -> torch.Tensor:
-    """[n, ...] to [length, ...], zeros behind."""
+    """Pad [n, ...] with zeros to [length, ...]."""
     return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
