@@ -38,7 +38,7 @@ def assert_saved_and_requeued(cluster: SlurmCluster, job: str, printed: str) -> 
     assert count_warnings(printed) == restarts
     requeued = re.findall(rf"requeueing {job} \(exit code \d+, restart (\d+)\)", printed)
     assert requeued == [str(number) for number in range(restarts)]
-    saved = [int(step) for step in re.findall(r"saved .*/step_(\d+):", printed)]
+    saved = [int(step) for step in re.findall(r"Saved .*/step_(\d+):", printed)]
     assert len(saved) >= 2 and saved == sorted(set(saved)) and saved[-1] == NUM_STEPS
     assert f"latest checkpoint: {saved[0]}" in printed
 

@@ -2,7 +2,7 @@
 
 The reference is run again N times with random rounding errors (trainer.certificate.noise). The differences of
 these runs from the reference have mean 0 if only rounding makes them, so the root of their mean square s estimates the
-standard deviation with N degrees of freedom, and the difference of one more such run lies within
+standard deviation with N degrees of freedom, and the difference of one more such run is within
 t * s with probability 1 - p, where t is the quantile of Student's distribution with N degrees of freedom. p is the rate
 of false alarms of the whole certificate, divided by the number of comparisons (Bonferroni).
 """

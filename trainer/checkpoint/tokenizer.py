@@ -36,10 +36,10 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
     """
     name = HUGGINGFACE_NAME if tokenizer.is_huggingface else SENTENCEPIECE_NAME
     directory = tokenizer.path.parent
-    beside = [directory / other for other in CONFIG_NAMES] if tokenizer.is_huggingface else []
+    adjacent = [directory / other for other in CONFIG_NAMES] if tokenizer.is_huggingface else []
     try:
         files = {name: tokenizer.path.read_bytes()}
-        files |= {path.name: path.read_bytes() for path in beside if path.is_file()}
+        files |= {path.name: path.read_bytes() for path in adjacent if path.is_file()}
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         fix = "Restore the tokenizer file."

@@ -1,4 +1,4 @@
-"""Diagnose a hang: ask every rank where it is, and tell the blocking ranks from the waiting ones."""
+"""Diagnose a hang: ask every rank where it is, and distinguish blocking ranks from waiting ones."""
 
 import time
 from collections import Counter

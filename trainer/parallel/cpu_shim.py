@@ -64,9 +64,9 @@ def is_installed() -> bool:
 
 @contextlib.contextmanager
 def cuda_type_names() -> Iterator[None]:
-    """Inside, `Tensor.type()` says torch.cuda.FloatTensor of a CPU tensor; does nothing where CUDA is present.
+    """Make `Tensor.type()` return torch.cuda.FloatTensor for a CPU tensor; does nothing with CUDA.
 
-    For the constructors of Megatron-Core's optimizers, which tell weights of 16 and 32 bits by these names.
+    For the constructors of Megatron-Core's optimizers, which distinguish weights of 16 and 32 bits by these names.
     """
     if not is_installed():
         yield
@@ -85,9 +85,9 @@ def cuda_type_names() -> Iterator[None]:
 
 
 class _MegatronFinder:
-    """Gives each `megatron.core` module its view of torch as soon as the module has been executed.
+    """Give each `megatron.core` module its view of torch as soon as the module has been executed.
 
-    Those of DeepSpeed are imported lightly, too, and keep torch.
+    Modules of DeepSpeed are also imported with `light_imports`, but keep torch.
     """
 
     def __init__(self, view: types.ModuleType) -> None:
@@ -114,7 +114,7 @@ class _MegatronFinder:
 
 
 class _TorchView(types.ModuleType):
-    """Copy of torch's namespace; what torch loads lazily is looked up in torch."""
+    """Copy torch's namespace; what torch loads lazily is looked up in torch."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
