@@ -81,4 +81,4 @@ def test_half_a_list_of_a_preparations_jobs_is_said(tmp_path: Path) -> None:
     command = ("data_prep.executor.kind=slurm", sources, f"data_prep.output_dir={tmp_path}/out")
     done = subprocess.run([sys.executable, "-m", "data_tools.prepare", *command], capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"{jobs}/submitted.json: " in done.stderr
+    assert f"{jobs}/submitted.json is incomplete, so jobs of this preparation may still be active." in done.stderr

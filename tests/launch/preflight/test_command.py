@@ -72,7 +72,7 @@ def test_a_run_that_can_be_queued_and_no_torch(good: tuple[str, ...], tmp_path: 
     for check in CHECKS:
         assert check in done.stdout
     assert "ok" in done.stdout and "error" not in done.stdout
-    assert "GiB on the fullest device" in done.stdout.replace("\n", " ")
+    assert "of 80 GiB on the fullest device" in " ".join(done.stdout.replace("│", " ").split())
     assert not (tmp_path / "outputs").exists(), "a check leaves files behind"
 
 
