@@ -55,7 +55,7 @@ def test_a_given_tokenizer_json(given: Path, tmp_path: Path) -> None:
     )
     refused = run_prepare(*common)
     assert refused.returncode == 2
-    assert "does not say which token ends a document" in refused.stderr and "<pad>, <end>" in refused.stderr
+    assert "no end-of-document token found" in refused.stderr and "<pad>, <end>" in refused.stderr
     done = run_prepare(*common, 'data_prep.tokenizer.eos_token="<end>"')
     assert done.returncode == 0, done.stderr
 
@@ -70,17 +70,17 @@ def test_a_given_tokenizer_json(given: Path, tmp_path: Path) -> None:
     assert ShardReader(output / "validation").num_documents > 0
 
     again = run_prepare(*common, 'data_prep.tokenizer.eos_token="<end>"')
-    assert "nothing to do" in again.stdout
+    assert "Already up to date" in again.stdout
     other = run_prepare(*common, 'data_prep.tokenizer.eos_token="<pad>"')
     assert other.returncode == 2
-    assert "holds a preparation of other inputs or settings" in other.stderr
+    assert "contains a preparation with other inputs or settings" in other.stderr
 
     shown = run_inspect(output / "train", "--doc", 0, "--full")
     assert shown.returncode == 0, shown.stderr
     assert "<end> and </s>, spelled out: " in shown.stdout
     assert find_faults(output, tokenizer=output / "tokenizer.json") == []
     (tmp_path / "other.json").write_bytes(given.read_bytes().replace(b"<pad>", b"<fad>"))
-    assert any("is another tokenizer than" in fault for fault in find_faults(output, tokenizer=tmp_path / "other.json"))
+    assert any("another tokenizer than" in fault for fault in find_faults(output, tokenizer=tmp_path / "other.json"))
 
 
 def find_numbers(prefix: Path, identifier: str) -> list[int]:
