@@ -100,7 +100,7 @@ def test_a_missing_column_is_told_before_and_counted_once(tmp_path, columns, pro
     source = SourceConfig(name="s", kind="parquet", paths=[str(tmp_path / "*.parquet")])
     (violation,) = resolve_inputs([source])[1]
     assert (violation.path, violation.value) == ("sources[0].text_field", "text")
-    assert violation.message == f"is not for {path}, which has {problem}"
+    assert violation.message == f"{path} has {problem}"
     # A file behind a server is looked at when it is read.
     ledger = Ledger()
     file = InputFile(index=0, source=source, path="https://a/a.parquet", bytes=None, version="")
