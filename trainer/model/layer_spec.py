@@ -10,7 +10,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_layer import (
 from trainer.model.attention import SdpaCoreAttention
 from trainer.model.causal_mask import CausalMasks
 from trainer.model.kernels import Kernels
+from trainer.model.megatron_versions import activation_for_mlp, dense_mlp
 from trainer.model.moe import build_moe_spec
 from trainer.model.norm import TorchNorm
 
@@ -97,14 +98,8 @@ def _torch_layer_spec(
     the same checkpoint. Before experts, which are not fused, the norm has its own name.
     """
     norm = _norm_spec(kernels)
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(
-            linear_fc1=ColumnParallelLinear,
-            linear_fc2=OutputLinear,
-            activation_func=kernels.swiglu if is_gated else None,
-        ),
-    )
+    activation = activation_for_mlp(kernels.swiglu if is_gated else None)
+    mlp = dense_mlp(MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=OutputLinear, activation_func=activation))
     keys_map = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
     if not has_experts:
         keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
@@ -125,7 +120,7 @@ def _torch_layer_spec(
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
-            mlp=build_moe_spec(activation=kernels.swiglu if is_gated else None) if has_experts else mlp,
+            mlp=build_moe_spec(activation=activation) if has_experts else mlp,
             mlp_bda=get_bias_dropout_add,
             sharded_state_dict_keys_map=keys_map,
         ),

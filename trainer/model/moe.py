@@ -3,7 +3,7 @@
 t: tokens of a micro batch on this rank, e: experts of a layer, h: hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ class Router(TopKRouter):
     neither validation nor the first of two passes over a recomputed layer.
     """
 
-    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
-        super().__init__(config=config, pg_collection=pg_collection)
+    def __init__(
+        self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None, **others: Any
+    ) -> None:
+        super().__init__(config=config, pg_collection=pg_collection, **others)
         self._account: torch.Tensor | None = None
 
     def take_account(self) -> torch.Tensor | None:
@@ -99,8 +101,9 @@ class Experts(SequentialMLP):
         config: TransformerConfig,
         submodules: MLPSubmodules,
         pg_collection: ProcessGroupCollection | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection)
+        super().__init__(num_local_experts, config, submodules, pg_collection=pg_collection, **others)
         assert pg_collection is not None
         is_laid_out_as_others = pg_collection.ep.size() == 1 and pg_collection.expt_tp.size() == pg_collection.tp.size()
         for parameter in self.parameters():
@@ -113,11 +116,11 @@ class Experts(SequentialMLP):
                 expert.linear_fc1.explicit_expert_comm = expert.linear_fc2.explicit_expert_comm = True
 
 
-def build_moe_spec(*, activation: Callable[[torch.Tensor], torch.Tensor] | None) -> ModuleSpec:
+def build_moe_spec(*, activation: Any) -> ModuleSpec:
     """Build the specification that replaces the MLP: router, experts of torch kernels, and optional shared experts.
 
     Args:
-        activation: of gated experts; None if the activation has no gate.
+        activation: of gated experts (`activation_for_mlp`); None if the activation has no gate.
     """
     expert = MLPSubmodules(
         linear_fc1=ColumnParallelLinear,

@@ -49,10 +49,13 @@ def install() -> None:
     if "megatron.core" in sys.modules:
         raise RuntimeError("trainer.parallel.cpu_shim.install() must run before megatron.core is imported")
     leave_torch_uncompiled()
+    # Megatron-Core 0.19 imports torch's extension builder, which in a CUDA build of torch warns that there is no GPU.
+    logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: "No CUDA runtime" not in str(record.msg))
     sys.meta_path.insert(0, _MegatronFinder(_torch_view()))
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _disable_compiled_helpers()
     _track_cpu_random_state()
+    _copy_recomputed()
     _copy_split_sizes()
     _pad_unequal_parts()
 
@@ -198,6 +201,18 @@ def _track_cpu_random_state() -> None:
     mcore_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     # The tracked generator is the CPU's own here, so its change inside a fork is intended.
     logging.getLogger(mcore_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in str(record.msg))
+
+
+def _copy_recomputed() -> None:
+    """Copy a recomputed output into the memory of the first; Megatron-Core 0.19 compiles C++ to share it instead."""
+    from megatron.core.tensor_parallel import random as mcore_random  # noqa: PLC0415 - as above
+
+    def share_storage(output: torch.Tensor, recomputed: torch.Tensor) -> None:
+        source = recomputed.untyped_storage()
+        output.untyped_storage().resize_(source.size())
+        output.untyped_storage().copy_(source)
+
+    mcore_random._get_share_storage = lambda: share_storage
 
 
 def _copy_split_sizes() -> None:
