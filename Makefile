@@ -2,12 +2,14 @@
 
 SHELL := /bin/bash
 VENV ?= .venv
-PYTHON := $(VENV)/bin/python
+# The interpreter of $(VENV): `make setup PYTHON=python3.12` chooses one and replaces an environment of another version.
+PYTHON =
+VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS := test,dev,quickstart,benchmark,ray
 PYTEST_ARGS ?=
 # As many processes as there are cores, up to four: each test may start four more.
-PYTEST = $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4
+PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-long test-all certify chaos check format clean
@@ -17,10 +19,17 @@ help: ## list the targets
 
 setup: $(STAMP) ## create .venv and install all dependencies
 
-$(STAMP): pyproject.toml constraints.txt
+# A given interpreter is always compared with that of the environment.
+$(STAMP): pyproject.toml constraints.txt $(if $(PYTHON),FORCE)
 	@fits='import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'; \
-	if ! $(PYTHON) -c "$$fits" 2>/dev/null; then \
-	  for candidate in python3.11 python3.12 python3 python; do \
+	version='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	if [ -n "$(PYTHON)" ] && ! $(PYTHON) -c "$$fits"; then \
+	  echo "PYTHON=$(PYTHON) is not Python 3.11 or 3.12 with its venv module." >&2; \
+	  exit 1; \
+	fi; \
+	if ! $(VENV_PYTHON) -c "$$fits" 2>/dev/null || \
+	  { [ -n "$(PYTHON)" ] && [ "$$($(PYTHON) -c "$$version")" != "$$($(VENV_PYTHON) -c "$$version")" ]; }; then \
+	  for candidate in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
 	    if $$candidate -c "$$fits" 2>/dev/null; then found=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
@@ -31,11 +40,14 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Creating $(VENV) with $$($$found --version)"; \
 	  $$found -m venv --clear $(VENV) || exit 1; \
 	fi
-	$(PYTHON) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(EXTRAS)]'
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+.PHONY: FORCE
+FORCE:
+
 quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepare, train, resume, evaluate, generate
-	$(PYTHON) -m launch.quickstart
+	$(VENV_PYTHON) -m launch.quickstart
 
 test: $(STAMP) ## run all tests except the long ones (CPU); select with PYTEST_ARGS='-k name'
 	$(PYTEST) -m 'not long' $(PYTEST_ARGS)
@@ -47,10 +59,10 @@ test-all: $(STAMP) ## run all tests
 	$(PYTEST) $(PYTEST_ARGS)
 
 certify: $(STAMP) ## verify that every parallel layout and engine matches a single-process run (CPU)
-	$(PYTHON) -m trainer.certify certify=standard
+	$(VENV_PYTHON) -m trainer.certify certify=standard
 
 chaos: $(STAMP) ## inject 68 faults into real training runs and verify recovery (CPU)
-	$(PYTHON) -m tests.chaos --json benchmarks/results/chaos.json
+	$(VENV_PYTHON) -m tests.chaos --json benchmarks/results/chaos.json
 
 check: $(STAMP) ## run ruff, import-linter and mypy
 	$(VENV)/bin/ruff check .
