@@ -22,7 +22,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_tools.config.schema import SOURCE_FIELDS_WITHOUT_EFFECT
 from data_tools.inputs.files import InputFile
@@ -224,7 +224,7 @@ def hash_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> str:
     digest = hashlib.sha256()
     for file in list_code(stage, root=root):
         name = file.relative_to(root).as_posix()
-        digest.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+        digest.update(f"{name}\0".encode() + _scan(file, file.stat().st_mtime_ns).sha256)
     return digest.hexdigest()
 
 
@@ -238,13 +238,27 @@ def list_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> list[Path]:
         if module in found or file is None or any(f"{module}.".startswith(f"{name}.") for name in _WITHOUT_EFFECT):
             continue
         found[module] = file
-        waiting += _list_imports(file.read_text(encoding="utf-8"))
+        waiting += _scan(file, file.stat().st_mtime_ns).imports
     return sorted(set(found.values()))
 
 
 def _find_source(module: str, root: Path) -> Path | None:
     path = root.joinpath(*module.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+class _Source(NamedTuple):
+    """What a stage's code needs of a source file."""
+
+    sha256: bytes
+    imports: tuple[str, ...]
+
+
+@cache
+def _scan(file: Path, mtime_ns: int) -> _Source:
+    """Hash a source file and find its imports, once for all stages while its modification time stays the same."""
+    content = file.read_bytes()
+    return _Source(hashlib.sha256(content).digest(), tuple(_list_imports(content.decode())))
 
 
 def _list_imports(source: str) -> Iterator[str]:
