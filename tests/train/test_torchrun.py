@@ -95,7 +95,7 @@ def test_a_process_that_the_system_ended_is_named_also_when_others_failed_with_i
     process = start(tmp_path, "killed")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
-    assert errors.startswith("rank 1 (pid ")
+    assert errors.startswith("Rank 1 (pid ")
     assert errors.endswith(") was killed by signal 9 (SIGKILL); unless someone sent it, the host ran out of memory.\n")
 
 
