@@ -34,9 +34,9 @@ cpu_shim.install()  # before Megatron-Core is imported below
 
 import torch  # noqa: E402
 from torch import distributed  # noqa: E402
-from trainer.engine.factory import build_engine  # noqa: E402
 
 from benchmarks.shapes import LLAMA_32M  # noqa: E402
+from trainer.build import wrap_in_engine  # noqa: E402
 from trainer.checkpoint.directory import list_checkpoints  # noqa: E402
 from trainer.checkpoint.manager import CheckpointManager, ResumeSource  # noqa: E402
 from trainer.checkpoint.trainer_state import TrainProgress, layout_of  # noqa: E402
@@ -199,7 +199,7 @@ def _build_engine(derived: DerivedConfig, world: World) -> Engine:
         device=world.device,
         seed=1,
     )
-    return build_engine(
+    return wrap_in_engine(
         chunks,
         config=TrainConfig(model=SHAPE).engine,
         optimizer=OptimizerConfig(),

@@ -13,14 +13,13 @@ cpu_shim.install()  # before Megatron-Core is imported below
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from trainer.build import build_chunks  # noqa: E402
+from trainer.build import wire_model, wrap_in_engine  # noqa: E402
 from trainer.config.engine import MegatronEngineConfig  # noqa: E402
 from trainer.config.model import ModelConfig  # noqa: E402
 from trainer.config.model_math import count_parameters, model_flops_per_token  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.data.micro_batch import MicroBatch  # noqa: E402
-from trainer.engine.factory import build_engine  # noqa: E402
 from trainer.engine.forward import forward_backward  # noqa: E402
 from trainer.metrics.mfu import device_peak_tflops  # noqa: E402
 from trainer.parallel.world import start_world, stop_world  # noqa: E402
@@ -218,7 +217,7 @@ class Sides:
             if shape.recomputes_layers
             else {}
         )
-        chunks = build_chunks(
+        chunks = wire_model(
             shape.model,
             parallel=ParallelConfig(**recompute),  # type: ignore[arg-type]
             precision=PRECISION,
@@ -239,7 +238,7 @@ class Sides:
             )
 
         if shape.has_optimizer:
-            engine = build_engine(
+            engine = wrap_in_engine(
                 chunks,
                 config=ENGINE,
                 optimizer=OPTIMIZER,
