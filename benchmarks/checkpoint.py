@@ -36,7 +36,7 @@ import torch  # noqa: E402
 from torch import distributed  # noqa: E402
 
 from benchmarks.shapes import LLAMA_32M  # noqa: E402
-from trainer.build import wrap_in_engine  # noqa: E402
+from trainer.build import wire_model, wrap_in_engine  # noqa: E402
 from trainer.checkpoint.directory import list_checkpoints  # noqa: E402
 from trainer.checkpoint.manager import CheckpointManager, ResumeSource  # noqa: E402
 from trainer.checkpoint.trainer_state import TrainProgress, layout_of  # noqa: E402
@@ -48,7 +48,6 @@ from trainer.config.schema import TrainConfig  # noqa: E402
 from trainer.data.loader import BatchLoader, build_loader  # noqa: E402
 from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine.base import Engine  # noqa: E402
-from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 from trireme.shards.shard import ShardWriter  # noqa: E402
 
@@ -190,13 +189,13 @@ def _median(values: list[float]) -> float:
 
 def _build_engine(derived: DerivedConfig, world: World) -> Engine:
     precision = PrecisionConfig()
-    chunks = build_model_chunks(
+    chunks = wire_model(
         SHAPE,
-        transformer_config=build_transformer_config(SHAPE, parallel=ParallelConfig(), precision=precision),
+        parallel=ParallelConfig(),
+        precision=precision,
         padded_vocab_size=derived.padded_vocab_size,
-        pp_rank=world.pp_rank,
-        groups=world.groups,
-        device=world.device,
+        vocab_size=derived.padded_vocab_size,
+        world=world,
         seed=1,
     )
     return wrap_in_engine(

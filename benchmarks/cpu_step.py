@@ -22,12 +22,12 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from benchmarks.shapes import LLAMA_32M  # noqa: E402
+from trainer.build import wire_model  # noqa: E402
 from trainer.config.engine import DeepSpeedEngineConfig  # noqa: E402
 from trainer.config.optim import OptimizerConfig, PrecisionConfig  # noqa: E402
 from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine.deepspeed.engine import DeepSpeedEngine  # noqa: E402
-from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.layer_spec import torch_dtype  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 
@@ -91,16 +91,12 @@ def _compare(ours: Step, peer: Step, *, rounds: int, steps: int) -> dict[str, ob
 
 
 def _our_step(world: World, precision: str) -> Step:
-    transformer_config = build_transformer_config(
-        SHAPE, parallel=ParallelConfig(), precision=PrecisionConfig(params_dtype=precision)
-    )
-    chunks = build_model_chunks(
+    chunks = wire_model(
         SHAPE,
-        transformer_config=transformer_config,
+        parallel=ParallelConfig(),
+        precision=PrecisionConfig(params_dtype=precision),
         padded_vocab_size=SHAPE.vocab_size or 0,
-        pp_rank=0,
-        groups=world.groups,
-        device=world.device,
+        world=world,
         seed=1,
     )
     # One process has nothing to shard; in bf16 stage 1 is what keeps fp32 master weights.
