@@ -225,7 +225,7 @@ def test_a_server_that_goes_away_under_the_run_neither_stops_nor_slows_it(tmp_pa
     assert _num_records(tmp_path) == 405
     (directory,) = (tmp_path / "wandb").glob("run-*-*")
     assert errors.count("Weights & Biases did not accept the last records within 4 s") == 1
-    assert f"`wandb sync {directory}` sends them" in errors
+    assert f"`wandb sync {directory}` uploads them" in errors
     (kept,) = directory.glob("run-*.wandb")
     assert b"train/loss" in kept.read_bytes()
 

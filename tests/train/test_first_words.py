@@ -23,10 +23,12 @@ def test_a_16_bit_run_says_what_it_does_and_deepspeed_says_nothing(shard: Path, 
     done = launch(*SMALL, *data, *steps, *where, "precision=bf16", "training.eval_interval=0")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["step", "step"]
-    assert f"data.validation[0].paths[0]={shard} is trained on as well (data.train[0].paths[0]={shard})" in done.stderr
+    assert (
+        f"data.validation[0].paths[0]={shard} is also used for training (data.train[0].paths[0]={shard})" in done.stderr
+    )
     assert "1 process: " in done.stderr and "4 micro batches of 2 sequences" in done.stderr
-    assert "the learning rate starts at 0.001, then falls to 3e-05 at step 2 (cosine)" in done.stderr
-    assert "no validation: training.eval_interval=0 switches it off" in done.stderr
+    assert "Learning rate: starts at 0.001, then decays to 3e-05 at step 2 (cosine)" in done.stderr
+    assert "Validation: off (training.eval_interval=0)" in done.stderr
     log = (tmp_path / "a" / "logs" / "rank_000.log").read_text()
     assert "deepspeed: begin bf16_optimizer" in log, "the file keeps it"
 
@@ -35,7 +37,10 @@ def test_a_bad_token_id_of_validation_is_found_before_the_start(shard: Path, tmp
     bad = write_shard(tmp_path / "bad", [*counting_documents(num_tokens=3000), np.array([64])])
     done = launch(*SMALL, f"data.train=[{{paths:[{shard}]}}]", f"data.validation=[{{paths:[{bad}]}}]")
     assert done.returncode == 2
-    assert f"{bad}.bin=token id 64 at token" in done.stderr and "nothing was started" in done.stderr
+    assert (
+        f"{bad}.bin: token 3013 is outside of the model's vocabulary of 64 (got token id 64)" in done.stderr
+        and "nothing was started" in done.stderr
+    )
     assert done.stdout == ""
 
 
