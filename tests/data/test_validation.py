@@ -76,7 +76,7 @@ def test_a_small_set_counts_each_window_once_on_equally_many_passes(
         assert (loader.num_windows, loader.num_steps) == (50, 5)
     assert sorted(starts) == list(range(0, 50 * SEQ_LENGTH, SEQ_LENGTH))
     assert passes == [[12 // (dp_size * micro_batch_size)] * 5] * dp_size
-    assert "Validation takes 50 windows of 8 tokens, each once" in caplog.text
+    assert "Validation uses 50 windows of 8 tokens, each once" in caplog.text
     assert "training.eval_iters=10" in caplog.text
 
 
