@@ -7,6 +7,7 @@ from tests.checkpoint.fragments import MODEL
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.gpt import build_transformer_config
+from trainer.model.megatron_patches import install_megatron_patches
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from trainer.model.gpt import build_transformer_config
     ],
 )
 def test_number_formats(precision: PrecisionConfig, dtype: torch.dtype) -> None:
+    install_megatron_patches()
     config = build_transformer_config(MODEL, parallel=ParallelConfig(), precision=precision)
     assert config.params_dtype is config.pipeline_dtype is dtype
     assert (config.bf16, config.fp16) == (dtype is torch.bfloat16, dtype is torch.float16)
