@@ -8,7 +8,7 @@ a page, in turns of one run; their time is that of the thread. Prints one JSON l
     {"num_pages": ..., "megabytes": ..., "real": {ROW: {PROGRAM: share, "characters": ...}}, "made": {...},
      "seconds": {PROGRAM: ...}, "times_as_fast": {"trafilatura precision": ..., ...}}
 
-Needs trafilatura: pip install 'trireme[trafilatura]'.
+Needs trafilatura: pip install -e '.[trafilatura]'.
 
 Usage: python -m benchmarks.extraction [ARCHIVE...] [--rounds N]
 """

@@ -12,7 +12,7 @@ output=$(cd "$output" && pwd)
 paths=$(printf '"%s",' "${texts[@]}")
 
 # 1. Text files -> a tokenizer, shards for training and validation, a report (data/report.html).
-#    One document in five is held out, because there are few.
+#    About one document in five is held out; with few files the share varies.
 trireme prepare data_prep.output_dir="$output/data" \
   "data_prep.sources=[{name:mine,kind:text,paths:[${paths%,}]}]" \
   data_prep.split.validation_fraction=0.2

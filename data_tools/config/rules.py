@@ -218,7 +218,7 @@ def _extractor(config: DataPrepConfig) -> Iterator[Violation]:
     if config.html.extractor != "trafilatura":
         return
     if importlib.util.find_spec("trafilatura") is None:
-        fix = "Install it with pip install 'trireme[trafilatura]', or use resiliparse."
+        fix = "Install it with pip install -e '.[trafilatura]', or use resiliparse."
         yield Violation(path="html.extractor", value="", message="trafilatura is not installed", fix=fix)
     if not config.html.main_content:
         rule = "must be true with html.extractor=trafilatura, which extracts only main content"

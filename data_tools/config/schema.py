@@ -76,7 +76,7 @@ class HtmlConfig:
 
     extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"
     """Extractor of text. trafilatura loses more text and takes about sixteen times as long; install it with
-    pip install 'trireme[trafilatura]'."""
+    pip install -e '.[trafilatura]'."""
     main_content: bool = True
     """Remove boilerplate such as navigation, headers and footers; false keeps all visible text."""
     list_bullets: bool = True

@@ -57,7 +57,7 @@ def _connect(address: str) -> Any:
             path="data_prep.executor.kind",
             value="ray",
             message="Ray is not installed",
-            fix="Run pip install 'trireme[ray]'.",
+            fix="Run pip install -e '.[ray]'.",
         )
         raise ConfigError([violation]) from None
     try:

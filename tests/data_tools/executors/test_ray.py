@@ -14,7 +14,7 @@ from tests.data_tools.commands import LIMIT_SECONDS, wait_until
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.executors.test_executors import check_missing_cluster, check_ray
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'trireme[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 pytestmark = pytest.mark.long
 
 
