@@ -38,5 +38,9 @@ class PreparationError(Exception):
     """The preparation cannot continue; the message is for the user."""
 
 
+class NothingKeptError(PreparationError):
+    """No document is left to train on: the same command fails again until a setting or an input changes."""
+
+
 class BadRecordError(PreparationError):
     """A record cannot be read, and data_prep.strict is set."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data_tools.config.schema import DataPrepConfig
-from data_tools.errors import BadRecordError, PreparationError
+from data_tools.errors import BadRecordError, NothingKeptError, PreparationError
 from data_tools.executors.ray import run_on_ray
 from data_tools.executors.slurm import submit_jobs
 from data_tools.output.publish import REPORT_NAME, WORK_NAME, exclusive_lock, find_finished
@@ -75,6 +75,9 @@ def run(overrides: list[str]) -> int:
         is_new = prepare(task)
     except BadRecordError as error:
         print(f"Preparation stopped at the first bad record:\n  {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except NothingKeptError as error:
+        print(f"Preparation stopped:\n  {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except PreparationError as error:
         print(f"Preparation stopped:\n  {error}\n{_how_to_resume(task)}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_tools.dedup.corpus import Corpus
 from data_tools.dedup.decide import Decision, Decisions, deduplicate_and_split
-from data_tools.errors import PreparationError
+from data_tools.errors import NothingKeptError, PreparationError
 from data_tools.filters.decontamination import EvaluationTexts, read_evaluations
 from data_tools.inputs.files import InputFile
 from data_tools.ledger import ledger_to_dict, sum_ledgers
@@ -122,7 +122,7 @@ def decide(preparation: Preparation) -> None:
         decided = deduplicate_and_split(corpus, config=config, directory=directories.read)
         progress.update(len(corpus.hashes))
     if not (decided.decisions == Decision.TRAIN).any():
-        raise PreparationError(_explain_nothing_kept(corpus))
+        raise NothingKeptError(_explain_nothing_kept(corpus))
     corpus.save(directories.decide)
     decided.save(directories.decide)
     _mark_finished(directories.decide)

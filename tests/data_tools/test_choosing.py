@@ -67,7 +67,7 @@ def test_when_nothing_is_left_it_is_said_why(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "nested.jsonl", [{"content": {"text": OWN_PROSE["en"]}, "meta": {"url": "http://x"}}])
     sources = f"data_prep.sources=[{{name:mine,kind:jsonl,paths:['{path}']}}]"
     done = run_prepare(sources, f"data_prep.output_dir={tmp_path / 'out'}", "data_prep.num_workers=1")
-    assert done.returncode == 1
+    assert (done.returncode, "rerun the same command" in done.stderr) == (2, False)
     assert "No document was kept (1 record read): json_text_missing 1" in done.stderr
     assert f"{path}, record 0: no key text; there are content.text, meta.url" in done.stderr
     assert "Set the source's text_field to the key of the text (content.text for one within an object)." in done.stderr
