@@ -198,6 +198,6 @@ def test_what_slurm_refuses_leaves_no_job_behind(cluster: SlurmCluster, local: L
     finally:
         cluster.ask("scontrol", "update", "PartitionName=main", "State=UP")
     assert refused.returncode == 1, refused.stdout
-    assert re.search(r"sbatch .* ended with code 1: .*partition", refused.stderr)
+    assert re.search(r"sbatch .* failed \(exit code 1\): .*partition", refused.stderr)
     assert "Traceback" not in refused.stderr
     assert [job["job_state"] for job in cluster.squeue() if job["name"] == "trireme-data-read"][-1] == "CANCELLED"
