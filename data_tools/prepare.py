@@ -14,9 +14,8 @@ from data_tools.stages.cache import Stage
 from data_tools.stages.preparation import Preparation, Share, Task, load_task
 from data_tools.stages.run import run_stage, write_report_best_effort
 from data_tools.work.progress import read_timings
+from trireme.command import EXIT_INTERRUPTED
 from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
-
-EXIT_INTERRUPTED = 130
 
 
 def prepare(task: Task) -> bool:

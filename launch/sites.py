@@ -15,7 +15,7 @@ from launch.slurm.render import Job, render_job
 from trainer.config.load import group_options, load_config
 from trainer.config.schema import TrainConfig
 from trireme.command import run_command
-from trireme.config.compose import CONF_DIR
+from trireme.project import CONF_DIR
 
 _HOME = "/home/you/trireme"
 _RUN = (

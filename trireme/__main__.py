@@ -3,9 +3,9 @@
 import importlib
 import sys
 
+from trireme.errors import EXIT_BAD_INPUT
 from trireme.verbs import TASKS, VERBS
 
-EXIT_BAD_INPUT = 2
 _COMPLETE = "__complete"
 """Verb that the completion scripts call."""
 

@@ -2,11 +2,10 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+from trireme.errors import EXIT_BAD_INPUT
+from trireme.project import CONF_DIR
 from trireme.verbs import VERBS
-
-CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
 BASH = """\
 _trireme() {
@@ -44,7 +43,7 @@ def print_script(arguments: list[str]) -> int:
             f"trireme completion: must be bash or zsh (got {got}). Run trireme completion bash, or zsh.",
             file=sys.stderr,
         )
-        return 2
+        return EXIT_BAD_INPUT
     print(SCRIPTS[arguments[0]], end="")
     return 0
 

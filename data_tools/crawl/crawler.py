@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_tools.crawl.fetch import USER_AGENT, Fetcher, FetchError, FetchSettings, Pace, Page, links_of, normalize_url
 from data_tools.crawl.warc_writer import WarcFile
+from trireme.command import EXIT_INTERRUPTED
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.progress import PlainProgress, format_bytes, format_number, should_draw_bar
 
@@ -276,6 +277,6 @@ def main() -> int:
     def body() -> int:
         report = crawl_with_progress(settings)
         print("\n".join([f"{settings.output}: {report.lines()[0]}", *report.lines()[1:]]))
-        return 130 if report.is_interrupted else 0
+        return EXIT_INTERRUPTED if report.is_interrupted else 0
 
     return exit_code_of(body)

@@ -7,7 +7,6 @@ output_dir under the same paths.
 import logging
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.errors import BadRecordError, PreparationError
@@ -18,8 +17,8 @@ from data_tools.stages.run import run_stage
 from data_tools.work.progress import Stages
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, Violation
 from trireme.progress import format_number
+from trireme.project import PROJECT_ROOT
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 MAX_RETRIES = 1
 """Retries of a share whose node was lost."""
 

@@ -17,9 +17,9 @@ from data_tools.executors.run_share import JOBS, SHARED_STAGES, TASK_NAME, save_
 from data_tools.stages.cache import Stage
 from data_tools.stages.preparation import Preparation
 from trireme.files import write_whole
+from trireme.project import PROJECT_ROOT
 from trireme.slurm import SlurmError, array_range, ask_slurm, find_alive, literal_path, render_directives, submit_script
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = PROJECT_ROOT / "slurm" / "data_prep.sbatch"
 SUBMITTED_NAME = "submitted.json"
 

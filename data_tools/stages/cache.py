@@ -28,9 +28,9 @@ from data_tools.config.schema import SOURCE_FIELDS_WITHOUT_EFFECT
 from data_tools.inputs.files import InputFile
 from data_tools.output.publish import BUILT_NAME, WORK_NAME
 from trireme.errors import ConfigError, Violation
+from trireme.project import PROJECT_ROOT
 from trireme.shards.manifest import hash_file
 
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
 KEY_CHARACTERS = 16
 
 
@@ -215,7 +215,7 @@ def _locked(directory: Path, operation: int) -> Iterator[None]:
 
 
 @cache
-def hash_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> str:
+def hash_code(stage: Stage, *, root: Path = PROJECT_ROOT) -> str:
     """Hash the sources of every module that a stage's results depend on.
 
     Args:
@@ -228,7 +228,7 @@ def hash_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> str:
     return digest.hexdigest()
 
 
-def list_code(stage: Stage, *, root: Path = SOURCE_ROOT) -> list[Path]:
+def list_code(stage: Stage, *, root: Path = PROJECT_ROOT) -> list[Path]:
     """List the source files that a stage's results depend on, in the order of their names."""
     found: dict[str, Path] = {}
     waiting = list(_ENTRY_MODULES[stage])

@@ -12,7 +12,6 @@ from launch.plan.job import Array, TrainingJob, take
 from launch.plan.layouts import (
     RECOMPUTE_NAMES,
     LayoutTable,
-    RefusedSizes,
     Sizes,
     enumerate_layouts,
     layouts_of,
@@ -144,11 +143,6 @@ class Ranking:
             need, have = least / 2**30, self._memory_bytes / 2**30
             reason = f"needs at least {need:.0f} GiB of memory, but only {FULL_SHARE:.0%} of {have:.0f} GiB can be used"
             yield Refusal(layout=str(sizes), reason=reason, nearest=self.nearest(sizes, recompute="full"))
-
-    @property
-    def refused_sizes(self) -> list[RefusedSizes]:
-        """Return the parallel sizes that the trainer's rules reject."""
-        return self._refused
 
     def _over_memory(self) -> list[tuple[Sizes, float]]:
         least: dict[Sizes, float] = {}

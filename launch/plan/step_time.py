@@ -52,7 +52,7 @@ def _seconds_per_sent_byte(job: TrainingJob, rates: Rates) -> Number:
     return np.maximum(inside, 0) / link + outside / network
 
 
-def pipeline_time(job: TrainingJob, rates: Rates, *, layer_seconds: Number) -> Number:
+def pipeline_time(job: TrainingJob, rates: Rates) -> Number:
     """Return the exposed time of sending activations and their gradients between stages."""
     model, layout, machine = job.model, job.layout, job.machine
     # Each tensor-parallel rank sends its part; the receivers gather within their domain (Narayanan et al. 2021, 4.1).
@@ -222,7 +222,7 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
     factor = rates.framework
     whole = model.num_layers * per_layer + head
     bubble = np.where(layout.pp > 1, np.maximum(whole - slowest, 0) / layout.vp, 0)
-    sends = pipeline_time(job, rates, layer_seconds=per_layer)
+    sends = pipeline_time(job, rates)
     micro_batch = slowest
     reduction = data_parallel_time(job, rates, micro_batch_seconds=micro_batch * factor)
     return StepTime(

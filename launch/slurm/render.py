@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from launch.cli import processes_per_node
 from launch.environment import device_variables
 from launch.slurm.cpus import cpus_per_task
-from launch.slurm.run_record import PROJECT_ROOT, describe_code
+from launch.slurm.run_record import describe_code
 from trainer.config.rules.slurm import REFERENCE
 from trainer.config.schema import TrainConfig
 from trainer.config.slurm import ContainerConfig
 from trireme.errors import Violation
+from trireme.project import PROJECT_ROOT
 from trireme.slurm import array_range, is_one_line, literal_path, render_directives
 
 _FIRST_PORT, _NUM_PORTS = 20000, 12000

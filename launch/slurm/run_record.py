@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trireme.files import append_durably
+from trireme.project import PROJECT_ROOT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,6 @@ def _path(run_directory: Path) -> Path:
     return run_directory / "slurm" / "submissions.jsonl"
 
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("conf", "data_tools", "launch", "slurm", "trainer", "trireme")
 """The parts of the project that a run imports or reads; the environment's packages are not copied."""
 

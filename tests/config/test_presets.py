@@ -3,8 +3,9 @@
 import pytest
 
 from trainer.config.derived import count_processes
-from trainer.config.load import CONF_DIR, group_options, load_config
+from trainer.config.load import group_options, load_config
 from trainer.config.validate import validate
+from trireme.project import CONF_DIR
 
 DATA = ("data.train=[{paths:[/data/wiki],weight:1}]", "tokenizer.path=null")
 

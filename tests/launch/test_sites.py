@@ -12,7 +12,7 @@ from launch.manifest_schema import check_manifest
 from launch.sites import render_sites
 from trainer.config.load import group_options, load_config
 from trainer.config.validate import validate
-from trireme.config.compose import CONF_DIR
+from trireme.project import CONF_DIR
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SITES = [option for option in group_options()["cluster"] if option.startswith("site/")]

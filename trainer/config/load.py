@@ -11,9 +11,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
-from trireme.config.compose import CONF_DIR, ConfigRoot, compose_config
+from trireme.config.compose import ConfigRoot, compose_config
 from trireme.config.convert import to_dataclass
 from trireme.errors import ConfigError, Violation
+from trireme.project import CONF_DIR
 
 ROOT = ConfigRoot(name="train", schema=TrainConfig, recipe_group="experiment")
 

@@ -46,16 +46,6 @@ class World:
         """Whether this process logs and writes the run's files."""
         return self.rank == 0
 
-    @property
-    def is_last_pipeline_stage(self) -> bool:
-        """Whether this process's pipeline stage computes the loss."""
-        return self.pp_rank == self.pp_size - 1
-
-
-def world_size_from_environment() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
 
 def start_world(
     parallel: ParallelConfig, *, timeout_seconds: int, seed: int, gloo_timeout_seconds: int | None = None

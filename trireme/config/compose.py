@@ -25,10 +25,10 @@ from trireme.config.override_line import parse_override, quote_text, suggest_quo
 from trireme.config.path_text import BadPathError, expand_path
 from trireme.config.suggest import did_you_mean, join_or, to_yaml
 from trireme.errors import ConfigError, Violation
+from trireme.project import CONF_DIR
 
 T = TypeVar("T")
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 SEARCH_PATH = "hydra.searchpath"
 _NAME_A_SAVED_CONFIG = "Set it to the config.yaml of a run directory."
 CONFIG_FILE = "config_file"

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from trireme.config.compose import CONF_DIR, ConfigRoot
+from trireme.config.compose import ConfigRoot
 from trireme.config.fields import describe_type, field_types, is_optional, nested_schemas, union_members
 from trireme.config.ranges import Range
 from trireme.config.suggest import to_yaml
+from trireme.project import CONF_DIR
 
 
 def render_groups(root: ConfigRoot[Any]) -> str:

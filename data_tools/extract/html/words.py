@@ -94,7 +94,6 @@ _MAYBE_JUNK = _compile(
     r"|(?:^|[\s_-])drop[_-]?down(?:$|[\s_-])"
     r"|(?:brand(?:ing)?[_-]*)?logo(?:$|\s)|(?:^|\s)(?:short-view-count|spinner|donate|promoted)(?:$|[\s_-])"
 )
-_INLINE_JUNK = _compile(r"(?:^|\s)(?:mw-editsection|headerlink|MathJax(?:_\w+)?|katex-html|mjx-chtml)(?:$|\s)")
 _JUNK_LINK = _compile(
     r"""\srel\s*=\s*["']?(?:prev|next|search|tag|icon)\b|\sclass\s*=\s*(?:["'](?:[^"']*\s)?)?"""
     r"(?:headerlink|permalink|heading-?anchor|anchor-?link|skip(?:-?(?:to|link|nav)[\w-]*)?|sr-only)[\"'\s>]"
@@ -148,12 +147,6 @@ def judge_attributes(tag: str) -> Role:
     return "content" if "content" in found else ""
 
 
-def judge_inline(tag: str) -> Role:
-    """What the attributes of a start tag within text say: nothing but that it shows nothing, or is of no use there."""
-    values = dict(_read_attributes(tag))
-    return "junk" if _is_hidden(tag, values) or _is_inline_junk(values.get("class", "")) else ""
-
-
 def is_junk_link(tag: str) -> bool:
     """Return whether a link leads through the pages, or to the heading that it stands in."""
     return bool(_JUNK_LINK.search(tag))
@@ -176,11 +169,6 @@ def _is_hidden(tag: str, values: dict[str, str]) -> bool:
 @lru_cache(_NUM_REMEMBERED)
 def _is_hidden_class(classes: str) -> bool:
     return bool(_HIDDEN.search(classes))
-
-
-@lru_cache(_NUM_REMEMBERED)
-def _is_inline_junk(classes: str) -> bool:
-    return bool(_INLINE_JUNK.search(classes))
 
 
 @lru_cache(_NUM_REMEMBERED)

@@ -9,9 +9,10 @@ import pytest
 
 from data_tools.filters.decontamination import read_evaluations
 from data_tools.stages import run
-from data_tools.stages.cache import SOURCE_ROOT, Stage, hash_code, list_code
+from data_tools.stages.cache import Stage, hash_code, list_code
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import run_prepare
+from trireme.project import PROJECT_ROOT
 
 READ, DECIDE, TRAIN, TOKENIZE = Stage.READ, Stage.DECIDE, Stage.TRAIN_TOKENIZER, Stage.TOKENIZE
 CACHED = (READ, DECIDE, TRAIN, TOKENIZE)
@@ -58,7 +59,7 @@ PLANTED = {
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for name in ("data_tools", "trireme"):
-        shutil.copytree(SOURCE_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
