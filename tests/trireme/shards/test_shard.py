@@ -10,11 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from tests.data.shards import make_documents, write_shard
+from trainer.parallel import cpu_shim
 from trireme.errors import ConfigError
 from trireme.shards.shard import ShardReader, ShardWriter, token_dtype
+
+cpu_shim.install()
+
+from megatron.core.datasets.indexed_dataset import (  # noqa: E402 - the shim comes first
+    DType,
+    IndexedDataset,
+    IndexedDatasetBuilder,
+)
 
 DTYPES = [np.uint8, np.int16, np.uint16, np.int32, np.int64]
 
