@@ -33,7 +33,7 @@ from launch.plan.cli import Request, parse_request
 from launch.plan.coefficients import Coefficients, load_coefficients
 from launch.plan.from_config import check_planner_input, planner_input_of
 from launch.plan.page import write_page
-from launch.plan.plan import Plan, make_plan
+from launch.plan.plan import Plan, check_plan, make_plan
 from launch.plan.table import open_console, print_plan
 from trainer.config.derived import count_processes
 from trainer.config.load import load_config
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
     request = parse_request(arguments)
-    config = load_config(request.overrides)
+    config = load_config(request.overrides, check=check_plan)
     if request.calibrate:
         return _calibrate(config)
     coefficients, note = _coefficients(request, config)

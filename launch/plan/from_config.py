@@ -1,7 +1,7 @@
 """Convert a configuration to the planner's input and training job."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from launch.plan.hardware import Device, load_devices, load_frameworks
@@ -13,6 +13,7 @@ from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
 from trainer.config.schema import TrainConfig
+from trireme.config.fields import overlaps
 from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation
 
@@ -38,20 +39,26 @@ class PlannerInput:
     precision: PrecisionConfig
 
 
-def check_planner_input(config: TrainConfig) -> Iterator[Violation]:
-    """Report what prevents a plan, in addition to violations of the trainer's rules."""
+def check_planner_input(config: TrainConfig, *, ignore: Collection[str] = frozenset()) -> Iterator[Violation]:
+    """Report what prevents a plan, in addition to violations of the trainer's rules.
+
+    Args:
+        ignore: paths whose values are known to be invalid; what depends on them is not reported.
+    """
     devices = load_devices()
     name = config.cluster.device or "cpu"
-    if name not in devices:
+    if overlaps("cluster.device", ignore):
+        pass
+    elif name not in devices:
         fix = f"{did_you_mean(name, devices)}Use {join_or(devices)}."
         yield Violation(path="cluster.device", value=name, message="the planner does not know this device", fix=fix)
-    elif _number_format(config.precision) not in devices[name].tflops:
+    elif not overlaps("precision", ignore) and _number_format(config.precision) not in devices[name].tflops:
         path = "precision.fp8" if config.precision.fp8 else "precision.params_dtype"
         value = config.precision.fp8 or config.precision.params_dtype
         formats = [each for each in devices[name].tflops if each in ("fp32", "bf16", "fp16")]
         rule = f"not supported by cluster.device={name}"
         yield Violation(path=path, value=value, message=rule, fix=f"Use {join_or(formats)}.")
-    if config.model.vocab_size is None:
+    if config.model.vocab_size is None and not overlaps("model.vocab_size", ignore):
         yield Violation(
             path="model.vocab_size",
             value="null",

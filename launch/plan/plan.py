@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
 from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
 from launch.plan.timeline import Work
-from trainer.config.derived import find_dp_size
+from trainer.config.derived import count_processes, find_dp_size
 from trainer.config.parallel import ParallelConfig
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
-from trireme.errors import ConfigError, Violation
+from trireme.config.fields import overlaps
+from trireme.errors import Violation, raise_if_any
 from trireme.progress import format_number
 
 LAYOUT_PATHS = ("parallel.", "engine.", "training.micro_batch_size", "training.global_batch_size", "world_size")
@@ -68,20 +69,8 @@ def make_plan(
     Raises:
         ConfigError: settings other than the layout are invalid, so that no layout could be used.
     """
-    problems = list(check_planner_input(config))
-    world_size = None if problems else planner_input_of(config).world_size
-    from_rules = validate(config, world_size=world_size, ignore=DATA_PATHS)
-    # Some layout rules name a setting of the model, such as model.num_layers for the pipeline size.
-    unsplit = dataclasses.replace(config, parallel=ParallelConfig())
-    lasting = validate(unsplit, world_size=world_size, ignore=DATA_PATHS) if from_rules else []
-    about_layout = [
-        problem
-        for problem in from_rules
-        if (problem.path.startswith(LAYOUT_PATHS) or problem not in lasting) and not _is_no_size(problem.value)
-    ]
-    others = problems + [problem for problem in from_rules if problem not in about_layout]
-    if others:
-        raise ConfigError(others)
+    others, about_layout = _sort_errors(config)
+    raise_if_any(others)
     setting = planner_input_of(config)
     ranking = Ranking(config, setting, coefficients)
     prediction = None if about_layout else predict(config, coefficients, num_tokens=num_tokens)
@@ -103,6 +92,33 @@ def make_plan(
         num_shown_refusals=NUM_SHOWN_REFUSALS,
         error_bars=tuple(_error_bars()),
     )
+
+
+def check_plan(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
+    """Return what prevents a plan whatever the layout; it needs neither data nor a run directory.
+
+    Args:
+        ignore: paths whose values are known to be invalid; what depends on them is not reported.
+    """
+    return _sort_errors(config, ignore)[0]
+
+
+def _sort_errors(config: TrainConfig, ignore: Collection[str] = frozenset()) -> tuple[list[Violation], list[Violation]]:
+    """Return the errors that no layout can mend, and those of the configured layout."""
+    problems = list(check_planner_input(config, ignore=ignore))
+    is_unknown = problems or overlaps("parallel", ignore) or overlaps("cluster", ignore)
+    world_size = None if is_unknown else count_processes(config)
+    skipped = {*DATA_PATHS, *ignore}
+    from_rules = validate(config, world_size=world_size, ignore=skipped)
+    # Some layout rules name a setting of the model, such as model.num_layers for the pipeline size.
+    unsplit = dataclasses.replace(config, parallel=ParallelConfig())
+    lasting = validate(unsplit, world_size=world_size, ignore=skipped) if from_rules else []
+    about_layout = [
+        problem
+        for problem in from_rules
+        if (problem.path.startswith(LAYOUT_PATHS) or problem not in lasting) and not _is_no_size(problem.value)
+    ]
+    return problems + [problem for problem in from_rules if problem not in about_layout], about_layout
 
 
 def _is_no_size(value: object) -> bool:

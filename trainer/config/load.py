@@ -1,7 +1,7 @@
 """Load a `TrainConfig` from a command line or a saved file."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,29 @@ from trireme.project import CONF_DIR
 ROOT = ConfigRoot(name="train", schema=TrainConfig, recipe_group="experiment")
 
 
-def load_config(overrides: Sequence[str], *, world_size: int | None = None) -> TrainConfig:
+Check = Callable[[TrainConfig, Collection[str]], Iterable[Violation]]
+"""Yields the errors of a configuration, apart from those that depend on the given paths."""
+
+
+def load_config(overrides: Sequence[str], *, world_size: int | None = None, check: Check | None = None) -> TrainConfig:
     """Compose conf/train.yaml with Hydra overrides.
 
     Args:
         overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect.
         world_size: used only to report broken rules of `validate` together with errors of form.
+        check: what to report together with errors of form instead of the broken rules of `validate`, for a command
+            that needs less than a run, or more.
     Returns:
         A configuration of valid form. The caller checks the rules between its fields with `validate`.
     Raises:
-        ConfigError: all errors of form, together with every broken rule of `validate` that can still be checked, so
-            that the user sees all errors at once.
+        ConfigError: all errors of form, together with every broken rule that can still be checked, so that the user
+            sees all errors at once.
     """
 
-    def judge(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
+    def check_rules(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
         return validate(config, world_size=world_size, ignore=ignore)
 
-    return compose_config(ROOT, overrides, validate=judge)
+    return compose_config(ROOT, overrides, validate=check or check_rules)
 
 
 def dump_config(config: TrainConfig) -> str:

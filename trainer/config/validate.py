@@ -20,7 +20,7 @@ from trainer.config.rules import (
 )
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
-from trireme.config.fields import is_inside
+from trireme.config.fields import is_inside, overlaps
 from trireme.errors import Violation
 
 RULES = (
@@ -56,7 +56,7 @@ def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[
     ]
     doubtful = {*ignore, *(violation.path for violation in violations)}
     for rule in RULES:
-        if not any(is_inside(read, path) or is_inside(path, read) for read in rule.reads for path in doubtful):
+        if not any(overlaps(read, doubtful) for read in rule.reads):
             violations.extend(rule.check(config, world_size))
     return violations
 

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Union
 
 Loc = tuple[str | int, ...]
@@ -64,6 +64,11 @@ def path_of(loc: Loc) -> str:
 def is_inside(path: str, outer: str) -> bool:
     """Return whether a path is equal to, or below, another."""
     return path == outer or path.startswith((f"{outer}.", f"{outer}["))
+
+
+def overlaps(path: str, others: Iterable[str]) -> bool:
+    """Return whether a path is equal to, below, or above any of the others."""
+    return any(is_inside(path, other) or is_inside(other, path) for other in others)
 
 
 def describe_type(annotation: Any) -> str:

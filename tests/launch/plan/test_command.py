@@ -109,6 +109,17 @@ def test_everything_that_no_layout_can_mend_is_named_at_once():
     assert "Did you mean h100_sxm?" in by_path["cluster.device"].fix
 
 
+def test_errors_of_form_come_with_all_that_planning_needs_and_nothing_about_data():
+    with pytest.raises(ConfigError) as caught:
+        run(["model=quickstart", "cluster.device=h100", "optimizer.lr=-1", "training.seeds=1", "parallel=tp2"])
+    paths = [violation.path for violation in caught.value.violations]
+    assert paths == ["training.seeds", "cluster.device", "model.vocab_size", "optimizer.lr"]
+    with pytest.raises(ConfigError) as caught:  # what depends on a wrong value is not reported
+        run([*LARGE, "precision=bf17", "model.num_layers=many", "cluster.device=h101", "output_dir=/dev/null"])
+    paths = [violation.path for violation in caught.value.violations]
+    assert paths == ["precision", "model.num_layers", "cluster.device"]
+
+
 def test_a_number_format_that_the_device_lacks_is_named():
     config = load_config(["model=llama_8b", "cluster=v100", "precision=bf16"])
     with pytest.raises(
