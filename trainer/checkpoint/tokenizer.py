@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoint.companions import read_companions
 from trainer.checkpoint.trainer_state import TokenizerRecord, TrainerState, read_state
 from trainer.config.load import load_config_file
 from trainer.run_directory.directory import CONFIG_NAME
 from trireme.errors import ConfigError, Violation
 from trireme.shards.manifest import hash_file
-from trireme.tokenizer.backends import CONFIG_NAMES
 from trireme.tokenizer.tokenizer import HUGGINGFACE_NAME, Tokenizer
 
 SENTENCEPIECE_NAME = "tokenizer.model"
@@ -25,7 +25,7 @@ class TokenizerCopy:
 
     record: TokenizerRecord
     files: Mapping[str, bytes]
-    """By name: the tokenizer, and for a tokenizer.json the files that name its special tokens."""
+    """By name: the tokenizer, and the files next to it that belong to its model (`COMPANION_NAMES`)."""
 
 
 def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
@@ -35,11 +35,8 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
         ConfigError: they can no longer be read.
     """
     name = HUGGINGFACE_NAME if tokenizer.is_huggingface else SENTENCEPIECE_NAME
-    directory = tokenizer.path.parent
-    adjacent = [directory / other for other in CONFIG_NAMES] if tokenizer.is_huggingface else []
     try:
-        files = {name: tokenizer.path.read_bytes()}
-        files |= {path.name: path.read_bytes() for path in adjacent if path.is_file()}
+        files = {**read_companions(tokenizer.path.parent), name: tokenizer.path.read_bytes()}
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         fix = "Restore the tokenizer file."
