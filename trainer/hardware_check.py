@@ -234,16 +234,11 @@ def _sees(directory: Path) -> bool:
     distributed.broadcast_object_list(token)
     shared = directory / f".hardware-check-{token[0]}"
     own = directory / f".hardware-check-{token[0]}-{distributed.get_rank()}"
-    is_good = True
     try:
         if distributed.get_rank() == 0:
             shared.write_text(token[0])
         own.write_text(token[0])
-        deadline = time.monotonic() + _SIGHT_SECONDS
-        while not shared.is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-            os.listdir(directory)  # makes network file systems query their server again
-        is_good = shared.is_file() and shared.read_text() == token[0]
+        is_good = _holds(shared, token[0])
     except OSError:
         is_good = False
     distributed.barrier()
@@ -251,6 +246,17 @@ def _sees(directory: Path) -> bool:
     if distributed.get_rank() == 0:
         shared.unlink(missing_ok=True)
     return is_good
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Wait for a file with this text: a file that another process writes is there before its text is."""
+    deadline = time.monotonic() + _SIGHT_SECONDS
+    while not (path.is_file() and path.read_text() == text):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+        os.listdir(path.parent)  # makes network file systems query their server again
+    return True
 
 
 if __name__ == "__main__":

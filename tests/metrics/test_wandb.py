@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,13 @@ def test_offline_writes_a_run_into_the_run_directory_and_a_resume_keeps_its_id(t
     assert [(row["_step"], row["step"]) for row in first] == [(step, step) for step in (1, 2, 3, 4, 5)]
     assert [row["_step"] for row in second] == [4, 5, 6, 7, 8], "a part of a run overwrites nothing but what it repeats"
     assert "train/loss" in second[-1] and "validation/loss" in second[-1]
+
+
+def test_a_part_of_a_run_waits_for_a_second_of_its_own(tmp_path: Path) -> None:
+    taken = time.strftime("%Y%m%d_%H%M%S")
+    (tmp_path / f"offline-run-{taken}-abc").mkdir()
+    wandb_sink._wait_for_own_second(tmp_path, run_id="abc")
+    assert time.strftime("%Y%m%d_%H%M%S") > taken
 
 
 def test_variables_of_wandb_are_heeded(tmp_path: Path) -> None:

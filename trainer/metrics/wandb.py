@@ -189,6 +189,15 @@ def _give_a_cache(run_directory: Path) -> None:
         os.environ["WANDB_CACHE_DIR"] = str(run_directory.absolute() / "wandb" / "cache")
 
 
+def _wait_for_own_second(directory: Path, *, run_id: str) -> None:
+    """Wait until this second has no part of the run yet.
+
+    W&B names the files of a part by the second in which it starts, and overwrites those of another part of that second.
+    """
+    while list(directory.glob(f"*run-{time.strftime('%Y%m%d_%H%M%S')}-{run_id}")):
+        time.sleep(0.05)
+
+
 def _start(
     wandb: ModuleType,
     config: WandbConfig,
@@ -201,6 +210,7 @@ def _start(
     """Open the W&B run and set its x axis."""
     # Without a limit, a login prompt on an unattended terminal would block every rank.
     wandb.setup(wandb.Settings(login_timeout=INIT_TIMEOUT_SECONDS))
+    _wait_for_own_second(run_directory / "wandb", run_id=run_id)
     run = wandb.init(
         project=config.project,
         entity=config.entity,

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from launch.preflight import hardware
 from launch.preflight.finding import Verdict
+from trainer import hardware_check
 from trireme.bad_nodes import read_bad_nodes
 
 Ranks = list[dict[str, Any]]
@@ -118,3 +120,12 @@ def test_hosts_with_bad_accelerators_are_noted_for_the_run(ranks: Ranks, tmp_pat
     )
     assert finding.verdict is Verdict.ERROR
     assert read_bad_nodes(tmp_path / "run") == ["n1"]
+
+
+def test_a_shared_file_may_be_there_before_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch()
+    writer = threading.Timer(0.2, path.write_text, ["abc"])
+    writer.start()
+    assert hardware_check._holds(path, "abc")
+    writer.join()
