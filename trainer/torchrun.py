@@ -51,7 +51,7 @@ def main() -> int:
     for name, value in {**DEFAULTS, "PET_SIGNALS_TO_HANDLE": heeded}.items():
         os.environ.setdefault(name, value)
     if "trainer.train" in sys.argv:
-        announce_start("training starts")
+        announce_start("training")
     config_text = take_config()  # before ranks are forked, which would keep the file open
     # Late: torch reads the variables at import.
     with quiet_interrupt():

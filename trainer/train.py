@@ -57,7 +57,7 @@ def start(overrides: list[str]) -> int:
         sys.stdout.write((__doc__ or "").lstrip() if is_main_rank else "")
         return EXIT_OK
     if is_main_rank:
-        announce_start("training starts")
+        announce_start("training")
     from trainer.run import run  # noqa: PLC0415 - imports PyTorch, which takes seconds; the notice above comes first
 
     return run(overrides)

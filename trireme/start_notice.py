@@ -11,12 +11,18 @@ STARTED_AT = "TRIREME_STARTED_AT"
 
 
 def announce_start(what: str, *, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Print on stderr what starts, unless a parent process has; mark in the environment that it is printed."""
+    """Print on stderr what is imported, unless a parent process has; mark in the environment that it is printed.
+
+    It does not say that the run starts: its input is still to be checked.
+
+    Args:
+        what: what the libraries are for: `run NAME (2 processes)`.
+    """
     if STARTED_AT in environment:
         return
     environment[STARTED_AT] = str(time.time())
     with contextlib.suppress(OSError):  # the terminal may be closed
-        print(f"{what}: importing PyTorch, Megatron-Core and DeepSpeed", file=sys.stderr, flush=True)
+        print(f"Importing PyTorch, Megatron-Core and DeepSpeed for {what}", file=sys.stderr, flush=True)
 
 
 def seconds_since_start() -> float | None:

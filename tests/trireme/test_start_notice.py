@@ -13,10 +13,10 @@ def test_it_is_said_once_and_the_time_goes_on(
     monkeypatch.setattr(start_notice.time, "time", lambda: 1000.0)
     assert seconds_since_start() is None
     environment: dict[str, str] = {}
-    announce_start("run first starts on 1 process", environment=environment)
-    announce_start("training starts", environment=environment)
+    announce_start("run first (1 process)", environment=environment)
+    announce_start("training", environment=environment)
     captured = capsys.readouterr()
-    assert captured.err == "run first starts on 1 process: importing PyTorch, Megatron-Core and DeepSpeed\n"
+    assert captured.err == "Importing PyTorch, Megatron-Core and DeepSpeed for run first (1 process)\n"
     assert captured.out == ""
     monkeypatch.setenv(STARTED_AT, environment[STARTED_AT])
     monkeypatch.setattr(start_notice.time, "time", lambda: 1009.5)
