@@ -30,11 +30,12 @@ from pathlib import Path
 
 from launch.cli import unknown_option
 from launch.environment import device_variables, schedule_variables
+from launch.input_process import with_data_errors
 from trainer.config.derived import count_processes
 from trainer.config.load import dump_config, load_config
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
-from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error, raise_if_any
+from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error
 from trireme.processes import config_handed_over, set_omp_threads, torchrun_here
 from trireme.progress import format_number
 from trireme.start_notice import announce_start
@@ -69,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
             outcome = "this configuration cannot be started yet"
             sys.stderr.write(format_config_error(ConfigError(problems), outcome=outcome) + "\n")
         return 0
-    raise_if_any(problems)
+    if problems:
+        raise with_data_errors(problems, overrides)
     num_processes = count_processes(config)
     command = [*torchrun_here(num_processes), "-m", "trainer.train"]
     wanted = device_variables(config, run_directory=Path(config.output_dir, config.run_name).absolute())
@@ -81,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{' '.join(words)} {shlex.join([*command, *overrides])}\n")
         return 0
     where = format_number(num_processes, "process")
-    announce_start(f"Starting run {config.run_name} with {where}", environment=environment)
+    announce_start(f"run {config.run_name} ({where})", environment=environment)
     with config_handed_over(dump_config(config)) as handed:
         # Not a child: signals and the exit code are torchrun's without anything in between.
         os.execve(command[0], command, {**environment, **handed})
@@ -97,14 +99,14 @@ def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig
     try:
         config = load_config(overrides)
     except ConfigError as error:
-        raise ConfigError([*problems, *error.violations]) from error
+        raise with_data_errors([*problems, *error.violations], overrides) from error
     broken = [*validate(config, world_size=count_processes(config)), *check_packages(config)]
     if config.cluster.num_nodes > 1:
         rule = "must be 1: launch.local starts processes on this host only"
         fix = "Use 1, or python -m launch.slurm, or start torchrun on every host."
         broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, message=rule, fix=fix))
     if problems:
-        raise ConfigError([*problems, *broken])
+        raise with_data_errors([*problems, *broken], overrides)
     return config, broken
 
 

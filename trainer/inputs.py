@@ -11,9 +11,10 @@ from trainer.checkpoint.compatibility import check_resume
 from trainer.checkpoint.discovery import MISSING
 from trainer.config.derived import DerivedConfig, derive_config, pad_vocab_size
 from trainer.config.load import load_config
+from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
-from trainer.data.checks import check_datasets
+from trainer.data_inputs import check_data_files, check_independent_data, open_tokenizer
 from trainer.engine.deepspeed.settings import check_nvme_host
 from trainer.loop.recovery_log import read_replay
 from trireme.config.fields import is_inside
@@ -65,9 +66,17 @@ def load_inputs(
         ConfigError: all errors at once.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+
+    def check_despite(config: TrainConfig, doubtful: Collection[str]) -> list[Violation]:
+        """Check what does not depend on the settings with errors of form."""
+        from_rules = validate(config, world_size=world_size, ignore=doubtful)
+        doubtful = {*doubtful, *(violation.path for violation in check_ranges(config))}
+        return from_rules + (check_independent_data(config, doubtful=doubtful, unread=unread) if is_main_rank else [])
+
     with main_rank_answers():
         try:
-            config = load_config(overrides, world_size=world_size)
+            config = load_config(overrides, check=check_despite)
         except ConfigError as error:
             raise_if_any(_without_unread(error.violations, unread))
             raise
@@ -76,7 +85,7 @@ def load_inputs(
         tokenizer, found = open_tokenizer(config)
         violations += found
         vocab_size = config.model.vocab_size or (tokenizer.vocab_size if tokenizer else None)
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_main_rank:
             with log_waiting_for("rank 0 to check shards, tokenizer and checkpoint"):
                 violations += check_files(config, tokenizer, vocab_size or 0)
         raise_if_any(_without_unread(_without_repetitions(violations), unread))
@@ -121,41 +130,6 @@ def _check_replay(replay: str | None) -> list[Violation]:
         except ConfigError as error:
             return list(error.violations)
     return []
-
-
-def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
-    """Check the shards and compare them with tokenizer and model."""
-    return check_datasets(
-        config.data,
-        tokenizer_path=config.tokenizer.path,
-        seq_length=config.model.seq_length,
-        vocab_size=vocab_size or None,
-    )
-
-
-def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violation]]:
-    """Open the tokenizer, if one is configured, and check it."""
-    configured, path = config.model.vocab_size, config.tokenizer.path
-    if path is None or not Path(path).is_file():  # validate reports a missing file
-        return None, []
-    try:
-        tokenizer = Tokenizer(path)
-    except ConfigError as error:
-        return None, list(error.violations)
-    violations = []
-    if configured is not None and configured < tokenizer.vocab_size:
-        message = f"must be at least {tokenizer.vocab_size}, the number of tokens of tokenizer.path={path}"
-        fix = f"Use null or {tokenizer.vocab_size}."
-        violations.append(Violation(path="model.vocab_size", value=configured, message=message, fix=fix))
-    if config.data.uses_documents and config.data.eod_token_id is None and tokenizer.eos_id is None:
-        message = f"must be set, because tokenizer.path={path} has no end-of-sequence token"
-        fix = "Set it to the token that ends documents in the shards."
-        violations.append(Violation(path="data.eod_token_id", value="null", message=message, fix=fix))
-    if configured is None and (config.data.eod_token_id or 0) >= tokenizer.vocab_size:
-        message = f"must be one of the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
-        fix = f"Use null or 0 to {tokenizer.vocab_size - 1}."
-        violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, message=message, fix=fix))
-    return tokenizer, violations
 
 
 def _without_unread(violations: Collection[Violation], unread: Collection[str]) -> list[Violation]:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from launch.input_process import with_data_errors
 from launch.preflight.checks import check_inputs, check_layout, check_memory
 from launch.preflight.cli import Request, parse_request
 from launch.preflight.finding import Finding, Verdict, allow, judge, skipped
@@ -43,7 +44,7 @@ from trainer.config.load import load_config
 from trainer.config.model_math import count_parameters
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, needed_packages, validate
-from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, exit_code_of
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, exit_code_of
 from trireme.progress import format_number
 
 STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red", Verdict.SKIPPED: "dim"}
@@ -66,7 +67,10 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write((__doc__ or "").lstrip())
         return EXIT_OK
     request = parse_request(arguments)
-    config = load_config(request.overrides)
+    try:
+        config = load_config(request.overrides)
+    except ConfigError as error:
+        raise with_data_errors(error.violations, request.overrides) from error
     findings = _make_checks(request, config)
     _print(findings)
     return EXIT_BAD_INPUT if any(finding.verdict is Verdict.ERROR for finding in findings) else EXIT_OK

@@ -1,18 +1,15 @@
 """Checks of the configuration's inputs, layout and memory."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 
+from launch.input_process import check_files, read_violations
 from launch.plan.coefficients import load_coefficients
 from launch.plan.from_config import check_planner_input
 from launch.plan.plan import make_plan
 from launch.preflight.finding import Finding, judge, skipped, warn
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import divisors
-from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, Violation
+from trireme.errors import Violation
 from trireme.progress import format_number
 
 
@@ -25,15 +22,13 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         reads_all: compare checksums, too, whatever data.verify is; reads every byte.
     """
     verify = ["data.verify=checksum"] if reads_all and config.data.verify != "full" else []
-    command = [sys.executable, "-W", "ignore", "-m", "trainer.check_inputs", "--json"]
-    command += ["--world-size", str(world_size), *overrides, *verify]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
-    if done.returncode not in (EXIT_OK, EXIT_BAD_INPUT):
+    done = check_files("--world-size", str(world_size), *overrides, *verify)
+    found = read_violations(done)
+    if found is None:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         rule = f"failed with exit code {done.returncode}: {last}"
         fix = "Run python -m trainer.check_inputs OVERRIDES to see its full output."
         return judge("inputs", [Violation(path="trainer.check_inputs", value="", message=rule, fix=fix)], otherwise="")
-    found = [Violation(**violation) for violation in json.loads(done.stdout)["violations"]]
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
     depth = "checksums" if reads_all or config.data.verify in ("checksum", "full") else "sizes"
     good = f"{format_number(num_shards, 'shard')} ({depth} verified), tokenizer and checkpoint are valid"

@@ -119,7 +119,8 @@ def test_broken_rules_are_printed_when_the_form_is_right() -> None:
     nodes = ("cluster.gpus_per_node=4", "cluster.num_nodes=2")
     result = launch(*GOOD, "parallel=tp2_pp2", "model.num_layers=7", *nodes)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[0] == "2 errors; nothing was started:"
+    assert result.stderr.splitlines()[0] == "3 errors; nothing was started:"
+    assert "data.train[0].paths[0]: no such shard: neither its .bin nor its .idx file exists" in result.stderr
     assert "model.num_layers: must be a multiple of parallel.pipeline_model_parallel_size=2 (got 7)" in result.stderr
     assert "cluster.num_nodes: must be 1: launch.local starts processes on this host only (got 2)" in result.stderr
     result = launch(*GOOD, "parallel=tp2_pp2", "cluster.gpus_per_node=6")
@@ -191,7 +192,7 @@ def test_help() -> None:
 def test_torchrun_takes_over_and_its_exit_code_is_passed_on(stand_in: Path) -> None:
     result = launch_cold(*GOOD, "parallel=dp2", stand_in=stand_in)
     assert result.returncode == 7
-    said = "Starting run default with 2 processes: importing PyTorch, Megatron-Core and DeepSpeed\n"
+    said = "Importing PyTorch, Megatron-Core and DeepSpeed for run default (2 processes)\n"
     assert result.stderr == said, "at once, by the launcher itself"
     (_, arguments, _) = yaml.safe_load(result.stdout)
     assert arguments[:2] == ["--nproc-per-node", "2"]

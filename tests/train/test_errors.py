@@ -17,8 +17,8 @@ from trainer.checkpoint.manifest import write_durably
 from trainer.checkpoint.trainer_state import STATE_NAME, write_state
 
 TOKENIZER_SIZE = 300
-STARTING = ": importing PyTorch, Megatron-Core and DeepSpeed"
-"""What is said at once, before anything is looked at."""
+STARTING = "Importing PyTorch, Megatron-Core and DeepSpeed for "
+"""First words of the notice that is printed before the files are checked."""
 
 
 def problems_of(command: list[str], **changes: str) -> list[str]:
@@ -27,7 +27,7 @@ def problems_of(command: list[str], **changes: str) -> list[str]:
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-    said = [line for line in result.stderr.splitlines() if not line.endswith(STARTING)]
+    said = [line for line in result.stderr.splitlines() if not line.startswith(STARTING)]
     first, *lines = [line for line in said if not line.startswith("Waiting for ")]  # on a busy host
     count = f"{len(lines)} error{'s' if len(lines) != 1 else ''}"
     assert first == f"{count}; nothing was started:", "each is one line, and nothing else is said"
@@ -103,7 +103,8 @@ def test_sizes_that_do_not_fit_each_other() -> None:
         "parallel.context_parallel_size=2",
         "parallel.sequence_parallel",
     )
-    assert len(problems) == 7
+    assert has(problems, "data.train[0].paths[0]: no such shard", "(got /data/wiki)")
+    assert len(problems) == 8
 
 
 def test_unknown_names_and_an_unusable_directory(tmp_path: Path) -> None:
@@ -122,7 +123,31 @@ def test_unknown_names_and_an_unusable_directory(tmp_path: Path) -> None:
     assert has(problems, "parallel: no such preset 'tp2pp2'", "Did you mean tp2_pp2?")
     assert has(problems, "training.train_iters: expected an integer")
     assert has(problems, "output_dir: ", f"{file} is a file")
-    assert len(problems) == 5
+    assert has(problems, "data.train[0].paths[0]: no such shard", "(got /data/wiki)")
+    assert len(problems) == 6
+
+
+def test_damaged_files_are_reported_together_with_unknown_settings(
+    tmp_path: Path, shard: Path, tokenizer: Path
+) -> None:
+    cut = write_shard(tmp_path / "cut", make_documents(num_tokens=2000, vocab_size=64), with_manifest=True)
+    file = cut.with_suffix(".bin")
+    file.write_bytes(file.read_bytes()[:-100])
+    wrong = tmp_path / "tokenizer.model"
+    wrong.write_text("not a model")
+    # The launcher, and the ranks of a run that torchrun starts, which also check the rest of the files.
+    data = (f"data.train=[{{paths:['{cut}']}},{{paths:['{shard}']}}]", "optimiser.lr=1", "model.num_layers=0")
+    for command in (command_of(*SMALL), [sys.executable, "-m", "trainer.train", *SMALL]):
+        problems = problems_of([*command, *data, f"tokenizer.path='{wrong}'"])
+        assert has(problems, "optimiser: ", "Did you mean optimizer?")
+        assert has(problems, "model.num_layers: must be at least 1")
+        assert has(problems, f"{file}: truncated: its index expects 4000 bytes")
+        assert has(problems, "tokenizer.path: must be a SentencePiece model")
+        assert len(problems) == 4
+    # Not compared with a setting that is wrong itself: the vocabulary of 64 tokens, the length of a window.
+    problems = launched(*data[:2], "model.vocab_size=few", "model.seq_length=long", f"tokenizer.path='{tokenizer}'")
+    paths = [problem.split(": ")[0] for problem in problems]
+    assert paths == ["model.seq_length", "model.vocab_size", "optimiser", f"{file}"]
 
 
 def test_a_world_size_that_is_no_multiple_is_named_once_by_three_processes(shard: Path) -> None:

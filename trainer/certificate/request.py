@@ -13,7 +13,7 @@ from trainer.config.load import load_config
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
-from trainer.inputs import check_data_files, open_tokenizer
+from trainer.data_inputs import check_data_files, open_tokenizer
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.files import nearest_existing_parent
 from trireme.shards.shard import ShardWriter, shard_file, token_dtype

@@ -14,6 +14,7 @@ from launch.preflight.__main__ import run
 from launch.preflight.cli import CHECKS
 from tests.data.shards import write_counting_shard
 from trainer import check_inputs
+from trireme.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODEL = ("model=quickstart", "model.vocab_size=512", "model.seq_length=32")
@@ -40,7 +41,7 @@ def preflight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def call(*arguments: str) -> tuple[int, str]:
         with monkeypatch.context() as patched:
-            patched.setattr("launch.preflight.checks.subprocess", SimpleNamespace(run=check_here))
+            patched.setattr("launch.input_process.subprocess", SimpleNamespace(run=check_here))
             code = run(arguments)
         return code, capsys.readouterr().out
 
@@ -107,6 +108,16 @@ def test_all_that_is_wrong_is_said_at_once_with_fixes(
     assert "GiB of memory" in by_check["memory"]
     assert "1000000 checkpoints" in by_check["disk"]
     assert "wandb login" in by_check["wandb"]
+
+
+def test_errors_of_form_come_with_those_of_the_shards(
+    preflight: Preflight, good: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "shard.bin").write_bytes((tmp_path / "shard.bin").read_bytes()[:-8])
+    with pytest.raises(ConfigError) as caught:
+        preflight(*good, "optimizer.lrr=1", "model.num_layers=3", "parallel=pp2")
+    paths = [violation.path for violation in caught.value.violations]
+    assert paths == ["optimizer.lrr", "model.num_layers", str(tmp_path / "shard.bin")]
 
 
 def test_an_allowed_failure_becomes_a_warning(preflight: Preflight, good: tuple[str, ...]) -> None:
