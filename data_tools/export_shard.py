@@ -1,4 +1,4 @@
-"""Export a shard to another format: python -m data_tools.export_shard PREFIX OUTPUT --format datatrove
+"""Export a shard to another format: trireme export-shard PREFIX OUTPUT --format datatrove
 
 datatrove: OUTPUT.ds, OUTPUT.ds.index and OUTPUT.ds.metadata, as written by its DocumentTokenizer; nanotron reads them
 too. (Megatron-LM and Megatron-Core need no export: they read PREFIX.bin and PREFIX.idx.)
@@ -146,7 +146,7 @@ def _check_output(path: Path, *, overwrite: bool) -> Iterator[Violation]:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.export_shard",
+        prog="trireme export-shard",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Export a SentencePiece model as a tokenizer for Hugging Face's transformers.
 
-    python -m data_tools.export_tokenizer DIRECTORY/tokenizer.model OUTPUT_DIR [--verify FILE]
+    trireme export-tokenizer DIRECTORY/tokenizer.model OUTPUT_DIR [--verify FILE]
 
 Nothing is written unless every verification text yields the same ids, and decodes to the same text.
 """
@@ -132,7 +132,7 @@ def export(model_path: Path, directory: Path, *, verify: Path | None, overwrite:
     try:
         converted = convert_tokenizer(model_path.read_bytes())
     except UnsupportedModelError as error:
-        fix = "Use a model that data_tools.prepare trained, or one with the same normalization."
+        fix = "Use a model that trireme prepare trained, or one with the same normalization."
         rule = f"cannot export the model: it {error}"
         raise ConfigError([Violation(path="MODEL", value=model_path, message=rule, fix=fix)]) from error
     # Verify what will be written, since that is what others will use.
@@ -192,7 +192,7 @@ def _show_ids(found: list[int], expected: list[int]) -> str:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.export_tokenizer",
+        prog="trireme export-tokenizer",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

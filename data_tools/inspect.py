@@ -179,7 +179,7 @@ def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="trireme inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("prefix", metavar="PREFIX")
     chosen = parser.add_mutually_exclusive_group()

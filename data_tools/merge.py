@@ -1,4 +1,4 @@
-"""Merge token shards into one without tokenizing again: python -m data_tools.merge OUTPUT PREFIX [PREFIX ...]
+"""Merge token shards into one without tokenizing again: trireme merge OUTPUT PREFIX [PREFIX ...]
 
 The new shard contains the documents of all shards in the given order. All shards must have the same tokenizer.
 """
@@ -133,7 +133,7 @@ def _check_inputs(prefixes: list[str]) -> Iterator[Violation]:
             manifest = read_manifest(prefix)
             if manifest is None or manifest.tokenizer_sha256 is None:
                 rule = "has no manifest that names its tokenizer"
-                fix = "merge shards that `python -m data_tools.prepare` made"
+                fix = "merge shards that `trireme prepare` made"
                 yield Violation(path="PREFIX", value=prefix, message=rule, fix=fix)
 
 
@@ -156,7 +156,7 @@ def _check_output(output: str, prefixes: list[str], *, overwrite: bool) -> Itera
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="trireme merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", metavar="OUTPUT", help="prefix of the new shard")
     parser.add_argument("prefixes", metavar="PREFIX", nargs="+", help="path of a shard, without .bin and .idx")

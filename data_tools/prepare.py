@@ -1,4 +1,4 @@
-"""Prepare token shards from raw files: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
+"""Prepare token shards from raw files: trireme prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]"""
 
 import json
 import sys
@@ -95,11 +95,11 @@ def _how_to_resume(task: Task) -> str:
 
 
 USAGE = """\
-usage: python -m data_tools.prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
+usage: trireme prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
 
 Prepare token shards from raw files. Options are the files in conf/data_prep/; docs/reference/data_prep.md lists all
 fields, and docs/data/preparing.md explains how to use them. Example:
-  python -m data_tools.prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
+  trireme prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
     data_prep.output_dir=outputs/notes
 """
 

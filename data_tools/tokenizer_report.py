@@ -1,7 +1,7 @@
 """Compare how many tokens tokenizers need for the same text, by language.
 
-    python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --shard OUTPUT_DIR
-    python -m data_tools.tokenizer_report TOKENIZER [TOKENIZER ...] --text FILE [FILE ...]
+    trireme tokenizer-report TOKENIZER [TOKENIZER ...] --shard OUTPUT_DIR
+    trireme tokenizer-report TOKENIZER [TOKENIZER ...] --text FILE [FILE ...]
 
 TOKENIZER is a SentencePiece .model, a tokenizer.json, or a directory with one of them. OUTPUT_DIR is the directory of a
 preparation, whose validation documents are used. FILE is a text file, or .jsonl with the key "text".
@@ -210,7 +210,7 @@ def open_tokenizers(paths: Iterable[Path]) -> dict[str, Tokenizer]:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.tokenizer_report",
+        prog="trireme tokenizer-report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

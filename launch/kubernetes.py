@@ -1,11 +1,11 @@
 """Train on a Kubernetes cluster: check the configuration and print the manifest of the job.
 
-usage: python -m launch.kubernetes OVERRIDES > job.yaml; kubectl apply -f job.yaml
+usage: trireme kubernetes OVERRIDES > job.yaml; kubectl apply -f job.yaml
 
-OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node and cluster.kubernetes.* describe the
+OVERRIDES are those of `trireme train`; cluster.num_nodes, cluster.gpus_per_node and cluster.kubernetes.* describe the
 job (docs/launch/clusters.md). For example:
 
-  python -m launch.kubernetes cluster=h100 cluster.num_nodes=4 cluster.kubernetes.image=registry/trireme:1 \\
+  trireme kubernetes cluster=h100 cluster.num_nodes=4 cluster.kubernetes.image=registry/trireme:1 \\
     'cluster.kubernetes.claims={/workspace: runs, /data: corpus}' run_name=first model=llama_8b parallel=tp8 ...
 
 The manifest contains a ConfigMap with the resolved configuration and a PyTorchJob of the Kubeflow training operator.

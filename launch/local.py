@@ -1,12 +1,12 @@
 """Train on this host: check the configuration, compute the number of processes, start torchrun.
 
-usage: python -m launch.local [--print | --config | --help] OVERRIDES
+usage: trireme local [--print | --config | --help] OVERRIDES
 
-OVERRIDES are those of `trainer.train`: GROUP=OPTION selects a file of conf/GROUP, PATH=VALUE sets one field
+OVERRIDES are those of `trireme train`: GROUP=OPTION selects a file of conf/GROUP, PATH=VALUE sets one field
 (docs/reference/training.md lists all of them). For example:
 
-  python -m launch.local experiment=quickstart training.train_iters=100
-  python -m launch.local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
+  trireme local experiment=quickstart training.train_iters=100
+  trireme local model=gpt2_124m parallel=tp2_pp2 'data.train=[{paths:[/data/wiki],weight:1}]'
 
   --print    print the torchrun command and exit
   --config   print the composed configuration as YAML and exit; errors that prevent a start, such as missing data, are
@@ -102,8 +102,8 @@ def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig
         raise with_data_errors([*problems, *error.violations], overrides) from error
     broken = [*validate(config, world_size=count_processes(config)), *check_packages(config)]
     if config.cluster.num_nodes > 1:
-        rule = "must be 1: launch.local starts processes on this host only"
-        fix = "Use 1, or python -m launch.slurm, or start torchrun on every host."
+        rule = "must be 1: trireme local starts processes on this host only"
+        fix = "Use 1, or trireme slurm, or start torchrun on every host."
         broken.append(Violation(path="cluster.num_nodes", value=config.cluster.num_nodes, message=rule, fix=fix))
     if problems:
         raise with_data_errors([*problems, *broken], overrides)

@@ -196,7 +196,7 @@ class Quickstart:
             ("configuration", "config.yaml"),
         ):
             print(f"  {what:<27} {self.output / place}")
-        print(f"\n  generate more text: python -m trainer.generate {self.output} --prompt 'Your prompt'")
+        print(f"\n  generate more text: trireme generate {self.output} --prompt 'Your prompt'")
 
 
 def compare_losses(first: dict[int, float], second: dict[int, float]) -> Resumption:

@@ -1,8 +1,8 @@
 """Verify that every parallel layout and engine matches a single-process run on the same weights and data.
 
-    python -m trainer.certify                                       the standard matrix
-    python -m trainer.certify OVERRIDES 'layouts=[tp2.sp,pp2 zero0]'
-    python -m trainer.certify OVERRIDES                             the layout of the overrides
+    trireme certify                                       the standard matrix
+    trireme certify OVERRIDES 'layouts=[tp2.sp,pp2 zero0]'
+    trireme certify OVERRIDES                             the layout of the overrides
 
 Prints a table, and writes certificate.json and certificate.html (certify.output_dir).
 docs/training/layout_equivalence.md explains what is compared and how the bounds are derived. Exit codes: 0 all layouts

@@ -2,7 +2,7 @@
 
     python -m trainer.check_inputs [--world-size N] [--data-only] [--json] OVERRIDES
 
-Runs the checks that `trainer.train` makes before it starts a process group: shards (with data.verify=checksum, every
+Runs the checks that `trireme train` makes before it starts a process group: shards (with data.verify=checksum, every
 byte of them), tokenizer, checkpoint, run directory. Requirements of the nodes alone, such as Transformer Engine and a
 local disk, are checked there.
 

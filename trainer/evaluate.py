@@ -1,8 +1,8 @@
 """Evaluate a checkpoint on a validation set, under any parallel layout.
 
-    python -m trainer.evaluate outputs/quickstart [OVERRIDES]
+    trireme evaluate outputs/quickstart [OVERRIDES]
     torchrun --nproc-per-node N -m trainer.evaluate outputs/quickstart parallel=tp2 [OVERRIDES]
-    python -m trainer.evaluate experiment=quickstart parallel=single
+    trireme evaluate experiment=quickstart parallel=single
 
 The first argument is a run directory, whose latest valid checkpoint is evaluated, or a checkpoint. Model, tokenizer,
 data.validation and batch sizes are those of the run; the layout is data parallelism only. OVERRIDES change any of them,
@@ -263,7 +263,7 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
     from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see run
     from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
 
-    otherwise = ", or evaluate the run as it is: python -m trainer.evaluate RUN_DIRECTORY"
+    otherwise = ", or evaluate the run as it is: trireme evaluate RUN_DIRECTORY"
     state, checkpoint, path = saved.state, saved.checkpoint, config.tokenizer.path
     found: list[Violation] = []
     if tokenizer is not None:

@@ -1,6 +1,6 @@
 """Generate text from a prompt with a trained model; the text streams to the terminal.
 
-    python -m trainer.generate outputs/quickstart --prompt "The history of"
+    trireme generate outputs/quickstart --prompt "The history of"
 
 PATH is a run directory, whose latest valid checkpoint is loaded, or a checkpoint. It may have been saved under any
 parallel layout; one process loads it, with the tokenizer that it contains. Exit codes: 0 done, 1 the model's output is
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.generate",
+        prog="trireme generate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Train a model: the entry of every process of a run.
 
     torchrun --nproc-per-node N -m trainer.train OVERRIDES
-    python -m launch.local OVERRIDES        # the same; starts as many processes as the layout needs
+    trireme local OVERRIDES        # the same; starts as many processes as the layout needs
 
 OVERRIDES: GROUP=OPTION selects a file of conf/GROUP, PATH=VALUE sets one field; docs/reference/training.md lists them.
 

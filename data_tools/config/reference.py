@@ -16,7 +16,7 @@ PREFACE = """\
 
 <!-- Generated: python -m data_tools.config.reference > docs/reference/data_prep.md. Edit the dataclasses instead. -->
 
-    python -m data_tools.prepare data_prep=OPTION data_prep.FIELD=VALUE ...
+    trireme prepare data_prep=OPTION data_prep.FIELD=VALUE ...
 
 `data_prep=OPTION` selects the file `conf/data_prep/OPTION.yaml`; `data_prep.FIELD=VALUE` sets one field. An item of a
 list is addressed by its index: `data_prep.sources.0.paths=[...]`. `'hydra.searchpath=[/my/conf]'` adds a directory of

@@ -1,4 +1,4 @@
-"""Crawl a site into a WARC file: python -m data_tools.crawl START_URL --output FILE.warc.gz"""
+"""Crawl a site into a WARC file: trireme crawl START_URL --output FILE.warc.gz"""
 
 import sys
 

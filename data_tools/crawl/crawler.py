@@ -251,7 +251,7 @@ def crawl_with_progress(settings: CrawlSettings) -> CrawlReport:
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m data_tools.crawl", description=__doc__)
+    parser = argparse.ArgumentParser(prog="trireme crawl", description=__doc__)
     parser.add_argument("start_url", metavar="START_URL")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.warc.gz")
     parser.add_argument("--max-pages", type=int, default=100, help="maximum responses to store (default: %(default)s)")

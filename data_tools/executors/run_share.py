@@ -61,7 +61,7 @@ def _check_directories(task: Task, directories: StageDirectories) -> Preparation
     if preparation.directories != directories:
         raise PreparationError(
             "The code, a library or a file named in the settings has changed since this job was submitted. Run"
-            " data_tools.prepare again."
+            " trireme prepare again."
         )
     return preparation
 

@@ -197,7 +197,7 @@ def summarize(output: Path, *, stats: dict[str, Any], ledger: dict[str, Any]) ->
     lines.append(f"  per-record outcomes: {output / 'ledger.json'}; statistics: {output / 'stats.json'}")
     if (output / REPORT_NAME).exists():
         lines.append(f"  report (open in a browser): {output / REPORT_NAME}")
-    lines.append(f"  inspect: python -m data_tools.inspect {output / 'train'} --doc 0")
+    lines.append(f"  inspect: trireme inspect {output / 'train'} --doc 0")
     return lines
 
 

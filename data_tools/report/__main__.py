@@ -1,4 +1,4 @@
-"""Write the report of a preparation: python -m data_tools.report OUTPUT_DIR"""
+"""Write the report of a preparation: trireme data-report OUTPUT_DIR"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write the report of a preparation: python -m data_tools.report OUTPUT_DIR writes OUTPUT_DIR/report.html.
+"""Write the report of a preparation: trireme data-report OUTPUT_DIR writes OUTPUT_DIR/report.html.
 
 It is rendered from the files next to the shards. It is not part of the output: equal preparations may have different
 reports.
@@ -99,7 +99,7 @@ def _violation(output: Path, rule: str) -> Violation:
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_tools.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="trireme data-report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", metavar="OUTPUT_DIR", type=Path, help="data_prep.output_dir of a preparation")
     args = parser.parse_args()

@@ -116,7 +116,7 @@ def decide(preparation: Preparation) -> None:
     )
     if unread := [state.file.path for state in states if not state.is_finished]:
         more = f" and {format_number(len(unread) - 1, 'other file')}" if len(unread) > 1 else ""
-        raise PreparationError(f"Reading is not finished for {unread[0]}{more}. Rerun data_tools.prepare.")
+        raise PreparationError(f"Reading is not finished for {unread[0]}{more}. Rerun trireme prepare.")
     corpus = join_files(states)
     with preparation.progress.begin(Stage.DECIDE, total=len(corpus.hashes), unit="documents") as progress:
         decided = deduplicate_and_split(corpus, config=config, directory=directories.read)
@@ -224,7 +224,7 @@ def _open_tokenize_stage(preparation: Preparation) -> tuple[TokenizeStage, Corpu
     directories, config = preparation.directories, preparation.config
     for directory in (directories.decide, directories.train_tokenizer):
         if not (directory / _FINISHED).exists():
-            raise PreparationError(f"{directory}: an earlier stage is not finished. Rerun data_tools.prepare.")
+            raise PreparationError(f"{directory}: an earlier stage is not finished. Rerun trireme prepare.")
     corpus = Corpus.load(directories.decide)
     path = find_tokenizer(directories.train_tokenizer)
     assert path is not None
@@ -314,6 +314,4 @@ def write_report_best_effort(output: Path, timings: list[StageTiming]) -> None:
         write_timings(output, timings)
         write_report(output)
     except (OSError, ConfigError) as error:
-        logger.warning(
-            "warning: failed to write report.html: %s. Write it with: python -m data_tools.report %s", error, output
-        )
+        logger.warning("warning: failed to write report.html: %s. Write it with: trireme data-report %s", error, output)

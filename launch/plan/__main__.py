@@ -1,10 +1,10 @@
 """Predict memory, throughput and the best parallel layouts of a run, without any device.
 
-usage: python -m launch.plan [WORD=VALUE ...] OVERRIDES
+usage: trireme plan [WORD=VALUE ...] OVERRIDES
 
-OVERRIDES are those of `trainer.train`. For example:
+OVERRIDES are those of `trireme train`. For example:
 
-  python -m launch.plan model=llama_70b cluster=h100 cluster.num_nodes=64 precision=bf16 \\
+  trireme plan model=llama_70b cluster=h100 cluster.num_nodes=64 precision=bf16 \\
       training.global_batch_size=1024 tokens=15e12 html=plan.html
 
 Options of the planner:
@@ -12,7 +12,7 @@ Options of the planner:
   top=N             number of layouts to show (default: 15)
   html=FILE         also write an HTML report: memory per stage, timeline, throughput against memory, rejected layouts
   json=FILE         also write all figures as JSON
-  calibrate=true    measure this host's devices with trainer.hardware_check, and save the rates for later plans
+  calibrate=true    measure this host's devices with trireme hardware-check, and save the rates for later plans
   calibration=FILE  use these measured rates; none uses none (default: those in output_dir, for the same device type)
 
 The planner predicts the configured layout, or explains why it cannot be used and lists the nearest valid ones. Then it

@@ -1,4 +1,4 @@
-"""Replace fitted rates by measured ones: `python -m launch.plan calibrate=true`.
+"""Replace fitted rates by measured ones: `trireme plan calibrate=true`.
 
 A child process runs trainer.hardware_check under torchrun on all devices: matrix products, copies, all-reduces. The
 rates are saved as CALIBRATION_NAME in the output directory, and plans for the same device type use them. The slowest
@@ -104,7 +104,7 @@ def load(path: Path) -> Calibration:
         return Calibration(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, yaml.YAMLError) as error:
         rule = "not a calibration file" if isinstance(error, TypeError) else f"cannot read this file: {error}"
-        fix = "Run python -m launch.plan calibrate=true again."
+        fix = "Run trireme plan calibrate=true again."
         raise ConfigError([Violation(path="calibration", value=str(path), message=rule, fix=fix)]) from error
 
 

@@ -1,8 +1,8 @@
 """Check everything that can be checked before a run is submitted, all at once.
 
-usage: python -m launch.preflight [checksums=false] [hardware=true] [on_nodes=true] [allow=CHECK,...] OVERRIDES
+usage: trireme preflight [checksums=false] [hardware=true] [on_nodes=true] [allow=CHECK,...] OVERRIDES
 
-OVERRIDES are those of `trainer.train`. The preflight checks the rules of the configuration; the layout against the
+OVERRIDES are those of `trireme train`. The preflight checks the rules of the configuration; the layout against the
 cluster's hosts; shards with their checksums (checksums=false: only their sizes), tokenizer, checkpoint and run
 directory; device memory, as predicted by the planner; disk space for all retained checkpoints; W&B credentials; the
 container image; the port; the clock; library versions; and, where Slurm is installed, whether it would accept the job

@@ -47,7 +47,7 @@ def check_slurm(config: TrainConfig) -> Finding:
     folder = directory_of(config) / "slurm" / "preflight"
     job = Job(configs=[config], stamp=folder.name, folder=folder, title=config.run_name)
     try:
-        said = try_script(render_job(job, command=["python", "-m", "launch.preflight"]))
+        said = try_script(render_job(job, command=["trireme", "preflight"]))
     except SlurmError as error:
         # Without any Slurm setting, the user may not intend to use Slurm.
         is_intended = config.cluster.slurm != SlurmConfig() or config.cluster.num_nodes > 1

@@ -1,14 +1,14 @@
 """Train on a Slurm cluster: check the configuration, write one readable batch script, submit it.
 
-usage: python -m launch.slurm [action=submit|status|stop|logs] [dry_run=true] [chain=N] [-m] OVERRIDES
-       python -m launch.slurm data_prep=OPTION [dry_run=true] [data_prep.FIELD=VALUE ...]
+usage: trireme slurm [action=submit|status|stop|logs] [dry_run=true] [chain=N] [-m] OVERRIDES
+       trireme slurm data_prep=OPTION [dry_run=true] [data_prep.FIELD=VALUE ...]
 
-OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node and cluster.slurm.* describe the job
+OVERRIDES are those of `trireme train`; cluster.num_nodes, cluster.gpus_per_node and cluster.slurm.* describe the job
 (docs/launch/clusters.md). For example:
 
-  python -m launch.slurm cluster=h100 cluster.num_nodes=4 cluster.slurm.partition=gpu run_name=first \\
+  trireme slurm cluster=h100 cluster.num_nodes=4 cluster.slurm.partition=gpu run_name=first \\
     model=llama_8b parallel=tp8 precision=bf16 'data.train=[{paths:[/data/crawl]}]' tokenizer.path=/data/tok.model
-  python -m launch.slurm run_name=first action=logs follow=true
+  trireme slurm run_name=first action=logs follow=true
 
   action=submit   check, copy code and configuration to the run directory, submit (default)
   action=status   show the run's jobs, its last step and its latest checkpoint
@@ -18,7 +18,7 @@ OVERRIDES are those of `trainer.train`; cluster.num_nodes, cluster.gpus_per_node
   chain=N         submit N dependent jobs, each resuming the run when the previous one reaches its time limit, instead
                   of one job that requeues itself
   -m, --multirun  sweep: an override with several values (optimizer.lr=1e-3,3e-4) becomes one run each, in a job array
-  data_prep=...   prepare data in job arrays: data_tools.prepare with data_prep.executor.kind=slurm
+  data_prep=...   prepare data in job arrays: trireme prepare with data_prep.executor.kind=slurm
 
 Exit codes: 0 done; 1 Slurm failed or rejected the job; 2 bad configuration or input (all errors are printed, nothing
 is submitted).
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         _show_logs(request, runs.configs)
     else:
         jobs = plan_jobs(request, runs)
-        command = ["python", "-m", "launch.slurm", *arguments]
+        command = ["trireme", "slurm", *arguments]
         show_jobs(jobs, command=command) if request.dry_run else submit_jobs(jobs, command=command)
     return EXIT_OK
 

@@ -208,7 +208,7 @@ def _explain(job: Job, numbers: Sequence[str]) -> Iterator[str]:
     if config.output_dir != TrainConfig.__dataclass_fields__["output_dir"].default:
         same.append(quote_override("output_dir", config.output_dir))
     for word, action in {"follow": "logs follow=true", "status": "status", "stop": "stop"}.items():
-        yield f"{word:<10} python -m launch.slurm {' '.join(same)} action={action}"
+        yield f"{word:<10} trireme slurm {' '.join(same)} action={action}"
 
 
 def _short(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`python -m data_tools.inspect`: what it prints, and what it refuses."""
+"""`trireme inspect`: what it prints, and what it refuses."""
 
 import shutil
 from pathlib import Path

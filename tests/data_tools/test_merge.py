@@ -1,4 +1,4 @@
-"""`python -m data_tools.merge`: all documents with their origins, or nothing."""
+"""`trireme merge`: all documents with their origins, or nothing."""
 
 import os
 import shutil

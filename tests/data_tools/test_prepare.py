@@ -1,4 +1,4 @@
-"""The output of `python -m data_tools.prepare`: whole, right, and the same each time."""
+"""The output of `trireme prepare`: whole, right, and the same each time."""
 
 import json
 import math

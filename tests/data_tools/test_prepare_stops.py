@@ -207,7 +207,7 @@ def test_settings_that_do_not_suit_each_other(tmp_path: Path) -> None:
 def test_usage(overrides: list[str]) -> None:
     done = run_prepare(*overrides)
     assert done.returncode == (0 if overrides else 2)
-    assert "usage: python -m data_tools.prepare" in done.stdout + done.stderr
+    assert "usage: trireme prepare" in done.stdout + done.stderr
 
 
 def test_too_little_text_is_explained(tmp_path: Path) -> None:

@@ -448,4 +448,4 @@ def test_help_and_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m launch.kubernetes" in done.stdout
+    assert "usage: trireme kubernetes" in done.stdout

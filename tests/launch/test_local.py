@@ -122,7 +122,7 @@ def test_broken_rules_are_printed_when_the_form_is_right() -> None:
     assert result.stderr.splitlines()[0] == "3 errors; nothing was started:"
     assert "data.train[0].paths[0]: no such shard: neither its .bin nor its .idx file exists" in result.stderr
     assert "model.num_layers: must be a multiple of parallel.pipeline_model_parallel_size=2 (got 7)" in result.stderr
-    assert "cluster.num_nodes: must be 1: launch.local starts processes on this host only (got 2)" in result.stderr
+    assert "cluster.num_nodes: must be 1: trireme local starts processes on this host only (got 2)" in result.stderr
     result = launch(*GOOD, "parallel=tp2_pp2", "cluster.gpus_per_node=6")
     assert "world_size: must be a multiple of parallel.tensor_model_parallel_size=2" in result.stderr
 
@@ -185,7 +185,7 @@ def test_help() -> None:
     for option in ("--help", "-h"):
         result = launch(option)
         assert result.returncode == 0
-        assert "usage: python -m launch.local" in result.stdout
+        assert "usage: trireme local" in result.stdout
         assert "Exit codes: 0 done; 2 bad configuration" in result.stdout
 
 

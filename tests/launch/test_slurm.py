@@ -413,7 +413,7 @@ def test_help_and_no_torch() -> None:
     assert done.returncode == 0, done.stderr
     done = start("--help")
     assert done.returncode == 0
-    assert "usage: python -m launch.slurm" in done.stdout
+    assert "usage: trireme slurm" in done.stdout
 
 
 def test_a_container_gets_the_variables_of_the_job(render: Render, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Runs:
 
 
 def launch(cluster: SlurmCluster, *arguments: str, cwd: Path = REPOSITORY) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m launch.slurm` where the cluster's commands find it."""
+    """Run `trireme slurm` where the cluster's commands find it."""
     return subprocess.run(
         [sys.executable, "-m", "launch.slurm", *arguments],
         cwd=cwd,

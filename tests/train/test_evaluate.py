@@ -212,4 +212,4 @@ def test_a_checkpoint_outside_of_a_run_and_a_directory_that_takes_no_file(run_di
 def test_help_tells_both_forms() -> None:
     done = run_command("trainer.evaluate", "--help", cwd=REPOSITORY)
     assert done.returncode == 0
-    assert "python -m trainer.evaluate outputs/quickstart" in done.stdout
+    assert "trireme evaluate outputs/quickstart" in done.stdout

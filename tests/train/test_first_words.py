@@ -48,4 +48,4 @@ def test_help() -> None:
     for option in ("--help", "-h"):
         done = warm.run([sys.executable, "-m", "trainer.train", option], cwd=REPOSITORY, env=environment())
         assert (done.returncode, done.stderr) == (0, "")
-        assert "python -m launch.local OVERRIDES" in done.stdout and "Exit codes: 0 done" in done.stdout
+        assert "trireme local OVERRIDES" in done.stdout and "Exit codes: 0 done" in done.stdout

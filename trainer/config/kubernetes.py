@@ -9,7 +9,7 @@ JOB_VARIABLE = "TRIREME_JOB_ID"
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesConfig:
-    """The manifest that `python -m launch.kubernetes` prints (docs/launch/clusters.md). cluster.num_nodes is the number
+    """The manifest that `trireme kubernetes` prints (docs/launch/clusters.md). cluster.num_nodes is the number
     of pods, cluster.gpus_per_node the GPUs of each."""
 
     kind: Literal["PyTorchJob", "TrainJob"] = "PyTorchJob"

@@ -26,7 +26,7 @@ class ContainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """The job that `python -m launch.slurm` submits (docs/launch/clusters.md). Its size is set by
+    """The job that `trireme slurm` submits (docs/launch/clusters.md). Its size is set by
     cluster.num_nodes and cluster.gpus_per_node; null leaves a setting to the cluster's default."""
 
     partition: str | None = None

@@ -251,9 +251,9 @@ def _missing_shard(place: str, prefix: str) -> Violation:
         more = f" (or {len(found) - 3} more)" if len(found) > 3 else ""
         fix = f"Use {' or '.join(found[:3])}{more}."
     elif not path.parent.is_dir():
-        fix = f"There is no directory {path.parent}. Create the shard with `python -m data_tools.prepare`."
+        fix = f"There is no directory {path.parent}. Create the shard with `trireme prepare`."
     else:
-        fix = f"{path.parent} contains no shards. Create one with `python -m data_tools.prepare`."
+        fix = f"{path.parent} contains no shards. Create one with `trireme prepare`."
     return Violation(path=place, value=prefix, message=rule, fix=fix)
 
 

@@ -25,7 +25,7 @@ HEADER = struct.Struct("<9sQBQQ")
 DTYPE_OF_CODE = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 CODE_OF_DTYPE = {np.dtype(name): code for code, name in DTYPE_OF_CODE.items()}
 
-REBUILD = "Copy it again from its source, or rebuild the shard with `python -m data_tools.prepare`."
+REBUILD = "Copy it again from its source, or rebuild the shard with `trireme prepare`."
 
 
 def shard_file(prefix: str | Path, suffix: str) -> Path:
@@ -73,7 +73,7 @@ def _missing_files(prefix: str | Path) -> list[Violation]:
     if stem != typed and shard_file(stem, ".idx").exists():
         rule = "must be a shard prefix, the path without .bin and .idx"
         return [Violation(path=typed, value="", message=rule, fix=f"Use {stem}")]
-    fix = "Check the prefix (the path without .bin and .idx), or make the shard with `python -m data_tools.prepare`."
+    fix = "Check the prefix (the path without .bin and .idx), or make the shard with `trireme prepare`."
     paths = [shard_file(prefix, suffix) for suffix in (".idx", ".bin")]
     return [Violation(path=str(p), value="", message="no such file", fix=fix) for p in paths if not p.is_file()]
 

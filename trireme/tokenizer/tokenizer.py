@@ -35,7 +35,7 @@ class Tokenizer:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            fix = "Set it to the tokenizer.model or tokenizer.json that `python -m data_tools.prepare` wrote."
+            fix = "Set it to the tokenizer.model or tokenizer.json that `trireme prepare` wrote."
             rule = "no such file"
             if self.path.is_dir():
                 rule = "must be a file, not a directory"

@@ -1,4 +1,4 @@
-"""python -m launch.plan, as a user starts it."""
+"""trireme plan, as a user starts it."""
 
 import json
 import re
