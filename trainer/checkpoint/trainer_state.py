@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.config.model import ModelConfig
@@ -17,6 +17,8 @@ from trireme.progress import format_number
 from trireme.records import LossScaleState
 
 STATE_NAME = "trainer_state.json"
+ORIGIN_NAME = "huggingface.json"
+"""File of checkpoints whose weights go back to an imported model; see `trainer.huggingface.record`."""
 _LIBRARIES = ("trireme", "torch", "megatron-core", "deepspeed", "numpy")
 
 
@@ -163,6 +165,10 @@ class TrainerState:
     """The runs that this one's state comes from, the oldest first; empty for a run that was not forked."""
     tokenizer: TokenizerRecord | None = None
     """None for a run without a tokenizer, and in checkpoints of older versions."""
+    contents: Literal["training", "weights"] = "training"
+    """weights: an import, without optimizer state; a run starts from it with `pretrained_checkpoint`."""
+    pretrained_checkpoint: str | None = None
+    """Absolute path of the checkpoint whose weights the run started from; None for weights of its own."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
 
     @property
@@ -208,6 +214,7 @@ def build_state(
     forked_from: tuple[ForkedFrom, ...] = (),
     left_out_samples: Sequence[Sequence[int]] = (),
     tokenizer: TokenizerRecord | None = None,
+    pretrained_checkpoint: str | None = None,
 ) -> TrainerState:
     """Build the state of a run for a save."""
     return TrainerState(
@@ -223,6 +230,7 @@ def build_state(
         forked_from=forked_from,
         left_out_samples=left_out_samples,
         tokenizer=tokenizer,
+        pretrained_checkpoint=pretrained_checkpoint,
     )
 
 

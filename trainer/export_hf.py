@@ -1,0 +1,84 @@
+"""Export a checkpoint for Hugging Face transformers, vLLM and llama.cpp's converter, and prove it by its logits.
+
+    trireme export-hf PATH OUTPUT_DIR
+
+PATH is a run directory, whose latest valid checkpoint is exported, or a checkpoint; it may have been saved under any
+layout and engine. OUTPUT_DIR gets config.json, safetensors files (with an index if there are several), the tokenizer's
+files, generation_config.json and the chat template. The first family of transformers whose settings mean this very
+model is chosen; of imported weights, the family that they came from, in the data types that they had.
+
+Weights are copied in small parts: only the proof needs memory for the whole model, 4 bytes per parameter; --gate off
+skips it. With 16-bit weights, the proof compares models with equally rounded weights.
+
+Prints one line of JSON. Exit codes: 0 done, 1 the logits differ from those of transformers, 2 invalid input, 130
+interrupted. In every case but 0, OUTPUT_DIR stays as it was.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from trainer.huggingface.cli import add_gate_option, describe
+from trireme.command import run_command, write_output
+from trireme.errors import EXIT_OK, Violation, raise_if_any
+from trireme.extras import check_extra
+from trireme.logging import configure_logging
+from trireme.strict_json import to_json
+
+
+def main() -> int:
+    """Run the command."""
+    configure_logging(rank=0)
+    return run_command(lambda: run(_parse()))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export the checkpoint and print the result.
+
+    Raises:
+        ConfigError: the checkpoint cannot be exported, or the output directory cannot be used.
+        RunStopped: the logits differ.
+    """
+    violations = check_extra("huggingface", ["safetensors", *(["transformers"] if arguments.gate == "on" else [])])
+    if arguments.max_shard_gb <= 0:
+        message, fix = "must be greater than 0", "Use 5, for example."
+        violations.append(Violation(path="--max-shard-gb", value=arguments.max_shard_gb, message=message, fix=fix))
+    raise_if_any(violations)
+    # Late: arguments are checked first, and the shim must be installed before Megatron-Core is imported.
+    from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
+
+    cpu_shim.install()
+    from trainer.huggingface.exporting import export_model  # noqa: PLC0415 - see above
+    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
+
+    result = export_model(
+        open_saved_run(arguments.path, verify=True),
+        arguments.output,
+        dtype=arguments.dtype,
+        max_shard_bytes=int(arguments.max_shard_gb * 1e9),
+        has_gate=arguments.gate == "on",
+    )
+    write_output(to_json(describe(result)) + "\n")
+    return EXIT_OK
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="trireme export-hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or a checkpoint")
+    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="a new or empty directory")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        help="data type of the weights (default: that of the import they come from, else fp32)",
+    )
+    parser.add_argument(
+        "--max-shard-gb", type=float, default=5.0, help="largest size of a weight file in GB (default: %(default)s)"
+    )
+    add_gate_option(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

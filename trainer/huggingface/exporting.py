@@ -1,0 +1,163 @@
+"""Export a checkpoint as a directory that transformers, vLLM and llama.cpp's converter load."""
+
+import json
+import logging
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config.model_math import count_parameters
+from trainer.huggingface.config_json import CONFIG_NAME
+from trainer.huggingface.families.family import Family, config_of
+from trainer.huggingface.families.registry import choose_family
+from trainer.huggingface.gate import check_logits
+from trainer.huggingface.native_weights import CopyProgress, NativeWeights, write_source
+from trainer.huggingface.record import ImportRecord, read_record
+from trainer.huggingface.tensor_map import TensorRule, build_rules, list_source_tensors
+from trainer.huggingface.tokenizer_files import write_generation_config, write_tokenizer_files
+from trainer.huggingface.weight_files import DTYPES, PlannedTensor, SafetensorsWriter
+from trainer.saved_run import SavedRun
+from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.files import sync_directory
+from trireme.tokenizer.tokenizer import Tokenizer
+
+MAX_SHARD_BYTES = 5 * 10**9
+"""Largest file, as transformers writes them."""
+_TORCH_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """Hold what an export has written."""
+
+    directory: Path
+    checkpoint: Path
+    step: int
+    model_type: str
+    num_parameters: int
+    dtype: str
+    gate: Mapping[str, Any] | None
+    """Figures of the comparison with transformers; None if it was switched off."""
+
+
+def export_model(
+    saved: SavedRun,
+    output: Path,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    has_gate: bool = True,
+) -> ExportResult:
+    """Write a checkpoint's weights, configuration and tokenizer; whatever layout saved it.
+
+    The directory appears whole, once its logits are proved, or not at all.
+
+    Args:
+        saved: from `open_saved_run`.
+        output: a directory that does not exist or is empty.
+        dtype: fp32, bf16 or fp16; None takes that of the import which the weights go back to, or fp32.
+        max_shard_bytes: largest size of one weight file.
+        has_gate: compare logits with those of transformers, which needs 4 bytes of memory per parameter.
+    Raises:
+        ConfigError: no family has such a model, or the checkpoint is damaged.
+        RunStopped: the gate fails, or the tokenizer cannot be converted.
+    """
+    _check_output(output)
+    state, record = saved.state, read_record(saved.checkpoint)
+    model = state.model_config()
+    vocab_size = state.vocab_size or state.padded_vocab_size
+    family = choose_family(model, vocab_size=vocab_size, preferred=record.model_type if record is not None else None)
+    rules = build_rules(model, family.names(model), vocab_size=vocab_size, padded_vocab_size=state.padded_vocab_size)
+    weights = NativeWeights(saved.checkpoint)
+    raise_if_any(weights.check(rules))
+    planned = _plan(rules, record=record, dtype=dtype)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp-{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        total = count_parameters(model, state.padded_vocab_size)
+        progress = CopyProgress("Exporting", total=total, write=_LOGGER.info)
+        writer = SafetensorsWriter(temporary, planned, max_shard_bytes=max_shard_bytes)
+        write_source(writer, rules, weights, report=progress)
+        writer.close()
+        _write_texts(temporary, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
+        gate = None
+        if has_gate:
+            dtypes = {one.tensor.name: one.dtype for one in planned}
+            result = check_logits(temporary, saved.checkpoint, rules=rules, dtypes=dtypes)
+            _LOGGER.info("The export is right: %s.", result)
+            gate = result.to_record()
+        if output.is_dir():
+            output.rmdir()
+        temporary.rename(output)
+        sync_directory(output.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return ExportResult(
+        directory=output,
+        checkpoint=saved.checkpoint,
+        step=state.step,
+        model_type=family.model_type,
+        num_parameters=count_parameters(model, vocab_size),
+        dtype=dtype or (record.dtype if record is not None else "fp32"),
+        gate=gate,
+    )
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        message, fix = "must be a directory", "Choose another path."
+    elif output.is_dir() and any(output.iterdir()):
+        message, fix = "must be empty", "Choose another directory, or delete its contents."
+    else:
+        return
+    raise ConfigError([Violation(path="OUTPUT_DIR", value=output, message=message, fix=fix)])
+
+
+def _plan(rules: list[TensorRule], *, record: ImportRecord | None, dtype: str | None) -> list[PlannedTensor]:
+    """Choose the data type of each tensor."""
+    tensors = list_source_tensors(rules)
+    if dtype is None and record is not None:
+        return [PlannedTensor(tensor=tensor, dtype=record.dtype_of(tensor.name)) for tensor in tensors]
+    return [PlannedTensor(tensor=tensor, dtype=DTYPES[dtype or "fp32"]) for tensor in tensors]
+
+
+def _write_texts(
+    directory: Path,
+    saved: SavedRun,
+    *,
+    family: Family,
+    vocab_size: int,
+    record: ImportRecord | None,
+    planned: list[PlannedTensor],
+) -> None:
+    """Write config.json, generation_config.json and the tokenizer's files."""
+    token_ids: dict[str, Any] = dict(record.token_ids) if record is not None else {}
+    if saved.tokenizer_path is not None:
+        write_tokenizer_files(saved.tokenizer_path, directory)
+        tokenizer = Tokenizer(saved.tokenizer_path)
+        found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        token_ids = {key: value for key, value in found.items() if value is not None} | token_ids
+    else:
+        _LOGGER.warning("The checkpoint contains no tokenizer, so none is exported.")
+    write_generation_config(directory, token_ids)
+    model = saved.state.model_config()
+    # Without these, transformers takes the family's own ids.
+    absent = dict.fromkeys(("bos_token_id", "eos_token_id"), None)
+    sizes: dict[torch.dtype, int] = {}
+    for one in planned:
+        sizes[one.dtype] = sizes.get(one.dtype, 0) + one.num_bytes
+    content = {
+        **config_of(family, model, vocab_size=vocab_size),
+        **absent,
+        **token_ids,
+        "torch_dtype": _TORCH_NAMES[max(sizes, key=lambda dtype: sizes[dtype])],
+    }
+    (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

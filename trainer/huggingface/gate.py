@@ -1,0 +1,203 @@
+"""Compare a checkpoint's logits with those of transformers on the Hugging Face files: the proof of import and export.
+
+Both models compute in fp32 on the same token ids. Equal answers are no proof: with a wrong epsilon, rotary base or
+approximation of gelu, the most likely token was still the same at every position (measured on tiny models).
+b: rows, s: tokens of a row, v: vocabulary.
+"""
+
+import gc
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+
+from trainer.build import wire_model
+from trainer.checkpoint.load import load_weights
+from trainer.checkpoint.trainer_state import TrainerState, read_state
+from trainer.config.model import ModelConfig
+from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.huggingface.diagnosis import describe_culprits
+from trainer.huggingface.tensor_map import TensorRule
+from trainer.model.sharding import describe_parameters
+from trainer.parallel.world import World, start_world, stop_world
+from trireme.errors import EXIT_STOPPED, RunStopped
+
+MAX_RELATIVE_DIFFERENCE = 5e-6
+"""Of the largest logit. Right models differed by 1.2e-6 at most, and transformers' fp32 from its own fp64 by 0.7e-6;
+the smallest mistake tried, a rotary base of 10001 instead of 10000, by 33e-6."""
+NUM_ROWS = 2
+MIN_LENGTH = 64
+MAX_COMPARED_POSITIONS = 256
+"""Positions of a row whose logits are compared, evenly spaced: all of a row of 8,200 tokens would take 4 GB for a
+vocabulary of 128,000."""
+_SEED = 20240229
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """Hold the comparison of two models."""
+
+    relative_difference: float
+    """Largest difference over the largest logit."""
+    max_difference: float
+    max_logit: float
+    num_tokens: int
+    """Of each row."""
+    num_rows: int = NUM_ROWS
+
+    @property
+    def has_passed(self) -> bool:
+        """Return whether the models are the same; false also for NaN."""
+        return self.relative_difference <= MAX_RELATIVE_DIFFERENCE
+
+    def __str__(self) -> str:
+        """Describe the figures, for messages."""
+        return (
+            f"logits differ from transformers' by {self.max_difference:.1e} at most, {self.relative_difference:.1e} of"
+            f" the largest ({self.num_rows} rows of {self.num_tokens} tokens, fp32; the limit is"
+            f" {MAX_RELATIVE_DIFFERENCE:.0e})"
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def check_logits(
+    directory: Path, checkpoint: Path, *, rules: Sequence[TensorRule], dtypes: Mapping[str, torch.dtype]
+) -> GateResult:
+    """Compare a checkpoint with a directory that transformers loads. Needs 4 bytes of memory per parameter.
+
+    Args:
+        directory: with config.json and safetensors.
+        checkpoint: of the same model.
+        rules: of its tensors.
+        dtypes: data types of the tensors in `directory`, by name: the checkpoint's weights are rounded to them before
+            they are compared.
+    Raises:
+        RunStopped: they differ by more than `MAX_RELATIVE_DIFFERENCE`; the message names what differs.
+    """
+    state = read_state(checkpoint)
+    ids = gate_ids(state.model_config(), vocab_size=state.vocab_size or state.padded_vocab_size)
+    theirs = logits_of_transformers(directory, ids)
+    gc.collect()
+    ours = _logits_of_checkpoint(checkpoint, state, ids, rounded=_native_dtypes(rules, dtypes))
+    result = compare_logits(ours, theirs, num_tokens=ids.shape[1])
+    if not result.has_passed:
+        culprits = describe_culprits(directory, checkpoint, rules=rules)
+        raise RunStopped(f"The models are not the same: {result}. {culprits}", exit_code=EXIT_STOPPED)
+    return result
+
+
+def gate_ids(model: ModelConfig, *, vocab_size: int) -> torch.Tensor:
+    """Return fixed random token ids, [NUM_ROWS, s] int64, s being longer than every window and the original context.
+
+    Only then do windows and the scaling of low rotary frequencies show.
+    """
+    length = MIN_LENGTH
+    if model.window_size is not None:
+        length = max(length, model.window_size + MIN_LENGTH // 4)
+    if model.rope_scaling_factor is not None and model.rope_scaling_type != "linear":
+        length = max(length, model.rope_original_max_position_embeddings + MIN_LENGTH // 4)
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randint(0, vocab_size, (NUM_ROWS, min(length, model.num_positions)), generator=generator)
+
+
+def compared_positions(length: int) -> torch.Tensor:
+    """Return the positions of a row whose logits are compared, with the first and the last one."""
+    return torch.linspace(0, length - 1, min(length, MAX_COMPARED_POSITIONS)).round().long()
+
+
+def compare_logits(ours: torch.Tensor, theirs: torch.Tensor, *, num_tokens: int) -> GateResult:
+    """Compare logits of the same tokens, both [b, positions, v] fp32."""
+    difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
+    return GateResult(
+        relative_difference=difference / largest if largest else float("nan"),
+        max_difference=difference,
+        max_logit=largest,
+        num_tokens=num_tokens,
+    )
+
+
+@torch.inference_mode()
+def logits_of_transformers(directory: Path, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a model that transformers loads in fp32, at the compared positions: [b, positions, v].
+
+    Only local files are read, and no code of the model is run.
+    """
+    # Late: an optional dependency, and slow to import.
+    import transformers  # noqa: PLC0415 - see above
+
+    log = transformers.logging
+    level, has_bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            ).eval()
+        positions = compared_positions(ids.shape[1])
+        return torch.cat([model(row[None], use_cache=False).logits[:, positions].float() for row in ids])
+    finally:
+        log.set_verbosity(level)
+        if has_bar:
+            log.enable_progress_bar()
+
+
+def _native_dtypes(rules: Sequence[TensorRule], dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
+    """Return the data types of the tensors by native key; the parts of one have the same in all known models."""
+    found: dict[str, torch.dtype] = {}
+    for rule in rules:
+        for segment in rule.segments:
+            dtype = dtypes[segment.name]
+            known = found.setdefault(rule.tensor.key, dtype)
+            if known != dtype:
+                _LOGGER.warning("%s is stored in several data types; the gate compares it in fp32.", rule.tensor.key)
+                found[rule.tensor.key] = torch.float32
+    return found
+
+
+def _logits_of_checkpoint(
+    checkpoint: Path, state: TrainerState, ids: torch.Tensor, *, rounded: Mapping[str, torch.dtype]
+) -> torch.Tensor:
+    """Return the logits of a checkpoint in one process, fp32, at the compared positions: [b, positions, v]."""
+    world = start_world(ParallelConfig(), timeout_seconds=600, seed=0)
+    try:
+        model = _build(state, world)
+        load_weights(checkpoint, chunks=[model])
+        for sharded in describe_parameters([model]):
+            dtype = rounded[sharded.blocks[0].key]
+            sharded.parameter.data.copy_(sharded.parameter.data.to(dtype))
+        return logits_of_model(model, ids.to(world.device), vocab_size=state.vocab_size).cpu()
+    finally:
+        stop_world()
+
+
+def _build(state: TrainerState, world: World) -> GPTModel:
+    (model,) = wire_model(
+        state.model_config(),
+        parallel=ParallelConfig(),
+        precision=PrecisionConfig(params_dtype="fp32"),
+        padded_vocab_size=state.padded_vocab_size,
+        vocab_size=state.vocab_size,
+        world=world,
+    )
+    return model
+
+
+@torch.inference_mode()
+def logits_of_model(model: GPTModel, ids: torch.Tensor, *, vocab_size: int | None) -> torch.Tensor:
+    """Return the logits of this project's model in one process, at the compared positions: [b, positions, v]."""
+    model.eval()
+    positions = compared_positions(ids.shape[1])
+    places = torch.arange(ids.shape[1], device=ids.device)[None]
+    return torch.cat([model(row[None], places, None)[:, positions, :vocab_size].float() for row in ids])
