@@ -5,11 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from trainer.config.derived import count_processes
-from trainer.config.load import group_options
+from trainer.config.load import ROOT, Check, group_options, load_config
 from trainer.config.schema import TrainConfig
+from trainer.config.validate import validate
+from trireme.config.arguments import Misplaced, explain, regroup
 from trireme.config.path_text import BadPathError, expand_path
-from trireme.config.suggest import did_you_mean, divisors, join_or, nearest_names
-from trireme.errors import Violation
+from trireme.config.suggest import divisors, join_or, nearest_names
+from trireme.errors import ConfigError, Violation
 from trireme.progress import format_number
 
 _TOP_LEVEL = (*(field.name for field in fields(TrainConfig)), "config_file", "data_prep")
@@ -26,7 +28,9 @@ class Arguments:
     overrides: tuple[str, ...]
     """Overrides of the run's configuration."""
     options: tuple[str, ...]
-    """Arguments that begin with a hyphen."""
+    """The command's options that begin with dashes."""
+    misplaced: tuple[Violation, ...]
+    """Errors of options that the command does not have, and of own words that are written like options."""
     misspelled: tuple[tuple[str, str, str], ...]
     """Arguments that look like a misspelled own word: name, value, and the word; they are in no other list."""
 
@@ -54,7 +58,8 @@ class Arguments:
                 yield Violation(path=name, value=repr(value), message=str(error), fix="Use a valid path.")
 
     def check_words(self) -> Iterator[Violation]:
-        """Report words that look misspelled."""
+        """Report words that look misspelled, and unknown options."""
+        yield from self.misplaced
         for name, value, word in self.misspelled:
             yield Violation(path=name, value=value, message="unknown option", fix=f"Did you mean {word}?")
 
@@ -76,44 +81,64 @@ class Arguments:
 
 
 def split_arguments(
-    arguments: Sequence[str], *, words: Collection[str], former_words: Collection[str] = ()
+    arguments: Sequence[str],
+    *,
+    words: Sequence[str] = (),
+    flags: Collection[str] = (),
+    options: Sequence[str] = ("--help",),
+    former_words: Collection[str] = (),
 ) -> Arguments:
     """Split a command line into the command's own words, overrides and options.
 
     Args:
-        words: names of the command's own WORD=VALUE arguments; all others are overrides.
+        words: names of the command's own WORD=VALUE arguments; all others are overrides, also those of wrong form,
+            which the loader reports.
+        flags: those that are true or false.
+        options: its options that begin with dashes; none takes a value.
         former_words: names that they had before, for `Arguments.check_renamed`.
     """
-    given, overrides, options, misspelled = [], [], [], []
+    given, known, misspelled, problems = [], [], [], []
+    overrides: list[str] = []
     top = {*words, *_TOP_LEVEL, *group_options()}
-    for argument in arguments:
+    find = ROOT.find_settings
+    for argument in regroup(arguments, options=options):
+        if isinstance(argument, Misplaced):
+            if argument.name in words or (argument.shown.startswith("-") and not find(argument.name)):
+                problems.append(
+                    explain(argument, find_settings=find, is_boolean=flags.__contains__, options=options, words=words)
+                )
+            else:
+                overrides += argument.arguments
+            continue
         key, is_set, value = argument.partition("=")
         if is_set and (key in words or key in former_words):
             given.append((key, value))
-        elif argument.startswith("-"):
-            options.append(argument)
+        elif argument in options:
+            known.append(argument)
         elif is_set and key.isidentifier() and (close := nearest_names(key, top)) and close[0] in words:
             misspelled.append((key, value, close[0]))
         else:
             overrides.append(argument)
     return Arguments(
-        given=tuple(given), overrides=tuple(overrides), options=tuple(options), misspelled=tuple(misspelled)
+        given=tuple(given),
+        overrides=tuple(overrides),
+        options=tuple(known),
+        misplaced=tuple(problems),
+        misspelled=tuple(misspelled),
     )
 
 
-def unknown_option(option: str, *, known: Sequence[str] = (), words: Sequence[str] = ()) -> Violation:
-    """Describe an option that a command does not have.
+def find_setting_errors(overrides: Sequence[str], *, check: Check | None = None) -> list[Violation]:
+    """Return the errors of overrides, to report them together with those of the command's own words.
 
     Args:
-        known: its options.
-        words: its own words, which are written without hyphens.
+        check: what to report instead of the broken rules of `trainer.config.validate`.
     """
-    name = option.lstrip("-").partition("=")[0].replace("-", "_")
-    hint = did_you_mean(name, words) or did_you_mean(option, known)
-    own = f"Use {join_or([*known, *(f'{word}=VALUE' for word in words)])}"
-    return Violation(
-        path=option, value="", message="unknown option", fix=f"{hint}{own}; write configuration fields as PATH=VALUE."
-    )
+    try:
+        config = load_config(overrides, check=check)
+    except ConfigError as error:
+        return list(error.violations)
+    return list(check(config, ())) if check else validate(config, world_size=None)
 
 
 def check_nodes(config: TrainConfig) -> Iterator[Violation]:

@@ -27,5 +27,5 @@ def with_data_errors(violations: Sequence[Violation], overrides: Sequence[str]) 
 
     The check costs half a second, so a valid configuration is left to the processes of the run, which check all files.
     """
-    found = read_violations(check_files("--data-only", *overrides))
+    found = read_violations(check_files("--data-only", "--", *overrides))
     return ConfigError({str(violation): violation for violation in [*violations, *(found or [])]}.values())

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.cli import unknown_option
+from launch.cli import split_arguments
 from launch.environment import device_variables, schedule_variables
 from launch.input_process import with_data_errors
 from trainer.config.derived import count_processes
@@ -58,12 +58,12 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: the configuration is invalid.
     """
-    options = [argument for argument in arguments if argument.startswith("-")]
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if "--help" in options or "-h" in options:
+    if {"--help", "-h"} & set(arguments):
         sys.stdout.write((__doc__ or "").lstrip())
         return 0
-    config, problems = _load(options, overrides)
+    split = split_arguments(arguments, options=OPTIONS)
+    options, overrides = split.options, split.overrides
+    config, problems = _load(list(split.check_words()), overrides)
     if "--config" in options:
         sys.stdout.write(dump_config(config))
         if problems:
@@ -89,13 +89,14 @@ def run(arguments: Sequence[str]) -> int:
         os.execve(command[0], command, {**environment, **handed})
 
 
-def _load(options: Sequence[str], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:
+def _load(problems: Sequence[Violation], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:
     """Load the configuration and collect the rules that it violates.
 
+    Args:
+        problems: errors of the command line.
     Raises:
-        ConfigError: an option is unknown, or the configuration cannot be composed; lists the violated rules, too.
+        ConfigError: there are such errors, or the configuration cannot be composed; lists the violated rules, too.
     """
-    problems = [unknown_option(option, known=OPTIONS) for option in options if option not in OPTIONS]
     try:
         config = load_config(overrides)
     except ConfigError as error:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.cli import split_arguments, unknown_option
+from launch.cli import find_setting_errors, split_arguments
+from launch.plan.plan import check_plan
 from trireme.errors import ConfigError, Violation
 
 WORDS = ("calibrate", "calibration", "html", "json", "tokens", "top")
@@ -39,10 +40,9 @@ def parse_request(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: an option is unknown or has an invalid value; lists all of them.
     """
-    split = split_arguments(arguments, words=WORDS)
+    split = split_arguments(arguments, words=WORDS, flags=("calibrate",))
     words = split.words
-    problems = [unknown_option(option, known=("--help",), words=WORDS) for option in split.options]
-    problems += split.check_words()
+    problems = list(split.check_words())
     problems += split.check_flags(("calibrate",))
     problems += (bad_paths := list(split.check_paths(PATHS)))
     tokens = _positive("tokens", words.get("tokens"), problems)
@@ -59,7 +59,7 @@ def parse_request(arguments: Sequence[str]) -> Request:
             rule, fix = f"no such directory: {paths[name].parent}", "Use a path in a directory that exists."
             problems.append(Violation(path=name, value=words[name], message=rule, fix=fix))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*problems, *find_setting_errors(split.overrides, check=check_plan)])
     return Request(
         overrides=split.overrides,
         calibrate=split.is_true("calibrate"),

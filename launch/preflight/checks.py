@@ -22,7 +22,7 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         reads_all: compare checksums, too, whatever data.verify is; reads every byte.
     """
     verify = ["data.verify=checksum"] if reads_all and config.data.verify != "full" else []
-    done = check_files("--world-size", str(world_size), *overrides, *verify)
+    done = check_files("--world-size", str(world_size), "--", *overrides, *verify)
     found = read_violations(done)
     if found is None:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]

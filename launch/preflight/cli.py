@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launch.cli import split_arguments, unknown_option
+from launch.cli import find_setting_errors, split_arguments
 from trireme.config.suggest import did_you_mean, join_or
-from trireme.errors import Violation, raise_if_any
+from trireme.errors import ConfigError, Violation
 
 CHECKS = (
     "configuration",
@@ -51,18 +51,17 @@ def parse_request(arguments: Sequence[str]) -> Request:
     Raises:
         ConfigError: an option is unknown or has an invalid value; lists all of them.
     """
-    split = split_arguments(arguments, words=_WORDS, former_words=_RENAMED)
+    split = split_arguments(arguments, words=_WORDS, flags=_FLAGS, former_words=_RENAMED)
     lists = [value.strip("[]").split(",") for word, value in split.given if word == "allow"]
     allowed = [name.strip() for names in lists for name in names if name.strip()]
-    raise_if_any(
-        [
-            *split.check_words(),
-            *split.check_renamed(_RENAMED),
-            *split.check_flags(_FLAGS),
-            *(_unknown_check(name) for name in allowed if name not in CHECKS),
-            *(unknown_option(option, known=("--help",), words=_WORDS) for option in split.options),
-        ]
-    )
+    problems = [
+        *split.check_words(),
+        *split.check_renamed(_RENAMED),
+        *split.check_flags(_FLAGS),
+        *(_unknown_check(name) for name in allowed if name not in CHECKS),
+    ]
+    if problems:
+        raise ConfigError([*problems, *find_setting_errors(split.overrides)])
     on_nodes = split.is_true("on_nodes")
     return Request(
         overrides=split.overrides,

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launch.cli import Arguments, split_arguments, unknown_option
+from launch.cli import Arguments, split_arguments
 from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import Violation
 
 ACTIONS = ("submit", "status", "stop", "logs")
 WORDS = ("action", "dry_run", "follow", "chain")
+_FLAGS = ("dry_run", "follow")
 OPTIONS = ("-m", "--multirun", "--help", "-h")
 _MOST_LINKS = 100
 
@@ -34,10 +35,8 @@ class Request:
 
 def parse_request(arguments: Sequence[str]) -> Request:
     """Parse a command line; the caller reports its errors together with those of the configuration."""
-    split = split_arguments(arguments, words=WORDS)
-    unknown = [option for option in split.options if option not in OPTIONS]
-    problems = [unknown_option(option, known=OPTIONS, words=WORDS) for option in unknown]
-    problems += [*split.check_words(), *_check_words(split)]
+    split = split_arguments(arguments, words=WORDS, flags=_FLAGS, options=OPTIONS)
+    problems = [*split.check_words(), *_check_words(split)]
     is_sweep = not {"-m", "--multirun"}.isdisjoint(split.options)
     if problems:
         return Request(overrides=split.overrides, problems=tuple(problems), is_sweep=is_sweep)
@@ -57,7 +56,7 @@ def _check_words(split: Arguments) -> list[Violation]:
     if action not in ACTIONS:
         fix = f"{did_you_mean(action, ACTIONS)}Use {join_or(ACTIONS)}."
         problems.append(Violation(path="action", value=action, message="no such action", fix=fix))
-    problems += split.check_flags(("dry_run", "follow"))
+    problems += split.check_flags(_FLAGS)
     chain = split.words.get("chain", "1")
     if not chain.isdecimal() or not 1 <= int(chain) <= _MOST_LINKS:
         rule = "must be a number of jobs"

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from trainer.config.aliases import ALIASES, suggest_preset
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.config.compose import ConfigRoot, compose_config
@@ -16,7 +17,9 @@ from trireme.config.convert import to_dataclass
 from trireme.errors import ConfigError, Violation
 from trireme.project import CONF_DIR
 
-ROOT = ConfigRoot(name="train", schema=TrainConfig, recipe_group="experiment")
+ROOT = ConfigRoot(
+    name="train", schema=TrainConfig, recipe_group="experiment", aliases=ALIASES, suggest_preset=suggest_preset
+)
 
 
 Check = Callable[[TrainConfig, Collection[str]], Iterable[Violation]]

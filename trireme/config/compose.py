@@ -19,8 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from trireme.config.convert import to_dataclass
-from trireme.config.fields import Loc, field_types, is_inside, nested_schemas, path_of, tag_of
+from trireme.config.arguments import Misplaced, explain, regroup
+from trireme.config.convert import find_aliases, to_dataclass
+from trireme.config.fields import Loc, field_types, is_inside, leaf_paths, nested_schemas, path_of, tag_of
 from trireme.config.override_line import parse_override, quote_text, suggest_quoting
 from trireme.config.path_text import BadPathError, expand_path
 from trireme.config.suggest import did_you_mean, join_or, to_yaml
@@ -45,6 +46,23 @@ class ConfigRoot(Generic[T]):
     """One field per group, and single fields."""
     recipe_group: str | None = None
     """A group that is not a field of the schema; its options choose among the others and set any value."""
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Names of other projects -> the settings that mean the same: PATH, or PATH=VALUE for a fixed value."""
+    suggest_preset: Callable[[str, str, Sequence[str]], str] | None = None
+    """Returns what to write instead of a preset that does not exist, as a sentence, from group, name and the presets of
+    the group; an empty text without a suggestion."""
+
+    def find_settings(self, name: str) -> list[str]:
+        """Return the settings that a name may mean: its own, those of other projects' name, those of any group."""
+        paths = dict.fromkeys(path for path, _ in leaf_paths(self.schema))
+        if name in paths or name in field_types(self.schema):
+            return [name]
+        last = name.rpartition(".")[2]
+        return list(find_aliases(name, self.aliases)) or [path for path in paths if path.rpartition(".")[2] == last]
+
+    def is_boolean(self, path: str) -> bool:
+        """Return whether a setting is true or false."""
+        return (path, bool) in leaf_paths(self.schema)
 
     def group_options(self, directories: Iterable[Path] = (CONF_DIR,)) -> dict[str, list[str]]:
         """Return the groups and the options of each."""
@@ -88,7 +106,7 @@ def compose_config(
                 problems.append(_Problem.of_override(override, f"cannot be set: {_without_period(first_line(error))}"))
     _add_defaults(composed, root.schema)
     plain, unresolved = _to_plain(composed)
-    conversion = to_dataclass(root.schema, plain)
+    conversion = to_dataclass(root.schema, plain, aliases=root.aliases)
     if conversion.config is not None and not problems and not unresolved:
         return conversion.config
     before = _compose(root, request)
@@ -98,7 +116,8 @@ def compose_config(
     further: list[Violation] = []
     if not {root.recipe_group, CONFIG_FILE} & doubtful and fallback.config is not None:
         further = list(validate(fallback.config, doubtful | conversion.doubtful_paths))
-    form = [problem.violation for problem in problems] + list(unresolved.values())
+    form = list({str(problem.violation): problem.violation for problem in problems}.values())
+    form += unresolved.values()
     # A field whose interpolation failed is absent from the plain values; that it is missing is not a second error.
     form += [violation for violation in conversion.violations if violation.path not in doubtful]
     raise ConfigError([*form, *further])
@@ -135,6 +154,12 @@ class _Request:
 def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
     """Sort overrides into group options and values; report those that are neither."""
     request = _Request(options={}, search_path=[], config_files=[], values=[], problems=[])
+    regrouped = regroup(lines)
+    for each in (each for each in regrouped if isinstance(each, Misplaced)):
+        violation = explain(each, find_settings=root.find_settings, is_boolean=root.is_boolean)
+        doubtful = [setting.partition("=")[0] for setting in root.find_settings(each.name)] or [each.name]
+        request.problems.extend(_Problem(violation=violation, doubtful_path=path) for path in doubtful)
+    lines = [each for each in regrouped if isinstance(each, str)]
     parsed = [override for override in (_parse(line, request.problems) for line in lines) if override is not None]
     for override in (override for override in parsed if override.key_or_group == SEARCH_PATH):
         _read_search_path(override, request)
@@ -157,7 +182,8 @@ def _read_overrides(root: ConfigRoot[Any], lines: Sequence[str]) -> _Request:
             request.options[path] = to_yaml(value)
         else:
             written = to_yaml(value)
-            fix = did_you_mean(written, options[path]) or f"Choose {join_or(options[path])}."
+            fix = root.suggest_preset(path, written, options[path]) if root.suggest_preset else ""
+            fix = fix or did_you_mean(written.lower(), options[path]) or f"Choose {join_or(options[path])}."
             violation = Violation(path=path, value="", message=f"no such preset '{written}'", fix=fix)
             request.problems.append(_Problem(violation=violation, doubtful_path=path))
     return request

@@ -11,6 +11,7 @@ import json
 import shlex
 import typing
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import pydantic
@@ -63,18 +64,21 @@ def _envelope(schema: type) -> Any:
     )
 
 
-def to_dataclass(schema: type[T], plain: Mapping[str, Any]) -> Conversion[T]:
+def to_dataclass(
+    schema: type[T], plain: Mapping[str, Any], *, aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> Conversion[T]:
     """Build a dataclass from plain values.
 
     Args:
         schema: a dataclass whose fields are plain types, lists, or such dataclasses.
         plain: values that JSON can represent.
+        aliases: names of other projects -> the settings that mean the same, to suggest for unknown fields.
     """
     envelope = _envelope(schema)  # type: ignore[arg-type]
     try:
         return Conversion(config=envelope.model_validate_json(json.dumps({"config": plain})).config)
     except pydantic.ValidationError as error:
-        explained = [_explain(schema, details) for details in error.errors(include_url=False)]
+        explained = [_explain(schema, details, aliases) for details in error.errors(include_url=False)]
     # A union of plain types, such as int | Literal["auto"], has an error for each of them.
     explained = list({found[1]: found for found in explained}.values())
     violations = tuple(violation for violation, _, _ in explained)
@@ -119,12 +123,12 @@ def _find_place(root: type, pydantic_loc: Loc) -> _Place:
     return _Place(loc=tuple(loc), schema=schema, annotation=annotation)
 
 
-def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
+def _explain(root: type, details: Any, aliases: Mapping[str, tuple[str, ...]]) -> tuple[Violation, Loc, list[str]]:
     """Turn one of pydantic's errors into a violation, its place, and the paths that the user may have intended."""
     place = _find_place(root, details["loc"][1:])
     path, value = path_of(place.loc), details["input"]
     if details["type"] in _UNKNOWN_KEY:
-        return _explain_unknown_key(root, place, value)
+        return _explain_unknown_key(root, place, value, aliases)
     if details["type"] == "missing":
         fix = f"Set {path} to {describe_type(place.annotation)}."
         return Violation(path=path, value="", message="required field is missing", fix=fix), place.loc, []
@@ -145,7 +149,15 @@ def _explain(root: type, details: Any) -> tuple[Violation, Loc, list[str]]:
     return Violation(path=path, value="", message=rule, fix=fix), place.loc, []
 
 
-def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Violation, Loc, list[str]]:
+def find_aliases(name: str, aliases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the settings that another project's name means, whatever group it is written in."""
+    plain = name.replace("-", "_").lower()
+    return aliases.get(plain) or aliases.get(plain.rpartition(".")[2]) or ()
+
+
+def _explain_unknown_key(
+    root: type, place: _Place, value: object, aliases: Mapping[str, tuple[str, ...]]
+) -> tuple[Violation, Loc, list[str]]:
     """Suggest the field that an unknown key resembles: here first, then anywhere in the configuration."""
     key, parent = str(place.loc[-1]), path_of(place.loc[:-1])
     for field in dataclasses.fields(place.schema):
@@ -156,7 +168,7 @@ def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Viol
     siblings = list(field_types(place.schema))
     here = [f"{parent}.{name}".lstrip(".") for name in nearest_names(key, siblings)]
     elsewhere = [path for path, _ in leaf_paths(root) if path.rpartition(".")[2] == key]
-    suggestions = list(dict.fromkeys([*here, *elsewhere]))
+    suggestions = list(find_aliases(path_of(place.loc), aliases)) or list(dict.fromkeys([*here, *elsewhere]))
     owner = f" of {parent}" if parent else ""
     fix = f"Did you mean {join_or(suggestions)}?" if suggestions else f"Use one of {', '.join(siblings)}."
     # Another alternative of a union may have it: `engine=megatron engine.zero_stage=1`.
@@ -168,7 +180,7 @@ def _explain_unknown_key(root: type, place: _Place, value: object) -> tuple[Viol
             f"Remove it, or use {parent}={join_or(owners)}; {parent}={tag_of(place.schema)} has {', '.join(siblings)}."
         )
     violation = Violation(path=path_of(place.loc), value=to_yaml(value), message=f"unknown field{owner}", fix=fix)
-    return violation, place.loc, suggestions
+    return violation, place.loc, [suggestion.partition("=")[0] for suggestion in suggestions]
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

@@ -131,10 +131,11 @@ def test_a_number_format_that_the_device_lacks_is_named():
 
 def test_all_wrong_words_are_named_at_once(tmp_path):
     words = ["tokens=many", "top=0", "calibrate=yes", "calibration=none.yaml", f"html={tmp_path}/no/plan.html", "--top"]
+    words += [*SMALL, "optimizer.lr=-1"]
     with pytest.raises(ConfigError) as caught:
         run(words)
     paths = [violation.path for violation in caught.value.violations]
-    assert sorted(paths) == ["--top", "calibrate", "calibration", "html", "tokens", "top"]
+    assert sorted(paths) == ["--top", "calibrate", "calibration", "html", "optimizer.lr", "tokens", "top"]
 
 
 @pytest.mark.parametrize("cluster", sorted(path.stem for path in CLUSTERS.glob("*.yaml")))

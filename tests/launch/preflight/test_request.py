@@ -3,6 +3,8 @@ import pytest
 from launch.preflight.cli import parse_request
 from trireme.errors import ConfigError
 
+GOOD = ("model=llama_8b", "data.train=[{paths:[/data/wiki]}]")
+
 
 def test_own_keys_are_taken_out_of_the_overrides() -> None:
     request = parse_request(
@@ -19,20 +21,21 @@ def test_a_check_on_the_nodes_is_a_hardware_check() -> None:
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_request(["hardware=yes", "allow=layuot", "--fast"])
+        parse_request(["hardware=yes", "allow=layuot", "--fast", *GOOD, "optimizer.lr=-1"])
     lines = str(caught.value).splitlines()
-    assert len(lines) == 3
-    assert lines[0] == "hardware: must be a boolean (got yes). Use true or false."
-    assert "Did you mean layout?" in lines[1]
-    assert lines[2].startswith("--fast: unknown option. Use --help, ")
+    assert len(lines) == 4
+    assert lines[0].startswith("--fast: unknown option. Use --help, ")
+    assert lines[1] == "hardware: must be a boolean (got yes). Use true or false."
+    assert "Did you mean layout?" in lines[2]
+    assert lines[3].startswith("optimizer.lr: must be more than 0"), "settings, too"
 
 
 def test_a_misspelled_word_is_no_field_of_the_configuration() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_request(["alow=layout", "--on-nodes=true", "model=llama_8b", "experiment=x", "tokenizer.path=x"])
+        parse_request(["alow=layout", "--on-nodes=true", *GOOD])
     assert [str(problem).partition("? ")[0].rstrip("?") for problem in caught.value.violations] == [
+        "--on-nodes: settings are written without dashes (got true). Write on_nodes=true.",
         "alow: unknown option (got layout). Did you mean allow",
-        "--on-nodes=true: unknown option. Did you mean on_nodes",
     ]
 
 
