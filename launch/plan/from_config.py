@@ -115,6 +115,13 @@ class EngineChoice:
     """For engine=megatron: 1 with the distributed optimizer, 0 without."""
 
     @property
+    def name_and_sharding(self) -> str:
+        """Return it in words, as the tables do: `deepspeed zero1`, `megatron dist-opt`."""
+        if self.name == "deepspeed":
+            return f"deepspeed zero{self.zero_stage}"
+        return "megatron dist-opt" if self.zero_stage else "megatron"
+
+    @property
     def framework(self) -> str:
         """Return the name of its entry in frameworks.yaml."""
         return f"trireme-{self.name}"

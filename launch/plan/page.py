@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from launch.plan.memory import GIB, Memory
 from launch.plan.plan import Plan
-from launch.plan.table import PART_NAMES, candidate_cells, describe, prediction_facts
+from launch.plan.table import PART_NAMES, candidate_cells, copyable, describe, prediction_facts
 from launch.plan.timeline import Work
 from trireme.files import write_whole
 
@@ -66,11 +66,12 @@ def render_page(plan: Plan) -> str:
         timeline=timeline_boxes(plan.timeline),
         num_stages=1 + max((work.stage for work in plan.timeline), default=0),
         front=place_points(plan),
-        best=[(candidate_cells(candidate, plan.num_devices), " ".join(candidate.overrides)) for candidate in plan.best],
+        best=[(candidate_cells(candidate, plan.num_devices), copyable(candidate.overrides)) for candidate in plan.best],
         refusals=[
             (refusal.layout, refusal.reason, [describe(near) for near in refusal.nearest])
             for refusal in plan.refusals[:_MAX_REFUSALS]
         ],
+        copyable=copyable,
         part_names=PART_NAMES,
         width=_WIDTH,
         height=_HEIGHT,

@@ -13,7 +13,7 @@ from launch.plan.from_config import DATA_PATHS, PlannerInput, check_planner_inpu
 from launch.plan.hardware import load_devices
 from launch.plan.layouts import RECOMPUTE_NAMES, Sizes
 from launch.plan.predict import Prediction, predict, predict_timeline
-from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal
+from launch.plan.ranking import FULL_SHARE, Candidate, Ranking, Refusal, describe_layout
 from launch.plan.timeline import Work
 from trainer.config.derived import count_processes, find_dp_size
 from trainer.config.parallel import ParallelConfig
@@ -39,6 +39,8 @@ class Plan:
     """Remarks on the configuration and on the evidence for the predictions."""
     num_devices: int
     device_memory_bytes: float
+    configured_layout: str
+    """Parallel sizes, micro batch, recomputation and engine of the configured layout."""
     prediction: Prediction | None
     """For the configured layout; None if it is invalid."""
     timeline: tuple[Work, ...]
@@ -80,6 +82,7 @@ def make_plan(
         notes=(*advise(config, ranking, coefficients), *_notes(config, setting, coefficients, calibration_note)),
         num_devices=setting.world_size,
         device_memory_bytes=float(setting.machine.memory_bytes),
+        configured_layout=_describe_configured(config),
         prediction=prediction,
         timeline=timeline,
         configured_refusal=_refuse_configured(config, ranking, about_layout, prediction),
@@ -143,8 +146,8 @@ def _notes(
     formats = setting.device.tflops
     if setting.number_format == "fp32" and formats.get("bf16", 0) > formats["fp32"]:
         yield (
-            f"precision=fp32 has a peak of {formats['fp32']:g} TFLOP/s on this device, precision=bf16 of"
-            f" {formats['bf16']:g}."
+            f"Use precision=bf16: this device has a peak of {formats['bf16']:g} TFLOP/s in it, and of"
+            f" {formats['fp32']:g} in precision=fp32."
         )
     if setting.device.name != "cpu":
         yield from _evidence(setting, coefficients)
@@ -197,20 +200,34 @@ def _refuse_configured(
         )
     else:
         return None
+    recompute = {"full": "full", "selective": "core_attn"}.get(config.parallel.recompute_granularity or "", "none")
+    assert recompute in RECOMPUTE_NAMES
+    sizes, micro_batch_size = _configured_sizes(config), config.training.micro_batch_size
+    near = ranking.nearest(sizes, micro_batch_size=micro_batch_size, recompute=recompute)
+    return Refusal(layout=_describe_configured(config), reason=reason, nearest=near)
+
+
+def _configured_sizes(config: TrainConfig) -> Sizes:
     parallel = config.parallel
-    world_size = planner_input_of(config).world_size
-    sizes = Sizes(
+    return Sizes(
         tp=parallel.tensor_model_parallel_size,
         pp=parallel.pipeline_model_parallel_size,
         cp=parallel.context_parallel_size,
         ep=parallel.expert_model_parallel_size,
-        dp=find_dp_size(config, world_size=world_size) or 1,
+        dp=find_dp_size(config, world_size=count_processes(config)) or 1,
     )
-    recompute = {"full": "full", "selective": "core_attn"}.get(parallel.recompute_granularity or "", "none")
-    assert recompute in RECOMPUTE_NAMES
-    near = ranking.nearest(sizes, micro_batch_size=config.training.micro_batch_size, recompute=recompute)
-    choice = engine_choice(config.engine)
-    return Refusal(layout=f"{sizes}, {' '.join(choice.overrides)}", reason=reason, nearest=near)
+
+
+def _describe_configured(config: TrainConfig) -> str:
+    parallel = config.parallel
+    recompute = parallel.recompute_granularity
+    return describe_layout(
+        _configured_sizes(config),
+        vp=parallel.virtual_pipeline_model_parallel_size or 1,
+        micro_batch_size=config.training.micro_batch_size,
+        recompute="+".join(parallel.recompute_modules) if recompute == "selective" else recompute or "none",
+        engine=engine_choice(config.engine).name_and_sharding,
+    )
 
 
 def _error_bars() -> Iterable[str]:

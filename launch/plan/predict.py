@@ -39,7 +39,9 @@ class Prediction:
     """Training tokens, for days and cost."""
     days: float
     cost: float | None
-    """In the currency of cluster.device_price_per_hour; None without a price."""
+    """In US dollars; None without a price."""
+    price_per_hour: float | None
+    """cluster.device_price_per_hour, with which the cost is computed: US dollars per device."""
 
     @property
     def peak_bytes(self) -> float:
@@ -83,6 +85,7 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
         num_tokens=wanted,
         days=seconds / SECONDS_PER_DAY,
         cost=None if price is None else price * setting.world_size * seconds / 3600,
+        price_per_hour=price,
     )
 
 

@@ -42,6 +42,13 @@ class Candidate:
     overrides: tuple[str, ...]
 
 
+def describe_layout(sizes: Sizes, *, vp: int, micro_batch_size: int, recompute: str, engine: str) -> str:
+    """Return a layout in one line."""
+    parts = [str(sizes), f"vp{vp}" if vp > 1 else "", f"micro batch {micro_batch_size}"]
+    parts += [f"recompute {recompute}" if recompute != "none" else "", engine]
+    return ", ".join(part for part in parts if part)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """Describe a rejected layout, with the reason and the nearest layouts that can be used."""
@@ -159,17 +166,13 @@ class Ranking:
 
     def _candidate(self, row: int) -> Candidate:
         table = self._all
-        engine = table.engines[int(table.engine[row])]
-        sharding = (
-            f"zero{engine.zero_stage}" if engine.name == "deepspeed" else ("dist-opt" if engine.zero_stage else "")
-        )
         return Candidate(
             sizes=self._sizes(row),
             vp=int(table.vp[row]),
             etp=int(table.etp[row]),
             micro_batch_size=int(table.micro_batch_size[row]),
             recompute=RECOMPUTE_NAMES[int(table.recompute[row])],
-            engine=f"{engine.name} {sharding}".strip(),
+            engine=table.engines[int(table.engine[row])].name_and_sharding,
             step_seconds=float(self._seconds[row]),
             tokens_per_second=self._tokens / float(self._seconds[row]),
             memory_bytes=float(self._bytes[row]),

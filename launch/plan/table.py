@@ -1,6 +1,7 @@
 """Print a plan on the terminal."""
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.table import Table
 from launch.plan.memory import GIB
 from launch.plan.plan import Plan
 from launch.plan.predict import Prediction
-from launch.plan.ranking import Candidate, Refusal
+from launch.plan.ranking import Candidate, Refusal, describe_layout
 from trireme.progress import format_count
 
 PART_NAMES = {
@@ -55,7 +56,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if plan.configured_refusal is not None:
         _print_refused("The configured layout cannot be used", [plan.configured_refusal], console)
     if plan.prediction is not None:
-        _print_prediction(plan.prediction, console, fits=plan.configured_refusal is None)
+        fits = "" if plan.configured_refusal is None else ", if it fit"
+        _print_prediction(plan.prediction, console, title=f"Configured layout{fits}: {plan.configured_layout}")
     _print_best(plan, console)
     if plan.refusals:
         shown = plan.refusals[: plan.num_shown_refusals]
@@ -65,8 +67,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"[dim]{line}[/dim]", soft_wrap=True)
 
 
-def _print_prediction(prediction: Prediction, console: Console, *, fits: bool) -> None:
-    title = "Configured layout" if fits else "Configured layout, if it fit"
+def _print_prediction(prediction: Prediction, console: Console, *, title: str) -> None:
     table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -104,11 +105,18 @@ def prediction_facts(prediction: Prediction) -> list[tuple[str, str]]:
             f"{prediction.peak_bytes / GIB:.1f} of {prediction.device_memory_bytes / GIB:.0f} GiB",
         ),
         ("checkpoint size", f"{prediction.checkpoint_bytes / 1e9:,.1f} GB"),
-        (f"time for {count} tokens", f"{prediction.days:,.2f} days"),
+        (f"time for {count} tokens", _format_days(prediction.days)),
     ]
-    if prediction.cost is not None:
-        facts.append((f"cost of {count} tokens", f"{prediction.cost:,.0f}"))
+    if prediction.cost is not None and prediction.price_per_hour is not None:
+        price = f"{prediction.price_per_hour:,.2f} USD per device and hour"
+        facts.append((f"cost of {count} tokens", f"{prediction.cost:,.0f} USD, at {price}"))
     return facts
+
+
+def _format_days(days: float) -> str:
+    """Write a time in hours, by which devices are paid, and in days from two days on."""
+    hours = f"{24 * days:,.0f}" if 24 * days >= 100 else f"{24 * days:.3g}"
+    return f"{days:,.1f} days ({hours} hours)" if days >= 2 else f"{hours} hours"
 
 
 def _print_best(plan: Plan, console: Console) -> None:
@@ -135,7 +143,13 @@ def _print_best(plan: Plan, console: Console) -> None:
     for candidate in plan.best:
         table.add_row(*candidate_cells(candidate, plan.num_devices))
     console.print(table)
-    console.print("Overrides of the best layout: " + " ".join(plan.best[0].overrides), soft_wrap=True)
+    console.print("Overrides of the best layout, to copy:")
+    console.print(copyable(plan.best[0].overrides), soft_wrap=True, markup=False, highlight=False)
+
+
+def copyable(overrides: Sequence[str]) -> str:
+    """Return overrides as one line for a shell."""
+    return shlex.join(overrides)
 
 
 def candidate_cells(candidate: Candidate, num_devices: int) -> tuple[str, ...]:
@@ -167,11 +181,12 @@ def _print_refused(title: str, refusals: Sequence[Refusal], console: Console) ->
 
 
 def describe(candidate: Candidate) -> str:
-    """Return a layout in one line."""
-    parts = [
-        str(candidate.sizes),
-        f"vp{candidate.vp}" if candidate.vp > 1 else "",
-        f"micro batch {candidate.micro_batch_size}",
-    ]
-    parts += [f"recompute {candidate.recompute}" if candidate.recompute != "none" else "", candidate.engine]
-    return ", ".join(part for part in parts if part) + f": {candidate.tokens_per_second:,.0f} tokens/s"
+    """Return a layout and its speed in one line."""
+    layout = describe_layout(
+        candidate.sizes,
+        vp=candidate.vp,
+        micro_batch_size=candidate.micro_batch_size,
+        recompute=candidate.recompute,
+        engine=candidate.engine,
+    )
+    return f"{layout}: {candidate.tokens_per_second:,.0f} tokens/s"

@@ -28,7 +28,8 @@ class ClusterConfig:
     """10^9 bytes per second and direction from one device to other hosts (its share of the host's network), for
     predictions; null takes the usual bandwidth for the type."""
     device_price_per_hour: float | None = None
-    """Price of one device per hour, in any currency, for predictions of cost; null predicts no cost."""
+    """Price of one device per hour in US dollars, for predictions of cost; null predicts no cost. That of a preset is
+    a rounded list price of 2025."""
     timeout_seconds: int = 1800
     """Timeout of a collective operation. On CPUs with health.watchdog, the limits of `health` apply instead; they do
     not count time for which the run was suspended."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from launch.plan.coefficients import load_coefficients
 from launch.plan.hardware import load_devices
 from launch.plan.plan import make_plan
 from launch.plan.predict import predict
+from launch.plan.table import copyable, describe
 from trainer.config.load import load_config
 from trireme.errors import ConfigError
 
@@ -42,7 +44,8 @@ def test_a_large_model_is_planned_for_in_seconds_without_torch():
 def test_a_page_and_all_figures_are_written(tmp_path, capsys):
     page, figures = tmp_path / "plan.html", tmp_path / "plan.json"
     assert run([*TRAINED, "parallel=tp8_pp4", "tokens=15e12", "top=3", f"html={page}", f"json={figures}"]) == 0
-    assert "computation" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "computation" in out and "Configured layout: tp8 pp4 dp16, micro batch 1, deepspeed zero1" in out
     plan = json.loads(figures.read_text(encoding="utf-8"))
     prediction = plan["prediction"]
     assert len(prediction["stages"]) == 4
@@ -55,12 +58,29 @@ def test_a_page_and_all_figures_are_written(tmp_path, capsys):
     assert prediction["checkpoint_bytes"] == pytest.approx(70.55e9 * 12.005, rel=1e-3)
     assert len(plan["best"]) == 3 and plan["configured_refusal"] is None
     assert all(refusal["nearest"] for refusal in plan["refusals"])
+    hours = f"{15e12 / prediction['tokens_per_second'] / 3600:,.0f} hours"
+    assert hours in out and f"{prediction['cost']:,.0f} USD, at 3.00 USD per device and hour" in out
     html = page.read_text(encoding="utf-8")
+    assert "<p>tp8 pp4 dp16, micro batch 1, deepspeed zero1</p>" in html and hours in html
     assert not re.search(r"https?://|<script|src=", html)
     for title in ("Memory per pipeline stage", "Pipeline schedule", "Throughput against memory", "Rejected layouts"):
         assert title in html
     assert html.count('<rect class="backward"') == html.count('<rect class="forward"') == 4 * 24
     assert html.count("<rect") > 4 * 48 + 4 * 6
+
+
+def test_the_best_layout_can_be_copied(capsys, tmp_path):
+    page = tmp_path / "plan.html"
+    assert run([*LARGE, "training.global_batch_size=1024", f"html={page}", "top=1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    line = out[out.index("Overrides of the best layout, to copy:") + 1]
+    assert copyable(["parallel.recompute_modules=[core_attn]"]) == "'parallel.recompute_modules=[core_attn]'"
+    config = load_config([*LARGE, "training.global_batch_size=1024", *shlex.split(line)])
+    plan = make_plan(config, load_coefficients(), num_best=1)
+    assert plan.configured_refusal is None
+    assert plan.configured_layout in describe(plan.best[0])
+    assert line in page.read_text(encoding="utf-8").replace("&#39;", "'")
+    assert any(note.startswith("Use precision=bf16") for note in plan.notes)
 
 
 def test_each_stage_of_an_interleaved_pipeline_is_drawn(tmp_path):
