@@ -15,7 +15,7 @@ from data_tools.stages.preparation import Preparation, Share, Task, load_task
 from data_tools.stages.run import run_stage, write_report_best_effort
 from data_tools.work.progress import read_timings
 from trireme.command import EXIT_INTERRUPTED
-from trireme.errors import EXIT_BAD_INPUT, EXIT_STOPPED, exit_code_of
+from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_STOPPED, exit_code_of
 
 
 def prepare(task: Task) -> bool:
@@ -94,22 +94,33 @@ def _how_to_resume(task: Task) -> str:
     return f"Partial results are in {work}; rerun the same command to resume."
 
 
-USAGE = """\
+_SHORTEST = """trireme prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]'"""
+USAGE = f"""\
 usage: trireme prepare data_prep=OPTION [data_prep.FIELD=VALUE ...]
 
 Prepare token shards from raw files. Options are the files in conf/data_prep/; docs/reference/data_prep.md lists all
 fields, and docs/data/preparing.md explains how to use them. Example:
-  trireme prepare 'data_prep.sources=[{name:notes,kind:text,paths:["notes/*.txt"]}]' \\
+  {_SHORTEST} \\
     data_prep.output_dir=outputs/notes
+"""
+NO_INPUT = f"""\
+data_prep.sources: no input configured. To prepare the text files of a directory notes in outputs/data, write
+
+  {_SHORTEST}
+
+or choose one of the options that `trireme prepare --help` names.\
 """
 
 
 def main() -> int:
     """Run the command."""
     overrides = sys.argv[1:]
-    if not overrides or {"-h", "--help"} & set(overrides):
+    if {"-h", "--help"} & set(overrides):
         print(USAGE, end="")
-        return 0 if overrides else 2
+        return EXIT_OK
+    if not overrides:
+        print(NO_INPUT, file=sys.stderr)
+        return EXIT_BAD_INPUT
     return exit_code_of(lambda: run(overrides))
 
 

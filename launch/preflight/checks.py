@@ -1,6 +1,7 @@
 """Checks of the configuration's inputs, layout and memory."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from launch.input_process import check_files, read_violations
 from launch.plan.coefficients import load_coefficients
@@ -31,8 +32,21 @@ def check_inputs(overrides: Sequence[str], *, config: TrainConfig, world_size: i
         return judge("inputs", [Violation(path="trainer.check_inputs", value="", message=rule, fix=fix)], otherwise="")
     num_shards = sum(len(dataset.paths) for dataset in (*config.data.train, *config.data.validation))
     depth = "checksums" if reads_all or config.data.verify in ("checksum", "full") else "sizes"
-    good = f"{format_number(num_shards, 'shard')} ({depth} verified), tokenizer and checkpoint are valid"
-    return judge("inputs", found, otherwise=good)
+    valid = [f"{format_number(num_shards, 'shard')} ({depth} verified)"]
+    valid += ["tokenizer"] if config.tokenizer.path else []
+    valid += ["checkpoint"] if (has_checkpoint := _has_checkpoint(config)) else []
+    listed = " and ".join(part for part in (", ".join(valid[:-1]), valid[-1]) if part)
+    verb = "is" if len(valid) == num_shards == 1 else "are"
+    start = "" if has_checkpoint else "; no checkpoint to resume: the run starts at step 0"
+    return judge("inputs", found, otherwise=f"{listed} {verb} valid{start}")
+
+
+def _has_checkpoint(config: TrainConfig) -> bool:
+    """Return whether the run resumes from a checkpoint, as far as its files show; the trainer judges their content."""
+    if config.resume in ("never", "restart"):
+        return False
+    own = Path(config.output_dir, config.run_name, "checkpoints").glob("step_*/manifest.json")
+    return config.resume != "auto" or any(own)
 
 
 def check_layout(config: TrainConfig) -> Finding:

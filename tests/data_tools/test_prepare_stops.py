@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import warm
 from tests.data_tools.commands import LIMIT_SECONDS, start_command, wait_until
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
@@ -203,11 +206,21 @@ def test_settings_that_do_not_suit_each_other(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("overrides", [[], ["--help"]])
-def test_usage(overrides: list[str]) -> None:
-    done = run_prepare(*overrides)
-    assert done.returncode == (0 if overrides else 2)
-    assert "usage: trireme prepare" in done.stdout + done.stderr
+def test_without_arguments_it_says_what_is_missing_and_shows_a_command_that_works(
+    tmp_path: Path,
+) -> None:
+    done = run_prepare()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("data_prep.sources: no input configured.")
+    usage = run_prepare("--help")
+    assert usage.returncode == 0 and "usage: trireme prepare" in usage.stdout
+    program, verb, *overrides = shlex.split(done.stderr[done.stderr.index("trireme prepare") :].split("\n\n")[0])
+    assert (program, verb) == ("trireme", "prepare")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text(make_text(0), encoding="utf-8")
+    works = warm.run([sys.executable, "-m", "data_tools.prepare", *overrides], cwd=tmp_path, env=os.environ)
+    assert works.returncode == 0, works.stderr
+    assert (tmp_path / "outputs" / "data" / "train.idx").is_file()
 
 
 def test_too_little_text_is_explained(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_a_run_that_can_be_queued_and_no_torch(good: tuple[str, ...], tmp_path: 
     assert "ok" in done.stdout and "error" not in done.stdout
     assert "of 80 GiB on the fullest device" in " ".join(done.stdout.replace("│", " ").split())
     assert not (tmp_path / "outputs").exists(), "a check leaves files behind"
+    words = " ".join(done.stdout.replace("│", " ").split())
+    assert "1 shard (checksums verified) is valid; no checkpoint to resume: the run starts at step 0" in words
 
 
 def test_all_that_is_wrong_is_said_at_once_with_fixes(
