@@ -7,25 +7,23 @@ from trainer.parallel import cpu_shim
 
 cpu_shim.install()
 
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402 - the shim first
-
-from trainer import build  # noqa: E402 - as above
+from trainer import build  # noqa: E402 - the shim first
 from trainer.certificate import worker  # noqa: E402 - as above
 from trainer.certificate.job import Job  # noqa: E402 - as above
 from trainer.engine import gradients  # noqa: E402 - as above
 from trainer.model import layer_spec  # noqa: E402 - as above
+from trainer.model.gpt import GPT  # noqa: E402 - as above
 
 
 def shift_positions_under_context_parallelism() -> None:
     """Every rank but the first gives its tokens the positions of their neighbours."""
-    right = RotaryEmbedding.forward
+    right = GPT._angles
 
-    def wrong(self: Any, *arguments: Any, **options: Any) -> Any:
+    def wrong(self: GPT, *arguments: Any, **options: Any) -> Any:
         angles = right(self, *arguments, **options)
-        is_cut = self.cp_group is not None and self.cp_group.size() > 1
-        return angles.roll(1, dims=0) if is_cut and self.cp_group.rank() > 0 else angles
+        return angles.roll(1, dims=0) if self.pg_collection.cp.rank() > 0 else angles
 
-    RotaryEmbedding.forward = wrong
+    GPT._angles = wrong
 
 
 def forget_gradients_of_norms_under_sequence_parallelism() -> None:

@@ -4,6 +4,7 @@ That proves rotary embedding with scaling, grouped queries, query-key norms, RMS
 """
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from tests.checkpoint.fragments import PADDED_VOCAB_SIZE, build_chunks, open_world
 from trainer.config.model import ModelConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.model.rotary_tables import RotaryTables, attention_factor
 
 transformers = pytest.importorskip("transformers")
 rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
@@ -137,13 +139,73 @@ def test_qwen_with_normalised_queries_and_keys() -> None:
 @pytest.mark.parametrize(("head_size", "factor"), [(64, 32.0), (128, 8.0)], ids=["llama 3.2 1B", "llama 3.1 8B"])
 def test_scaled_frequencies_are_those_of_the_published_models(head_size: int, factor: float) -> None:
     model = dataclasses.replace(LLAMA, kv_channels=head_size, rope_scaling_factor=factor)
-    expected, attention_factor = rope_utils.ROPE_INIT_FUNCTIONS["llama3"](llama_config(model), torch.device("cpu"))
-    assert attention_factor == 1.0
-    with open_world(ParallelConfig()) as world:
-        (ours,) = build_chunks(ParallelConfig(), world, model=model)
-    torch.testing.assert_close(ours.rotary_pos_emb.inv_freq, expected, rtol=1e-6, atol=0)
+    expected, factor_of_heads = rope_utils.ROPE_INIT_FUNCTIONS["llama3"](llama_config(model), torch.device("cpu"))
+    assert factor_of_heads == attention_factor(model) == 1.0
+    torch.testing.assert_close(frequencies_of(model), expected, rtol=1e-6, atol=0)
     plain = 1.0 / model.rotary_base ** (torch.arange(0, head_size, 2) / head_size)
     kept, slowed = int((expected == plain).sum()), int(torch.isclose(expected, plain / factor).sum())
     assert kept > 10
     assert slowed > 5
     assert kept + slowed < head_size // 2, "and some between"
+
+
+SCALINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "llama3 with other numbers": (
+        {"rope_original_max_position_embeddings": 64, "rope_low_freq_factor": 1.5, "rope_high_freq_factor": 6.0},
+        {
+            "rope_type": "llama3",
+            "original_max_position_embeddings": 64,
+            "low_freq_factor": 1.5,
+            "high_freq_factor": 6.0,
+        },
+    ),
+    "linear": ({"rope_scaling_type": "linear"}, {"rope_type": "linear"}),
+    "yarn": (
+        {"rope_scaling_type": "yarn", "rope_original_max_position_embeddings": 64},
+        {"rope_type": "yarn", "original_max_position_embeddings": 64},
+    ),
+    "yarn with other numbers": (
+        {
+            "rope_scaling_type": "yarn",
+            "rope_original_max_position_embeddings": 4096,
+            "yarn_beta_fast": 16.0,
+            "yarn_beta_slow": 2.0,
+            "yarn_attention_factor": 1.25,
+        },
+        {
+            "rope_type": "yarn",
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 16.0,
+            "beta_slow": 2.0,
+            "attention_factor": 1.25,
+        },
+    ),
+    "yarn of deepseek": (
+        {
+            "rope_scaling_type": "yarn",
+            "rope_original_max_position_embeddings": 4096,
+            "yarn_mscale": 0.8,
+            "yarn_mscale_all_dim": 0.5,
+        },
+        {"rope_type": "yarn", "original_max_position_embeddings": 4096, "mscale": 0.8, "mscale_all_dim": 0.5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_every_scaling_is_that_of_transformers(name: str) -> None:
+    ours, theirs = SCALINGS[name]
+    model = dataclasses.replace(LLAMA, rope_scaling_factor=8.0, **ours)
+    config = transformers.LlamaConfig(
+        **common_settings(model),
+        rope_parameters={"rope_theta": model.rotary_base, "factor": 8.0, **theirs},
+        max_position_embeddings=8 * theirs.get("original_max_position_embeddings", 64),
+    )
+    expected, factor = rope_utils.ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config, torch.device("cpu"))
+    torch.testing.assert_close(frequencies_of(model), expected, rtol=1e-6, atol=0)
+    assert attention_factor(model) == pytest.approx(factor, rel=1e-12)
+
+
+def frequencies_of(model: ModelConfig) -> torch.Tensor:
+    (angles,) = RotaryTables(model).angles(2, device=torch.device("cpu"))
+    return angles[1, 0, 0].chunk(2)[0]

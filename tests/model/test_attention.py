@@ -17,8 +17,14 @@ import torch  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.attention.flex_attention import create_block_mask  # noqa: E402
 
-from trainer.model.attention import attend_in_blocks, one_document  # noqa: E402
-from trainer.model.causal_mask import BLOCK_SIZE, CausalMasks, build_block_mask, build_dense_mask  # noqa: E402
+from trainer.model.attention import attend_in_blocks, attend_with_scores, one_document  # noqa: E402
+from trainer.model.key_intervals import (  # noqa: E402
+    BLOCK_SIZE,
+    IntervalMasks,
+    build_block_mask,
+    build_dense_mask,
+    find_intervals,
+)
 
 TOLERANCE = 1e-5
 BATCH, HEADS, GROUPS, CHANNELS = 2, 4, 2, 16
@@ -66,7 +72,8 @@ def each_document_alone(query: torch.Tensor, key: torch.Tensor, value: torch.Ten
 def in_blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor
 ) -> torch.Tensor:
-    mask = build_block_mask(first=first, num_queries=query.shape[2], num_keys=key.shape[2], starts=starts)
+    intervals = find_intervals(starts, first_query=first, num_queries=query.shape[2])
+    mask = build_block_mask(intervals, num_keys=key.shape[2])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # uncompiled, FlexAttention is slow; these inputs are small
         return attend_in_blocks(query, key, value, block_mask=mask, scale=None, enable_gqa=True)
@@ -75,7 +82,8 @@ def in_blocks(
 def masked(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor
 ) -> torch.Tensor:
-    mask = build_dense_mask(first=first, num_queries=query.shape[2], num_keys=key.shape[2], starts=starts)
+    intervals = find_intervals(starts, first_query=first, num_queries=query.shape[2])
+    mask = build_dense_mask(intervals, num_keys=key.shape[2])
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
 
@@ -110,13 +118,42 @@ def test_a_part_of_the_queries_sees_what_it_sees_in_the_whole(
     torch.testing.assert_close(part, each_document_alone(*inputs)[:, :, first:end], rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("first", "num_queries"), [(0, LENGTH), (100, 150), (172, 128)])
-def test_tiles_are_those_that_flex_attention_finds_itself(first: int, num_queries: int, starts: torch.Tensor) -> None:
-    num_keys = first + num_queries
-    ours = build_block_mask(first=first, num_queries=num_queries, num_keys=num_keys, starts=starts)
+def ends_of(starts: torch.Tensor) -> torch.Tensor:
+    """The last position of each position's document, by counting."""
+    ends = torch.zeros_like(starts)
+    for row, begins in zip(ends, starts.tolist(), strict=True):
+        for position, begin in enumerate(begins):
+            row[position] = max(other for other, its in enumerate(begins) if its == begin)
+    return ends
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 7, 200])
+def test_a_mask_is_its_definition(window: int | None, is_causal: bool, starts: torch.Tensor) -> None:
+    intervals = find_intervals(starts, first_query=50, num_queries=200, window=window, is_causal=is_causal)
+    query, key = torch.arange(50, 250)[:, None], torch.arange(LENGTH)
+    distance = query - key
+    in_window = distance.abs() < (LENGTH if window is None else window)
+    is_seen = in_window & (distance >= 0) if is_causal else in_window
+    in_document = (key >= starts[:, 50:250, None]) & (key <= ends_of(starts)[:, 50:250, None])
+    assert torch.equal(build_dense_mask(intervals, num_keys=LENGTH), (is_seen & in_document)[:, None])
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("window", [None, 40, 150])
+@pytest.mark.parametrize(("first", "num_queries"), [(0, LENGTH), (44, 256), (172, 128)])
+def test_tiles_are_those_that_flex_attention_finds_itself(
+    first: int, num_queries: int, window: int | None, is_causal: bool, starts: torch.Tensor
+) -> None:
+    num_keys = first + num_queries if is_causal else LENGTH
+    intervals = find_intervals(starts, first_query=first, num_queries=num_queries, window=window, is_causal=is_causal)
+    ours = build_block_mask(intervals, num_keys=num_keys)
+    ends, width = ends_of(starts), LENGTH if window is None else window
 
     def sees(b: torch.Tensor, _: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (key <= query + first) & (key >= starts[b, query + first])
+        position = query + first
+        last = position if is_causal else torch.minimum(ends[b, position], position + width - 1)
+        return (key <= last) & (key >= starts[b, position]) & (key > position - width)
 
     theirs = create_block_mask(sees, BATCH, None, num_queries, num_keys, device="cpu", BLOCK_SIZE=BLOCK_SIZE)
     assert torch.equal(ours.to_dense(), theirs.to_dense())
@@ -126,19 +163,33 @@ def test_tiles_are_those_that_flex_attention_finds_itself(first: int, num_querie
 
 
 def test_masks_are_kept_until_another_micro_batch_comes(starts: torch.Tensor) -> None:
-    masks = CausalMasks()
-    where = {"first": 0, "num_queries": LENGTH, "num_keys": LENGTH}
+    masks = IntervalMasks()
+    where = {"first_query": 0, "num_queries": LENGTH, "num_keys": LENGTH}
     mask = masks.dense(**where, starts=starts, dtype=torch.float32)
-    assert torch.equal(mask == 0, build_dense_mask(**where, starts=starts))
-    assert torch.equal(mask == -torch.inf, ~build_dense_mask(**where, starts=starts))
+    expected = build_dense_mask(find_intervals(starts, first_query=0, num_queries=LENGTH), num_keys=LENGTH)
+    assert torch.equal(mask == 0, expected)
+    assert torch.equal(mask == -torch.inf, ~expected)
     assert masks.dense(**where, starts=starts, dtype=torch.float32) is mask
     as_recomputed = starts.detach()  # the same tensor, as recomputation hands it on
     assert masks.dense(**where, starts=as_recomputed, dtype=torch.float32) is mask
     assert masks.dense(**where, starts=starts, dtype=torch.bfloat16).dtype is torch.bfloat16
     assert masks.blocks(**where, starts=starts) is masks.blocks(**where, starts=starts)
+    windowed = masks.dense(**where, starts=starts, dtype=torch.float32, window=3)
+    assert not torch.equal(windowed, mask) and masks.dense(**where, starts=starts, dtype=torch.float32) is mask
     other = masks.dense(**where, starts=torch.zeros_like(starts), dtype=torch.float32)
     assert not torch.equal(other, mask)
     assert torch.equal(masks.dense(**where, starts=starts, dtype=torch.float32), mask)
+
+
+def test_bounded_scores_are_those_of_flex_attention(inputs: list[torch.Tensor], starts: torch.Tensor) -> None:
+    intervals = find_intervals(starts, first_query=0, num_queries=LENGTH, window=50)
+    mask = torch.zeros(BATCH, 1, LENGTH, LENGTH).masked_fill(~build_dense_mask(intervals, num_keys=LENGTH), -torch.inf)
+    given = {"scale": 2.0, "enable_gqa": True, "softcapping": 3.0}
+    ours = attend_with_scores(*inputs, attn_mask=mask, **given)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        theirs = attend_in_blocks(*inputs, block_mask=build_block_mask(intervals, num_keys=LENGTH), **given)
+    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_sequences_of_one_document_have_a_row_each(inputs: list[torch.Tensor]) -> None:

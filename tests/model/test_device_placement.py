@@ -33,7 +33,7 @@ from trainer.config.parallel import ParallelConfig  # noqa: E402
 from trainer.data.micro_batch import MicroBatch  # noqa: E402
 from trainer.engine import forward  # noqa: E402
 from trainer.model import attention, gpt, kernels, norm  # noqa: E402
-from trainer.model.activation import plain_swiglu  # noqa: E402
+from trainer.model.activation import geglu, geglu_tanh, plain_swiglu  # noqa: E402
 from trainer.model.cross_entropy import CrossEntropyForm, differentiate, summarize  # noqa: E402
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.megatron_patches import install_megatron_patches  # noqa: E402
@@ -47,6 +47,8 @@ UNCOMPILED = kernels.Kernels(
     rms_norm=norm.rms_norm,
     layer_norm=norm.layer_norm,
     swiglu=plain_swiglu,
+    geglu=geglu,
+    geglu_tanh=geglu_tanh,
     rotary=plain_rotary,
     cross_entropy=CrossEntropyForm(summarize=summarize, differentiate=differentiate),
 )
@@ -115,6 +117,7 @@ def shape_of_blocks(
     block_mask: BlockMask,
     scale: float | None,
     enable_gqa: bool,
+    softcapping: float | None = None,
 ) -> torch.Tensor:
     """For FlexAttention, which only a compiler can follow: its mask for one query and key, and a result."""
     first = torch.zeros(1, dtype=torch.int64, device=query.device)

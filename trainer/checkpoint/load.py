@@ -18,7 +18,7 @@ from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
 from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state
 from trainer.engine.base import OptimizerFragment
-from trainer.model.sharding import describe_parameters
+from trainer.model.sharding import describe_buffers, describe_parameters
 from trireme.errors import ConfigError, raise_if_any
 
 _LOGGER = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ def load_weights(
     ranks = Ranks(process_group)
     state = ranks.run_on_rank0(lambda: read_state(path), doing=f"loading {path}")
     ranks.run_on_all_ranks(
-        lambda: read_pieces(path, weights_to_load(describe_parameters(chunks))), doing=f"loading {path}"
+        lambda: read_pieces(path, weights_to_load([*describe_parameters(chunks), *describe_buffers(chunks)])),
+        doing=f"loading {path}",
     )
     return state
 

@@ -176,9 +176,8 @@ def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, Sharded
 def _add_fragment(
     pieces: dict[str, ShardedTensorView], fragment: OptimizerFragment, *, max_elements: int | None
 ) -> None:
-    assert fragment.states.keys() == STATE_PREFIXES.keys(), f"{fragment.sharded.name}: {sorted(fragment.states)}"
-    for state, prefix in STATE_PREFIXES.items():
-        values = fragment.states[state]
+    for state, values in fragment.states.items():
+        prefix = STATE_PREFIXES[state]
         assert values.shape == (fragment.num_elements,) and values.dtype == torch.float32
         _add_range(
             pieces,

@@ -41,7 +41,8 @@ class OptimizerFragment:
     """First element of the fragment in the flattened local parameter."""
     num_elements: int
     states: dict[str, torch.Tensor]
-    """`OPTIMIZER_STATES` -> 1-D fp32 views of num_elements; writing into them changes the engine's state."""
+    """`OPTIMIZER_STATES` -> 1-D fp32 views of num_elements; writing into them changes the engine's state. Tensors that
+    no gradient updates have "param" only."""
     is_owner: bool
     """False if another data-parallel rank holds the same fragment and saves it (ZeRO-0)."""
 

@@ -58,7 +58,9 @@ def _parameters_with_partial_gradients(
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():
             sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)
-            sees_part_of_heads = "q_layernorm" in name or "k_layernorm" in name
+            # Norms of compressed queries see all of them, and norms over all heads hold the weights of their own.
+            is_of_heads = ("q_layernorm" in name or "k_layernorm" in name) and not config.multi_latent_attention
+            sees_part_of_heads = is_of_heads and not getattr(parameter, "tensor_model_parallel", False)
             if sees_part_of_sequence or sees_part_of_heads:
                 yield parameter
 

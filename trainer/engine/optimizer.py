@@ -24,6 +24,7 @@ def _split_by_decay(
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for sharded in parameters:
+        assert isinstance(sharded.parameter, nn.Parameter)
         (decayed if _should_decay(sharded, config) else undecayed).append(sharded.parameter)
     return decayed, undecayed
 

@@ -10,6 +10,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from trainer.config.optim import PrecisionConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, StepResult
+from trainer.engine.expert_bias import update_expert_biases
 from trainer.engine.forward import LossSum, evaluate_step, forward_backward
 from trainer.engine.loss_scale import build_loss_scale
 
@@ -63,6 +64,8 @@ class ScheduleEngine:
         scale = self._loss_scale.value if self._loss_scale else None
         has_targets = losses.num_tokens > 0
         self._num_updates += not is_skipped
+        if not is_skipped:
+            update_expert_biases(self._chunks, losses.routing)
         if self._loss_scale and has_targets:
             self._loss_scale.update(is_skipped=is_skipped)
         return StepResult(

@@ -1,5 +1,6 @@
-"""Compute SwiGLU with torch's kernels, without the concatenation in autograd's backward. f: width of one branch."""
+"""Compute the activations of MLPs with torch's kernels. f: width of one branch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,30 @@ def plain_swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
     """Return the same, for a compiler, which fuses the passes: [..., 2 * f] to [..., f]."""
     gate, up = gate_and_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
+
+
+def geglu(gate_and_up: torch.Tensor) -> torch.Tensor:
+    """Return gelu(gate) * up, where gate and up are the halves of the last axis: [..., 2 * f] to [..., f].
+
+    Source: Shazeer 2020 (arXiv:2002.05202).
+    """
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return functional.gelu(gate) * up
+
+
+def geglu_tanh(gate_and_up: torch.Tensor) -> torch.Tensor:
+    """Return the same with the tanh approximation of the error function, as Gemma has it."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return gelu_tanh(gate) * up
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """Return GELU with the tanh approximation of the error function, as GPT-2 has it: [...] to [...]."""
+    return functional.gelu(x, approximate="tanh")
+
+
+PLAIN_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": functional.gelu, "gelu_tanh": gelu_tanh}
+"""Activations without a gate, by their name in the configuration."""
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Compute core attention of the `torch` layer specification with scaled_dot_product_attention and FlexAttention.
 
 s: local sequence, S: global sequence (S = s * cp_size), b: batch, n: query heads, g: key-value heads of this
-tensor-parallel rank, d: channels of a head.
+tensor-parallel rank, d: channels of a query or key head, v: of a value head.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from trainer.model.causal_mask import CausalMasks
+from trainer.model.key_intervals import IntervalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
 
 MIN_BLOCK_CHANNELS = 16
@@ -34,12 +34,15 @@ class SdpaCoreAttention(nn.Module):
     masked half and all have equal work (Llama 3, arXiv:2407.21783, section 3.3.2). `a2a` gives each rank the whole
     sequence of a part of the heads (DeepSpeed-Ulysses, arXiv:2309.14509).
 
-    Plain causal attention of a whole sequence uses SDPA without a mask. Attention with a mask uses FlexAttention on
-    CUDA, which skips tiles without work, and SDPA with a mask on other devices, with dropout, which FlexAttention does
-    not support, and with heads that are too narrow for it.
+    Plain causal attention of a whole sequence uses SDPA without a mask. Attention with a mask (documents, a window, a
+    part of the sequence) uses FlexAttention on CUDA, which skips tiles without work, and SDPA with a mask on other
+    devices, with dropout, which FlexAttention does not support, and with heads that are too narrow for it. Capped
+    scores, which SDPA does not support, use FlexAttention or the matrix of scores.
 
     Args:
         masks: shared by the layers of a model chunk.
+        window: keys that a query sees, its own included; None does not limit them.
+        softcapping: bound of the scores, cap * tanh(score / cap); None for none.
     """
 
     def __init__(
@@ -52,9 +55,14 @@ class SdpaCoreAttention(nn.Module):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
-        masks: CausalMasks | None = None,
+        masks: IntervalMasks | None = None,
+        window: int | None = None,
+        softcapping: float | None = None,
+        k_channels: int | None = None,
+        v_channels: int | None = None,
     ) -> None:
         super().__init__()
+        del k_channels, v_channels  # multi-latent attention passes them; shapes say the same
         if attn_mask_type is not AttnMaskType.causal:
             raise ValueError(f"SdpaCoreAttention is causal only, got {attn_mask_type}")
         assert pg_collection is not None
@@ -63,7 +71,9 @@ class SdpaCoreAttention(nn.Module):
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.cp_group = pg_collection.cp
         self.cp_comm_type = cp_comm_type or "all_gather"
-        self.masks = masks or CausalMasks()
+        self.masks = masks or IntervalMasks()
+        self.window = window
+        self.softcapping = softcapping
 
     def forward(
         self,
@@ -80,12 +90,12 @@ class SdpaCoreAttention(nn.Module):
         Args:
             query: [s, b, n, d].
             key: [s, b, g, d]; more than s keys only with a key-value cache.
-            value: as key.
+            value: [s, b, g, v].
             attention_mask: [b, S] integers, where in the global sequence each position's document begins (not a mask
                 as Megatron-Core defines it, but it passes this argument to here); None is one document.
             attn_mask_type: no_mask lets every query see all keys; anything else is causal.
         Returns:
-            [s, b, n * d].
+            [s, b, n * v].
         """
         assert attention_bias is None and packed_seq_params is None
         if self.cp_group.size() == 1:
@@ -105,15 +115,22 @@ class SdpaCoreAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor | None
     ) -> torch.Tensor:
         """Attend with queries at positions from `first` on, after the keys of all positions before."""
-        if starts is None and first == 0:
+        window = None if self.window is None or self.window >= len(key) else self.window
+        if starts is None and first == 0 and window is None and self.softcapping is None:
             return self._attend(_sdpa, query, key, value, is_causal=True)
         if starts is None:
             starts = one_document(query.shape[1], len(key), device=query.device)
-        where: dict[str, Any] = {"first": first, "num_queries": len(query), "num_keys": len(key), "starts": starts}
+        where: dict[str, Any] = {"first_query": first, "num_queries": len(query), "num_keys": len(key)}
+        where |= {"starts": starts, "window": window}
         has_tiles = query.is_cuda and query.shape[-1] >= MIN_BLOCK_CHANNELS
         if has_tiles and not (self.training and self.dropout):
-            return self._attend(attend_in_blocks, query, key, value, block_mask=self.masks.blocks(**where))
-        return self._attend(_sdpa, query, key, value, attn_mask=self.masks.dense(**where, dtype=query.dtype))
+            kernel = functools.partial(attend_in_blocks, softcapping=self.softcapping)
+            return self._attend(kernel, query, key, value, block_mask=self.masks.blocks(**where))
+        mask = self.masks.dense(**where, dtype=query.dtype)
+        if self.softcapping is not None:
+            kernel = functools.partial(attend_with_scores, softcapping=self.softcapping)
+            return self._attend(kernel, query, key, value, attn_mask=mask)
+        return self._attend(_sdpa, query, key, value, attn_mask=mask)
 
     def _attend(
         self,
@@ -152,7 +169,7 @@ class SdpaCoreAttention(nn.Module):
         cp_size, cp_rank = self.cp_group.size(), self.cp_group.rank()
         chunk = query.shape[0] // 2
         gathered = gather_sequence(torch.cat([key, value], dim=-1), group=self.cp_group)
-        key, value = gathered.split(key.shape[-1], dim=-1)
+        key, value = gathered.split([key.shape[-1], value.shape[-1]], dim=-1)
         contexts = []
         for half, chunk_index in ((query[:chunk], cp_rank), (query[chunk:], 2 * cp_size - 1 - cp_rank)):
             first, end = chunk_index * chunk, (chunk_index + 1) * chunk
@@ -163,10 +180,12 @@ class SdpaCoreAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor | None
     ) -> torch.Tensor:
         # Queries stay with the keys they share: rank i takes the i-th part of the query heads and of the key heads.
+        value_width = value.shape[-1]
+        value = functional.pad(value, (0, key.shape[-1] - value_width)) if value_width < key.shape[-1] else value
         shares = [part.unflatten(2, (self.cp_group.size(), -1)) for part in (query, key, value)]
         mine = sequence_to_heads(torch.cat(shares, dim=3), group=self.cp_group)
         query, key, value = mine.split([share.shape[3] for share in shares], dim=2)
-        context = self._attend_causally(query, key, value, first=0, starts=starts)
+        context = self._attend_causally(query, key, value[..., :value_width], first=0, starts=starts)
         return heads_to_sequence(context, group=self.cp_group)
 
 
@@ -195,12 +214,48 @@ def attend_in_blocks(
     block_mask: BlockMask,
     scale: float | None,
     enable_gqa: bool,
+    softcapping: float | None = None,
 ) -> torch.Tensor:
-    """Call FlexAttention, compiled on a GPU: [b, n, q, d], [b, g, k, d] twice, to [b, n, q, d]."""
+    """Call FlexAttention, compiled on a GPU: [b, n, q, d], [b, g, k, d], [b, g, k, v] to [b, n, q, v]."""
     kernel: Any = _compiled_flex_attention() if query.is_cuda else flex_attention
-    result = kernel(query, key, value, block_mask=block_mask, scale=scale, enable_gqa=enable_gqa)
+    cap = None if softcapping is None else _cap_scores(softcapping)
+    result = kernel(query, key, value, score_mod=cap, block_mask=block_mask, scale=scale, enable_gqa=enable_gqa)
     assert isinstance(result, torch.Tensor)
     return result
+
+
+@functools.cache
+def _cap_scores(cap: float) -> Callable[..., torch.Tensor]:
+    """Return FlexAttention's score function, the same one for the same bound, so that it is compiled once."""
+
+    def bound(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return bound
+
+
+def attend_with_scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    attn_mask: torch.Tensor,
+    scale: float | None,
+    enable_gqa: bool,
+    softcapping: float,
+    dropout_p: float = 0.0,
+) -> torch.Tensor:
+    """Attend through the matrix of scores, each bounded: [b, n, q, d], [b, g, k, d], [b, g, k, v] to [b, n, q, v].
+
+    Args:
+        attn_mask: [b, 1, q, k], added to the bounded scores.
+    Source: Gemma 2 (arXiv:2408.00118), section 2.
+    """
+    if enable_gqa:
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    probabilities = (softcapping * torch.tanh(scores / softcapping) + attn_mask).softmax(dim=-1, dtype=torch.float32)
+    return functional.dropout(probabilities.to(query.dtype), p=dropout_p) @ value
 
 
 @functools.cache

@@ -7,25 +7,30 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from torch.nn import functional
 
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.model.activation import PLAIN_ACTIVATIONS
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
-from trainer.model.moe import moe_settings
+from trainer.model.moe import find_routers, moe_settings
 from trainer.model.rotary import frequencies_at
+from trainer.model.rotary_tables import RotaryTables, attention_factor
 from trainer.model.sharding import describe_parameters
 
 
 class GPT(GPTModel):
-    """Megatron-Core's model with this project's cross entropy, and rotary positions that may restart in a sequence.
+    """Megatron-Core's model with this project's cross entropy and rotary angles.
 
     Args:
+        rotary_tables: angles of the layers; None for a model with learned positions.
+        embedding_scale: factor of the token embeddings.
+        final_logit_softcapping: bound of the logits, cap * tanh(logit / cap); None for none.
         reset_position_ids: rotary embeddings follow position_ids, which every pipeline stage then receives; otherwise
             they count from 0 along the sequence, once for all micro batches. Learned positions always follow
             position_ids.
@@ -37,12 +42,18 @@ class GPT(GPTModel):
     def __init__(
         self,
         *args: Any,
+        rotary_tables: RotaryTables | None = None,
+        embedding_scale: float | None = None,
+        final_logit_softcapping: float | None = None,
         reset_position_ids: bool = False,
         unpadded_vocab_size: int | None = None,
         kernels: Kernels = EAGER,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.rotary_tables = rotary_tables
+        self.embedding_scale = embedding_scale
+        self.final_logit_softcapping = final_logit_softcapping
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
@@ -53,27 +64,60 @@ class GPT(GPTModel):
         A stage that is not the last returns its hidden states [s, b, h].
         """
         output: torch.Tensor = super().forward(*args, labels=labels, **kwargs)
-        if labels is None and self.post_process and self.unpadded_vocab_size is not None:
+        if labels is not None or not self.post_process:
+            return output
+        output = self._cap(output)
+        if self.unpadded_vocab_size is not None:
             width = output.shape[-1]
             rank = 0 if width == self.vocab_size else self.pg_collection.tp.rank()
             output[..., count_columns(self.unpadded_vocab_size, width=width, rank=rank) :] = -torch.inf
         return output
 
-    def _preprocess(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Replace the rotary angles, the second of what Megatron-Core prepares for the layers."""
-        prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
-        if not self.reset_position_ids or self.position_embedding_type != "rope":
-            return prepared
+    def _cap(self, logits: torch.Tensor) -> torch.Tensor:
+        cap = self.final_logit_softcapping
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _preprocess(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        *args: Any,
+        inference_context: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Scale the embeddings and add the rotary angles, the first and second of what is prepared for the layers."""
+        prepared = super()._preprocess(input_ids, position_ids, *args, inference_context=inference_context, **kwargs)
         decoder_input, _, *others = prepared
-        # Megatron-Core does not slice the angles of a packed sequence for context parallelism.
-        table = self.rotary_pos_emb(self.max_sequence_length, packed_seq=True)
-        angles = frequencies_at(position_ids, table=table)
-        return decoder_input, angles, *others
+        if self.embedding_scale is not None and decoder_input is not None:
+            # Rounded to the weights' type first, as Gemma's reference implementation does.
+            decoder_input = decoder_input * torch.tensor(self.embedding_scale, dtype=decoder_input.dtype).item()
+        if self.rotary_tables is None:
+            return decoder_input, None, *others
+        return decoder_input, self._angles(position_ids, context=inference_context), *others
+
+    def _angles(self, position_ids: torch.Tensor, *, context: Any) -> torch.Tensor:
+        """Return the layers' angles: [s, b | 1, 1, d] of one kind of layers, or [kinds, s, b | 1, 1, d] of several."""
+        assert self.rotary_tables is not None
+        device = position_ids.device
+        if self.reset_position_ids:
+            table = self.rotary_tables.angles(self.max_sequence_length, device=device)
+            kinds = [frequencies_at(position_ids, table=kind) for kind in table]
+            return kinds[0] if len(kinds) == 1 else torch.stack(kinds)
+        if context is not None:
+            length = context.max_sequence_length
+        else:
+            length = position_ids.shape[1] * self.config.context_parallel_size
+        angles = self.rotary_tables.angles(length, device=device)
+        cp = self.pg_collection.cp
+        if cp.size() > 1:
+            chunks = angles.chunk(2 * cp.size(), dim=1)
+            angles = torch.cat([chunks[cp.rank()], chunks[2 * cp.size() - 1 - cp.rank()]], dim=1)
+        return angles[0] if len(angles) == 1 else angles
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""
         losses = vocab_parallel_cross_entropy(
-            logits,
+            self._cap(logits),
             labels.transpose(0, 1),
             group=self.pg_collection.tp,
             vocab_size=self.unpadded_vocab_size,
@@ -87,7 +131,8 @@ def build_transformer_config(
 ) -> TransformerConfig:
     """Translate the configuration into Megatron-Core's; names that both have are the same."""
     dtype = torch_dtype(precision.params_dtype)
-    return TransformerConfig(
+    kind = MLATransformerConfig if model.multi_latent_attention else TransformerConfig
+    return kind(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
@@ -96,11 +141,13 @@ def build_transformer_config(
         kv_channels=model.head_size,
         normalization=model.normalization,
         layernorm_epsilon=model.norm_epsilon,
-        gated_linear_unit=model.activation == "swiglu",
-        activation_func=functional.silu if model.activation == "swiglu" else functional.gelu,
+        layernorm_zero_centered_gamma=model.layernorm_zero_centered_gamma,
+        gated_linear_unit=model.is_gated,
+        activation_func=PLAIN_ACTIVATIONS.get(model.activation, functional.silu),
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
+        softmax_scale=_softmax_scale(model),
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
@@ -133,13 +180,40 @@ def build_transformer_config(
         bias_activation_fusion=False,
         # Megatron-Core's name for "the layer specification names the activation module", as Transformer Engine's own
         # specification does not.
-        use_te_activation_func=model.activation == "swiglu" and model.transformer_impl == "torch",
-        apply_rope_fusion=model.position_embedding_type == "rope",
+        use_te_activation_func=model.is_gated and model.transformer_impl == "torch",
+        apply_rope_fusion=model.position_embedding_type == "rope" and not model.multi_latent_attention,
         persist_layer_norm=False,
         batch_p2p_comm=False,
         deallocate_pipeline_outputs=True,
         **moe_settings(model, parallel=parallel),
+        **_latent_settings(model),
     )
+
+
+def _softmax_scale(model: ModelConfig) -> float | None:
+    """Return the factor of attention scores, with YaRN's factor of queries and of keys; None for the usual one.
+
+    Whole heads are rotated, so the factor of both is the square of one; multi-latent attention rotates parts.
+    """
+    factor = attention_factor(model)
+    if factor == 1.0 or model.multi_latent_attention:
+        return model.softmax_scale
+    scale = model.head_size**-0.5 if model.softmax_scale is None else model.softmax_scale
+    return scale * factor**2
+
+
+def _latent_settings(model: ModelConfig) -> dict[str, Any]:
+    """Translate the settings of multi-latent attention; angles are the model's own."""
+    if not model.multi_latent_attention:
+        return {}
+    return {
+        "q_lora_rank": model.q_lora_rank,
+        "kv_lora_rank": model.kv_lora_rank,
+        "qk_head_dim": model.qk_head_dim,
+        "qk_pos_emb_head_dim": model.qk_pos_emb_head_dim,
+        "v_head_dim": model.v_head_dim,
+        "rope_type": "rope",
+    }
 
 
 def build_model_chunks(
@@ -167,6 +241,7 @@ def build_model_chunks(
     """
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
+    is_rotary = model.position_embedding_type == "rope"
     chunks = []
     for chunk in range(vp_size or 1):
         vp_stage = chunk if vp_size else None
@@ -178,19 +253,20 @@ def build_model_chunks(
                 config=transformer_config,
                 transformer_layer_spec=build_block_submodules(
                     transformer_config,
-                    implementation=model.transformer_impl,
+                    model=model,
                     pp_rank=pp_rank,
                     vp_stage=vp_stage,
                     kernels=kernels,
                 ),
                 vocab_size=padded_vocab_size,
-                max_sequence_length=model.seq_length,
+                max_sequence_length=model.num_positions,
                 pre_process=is_first,
                 post_process=is_last,
-                position_embedding_type=model.position_embedding_type,
-                rotary_base=model.rotary_base,
-                rope_scaling=model.rope_scaling_factor is not None,
-                rope_scaling_factor=model.rope_scaling_factor or 1.0,
+                # Rotary angles are not Megatron-Core's.
+                position_embedding_type="none" if is_rotary else model.position_embedding_type,
+                rotary_tables=RotaryTables(model) if is_rotary else None,
+                embedding_scale=model.embedding_scale,
+                final_logit_softcapping=model.final_logit_softcapping,
                 share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
                 pg_collection=groups,
                 vp_stage=vp_stage,
@@ -201,7 +277,11 @@ def build_model_chunks(
         chunks.append(chunk_model)
     if seed is not None:
         initialize_weights(
-            describe_parameters(chunks), seed=seed, std=model.init_method_std, num_layers=model.num_layers
+            describe_parameters(chunks),
+            seed=seed,
+            std=model.init_method_std,
+            num_layers=model.num_layers,
+            norm_weight=0.0 if model.layernorm_zero_centered_gamma else 1.0,
         )
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
 
@@ -216,4 +296,7 @@ def count_layers(chunks: Sequence[GPTModel], *, num_layers: int) -> torch.Tensor
 
 
 def _place(chunks: Sequence[GPTModel], *, device: torch.device, dtype: torch.dtype) -> list[GPTModel]:
-    return [chunk.to(device=device, dtype=dtype) for chunk in chunks]
+    placed = [chunk.to(device=device, dtype=dtype) for chunk in chunks]
+    for _, router in find_routers(placed):
+        router._maintain_float32_expert_bias()
+    return placed

@@ -17,8 +17,10 @@ _OUTPUT_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 
 
 @torch.no_grad()
-def initialize_weights(parameters: Iterable[ShardedParameter], *, seed: int, std: float, num_layers: int) -> None:
-    """Fill every parameter: norms 1, biases 0, matrices normal with `std`.
+def initialize_weights(
+    parameters: Iterable[ShardedParameter], *, seed: int, std: float, num_layers: int, norm_weight: float = 1.0
+) -> None:
+    """Fill every parameter: norms `norm_weight`, biases 0, matrices normal with `std`.
 
     The projections that write into the residual stream get std / sqrt(2 * num_layers).
 
@@ -31,7 +33,7 @@ def initialize_weights(parameters: Iterable[ShardedParameter], *, seed: int, std
             if block.key.endswith("bias"):
                 part.zero_()
             elif len(block.local_shape) == 1:
-                part.fill_(1.0)
+                part.fill_(norm_weight)
             else:
                 scale = std / math.sqrt(2 * num_layers) if block.key.endswith(_OUTPUT_PROJECTIONS) else std
                 part.copy_(_draw(block, seed=seed).view(-1) * scale)

@@ -1,16 +1,18 @@
 """Build the specification of transformer layers: the `torch` one, or Transformer Engine's if it is configured."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -20,12 +22,16 @@ from megatron.core.transformer.transformer_layer import (
     get_transformer_layer_offset,
 )
 
+from trainer.config.model import ModelConfig, find_moe_layers, find_windows
 from trainer.model.attention import SdpaCoreAttention
-from trainer.model.causal_mask import CausalMasks
 from trainer.model.kernels import Kernels
+from trainer.model.key_intervals import IntervalMasks
 from trainer.model.megatron_versions import activation_for_mlp, dense_mlp
 from trainer.model.moe import build_moe_spec
-from trainer.model.norm import TorchNorm
+from trainer.model.norm import AllHeadsNorm, TorchNorm
+from trainer.model.residual import NormedAdd
+from trainer.model.rotary_tables import attention_factor, find_rotary_kinds, latent_score_factor
+from trainer.model.self_attention import LatentSelfAttention, RotarySelfAttention
 
 
 class OutputLinear(RowParallelLinear):
@@ -41,10 +47,30 @@ class OutputLinear(RowParallelLinear):
         return output, None if bias is None else bias.view_as(bias)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """Hold in what the layers of one model differ."""
+
+    has_experts: bool
+    window: int | None
+    """Keys that a query sees; None does not limit them."""
+    rotary_kind: int | None
+    """Row of the stacked rotary angles; None if the model has one kind."""
+
+
+def find_layer_shapes(model: ModelConfig) -> list[LayerShape]:
+    """Return the shape of every layer, from the first."""
+    kinds = find_rotary_kinds(model)
+    return [
+        LayerShape(has_experts=has_experts, window=window, rotary_kind=kind if model.rotary_base_local else None)
+        for has_experts, window, kind in zip(find_moe_layers(model), find_windows(model), kinds, strict=True)
+    ]
+
+
 def build_block_submodules(
     config: TransformerConfig,
     *,
-    implementation: Literal["torch", "transformer_engine"],
+    model: ModelConfig,
     pp_rank: int,
     vp_stage: int | None,
     kernels: Kernels,
@@ -52,79 +78,117 @@ def build_block_submodules(
     """Build the specification of one model chunk's transformer block.
 
     Args:
+        config: Megatron-Core's, of the same model.
         pp_rank: pipeline stage, which determines how many layers the chunk has.
         vp_stage: number of the stage's chunk, or None if a stage has one.
         kernels: implementations of the `torch` specification's element-wise operations.
     """
-    if implementation == "transformer_engine":
+    if model.transformer_impl == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    layers = _torch_layer_specs(config, masks=CausalMasks(), kernels=kernels)
+    builder = _LayerBuilder(config, model=model, kernels=kernels)
+    specs = {shape: builder.build(shape) for shape in dict.fromkeys(find_layer_shapes(model))}
+    layers = [specs[shape] for shape in find_layer_shapes(model)]
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     end = first + get_num_layers_to_build(config, vp_stage, pp_rank)
-    return TransformerBlockSubmodules(layer_specs=layers[first:end], layer_norm=_norm_spec(kernels))
+    has_final_norm = model.norm_placement != "sum"
+    return TransformerBlockSubmodules(
+        layer_specs=layers[first:end], layer_norm=builder.norm if has_final_norm else IdentityOp
+    )
 
 
-def _torch_layer_specs(config: TransformerConfig, *, masks: CausalMasks, kernels: Kernels) -> list[ModuleSpec]:
-    """Return the specification of every layer of the model: equal ones, except for those with experts."""
-    with_mlp, with_experts = (
-        _torch_layer_spec(
-            qk_layernorm=config.qk_layernorm,
-            is_gated=config.gated_linear_unit,
-            has_experts=has_experts,
-            masks=masks,
-            kernels=kernels,
+class _LayerBuilder:
+    """Build decoder layers of torch kernels between Megatron-Core's tensor-parallel linear layers."""
+
+    def __init__(self, config: TransformerConfig, *, model: ModelConfig, kernels: Kernels) -> None:
+        self.config, self.model = config, model
+        self.masks = IntervalMasks()
+        self.norm = ModuleSpec(
+            module=TorchNorm, params={"kernels": {"RMSNorm": kernels.rms_norm, "LayerNorm": kernels.layer_norm}}
         )
-        for has_experts in (False, True)
-    )
-    if config.num_moe_experts is None:
-        return [with_mlp] * config.num_layers
-    if isinstance(config.moe_layer_freq, int):
-        return [with_experts] * config.num_layers
-    return [with_experts if has_experts else with_mlp for has_experts in config.moe_layer_freq]
+        self.activation = activation_for_mlp(kernels.gated_activation(model.activation))
 
+    def build(self, shape: LayerShape) -> ModuleSpec:
+        """Build one layer.
 
-def _norm_spec(kernels: Kernels) -> ModuleSpec:
-    return ModuleSpec(
-        module=TorchNorm, params={"kernels": {"RMSNorm": kernels.rms_norm, "LayerNorm": kernels.layer_norm}}
-    )
-
-
-def _torch_layer_spec(
-    *, qk_layernorm: bool, is_gated: bool, has_experts: bool, masks: CausalMasks, kernels: Kernels
-) -> ModuleSpec:
-    """Return one decoder layer of torch kernels between Megatron-Core's tensor-parallel linear layers.
-
-    The key map gives the norms the checkpoint names of Transformer Engine's fused layers, so both specifications read
-    the same checkpoint. Before experts, which are not fused, the norm has its own name.
-    """
-    norm = _norm_spec(kernels)
-    activation = activation_for_mlp(kernels.swiglu if is_gated else None)
-    mlp = dense_mlp(MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=OutputLinear, activation_func=activation))
-    keys_map = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
-    if not has_experts:
-        keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
-    return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=norm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": AttnMaskType.causal},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=partial(SdpaCoreAttention, masks=masks),
-                    linear_proj=RowParallelLinear,
-                    q_layernorm=norm if qk_layernorm else IdentityOp,
-                    k_layernorm=norm if qk_layernorm else IdentityOp,
-                ),
+        The key map gives the norms the checkpoint names of Transformer Engine's fused layers, so both specifications
+        read the same checkpoint. Before experts, which are not fused, the norm has its own name.
+        """
+        keys_map = {
+            "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+            "self_attn_bda.norm.": "post_self_attn_layernorm.",
+            "mlp_bda.norm.": "post_mlp_layernorm.",
+        }
+        if self.model.multi_latent_attention:
+            del keys_map["input_layernorm."]
+        if not shape.has_experts:
+            keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+        has_pre_norm = self.model.norm_placement in ("pre", "both")
+        mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=OutputLinear, activation_func=self.activation)
+        return ModuleSpec(
+            module=TransformerLayer,
+            submodules=TransformerLayerSubmodules(
+                input_layernorm=self.norm if has_pre_norm else IdentityOp,
+                self_attention=self._attention(shape),
+                self_attn_bda=self._add(),
+                pre_mlp_layernorm=self.norm if has_pre_norm else IdentityOp,
+                mlp=build_moe_spec(activation=self.activation) if shape.has_experts else dense_mlp(mlp),
+                mlp_bda=self._add(),
+                sharded_state_dict_keys_map=keys_map,
             ),
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=norm,
-            mlp=build_moe_spec(activation=activation) if has_experts else mlp,
-            mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map=keys_map,
-        ),
-    )
+        )
+
+    def _add(self) -> Any:
+        """Return the specification of what adds a branch to the residual stream."""
+        if self.model.norm_placement == "pre":
+            return get_bias_dropout_add
+        placement = "sum" if self.model.norm_placement == "sum" else "branch"
+        return ModuleSpec(module=NormedAdd, params={"config": self.config, "norm": self.norm, "placement": placement})
+
+    def _attention(self, shape: LayerShape) -> ModuleSpec:
+        core: dict[str, Any] = {
+            "masks": self.masks,
+            "window": shape.window,
+            "softcapping": self.model.attn_logit_softcapping,
+        }
+        params: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal}
+        if self.model.multi_latent_attention:
+            factors = {
+                "score_factor": latent_score_factor(self.model),
+                "rotary_factor": attention_factor(self.model),
+            }
+            return ModuleSpec(
+                module=LatentSelfAttention,
+                params=params | factors,
+                submodules=MLASelfAttentionSubmodules(
+                    linear_q_proj=ColumnParallelLinear,
+                    linear_q_down_proj=ColumnParallelLinear,
+                    linear_q_up_proj=ColumnParallelLinear,
+                    linear_kv_down_proj=ColumnParallelLinear,
+                    linear_kv_up_proj=ColumnParallelLinear,
+                    core_attention=ModuleSpec(module=SdpaCoreAttention, params=core),
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=self.norm,
+                    kv_layernorm=self.norm,
+                ),
+            )
+        return ModuleSpec(
+            module=RotarySelfAttention,
+            params=params | {"rotary_kind": shape.rotary_kind},
+            submodules=SelfAttentionSubmodules(
+                linear_qkv=ColumnParallelLinear,
+                core_attention=partial(SdpaCoreAttention, **core),
+                linear_proj=RowParallelLinear,
+                q_layernorm=self._head_norm(self.model.num_attention_heads),
+                k_layernorm=self._head_norm(self.model.num_query_groups),
+            ),
+        )
+
+    def _head_norm(self, num_heads: int) -> Any:
+        if not self.model.qk_layernorm:
+            return IdentityOp
+        if self.model.qk_layernorm_width == "head":
+            return self.norm
+        return ModuleSpec(module=AllHeadsNorm, params={"num_heads": num_heads})
 
 
 def torch_dtype(name: Literal["fp32", "bf16", "fp16"]) -> torch.dtype:

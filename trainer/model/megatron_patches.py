@@ -12,7 +12,7 @@ import torch
 from megatron.core import tensor_parallel
 from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
-from megatron.core.transformer import attention
+from megatron.core.transformer import attention, multi_latent_attention
 from megatron.core.transformer.moe import moe_utils
 
 from trainer.model.rotary import apply_rotary
@@ -39,6 +39,8 @@ def install_megatron_patches(
     if importlib.util.find_spec("transformer_engine") is None:
         # Then layers can also recompute norms (`recompute_modules`).
         tensor_parallel.CheckpointWithoutOutput = PlainCheckpointWithoutOutput
+        # Megatron-Core takes its own classes of Transformer Engine for the library, and compares with one that is None.
+        multi_latent_attention.HAVE_TE = False
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None  # the router reads a name that only Transformer Engine defines
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.models.gpt.gpt_model import GPTModel
-from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class ShardedParameter:
 
     name: str
     """Name in the local module list, for messages."""
-    parameter: nn.Parameter
+    parameter: torch.Tensor
+    """The parameter, or a buffer that is saved as one."""
     blocks: tuple[ParameterBlock, ...]
     is_main_replica: bool
     """False if another model-parallel rank holds the same values and saves them (norms under tensor parallelism, the
@@ -53,18 +54,34 @@ def describe_parameters(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
     """
     described = []
     for index, chunk in enumerate(chunks):
-        metadata = {"non_homogeneous_layers": False, "dp_cp_group": chunk.pg_collection.dp_cp}
-        entries = {
-            id(entry.data): entry
-            for entry in _leaves(chunk.sharded_state_dict(metadata=metadata))
-            if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None
-        }
+        entries = _find_entries(chunk)
         for name, parameter in chunk.named_parameters():
             described.append(_describe(f"chunk{index}.{name}", parameter, entries[id(parameter)]))
     return described
 
 
-def _describe(name: str, parameter: nn.Parameter, entry: ShardedTensor | ShardedTensorFactory) -> ShardedParameter:
+def describe_buffers(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
+    """Find the place of every saved tensor that no gradient updates, such as the biases of routers."""
+    described = []
+    for index, chunk in enumerate(chunks):
+        entries = _find_entries(chunk)
+        for name, buffer in chunk.named_buffers():
+            if id(buffer) in entries:
+                described.append(_describe(f"chunk{index}.{name}", buffer, entries[id(buffer)]))
+    return described
+
+
+def _find_entries(chunk: GPTModel) -> dict[int, ShardedTensor | ShardedTensorFactory]:
+    """Return Megatron-Core's description of each saved tensor of a chunk, by the tensor's identity."""
+    metadata = {"non_homogeneous_layers": False, "dp_cp_group": chunk.pg_collection.dp_cp}
+    return {
+        id(entry.data): entry
+        for entry in _leaves(chunk.sharded_state_dict(metadata=metadata))
+        if isinstance(entry, ShardedTensor | ShardedTensorFactory) and entry.data is not None
+    }
+
+
+def _describe(name: str, parameter: torch.Tensor, entry: ShardedTensor | ShardedTensorFactory) -> ShardedParameter:
     tensors = list(_leaves(entry.build())) if isinstance(entry, ShardedTensorFactory) else [entry]
     blocks, flat_start = [], 0
     for tensor in tensors:

@@ -24,6 +24,7 @@ from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.deepspeed.settings import ModelParallelUnit, deepspeed_settings
 from trainer.engine.deepspeed.zero_state import build_zero_state
+from trainer.engine.expert_bias import expert_bias_fragments
 from trainer.engine.gradients import reduce_over_model_parallel, reduce_partial_gradients_as_computed
 from trainer.engine.optimizer import GuardedAdamW, build_adamw
 from trainer.engine.schedule_engine import ScheduleEngine
@@ -114,7 +115,7 @@ class DeepSpeedEngine(ScheduleEngine):
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:
         """Return this rank's optimizer state for a checkpoint; moments exist, and are zero before step 1."""
-        return self._state.fragments()
+        return self._state.fragments() + expert_bias_fragments(self._chunks, groups=self._groups)
 
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
         """Update the model's weights from the fragments, which a loader has written in place."""

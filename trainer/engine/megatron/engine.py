@@ -19,6 +19,7 @@ from trainer.config.engine import MegatronEngineConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
+from trainer.engine.expert_bias import expert_bias_fragments
 from trainer.engine.gradients import reduce_over_model_parallel
 from trainer.engine.megatron.optimizer import build_optimizer
 from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
@@ -84,7 +85,7 @@ class MegatronEngine(ScheduleEngine):
                     is_owner=owned.is_owner,
                 )
             )
-        return fragments
+        return fragments + expert_bias_fragments(self._chunks, groups=self._groups)
 
     @torch.no_grad()
     def restore(self, *, num_updates: int, loss_scale: LossScaleState | None = None) -> None:
