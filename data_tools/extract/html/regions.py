@@ -8,22 +8,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import sub
-from typing import NamedTuple
+from typing import TypeAlias
 
-from data_tools.extract.html.source import CONTAINERS, END, HEADING, ITEM, LINK, PARAGRAPH, ROW, START, PageSource
-from data_tools.extract.html.words import Role, is_junk_link, judge_attributes
+from data_tools.extract.html.source import (
+    CONTAINERS,
+    END,
+    HEADING,
+    ITEM,
+    LINK,
+    PARAGRAPH,
+    ROW,
+    START,
+    PageSource,
+    find_places,
+)
+from data_tools.extract.html.words import Role, is_junk_link, judge_element
 
 _NOTHING = "<div></div>"
-_ROLES: dict[str, Role] = {
-    "nav": "junk",
-    "aside": "box",
-    "article": "content",
-    "main": "content",
-    "section": "content",
-    "header": "header",
-    "footer": "footer",
-}
+_WEAK_ROLES = frozenset({"", "content"})
+"""Roles of elements that stay unless most of their text is in links."""
 _LISTS = frozenset({"ul", "ol", "dl", "menu"})
 _CELLS = frozenset({"td", "th"})
 _SCOPES = frozenset({"table", "td", "th"})
@@ -45,21 +48,16 @@ _MIN_MUCH_PROSE = 1000
 _INLINE_TAG = re.compile("<[^<>\0]*+>")
 _BETWEEN = "\0"
 """Parts texts that are measured together; a page's source has no such character (html_source.py)."""
+_MIN_LINKS = 3
+"""Links of a cluster that is no list."""
+_LINK = bytes((LINK,))
 _MIN_TEXT = 4
 """Characters; shorter pieces between links part them."""
 
 
-class _Element(NamedTuple):
-    """An element that is open."""
-
-    name: str
-    place: int
-    """Of its start tag among the tags of the page."""
-    role: Role
-    is_in_content: bool
-    num_links: int
-    num_items: int
-    """Of the page, before it."""
+_Element: TypeAlias = tuple[str, int, Role, bool, int, int]
+"""An open element: its name, the place of its start tag, its role, whether it stands in content, and how many links and
+items the page has before it. A plain tuple, since a page has hundreds and a named one takes three times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,7 @@ class _Region:
     end: int
     """Places among the tags of the page; that of the end is the first behind it."""
     reason: str
+    has_end_tag: bool
 
 
 def remove_regions(source: PageSource, *, comments: bool) -> None:
@@ -83,22 +82,26 @@ def remove_regions(source: PageSource, *, comments: bool) -> None:
     for region in _choose(regions, sizes):
         # What stood before and behind a block stays apart.
         tag = "" if source.names[region.start] in _CELLS else _NOTHING
-        source.replace(region.start, region.end, tag)
+        source.replace(region.start, region.end, tag, has_ends_in_text=not region.has_end_tag)
 
 
 class _Sizes:
     """Characters of text, and of links, up to each tag."""
 
     def __init__(self, source: PageSource) -> None:
-        links = [place for place, kind in enumerate(source.kinds) if kind == LINK]
+        links = find_places(source.kinds, LINK)
         link_ends = source.find_link_ends(links)
         remove_junk_links(source, links, link_ends)
-        sizes = _measure(source.texts, has_tags=source.has_formatting)
-        link_sizes = [0] * len(sizes)
+        own_sizes = _measure(source.texts)
+        link_sizes = [0] * len(own_sizes)
         for link, link_end in zip(links, link_ends, strict=True):
-            link_sizes[link + 1 : link_end + 1] = sizes[link + 1 : link_end + 1]
+            if link_end == link + 1:
+                link_sizes[link_end], own_sizes[link_end] = own_sizes[link_end], 0
+            else:
+                link_sizes[link + 1 : link_end + 1] = own_sizes[link + 1 : link_end + 1]
+                own_sizes[link + 1 : link_end + 1] = [0] * (link_end - link)
         # Short pieces of text between links only part them.
-        own_sizes = [size if size >= _MIN_TEXT else 0 for size in map(sub, sizes, link_sizes)]
+        own_sizes = [size if size >= _MIN_TEXT else 0 for size in own_sizes]
         self._own, self._links = list(accumulate(own_sizes)), list(accumulate(link_sizes))
 
     def measure(self, start: int, end: int) -> tuple[int, int]:
@@ -111,14 +114,11 @@ class _Sizes:
         return self._own[-1]
 
 
-def _measure(texts: list[str], *, has_tags: bool) -> list[int]:
-    """Characters of each text, without the tags of single words."""
+def _measure(texts: list[str]) -> list[int]:
+    """Characters of each text, without the tags in it."""
     joined = _BETWEEN.join(texts)
-    if has_tags or "&nbsp;" in joined:
-        texts = _INLINE_TAG.sub("", joined.replace("&nbsp;", " ")).split(_BETWEEN)
+    texts = _INLINE_TAG.sub("", joined.replace("&nbsp;", " ")).split(_BETWEEN)
     sizes = list(map(len, map(str.strip, texts)))
-    for place in [place for place, text in enumerate(texts) if "<" in text]:
-        sizes[place] = len(_INLINE_TAG.sub("", texts[place]).strip())
     if not joined.isascii() and len(joined.encode("utf-8", "replace")) > 1.3 * len(joined):
         # A character of Chinese says as much as two letters or more.
         sizes = [2 * size for size in sizes]
@@ -146,107 +146,105 @@ class _RegionFinder:
         self._num_links = self._num_items = 0
         self._heading = -1
         """Place of the last heading that is no link."""
-        self._paragraph: int | None = None
-        """Place of the open paragraph's start tag."""
-        self._links_before_paragraph = 0
 
     def find(self) -> list[_Region]:
         """In the order of their ends."""
-        names, link, item = self._source.names, LINK, ITEM
-        for place, kind in enumerate(self._source.kinds):
-            if kind < link:
+        names, kinds, texts, open_ = self._source.names, self._source.kinds, self._source.texts, self._open
+        paragraph, links_before = -1, 0
+        for place, kind in enumerate(kinds):
+            if kind < LINK:
                 continue
-            if kind == link:
+            if kind == LINK:
                 self._num_links += 1
                 continue
-            if self._paragraph is not None:
-                self._end_paragraph(place)
+            if paragraph >= 0:
+                self._end_paragraph(paragraph, place, num_links=self._num_links - links_before)
+                paragraph = -1
             if kind == END:
-                self._end(names[place][1:], place)
+                name = names[place][1:]
+                if open_ and open_[-1][0] == name:
+                    self._pop(place, has_end_tag=True)
+                elif self._num_open[name]:
+                    self._end(name, place)
             elif kind == START:
                 if names[place] in _CELLS:
                     self._end_cell(place)
                 self._push(names[place], place)
             elif kind == PARAGRAPH:
-                self._paragraph, self._links_before_paragraph = place, self._num_links
-            elif kind == item:
+                paragraph, links_before = place, self._num_links
+            elif kind == ITEM:
                 self._num_items += 1
             elif kind == HEADING:
-                if self._source.kinds[place + 1 : place + 2] != [LINK] or self._source.texts[place + 1].strip():
+                if kinds[place + 1 : place + 2] != _LINK or texts[place + 1].strip():
                     self._heading = place
             elif kind == ROW:
                 self._end_cell(place)
-        if self._paragraph is not None:
-            self._end_paragraph(len(names))
+        if paragraph >= 0:
+            self._end_paragraph(paragraph, len(names), num_links=self._num_links - links_before)
         while self._open:
             self._pop(len(names), is_unclosed=True)
         return self._found
 
-    def _end_paragraph(self, place: int) -> None:
-        start, self._paragraph = self._paragraph, None
-        num_links = self._num_links - self._links_before_paragraph
-        if num_links and start is not None and self._is_cluster("p", start, place, num_links=num_links):
-            self._found.append(_Region(start, place, "links"))
+    def _end_paragraph(self, start: int, end: int, *, num_links: int) -> None:
+        if num_links >= _MIN_LINKS and self._is_cluster("p", start, end, num_links=num_links):
+            self._found.append(_Region(start, end, "links", has_end_tag=False))
 
     def _end_cell(self, place: int) -> None:
         """End the cell that is open in the table, since end tags of cells are often left out."""
         if self._num_open["table"]:
-            while self._open[-1].name != "table":
+            while self._open[-1][0] != "table":
                 self._pop(place)
 
     def _push(self, name: str, place: int) -> None:
-        tag = self._source.tags[place]
-        role = judge_attributes(tag) if len(tag) > len(name) + 2 else ""
-        if role in ("", "content"):
-            role = _ROLES.get(name, role)
-        self._open.append(_Element(name, place, role, self._num_content > 0, self._num_links, self._num_items))
+        role = judge_element(name, self._source.tags[place])
+        self._open.append((name, place, role, self._num_content > 0, self._num_links, self._num_items))
         self._num_open[name] += 1
-        self._num_content += role == "content"
+        if role == "content":
+            self._num_content += 1
 
     def _end(self, name: str, place: int) -> None:
-        if not self._num_open[name]:
-            return
-        depth = len(self._open) - 1
-        if self._open[depth].name != name:
-            last = max(0, depth - _MAX_SEARCH)
-            while self._open[depth].name != name:
-                if depth == last or (self._open[depth].name in _SCOPES and name != "table"):
-                    return
-                depth -= 1
-            while len(self._open) > depth + 1:
-                self._pop(place)
+        """End an open element, and those that are open within it, unless it is too far out."""
+        open_ = self._open
+        depth = len(open_) - 1
+        last = max(0, depth - _MAX_SEARCH)
+        while open_[depth][0] != name:
+            if depth == last or (open_[depth][0] in _SCOPES and name != "table"):
+                return
+            depth -= 1
+        while len(open_) > depth + 1:
+            self._pop(place)
         self._pop(place, has_end_tag=True)
 
     def _pop(self, place: int, *, has_end_tag: bool = False, is_unclosed: bool = False) -> None:
         element = self._open.pop()
-        self._num_open[element.name] -= 1
-        role = element.role
+        name, start, role, _, links_before, _ = element
+        self._num_open[name] -= 1
         if role == "content":
             self._num_content -= 1
-        elif not role and element.num_links == self._num_links:
+        elif not role and links_before == self._num_links:
             return
         reason = self._judge(element, place)
         if reason:
             if is_unclosed and reason == "junk":
                 reason = "maybe_junk"
-            self._found.append(_Region(element.place, place + has_end_tag, reason))
+            self._found.append(_Region(start, place + has_end_tag, reason, has_end_tag))
 
     def _judge(self, element: _Element, end: int) -> str:
         """Return why an element may be left out; empty where nothing speaks for it."""
-        role = element.role
+        name, start, role, is_in_content, links_before, items_before = element
         if role == "comments":
             return "" if self._keeps_comments else role
         if role == "junk":
             return role
-        num_links, num_items = self._num_links - element.num_links, self._num_items - element.num_items
-        if self._is_cluster(element.name, element.place, end, num_links=num_links, num_items=num_items):
+        num_links = self._num_links - links_before
+        if self._is_cluster(name, start, end, num_links=num_links, num_items=self._num_items - items_before):
             return "links"
-        if role in ("", "content") or (role == "header" and (element.is_in_content or self._heading > element.place)):
+        if role in _WEAK_ROLES or (role == "header" and (is_in_content or self._heading > start)):
             return ""
-        link_size, own_size = self._sizes.measure(element.place, end)
+        link_size, own_size = self._sizes.measure(start, end)
         size = link_size + own_size
         is_prose = size >= _MIN_PROSE and link_size < 0.25 * size
-        if role == "mixed" or (element.is_in_content and role != "maybe_junk"):
+        if role == "mixed" or (is_in_content and role != "maybe_junk"):
             return "" if is_prose else "box"
         if role == "maybe_junk" and is_prose and size >= _MIN_MUCH_PROSE:
             return ""
@@ -256,10 +254,13 @@ class _RegionFinder:
         """Return whether most of an element's text is in links."""
         if not num_links or self._heading > start:
             return False
-        link_size, own_size = self._sizes.measure(start, end)
         if name in _LISTS:
+            link_size, own_size = self._sizes.measure(start, end)
             return link_size > 1.5 * own_size and own_size < 25 * max(num_items, 1)
-        return num_links >= 3 and link_size > 3 * own_size and own_size < 12 * num_links
+        if num_links < _MIN_LINKS:
+            return False
+        link_size, own_size = self._sizes.measure(start, end)
+        return link_size > 3 * own_size and own_size < 12 * num_links
 
 
 def _choose(regions: list[_Region], sizes: _Sizes) -> list[_Region]:

@@ -15,9 +15,9 @@ CONTAINERS = (
     *("menu", "center", "fieldset", "figure", "figcaption", "blockquote", "details", "td", "th"),
 )
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6", "summary")
-PLAIN, LINK_END, IMAGE, LINK, HEADING_END, HEADING, ITEM, PARAGRAPH, ROW, START, END = range(11)
-"""Kinds of tags; from HEADING_END on they part blocks of text."""
-_KINDS = {
+PLAIN, OTHER, LINK_END, IMAGE, LINK, HEADING_END, HEADING, ITEM, PARAGRAPH, ROW, START, END = range(12)
+"""Kinds of tags; from HEADING_END on they part blocks of text. OTHER is no tag, such as a comment."""
+_KINDS: dict[str | None, int] = {
     "a": LINK,
     "/a": LINK_END,
     "img": IMAGE,
@@ -28,13 +28,18 @@ _KINDS = {
     "tr": ROW,
     **dict.fromkeys(CONTAINERS, START),
     **{f"/{name}": END for name in CONTAINERS},
-    **dict.fromkeys(("", "area", "/img", "/area", "/p", "/tr", "/li", "/dt", "/dd"), PLAIN),
+    **dict.fromkeys(("area", "/img", "/area"), PLAIN),
+    None: OTHER,
 }
-"""By names; nothing else is cut out."""
+"""By names; nothing else is cut out. End tags of paragraphs, items and rows stay in the texts: they say nothing that
+the next tag does not, and each piece costs as much as seven tags that are passed over."""
+_ENDS_IN_TEXT = re.compile(r".*</(?:p|tr|li|d[td])\b[^<>]*+>", re.IGNORECASE | re.DOTALL)
 # No part gives back what it has matched, so that the time is linear in the page. The names are in the order of use.
+_VALUE = r"=(?:\"[^\"]*+\"|\s*+(?:\"[^\"]*+\"|'[^']*+')?)"
 _PATTERN = (
-    r"(<(?:(/?(?:a(?:rea)?|div|p|img|t[drh]|li|d[tdl]|h[1-6]|[uo]l|table|section|article|main|aside|nav|header|footer|form|menu"
-    r"|center|fieldset|fig(?:ure|caption)|blockquote|details|summary))(?:>|(?=[\s/])(?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?)*+>)"
+    r"(<(?:(p|a|/a|div|/div|/?(?:area|img|t[dh]|h[1-6]|[uo]l|dl|table|section|article|main|aside|nav|header|footer|form|menu"
+    r"|center|fieldset|fig(?:ure|caption)|blockquote|details|summary)|li|d[td]|tr)"
+    rf"(?:>|[\s/][^>=]*+(?:{_VALUE}[^>=]*+)*+>)"
     # Elements whose text is not shown, or is no mark-up; those that close themselves have none.
     r"|(script|style|svg|select|noscript|template|textarea|iframe|title|xmp)\b[^>]*+>"
     r"(?:(?<=/>)|[^<]*+(?:<(?!/\3)[^<]*+)*+(?:</\3[^>]*+>?)?)"
@@ -43,23 +48,23 @@ _PATTERN = (
 _TOKEN = re.compile(_PATTERN)
 # Among all letters, ſ is an s to the first of the flags.
 _TOKEN_OF_CAPITALS = re.compile(_PATTERN, re.IGNORECASE | re.ASCII)
-_CAPITALS = re.compile("<[A-Z]")
 _SHOWN = frozenset({"xmp"})
 _ANY_TAG = re.compile(r"<[^<>]*+>")
 _CODE = frozenset({"script", "style"})
 
-_FEATURES = re.compile(r"<(button|label|input|option|textarea|math|su[pb]|object|video|audio|canvas|embed)\b")
-"""Elements that need more work than others; one look for all takes little more time than one for each."""
+_FEATURES = re.compile(r"<([A-Z]|(?:button|label|input|option|textarea|math|su[pb]|object|video|audio|canvas|embed)\b)")
+"""Elements that need more work than others, and capitals; one look for all takes little more time than one for each."""
+_CAPITALS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _FIELDS = frozenset({"button", "label", "input", "option", "textarea"})
 _PICTURES = frozenset({"object", "video", "audio", "canvas", "embed"})
 _HIDING_WORDS = (
-    ("aria-hidden", '[aria-hidden="true"]'),
-    ("visually-hidden", ".visually-hidden"),
     ("sr-only", ".sr-only"),
     ("mw-editsection", ".mw-editsection"),
     ("MathJax", ".MathJax, .MathJax_Preview, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML"),
 )
 """What pages hold if an element within a text shows nothing, or nothing of use, and its selector."""
+_HIDDEN_WORDS = (("aria-hidden", '[aria-hidden="true"]'), ("visually-hidden", ".visually-hidden"))
+"""The same with the word hidden in it."""
 _FORMULA_SCRIPT = re.compile(
     r"<script\b[^>]*\btype\s*=\s*[\"']?math/tex(;\s*mode=display)?[^>]*>(.*?)(?:</script\b|\Z)", re.I | re.S
 )
@@ -67,7 +72,7 @@ _FORMULA_PICTURE = re.compile(r"<img\b[^>]*\bclass\s*=\s*[\"']?[^\"'>]*(?:latex|
 _ALT_TEXT = re.compile(r"\balt\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
 _FORMATTING = re.compile(
     r"</?(?:span|code|em|strong|b|i|tt|font|u|small|var|samp|kbd|cite|abbr|acronym|big|dfn)"
-    r"(?:>|\s(?:[^<>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?)*+>)"
+    rf"(?:>|\s[^<>=]*+(?:{_VALUE}[^<>=]*+)*+>)"
 )
 _HEADING_BUTTON = re.compile(
     r"(<(?:h[1-6]|summary)\b[^<>]*+>\s*+(?:<(?:span|div|a)\b[^<>]*+>\s*+)*+)<button\b", re.IGNORECASE
@@ -85,7 +90,7 @@ _UNQUOTED_END = re.compile(r"=\s*[^\s\"'=<>]+/>\Z")
 
 _MAX_LIST_DEPTH = 50
 """Each level is indented by two blanks more, so that a megabyte of lists within lists would give gigabytes of them."""
-_PLAIN_TAGS = {name: f"<{name}>" for name in _KINDS if name not in ("", "ol", "li")} | {
+_PLAIN_TAGS = {name: f"<{name}>" for name in _KINDS if name not in (None, "ol", "li")} | {
     # What describes pictures stands where no sentence expects it.
     **dict.fromkeys(("a", "/a", "img", "/img", "area", "/area"), ""),
     # resiliparse 2.0.1 takes it for a word of what follows.
@@ -104,7 +109,7 @@ class PageSource:
     tags: list[str]
     names: list[str]
     """Such as div and /div, in small letters; empty for what is no tag."""
-    kinds: list[int]
+    kinds: bytearray
     title: str = ""
     features: frozenset[str] = frozenset()
     """Which of some elements there are."""
@@ -122,14 +127,20 @@ class PageSource:
 
     def find_link_ends(self, links: list[int]) -> list[int]:
         """Places of the tags at which links end, given those of their start tags, of which each ends the one before."""
-        kinds = [*self.kinds, LINK_END]
+        kinds = self.kinds + bytes((LINK_END,))
         for place in self.link_breaks:
             kinds[place] = LINK_END
         return [link + 1 if kinds[link + 1] == LINK_END else _find_link_end(kinds, link + 1) for link in links]
 
-    def replace(self, start: int, end: int, tag: str) -> None:
-        """Put one tag in place of those from one place up to, and without, another, and of the texts between them."""
+    def replace(self, start: int, end: int, tag: str, *, has_ends_in_text: bool) -> None:
+        """Put one tag in place of those from one place up to, and without, another, and of the texts between them.
+
+        Args:
+            has_ends_in_text: whether end tags in the text behind belong to what is replaced, and what they end.
+        """
         num_tags = end - start
+        if has_ends_in_text and "</" in self.texts[end]:
+            self.texts[end] = _ENDS_IN_TEXT.sub("", self.texts[end])
         self.texts[start + 1 : end] = [""] * (num_tags - 1)
         self.tags[start:end] = [tag, *[""] * (num_tags - 1)]
         self.names[start:end] = [""] * num_tags
@@ -157,7 +168,17 @@ class PageSource:
         return "".join(pieces)
 
 
-def _find_link_end(kinds: list[int], place: int) -> int:
+def find_places(kinds: bytearray, kind: int) -> list[int]:
+    """Return where a kind stands among others."""
+    places = []
+    place = kinds.find(kind)
+    while place >= 0:
+        places.append(place)
+        place = kinds.find(kind, place + 1)
+    return places
+
+
+def _find_link_end(kinds: bytearray, place: int) -> int:
     while kinds[place] not in (LINK, LINK_END):
         place += 1
     return place
@@ -176,8 +197,10 @@ def read_source(page: str, *, keeps_formatting: bool = False) -> PageSource:
     """
     if "\0" in page:
         page = page.replace("\0", "")
-    is_of_capitals = _CAPITALS.search(page) is not None
-    features = frozenset(_FEATURES.findall(page.lower() if is_of_capitals else page))
+    features = frozenset(_FEATURES.findall(page))
+    is_of_capitals = not features.isdisjoint(_CAPITALS)
+    if is_of_capitals:
+        features = frozenset(_FEATURES.findall(page.lower()))
     if "button" in features:
         # Buttons are left out, but those of headings show and hide what is below them.
         page = _HEADING_BUTTON.sub(r"\1<span", page)
@@ -186,6 +209,8 @@ def read_source(page: str, *, keeps_formatting: bool = False) -> PageSource:
     if not features.isdisjoint(_CLOSED):
         page = _CLOSES_ITSELF.sub(_close_tag, page)
     hidden = [selector for word, selector in _HIDING_WORDS if word in page]
+    if "hidden" in page:
+        hidden += [selector for word, selector in _HIDDEN_WORDS if word in page]
     has_formatting = keeps_formatting or bool(hidden) or "math" in features
     if not has_formatting:
         page = _FORMATTING.sub("", page)
@@ -193,11 +218,12 @@ def read_source(page: str, *, keeps_formatting: bool = False) -> PageSource:
     source.features, source.has_formatting = features, has_formatting
     source.hidden += hidden
     source.hidden += _PICTURES & features
-    if source.names.count("ul") + source.names.count("ol") > _MAX_LIST_DEPTH:
+    if source.kinds.count(START) > _MAX_LIST_DEPTH and _count_lists(source) > _MAX_LIST_DEPTH:
         _flatten_lists(source)
-    for place in [place for place, tag in enumerate(source.tags) if tag[-2:] == "/>"]:
-        if source.names[place] not in _VOID and source.closes_itself(place):
-            source.close_tag(place)
+    if "/>" in page:
+        for place in [place for place, tag in enumerate(source.tags) if "/>" in tag]:
+            if source.names[place] not in _VOID and source.closes_itself(place):
+                source.close_tag(place)
     if source.kinds.count(LINK) > source.kinds.count(LINK_END):
         _close_links(source)
     return source
@@ -222,32 +248,30 @@ def _split(page: str, *, is_of_capitals: bool) -> list[str]:
 
 def _build(parts: list[str], *, has_math: bool) -> PageSource:
     texts, tags, names, raw = parts[::4], parts[1::4], parts[2::4], parts[3::4]
-    source = PageSource(texts=texts, tags=tags, names=names, kinds=[])
-    for place in [place for place, name in enumerate(names) if name is None]:
-        names[place] = ""
+    kinds = bytearray(map(_KINDS.__getitem__, names))
+    source = PageSource(texts=texts, tags=tags, names=names, kinds=kinds)
+    for place in find_places(kinds, OTHER):
+        tag, names[place] = tags[place], ""
         if raw[place] == "title" and not source.title:
-            source.title = html.unescape(_ANY_TAG.sub("", tags[place])).strip()
-        if (
-            raw[place] == "script"
-            and "math/tex" in tags[place][:100]
-            and (formula := _FORMULA_SCRIPT.match(tags[place]))
-        ):
+            source.title = html.unescape(_ANY_TAG.sub("", tag)).strip()
+        if raw[place] == "script" and "math/tex" in tag[:100] and (formula := _FORMULA_SCRIPT.match(tag)):
             tags[place] = _write_formula(formula[2], is_display=formula[1] is not None)
-        elif raw[place] not in _SHOWN or tags[place][-2:] == "/>":
+        elif raw[place] not in _SHOWN or tag[-2:] == "/>":
             tags[place] = ""
-    source.kinds = kinds = list(map(_KINDS.__getitem__, names))
-    for place in [place for place, kind in enumerate(kinds) if kind in (LINK, IMAGE)]:
-        tag = tags[place]
-        if kinds[place] == IMAGE:
-            if not has_math and ("latex" in tag or "math" in tag or "tex" in tag) and _FORMULA_PICTURE.match(tag):
+    if not has_math:
+        for place in find_places(kinds, IMAGE):
+            tag = tags[place]
+            if ("latex" in tag or "math" in tag or "tex" in tag) and _FORMULA_PICTURE.match(tag):
                 alt = _ALT_TEXT.search(tag)
                 tags[place] = _write_formula(html.unescape(alt[1] or alt[2] or "") if alt else "", is_display=False)
                 names[place] = ""
-        else:
-            if "href" not in tag and "HREF" not in tag:
-                tags[place], kinds[place] = "", PLAIN
-            if len(texts[place + 1]) <= _MAX_PILCROW and _PILCROW.fullmatch(texts[place + 1]):
-                texts[place + 1] = ""
+    for place in find_places(kinds, LINK):
+        tag, text = tags[place], texts[place + 1]
+        if "href" not in tag and "HREF" not in tag:
+            tags[place], kinds[place] = "", PLAIN
+        # The first look settles most: words begin with letters.
+        if not text[:1].isalpha() and len(text) <= _MAX_PILCROW and _PILCROW.fullmatch(text):
+            texts[place + 1] = ""
     return source
 
 
@@ -257,6 +281,10 @@ def _write_formula(tex: str, *, is_display: bool) -> str:
 
 def _close_tag(found: re.Match[str]) -> str:
     return found[0] if _UNQUOTED_END.search(found[0]) else f"{found[0][:-2]}></{found[1]}>"
+
+
+def _count_lists(source: PageSource) -> int:
+    return source.names.count("ul") + source.names.count("ol")
 
 
 def _flatten_lists(source: PageSource) -> None:
@@ -276,11 +304,11 @@ def _close_links(source: PageSource) -> None:
     """End each link that another follows, before an end tag, at the first block behind it."""
     is_open = False
     block: int | None = None
-    for place, kind in enumerate([*source.kinds, LINK]):
+    for place, kind in enumerate(source.kinds + bytes((LINK,))):
         if kind >= HEADING_END:
             if is_open and block is None:
                 block = place
-        elif kind != PLAIN:
+        elif kind > OTHER:
             if kind == LINK and block is not None:
                 source.texts[block] += "</a>"
                 source.link_breaks.append(block)

@@ -1,4 +1,4 @@
-"""What the attributes of an element of a web page say about it: hidden, menu, banner, comments, or content.
+"""What the name and attributes of an element of a web page say about it: hidden, menu, banner, comments, or content.
 
 The words were taken from resiliparse's rules for main content, without those that real pages use for content as well
 (`page-header`, `collapse`, `featured`).
@@ -16,6 +16,16 @@ Role = Literal["", "content", "box", "mixed", "junk", "maybe_junk", "comments", 
 maybe_junk: the same, by words that are used for content as well; mixed: words of junk and of content; comments: of
 readers."""
 
+_ROLES: dict[str, Role] = {
+    "nav": "junk",
+    "aside": "box",
+    "article": "content",
+    "main": "content",
+    "section": "content",
+    "header": "header",
+    "footer": "footer",
+}
+"""By names of elements."""
 _ATTRIBUTE = re.compile(
     r"""\s(class|id|role|style|aria-hidden)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE
 )
@@ -111,11 +121,17 @@ _WORD_END = re.compile(r"[\w](?:[\s_-]+|$)")
 _MAX_ID_WORDS = 2
 """An identifier of more words names what a section is about."""
 _NUM_REMEMBERED = 1 << 14
-"""Values of attributes: those of a site, and of a system that makes sites, come again."""
+"""Tags and values of attributes: those of a site, and of a system that makes sites, come again."""
 
 
 @lru_cache(_NUM_REMEMBERED)
-def judge_attributes(tag: str) -> Role:
+def judge_element(name: str, tag: str) -> Role:
+    """Return what the name and the start tag of a block say."""
+    role = _judge_attributes(tag) if len(tag) > len(name) + 2 else ""
+    return _ROLES.get(name, role) if role in ("", "content") else role
+
+
+def _judge_attributes(tag: str) -> Role:
     """Return what the attributes of a block's start tag say."""
     values = dict(_read_attributes(tag))
     if _is_hidden(tag, values):
