@@ -17,6 +17,7 @@ interrupted. In every case but 0, OUTPUT_DIR has no new checkpoint.
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from trainer.huggingface.cli import add_gate_option, describe
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     is_gguf = arguments.source.suffix == ".gguf"
     packages = ["safetensors", *(["transformers"] if arguments.gate == "on" else []), *(["gguf"] if is_gguf else [])]
+    if is_gguf and arguments.gate == "on":
+        packages.append("accelerate")
     raise_if_any(check_extra("huggingface", packages))
     # Late: arguments are checked first, and the shim must be installed before Megatron-Core is imported.
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
@@ -49,7 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     cpu_shim.install()
     from trainer.huggingface.importing import import_model, open_source  # noqa: PLC0415 - see above
 
-    result = import_model(open_source(arguments.source), arguments.output, has_gate=arguments.gate == "on")
+    with tempfile.TemporaryDirectory(prefix="trireme-import-") as folder:
+        if is_gguf:
+            from trainer.huggingface.gguf_files import open_gguf  # noqa: PLC0415 - an optional dependency
+
+            source = open_gguf(arguments.source, folder=Path(folder))
+        else:
+            source = open_source(arguments.source)
+        result = import_model(source, arguments.output, has_gate=arguments.gate == "on")
     write_output(to_json(describe(result)) + "\n")
     return EXIT_OK
 

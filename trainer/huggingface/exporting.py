@@ -86,11 +86,12 @@ def export_model(
         writer = SafetensorsWriter(temporary, planned, max_shard_bytes=max_shard_bytes)
         write_source(writer, rules, weights, report=progress)
         writer.close()
-        _write_texts(temporary, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
+        token_ids = _write_texts(temporary, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
         gate = None
         if has_gate:
             dtypes = {one.tensor.name: one.dtype for one in planned}
-            result = check_logits(temporary, saved.checkpoint, rules=rules, dtypes=dtypes)
+            bos_id = token_ids.get("bos_token_id")
+            result = check_logits(temporary, saved.checkpoint, rules=rules, dtypes=dtypes, bos_id=bos_id)
             _LOGGER.info("The export is right: %s.", result)
             gate = result.to_record()
         if output.is_dir():
@@ -137,8 +138,8 @@ def _write_texts(
     vocab_size: int,
     record: ImportRecord | None,
     planned: list[PlannedTensor],
-) -> None:
-    """Write config.json, generation_config.json and the tokenizer's files."""
+) -> dict[str, Any]:
+    """Write config.json, generation_config.json and the tokenizer's files; return the ids of special tokens."""
     token_ids: dict[str, Any] = dict(record.token_ids) if record is not None else {}
     if saved.tokenizer_path is not None:
         write_tokenizer_files(saved.tokenizer_path, directory)
@@ -161,3 +162,4 @@ def _write_texts(
         "torch_dtype": _TORCH_NAMES[max(sizes, key=lambda dtype: sizes[dtype])],
     }
     (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return token_ids

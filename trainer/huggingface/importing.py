@@ -55,8 +55,10 @@ class Source:
     """Of config.json."""
     weights: WeightSource
     tokenizer: Tokenizer | None
-    directory: Path | None
-    """That transformers can load; None for a GGUF file."""
+    directory: Path
+    """That transformers can load."""
+    gguf_file: str | None = None
+    """Name of the GGUF file in the directory; None for safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +123,15 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
         files = write_native(temporary, rules, source.weights, report=progress)
         files[STATE_NAME] = write_state(temporary, state)
         gate = None
-        if has_gate and source.directory is not None:
-            result = check_logits(source.directory, temporary, rules=rules, dtypes=dtypes)
+        if has_gate:
+            result = check_logits(
+                source.directory,
+                temporary,
+                rules=rules,
+                dtypes=dtypes,
+                bos_id=source.content.get("bos_token_id"),
+                gguf_file=source.gguf_file,
+            )
             _LOGGER.info("The import is right: %s.", result)
             gate = result.to_record()
         record = ImportRecord.build(source=source.name, content=source.content, dtypes=dtypes, gate=gate)
