@@ -32,6 +32,7 @@ from trireme.command import EXIT_INTERRUPTED, run_command, write_output
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trireme.files import write_whole
 from trireme.logging import configure_logging
+from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=int(os.environ.get("RANK", "0")))
+    configure_logging(rank=global_rank())
     code = run_command(lambda: run(sys.argv[1:]))
     if code == EXIT_INTERRUPTED:
         os._exit(code)  # threads may wait in a collective for other ranks

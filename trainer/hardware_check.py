@@ -29,6 +29,7 @@ from torch import distributed
 from trainer.checkpoint.trainer_state import library_versions
 from trireme.bad_nodes import this_host
 from trireme.command import run_command, write_output
+from trireme.processes import local_rank
 from trireme.strict_json import to_json
 
 ROUNDS = 5
@@ -108,7 +109,7 @@ def measure(device: torch.device, *, size: int, num_bytes: int, directory: Path 
     return RankReport(
         rank=distributed.get_rank(),
         host=hosts[distributed.get_rank()],
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_rank=local_rank(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         gemm_tflops=_gemm_tflops(device, size=size),
         memory_gb_per_second=_memory_rate(device, num_bytes=num_bytes),
@@ -123,7 +124,7 @@ def measure(device: torch.device, *, size: int, num_bytes: int, directory: Path 
 
 def _start() -> torch.device:
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
         distributed.init_process_group("nccl", device_id=device)
         return device

@@ -1,6 +1,5 @@
 """Load a run's configuration and check it with all inputs before any process group starts."""
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from trainer.engine.deepspeed.settings import check_nvme_host
 from trainer.loop.recovery_log import read_replay
 from trireme.config.fields import is_inside
 from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.processes import global_rank, world_size
 from trireme.tokenizer.tokenizer import Tokenizer
 from trireme.waiting import log_waiting_for
 
@@ -42,7 +42,7 @@ def main_rank_answers() -> Iterator[None]:
     try:
         yield
     except ConfigError:
-        if int(os.environ.get("RANK", "0")) != 0:
+        if global_rank() != 0:
             time.sleep(PATIENCE_SECONDS)
         raise
 
@@ -65,12 +65,12 @@ def load_inputs(
     Raises:
         ConfigError: all errors at once.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    num_processes = world_size()
+    is_main_rank = global_rank() == 0
 
     def check_despite(config: TrainConfig, doubtful: Collection[str]) -> list[Violation]:
         """Check what does not depend on the settings with errors of form."""
-        from_rules = validate(config, world_size=world_size, ignore=doubtful)
+        from_rules = validate(config, world_size=num_processes, ignore=doubtful)
         doubtful = {*doubtful, *(violation.path for violation in check_ranges(config))}
         return from_rules + (check_independent_data(config, doubtful=doubtful, unread=unread) if is_main_rank else [])
 
@@ -80,7 +80,7 @@ def load_inputs(
         except ConfigError as error:
             raise_if_any(_without_unread(error.violations, unread))
             raise
-        violations = validate(config, world_size=world_size)
+        violations = validate(config, world_size=num_processes)
         violations += check_packages(config) if computes else []
         tokenizer, found = open_tokenizer(config)
         violations += found
@@ -92,7 +92,7 @@ def load_inputs(
     assert vocab_size is not None
     derived = derive_config(
         config,
-        world_size=world_size,
+        world_size=num_processes,
         vocab_size=vocab_size,
         tokenizer_eod_id=tokenizer.eos_id if tokenizer else None,
     )

@@ -1,7 +1,6 @@
 """Run training in one process: check the inputs, join the other processes, build, train, release."""
 
 import logging
-import os
 from contextlib import nullcontext
 
 from trainer.parallel import cpu_shim
@@ -17,6 +16,7 @@ from trainer.parallel.world import start_world, stop_world  # noqa: E402 - as ab
 from trainer.run_directory.directory import lock_run_directory  # noqa: E402 - as above
 from trireme.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED  # noqa: E402 - as above
 from trireme.logging import configure_logging  # noqa: E402 - as above
+from trireme.processes import global_rank  # noqa: E402 - as above
 from trireme.start_notice import seconds_since_start  # noqa: E402 - as above
 from trireme.waiting import log_waiting_for  # noqa: E402 - as above
 
@@ -37,7 +37,7 @@ def run(overrides: list[str]) -> int:
     seconds = seconds_since_start()
     if seconds is not None:
         _LOGGER.info("Imported libraries and checked inputs in %.1f s.", seconds)
-    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    is_main_rank = global_rank() == 0
     lock = lock_run_directory(derived.run_directory, resume=config.resume) if is_main_rank else nullcontext()
     with StopRequest() as stop, lock:
         world = start_world(

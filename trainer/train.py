@@ -17,13 +17,13 @@ import traceback
 
 from trireme.errors import EXIT_OK, EXIT_REQUEUE, exit_code_of
 from trireme.logging import configure_logging
-from trireme.processes import leave_exit_code, name_process
+from trireme.processes import global_rank, leave_exit_code, local_rank, name_process
 from trireme.start_notice import announce_start
 
 
 def main() -> int:
     """Run the command."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = global_rank()
     if "RANK" in os.environ:
         name_process(rank)
     configure_logging(rank=rank)
@@ -37,7 +37,7 @@ def main() -> int:
         sys.stderr.write("".join(prefix + line for line in traceback.format_exc().splitlines(keepends=True)))
         sys.stderr.flush()
         os._exit(1)  # other threads may hang in a collective that never ends
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # each node's launcher reads it
+    if local_rank() == 0:  # each node's launcher reads it
         leave_exit_code(code)
     if code not in (EXIT_OK, EXIT_REQUEUE):
         os._exit(code)  # as above
@@ -52,7 +52,7 @@ def start(overrides: list[str]) -> int:
     Raises:
         ConfigError: the configuration or an input is invalid.
     """
-    is_main_rank = int(os.environ.get("RANK", "0")) == 0
+    is_main_rank = global_rank() == 0
     if {"--help", "-h"} & set(overrides):
         sys.stdout.write((__doc__ or "").lstrip() if is_main_rank else "")
         return EXIT_OK

@@ -22,6 +22,21 @@ CONFIG_DESCRIPTOR = "TRIREME_CONFIG_DESCRIPTOR"
 """Environment variable: the descriptor of an open file with the configuration that `launch.local` has composed."""
 
 
+def global_rank() -> int:
+    """Return this process's number in its job, as the launcher set it (RANK); 0 for a process started by hand."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return this process's number on its host (LOCAL_RANK); 0 for a process started by hand."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Return the number of processes of the job (WORLD_SIZE); 1 for a process started by hand."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def leave_exit_code(code: int, *, only_first: bool = False) -> None:
     """Write the code for the launcher, if there is one.
 

@@ -128,41 +128,26 @@ def _slow(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             median = statistics.median(rank[name] for rank in known) if known else 0.0
             for rank in known:
                 if rank[name] < (1 - tolerance) * median:
-                    yield Violation(
-                        path=_place(rank),
-                        value="",
-                        message=f"{sentence.format(rank[name])}; the median of all {device} is {median:.3g}",
-                        fix=f"Exclude host {rank['host']}, or find the cause (clocks, power, temperature, cables).",
-                    )
+                    rule = f"{sentence.format(rank[name])}; the median of all {device} is {median:.3g}"
+                    fix = f"Exclude host {rank['host']}, or find the cause (clocks, power, temperature, cables)."
+                    yield _violation_of(rank, rule, fix)
 
 
 def _damaged(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
     for rank in ranks:
-        if rank["uncorrected_ecc_errors"]:
-            yield Violation(
-                path=_place(rank),
-                value="",
-                message=f"the {rank['device']} has {rank['uncorrected_ecc_errors']} uncorrected ECC errors",
-                fix=f"Exclude host {rank['host']}, and reset or replace the device.",
-            )
+        if count := rank["uncorrected_ecc_errors"]:
+            fix = f"Exclude host {rank['host']}, and reset or replace the device."
+            yield _violation_of(rank, f"the {rank['device']} has {count} uncorrected ECC errors", fix)
 
 
 def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
     for rank in ranks:
         if rank["sees_directory"] is False:
-            yield Violation(
-                path=_place(rank),
-                value="",
-                message="cannot read files that other processes write to output_dir, or cannot write there",
-                fix="Set output_dir to a directory on a file system that all hosts mount.",
-            )
-        if abs(rank["clock_seconds"]) > CLOCK_TOLERANCE_SECONDS:
-            yield Violation(
-                path=_place(rank),
-                value=f"{rank['clock_seconds']:+.1f}s",
-                message="the clock differs from that of rank 0",
-                fix="Synchronize the clocks of all hosts (chrony, ntpd).",
-            )
+            rule = "cannot read files that other processes write to output_dir, or cannot write there"
+            yield _violation_of(rank, rule, "Set output_dir to a directory on a file system that all hosts mount.")
+        if abs(seconds := rank["clock_seconds"]) > CLOCK_TOLERANCE_SECONDS:
+            fix = "Synchronize the clocks of all hosts (chrony, ntpd)."
+            yield _violation_of(rank, "the clock differs from that of rank 0", fix, value=f"{seconds:+.1f}s")
     for library in sorted({name for rank in ranks for name in rank["versions"]}):
         hosts = defaultdict(set)
         for rank in ranks:
@@ -171,6 +156,11 @@ def _unlike(ranks: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
             shown = "; ".join(f"{version} on {', '.join(sorted(names))}" for version, names in sorted(hosts.items()))
             rule = "versions differ between hosts"
             yield Violation(path=library, value=shown, message=rule, fix="Install the same environment on all hosts.")
+
+
+def _violation_of(rank: Mapping[str, Any], message: str, fix: str, *, value: str = "") -> Violation:
+    """Describe an error of one rank; its path begins with the host."""
+    return Violation(path=f"{rank['host']}:{rank['local_rank']}", value=value, message=message, fix=fix)
 
 
 def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Iterator[Violation]:
@@ -183,10 +173,6 @@ def _lacking(ranks: Sequence[Mapping[str, Any]], needed: Sequence[str]) -> Itera
 
 def _rates(ranks: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {name: [rank[name] for rank in ranks if rank[name] is not None] for name in RATES}
-
-
-def _place(rank: Mapping[str, Any]) -> str:
-    return f"{rank['host']}:{rank['local_rank']}"
 
 
 def _failed(what: str, command: Sequence[str]) -> Finding:

@@ -15,12 +15,12 @@ from pathlib import Path
 from trainer.certificate.job import Job, JobResult, read_jobs, write_result
 from trainer.parallel import cpu_shim
 from trireme.logging import configure_logging
-from trireme.processes import leave_exit_code
+from trireme.processes import global_rank, leave_exit_code
 
 
 def main() -> int:
     """Run the jobs of the file that the command line names."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = global_rank()
     configure_logging(rank=rank)
     try:
         cpu_shim.install()

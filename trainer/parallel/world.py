@@ -15,7 +15,7 @@ from trainer.config.parallel import ParallelConfig
 from trainer.parallel.gloo_groups import forget_groups, share_groups
 from trireme.cores import count_cores
 from trireme.logging import EVERY_RANK
-from trireme.processes import gloo_on_loopback
+from trireme.processes import gloo_on_loopback, local_rank
 from trireme.waiting import log_waiting_for
 
 _LOGGER = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def stop_world() -> None:
 def _local_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", local_rank())
     torch.cuda.set_device(device)
     # By default, cuBLAS may sum parts of a 16-bit product in 16 bits.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -155,5 +155,5 @@ def _describe_joining() -> str:
 
 def _say_of_host(text: str) -> None:
     """Log on one rank of each host: another host may wait for something else."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         _LOGGER.info("%s", text, extra=EVERY_RANK)
