@@ -60,7 +60,7 @@ class HealthConfig:
     exclude them."""
 
 
-Reaction = Literal["off", "warn", "act"]
+AnomalyAction = Literal["off", "warn", "act"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ class RecoveryConfig:
     the last good checkpoint; 0 never rolls back. Steps by which fp16 adjusts its loss scale do not count."""
     max_rollbacks: int = 3
     """Rollbacks at the same place of the run before it stops with exit code 82."""
-    loss_spike: Reaction = "warn"
+    loss_spike: AnomalyAction = "warn"
     """Action on a loss spike: warn logs it; act rolls back to a checkpoint before it, skips the samples around it and
     continues."""
-    grad_norm_spike: Reaction = "off"
+    grad_norm_spike: AnomalyAction = "off"
     """The same for a spike of the gradient norm, detected on its logarithm."""
     spike_window: int = 128
     """Steps of the median that a step is compared with; detection starts after half as many."""

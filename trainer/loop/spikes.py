@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from trainer.config.run import Reaction, RecoveryConfig
+from trainer.config.run import AnomalyAction, RecoveryConfig
 
 CONSISTENCY = 1.4826
 """Factor from the median absolute deviation of a normal distribution to its standard deviation."""
@@ -91,7 +91,7 @@ class Anomaly:
     first: StepTrace
     """The first of these steps."""
     last: StepTrace
-    action: Reaction
+    action: AnomalyAction
     """warn or act, by configuration."""
     outlier: Outlier | None
     """The value of a spike's last step; of a gradient norm, its logarithm."""
@@ -182,7 +182,7 @@ class SpikeDetector:
         *,
         is_bad: bool,
         patience: int,
-        action: Reaction,
+        action: AnomalyAction,
         outlier: Outlier | None = None,
     ) -> Anomaly | None:
         row = self._rows[kind]

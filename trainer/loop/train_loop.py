@@ -22,7 +22,7 @@ from trainer.health.monitor import Health
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.recovery import Recovery
 from trainer.loop.signals import StopRequest
-from trainer.loop.together import ReadFailed, StopRequested, Together
+from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
 from trainer.metrics.record import StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
@@ -119,9 +119,9 @@ class TrainLoop:
         Raises:
             RunStopped: on every rank, when the run cannot continue; valid weights have been saved.
         """
-        start, together = self.progress.step, Together(stop, device=self._device)
+        start, read = self.progress.step, CollectiveRead(stop, device=self._device)
         try:
-            self._train(together)
+            self._train(read)
             return self._end("done")
         except StopRequested:
             return self._end("stopped")
@@ -134,16 +134,16 @@ class TrainLoop:
             text = f"The run stops at step {self.progress.step} without saving it: {reasons}"
             raise RunStopped(on_rank0_only(text), exit_code=EXIT_BAD_INPUT) from error
 
-    def _train(self, together: Together) -> None:
+    def _train(self, read: CollectiveRead) -> None:
         """Take the steps, save and validate when they are due; return after the last step."""
         training, checkpoint = self._config.training, self._config.checkpoint
         last_step = training.last_step
         if self.progress.is_validation_due and self._validates:
-            self._validate(together)
+            self._validate(read)
         elif self.progress.step >= last_step:
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
         while self.progress.step < last_step:
-            if self._take_step(together) is StepOutcome.ROLLED_BACK:
+            if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
             step = self.progress.step
             self.progress.is_validation_due = self._should_validate(step)
@@ -155,7 +155,7 @@ class TrainLoop:
                 self._recovery.store_history(self.progress)
                 self._checkpoints.save(self.progress)
             if self.progress.is_validation_due:
-                self._validate(together)
+                self._validate(read)
 
     @property
     def _validates(self) -> bool:
@@ -183,7 +183,7 @@ class TrainLoop:
         self._health.enter("end", self.progress.step)
         return outcome if is_saved else "unsaved"
 
-    def _take_step(self, together: Together) -> StepOutcome:
+    def _take_step(self, read: CollectiveRead) -> StepOutcome:
         """Take one step: read its batch, train, record it, and handle an anomaly.
 
         Raises:
@@ -199,7 +199,7 @@ class TrainLoop:
             train_iters=self._config.training.train_iters,
         )
         first_sample = self._loader.consumed_samples
-        micro_batches = together(self._loader.next_step, otherwise=f"Cannot take step {step}")
+        micro_batches = read(self._loader.next_step, otherwise=f"Cannot take step {step}")
         skip_update = self._recovery.should_skip_update(
             first_sample=first_sample, end_sample=self._loader.consumed_samples
         )
@@ -239,7 +239,7 @@ class TrainLoop:
             rank_times=rank_times,
         )
 
-    def _validate(self, together: Together) -> None:
+    def _validate(self, read: CollectiveRead) -> None:
         """Validate, and store the loss in the checkpoint of these weights.
 
         Raises:
@@ -251,7 +251,7 @@ class TrainLoop:
         result = run_validation(
             self._validation,
             evaluate=self._engine.evaluate,
-            read=lambda take: together(take, otherwise=f"Cannot validate after step {step}"),
+            read=lambda take: read(take, otherwise=f"Cannot validate after step {step}"),
         )
         self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
         self.progress.is_validation_due = False

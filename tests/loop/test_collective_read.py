@@ -9,7 +9,7 @@ from torch import distributed
 
 from tests.distributed.harness import run_distributed
 from trainer.loop.signals import StopRequest
-from trainer.loop.together import ReadFailed, StopRequested, Together
+from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def _outcomes() -> list[object]:
     found: list[object] = []
     with StopRequest() as stop:
         stop.defer()
-        together = Together(stop, device=CPU)
+        read = CollectiveRead(stop, device=CPU)
         cut = RunStopped("the file is cut", exit_code=EXIT_BAD_INPUT)
         for error in (
             None,
@@ -36,7 +36,7 @@ def _outcomes() -> list[object]:
             LookupError("a defect") if rank == 0 else cut,
         ):
             try:
-                found.append(together(lambda error=error: _read(error)))
+                found.append(read(lambda error=error: _read(error)))
             except ReadFailed as failure:
                 found.append((str(failure), failure.exit_code))
         if rank == 0:
@@ -44,7 +44,7 @@ def _outcomes() -> list[object]:
             while stop._signal is None:  # a thread takes it
                 time.sleep(0.005)
         try:
-            together(lambda: _read(None))
+            read(lambda: _read(None))
         except StopRequested:
             found.append("stop")
     return found

@@ -25,7 +25,7 @@ class ReadFailed(Exception):
         self.exit_code = exit_code
 
 
-class Together:
+class CollectiveRead:
     """Read on every rank, or on none: a rank that failed alone would leave the others in the next collective."""
 
     def __init__(self, stop: StopRequest, *, device: torch.device) -> None:
