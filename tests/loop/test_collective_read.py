@@ -8,8 +8,8 @@ import torch
 from torch import distributed
 
 from tests.distributed.harness import run_distributed
-from trainer.loop.signals import StopRequest
 from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
+from trainer.loop.signals import StopRequest
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
 CPU = torch.device("cpu")

@@ -19,10 +19,10 @@ from trainer.data.micro_batch import MicroBatch
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine, StepResult
 from trainer.health.monitor import Health
+from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.recovery import Recovery
 from trainer.loop.signals import StopRequest
-from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
 from trainer.metrics.record import StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
