@@ -13,6 +13,7 @@ from typing import NamedTuple
 from data_tools.extract.superscripts import format_subscript, format_superscript
 from data_tools.extract.wikitext.currencies import format_money
 from data_tools.extract.wikitext.dates import format_date, month_name
+from data_tools.extract.wikitext.number_format import format_number, parse_number
 from data_tools.extract.wikitext.numbers import (
     evaluate,
     format_duration,
@@ -388,13 +389,21 @@ def _call_function(function: str, value: str, arguments: Arguments, wiki: Wiki) 
         return evaluate(value)
     if function in FUNCTIONS_WITHOUT_TEXT or (function.startswith("#tag") and value.lower() == "ref"):
         return ""
-    if function in ("formatnum", "lcfirst", "ucfirst", "padleft", "padright", "urlencode", "anchorencode", "#tag"):
+    if function == "formatnum":
+        return _format_number(value, arguments, wiki)
+    if function in ("lcfirst", "ucfirst", "padleft", "padright", "urlencode", "anchorencode", "#tag"):
         return value if function != "#tag" else arguments.text
     if function in ("grammar", "gender"):
         return arguments.get(1)
     if function in ("lc", "uc", "plural"):
         return _EXPANSIONS[function](Arguments([value, *arguments.positional], arguments.named), wiki)
     return None
+
+
+def _format_number(number: str, arguments: Arguments, wiki: Wiki) -> str:
+    if "R" in arguments.all:
+        return parse_number(number, language=wiki.language)
+    return number if "NOSEP" in arguments.all else format_number(number, language=wiki.language)
 
 
 def _expand_family(name: str, key: str, arguments: Arguments) -> str | None:
