@@ -9,6 +9,7 @@ from launch.plan.job import Layout, Machine, ModelShape, Number, TrainingJob, sh
 from trainer.config.derived import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
+from trainer.config.model_math import attention_matrix_parameters
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
@@ -180,8 +181,8 @@ def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
         if parallel.recompute_method != "block" or stages is None:
             return 1.0
         return min((parallel.recompute_num_layers or 0) / max(max(stage) for stage in stages), 1.0)
-    attention = model.hidden_size * (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.head_size
-    mlp = (3 if model.activation == "swiglu" else 2) * model.hidden_size * model.ffn_hidden_size
+    attention = attention_matrix_parameters(model)
+    mlp = (3 if model.is_gated else 2) * model.hidden_size * model.ffn_hidden_size
     share = mlp / (mlp + attention) if {"mlp", "moe"} & set(parallel.recompute_modules) else 0.0
     return share + (0.05 if "layernorm" in parallel.recompute_modules else 0.0)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
+from trainer.config.model_math import attention_matrix_parameters, mean_keys_share
 
 Array = NDArray[np.float64]
 Number = float | Array
@@ -70,6 +71,8 @@ class ModelShape:
     """Rows of a learned position embedding."""
     dropout_masks: Number
     """Dropout masks of the hidden state that a layer keeps: 2, or 0 without dropout."""
+    share_of_keys: Number = 1.0
+    """Keys that a query attends to on average, relative to all before it: below 1 with sliding windows."""
     num_moe_layers: Number = 0
     num_experts: Number = 0
     experts_per_token: Number = 0
@@ -220,6 +223,11 @@ def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
     """
     query_width = model.num_attention_heads * model.head_size
     key_value_width = 2 * model.num_query_groups * model.head_size
+    if model.multi_latent_attention:
+        # Twice the query width is that of queries and of attention's output.
+        rotated = model.qk_head_dim + model.qk_pos_emb_head_dim
+        query_width = model.num_attention_heads * (rotated + model.v_head_dim) // 2
+        key_value_width = model.num_attention_heads * (rotated + model.v_head_dim)
     return ModelShape(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -228,11 +236,12 @@ def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
         num_attention_heads=model.num_attention_heads,
         query_width=query_width,
         key_value_width=key_value_width,
-        attention_parameters=model.hidden_size * (2 * query_width + key_value_width),
+        attention_parameters=attention_matrix_parameters(model),
+        share_of_keys=mean_keys_share(model),
         ffn_hidden_size=model.ffn_hidden_size,
-        num_mlp_matrices=3 if model.activation == "swiglu" else 2,
+        num_mlp_matrices=3 if model.is_gated else 2,
         is_tied=int(not model.untie_embeddings_and_output_weights),
-        position_rows=model.seq_length if model.position_embedding_type == "learned_absolute" else 0,
+        position_rows=model.num_positions if model.position_embedding_type == "learned_absolute" else 0,
         dropout_masks=2 if model.hidden_dropout else 0,
         num_moe_layers=sum(find_moe_layers(model)),
         num_experts=model.num_moe_experts or 0,

@@ -290,7 +290,9 @@ def _size_factor(tokens: Number, width: Number, rates: Rates) -> Number:
 def _attention_time(job: TrainingJob, rates: Rates, tokens: Number) -> tuple[Number, Number]:
     """Return the time of the scores and their weighted sum, forward and backward."""
     model, layout, machine, framework = job.model, job.layout, job.machine, job.framework
-    seen = model.seq_length * (1 - 0.5 * framework.skips_masked)
+    # Kernels that do not skip masked tiles compute a window's too.
+    shown = 1 - framework.skips_masked * (1 - 0.5 * model.share_of_keys)
+    seen = model.seq_length * shown
     flops = 4 * tokens * seen * model.query_width / layout.tp
     scores = tokens * model.seq_length * model.num_attention_heads / layout.tp
     rate = machine.attention_flops * rates.attention * rates.attention_kernel

@@ -234,7 +234,10 @@ def test_a_learned_position_table_fixes_the_sequence_length(tmp_path: Path) -> N
     learned = replace(MODEL, position_embedding_type="learned_absolute")
     make(tmp_path, step=10, state=state_of(10, model=learned))
     (violation,) = check("auto", tmp_path, model=replace(learned, seq_length=64))
-    assert violation.path == "model.seq_length"
+    assert violation.path == "model.max_position_embeddings"
+    assert (
+        check("auto", tmp_path, model=replace(learned, seq_length=8, max_position_embeddings=learned.seq_length)) == []
+    )
 
 
 def test_a_field_that_an_older_checkpoint_does_not_know_had_its_default(tmp_path: Path) -> None:

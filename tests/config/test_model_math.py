@@ -59,6 +59,58 @@ def test_shapes_with_what_the_presets_leave_out() -> None:
     assert count_parameters(qwen_3, 151_936) == 596_049_920
 
 
+def test_shapes_with_windows_other_norms_and_latent_attention() -> None:
+    # Published counts of Gemma-2-2B and OLMo-2-7B; "671 B, of which 37 B active" of DeepSeek-V3 (arXiv:2412.19437).
+    gemma = ModelConfig(
+        num_layers=26,
+        hidden_size=2304,
+        ffn_hidden_size=9216,
+        num_attention_heads=8,
+        num_query_groups=4,
+        kv_channels=256,
+        seq_length=8192,
+        norm_placement="both",
+        activation="geglu_tanh",
+        window_size=4096,
+        window_attn_skip_freq=[1, 0],
+        untie_embeddings_and_output_weights=False,
+    )
+    assert count_parameters(gemma, 256_000) == 2_614_341_888
+    # Half of the layers see 4,096 keys but for the first 4,096 queries: 2 * 4096 - 4096^2 / 8192 of 8192.
+    everywhere = dataclasses.replace(gemma, window_size=None)
+    saved = 6 * 13 * 8 * 256 * (8192 - 6144)
+    assert model_flops_per_token(everywhere, 256_000) - model_flops_per_token(gemma, 256_000) == saved
+    olmo = ModelConfig(
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=11008,
+        num_attention_heads=32,
+        num_query_groups=32,
+        seq_length=4096,
+        norm_placement="branch",
+        qk_layernorm=True,
+        qk_layernorm_width="all",
+    )
+    assert count_parameters(olmo, 100_352) == 7_298_617_344
+    deepseek = ModelConfig(
+        num_layers=61,
+        hidden_size=7168,
+        ffn_hidden_size=18432,
+        num_attention_heads=128,
+        num_query_groups=128,
+        seq_length=4096,
+        multi_latent_attention=True,
+        q_lora_rank=1536,
+        num_moe_experts=256,
+        moe_layer_freq=[0] * 3 + [1] * 58,
+        moe_ffn_hidden_size=2048,
+        moe_shared_expert_intermediate_size=2048,
+        moe_router_topk=8,
+    )
+    assert count_parameters(deepseek, 129_280) == pytest.approx(671e9, rel=1e-3)
+    assert count_active_parameters(deepseek, 129_280) == pytest.approx(37e9, rel=2e-2)
+
+
 def test_experts_that_a_token_meets() -> None:
     # "12.9 B active" (Jiang et al., 2024) and "2.8 B" (Dai et al., 2024).
     mixtral, deepseek = preset("mixtral_8x7b"), preset("deepseek_moe_16b")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.config import rule_cases
 from tests.config.health_rule_cases import HEALTH_CASES
+from tests.config.model_rule_cases import MODEL_CASES
 from tests.config.moe_rule_cases import MOE_CASES
 from tests.config.recovery_rule_cases import RECOVERY_CASES
 from tests.config.slurm_rule_cases import MAPPING_CASES, SLURM_CASES
@@ -23,7 +24,7 @@ from trainer.config.validate import RULES, validate
 from trireme.config.fields import leaf_paths, union_members
 from trireme.errors import Violation
 
-CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *RECOVERY_CASES, *HEALTH_CASES]
+CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *MODEL_CASES, *RECOVERY_CASES, *HEALTH_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 

@@ -114,6 +114,36 @@ def _check_writable(run_directory: Path) -> list[Violation]:
         return [cannot_write(run_directory, error, to=str(place))]
 
 
+_CHANGE_RESULTS = (
+    "rotary_base",
+    "rotary_base_local",
+    "rope_scaling_factor",
+    "rope_scaling_type",
+    "rope_original_max_position_embeddings",
+    "rope_low_freq_factor",
+    "rope_high_freq_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_attention_factor",
+    "yarn_mscale",
+    "yarn_mscale_all_dim",
+    "norm_epsilon",
+    "seq_length",
+    "window_size",
+    "window_attn_skip_freq",
+    "softmax_scale",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "embedding_scale",
+    "moe_router_topk",
+    "moe_router_score_function",
+    "moe_router_pre_softmax",
+    "moe_router_topk_scaling_factor",
+    "moe_router_num_groups",
+    "moe_router_group_topk",
+)
+"""Fields that change what the model computes, not what its tensors are; `describe_changes` reports them."""
+
 _MAY_DIFFER = frozenset(
     {
         "hidden_dropout",
@@ -121,37 +151,21 @@ _MAY_DIFFER = frozenset(
         "init_method_std",
         "transformer_impl",
         "torch_compile",
-        # They change what the model computes, not what its tensors are; `describe_changes` reports them.
-        "rotary_base",
-        "rope_scaling_factor",
-        "norm_epsilon",
-        "moe_router_topk",
-        "moe_router_score_function",
-        "moe_router_pre_softmax",
-        "moe_router_topk_scaling_factor",
+        *_CHANGE_RESULTS,
         "moe_router_dtype",
         # They change how experts are trained.
+        "moe_router_bias_update_rate",
         "moe_router_load_balancing_type",
         "moe_aux_loss_coeff",
         "moe_z_loss_coeff",
         # Compared in another form below.
-        "seq_length",
+        "max_position_embeddings",
         "kv_channels",
         "vocab_size",
         "make_vocab_size_divisible_by",
         "moe_layer_freq",
         "moe_ffn_hidden_size",
     }
-)
-_CHANGE_RESULTS = (
-    "rotary_base",
-    "rope_scaling_factor",
-    "norm_epsilon",
-    "seq_length",
-    "moe_router_topk",
-    "moe_router_score_function",
-    "moe_router_pre_softmax",
-    "moe_router_topk_scaling_factor",
 )
 
 
@@ -198,5 +212,5 @@ def _identity(model: ModelConfig, padded_vocab_size: int) -> dict[str, Any]:
         values["model.moe_layer_freq"] = [int(has_experts) for has_experts in find_moe_layers(model)]
         values["model.moe_ffn_hidden_size"] = find_expert_width(model)
     if model.position_embedding_type == "learned_absolute":
-        values["model.seq_length"] = model.seq_length
+        values["model.max_position_embeddings"] = model.num_positions
     return values

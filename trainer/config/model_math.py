@@ -1,6 +1,6 @@
 """Count a model's parameters and its floating-point operations per token."""
 
-from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
+from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers, find_windows
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:
@@ -24,37 +24,47 @@ def count_active_parameters(model: ModelConfig, vocab_size: int) -> int:
 
 
 def _count_parameters(model: ModelConfig, vocab_size: int, *, num_experts_per_token: int) -> int:
-    head = model.head_size
-    query_width, group_width = model.num_attention_heads * head, model.num_query_groups * head
     per_norm = model.hidden_size if model.normalization == "RMSNorm" else 2 * model.hidden_size
-    layer = 2 * per_norm
-    if model.add_bias_linear:
-        layer += model.hidden_size
-    if model.add_bias_linear or model.add_qkv_bias:
-        layer += query_width + 2 * group_width
-    if model.qk_layernorm:
-        layer += 2 * (head if model.normalization == "RMSNorm" else 2 * head)
+    layer = (4 if model.norm_placement == "both" else 2) * per_norm + _attention_vectors(model)
     table = vocab_size * model.hidden_size
-    total = _matrix_parameters(model, num_experts_per_token) + model.num_layers * layer + per_norm + table
+    total = _matrix_parameters(model, num_experts_per_token) + model.num_layers * layer + table
+    if model.norm_placement != "sum":
+        total += per_norm
     if model.add_bias_linear:
         total += _mlp_biases(model, num_experts_per_token)
     if model.untie_embeddings_and_output_weights:
         total += table
     if model.position_embedding_type == "learned_absolute":
-        total += model.seq_length * model.hidden_size
+        total += model.num_positions * model.hidden_size
+    return total
+
+
+def _attention_vectors(model: ModelConfig) -> int:
+    """Count the biases and inner norms of one layer's attention."""
+    num_vectors = 1 if model.normalization == "RMSNorm" else 2
+    if model.multi_latent_attention:
+        return num_vectors * (model.kv_lora_rank + (model.q_lora_rank or 0))
+    head = model.head_size
+    query_width, group_width = model.num_attention_heads * head, model.num_query_groups * head
+    total = model.hidden_size if model.add_bias_linear else 0
+    if model.add_bias_linear or model.add_qkv_bias:
+        total += query_width + 2 * group_width
+    if model.qk_layernorm:
+        total += num_vectors * 2 * head if model.qk_layernorm_width == "head" else query_width + group_width
     return total
 
 
 def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     """Count the floating-point operations of training on one token, forward and backward.
 
-    6 * N_matmul + 6 * num_layers * (num_attention_heads * head_size) * seq_length:
+    6 * N_matmul + 6 * (num_attention_heads * head_size) * seq_length for each layer:
     - N_matmul are the parameters of all matrix products: layers and output layer (tied or not), without embedding
       look-ups, norms and biases. Each costs 2 operations (multiply, add) forward and 4 backward. Of experts, only
       those of the token count.
     - Attention scores and their weighted sum cost 2 * 2 * seq_length * width per token and layer forward, three times
       that with the backward pass, and half of it counts, since causal attention lets a position see only those
-      before it. (PaLM's 12 * L * H * Q * T leaves the halving out; its figures for long sequences are higher.)
+      before it. (PaLM's 12 * L * H * Q * T leaves the halving out; its figures for long sequences are higher.) A window
+      of w keys counts 2 * w - w^2 / seq_length instead of seq_length.
     - Activation recomputation does not count.
 
     Args:
@@ -66,8 +76,41 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     and Dao et al. 2022 (FlashAttention).
     """
     matmul_parameters = _matrix_parameters(model, _num_active_experts(model)) + vocab_size * model.hidden_size
-    attention = 6 * model.num_layers * model.num_attention_heads * model.head_size * model.seq_length
-    return 6 * matmul_parameters + attention
+    keys = sum(_twice_mean_keys(window, model.seq_length) for window in find_windows(model))
+    return 6 * matmul_parameters + 6 * _score_width(model) * keys
+
+
+def _twice_mean_keys(window: int | None, length: int) -> int:
+    """Return twice the keys that a query attends to on average: the length, or with a window the smaller number."""
+    if window is None or window >= length:
+        return length
+    return 2 * window - window**2 // length
+
+
+def _score_width(model: ModelConfig) -> int:
+    """Return the mean width of a token's queries and of its weighted values, over all heads."""
+    if not model.multi_latent_attention:
+        return model.num_attention_heads * model.head_size
+    return model.num_attention_heads * (model.qk_head_dim + model.qk_pos_emb_head_dim + model.v_head_dim) // 2
+
+
+def mean_keys_share(model: ModelConfig) -> float:
+    """Return the keys that queries attend to on average over the layers, relative to causal attention to everything."""
+    keys = [_twice_mean_keys(window, model.seq_length) for window in find_windows(model)]
+    return sum(keys) / (len(keys) * model.seq_length)
+
+
+def attention_matrix_parameters(model: ModelConfig) -> int:
+    """Count the weights of one layer's attention projections."""
+    hidden, heads = model.hidden_size, model.num_attention_heads
+    if not model.multi_latent_attention:
+        return hidden * (2 * heads + 2 * model.num_query_groups) * model.head_size
+    query_width = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
+    rank = model.q_lora_rank
+    queries = hidden * query_width if rank is None else rank * (hidden + query_width)
+    down = hidden * (model.kv_lora_rank + model.qk_pos_emb_head_dim)
+    up = model.kv_lora_rank * heads * (model.qk_head_dim + model.v_head_dim)
+    return queries + down + up + heads * model.v_head_dim * hidden
 
 
 def _num_active_experts(model: ModelConfig) -> int:
@@ -76,19 +119,18 @@ def _num_active_experts(model: ModelConfig) -> int:
 
 def _matrix_parameters(model: ModelConfig, num_experts_per_token: int) -> int:
     """Count the weights of the matrix products of all layers: attention projections, MLP or router and experts."""
-    attention_width = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.head_size
-    num_mlp_matrices = 3 if model.activation == "swiglu" else 2
+    num_mlp_matrices = 3 if model.is_gated else 2
     num_moe_layers = sum(find_moe_layers(model))
     expert_width = num_experts_per_token * find_expert_width(model) + (model.moe_shared_expert_intermediate_size or 0)
     dense = num_mlp_matrices * model.ffn_hidden_size
-    sparse = num_mlp_matrices * expert_width + (model.num_moe_experts or 0)
-    width = model.num_layers * attention_width + (model.num_layers - num_moe_layers) * dense + num_moe_layers * sparse
-    return model.hidden_size * width
+    sparse = num_mlp_matrices * expert_width + (model.num_moe_experts or 0) + model.moe_shared_expert_gate
+    width = (model.num_layers - num_moe_layers) * dense + num_moe_layers * sparse
+    return model.num_layers * attention_matrix_parameters(model) + model.hidden_size * width
 
 
 def _mlp_biases(model: ModelConfig, num_experts_per_token: int) -> int:
     """Count the biases of all MLPs, experts and routers."""
-    num_branches = 2 if model.activation == "swiglu" else 1
+    num_branches = 2 if model.is_gated else 1
     num_moe_layers = sum(find_moe_layers(model))
     dense = num_branches * model.ffn_hidden_size + model.hidden_size
     expert = num_branches * find_expert_width(model) + model.hidden_size

@@ -15,6 +15,8 @@ _EXPERTS = "model.num_moe_experts"
 _FREQUENCY = "model.moe_layer_freq"
 _TOP_K = "model.moe_router_topk"
 _SHARED = "model.moe_shared_expert_intermediate_size"
+_GROUPS = "model.moe_router_num_groups"
+_GROUP_TOP_K = "model.moe_router_group_topk"
 _TP = "parallel.tensor_model_parallel_size"
 _CP = "parallel.context_parallel_size"
 _PP = "parallel.pipeline_model_parallel_size"
@@ -78,6 +80,68 @@ def _tokens_find_enough_experts(config: TrainConfig, world_size: int | None) -> 
             value=model.moe_router_topk,
             message=f"must be at most {_EXPERTS}={model.num_moe_experts}",
             fix=f"Use 1 to {model.num_moe_experts}.",
+        )
+
+
+@reads(_SHARED, "model.moe_shared_expert_gate")
+def _gates_have_a_shared_expert(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.moe_shared_expert_gate and model.moe_shared_expert_intermediate_size is None:
+        yield Violation(
+            path="model.moe_shared_expert_gate",
+            value="true",
+            message=f"requires {_SHARED}: there is no shared expert to gate",
+            fix=f"Use false, or set {_SHARED}.",
+        )
+
+
+@reads(_EXPERTS, "model.moe_router_enable_expert_bias", "model.moe_router_score_function")
+def _biases_follow_sigmoid_scores(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """Source: Megatron-Core transformer_config.py."""
+    model = config.model
+    if model.num_moe_experts is None or not model.moe_router_enable_expert_bias:
+        return
+    if model.moe_router_score_function != "sigmoid":
+        yield Violation(
+            path="model.moe_router_enable_expert_bias",
+            value="true",
+            message="requires model.moe_router_score_function=sigmoid",
+            fix="Use false, or model.moe_router_score_function=sigmoid.",
+        )
+
+
+@reads(_EXPERTS, _TOP_K, _GROUPS, _GROUP_TOP_K)
+def _groups_of_experts_fit(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    groups, chosen, experts = model.moe_router_num_groups, model.moe_router_group_topk, model.num_moe_experts
+    if experts is None or (groups is None and chosen is None):
+        return
+    if groups is None or chosen is None:
+        path, other = (_GROUPS, _GROUP_TOP_K) if groups is None else (_GROUP_TOP_K, _GROUPS)
+        yield Violation(
+            path=path, value="null", message=f"must be set with {other}", fix=f"Set it, or set {other} to null."
+        )
+        return
+    if experts % groups:
+        yield Violation(
+            path=_GROUPS,
+            value=groups,
+            message=f"must divide {_EXPERTS}={experts}",
+            fix=f"Use {join_or(nearest_values(groups, divisors(experts)))}.",
+        )
+    if chosen > groups:
+        yield Violation(
+            path=_GROUP_TOP_K,
+            value=chosen,
+            message=f"must be at most {_GROUPS}={groups}",
+            fix=f"Use 1 to {groups}.",
+        )
+    elif model.moe_router_topk % chosen:
+        yield Violation(
+            path=_GROUP_TOP_K,
+            value=chosen,
+            message=f"must divide {_TOP_K}={model.moe_router_topk}",
+            fix=f"Use {join_or(nearest_values(chosen, divisors(model.moe_router_topk)))}.",
         )
 
 
@@ -256,6 +320,9 @@ RULES = (
     _dense_models_have_no_experts,
     _layer_pattern_fits,
     _tokens_find_enough_experts,
+    _gates_have_a_shared_expert,
+    _biases_follow_sigmoid_scores,
+    _groups_of_experts_fit,
     _one_expert_needs_softmax_over_all,
     _experts_take_no_biases_when_cut,
     _experts_are_torch_layers,
