@@ -20,8 +20,8 @@ from trireme.errors import Violation
 from trireme.project import PROJECT_ROOT
 from trireme.slurm import array_range, is_one_line, literal_path, render_directives
 
-_FIRST_PORT, _NUM_PORTS = 20000, 12000
-"""Below the ephemeral ports, which begin at 32768 on Linux."""
+FIRST_PORT, NUM_PORTS = 20000, 12000
+"""Ports for the rendezvous: below the ephemeral ones, which begin at 32768 on Linux."""
 _LEAVING_SHARE = 0.8
 """Share of the time between the warning and the end that processes get to save; the rest is for requeueing."""
 
@@ -102,7 +102,7 @@ def _is_utf8(text: str) -> bool:
 
 def rendezvous_port(config: TrainConfig) -> str:
     """Return the port as a shell expression: jobs that share a node use different ones."""
-    return str(config.cluster.slurm.rendezvous_port or f"$(({_FIRST_PORT} + SLURM_JOB_ID % {_NUM_PORTS}))")
+    return str(config.cluster.slurm.rendezvous_port or f"$(({FIRST_PORT} + SLURM_JOB_ID % {NUM_PORTS}))")
 
 
 def render_job(job: Job, *, command: Sequence[str]) -> str:
@@ -149,7 +149,7 @@ def render_job(job: Job, *, command: Sequence[str]) -> str:
         rendezvous_host_suffix=slurm.rendezvous_host_suffix or "",
         python=shlex.quote(python_on_nodes(config)),
         port=rendezvous_port(config),
-        next_port=None if slurm.rendezvous_port else f"$(({_FIRST_PORT} + (port + 1 - {_FIRST_PORT}) % {_NUM_PORTS}))",
+        next_port=None if slurm.rendezvous_port else f"$(({FIRST_PORT} + (port + 1 - {FIRST_PORT}) % {NUM_PORTS}))",
         shutdown_seconds=max(1, int(slurm.warn_seconds * _LEAVING_SHARE)),
         chain=job.chain,
         chain_file=shlex.quote(str(job.chain_path)),

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from launch.slurm.render import NUM_PORTS
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "setpriv")
 # Daemons lie in directories that are not on everyone's PATH.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
@@ -27,12 +29,15 @@ FREEZER = Path("/sys/fs/cgroup/freezer")
 CPUS_PER_NODE = 4
 GPUS_PER_NODE = 2
 MEGABYTES_PER_NODE = 4096
+JOBS_PER_CLUSTER = 500
+"""More than the tests of this folder submit."""
 RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "CONFIGURING", "PENDING", "REQUEUED", "SUSPENDED", "STOPPED"})
 
 _CONF = """\
 ClusterName=trireme
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
+FirstJobId={first_job}
 SlurmUser=root
 AuthType=auth/munge
 # A requeued job waits until its old credential has expired; 5 s is the least, 120 s the default.
@@ -144,9 +149,10 @@ class SlurmCluster:
             stack.callback(shutil.rmtree, self.directory)
             stack.callback(self._end_daemons)
             self.directory.chmod(0o755)
+            first_job = stack.enter_context(job_numbers())
             controller_port, *ports = find_free_ports(1 + self._num_nodes)
             self.nodes = [Node(f"n{i}", f"127.0.0.{10 + i}", port) for i, port in enumerate(ports, start=1)]
-            self._write_files(controller_port)
+            self._write_files(controller_port, first_job=first_job)
             self._start_daemons()
             self._stack = stack.pop_all()
 
@@ -164,7 +170,7 @@ class SlurmCluster:
             self.start_node(node.name)
         wait_until(self._is_idle, what="the nodes", seconds=60, explain=self.read_logs)
 
-    def _write_files(self, controller_port: int) -> None:
+    def _write_files(self, controller_port: int, *, first_job: int) -> None:
         directory = self.directory
         nodes = [
             _NODE.format(
@@ -180,6 +186,7 @@ class SlurmCluster:
         conf = _CONF.format(
             directory=directory,
             controller_port=controller_port,
+            first_job=first_job,
             proctrack=self._proctrack,
             nodes="\n".join(nodes),
             settings="\n".join(f"{name}={value.format(directory=directory)}" for name, value in self._settings.items()),
@@ -359,6 +366,24 @@ def find_free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def job_numbers() -> Iterator[int]:
+    """Reserve JOBS_PER_CLUSTER numbers of jobs, which no other cluster on this host uses; the first of them.
+
+    A job's number decides on the port that its nodes meet at, and the nodes of all clusters share this host's network:
+    clusters of several test processes that counted from 1 would meet each other's jobs, and hold each other's ports.
+    """
+    for block in range(NUM_PORTS // JOBS_PER_CLUSTER):
+        with socket.socket(socket.AF_UNIX) as lock:
+            try:
+                lock.bind(f"\0trireme-test-slurm-{block}")  # abstract: it is gone with the process, whatever ends it
+            except OSError:
+                continue
+            yield block * JOBS_PER_CLUSTER + 1
+            return
+    raise SlurmUnavailableError("too many clusters run on this host")
 
 
 def end_process(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

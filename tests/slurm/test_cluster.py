@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm.cluster import JOBS_PER_CLUSTER, SlurmCluster, job_numbers
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
@@ -43,6 +43,14 @@ def test_the_elements_of_an_array_are_seen_one_by_one(cluster: SlurmCluster) -> 
         if element["array_job_id"] == int(job)
     }
     assert states == {0: "COMPLETED", 1: "FAILED", 2: "COMPLETED"}
+
+
+def test_clusters_of_one_host_number_their_jobs_apart() -> None:
+    """Their ports would meet otherwise (`launch.slurm.render.rendezvous_port`)."""
+    with job_numbers() as first, job_numbers() as second:
+        assert abs(first - second) >= JOBS_PER_CLUSTER
+    with job_numbers() as again:
+        assert again <= first, "given back"
 
 
 def test_it_leaves_nothing_behind(tmp_path: Path) -> None:

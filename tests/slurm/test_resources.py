@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from launch.slurm.render import FIRST_PORT, NUM_PORTS
 from tests.slurm.cluster import CPUS_PER_NODE, GPUS_PER_NODE, SlurmCluster
 from tests.slurm.jobs import DEADLINE, Runs
 from tests.train.commands import losses_of
@@ -42,7 +43,7 @@ def test_a_port_that_another_process_holds_is_passed_over(cluster: SlurmCluster,
     cluster.wait_for(held, "RUNNING")
     name = f"passing-{host}"
     job = runs.submit(cluster, name, *SHORT)
-    with listening(host, 20_000 + int(job) % 12_000):
+    with listening(host, FIRST_PORT + int(job) % NUM_PORTS):
         cluster.ask("scancel", held)
         cluster.wait_for(job, "COMPLETED", seconds=DEADLINE)
     assert list(losses_of(runs.directory(name))) == [1, 2, 3, 4, 5]
