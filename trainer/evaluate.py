@@ -93,12 +93,12 @@ def run(arguments: list[str]) -> int:
     cpu_shim.install()
     from trainer.build import build_validation, wire_model  # noqa: PLC0415 - see above
     from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
+    from trainer.checkpoint.discovery import choose_at  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
     from trainer.loop.train_loop import run_validation  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
-    from trainer.saved_run import choose_at  # noqa: PLC0415 - see above
 
     world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
     checkpoint = choose_at(_target(config), verify=config.checkpoint.verify, name="resume")

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from trainer.checkpoint.compatibility import check_resume
 from trainer.checkpoint.discovery import MISSING
+from trainer.checkpoint.pretrained import check_contents, check_pretrained, find_resumed
 from trainer.config.derived import DerivedConfig, derive_config, pad_vocab_size
 from trainer.config.load import load_config
+from trainer.config.pretrained import PRETRAINED
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
 from trainer.data_inputs import check_data_files, check_independent_data, open_tokenizer
 from trainer.engine.deepspeed.settings import check_nvme_host
 from trainer.loop.recovery_log import read_replay
+from trainer.saved_run import check_tokenizer, open_saved_run
 from trireme.config.fields import is_inside
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.processes import global_rank, world_size
@@ -107,19 +110,39 @@ def check_training_host(config: TrainConfig, tokenizer: Tokenizer | None, vocab_
 def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int) -> list[Violation]:
     """Check the files that hosts share: shards, tokenizer, checkpoint, run directory."""
     is_known = tokenizer is not None or config.tokenizer.path is None
+    run_directory = Path(config.output_dir, config.run_name)
     return [
         *check_data_files(config, vocab_size),
         *check_resume(
             config.resume,
-            run_directory=Path(config.output_dir, config.run_name),
+            run_directory=run_directory,
             model=config.model,
             padded_vocab_size=pad_vocab_size(config.model, vocab_size),
             seed=config.training.seed,
             tokenizer=tokenizer,
             vocab_size=vocab_size or None if is_known else None,
         ),
+        *_check_start(config, tokenizer, vocab_size, run_directory=run_directory),
         *_check_replay(config.recovery.replay),
     ]
+
+
+def _check_start(
+    config: TrainConfig, tokenizer: Tokenizer | None, vocab_size: int, *, run_directory: Path
+) -> list[Violation]:
+    """Check the checkpoint whose weights a new run starts from, or that the resumed one has more than weights."""
+    resumed = find_resumed(config.resume, run_directory=run_directory)
+    if resumed is not None:
+        return check_contents(resumed)
+    path = config.pretrained_checkpoint
+    if path is None or not vocab_size:
+        return []
+    padded_vocab_size = pad_vocab_size(config.model, vocab_size)
+    found = check_pretrained(path, model=config.model, padded_vocab_size=padded_vocab_size)
+    if found or tokenizer is None:
+        return found
+    saved = open_saved_run(Path(path), verify=False, name=PRETRAINED)
+    return check_tokenizer(tokenizer, saved=saved, path="tokenizer.path")
 
 
 def _check_replay(replay: str | None) -> list[Violation]:

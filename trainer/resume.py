@@ -8,15 +8,17 @@ from pathlib import Path
 from trainer.checkpoint.changes import Change, find_changes
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.compatibility import check_model
-from trainer.checkpoint.discovery import choose_checkpoint
-from trainer.checkpoint.load import load_checkpoint
+from trainer.checkpoint.discovery import choose_at, choose_checkpoint
+from trainer.checkpoint.load import load_checkpoint, load_pretrained
 from trainer.checkpoint.manager import ResumeSource
+from trainer.checkpoint.pretrained import check_contents, check_weights
 from trainer.checkpoint.rollback import RECORD_NAME as ROLLBACK_RECORD
 from trainer.checkpoint.rollback import names_own_checkpoint, resume_of_start, roll_back
 from trainer.checkpoint.tokenizer import find_config
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, read_state
 from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config, load_config_file
+from trainer.config.pretrained import PRETRAINED
 from trainer.config.schema import TrainConfig
 from trainer.data.mixture import Mixture, describe_mixture_change
 from trainer.data.sample_ranges import SampleRanges
@@ -48,8 +50,9 @@ def restore_run(
         )
     path = choose_checkpoint(resume, run_directory=run_directory, verify=config.checkpoint.verify)
     if path is None:
-        return None, ResumeSource()
+        return None, ResumeSource(pretrained=_start_from_pretrained(config, derived=derived, engine=engine))
     saved = read_state(path)
+    raise_if_any(check_contents(path))
     raise_if_any(check_model(config.model, padded_vocab_size=derived.padded_vocab_size, state=saved, checkpoint=path))
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
@@ -64,9 +67,21 @@ def restore_run(
     origin = ResumeSource(
         checkpoint=path,
         forked_from=state.fork(path) if is_fork else state.forked_from,
+        pretrained=Path(state.pretrained_checkpoint) if state.pretrained_checkpoint is not None else None,
         is_rollback=names_own_checkpoint(resume, run_directory),
     )
     return state, origin
+
+
+def _start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine: Engine) -> Path | None:
+    """Load the weights of `pretrained_checkpoint` into an engine without steps; return its path, None without one."""
+    if config.pretrained_checkpoint is None:
+        return None
+    path = choose_at(Path(config.pretrained_checkpoint), verify=config.checkpoint.verify, name=PRETRAINED)
+    raise_if_any(check_weights(config.model, padded_vocab_size=derived.padded_vocab_size, checkpoint=path))
+    load_pretrained(path, fragments=engine.optimizer_fragments())
+    engine.restore(num_updates=0)
+    return path.resolve()
 
 
 def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
@@ -121,6 +136,7 @@ def record_start(
         step=step,
         checkpoint=str(checkpoint) if checkpoint else None,
         forked_from=[asdict(point) for point in origin.forked_from],
+        pretrained_checkpoint=str(origin.pretrained) if origin.pretrained is not None else None,
         layout=asdict(layout),
         mixture=mixture.to_record(),
         config=kept,

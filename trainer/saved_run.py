@@ -10,13 +10,13 @@ from pathlib import Path
 
 from trainer.checkpoint import tokenizer as saved_tokenizer
 from trainer.checkpoint.directory import CHECKPOINTS
-from trainer.checkpoint.discovery import choose_checkpoint
+from trainer.checkpoint.discovery import choose_at
 from trainer.checkpoint.tokenizer import find_tokenizer
 from trainer.checkpoint.trainer_state import TrainerState, read_state
 from trainer.config.derived import pad_vocab_size
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
-from trireme.errors import ConfigError, Violation
+from trireme.errors import Violation
 from trireme.shards.shard import shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -50,28 +50,6 @@ def open_saved_run(path: Path, *, verify: bool, name: str = "PATH") -> SavedRun:
         state=read_state(checkpoint),
         tokenizer_path=find_tokenizer(checkpoint),
     )
-
-
-def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
-    """Choose the latest valid checkpoint at a path; see `open_saved_run`."""
-    # Absolute, so that a directory named auto is no keyword.
-    absolute = path.expanduser().absolute()
-    try:
-        checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
-    except ConfigError as error:
-        raise ConfigError(
-            dataclasses.replace(
-                violation,
-                path=name,
-                value=path,
-                fix=f"Use a run directory that contains {CHECKPOINTS}/step_NNNNNNNN, or such a checkpoint.",
-            )
-            if violation.path == "resume"
-            else violation
-            for violation in error.violations
-        ) from error
-    assert checkpoint is not None
-    return checkpoint
 
 
 def run_directory_of(checkpoint: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Find the checkpoint that a run starts from: `resume=auto`, `never`, `restart`, or a path."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from torch import distributed
 
 from trainer.checkpoint.collective import Ranks
-from trainer.checkpoint.directory import checkpoints_directory, list_checkpoints, step_of
+from trainer.checkpoint.directory import CHECKPOINTS, checkpoints_directory, list_checkpoints, step_of
 from trainer.checkpoint.manifest import MANIFEST_NAME, check_files, read_manifest
 from trainer.checkpoint.trainer_state import STATE_NAME, read_state
 from trainer.config.rules.surroundings import nearest_checkpoints
@@ -133,6 +134,36 @@ def choose_checkpoint(
         ranks=Ranks(process_group),
         at_or_before_step=at_or_before_step,
     )
+
+
+def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
+    """Choose the latest valid checkpoint at a path. In a distributed job, all ranks call this.
+
+    Args:
+        path: a run directory, its checkpoints directory, or a checkpoint; never a keyword of `resume`.
+        verify: read every byte of the checkpoint and compare sha256.
+        name: the user's name of the path, for messages.
+    Raises:
+        ConfigError: there is none, or all are damaged.
+    """
+    # Absolute, so that a directory named auto is no keyword.
+    absolute = path.expanduser().absolute()
+    try:
+        checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
+    except ConfigError as error:
+        raise ConfigError(
+            dataclasses.replace(
+                violation,
+                path=name,
+                value=path,
+                fix=f"Use a run directory that contains {CHECKPOINTS}/step_NNNNNNNN, or such a checkpoint.",
+            )
+            if violation.path == "resume"
+            else violation
+            for violation in error.violations
+        ) from error
+    assert checkpoint is not None
+    return checkpoint
 
 
 def _choose(

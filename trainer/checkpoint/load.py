@@ -66,6 +66,30 @@ def load_checkpoint(
     return state
 
 
+def load_pretrained(
+    path: Path, *, fragments: Iterable[OptimizerFragment], process_group: distributed.ProcessGroup | None = None
+) -> TrainerState:
+    """Load only the weights of a checkpoint into the engine's fragments; moments and random states stay fresh.
+
+    All ranks call this; the caller then calls `Engine.restore(num_updates=0)`.
+
+    Args:
+        path: a checkpoint of any layout and engine, with or without optimizer state.
+        fragments: `Engine.optimizer_fragments()` of an engine that has taken no step.
+    Raises:
+        ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, if a rank failed for another reason.
+    """
+    ranks = Ranks(process_group)
+    state = ranks.run_on_rank0(lambda: read_state(path), doing=f"loading {path}")
+    ranks.run_on_all_ranks(
+        lambda: read_pieces(path, pieces_to_load(fragments, states=("param",))), doing=f"loading {path}"
+    )
+    if ranks.is_coordinator:
+        _LOGGER.info("Loaded the weights of %s: step %d of %s.", path, state.step, state.run_name)
+    return state
+
+
 def load_weights(
     path: Path, *, chunks: Sequence[nn.Module], process_group: distributed.ProcessGroup | None = None
 ) -> TrainerState:

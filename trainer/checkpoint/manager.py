@@ -21,7 +21,7 @@ from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation_loss
 from trainer.checkpoint.pieces import is_written_here
 from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.save import save_checkpoint
-from trainer.checkpoint.tokenizer import TokenizerCopy
+from trainer.checkpoint.tokenizer import TokenizerCopy, inherit_files
 from trainer.checkpoint.trainer_state import (
     ForkedFrom,
     Layout,
@@ -88,6 +88,8 @@ class ResumeSource:
     """Loaded at the start; None for a new run."""
     forked_from: tuple[ForkedFrom, ...] = ()
     """See `TrainerState.forked_from`."""
+    pretrained: Path | None = None
+    """Checkpoint whose weights the run started from; None for weights of its own."""
     is_rollback: bool = False
     """Whether `resume` names this checkpoint, one of the run's own, for the first time."""
 
@@ -144,7 +146,10 @@ class CheckpointManager:
         self._origin, self._record_event = origin, record
         self._tokenizer = tokenizer
         self._further_files: dict[str, str | bytes] = {CONFIG_NAME: dump_config(config)}
-        self._further_files |= tokenizer.files if tokenizer is not None else {}
+        if tokenizer is not None:
+            source = origin.checkpoint or origin.pretrained
+            self._further_files |= inherit_files(source, tokenizer=tokenizer)
+            self._further_files |= tokenizer.files
         timeout = timedelta(seconds=config.gloo_timeout_seconds)
         self._group = distributed.new_group(backend="gloo", timeout=timeout)
         self._ranks = Ranks(self._group)
@@ -303,6 +308,7 @@ class CheckpointManager:
             forked_from=self._origin.forked_from,
             left_out_samples=self._loader.skipped_samples.to_record(),
             tokenizer=self._tokenizer.record if self._tokenizer is not None else None,
+            pretrained_checkpoint=str(self._origin.pretrained) if self._origin.pretrained is not None else None,
         )
 
     def _copy(self) -> _Snapshot:

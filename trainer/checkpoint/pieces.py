@@ -5,8 +5,8 @@ a row-major block of n axes is at most 2n - 1 chunks, each of them a view: nothi
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -156,11 +156,19 @@ def is_written_here(fragment: OptimizerFragment) -> bool:
     return fragment.is_owner and fragment.sharded.is_main_replica
 
 
-def pieces_to_load(fragments: Iterable[OptimizerFragment]) -> dict[str, ShardedTensorView]:
-    """Return what this rank reads into its engine's state."""
+def pieces_to_load(
+    fragments: Iterable[OptimizerFragment], *, states: Collection[str] = tuple(STATE_PREFIXES)
+) -> dict[str, ShardedTensorView]:
+    """Return what this rank reads into its engine's state.
+
+    Args:
+        fragments: of this rank.
+        states: keys of `STATE_PREFIXES`; `param` alone leaves the optimizer's moments as they are.
+    """
     pieces: dict[str, ShardedTensorView] = {}
     for fragment in fragments:
-        _add_fragment(pieces, fragment, max_elements=None)
+        chosen = {name: values for name, values in fragment.states.items() if name in states}
+        _add_fragment(pieces, replace(fragment, states=chosen), max_elements=None)
     return pieces
 
 

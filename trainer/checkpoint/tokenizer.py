@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.companions import read_companions
-from trainer.checkpoint.trainer_state import TokenizerRecord, TrainerState, read_state
+from trainer.checkpoint.trainer_state import ORIGIN_NAME, STATE_NAME, TokenizerRecord, TrainerState, read_state
 from trainer.config.load import load_config_file
 from trainer.run_directory.directory import CONFIG_NAME
 from trireme.errors import ConfigError, Violation
@@ -43,6 +43,29 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
         raise ConfigError([Violation(path="tokenizer.path", value=tokenizer.path, message=message, fix=fix)]) from error
     record = TokenizerRecord(sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, file=name)
     return TokenizerCopy(record=record, files=files)
+
+
+def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy) -> dict[str, bytes]:
+    """Read what a run keeps of the checkpoint that its weights come from, for its own checkpoints.
+
+    Args:
+        source: that checkpoint; None for a run with weights of its own.
+        tokenizer: of the run.
+    Returns:
+        By name: the record of an import, and, if the tokenizer is the same, the companions such as the chat template.
+    Raises:
+        ConfigError: the checkpoint's state cannot be read.
+        OSError: a file cannot be read.
+    """
+    if source is None or not (source / STATE_NAME).is_file():
+        return {}
+    files = {}
+    if (source / ORIGIN_NAME).is_file():
+        files[ORIGIN_NAME] = (source / ORIGIN_NAME).read_bytes()
+    record = read_state(source).tokenizer
+    if record is not None and record.sha256 == tokenizer.record.sha256:
+        files |= read_companions(source)
+    return files
 
 
 def find_tokenizer(checkpoint: Path) -> Path | None:

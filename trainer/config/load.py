@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.config.aliases import ALIASES, suggest_preset
+from trainer.config.pretrained import add_pretrained_settings
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.config.compose import ConfigRoot, compose_config
@@ -30,7 +31,8 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None, chec
     """Compose conf/train.yaml with Hydra overrides.
 
     Args:
-        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect.
+        overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect. With pretrained_checkpoint,
+            the model and tokenizer of that checkpoint come first, see `add_pretrained_settings`.
         world_size: used only to report broken rules of `validate` together with errors of form.
         check: what to report together with errors of form instead of the broken rules of `validate`, for a command
             that needs less than a run, or more.
@@ -44,7 +46,7 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None, chec
     def check_rules(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
         return validate(config, world_size=world_size, ignore=ignore)
 
-    return compose_config(ROOT, overrides, validate=check or check_rules)
+    return compose_config(ROOT, add_pretrained_settings(overrides), validate=check or check_rules)
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -38,6 +38,10 @@ class TrainConfig:
     """auto resumes from the run's latest valid checkpoint if there is one; never refuses a run directory that has one;
     restart moves the contents of the run directory aside and starts from scratch; anything else is the path of a
     checkpoint, or of a run directory, to start from."""
+    pretrained_checkpoint: PathText | None = None
+    """Run directory or checkpoint whose weights a new run starts from, at step 0 and with a fresh optimizer, under any
+    layout and engine: those of another run, or of an import (`trireme import-hf`). Model and tokenizer are the
+    checkpoint's too, unless model=PRESET is given; single values change them. null draws initial weights."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch size and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

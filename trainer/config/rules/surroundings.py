@@ -132,10 +132,22 @@ def _datasets_are_named(config: TrainConfig, world_size: int | None) -> Iterator
     yield from _check_datasets("data.validation", config.data.validation)
 
 
+@reads("resume", "pretrained_checkpoint")
+def _weights_come_from_one_place(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.pretrained_checkpoint is not None and config.resume not in RESUME_KEYWORDS:
+        yield Violation(
+            path="pretrained_checkpoint",
+            value=config.pretrained_checkpoint,
+            message=f"cannot be combined with resume={config.resume}, which takes weights and step from there",
+            fix="Remove one of them.",
+        )
+
+
 RULES = (
     _run_name_is_plain,
     _run_directory_is_writable,
     _resume_exists,
+    _weights_come_from_one_place,
     _tokenizer_exists,
     _datasets_are_named,
 )

@@ -1,0 +1,65 @@
+"""Check a checkpoint whose weights a new run starts from, and keep imports from being resumed."""
+
+import dataclasses
+from pathlib import Path
+
+from trainer.checkpoint.compatibility import check_model
+from trainer.checkpoint.discovery import choose_at, resolve
+from trainer.checkpoint.trainer_state import read_state
+from trainer.config.model import ModelConfig
+from trainer.config.pretrained import PRETRAINED
+from trainer.run_directory.directory import must_restart
+from trireme.errors import ConfigError, Violation
+
+
+def check_weights(model: ModelConfig, *, padded_vocab_size: int, checkpoint: Path) -> list[Violation]:
+    """Return every field in which a model differs from a checkpoint's so that its weights cannot be loaded.
+
+    Args:
+        model: of the run.
+        padded_vocab_size: rows of its embedding.
+        checkpoint: a complete one.
+    """
+    state = read_state(checkpoint)
+    found = check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
+    otherwise = f", or remove model=PRESET to take the model of {PRETRAINED}"
+    return [dataclasses.replace(one, fix=f"{one.fix.partition(' to resume')[0]}{otherwise}.") for one in found]
+
+
+def check_pretrained(path: str, *, model: ModelConfig, padded_vocab_size: int) -> list[Violation]:
+    """Return everything that would keep a run from starting with the weights at a path; files are checked by size.
+
+    Args:
+        path: of `pretrained_checkpoint`.
+        model: of the run.
+        padded_vocab_size: rows of its embedding.
+    """
+    try:
+        checkpoint = choose_at(Path(path), verify=False, name=PRETRAINED)
+        return check_weights(model, padded_vocab_size=padded_vocab_size, checkpoint=checkpoint)
+    except ConfigError as error:
+        return list(error.violations)
+
+
+def check_contents(checkpoint: Path, *, path: str = "resume") -> list[Violation]:
+    """Report a checkpoint that cannot be resumed, because it holds weights only.
+
+    Args:
+        checkpoint: a complete one.
+        path: the user's path of it.
+    """
+    if read_state(checkpoint).contents == "training":
+        return []
+    message = "holds the weights of an import and no state of training, so it cannot be resumed"
+    fix = f"Start a run with its weights: set {PRETRAINED}={checkpoint}, another run_name, and resume=auto."
+    return [Violation(path=path, value=checkpoint, message=message, fix=fix)]
+
+
+def find_resumed(resume: str, *, run_directory: Path) -> Path | None:
+    """Return the checkpoint that a run would resume from, by file sizes; None for a new run or without a valid one."""
+    if must_restart(resume, run_directory):
+        return None
+    try:
+        return resolve(resume, run_directory=run_directory)
+    except ConfigError:  # `check_resume` reports it
+        return None
