@@ -28,7 +28,7 @@ def test_quantiles_are_those_of_the_table(degrees_of_freedom: int, outside: floa
     assert student_t_quantile(outside, degrees_of_freedom=degrees_of_freedom) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_normal_differences_raise_as_many_alarms_as_they_may() -> None:
+def test_normal_differences_exceed_the_bounds_at_the_stated_rate() -> None:
     generator = random.Random(7)
     estimator = Estimator(num_runs=4, num_comparisons=5, false_alarm_rate=0.5)
     alarms = sum(
@@ -38,7 +38,7 @@ def test_normal_differences_raise_as_many_alarms_as_they_may() -> None:
     assert alarms / 20_000 == pytest.approx(0.1, abs=0.01), "0.5 over 5 comparisons"
 
 
-def test_bounds_never_fall_and_never_ask_for_more_digits_than_there_are() -> None:
+def test_bounds_never_decrease_and_have_a_minimum() -> None:
     estimator = Estimator(num_runs=2, num_comparisons=1, false_alarm_rate=0.05)
     bounds = estimator.bounds([[0.0, 1e-6, 0.0], [0.0, -1e-6, 1e-8]])
     assert bounds[0] == SMALLEST_BOUND
@@ -50,7 +50,7 @@ def test_more_comparisons_widen_the_bounds() -> None:
     assert many.bound([1e-7] * 8) > 2 * few.bound([1e-7] * 8)
 
 
-def test_differences_are_relative_and_what_is_no_number_is_far_away() -> None:
+def test_differences_are_relative_and_nan_is_infinite() -> None:
     assert relative_differences([1.1, 0.0, 1.0], [1.0, 0.0, 0.0]) == [pytest.approx(0.1), 0.0, math.inf]
     assert relative_differences([math.nan, 1.0], [1.0, math.nan]) == [math.inf, math.inf]
     assert root_mean_square([3.0, -4.0]) == pytest.approx(math.sqrt(12.5))

@@ -75,7 +75,7 @@ def test_a_bad_copy_counts_whichever_rank_has_it(tmp_path: Path) -> None:
     assert difference.by_rank == {0: pytest.approx(1.0), 1: 0.0}
 
 
-def test_missing_elements_and_those_that_are_no_numbers_are_infinitely_far(tmp_path: Path) -> None:
+def test_missing_elements_and_nan_are_infinitely_different(tmp_path: Path) -> None:
     (difference,) = compare(tmp_path, [[part(slice(0, 3), slice(0, 6))]])
     assert difference.is_missing
     assert math.isinf(difference.relative)
@@ -133,7 +133,7 @@ def test_culprit_is_first_in_the_order_of_computation(first: int) -> None:
     assert find_culprit(differences, bounds=dict.fromkeys(bounds, 1.0), step=3, grad_norm=None) is None
 
 
-def test_a_wrong_norm_is_told_from_wrong_gradients() -> None:
+def test_a_wrong_gradient_norm_is_distinguished_from_wrong_gradients() -> None:
     names = [TensorName(direction="gradient", name=f"w{n}", shape=(1,), order=(n, 0)) for n in range(3)]
     bounds = {(tensor.direction, tensor.name): 1e-6 for tensor in names}
     off = [Difference(tensor=tensor, relative=0.1, by_rank={0: 0.1}) for tensor in names]

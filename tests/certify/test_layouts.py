@@ -49,13 +49,13 @@ def test_words_for_settings(word: str, path: str, value: str) -> None:
     assert values(f"tp2 {word}")[path] == value
 
 
-def test_what_is_computed_is_told_from_how() -> None:
+def test_words_that_define_the_computation_are_separated_from_the_layout() -> None:
     spec = read_layout("tp2 training.micro_batch_size=1 optimizer.lr=1e-3", place="layouts[0]", shapes=SHAPES)
     assert spec.what == ("optimizer.lr=1e-3",)
     assert "training.micro_batch_size=1" in spec.how
 
 
-def test_a_mapping_says_the_same() -> None:
+def test_a_layout_as_a_mapping_equals_its_words() -> None:
     layout = {"name": "mine", "parallel.tensor_model_parallel_size": 2, "engine": "deepspeed", "model.num_layers": 3}
     spec = read_layout(layout, place="layouts[0]", shapes=SHAPES)
     assert spec.name == "mine"
@@ -87,7 +87,7 @@ def test_a_bad_reference_is_an_error() -> None:
         ("dp2 zero1 zero2", "engine.zero_stage=1 and engine.zero_stage=2"),
     ],
 )
-def test_what_is_said_twice_is_refused(text: str, found: str) -> None:
+def test_repeated_words_are_refused(text: str, found: str) -> None:
     with pytest.raises(ConfigError, match=rf"certify.layouts.0.: sets both {found} \(got {text}\). Remove one of them"):
         read_layout(text, place="certify.layouts[0]", shapes=SHAPES)
 

@@ -16,7 +16,7 @@ def errors(like: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_results_go_to_a_neighbour_at_random(dtype: torch.dtype) -> None:
+def test_results_are_rounded_randomly_to_a_neighboring_number(dtype: torch.dtype) -> None:
     value = torch.full((4096,), 1.25, dtype=dtype)
     perturbed = _perturbed(value, errors, torch.finfo(dtype).eps / 2)
     # The spacing at 1.25 is that at 1, of which 1.25 * eps / 2 is more than half.

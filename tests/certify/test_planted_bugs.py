@@ -19,7 +19,7 @@ def broken(issue: Issue) -> Issued:
     return issue([ROTARY, NORMS, TIED, DROPPED, *RIGHT], run_command=partial(run_warm, run_jobs=run_broken_jobs))
 
 
-def test_what_no_bug_reaches_passes(broken: Issued) -> None:
+def test_layouts_without_the_planted_bug_pass(broken: Issued) -> None:
     assert broken.exit_code == 1
     assert {layout["name"] for layout in broken.record["layouts"] if layout["is_passed"]} == set(RIGHT)
 

@@ -32,7 +32,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_complete(tmp_path: Path) -> N
     assert read_manifest(path).step == 10
 
 
-def test_the_next_save_removes_what_a_dead_one_left(tmp_path: Path) -> None:
+def test_a_save_removes_the_files_of_an_interrupted_one(tmp_path: Path) -> None:
     (begin(tmp_path, step=10) / "data").write_bytes(b"half")
     foreign = tmp_path / "checkpoints" / "notes.txt"
     foreign.write_text("mine")
@@ -74,7 +74,7 @@ def test_retention_keeps_the_last_saved(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["step_00000002", "step_00000003"]
 
 
-def test_what_a_rollback_leaves_is_no_checkpoint_and_goes_with_the_next_save(tmp_path: Path) -> None:
+def test_checkpoints_after_a_rollback_are_set_aside_and_deleted_at_the_next_save(tmp_path: Path) -> None:
     first, *_ = (commit_small(tmp_path, step=step) for step in (10, 20, 30))
     abandoned = [path.name for path in abandon_later(tmp_path, than=first)]
     assert abandoned == ["step_00000030.abandoned", "step_00000020.abandoned"]
@@ -95,7 +95,7 @@ def test_a_second_rollback_leaves_the_same_step_again(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["step_00000010", "step_00000020.abandoned"]
 
 
-def test_all_is_later_than_what_a_fork_started_from(tmp_path: Path) -> None:
+def test_every_checkpoint_of_a_fork_is_later_than_its_source(tmp_path: Path) -> None:
     origin = commit_small(tmp_path / "parent", step=10)
     commit_small(tmp_path / "fork", step=20)
     assert [path.name for path in abandon_later(tmp_path / "fork", than=origin)] == ["step_00000020.abandoned"]
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_logged_and_no_more(
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002"], "no longer a checkpoint at once"
 
 
-def test_deleting_what_is_not_there_is_nothing(tmp_path: Path) -> None:
+def test_deleting_a_missing_checkpoint_does_nothing(tmp_path: Path) -> None:
     delete(tmp_path / "step_00000001")
 
 

@@ -254,7 +254,7 @@ def test_records_of_the_state_file_are_those_of_its_bytes(tmp_path: Path) -> Non
     assert record == FileRecord(num_bytes=(tmp_path / STATE_NAME).stat().st_size, sha256=record.sha256)
 
 
-def test_a_run_keeps_its_order_of_samples_and_a_fork_may_take_another(tmp_path: Path) -> None:
+def test_the_seed_is_fixed_for_a_resumed_run_but_not_for_a_fork(tmp_path: Path) -> None:
     make(tmp_path / "run", step=10)
     (problem,) = check("auto", tmp_path / "run", seed=9)
     assert str(problem).startswith("training.seed: differs from 1234, the seed of the resumed run (")

@@ -203,14 +203,14 @@ def test_checkpoints_hold_weights_and_moments(account: _Account) -> None:
 
 
 @pytest.mark.parametrize("name", LOADED_UNDER)
-def test_training_goes_on_under_every_layout_and_engine(name: str, account: _Account) -> None:
+def test_training_resumes_under_every_layout_and_engine(name: str, account: _Account) -> None:
     run = account.resumed[name]
     _assert_same_tensors(account.saved.path, run.path)
     # Sums of gradients are taken in another order; 2.4e-7 was measured over all layouts.
     assert run.losses == pytest.approx(account.saved.losses[3:], rel=1e-6), name
 
 
-def test_the_same_layout_goes_on_bit_for_bit(account: _Account) -> None:
+def test_resuming_on_the_same_layout_is_bit_identical(account: _Account) -> None:
     assert account.resumed["tp2"].losses == account.saved.losses[3:]
     assert account.dropout_saved.losses != account.saved.losses
     assert account.dropout_resumed.losses == account.dropout_saved.losses[3:], "and with dropout"
@@ -218,7 +218,7 @@ def test_the_same_layout_goes_on_bit_for_bit(account: _Account) -> None:
 
 
 @pytest.mark.parametrize("name", FP16_LOADED_UNDER)
-def test_fp16_goes_on_with_its_masters_and_its_loss_scale(name: str, account: _Account) -> None:
+def test_fp16_resumes_with_master_weights_and_loss_scale(name: str, account: _Account) -> None:
     saved, run = account.fp16_saved, account.fp16_resumed[name]
     assert saved.loss_scale == run.loss_scale == LossScaleState(scale=2048.0, num_good_steps=1, num_skips_left=2)
     _assert_same_tensors(saved.path, run.path)

@@ -34,7 +34,7 @@ def load(checkpoint: Path) -> TrainProgress:
 
 
 @BOTH
-def test_a_checkpoint_learns_its_loss_and_stays_whole(tmp_path: Path, is_async: bool) -> None:
+def test_a_validation_loss_is_added_to_a_saved_checkpoint(tmp_path: Path, is_async: bool) -> None:
     with open_saving(tmp_path, CheckpointConfig(async_save=is_async)) as saving:
         saving.saver.save(due(10))
         validate(saving, 10, 2.5)

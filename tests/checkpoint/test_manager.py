@@ -63,7 +63,7 @@ def _held(patch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         may_write.set()
 
 
-def test_what_is_written_is_what_was_when_the_step_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_asynchronous_save_writes_the_state_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _held(monkeypatch) as may_write, open_saving(tmp_path, ASYNC) as saving:
         torch.manual_seed(5)
         saving.save(10)
@@ -136,7 +136,7 @@ def _small_disk(limit: int = 20_000) -> Iterator[None]:
 
 
 @BOTH
-def test_a_save_that_fails_is_told_and_training_goes_on(
+def test_a_failed_save_is_logged_and_training_continues(
     tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_saving(tmp_path, replace(checkpoint, keep_last=1)) as saving:
@@ -160,7 +160,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(
 
 
 @BOTH
-def test_what_the_disk_said_is_told_wherever_it_says_it(
+def test_an_error_of_the_disk_is_reported_from_every_stage_of_a_save(
     tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """torch's serializer makes of it "unexpected pos 704 vs 598" when the disk is full at the end of a tensor."""
@@ -180,7 +180,7 @@ def test_what_the_disk_said_is_told_wherever_it_says_it(
 
 
 @BOTH
-def test_a_run_that_cannot_save_its_end_says_so(
+def test_a_failed_last_save_is_reported(
     tmp_path: Path, checkpoint: CheckpointConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_saving(tmp_path, checkpoint) as saving:
@@ -197,7 +197,7 @@ def test_a_run_that_cannot_save_its_end_says_so(
         assert f"resume=auto resumes from {saving.run / 'checkpoints' / 'step_00000007'}" in caplog.text
 
 
-def test_going_back_puts_the_state_into_the_running_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rollback_loads_the_state_into_the_running_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_saving(tmp_path, ASYNC) as saving:
         for step in (10, 20, 30):
             saving.engine.num_updates = step
@@ -219,7 +219,7 @@ def test_going_back_puts_the_state_into_the_running_engine(tmp_path: Path, caplo
         assert find_latest(saving.run) == saving.run / "checkpoints" / "step_00000030"
 
 
-def test_going_back_passes_over_what_is_damaged(tmp_path: Path) -> None:
+def test_a_rollback_skips_damaged_checkpoints(tmp_path: Path) -> None:
     with open_saving(tmp_path, SYNC) as saving:
         for step in (10, 20):
             saving.save(step)
@@ -231,14 +231,14 @@ def test_going_back_passes_over_what_is_damaged(tmp_path: Path) -> None:
             saving.saver.roll_back(at_or_before_step=20)
 
 
-def test_there_may_be_nothing_to_roll_back_to(tmp_path: Path) -> None:
+def test_a_rollback_without_a_checkpoint_is_reported(tmp_path: Path) -> None:
     with open_saving(tmp_path, ASYNC) as saving:
         saving.save(10)
         assert saving.saver.roll_back(at_or_before_step=9) is None
         assert saving.names() == ["step_00000010"], "nothing has changed"
 
 
-def test_a_fork_goes_back_to_what_it_started_from(tmp_path: Path) -> None:
+def test_a_fork_rolls_back_to_its_source(tmp_path: Path) -> None:
     with open_saving(tmp_path, SYNC, run_name="parent") as saving:
         saving.save(10)
     parent = saving.run / "checkpoints" / "step_00000010"
@@ -281,7 +281,7 @@ def _on_two_ranks(directory: Path) -> list[tuple[bool, str | None]]:
     return answers
 
 
-def test_what_one_rank_cannot_do_all_ranks_hear_of(tmp_path: Path) -> None:
+def test_a_failure_of_one_rank_is_raised_on_all_ranks(tmp_path: Path) -> None:
     first, second = run_distributed(_on_two_ranks, 2, tmp_path)
     assert first == second
     assert [is_saved for is_saved, _ in first] == [True, False, True] * 2

@@ -149,12 +149,12 @@ def _check(account: _Account) -> None:
     assert all(losses[-1] != losses[0] for losses in account.uninterrupted.values())
 
 
-def test_losses_go_on_as_those_of_the_uninterrupted_run(tmp_path: Path) -> None:
+def test_losses_after_a_resume_equal_the_uninterrupted_run(tmp_path: Path) -> None:
     _check(_run(tmp_path, DENSE_RING, SPARSE_RING, _around(DENSE_RING) + _around(SPARSE_RING)))
 
 
 @pytest.mark.long
-def test_losses_go_on_under_every_layout_from_every_layout(tmp_path: Path) -> None:
+def test_losses_after_a_resume_match_for_every_pair_of_layouts(tmp_path: Path) -> None:
     dense, sparse = {**DENSE_RING, **DENSE_MORE}, {**SPARSE_RING, **SPARSE_MORE}
     _check(_run(tmp_path, dense, sparse, _all_pairs(dense) + _all_pairs(sparse)))
 
@@ -177,7 +177,7 @@ def test_every_sample_is_seen_once_and_in_its_order_over_all_layouts(lineage: li
     assert len(set(windows)) == len(windows), "no window twice, over a change of the mixture too"
 
 
-def test_a_change_of_the_mixture_holds_from_the_resumed_sample_on(lineage: list[Seen]) -> None:
+def test_a_changed_mixture_takes_effect_at_the_resumed_sample(lineage: list[Seen]) -> None:
     changed_at = sum(part[0] for part in PARTS if part[1] == 1)
     second = [seen.first_token >= FIRST_OF_SECOND for seen in lineage]
     before, after = second[: changed_at * GLOBAL_BATCH_SIZE], second[changed_at * GLOBAL_BATCH_SIZE :]

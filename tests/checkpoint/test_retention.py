@@ -28,7 +28,7 @@ def test_the_best_by_validation_loss_are_kept(tmp_path: Path) -> None:
     assert _steps(tmp_path) == [20, 40, 70]
 
 
-def test_of_several_after_one_validation_the_nearest_to_it_is_the_best(tmp_path: Path) -> None:
+def test_of_several_checkpoints_with_one_validation_loss_the_nearest_is_kept(tmp_path: Path) -> None:
     _train(tmp_path, losses={100: 2.0, 150: 2.0, 200: 2.1, 250: 2.1}, keep_last=1, keep_best=1)
     assert _steps(tmp_path) == [100, 250]
 

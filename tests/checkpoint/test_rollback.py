@@ -64,7 +64,7 @@ def test_a_rollback_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert resume_of_start(other, run) == other
 
 
-def test_a_later_checkpoint_of_the_same_step_is_another_one(tmp_path: Path) -> None:
+def test_a_later_checkpoint_of_the_same_step_is_distinguished(tmp_path: Path) -> None:
     first = make(tmp_path, step=10)
     roll_back(tmp_path, to=first)
     make(tmp_path, step=10, content="others")
@@ -85,7 +85,7 @@ def test_the_run_itself_is_no_rollback(tmp_path: Path) -> None:
         assert resolve(resume, run_directory=tmp_path) == tmp_path / "checkpoints" / "step_00000010"
 
 
-def test_what_a_rollback_has_set_aside_can_be_taken_up_again(tmp_path: Path) -> None:
+def test_a_checkpoint_set_aside_by_a_rollback_can_be_resumed(tmp_path: Path) -> None:
     first, second = make(tmp_path, step=10), make(tmp_path, step=20, content="left")
     roll_back(tmp_path, to=first)
     make(tmp_path, step=20, content="taken")

@@ -47,7 +47,7 @@ def test_a_restart_moves_everything_aside_under_a_name_of_its_own(tmp_path: Path
     assert candidates(str(tmp_path / "run.archived-1"), run_directory=run), "nothing is lost"
 
 
-def test_a_restart_leaves_what_belongs_to_the_job_that_runs(tmp_path: Path) -> None:
+def test_a_restart_keeps_the_files_of_the_running_job(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "slurm").mkdir(parents=True)
     (run / "kubernetes").mkdir()
@@ -106,7 +106,7 @@ def test_a_fork_remembers_the_runs_it_comes_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "run"])
-def test_the_command_that_forked_goes_on_when_it_is_started_again(tmp_path: Path, what: str) -> None:
+def test_rerunning_the_command_of_a_fork_resumes_the_fork(tmp_path: Path, what: str) -> None:
     parent, child = make(tmp_path / "parent", step=10), tmp_path / "child"
     resume = str(parent if what == "checkpoint" else tmp_path / "parent")
     assert check(resume, child) == []

@@ -70,14 +70,14 @@ def test_a_second_job_is_refused_with_the_name_of_the_first(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [], "what the killed one left is taken over at once"
 
 
-def test_a_number_given_to_another_process_is_no_sign_of_life(tmp_path: Path) -> None:
+def test_a_reused_process_id_does_not_keep_a_lock_alive(tmp_path: Path) -> None:
     _left_behind(tmp_path, started=1.0)
     with RunLock(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("content", [None, "", "{"])
-def test_a_lock_of_another_host_that_nobody_touches_is_taken_over(tmp_path: Path, content: str | None) -> None:
+def test_a_stale_lock_of_another_host_is_taken_over(tmp_path: Path, content: str | None) -> None:
     path = _left_behind(tmp_path, machine="elsewhere", host="node7")
     if content is not None:
         path.write_text(content)
@@ -101,21 +101,23 @@ def _while_it_waits(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(run_lock, "STALE_SECONDS", 600.0)
 
 
-def test_a_lock_of_another_host_that_is_touched_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refreshed_lock_of_another_host_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _left_behind(tmp_path, machine="elsewhere", host="node7")
     _while_it_waits(path.touch, monkeypatch)
     with pytest.raises(ConfigError, match=r"node7 \(pid \d+\) is writing"):
         RunLock(tmp_path).__enter__()
 
 
-def test_a_lock_that_is_given_back_while_one_waits_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_released_while_waiting_is_acquired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _left_behind(tmp_path, machine="elsewhere")
     _while_it_waits(path.unlink, monkeypatch)
     with RunLock(tmp_path):
         assert json.loads(path.read_text())["token"] != "another"
 
 
-def test_of_two_that_take_over_the_last_to_write_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_jobs_that_take_over_a_lock_the_last_writer_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = _left_behind(tmp_path, machine="elsewhere")
     settle = time.sleep
 
@@ -130,7 +132,7 @@ def test_of_two_that_take_over_the_last_to_write_has_it(tmp_path: Path, monkeypa
         RunLock(tmp_path).__enter__()
 
 
-def test_a_process_that_was_taken_for_dead_leaves(tmp_path: Path) -> None:
+def test_a_process_whose_lock_was_taken_over_exits(tmp_path: Path) -> None:
     program = HOLD.replace("lock = ", "import trainer.run_directory.lock as m; m.HEARTBEAT_SECONDS = 0.1; lock = ")
     holder = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

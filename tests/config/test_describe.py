@@ -16,7 +16,7 @@ def _lines(*overrides: str, world_size: int = 1) -> list[str]:
     return describe_run(config, derive_config(config, world_size=world_size, vocab_size=8192))
 
 
-def test_one_of_a_thing_is_not_several() -> None:
+def test_counts_of_one_are_singular() -> None:
     _, size, *_ = _lines("training.global_batch_size=1", "training.train_iters=1")
     assert "tokens in 1 step; 1 process: tensor 1, pipeline 1, context 1, data 1; 1 micro batch of 1 sequence" in size
     _, size, *_ = _lines("parallel=tp2", "training.micro_batch_size=4", world_size=2)

@@ -111,7 +111,7 @@ def test_shapes_with_windows_other_norms_and_latent_attention() -> None:
     assert count_active_parameters(deepseek, 129_280) == pytest.approx(37e9, rel=2e-2)
 
 
-def test_experts_that_a_token_meets() -> None:
+def test_active_parameters_of_mixtures_of_experts() -> None:
     # "12.9 B active" (Jiang et al., 2024) and "2.8 B" (Dai et al., 2024).
     mixtral, deepseek = preset("mixtral_8x7b"), preset("deepseek_moe_16b")
     assert count_active_parameters(mixtral, 32_000) == 12_879_925_248

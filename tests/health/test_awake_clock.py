@@ -34,7 +34,7 @@ def wait(time: Clock, awake: AwakeClock, seconds: float) -> None:
         awake()
 
 
-def test_a_process_that_was_stopped_and_continued_has_not_hung(time: Clock, awake: AwakeClock) -> None:
+def test_time_while_suspended_does_not_count_as_a_hang(time: Clock, awake: AwakeClock) -> None:
     config = HealthConfig(hang_min_seconds=120, startup_seconds=120)
     clock = PhaseLimits(config, clock=awake)
     wait(time, awake, 100)
@@ -52,7 +52,7 @@ def test_being_late_on_a_busy_host_counts(time: Clock, awake: AwakeClock) -> Non
     assert awake() == 1000 + 10 * STILL_SECONDS
 
 
-def test_before_it_looks_it_is_an_ordinary_clock(time: Clock) -> None:
+def test_the_clock_starts_as_an_ordinary_one(time: Clock) -> None:
     clock = AwakeClock(monotonic=time)
     time.now += 130
     assert clock() == 1130

@@ -47,18 +47,18 @@ def test_a_silent_rank_is_blocking_and_its_last_heartbeat_is_quoted() -> None:
     assert "ranks 0, 2 at step 17, waiting in all_reduce over all ranks, called by train_step" in text
 
 
-def test_one_that_never_sent_a_heartbeat() -> None:
+def test_a_rank_without_any_heartbeat_is_blocking() -> None:
     assert "it never sent a heartbeat" in text_of(report(0), report(1, state=None, step=None))[1]
 
 
-def test_the_one_that_waits_for_nobody_is_blocking() -> None:
+def test_a_rank_outside_a_collective_is_blocking() -> None:
     blocking, text = text_of(report(0), report(1), report(2, waits_in=None, phase="checkpoint"))
     assert blocking == [2]
     assert "Rank 2 is blocking the others" in text
     assert "rank 2 (pid 102 on n2): step 17 (checkpoint)\n    at innermost_2 (trainer/x.py:2)\n    from caller" in text
 
 
-def test_one_that_waits_in_another_step_is_behind() -> None:
+def test_a_rank_in_an_earlier_step_is_blocking() -> None:
     blocking, text = text_of(report(0), report(1, step=16), report(2))
     assert blocking == [1]
     assert "Rank 1 is in an earlier step than the others" in text
@@ -72,7 +72,7 @@ def test_one_that_waits_in_another_step_is_behind() -> None:
         (["a", "a"], [0, 1], "All ranks wait in the same call"),
     ],
 )
-def test_where_all_wait_the_odd_call_tells(calls: list[str], blocking: list[int], words: str) -> None:
+def test_a_rank_in_a_different_collective_is_blocking(calls: list[str], blocking: list[int], words: str) -> None:
     found, text = text_of(*(report(rank, waits_in=f"{call} over all ranks") for rank, call in enumerate(calls)))
     assert found == blocking
     assert words in text
@@ -84,7 +84,7 @@ def test_a_run_of_one_rank_makes_no_progress() -> None:
     assert "Rank 0 makes no progress" in text
 
 
-def test_where_all_wait_for_their_devices_the_flight_recorder_tells_which_has_not_joined() -> None:
+def test_the_flight_recorder_identifies_the_rank_that_has_not_joined() -> None:
     blocking, text = text_of(
         *(report(rank, waits_in=None, is_collective_open=rank != 1) for rank in range(3)),
     )

@@ -95,5 +95,5 @@ def _wait_in_another_thread() -> str | None:
     return told[0]
 
 
-def test_a_thread_that_the_main_one_waits_for_tells() -> None:
+def test_a_collective_in_another_thread_is_reported() -> None:
     assert run_distributed(_wait_in_another_thread, 2) == ["barrier over ranks 0, 1", None]

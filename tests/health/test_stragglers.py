@@ -14,5 +14,5 @@ def test_where_each_stage_has_one_rank_all_are_compared() -> None:
     assert (times.slowest_rank, times.slowest_rank_ratio) == (2, 3.0)
 
 
-def test_of_two_ranks_the_faster_one_is_the_measure() -> None:
+def test_of_two_ranks_the_slower_one_is_the_straggler() -> None:
     assert compare_ranks([1.0, 2.0], stages=[0, 0], hosts=list("ab")).slowest_rank_ratio == 2.0

@@ -308,7 +308,7 @@ def test_pods_start_again_as_often_as_was_asked_for(
     assert Pods(render, tmp_path).environment.keys() == pods.environment.keys()
 
 
-def test_an_eviction_is_no_failure(render: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_an_eviction_is_not_counted_as_a_failure(render: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
     pods = Pods(render, tmp_path, "cluster.kubernetes.max_restarts=1")
     pods.write_run("trap 'exit 75' TERM; echo ready; while true; do sleep 0.05; done")
     for _ in range(3):
@@ -322,7 +322,7 @@ def test_an_eviction_is_no_failure(render: Callable[..., list[dict[str, Any]]], 
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_what_pods_run_is_good_shell(render: Callable[..., list[dict[str, Any]]]) -> None:
+def test_scripts_of_pods_pass_shellcheck(render: Callable[..., list[dict[str, Any]]]) -> None:
     command = render()[-1]["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["command"]
     done = subprocess.run(
         ["shellcheck", "--shell=bash", "-"], input=command[-1], capture_output=True, text=True, check=False
@@ -330,7 +330,7 @@ def test_what_pods_run_is_good_shell(render: Callable[..., list[dict[str, Any]]]
     assert done.returncode == 0, done.stdout
 
 
-def test_names_that_kubernetes_cannot_write_stay_apart() -> None:
+def test_run_names_map_to_distinct_kubernetes_names() -> None:
     names = ("a-b", "a_b", "A.B", "a--b", "A-b", "\u00e4-b")
     jobs = {job_name(load_config([*GOOD, f"run_name='{name}'"])) for name in names}
     assert len(jobs) == len(names)
@@ -373,7 +373,7 @@ def test_names_that_kubernetes_cannot_write_stay_apart() -> None:
         ),
     ],
 )
-def test_what_no_cluster_takes_is_said_before(launch: Launch, override: str, problem: str) -> None:
+def test_invalid_kubernetes_settings_are_refused(launch: Launch, override: str, problem: str) -> None:
     code, printed, said = launch(*GOOD, f"cluster.kubernetes.{override}")
     assert (code, printed) == (2, "")
     assert problem in said
@@ -425,7 +425,7 @@ def test_every_problem_is_printed_and_no_manifest(launch: Launch) -> None:
         ("TrainJob", "TrainJob.spec.trainer"),
     ],
 )
-def test_what_the_api_server_would_refuse_is_said_before(launch: Launch, kind: str, path: str) -> None:
+def test_manifests_that_the_api_server_would_reject_are_refused(launch: Launch, kind: str, path: str) -> None:
     code, printed, said = launch(
         *GOOD,
         *FULL,

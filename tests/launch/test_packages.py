@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_host_that_plans_needs_none(
+def test_planning_does_not_require_the_packages_of_the_nodes(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
@@ -40,7 +40,7 @@ def test_a_host_that_plans_needs_none(
     assert capsys.readouterr().out
 
 
-def test_a_host_that_trains_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reports_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(
         ConfigError, match="requires the package transformer-engine, which is not installed on this host"

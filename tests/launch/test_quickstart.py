@@ -31,7 +31,7 @@ def test_steps_taken_twice_are_compared() -> None:
     assert (other.first_step, other.last_step) == (21, 25)
 
 
-def test_the_output_may_lie_anywhere(tmp_path: Path) -> None:
+def test_the_output_directory_can_be_anywhere(tmp_path: Path) -> None:
     output = tmp_path / """größe '"#&!()[a]{}=,;""" / "run"
     (output / "raw").mkdir(parents=True)
     names = {"pages.warc.gz", "wiki-pages-articles.xml.bz2"}

@@ -15,7 +15,7 @@ FIRST = Submission(stamp="20260131-235959", jobs=("12",), script="/runs/first/jo
 SECOND = Submission(stamp="20260201-000000", jobs=("13_0",), script="/runs/first/job.sbatch", outputs=("/runs/13.out",))
 
 
-def test_a_record_that_was_written_by_half_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_record_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = tmp_path / "slurm" / "submissions.jsonl"
     records.parent.mkdir()
     records.write_text('{"stamp": "20260130-000000", "jobs": ["1')
@@ -41,7 +41,7 @@ def test_a_record_is_taken_back(tmp_path: Path) -> None:
     assert list((tmp_path / "slurm").iterdir()) == []
 
 
-def test_a_record_that_finds_no_room_leaves_no_half(tmp_path: Path) -> None:
+def test_a_record_that_does_not_fit_on_the_disk_is_removed(tmp_path: Path) -> None:
     with small_file_system(tmp_path / "small", kibibytes=64) as place:
         (place / "slurm").mkdir()
         add_submission(place, FIRST)
@@ -52,7 +52,7 @@ def test_a_record_that_finds_no_room_leaves_no_half(tmp_path: Path) -> None:
         assert read_submissions(place) == [FIRST]
 
 
-def test_a_full_disk_is_said_and_nothing_stays(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with small_file_system(tmp_path / "small", kibibytes=512) as place:

@@ -35,7 +35,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, slurm: Slurm) -> Slurm:
     return slurm
 
 
-def test_thousands_of_runs_take_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_states_of_thousands_of_runs_take_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
     running = {f"12_{number}": "RUNNING" for number in range(3000)}
     ended = {f"12_{number}": "COMPLETED" for number in range(3000, 4000)} | {"7": "CANCELLED by 0"}
     slurm = connect(monkeypatch, Slurm(squeue=running, sacct=ended, rejects_unknown=False))
@@ -46,7 +46,7 @@ def test_thousands_of_runs_take_one_question(monkeypatch: pytest.MonkeyPatch) ->
     assert list(states) == [*running, *ended, "9"]
 
 
-def test_a_list_that_is_rejected_for_one_unknown_id_is_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_rejected_for_an_unknown_id_is_repeated_for_each_id(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = connect(monkeypatch, Slurm(squeue={"12": "PENDING"}, sacct={}, rejects_unknown=True))
     assert {job: one.state for job, one in ask_states(["11", "12"]).items()} == {"11": "GONE", "12": "PENDING"}
     assert [command[0] for command in slurm.commands] == ["squeue"] * 3 + ["sacct"]

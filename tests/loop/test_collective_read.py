@@ -50,7 +50,7 @@ def _outcomes() -> list[object]:
     return found
 
 
-def test_all_ranks_go_on_or_none() -> None:
+def test_a_read_succeeds_on_all_ranks_or_on_none() -> None:
     first, second = run_distributed(_outcomes, 2)
     assert (first.pop(0), second.pop(0)) == ("batch of rank 0", "batch of rank 1")
     assert first == second

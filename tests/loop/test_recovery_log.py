@@ -31,7 +31,7 @@ def test_updates_of_steps_that_were_taken_again_are_not_skipped_for_good() -> No
     assert [update.step for update in skipped_updates_of(records)] == [3, 8, 14]
 
 
-def test_a_step_is_known_by_its_samples_and_a_part_of_it_is_told() -> None:
+def test_a_step_is_identified_by_its_samples() -> None:
     (update,) = skipped_updates_of([skipped(3)])
     replay = Replay(skipped_updates={(update.first_sample, update.end_sample): update})
     assert replay.find_skipped(16, 24) == update and not replay.is_cut(16, 24)

@@ -59,7 +59,7 @@ def wait_until_asked(stop: StopRequest) -> bool:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_nothing_is_asked_at_first_and_a_signal_is_remembered(number: signal.Signals) -> None:
+def test_a_signal_is_remembered(number: signal.Signals) -> None:
     with StopRequest() as stop:
         stop.defer()
         assert not is_agreed(stop)
@@ -165,5 +165,5 @@ def _ask_one_rank() -> list[bool]:
     return answers
 
 
-def test_one_rank_that_is_asked_stops_all() -> None:
+def test_a_signal_to_one_rank_stops_all() -> None:
     assert run_distributed(_ask_one_rank, 2) == [[False, True]] * 2

@@ -33,7 +33,7 @@ def observe_all(
     return detector, found
 
 
-def test_a_spike_is_told_once_when_it_has_lasted() -> None:
+def test_a_spike_is_reported_once_after_its_patience() -> None:
     detector, found = observe_all([*USUAL, 4.0, 2.0, 4.0, 4.1, 4.2, 4.2, 2.0])
     assert list(found) == [12]
     anomaly = found[12]
@@ -62,7 +62,7 @@ def test_a_step_without_a_value_does_not_end_a_spike() -> None:
     assert found[11].first.step == 9
 
 
-def test_what_is_acted_on_comes_before_what_is_warned_of() -> None:
+def test_an_anomaly_with_action_precedes_one_with_a_warning() -> None:
     detector, _ = observe_all(USUAL)
     _, found = observe_all([4.0, 4.0], detector=detector, first_step=9, norm=50.0)
     assert found[10].kind == "loss_spike"
@@ -71,7 +71,7 @@ def test_what_is_acted_on_comes_before_what_is_warned_of() -> None:
     assert (found[10].kind, found[10].action) == ("grad_norm_spike", "warn")
 
 
-def test_what_is_off_is_not_judged() -> None:
+def test_a_detector_that_is_off_reports_nothing() -> None:
     off = RecoveryConfig(loss_spike="off", grad_norm_spike="off", max_skipped_steps=0, spike_window=8)
     assert observe_all([*USUAL, *[math.nan] * 30, 9.0, 9.0, 9.0, 9.0], detector=SpikeDetector(off))[1] == {}
 

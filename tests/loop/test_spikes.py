@@ -22,7 +22,7 @@ def test_the_score_is_that_of_scipy(values: list[float], value: float) -> None:
         assert score == pytest.approx((value - median) / deviation, rel=1e-4, abs=1e-9)
 
 
-def test_where_all_values_were_the_same_any_other_is_infinitely_unusual() -> None:
+def test_a_value_after_a_constant_window_has_an_infinite_score() -> None:
     assert robust_z_score(2.0, before=[2.0] * 5) == (0.0, 2.0)
     assert robust_z_score(2.5, before=[2.0] * 5) == (math.inf, 2.0)
     assert robust_z_score(1.5, before=[2.0] * 5) == (-math.inf, 2.0)
@@ -43,6 +43,6 @@ def test_earlier_spikes_do_not_hide_the_next_one() -> None:
     assert (9.0 - np.mean(before)) / np.std(before) < 2, "mean and standard deviation would let it pass"
 
 
-def test_a_rise_without_meaning_and_a_young_run_are_no_spikes() -> None:
+def test_small_rises_and_short_histories_are_not_spikes() -> None:
     assert find_spike(2.05, before=[2.0] * 10, **RULE) is None
     assert find_spike(9.0, before=[2.0, 2.1, 1.9], **RULE) is None

@@ -194,7 +194,7 @@ def test_validation_data_that_cannot_be_read_end_the_run_after_a_save() -> None:
     assert parts.saved[-1].is_validation_due
 
 
-def test_where_nothing_was_done_nothing_is_saved_and_no_save_is_claimed_that_was_not_wanted() -> None:
+def test_a_run_without_steps_saves_nothing() -> None:
     parts = Parts(events={"read 1": fail(GONE)})
     with pytest.raises(RunStopped, match="Cannot take step 1: .*\nNo step was taken after step 0"):
         build(parts).run(parts.stop)
@@ -205,7 +205,7 @@ def test_where_nothing_was_done_nothing_is_saved_and_no_save_is_claimed_that_was
     assert parts.saved == []
 
 
-def test_going_back_that_fails_is_no_refusal_to_start() -> None:
+def test_a_failed_rollback_stops_the_run_without_saving() -> None:
     parts = Parts()
     parts.find_anomaly = lambda *_, **__: "a spike"  # type: ignore[assignment,method-assign]
     parts.handle = fail(BAD_TOKEN)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ BACK = RollbackMetrics(
 )
 
 
-def test_metrics_stay_one_curve_that_says_where_it_went_back(tmp_path: Path) -> None:
+def test_metrics_after_a_rollback_are_one_curve_with_the_rollback_marked(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     recorder = MetricsRecorder([JsonlSink(path, resumed_step=0)])
     for step in range(1, 6):
@@ -41,7 +41,7 @@ def test_metrics_stay_one_curve_that_says_where_it_went_back(tmp_path: Path) -> 
     assert records[3]["from_step"] == 5 and records[3]["skipped_samples"] == [[24, 40], [48, 56]]
 
 
-def test_lines_and_bar_say_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_lines_and_bar_show_a_rollback(capsys: pytest.CaptureFixture[str]) -> None:
     line = "step  3/10 | ROLLED BACK from step 5: loss_spike | 24 samples skipped"
     PlainConsoleSink(total_steps=10).record_rollback(BACK)
     assert capsys.readouterr().out == line + "\n"
@@ -54,7 +54,7 @@ def test_lines_and_bar_say_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert line in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_wandb_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_receives_a_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandb()
     monkeypatch.setattr(wandb_sink, "_import_wandb", lambda: fake)
     sink = wandb_sink.WandbSink(

@@ -90,7 +90,7 @@ def test_the_mean_leaves_out_warm_up_and_what_lies_between_steps() -> None:
         ("AMD Instinct MI300X", 1307.4),
     ],
 )
-def test_a_device_is_found_by_the_name_its_driver_gives(name: str, tflops: float) -> None:
+def test_a_device_is_found_by_its_driver_name(name: str, tflops: float) -> None:
     peak = find_peak(name)
     assert peak is not None and peak.tflops == tflops
 

@@ -104,7 +104,7 @@ def test_offline_writes_a_run_into_the_run_directory_and_a_resume_keeps_its_id(t
     assert "train/loss" in second[-1] and "validation/loss" in second[-1]
 
 
-def test_a_part_of_a_run_waits_for_a_second_of_its_own(tmp_path: Path) -> None:
+def test_parts_of_an_offline_run_have_distinct_times(tmp_path: Path) -> None:
     taken = time.strftime("%Y%m%d_%H%M%S")
     (tmp_path / f"offline-run-{taken}-abc").mkdir()
     wandb_sink._wait_for_own_second(tmp_path, run_id="abc")

@@ -180,7 +180,7 @@ def test_requeued_and_killed_shares_go_on_and_a_second_submission_waits_for_the_
     assert set(after.values()) == {1} and done_before < after, "nothing is read twice"
 
 
-def test_what_slurm_refuses_leaves_no_job_behind(cluster: SlurmCluster, local: Local, tmp_path: Path) -> None:
+def test_a_rejected_submission_leaves_no_job(cluster: SlurmCluster, local: Local, tmp_path: Path) -> None:
     overrides = (*local.overrides, f"data_prep.output_dir={tmp_path / 'data'}")
     refused = submit(cluster, *overrides, "data_prep.executor.slurm.partition=none")
     assert refused.returncode == 1

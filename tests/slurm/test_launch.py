@@ -198,7 +198,7 @@ def test_short_arrays_and_nodes_that_are_being_set_up(runs: Runs, tmp_path: Path
         cluster.wait_for(job, "CANCELLED")
 
 
-def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> None:
+def test_a_job_without_progress_stops(cluster: SlurmCluster, runs: Runs) -> None:
     # An interpreter that has gone: each start fails at once.
     job = runs.submit(
         cluster, "looping", "cluster.slurm.python=/bin/false", "cluster.slurm.max_restarts_without_progress=2"
@@ -212,7 +212,7 @@ def test_a_job_that_gets_nowhere_stops(cluster: SlurmCluster, runs: Runs) -> Non
 
 @pytest.mark.parametrize("node", [0, 1])
 @pytest.mark.parametrize(("code", "why"), [(2, "the configuration or an input is"), (82, "training diverged")])
-def test_what_no_start_can_mend_is_no_reason_to_start_again(
+def test_final_exit_codes_are_not_requeued(
     cluster: SlurmCluster, runs: Runs, tmp_path: Path, code: int, why: str, node: int
 ) -> None:
     # The other node's launcher is ended by srun then, and its code is the higher one.
@@ -251,7 +251,7 @@ def test_starts_that_slurm_ends_are_no_crash_loop(cluster: SlurmCluster, runs: R
     assert "stopped: 1 start without a new checkpoint (latest: none)" in runs.printed("requeued")
 
 
-def test_what_slurm_refuses_is_shown_and_leaves_nothing_behind(cluster: SlurmCluster, runs: Runs) -> None:
+def test_a_rejected_submission_is_reported_and_leaves_no_files(cluster: SlurmCluster, runs: Runs) -> None:
     refused = launch(cluster, *runs.overrides("refused", "cluster.slurm.partition=none"))
     assert refused.returncode == 1
     assert "Slurm error:" in refused.stderr

@@ -40,7 +40,7 @@ def test_nodes_are_measured(cluster: SlurmCluster, runs: Runs) -> None:
     assert not list(runs.output.glob(".preflight-*"))
 
 
-def test_what_slurm_refuses_is_said(cluster: SlurmCluster, runs: Runs) -> None:
+def test_a_rejection_by_slurm_is_reported(cluster: SlurmCluster, runs: Runs) -> None:
     done = preflight(cluster, *runs.overrides("checked", "cluster.slurm.partition=absent"))
     assert done.returncode == 2
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: hardware:")]

@@ -9,7 +9,7 @@ from tests.train.commands import losses_of
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
-def test_warned_it_saves_and_requeues_itself_and_goes_on(runs: Runs) -> None:
+def test_a_warned_job_saves_requeues_itself_and_resumes(runs: Runs) -> None:
     name = "tracked-by-cgroup"
     try:
         with SlurmCluster(num_nodes=1, proctrack="cgroup") as cluster:

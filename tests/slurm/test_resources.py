@@ -37,7 +37,7 @@ def test_a_task_has_its_devices_share_of_the_cpus(cluster: SlurmCluster, runs: R
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.11"])
-def test_a_port_that_another_process_holds_is_passed_over(cluster: SlurmCluster, runs: Runs, host: str) -> None:
+def test_a_port_in_use_is_skipped(cluster: SlurmCluster, runs: Runs, host: str) -> None:
     # The number of the job decides on the port, and it is known once it is there: nodes share this host's network.
     held = cluster.submit("--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000")
     cluster.wait_for(held, "RUNNING")
@@ -50,7 +50,7 @@ def test_a_port_that_another_process_holds_is_passed_over(cluster: SlurmCluster,
     assert cluster.show(job)[0]["Restarts"] == "0"
 
 
-def test_a_named_port_that_is_held_is_explained(cluster: SlurmCluster, runs: Runs) -> None:
+def test_a_configured_port_in_use_is_reported(cluster: SlurmCluster, runs: Runs) -> None:
     with listening("127.0.0.1", 0) as port:
         fixed = (f"cluster.slurm.rendezvous_port={port}", "cluster.slurm.max_restarts_without_progress=1")
         job = runs.submit(cluster, "held", *SHORT, *fixed)

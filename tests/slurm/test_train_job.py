@@ -64,7 +64,7 @@ def held_up(job: str) -> Iterator[None]:
             worker.resume()
 
 
-def test_its_time_is_up_it_saves_and_goes_on_elsewhere_with_the_code_that_was_submitted(
+def test_a_job_at_its_time_limit_saves_and_resumes_with_the_submitted_code(
     cluster: SlurmCluster, runs: Runs, straight: dict[int, float]
 ) -> None:
     # A minute is Slurm's least limit, which it looks at every 30 s: the warning comes 20 to 50 s after a start. On a
@@ -93,9 +93,7 @@ def test_its_time_is_up_it_saves_and_goes_on_elsewhere_with_the_code_that_was_su
     assert (record["ExcNodeList"], record["NodeList"]) == ("n2", "n[1,3]")
 
 
-def test_preempted_it_saves_and_makes_room_and_goes_on(
-    cluster: SlurmCluster, runs: Runs, straight: dict[int, float]
-) -> None:
+def test_a_preempted_job_saves_and_resumes(cluster: SlurmCluster, runs: Runs, straight: dict[int, float]) -> None:
     job = runs.submit(cluster, "preempted")
     wait_for_steps(runs.directory("preempted"), 3)
     urgent = cluster.submit("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
@@ -128,7 +126,7 @@ def test_a_shard_that_has_gone_while_the_job_waited_is_wrong_input(
     assert "stopped: the configuration or an input is invalid" in runs.printed("bare")
 
 
-def test_cancelled_it_stays_away(cluster: SlurmCluster, runs: Runs, straight: dict[int, float]) -> None:
+def test_a_cancelled_job_is_not_requeued(cluster: SlurmCluster, runs: Runs, straight: dict[int, float]) -> None:
     job = runs.submit(cluster, "cancelled")
     wait_for_steps(runs.directory("cancelled"), 3)
     cluster.ask("scancel", job)

@@ -185,7 +185,7 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(start: Start) -> None:
 
 
 @pytest.mark.long
-def test_a_run_that_stood_still_as_a_whole_has_not_hung(start: Start) -> None:
+def test_a_suspended_run_is_not_reported_as_hung(start: Start) -> None:
     limits = ("health.hang_min_seconds=4", "health.heartbeat_seconds=0.5", "cluster.timeout_seconds=5")
     run = start("training.train_iters=60", "parallel=dp2", *limits)
     run.wait_for_steps(4)
@@ -249,7 +249,7 @@ def test_a_request_to_stop_ends_a_validation_and_the_next_start_makes_it_up(star
             assert manifest.validation_loss == loss
 
 
-def test_a_blocking_rank_is_told_from_the_waiting_ones(start: Start) -> None:
+def test_a_blocking_rank_is_distinguished_from_waiting_ones(start: Start) -> None:
     run = start(ENDLESS, "parallel=dp2", "health.hang_min_seconds=4", fault="hang:1:5")
     assert run.wait(seconds=120) == [79]
     (errors,) = run.errors()

@@ -100,7 +100,7 @@ def test_a_forked_rank_finds_what_a_cold_one_finds(start, tmp_path: Path) -> Non
     ("what", "code", "said"),
     [("codes", 2, ""), ("says", 1, "a word at the end\n"), ("raises", 1, "LookupError: nothing here\n")],
 )
-def test_exit_codes_and_last_words_come_through(start, what: str, code: int, said: str) -> None:
+def test_exit_codes_and_last_output_of_ranks_are_passed_on(start, what: str, code: int, said: str) -> None:
     process = start(what)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code

@@ -120,7 +120,7 @@ def test_weights_that_are_not_finite_are_named(run_directory: Path, tmp_path: Pa
     assert "the checkpoint's weights contain NaN in tensor decoder.final_layernorm.weight" in message
 
 
-def test_a_prompt_that_is_longer_than_the_window_is_said(run_directory: Path) -> None:
+def test_a_prompt_longer_than_the_window_is_reported(run_directory: Path) -> None:
     prompt = "abcdefgh" * 5
     text, errors = generate(run_directory, "--prompt", prompt, "--max-new-tokens", "3")
     assert text.startswith(prompt)
@@ -152,7 +152,7 @@ def test_extreme_arguments_that_can(run_directory: Path) -> None:
     assert text == generate(run_directory, "--temperature", "0", "--max-new-tokens", "6")[0]
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(run_directory: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(run_directory: Path) -> None:
     process = start_cold("trainer.generate", str(run_directory), "--max-new-tokens", str(10**9), cwd=REPOSITORY)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -175,5 +175,5 @@ def test_ctrl_c_keeps_the_text_and_shows_no_traceback(run_directory: Path) -> No
     assert b"Traceback" not in errors
 
 
-def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_run_is_reported(tmp_path: Path) -> None:
     assert "PATH: does not exist (got auto)" in refuse("auto", cwd=tmp_path)

@@ -9,7 +9,7 @@ from trainer.metrics.jsonl import read_records
 EXPERTS = ("model=quickstart_moe", "model.moe_ffn_hidden_size=24", "parallel.expert_model_parallel_size=2")
 
 
-def test_run_goes_on_where_experts_are_not_shared(tmp_path: Path) -> None:
+def test_a_run_resumes_without_expert_parallelism(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "counting", counting_documents(), with_manifest=True)
     data = (f"data.train=[{{paths:['{shard}']}}]", f"output_dir='{tmp_path}'", "run_name=moe", "training.train_iters=8")
     shared = launch(

@@ -164,7 +164,7 @@ def test_a_run_that_ended_before_its_next_save_goes_on_with_the_same_samples_und
     assert sorted(seen) == [sample for sample in range(192) if not 80 <= sample < 112]
 
 
-def test_what_is_never_finite_ends_the_run_with_its_own_exit_code(output: Path, shard: Path) -> None:
+def test_a_run_that_stays_non_finite_exits_with_its_own_code(output: Path, shard: Path) -> None:
     fault = {"kind": "nan_gradient", "step": 8, "last_step": 20, "times": 100}
     run = train(
         output,

@@ -167,7 +167,7 @@ def test_sigterm_finishes_the_step_saves_and_asks_to_be_started_again(stopped: t
     assert last_checkpoint(run).name == f"step_{step:08d}"
 
 
-def test_what_sigterm_stopped_goes_on_under_the_same_and_under_other_layouts(
+def test_a_run_stopped_by_sigterm_resumes_under_any_layout(
     stopped: tuple[int, str, Path], copies: Path, output: Path, shard: Path
 ) -> None:
     """And Megatron-Core's shard gives the batches that ours with the same documents gives."""
@@ -212,7 +212,7 @@ def test_a_fork_is_a_run_of_its_own_that_knows_where_it_comes_from(fork: Path, s
     assert list(losses_of(straight)) == list(range(1, 21)), "the other run is as it was"
 
 
-def test_the_same_command_goes_on_and_a_last_state_that_no_disk_takes_is_no_success(
+def test_rerunning_resumes_and_a_failed_last_save_is_a_failure(
     fork: Path, straight: Path, output: Path, shard: Path
 ) -> None:
     command = command_of(*overrides(output, "fork", shard, *_fork_of(straight), "training.stop_after_step=14"))

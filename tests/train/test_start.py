@@ -140,7 +140,7 @@ def test_a_start_that_does_nothing_changes_nothing(folder: Path, run: Path) -> N
     assert contents_of(run) == before
 
 
-def test_going_back_to_an_own_checkpoint_happens_once_and_is_recorded(folder: Path, run: Path) -> None:
+def test_resuming_from_an_earlier_own_checkpoint_rolls_back_once(folder: Path, run: Path) -> None:
     back = f"resume='{run}/checkpoints/step_00000002'"
     said = start(folder, run.name, back, "training.stop_after_step=3")
     assert "rolled back to step 2. Renamed later checkpoints to step_00000004.abandoned." in said

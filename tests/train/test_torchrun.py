@@ -128,7 +128,7 @@ def end(process: subprocess.Popen[str]) -> None:
     assert (process.returncode, errors) == (75, "")
 
 
-def test_what_nohup_ignores_stays_ignored_in_launcher_and_processes(tmp_path: Path) -> None:
+def test_signals_that_nohup_ignores_stay_ignored(tmp_path: Path) -> None:
     process = start_waiting(tmp_path, ignored=(signal.SIGHUP, signal.SIGUSR2))
     for one in all_of(process):
         one.send_signal(signal.SIGHUP)

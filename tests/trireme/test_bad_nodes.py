@@ -6,7 +6,7 @@ import pytest
 from trireme.bad_nodes import BAD_NODES_NAME, note_bad_nodes, note_suspects, read_bad_nodes, this_host
 
 
-def test_what_is_noted_is_read(tmp_path: Path) -> None:
+def test_noted_bad_nodes_are_read_back(tmp_path: Path) -> None:
     assert read_bad_nodes(tmp_path) == []
     # Slurm may know a node by its long name only.
     note_bad_nodes(tmp_path, ["n7.cluster", "n3"], reason="slow")

@@ -32,7 +32,7 @@ def end_of(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
     ["while True: write_output('line\\n')", "while True: print('line')", "print('one')"],
     ids=["at once", "in blocks", "at the end"],
 )
-def test_a_reader_that_has_gone_ends_it_quietly(write: str) -> None:
+def test_a_closed_pipe_ends_a_command_quietly(write: str) -> None:
     process = start(f"def main():\n    time.sleep(0.5)\n    {write}")
     assert process.stdout is not None
     process.stdout.close()
@@ -61,7 +61,7 @@ def test_ctrl_c_shows_no_traceback_and_keeps_what_was_written() -> None:
     assert (process.returncode, output, errors) == (128 + signal.SIGINT, b"held\n", b"")
 
 
-def test_a_full_disk_is_said_in_a_line() -> None:
+def test_a_full_disk_is_reported_in_one_line() -> None:
     program = f"{PROLOGUE}sys.exit(run_command(lambda: write_output('text')))"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

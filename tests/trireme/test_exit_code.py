@@ -46,7 +46,7 @@ def test_the_code_is_left_where_the_launcher_reads_it(tmp_path: Path, monkeypatc
     assert read_exit_code(path) is None
 
 
-def test_a_failure_that_was_left_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reported_failure_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(EXIT_CODE_FILE, raising=False)
     assert not has_failure()
     monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))

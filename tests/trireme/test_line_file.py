@@ -39,7 +39,7 @@ def test_lines_wait_for_room_whole_and_in_order_and_it_is_said_once(small_disk: 
     assert len(said) == 2 and "can be written again" in said[1]
 
 
-def test_what_never_found_room_is_counted(small_disk: Path) -> None:
+def test_lines_that_never_fit_are_counted(small_disk: Path) -> None:
     said: list[str] = []
     file = LineFile(small_disk / "lines", say=said.append, max_waiting=4)
     fill(small_disk)
@@ -49,7 +49,7 @@ def test_what_never_found_room_is_counted(small_disk: Path) -> None:
     assert said[1:] == [f"{small_disk}/lines: the last 10 lines could not be written (No space left on device)"]
 
 
-def test_a_file_that_is_there_again_is_used_again(tmp_path: Path) -> None:
+def test_a_recreated_file_is_written_again(tmp_path: Path) -> None:
     said: list[str] = []
     folder = tmp_path / "mount"
     file = LineFile(folder / "lines", say=said.append, max_waiting=100)

@@ -117,7 +117,7 @@ def test_plain_progress_writes_bytes_in_binary_units() -> None:
     ]
 
 
-def test_plain_progress_tells_no_time_left_that_nobody_can_know() -> None:
+def test_plain_progress_omits_an_unknown_remaining_time() -> None:
     assert (
         plain_lines(total=None, unit="lines", per_second=1000, seconds=5)[0] == "work: 5000 lines, 1.00k lines/s, 5.0 s"
     )
@@ -127,6 +127,6 @@ def test_plain_progress_tells_no_time_left_that_nobody_can_know() -> None:
     assert plain_lines(total=0, unit="lines", per_second=0, seconds=5)[0] == "work: 0/0 lines, 0 lines/s, 5.0 s"
 
 
-def test_what_was_done_before_does_not_count_for_the_speed() -> None:
+def test_work_done_before_does_not_count_for_the_speed() -> None:
     lines = plain_lines(total=1000, unit="pages", per_second=10, seconds=5, done_before=500)
     assert lines[0] == "work: 550/1000 pages (55%), 10 pages/s, 5.0 s, 45.0 s left"

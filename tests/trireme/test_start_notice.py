@@ -6,7 +6,7 @@ from trireme import start_notice
 from trireme.start_notice import STARTED_AT, announce_start, seconds_since_start
 
 
-def test_it_is_said_once_and_the_time_goes_on(
+def test_the_notice_is_printed_once_and_keeps_the_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(STARTED_AT, raising=False)

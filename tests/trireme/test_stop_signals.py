@@ -31,7 +31,7 @@ def defaults() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("defaults")
-def test_what_whoever_starts_a_process_has_switched_off_stays_off() -> None:
+def test_signals_ignored_by_the_parent_stay_ignored() -> None:
     assert heeded_signals() == list(STOP_SIGNALS)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -64,7 +64,7 @@ signal.pause()
 
 @pytest.mark.usefixtures("defaults")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_process_that_is_waited_for_is_told_and_may_save(tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_are_passed_to_a_child_which_may_save(tmp_path: Path, number: signal.Signals) -> None:
     ready = tmp_path / "ready"
     with (
         subprocess.Popen([sys.executable, "-c", SAVES, str(ready)], stdout=subprocess.PIPE, text=True) as process,
@@ -78,7 +78,7 @@ def test_a_process_that_is_waited_for_is_told_and_may_save(tmp_path: Path, numbe
 
 
 @pytest.mark.usefixtures("defaults")
-def test_what_started_others_ends_them_before_it_leaves() -> None:
+def test_a_signal_unwinds_and_exits_with_128_plus_its_number() -> None:
     with pytest.raises(SystemExit) as leaving, unwinding_on_signals():
         os.kill(os.getpid(), signal.SIGHUP)
     assert leaving.value.code == 128 + signal.SIGHUP

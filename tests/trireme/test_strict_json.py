@@ -7,7 +7,7 @@ from typing import Any
 from trireme.strict_json import to_json
 
 
-def test_what_is_no_finite_number_is_null_however_deep_it_lies() -> None:
+def test_non_finite_numbers_are_null_at_any_depth() -> None:
     value: dict[str, Any] = {"loss": math.nan, "layers": [{"load": (1.0, math.inf)}, -math.inf], "name": "nan", 3: 0.5}
     assert to_json(value) == '{"loss": null, "layers": [{"load": [1.0, null]}, null], "name": "nan", "3": 0.5}'
 

@@ -6,14 +6,14 @@ from tests.warm import wait_until
 from trireme.waiting import log_waiting_for
 
 
-def test_a_short_wait_is_not_told() -> None:
+def test_a_short_wait_is_not_logged() -> None:
     told: list[str] = []
     with log_waiting_for("nothing", after_seconds=60, say=told.append):
         pass
     assert told == []
 
 
-def test_a_long_wait_is_told_less_and_less_often() -> None:
+def test_a_long_wait_is_logged_less_and_less_often() -> None:
     told: list[str] = []
     with log_waiting_for("the others", after_seconds=0.05, say=told.append):
         wait_until(lambda: len(told) == 3, seconds=60)

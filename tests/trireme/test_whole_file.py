@@ -10,7 +10,7 @@ from tests.trireme.small_disk import small_file_system
 from trireme.files import write_whole, written_whole
 
 
-def test_what_stood_there_stays_until_the_new_file_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
     with written_whole(path) as partial:
@@ -21,7 +21,7 @@ def test_what_stood_there_stays_until_the_new_file_is_whole(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path: Path) -> None:
+def test_an_unfinished_file_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
     with pytest.raises(RuntimeError, match="no more"), written_whole(path) as partial:
@@ -31,7 +31,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_what_a_killed_process_left_is_not_in_the_file(tmp_path: Path) -> None:
+def test_remains_of_a_killed_process_are_not_used(tmp_path: Path) -> None:
     (tmp_path / "a.json.partial").write_text("something much longer")
     with written_whole(tmp_path / "a.json") as partial, partial.open("ab") as stream:
         stream.write(b"new")

@@ -111,7 +111,7 @@ def test_a_refused_layout_comes_with_the_nearest_valid_ones(overrides, reason):
     assert len({near.sizes for near in refusal.nearest}) == 3
 
 
-def test_everything_that_no_layout_can_mend_is_named_at_once():
+def test_errors_that_no_layout_can_solve_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         make_plan(
             load_config(
@@ -248,7 +248,7 @@ def test_a_device_without_dense_runs_is_named(overrides, note):
         ),
     ],
 )
-def test_where_no_layout_can_be_used_the_head_says_what_to_ask_for(overrides, told, capsys, monkeypatch):
+def test_without_a_valid_layout_other_sizes_are_advised_at_the_top(overrides, told, capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     base = ("model=llama_8b", "cluster=h100", "precision=bf16", "training.global_batch_size=1024")
     assert run([*base, *overrides]) == 0
@@ -259,14 +259,14 @@ def test_where_no_layout_can_be_used_the_head_says_what_to_ask_for(overrides, to
     assert "Best layouts" not in out
 
 
-def test_what_was_advised_can_be_used():
+def test_advised_batch_sizes_have_layouts():
     base = ("model=llama_8b", "cluster=h100", "precision=bf16", "cluster.num_nodes=7")
     for size in (1008, 1064):
         plan = make_plan(load_config([*base, f"training.global_batch_size={size}"]), load_coefficients(), num_best=1)
         assert plan.best and not any("No layout" in note for note in plan.notes)
 
 
-def test_what_does_not_fit_is_said_before_its_days_and_costs(capsys, tmp_path):
+def test_that_a_layout_does_not_fit_is_stated_before_time_and_cost(capsys, tmp_path):
     page = tmp_path / "plan.html"
     assert run([*TRAINED, "parallel=tp2", f"html={page}"]) == 0
     out = capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_said_before_its_days_and_costs(capsys, tmp_path):
     assert 0 < html.index("cannot be used") < html.index("cost of")
 
 
-def test_what_is_piped_is_not_cut(capsys, monkeypatch):
+def test_piped_output_is_not_truncated(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert run([*TRAINED, "parallel=tp8_pp4", "top=3"]) == 0
     out = capsys.readouterr().out
@@ -356,7 +356,7 @@ def test_measured_rates_replace_fitted_ones():
         assert after.network == before.network
 
 
-def test_what_holds_no_calibration_is_named(tmp_path):
+def test_an_invalid_calibration_file_is_refused(tmp_path):
     path = Path(tmp_path, "calibration.yaml")
     path.write_text("speed: 1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not a calibration file"):

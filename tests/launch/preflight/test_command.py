@@ -133,7 +133,7 @@ def test_an_allowed_failure_becomes_a_warning(preflight: Preflight, good: tuple[
     assert "warning: layout:" in printed
 
 
-def test_a_configuration_that_breaks_rules_is_judged_all_the_same(preflight: Preflight, good: tuple[str, ...]) -> None:
+def test_an_invalid_configuration_does_not_stop_the_other_checks(preflight: Preflight, good: tuple[str, ...]) -> None:
     code, printed = preflight(*good, "parallel.tensor_model_parallel_size=3", "logging=wandb")
     assert code == 2
     lines = [line for line in printed.splitlines() if line.startswith("error: ")]

@@ -63,7 +63,7 @@ def test_alike_ranks_are_good(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("rate", hardware.RATES)
-def test_a_slow_one_is_named(ranks: Ranks, rate: str) -> None:
+def test_a_slow_rank_is_reported(ranks: Ranks, rate: str) -> None:
     ranks[5][rate] = 85.0
     (violation,) = hardware.judge_ranks(ranks)
     assert str(violation).startswith("n1:1: ")
@@ -100,7 +100,7 @@ def test_packages_that_the_run_needs_are_looked_for_on_every_host(ranks: Ranks) 
     )
 
 
-def test_a_test_that_fails_is_an_error_with_its_last_word(tmp_path: Path) -> None:
+def test_a_failed_hardware_check_is_an_error_with_its_last_line(tmp_path: Path) -> None:
     start = [sys.executable, "-c", "raise SystemExit('no room')"]
     finding = hardware.run_hardware_check(start, directory=tmp_path, environment=os.environ)
     assert finding.verdict is Verdict.ERROR

@@ -91,9 +91,7 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert "(got seven)" in only_violation(host.check_port({"MASTER_PORT": "seven"}))
 
 
-def test_a_file_system_that_takes_its_time_is_no_clock_that_is_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_file_system_is_not_reported_as_clock_skew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is dated when it is written, a minute before the disk has it."""
     now = [time.time()]
     monkeypatch.setattr(host.time, "time", lambda: now[0])

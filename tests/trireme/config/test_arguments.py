@@ -91,7 +91,7 @@ def test_valid_arguments_stay_as_they_are_and_in_order() -> None:
     assert regroup(valid, options=OPTIONS) == valid
 
 
-def test_what_is_written_so_is_set_by_nothing_else() -> None:
+def test_misplaced_arguments_cause_no_further_errors() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(["model", "=", "gpt2_124m", "--seed", "x", "data.train=[{paths:[/a", "b]}]", "optimizer.lr=-1"])
     # Neither the vocabulary of the model, nor the data, nor the seed is missing.

@@ -46,7 +46,7 @@ def test_characters_that_mean_nothing_to_hydra_need_no_quotes(line: str, value: 
         ("logging.wandb.tags=[it's,b]", ["it's", "b"]),
     ],
 )
-def test_what_must_be_quoted_is_shown_as_a_shell_takes_it(line: str, value: object) -> None:
+def test_suggested_quotes_are_valid_in_a_shell(line: str, value: object) -> None:
     with pytest.raises(HydraException):
         parse_override(line)
     suggestion = suggest_quoting(line)
@@ -70,7 +70,7 @@ def test_any_text_can_be_quoted(text: str) -> None:
 
 
 @given(text=TEXT)
-def test_what_is_read_without_quotes_is_read_as_it_stands(text: str) -> None:
+def test_unquoted_text_is_read_literally(text: str) -> None:
     try:
         value = _read(f"a=x{text}")
     except HydraException:
