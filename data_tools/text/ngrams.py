@@ -1,6 +1,6 @@
-"""Texts as sets of hashed n-grams: of words, and of characters where a script puts no spaces between words.
+"""Represent texts as sets of hashed n-grams: of words, or of characters in scripts without spaces between words.
 
-All of it is arithmetic on whole arrays modulo 2^64, without Python's own hash, which differs from process to process.
+All computations are on whole arrays modulo 2^64. Python's own hash is not used: it differs between processes.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 OTHER, WORD, CHARACTER = 0, 1, 2
-"""What a code point is: a separator, a part of a word, or a token of its own."""
+"""Kinds of code points: a separator, a part of a word, or a token of its own."""
 
 UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -27,18 +27,18 @@ UNSPACED = (
     (0x20000, 0x3FFFF),
 )
 _MARKED_PLANES = 0x20000
-"""Combining marks, which are parts of words, stand below; beyond are Han, and marks for tags only."""
+"""All combining marks, which are parts of words, are below; above are Han and marks for tags only."""
 _TOKEN_BASE = np.uint64(0x9E3779B97F4A7C15)
 _NGRAM_BASE = np.uint64(0xD6E8FEB86659FD93)
 
 
 class Tokens(NamedTuple):
-    """The words and single characters of a text, in order."""
+    """Hold the words and single characters of a text, in order."""
 
     hashes: np.ndarray
     """[n] uint64."""
     num_characters: int
-    """How many of them are single characters of unspaced scripts."""
+    """Number of them that are single characters of scripts without spaces."""
 
     @property
     def is_unspaced(self) -> bool:
@@ -54,7 +54,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_tokens(text: str) -> Tokens:
-    """Cut a text into words, without regard to case and punctuation, and hash each."""
+    """Split a text into words, ignoring case and punctuation, and hash each."""
     codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds = _code_point_kinds()[codes]
     is_start = kinds == CHARACTER
@@ -96,7 +96,7 @@ def _powers(base: np.uint64, count: int) -> np.ndarray:
 
 @cache
 def _code_point_kinds() -> np.ndarray:
-    """[0x110000] uint8: OTHER, WORD or CHARACTER of every code point."""
+    """Return OTHER, WORD or CHARACTER for every code point: [0x110000] uint8."""
     kinds = np.zeros(sys.maxunicode + 1, np.uint8)
     for code in range(_MARKED_PLANES):
         if unicodedata.category(chr(code))[0] in "LNM":

@@ -1,8 +1,8 @@
-"""Words, lines and paragraphs of a text, counted once for all rules of quality.
+"""Count words, lines and paragraphs of a text once for all quality filters.
 
-Words are what stands between spaces, or between the marks that Tibetan and Ethiopic write there. In scripts without
-spaces each character is a unit, and so many of them count as a word as the thresholds of the language say; a run of
-Latin letters or digits among them is one word.
+Words are separated by spaces, or by the marks that Tibetan and Ethiopic use. In scripts without spaces each character
+is a unit; the thresholds of the language define how many of them count as a word. A run of Latin letters or digits
+among them is one word.
 """
 
 import re
@@ -15,11 +15,11 @@ _UNIT = re.compile(r"[0-9A-Za-z\u00c0-\u024f\u0370-\u052f]+|\S")
 _PARAGRAPH_END = re.compile(r"\n{2,}")
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD_MARKS = ("\u0f0b", "\u0f0c", "\u1361")
-"""The tsheg, which stands behind each syllable of Tibetan and Dzongkha, in both of its forms; Ethiopic's word space."""
+"""The tsheg, which ends each syllable of Tibetan and Dzongkha, in both of its forms; Ethiopic's wordspace."""
 
 
 def split_units(text: str, characters_per_word: int) -> list[str]:
-    """Cut a text into words, or, in scripts without spaces, into characters and runs of Latin letters."""
+    """Split a text into words or, in scripts without spaces, into characters and runs of Latin letters."""
     if characters_per_word:
         return _UNIT.findall(text)
     for mark in _WORD_MARKS:
@@ -29,7 +29,7 @@ def split_units(text: str, characters_per_word: int) -> list[str]:
 
 
 def count_words(text: str, characters_per_word: int) -> int:
-    """Return how many words a text has."""
+    """Return the number of words of a text."""
     return _count(split_units(text, characters_per_word), characters_per_word)
 
 
@@ -41,7 +41,7 @@ def _count(units: list[str], characters_per_word: int) -> int:
 
 
 class TextMeasure:
-    """A text, and what the rules ask about it; everything is counted when it is first asked for."""
+    """Hold a text with the counts that filters need; each is computed when it is first used."""
 
     def __init__(self, text: str, *, characters_per_word: int = 0) -> None:
         self.text = text
@@ -49,56 +49,56 @@ class TextMeasure:
 
     @cached_property
     def units(self) -> list[str]:
-        """Words or characters, see `split_units`."""
+        """Return words or characters, see `split_units`."""
         return split_units(self.text, self.characters_per_word)
 
     @cached_property
     def distinct_units(self) -> list[str]:
-        """Each unit once, in the order in which they first occur: what is asked of every unit is asked of these."""
+        """Return each unit once, in the order of first occurrence; per-unit checks run on these only."""
         return list(dict.fromkeys(self.units))
 
     @cached_property
     def unit_numbers(self) -> np.ndarray:
-        """[u] int64: place of each unit among the distinct ones."""
+        """Return the index of each unit among the distinct ones: [u] int64."""
         number_of = {unit: number for number, unit in enumerate(self.distinct_units)}
         return np.fromiter(map(number_of.__getitem__, self.units), np.int64, len(self.units))
 
     @cached_property
     def unit_lengths(self) -> np.ndarray:
-        """[u] int64: characters of each unit."""
+        """Return the number of characters of each unit: [u] int64."""
         lengths = np.fromiter(map(len, self.distinct_units), np.int64, len(self.distinct_units))
         return lengths[self.unit_numbers]
 
     @cached_property
     def num_characters(self) -> int:
-        """Characters in units, so without spaces."""
+        """Return the number of characters in units, which excludes spaces."""
         return int(self.unit_lengths.sum())
 
     @cached_property
     def num_words(self) -> int:
-        """Return how many words the text has."""
+        """Return the number of words of the text."""
         return _count(self.units, self.characters_per_word)
 
     @cached_property
     def alphabetic_share(self) -> float:
-        """Share of units with a letter or a vowel sign in them."""
+        """Return the share of units that contain a letter or a vowel sign."""
         is_alphabetic = np.fromiter(map(_is_alphabetic, self.distinct_units), np.bool_, len(self.distinct_units))
         return int(np.count_nonzero(is_alphabetic[self.unit_numbers])) / max(1, len(self.units))
 
     @cached_property
     def alphabetic_run_share(self) -> float:
-        """Share of what stands between spaces with a letter in it."""
+        """Return the share of space-separated words that contain a letter."""
         runs = self.text.split()
         return sum(_LETTER.search(run) is not None for run in runs) / max(1, len(runs))
 
     @cached_property
     def lines(self) -> list[str]:
-        """Lines that are not blank, without spaces at their ends."""
+        """Return the lines that are not blank, without surrounding spaces."""
         return [line for line in map(str.strip, self.text.split("\n")) if line]
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """Return what blank lines separate."""
+        """Return the paragraphs, which blank lines separate."""
         return [part for part in map(str.strip, _PARAGRAPH_END.split(self.text)) if part]
 
     @cached_property
@@ -108,12 +108,12 @@ class TextMeasure:
 
 
 def _is_alphabetic(unit: str) -> bool:
-    # Vowel signs and tone marks are of category M, which isalpha and \w do not know as letters.
+    # Vowel signs and tone marks are of category M, which isalpha and \w do not treat as letters.
     return unit.isalpha() or _LETTER.search(unit) is not None or unicodedata.category(unit[0])[0] == "M"
 
 
 def measure_repeated(parts: list[str]) -> tuple[int, int]:
-    """Count the parts that stood before, and the characters in them."""
+    """Return the number of parts that repeat an earlier one, and the number of their characters."""
     seen: set[str] = set()
     num_repeated = num_characters = 0
     for part in parts:

@@ -1,1 +1,1 @@
-"""Prose out of wiki markup."""
+"""Extract prose from wikitext."""

@@ -1,4 +1,4 @@
-"""Write the amounts of money that wiki templates hold."""
+"""Format the amounts of money in wiki templates."""
 
 from data_tools.extract.wikitext.template_names import read_names
 
@@ -45,7 +45,7 @@ _CODES = read_names("""
     tzs ugx uyu uzs ves xaf xof yer zmw
 """)
 _SIGN_FIRST = frozenset(("en", "ja", "zh", "ko", "pt", "nl", "hi", "bn", "ta", "th", "id", "ms", "tr", "simple", ""))
-"""Languages that write the sign before the amount."""
+"""Languages that write the currency sign before the amount."""
 
 
 def format_money(name: str, amount: str, *, language: str) -> str | None:

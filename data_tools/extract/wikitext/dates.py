@@ -1,4 +1,4 @@
-"""Write the dates of wiki templates as their language writes dates."""
+"""Format the dates in wiki templates in the language of the wiki."""
 
 import re
 
@@ -35,15 +35,15 @@ _YES = ("y", "yes", "1")
 
 
 def month_name(number: int, language: str) -> str:
-    """Return a month's name as dates have it; the English one in languages that are not known here."""
+    """Return a month's name in the form used in dates; the English name for an unsupported language."""
     return _MONTH_NAMES.get(language, _MONTH_NAMES["en"])[number - 1]
 
 
 def format_date(parts: list[str], named: dict[str, str], *, language: str = "en") -> str:
-    """The date that {{birth date|1990|1|31}} or {{fecha|31|1|1990}} begins with; whatever else they hold is left out.
+    """Return the first date of {{birth date|1990|1|31}} or {{fecha|31|1|1990}}, and omit their other arguments.
 
     Args:
-        named: with df=yes the day comes before the month in English.
+        named: named arguments; df=yes puts the day before the month in English.
     """
     if len(parts) == 1 and (iso := _ISO_DATE.fullmatch(parts[0])):
         parts = [part or "" for part in iso.groups()]

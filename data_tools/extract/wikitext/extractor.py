@@ -1,4 +1,4 @@
-"""Take prose out of a wiki page's mark-up."""
+"""Extract the prose of a wiki page."""
 
 import html
 import re
@@ -16,8 +16,8 @@ from data_tools.ledger import SUBJECT_MARK, Ledger
 
 LEFT_OUT = "template_left_out"
 GUESSED = "template_guessed"
-"""Notes of the ledger, each with a template's name: inside a sentence it shows nothing, or its first argument, because
-nothing here knows it."""
+"""Notes of the ledger, each with the name of an unknown template inside a sentence: it was removed, or replaced by its
+first argument."""
 
 _REDIRECT = re.compile(
     r"\s*#\s*(?:redirect|weiterleitung|redirection|redirecci[oó]n|rinvia|redirecionamento|doorverwijzing|patrz"
@@ -42,7 +42,7 @@ _OTHER_TAG = re.compile(
     re.IGNORECASE,
 )
 _BEHAVIOR_SWITCH = re.compile(r"__(?=[^\W\d_])[^\Wa-z]{3,60}?__")
-"""In capital letters, or in a script that has none: __NOTOC__, __БЕЗ_ОГЛ__."""
+"""Behavior switches, in capital letters or in a script without case: __NOTOC__, __БЕЗ_ОГЛ__."""
 _QUOTES = re.compile(r"'{2,}")
 # Repetitions are bounded: unbounded ones take quadratic time where the text is a long run of spaces or commas.
 _EMPTY_BRACKETS = re.compile(r"[ \t]{0,3}\([\s,;:–-]{0,20}\)|[ \t]{0,3}（[\s,;:，；：]{0,20}）")
@@ -56,7 +56,7 @@ _MARKER = re.compile(rf"{STRIP_MARKER}(\d+){STRIP_MARKER}")
 
 
 class WikitextExtractor:
-    """Turns wiki mark-up into prose, as a configuration says."""
+    """Extract prose from wikitext with the settings of a configuration."""
 
     def __init__(self, config: WikipediaConfig) -> None:
         self._config = config
@@ -64,7 +64,7 @@ class WikitextExtractor:
         self._link_prefixes: dict[tuple[str, tuple[str, ...]], frozenset[str]] = {}
 
     def __call__(self, document: Document, ledger: Ledger) -> None:
-        """Set a document's text; count the templates whose text was guessed or left out, by name."""
+        """Set a document's text; count the templates whose text was guessed or removed, by name."""
         markup = document.content.decode("utf-8", "replace")
         if _REDIRECT.match(markup):
             raise DroppedError("redirect")
@@ -80,7 +80,7 @@ class WikitextExtractor:
         """Return the prose of a page.
 
         Args:
-            link_prefixes: names that the dump has for its namespaces of files and categories.
+            link_prefixes: names of the namespaces of files and categories, from the dump.
             language: of the wiki, by MediaWiki's code.
         """
         return self._clean(markup, title, link_prefixes, language)[0]
@@ -118,7 +118,7 @@ class WikitextExtractor:
 
 
 def _choose_variant(match: re.Match[str]) -> str:
-    """-{zh-hans:one; zh-hant:another}- is one word in several scripts; the first is taken."""
+    """Return the first variant of -{zh-hans:one; zh-hant:another}-, a word in several scripts."""
     content = match[1]
     if flags := _VARIANT_FLAGS.match(content):
         if set(flags[1].upper()) & set("HT-"):
@@ -145,7 +145,7 @@ def _write_raised(match: re.Match[str]) -> str:
 
 
 def _remove_quotes(line: str) -> str:
-    """Take the apostrophes of bold and italic text out of a line, and leave those that belong to words.
+    """Remove the apostrophes that mark bold and italic text, and keep those that belong to words.
 
     Source: MediaWiki Parser::doQuotes.
     """
@@ -176,7 +176,7 @@ def _rank_stray(before: str) -> int:
 
 
 def _tidy(text: str) -> str:
-    """Close the gaps that templates without text leave."""
+    """Remove the spaces, empty brackets and repeated marks that templates without text leave."""
     text = _LEFT_OVER.sub("", text)
     text = _AFTER_BRACKET.sub(r"\1", text)
     text = _BEFORE_BRACKET.sub(r"\1", text)

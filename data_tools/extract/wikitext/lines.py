@@ -1,4 +1,4 @@
-"""Turn a wiki page's lines into prose: headings, sections to leave out, lists, tables."""
+"""Convert the lines of a wiki page to prose: headings, dropped sections, lists, tables."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ BREAK = "\x1e"
 
 MAX_HEADING_LEVEL = 6
 MAX_TABLE_DEPTH = 8
-"""Deeper tables are read as part of the one around them, so that time stays linear in the text."""
+"""Deeper tables are read as part of the enclosing one, so that the time is linear in the length of the text."""
 
 _LIST = re.compile(r"([*#:;]+)[ \t]*(.*)")
 _TABLE_START = re.compile(rf"[ \t:*#{BREAK}]*\{{\|(.*)")
@@ -24,19 +24,19 @@ _HEADER_BREAK = re.compile(r"\|\||!!")
 
 @dataclass
 class _Table:
-    """A table that is being read."""
+    """Hold the rows of a table that has not ended yet."""
 
     is_kept: bool
     rows: list[list[str]] = field(default_factory=lambda: [[]])
 
     def add_text(self, text: str) -> None:
-        """Append to the current cell."""
+        """Append text to the current cell."""
         if self.rows[-1]:
             cell = self.rows[-1][-1]
             self.rows[-1][-1] = f"{cell} {text}" if cell else text
 
     def write(self) -> list[str]:
-        """One line a row, cells between bars; rows without text are left out."""
+        """Return one line per row, with bars between cells; rows without text are dropped."""
         if not self.is_kept:
             return []
         rows = ([cell for cell in (" ".join(cell.split()) for cell in row) if cell] for row in self.rows)
@@ -45,13 +45,13 @@ class _Table:
 
 @dataclass
 class _Writer:
-    """Collects lines, headings and what is below them."""
+    """Collect the lines of a page, and drop sections and empty headings."""
 
     drop_sections: frozenset[str]
     lines: list[tuple[int, str]] = field(default_factory=list)
-    """Level of a heading, or 0, and the line."""
+    """Level of the heading, or 0, and the text of each line."""
     dropped_level: int = 0
-    """Level of the heading whose section is being left out, or 0."""
+    """Level of the heading whose section is dropped, or 0."""
 
     def add(self, line: str) -> None:
         """Append a line of text."""
@@ -59,7 +59,7 @@ class _Writer:
             self.lines.append((0, line))
 
     def add_heading(self, level: int, title: str) -> None:
-        """Begin a section."""
+        """Start a section."""
         if self.dropped_level and level > self.dropped_level:
             return
         self.dropped_level = level if title.casefold() in self.drop_sections else 0
@@ -67,9 +67,9 @@ class _Writer:
             self.lines.append((level, title))
 
     def write(self) -> str:
-        """Return all lines, without the headings that nothing is below of."""
+        """Return all lines except headings without text below them."""
         written: list[str] = []
-        # From the end: the lowest level of a heading that text was seen below of, further down.
+        # Backward: the lowest level of the headings that the text further down belongs to.
         open_level = 0
         for level, line in reversed(self.lines):
             if level == 0:
@@ -78,15 +78,15 @@ class _Writer:
             elif open_level > level:
                 open_level = level
                 written += ["", line, ""]
-            # A heading on the same level or above closes what was below; without text it is left out.
+            # A heading of the same or a higher level ends the section before; one without text is dropped.
         return "\n".join(reversed(written)).replace(BREAK, "\n")
 
 
 def write_lines(text: str, *, drop_sections: frozenset[str]) -> str:
-    """Write a page whose templates and links are resolved as prose.
+    """Convert a page, whose templates and links have been resolved, to prose.
 
     Args:
-        drop_sections: case-folded titles of sections that are left out, with those below them.
+        drop_sections: case-folded titles of the sections to drop, with their subsections.
     """
     writer = _Writer(drop_sections)
     tables: list[_Table] = []
@@ -96,7 +96,7 @@ def write_lines(text: str, *, drop_sections: frozenset[str]) -> str:
         if start and len(tables) < MAX_TABLE_DEPTH:
             tables.append(_Table(is_kept=not _DROPPED_TABLE.search(start[1])))
         elif heading := _read_heading(line):
-            # No heading stands in a table: one that was never closed would take the rest of the page.
+            # A heading ends a table: an unclosed one would otherwise swallow the rest of the page.
             _end_tables(tables, writer)
             writer.add_heading(*heading)
         elif tables:
@@ -108,7 +108,7 @@ def write_lines(text: str, *, drop_sections: frozenset[str]) -> str:
 
 
 def _read_heading(line: str) -> tuple[int, str] | None:
-    """Level and title of a heading."""
+    """Return the level and the title of a heading."""
     if "=" not in line[:4]:
         return None
     line = line.strip()
@@ -157,14 +157,14 @@ def _read_table_line(line: str, tables: list[_Table], writer: _Writer) -> None:
 
 
 def _strip_attributes(cell: str) -> str:
-    """Leave out what stands before a cell's text: style="..." |."""
+    """Remove the attributes before a cell's text: style="..." |."""
     attributes, bar, text = cell.partition("|")
     is_attributes = bar and ("=" in attributes or not attributes.strip()) and not set(attributes) & _NO_ATTRIBUTE
     return (text if is_attributes else cell).strip()
 
 
 def _write_list_item(line: str, counters: dict[str, int]) -> str:
-    """Put a bullet, a number or nothing in front of a list item; other lines are handed back."""
+    """Prefix a list item with a bullet, a number or nothing; return other lines unchanged."""
     item = _LIST.fullmatch(line)
     if item is None:
         counters.clear()

@@ -1,8 +1,8 @@
-"""Resolve the nested mark-up of a wiki page in one pass: templates, links, comments and extension tags.
+"""Resolve nested wikitext in one pass: templates, links, comments and extension tags.
 
-The parser libraries cost more and know less here: on English Wikipedia wikitextparser 3.0.0 took twice and
-mwparserfromhell 0.7.2 3.4 times as long to strip mark-up, and neither writes out templates such as {{convert}}. This
-pass is linear in the text: nesting deeper than MAX_DEPTH is taken as plain text.
+The parser libraries are slower and expand no templates such as {{convert}}: on English Wikipedia, wikitextparser 3.0.0
+took twice and mwparserfromhell 0.7.2 3.4 times as long to strip markup. This pass takes linear time: nesting deeper
+than MAX_DEPTH is treated as plain text.
 """
 
 import re
@@ -17,7 +17,7 @@ MAX_DEPTH = 60
 """MediaWiki itself stops expanding templates at 40 (docs: $wgMaxPPExpandDepth, $wgMaxTemplateDepth)."""
 
 STRIP_MARKER = "\x7f"
-"""Stands around the number of a piece of text that later passes must not change; MediaWiki uses the same character."""
+"""Encloses the number of a piece of text that later passes must not change; MediaWiki uses the same character."""
 
 _LITERAL_TAGS = ("nowiki", "pre", "source", "syntaxhighlight")
 _MATH_TAGS = ("math", "chem", "ce")
@@ -36,11 +36,11 @@ _TOKEN = re.compile(
 _CLOSING_TAGS = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _EXTENSION_TAGS}
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,})*|simple|be-x-old|map-bms|roa-rup|roa-tara")
 _WINDOW = 120
-"""Characters of its line that are looked at on either side of a template."""
+"""Characters of the line that are examined on either side of a template."""
 _MARK_UP_BESIDE = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
 _NO_NAME = re.compile(r"[\n{}\[\]<>|\x7f]")
 MAX_NAME_CHARACTERS = 60
-"""Longer names of templates are not counted; they are none."""
+"""Longer names are not those of templates, and are not counted."""
 _PIPE_TRICK = re.compile(r"[ \t]{0,3}[(（][^()（）]*[)）]$|[,，、][^,，、]*$")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
@@ -49,32 +49,32 @@ _Kind = Literal["{", "[[", "["]
 
 @dataclass(slots=True)
 class _Frame:
-    """Mark-up that was opened and not yet closed."""
+    """Hold markup that has been opened and not yet closed."""
 
     kind: _Kind
     opening: str
     start: int
-    """Place in the text."""
+    """Offset in the text."""
     parts: list[list[str]] = field(default_factory=lambda: [[]])
-    """Text between bars, in pieces."""
+    """Pieces of the text of each part; bars separate parts."""
     equals: list[int | None] = field(default_factory=lambda: [None])
-    """Place of each part's first equals sign outside of inner mark-up."""
+    """Position of the first equals sign of each part, outside of inner markup."""
     unknown: list["UnknownTemplate"] = field(default_factory=list)
     """Inside of it."""
 
     def add(self, text: str, *, is_literal: bool) -> None:
-        """Append to the current part."""
+        """Append text to the current part."""
         if is_literal and self.kind == "{" and self.equals[-1] is None and (at := text.find("=")) >= 0:
             self.equals[-1] = sum(map(len, self.parts[-1])) + at
         self.parts[-1].append(text)
 
     def split(self) -> None:
-        """Begin the next part."""
+        """Start the next part."""
         self.parts.append([])
         self.equals.append(None)
 
     def restart(self, text: str) -> None:
-        """Begin again with the result of the inner braces of a run."""
+        """Restart with the result of the inner braces of a run."""
         self.parts, self.equals = [[text]], [None]
 
     def joined(self) -> list[str]:
@@ -82,29 +82,29 @@ class _Frame:
         return ["".join(part) for part in self.parts]
 
     def as_text(self) -> str:
-        """Return what was opened, as plain text."""
+        """Return the opening markup and its content as plain text."""
         return self.opening + "|".join(self.joined())
 
 
 class UnknownTemplate(NamedTuple):
-    """A template inside a sentence whose text had to be guessed."""
+    """Identify an unknown template inside a sentence."""
 
     name: str
     is_left_out: bool
-    """Whether nothing could be guessed."""
+    """Whether it was removed, because it has no argument that could be its text."""
 
 
 class ResolvedMarkup(NamedTuple):
-    """A text without templates and links."""
+    """Hold a text without templates and links."""
 
     text: str
     protected: list[str]
-    """The pieces that stand behind its strip markers."""
+    """The texts that its strip markers stand for."""
     unknown: Counter[UnknownTemplate]
 
 
 def resolve_markup(text: str, *, link_prefixes: frozenset[str], wiki: Wiki, keep_math: bool = True) -> ResolvedMarkup:
-    """Replace templates, links, comments and extension tags by what they show.
+    """Replace templates, links, comments and extension tags by their text.
 
     Args:
         link_prefixes: case-folded names of the namespaces whose links show no text (files, categories).
@@ -168,7 +168,7 @@ class _Resolver:
         self._stack.append(_Frame(kind=kind, opening=token, start=start))
 
     def _give_up(self) -> None:
-        """Take the innermost open mark-up for plain text."""
+        """Treat the innermost open markup as plain text."""
         frame = self._stack.pop()
         self._add(frame.as_text(), is_literal=False)
         self._note(frame.unknown)
@@ -213,7 +213,7 @@ class _Resolver:
             self._add("]" * count)
 
     def _show_parameter(self, frame: _Frame) -> str:
-        """{{{name|default}}}, which has no value outside of templates."""
+        """Return the default of {{{name|default}}}, which has no value outside of templates."""
         return "|".join(frame.joined()[1:])
 
     def _show_template(self, frame: _Frame, end: int) -> str:
@@ -229,7 +229,7 @@ class _Resolver:
         shown = expand_template(name, arguments, wiki=self._wiki)
         if shown:
             return shown
-        # What is inside of a template that shows nothing is not counted.
+        # Templates inside a template without text are not counted.
         frame.unknown.clear()
         if shown is None and self._is_in_sentence(frame, end):
             shown = guess_text(name, arguments)
@@ -239,9 +239,9 @@ class _Resolver:
         return shown or ""
 
     def _is_in_sentence(self, frame: _Frame, end: int) -> bool:
-        """Return whether text stands beside a template on its line; in a table's cell it may be anything."""
+        """Return whether a template has text next to it on its line; in a table cell any template may be text."""
         if len(self._stack) > 1:
-            # What it is in decides.
+            # The enclosing markup decides.
             return True
         start = frame.start
         if "\n" in self._text[start:end]:
@@ -262,16 +262,16 @@ class _Resolver:
         if "\n" in target or (len(parts) > 1 and _BLANK_LINE.search(parts[-1])):
             return frame.as_text() + "]]"
         if len(parts) > 1:
-            # The label may hold bars of its own, from inner templates that stand for tables.
+            # The label may contain bars, from inner templates that write tables.
             label = "|".join(parts[1:])
-            # [[Town (place)|]] shows Town.
+            # [[Town (place)|]] is displayed as Town.
             return label or _PIPE_TRICK.sub("", target.removeprefix(":").rpartition(":")[2])
         if folded and _LANGUAGE_CODE.fullmatch(prefix.strip()):
             return ""
         return target.removeprefix(":")
 
     def _skip_tag(self, name: str, attributes: str, start: int) -> int:
-        """Go behind an extension tag's end, adding what is kept of it."""
+        """Skip to the end of an extension tag, and append the part of its content that is kept."""
         text = self._text
         if attributes.endswith("/") or name in self._never_closed:
             return start
@@ -298,6 +298,6 @@ class _Resolver:
 
 
 def _show_external_link(frame: _Frame) -> str:
-    """[http://address text] shows the text; without one it shows a number of its own."""
+    """Return the text of [http://address text]; without a text, the page shows only a number."""
     address, _, label = "|".join(frame.joined()).partition(" ")
     return label.strip() if address else ""

@@ -1,13 +1,13 @@
-"""Tell which links of a wiki page show a picture or file it under a category, in the wiki's own language.
+"""Recognize the links of a wiki page to files and categories, in the language of the wiki.
 
-Dumps name one name of each namespace. Pages also use older and translated ones (`Bild:` beside `Datei:`), which
-MediaWiki builds in by language.
+A dump lists one name per namespace. Pages also use older and translated ones (`Bild:` for `Datei:`), which are built
+into MediaWiki for each language.
 """
 
 import re
 
 CANONICAL_PREFIXES = ("file", "image", "media", "category")
-"""Every wiki understands the English names, next to its own."""
+"""Names that every wiki accepts in addition to its own."""
 
 _PICTURE_FILE = re.compile(
     r"\.(?:jpe?g|jpe|png|gif|svg|webp|tiff?|xcf|bmp|djvu|pdf|og[gavm]|opus|flac|mp[34]|mpe?g|wav|webm|midi?|stl|tgf)",
@@ -19,26 +19,26 @@ _SIZE = re.compile(
 
 
 def find_link_prefixes(language: str, own_names: tuple[str, ...] = ()) -> frozenset[str]:
-    """Names, case-folded, of the namespaces whose links show no text: files, media and categories.
+    """Return the case-folded names of the namespaces whose links have no text: files, media and categories.
 
     Args:
-        language: of the wiki, by MediaWiki's code; without one the names of no language are added.
-        own_names: those that the dump names.
+        language: of the wiki, by MediaWiki's code; empty adds the names of no language.
+        own_names: names from the dump.
     """
     names = _NAMES.get(language.lower(), ()) or _NAMES.get(language.lower().partition("-")[0], ())
     return frozenset((*CANONICAL_PREFIXES, *names, *map(fold_prefix, own_names)))
 
 
 def fold_prefix(prefix: str) -> str:
-    """Return a namespace's name as MediaWiki compares it."""
+    """Return a namespace's name in the form in which MediaWiki compares names."""
     return " ".join(prefix.replace("_", " ").split()).casefold()
 
 
 def looks_like_picture(target: str, options: list[str]) -> bool:
-    """Whether a link to a namespace that is not known shows a picture: by its file's name or the options behind it.
+    """Return whether a link to an unknown namespace is a picture, from its file name or its options.
 
     Args:
-        options: what stands between the target and the last bar.
+        options: the parts between the target and the last bar.
     """
     if _PICTURE_FILE.search(target[-6:]):
         return True

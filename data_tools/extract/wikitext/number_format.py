@@ -1,4 +1,4 @@
-"""Write numbers with the digits and separators of a wiki's language, as {{formatnum}} does."""
+"""Format numbers with the digits and separators of a wiki's language, as {{formatnum}} does."""
 
 import re
 
@@ -24,7 +24,7 @@ _SEPARATORS = {
     )
     for language in languages.split()
 }
-"""Group and decimal separator of MediaWiki's languages; others write 12,345.6 as English does."""
+"""Group and decimal separator of MediaWiki's languages; others use those of English, 12,345.6."""
 _MIN_FIVE_DIGITS = read_names("be be-tarask be-x-old bg es et hy it ka kk ku lv pl pt ru uk")
 """Languages that write numbers of four digits without a separator."""
 _INDIAN_GROUPS = read_names("as bn gu hi kn ml mr ne or pa sa ta te")
@@ -41,15 +41,15 @@ _DIGITS = {
     )
     for language in languages.split()
 }
-"""Digits of languages whose Wikipedias write numbers with their own; those of Arabic and Hindi do not."""
+"""Digits of the languages whose Wikipedias use their own; those of Arabic and Hindi do not."""
 
 
 def format_number(text: str, *, language: str) -> str:
-    """Write the numbers of {{formatnum:text}} with the digits and separators of a language, as MediaWiki does.
+    """Format the numbers of {{formatnum:text}} with the digits and separators of a language, as MediaWiki does.
 
     Args:
-        text: numbers as programs write them, 12345.6, within any text.
-        language: of the wiki, by MediaWiki's code; English where it is empty or not known.
+        text: any text with numbers in the form 12345.6.
+        language: of the wiki, by MediaWiki's code; English for an empty or unsupported one.
     Source: https://www.mediawiki.org/wiki/Help:Magic_words#formatnum and the languages/messages files of MediaWiki.
     """
     group, decimal = _SEPARATORS.get(language, (",", "."))
@@ -65,7 +65,7 @@ def format_number(text: str, *, language: str) -> str:
 
 
 def parse_number(text: str, *, language: str) -> str:
-    """Return {{formatnum:text|R}}: a number as programs write it, from one with the separators of a language."""
+    """Return {{formatnum:text|R}}: a number with the separators of a language in the form 12345.6."""
     group, decimal = _SEPARATORS.get(language, (",", "."))
     for own, digit in ((chr(own), chr(digit)) for digit, own in _DIGITS.get(language, {}).items()):
         text = text.replace(own, digit)
@@ -73,7 +73,7 @@ def parse_number(text: str, *, language: str) -> str:
 
 
 def _split_thousands(digits: str, *, size: int) -> list[str]:
-    """Cut digits into groups of a size, the first as long as is left, and three last ones."""
+    """Split digits into groups of a size, the last one of three; the first has the remaining digits."""
     rest = len(digits) - 3
     first = rest % size
     groups = [digits[:first]] if first else []

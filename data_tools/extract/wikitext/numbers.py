@@ -1,4 +1,4 @@
-"""Write numbers and measures that mark-up builds from parts, as a reader would see them."""
+"""Format the numbers and measures that templates compose from parts."""
 
 import ast
 import math
@@ -26,7 +26,7 @@ _POWER = re.compile(r"(?<=[a-zA-Z])\^?([23])(?!\d)")
 
 
 def format_fraction(parts: list[str]) -> str:
-    """{{frac|whole|numerator|denominator}}, where fewer parts leave out the first."""
+    """Return the text of {{frac|whole|numerator|denominator}}; with fewer parts the first ones are missing."""
     parts = [part for part in parts if part]
     if not parts:
         return ""
@@ -36,7 +36,7 @@ def format_fraction(parts: list[str]) -> str:
 
 
 def format_measure(parts: list[str]) -> str:
-    """Return the measure that {{convert}} starts from: 5 km, 5–10 km, 5 ft 6 in; not what it converts it to."""
+    """Return the source measure of {{convert}}: 5 km, 5–10 km, 5 ft 6 in; the converted one is omitted."""
     place, written = 0, ""
     while place < len(parts) and _NUMBER.fullmatch(parts[place]):
         written += parts[place]
@@ -62,7 +62,7 @@ def _format_unit(unit: str) -> str:
 
 
 def format_value(parts: list[str], named: dict[str, str]) -> str:
-    """{{val|1.5|0.2|e=6|u=km}}: 1.5±0.2×10⁶ km."""
+    """Return the text of {{val|1.5|0.2|e=6|u=km}}: 1.5±0.2×10⁶ km."""
     written = named.get("p", "") + (parts[0] if parts else "")
     if len(parts) > 2:
         written += f"+{parts[1].lstrip('+')}−{parts[2].lstrip('-−')}"
@@ -75,12 +75,12 @@ def format_value(parts: list[str], named: dict[str, str]) -> str:
 
 
 def format_height(named: dict[str, str]) -> str:
-    """{{height|ft=6|in=2}}: 6 ft 2 in; the measure that is given, not what it is converted to."""
+    """Return the text of {{height|ft=6|in=2}}: 6 ft 2 in; the converted measure is omitted."""
     return " ".join(f"{named[unit]} {unit}" for unit in ("m", "cm", "ft", "in") if named.get(unit))
 
 
 def format_unit_value(parts: list[str]) -> str:
-    """{{unité|9,8|m|s|-2}}: 9,8 m s⁻²; numbers behind a unit are its powers."""
+    """Return the text of {{unité|9,8|m|s|-2}}: 9,8 m s⁻²; a number after a unit is its exponent."""
     written = parts[0] if parts else ""
     for before, part in pairwise(parts):
         if not part:
@@ -91,7 +91,7 @@ def format_unit_value(parts: list[str]) -> str:
 
 
 def format_percentage(parts: list[str]) -> str:
-    """{{percentage|1|4}}: 25%."""
+    """Return the text of {{percentage|1|4}}: 25%."""
     try:
         share, places = 100 * _to_number(parts[0]) / _to_number(parts[1]), int(parts[2]) if len(parts) > 2 else 0
         return f"{share:.{max(0, min(places, 9))}f}%"
@@ -100,7 +100,7 @@ def format_percentage(parts: list[str]) -> str:
 
 
 def format_ordinal(text: str) -> str:
-    """{{ordinal|21}}: 21st."""
+    """Return the text of {{ordinal|21}}: 21st."""
     if not text.isdecimal():
         return text
     ending = "th" if text[-2:-1] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th")
@@ -108,7 +108,7 @@ def format_ordinal(text: str) -> str:
 
 
 def format_duration(parts: list[str], named: dict[str, str]) -> str:
-    """{{duration|m=3|s=45}}: 3:45."""
+    """Return the text of {{duration|m=3|s=45}}: 3:45."""
     if any(parts):
         return ":".join(part for part in parts if part)
     values = [named[unit] for unit in ("h", "m", "s") if named.get(unit)]
@@ -120,12 +120,12 @@ def _to_number(text: str) -> float:
 
 
 def format_formula(parts: list[str]) -> str:
-    """{{chem|H|2|O}}: H₂O; an argument that is a number stands below."""
+    """Return the text of {{chem|H|2|O}}: H₂O; numbers are subscripts."""
     return "".join(format_subscript(part) if LOWERABLE.fullmatch(part) else part for part in parts)
 
 
 def lower_digits(formula: str) -> str:
-    """{{chem2|H2O}}: H₂O."""
+    """Return the text of {{chem2|H2O}}: H₂O."""
     return re.sub(r"(?<=[A-Za-z)\]])\d+", lambda digits: format_subscript(digits[0]), formula)
 
 
@@ -141,7 +141,7 @@ _OPERATORS: dict[type, Callable[[float, float], float]] = {
 
 
 def evaluate(expression: str) -> str:
-    """Return the value of {{#expr:3*4}}: sums, products, powers and `round`; empty for anything else."""
+    """Return the value of {{#expr:3*4}}: sums, products, powers and `round`; an empty text for anything else."""
     if len(expression) > MAX_EXPRESSION_CHARACTERS:
         return ""
     expression, rounds, places = expression.lower().partition("round")

@@ -1,4 +1,4 @@
-"""Sections of wiki pages that hold references, links and literature, as the Wikipedias of each language head them."""
+"""List the headings of sections with references, links and literature, for the Wikipedias of each language."""
 
 _SECTIONS = """
 en: References; External links; External link; See also; Further reading; Notes; Footnotes; Bibliography; Sources
@@ -120,9 +120,9 @@ la: Notae; Nexus externi; Bibliographia; Vide etiam; Nexus interni; Fontes
 
 
 def find_sections_to_drop(language: str) -> tuple[str, ...]:
-    """Titles of the sections without prose in a language, by MediaWiki's code, and the English ones.
+    """Return the titles of sections without prose in a language, by MediaWiki's code, and the English ones.
 
-    A language that is not known has the English ones alone.
+    An unsupported language has only the English ones.
     """
     own = _BY_LANGUAGE.get(language.lower(), ()) or _BY_LANGUAGE.get(language.lower().partition("-")[0], ())
     return (*own, *_BY_LANGUAGE["en"])

@@ -1,14 +1,14 @@
-"""Names of wiki templates by what they show, in the languages of the larger Wikipedias.
+"""List the names of wiki templates by their output, in the languages of the larger Wikipedias.
 
-All languages stand in one table each: a name hardly ever means another thing on another wiki, and a wiki takes over
-templates with their names. Names are case-folded, with underscores for spaces.
+Each table has all languages: a name rarely has another meaning on another wiki, and wikis adopt templates with their
+names. Names are case-folded, with underscores for spaces.
 """
 
 import re
 
 
 def read_names(text: str) -> frozenset[str]:
-    """Return the names of a table."""
+    """Return the names in a table, one per word."""
     return frozenset(name.replace("_", " ").casefold() for name in text.split())
 
 
@@ -17,7 +17,7 @@ TEXT_ARGUMENTS = (
     "cita", "citazione", "citação", "cytat", "treść", "текст", "цитата", "文", "内容", "內容", "本文", "引文", "글",
     "인용문", "내용", "نص", "اقتباس", "title", "titre", "label", "name", "word", "lt", "display",
 )  # fmt: skip
-"""Names under which templates take the text that they show, where it has no place of its own."""
+"""Names of the argument that holds the text of a template, if it is not positional."""
 
 FIRST_ARGUMENT = read_names("""
     nowrap nobr nobreak no_wrap nobold noitalic small smaller big large larger huge sc smallcaps small_caps em
@@ -60,7 +60,7 @@ JOINED_ARGUMENTS = {
     "biblia": " ", "bibbia": " ", "библия": " ", "sortname": " ", "sort name": " ", "sortkeyname": " ", "nombre": " ",
     "nb": " ", "fmtn": " ", "num": " ", "jct": "-", "party name with color": " ", "citation literale": " ",
 }  # fmt: skip
-"""Templates that show all their arguments, and what stands between them."""
+"""Templates that show all their arguments -> the separator."""
 
 PREFIXES = {
     "circa": "c. ", "c.": "c. ", "ca.": "ca. ", "floruit": "fl. ", "fl.": "fl. ", "b.": "b. ", "born": "b. ",
@@ -69,7 +69,7 @@ PREFIXES = {
     "no": "n° ", "n°": "n° ", "numéro": "n° ", "numero": "n. ", "nº": "n.º ",
     "siglo": "siglo ", "séc": "século ", "século": "século ", "sqrt": "√", "radic": "√", "10^": "10^",
 }  # fmt: skip
-"""What stands before the arguments, two of which are joined by a dash."""
+"""Text before the arguments; two arguments are joined by a dash."""
 
 SUFFIXES = {"mya": " million years ago", "ma": " Ma", "bya": " billion years ago", "ka": " ka", "ya": " years ago"}
 
@@ -92,7 +92,7 @@ LITERALS = {
     "infinity": "∞", "star": "★", "female": "♀", "male": "♂", "hash": "#", "tm": "™", "registered": "®",
     "ellipsis": "…", "...": "…", "cite missing": "", "yes": "Yes",
 }  # fmt: skip
-"""What templates without arguments show."""
+"""Templates without arguments -> their text."""
 
 SIGNS = {
     "flat": "♭", "sharp": "♯", "natural": "♮", "doubleflat": "𝄫", "doublesharp": "𝄪", "b": "♭", "#": "♯", "n": "♮",
@@ -122,7 +122,7 @@ LINKS = read_names("""
     link-en link-ja link-fr link-de link-ru link-ko ilh 跨語言連結 跨语言链接 i18n ilc wikilink link_interwiki
     rød_lenke enlace_interlenguaje 임시링크 وإو وصلة_إنترويكي wilayah
 """)
-"""Links to pages of other wikis, which show their first argument unless a label is named."""
+"""Links to pages of other wikis, which show their first argument unless they have a label."""
 
 LINK_LABELS = ("lt", "display", "label", "texte", "text", "tekst", "fr", "1", "d", "عر", "نص", "nm", "trad")
 
@@ -130,10 +130,10 @@ LINKS_WITH_LABEL = read_names("""
     нп нп1 нп2 нп3 нп4 нп5 iw iw2 не_переведено не_переведено_2 не_переведено_3 не_переведено_5 не_переведено2
     не_переведено3 не_переведено5 не_перекладено wikidata_link w
 """)
-"""Their second argument is the label, where it is not empty."""
+"""Links whose second argument is the label if it is not empty."""
 
 FOREIGN_FIRST = read_names("tsl translink 譯 dlink link d-link link_ln lw")
-"""Language, foreign title, own title."""
+"""Links with three arguments: language, foreign title, own title."""
 
 CONVERSIONS = read_names("convert cvt konvertieren conversion convertir convertire converter omrekenen تحويل")
 MEASURES = read_names("""
@@ -144,7 +144,7 @@ FRACTIONS = read_names("""
     frac sfrac fraction bruch breuk ułamek дробь zlomek fração fracción frazione 分数 분수 كسر brøk bråk fracció
 """)
 
-# What shows nothing, or no prose: references, notes about the page, boxes, coordinates, media, links to elsewhere.
+# Templates without prose: references, notes about the page, boxes, coordinates, media, links to elsewhere.
 HIDDEN = read_names("""
     r rp ref ref_label note note_label refn efn efn-ua efn-lr efn-la notetag notelist reflist references sfn sfnp
     sfnm sfnref harv harvnb harvp harvcol harvcoltxt harvsp harvsp2 harvnp harvid fn fnb fnz fnbox fnza
@@ -191,7 +191,7 @@ COMPUTED = read_names("""
     возраст 年齢 年齡 나이 عمر âge time_ago inflation inflation-year ewz ewd metadaten_einwohnerzahl einwohnerzahl
     population metadata_population formatprice format_price currentyear currentmonth currentday numberofarticles
 """)
-"""What no argument tells: values of the day, or of other pages. They leave gaps in sentences."""
+"""Templates whose text is not in their arguments: values of the day or of other pages. They leave gaps in sentences."""
 
 HIDDEN_PATTERN = re.compile(
     r"(?:infobox|info box|taxobox|speciesbox|navbox|sidebar|succession|s-|cite |citar |citeer |cita (?=\w)|citer |cytuj"

@@ -1,8 +1,8 @@
-"""Write out the wiki templates that stand inside sentences.
+"""Expand the wiki templates inside sentences.
 
-A template's definition is another page of the wiki, and usually a program. Those that are known here stand for
-measures, dates, numbers, quotations and words of other languages: without them, facts would be missing from sentences.
-What to do with others is left to the caller.
+A template is defined on another page of the wiki, usually by a program. Those supported here write measures, dates,
+numbers, quotations and words of other languages: without them, facts would be missing from sentences. The caller
+decides what to do with others.
 """
 
 import re
@@ -55,20 +55,20 @@ from data_tools.extract.wikitext.template_names import (
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """A template's arguments, without white space around them."""
+    """Hold the arguments of a template, without surrounding white space."""
 
     positional: list[str]
     named: dict[str, str]
 
     def get(self, place: int) -> str:
-        """Return the argument at a place, from 1, in whichever way it was passed; empty if it was not."""
+        """Return the argument at a position, from 1, passed by position or number; an empty text if it is missing."""
         if (named := self.named.get(str(place))) is not None:
             return named
         return self.positional[place - 1] if place <= len(self.positional) else ""
 
     @property
     def all(self) -> list[str]:
-        """Return what has a place, up to the first gap where places are named."""
+        """Return the positional arguments; numbered ones up to the first gap."""
         if self.positional or "1" not in self.named:
             return self.positional
         count = next(place for place in range(1, len(self.named) + 2) if str(place) not in self.named)
@@ -76,7 +76,7 @@ class Arguments:
 
     @property
     def text(self) -> str:
-        """Return what a template that shows a text would show: its first argument, or one whose name says so."""
+        """Return the argument that holds the text: the first one, or one with a name in `TEXT_ARGUMENTS`."""
         if self.positional and self.positional[0]:
             return self.positional[0]
         folded = {name.casefold(): value for name, value in self.named.items()}
@@ -84,11 +84,11 @@ class Arguments:
 
 
 class Wiki(NamedTuple):
-    """Where a template stands."""
+    """Identify the wiki of a template."""
 
     page_title: str = ""
     language: str = ""
-    """Of the wiki, by MediaWiki's code; may be empty."""
+    """Language of the wiki, by MediaWiki's code; may be empty."""
 
 
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z]{2,8})*")
@@ -124,7 +124,7 @@ def _with_reading(arguments: Arguments, wiki: Wiki) -> str:
 
 
 def _scripts(arguments: Arguments, wiki: Wiki) -> str:
-    """Words of Chinese or Korean, each in several scripts."""
+    """Return words of Chinese or Korean, each in several scripts."""
     keys = ("c", "s", "t", "hangul", "hanja", "p", "w", "j", "rr", "mr", "한글", "한자")
     named = [arguments.named.get(name, "") for name in keys]
     return ", ".join(dict.fromkeys(word for word in [*arguments.positional, *named] if word))
@@ -328,10 +328,10 @@ _EXPANSIONS: dict[str, Expansion] = {
 
 
 def expand_template(name: str, arguments: Arguments, *, wiki: Wiki) -> str | None:
-    """Return the text that a template shows, empty if it shows none; None if nothing here knows it.
+    """Return the text of a template, empty if it has none; None for an unknown template.
 
     Args:
-        name: what stands before the first bar, such as "convert" or "formatnum:5".
+        name: the part before the first bar, such as "convert" or "formatnum:5".
     """
     key = _normalize(name)
     if not key:
@@ -344,7 +344,7 @@ def expand_template(name: str, arguments: Arguments, *, wiki: Wiki) -> str | Non
     if colon and (shown := _call_function(_normalize(function), value.strip(), arguments, wiki)) is not None:
         return shown
     if key == "citation":
-        # A quotation in French, where it has a text; elsewhere a reference, whose arguments all have names.
+        # In French a quotation, if it has a text; elsewhere a reference, whose arguments are all named.
         return f"« {arguments.positional[0]} »" if arguments.positional and arguments.positional[0] else ""
     if (shown := format_money(key, arguments.text, language=wiki.language)) is not None:
         return shown
@@ -362,7 +362,7 @@ def expand_template(name: str, arguments: Arguments, *, wiki: Wiki) -> str | Non
 
 
 def guess_text(name: str, arguments: Arguments) -> str:
-    """What a template that is not known most likely shows inside a sentence: its first argument that is a text."""
+    """Guess the text of an unknown template inside a sentence: its first argument that is a text."""
     if _normalize(name) in COMPUTED:
         return ""
     first = arguments.text
@@ -378,7 +378,7 @@ def _normalize(name: str) -> str:
 
 
 def _call_function(function: str, value: str, arguments: Arguments, wiki: Wiki) -> str | None:
-    """Parser functions take their first argument behind a colon."""
+    """Return the text of a parser function, whose first argument follows a colon."""
     if function == "#if":
         return arguments.get(1) if value else arguments.get(2)
     if function == "#ifeq":
@@ -407,7 +407,7 @@ def _format_number(number: str, arguments: Arguments, wiki: Wiki) -> str:
 
 
 def _expand_family(name: str, key: str, arguments: Arguments) -> str | None:
-    """Templates whose names are built from a word and a language or a number."""
+    """Return the text of a template whose name is composed of a word and a language or a number."""
     if key.startswith(("lang-", "ipa-", "zitat-", "link-", "lien-", "langue-", "lang ", "script/")):
         return arguments.text
     if key.startswith("ipac-"):
