@@ -1,0 +1,48 @@
+"""Every family: its tiny model is imported and exported, each proved by logits, and comes back bit for bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.huggingface.models import MODELS, save_model
+from trainer.checkpoint.trainer_state import read_state
+from trainer.huggingface.config_json import read_config_json
+from trainer.huggingface.exporting import export_model
+from trainer.huggingface.families.family import find_differences
+from trainer.huggingface.families.registry import choose_family, read_model
+from trainer.huggingface.gate import MAX_RELATIVE_DIFFERENCE
+from trainer.huggingface.importing import import_model, open_source
+from trainer.saved_run import open_saved_run
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_import_and_export(name: str, tmp_path: Path) -> None:
+    source = save_model(name, tmp_path / "source")
+    imported = import_model(open_source(source), tmp_path / "run")
+    assert imported.gate is not None
+    assert imported.gate["relative_difference"] <= MAX_RELATIVE_DIFFERENCE
+    exported = export_model(open_saved_run(tmp_path / "run", verify=True), tmp_path / "exported")
+    assert exported.gate is not None
+    assert exported.model_type == imported.model_type == json.loads((source / "config.json").read_text())["model_type"]
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "exported"))
+    assert before.keys() == after.keys()
+    different = [
+        key for key in before if before[key].dtype != after[key].dtype or not torch.equal(before[key], after[key])
+    ]
+    assert not different
+    model = read_state(imported.checkpoint).model_config()
+    _, written = read_model(read_config_json(tmp_path / "exported"))
+    assert not find_differences(model, written)
+    assert model.max_position_embeddings == written.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_family_of_a_model_is_found_without_a_hint(name: str) -> None:
+    """A run that was not imported has no hint: its model decides, and equal models may be written as any family."""
+    family, model = read_model(json.loads(MODELS[name]().config.to_json_string(use_diff=False)))
+    vocab_size = model.vocab_size or 0
+    chosen = choose_family(model, vocab_size=vocab_size)
+    assert chosen is family
