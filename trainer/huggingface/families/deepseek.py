@@ -29,7 +29,6 @@ def _read(reader: ConfigReader) -> Fields:
         "qk_head_dim": reader.integer("qk_nope_head_dim", 128),
         "qk_pos_emb_head_dim": reader.integer("qk_rope_head_dim", 64),
         "v_head_dim": reader.integer("v_head_dim", 128),
-        "qk_layernorm": True,
     }
 
 
