@@ -150,6 +150,8 @@ def _experts(model: ModelConfig) -> Iterator[Shaped]:
     h = model.hidden_size
     assert model.num_moe_experts is not None
     yield "mlp.router.weight", (model.num_moe_experts, h)
+    if model.add_bias_linear:
+        yield "mlp.router.bias", (model.num_moe_experts,)
     if model.moe_router_enable_expert_bias:
         yield "mlp.router.expert_bias", (model.num_moe_experts,)
     yield from _matrices(model, "mlp.experts.experts.", find_expert_width(model))
