@@ -88,6 +88,7 @@ def computed_values(model: ModelConfig) -> dict[str, Any]:
         if entry.name not in _TRAINING_ONLY
     }
     values["kv_channels"] = model.head_size
+    values["add_qkv_bias"] = model.add_qkv_bias or model.add_bias_linear
     values["max_position_embeddings"] = model.num_positions
     windows = find_windows(model)
     del values["window_attn_skip_freq"]
