@@ -1,44 +1,58 @@
-"""Generate text from a prompt with a trained model; the text streams to the terminal.
+"""Generate text from prompts with a trained model; a single text streams to the terminal.
 
     trireme generate outputs/quickstart --prompt "The history of"
+    trireme generate outputs/quickstart --input prompts.jsonl --output texts.jsonl
+    echo "The history of" | trireme generate outputs/quickstart --prompt -
+    torchrun --nproc-per-node 2 -m trainer.generate PATH --tensor-model-parallel-size 2 --prompt "The history of"
 
-PATH is a run directory, whose latest valid checkpoint is loaded, or a checkpoint. It may have been saved under any
-parallel layout; one process loads it, with the tokenizer that it contains. Exit codes: 0 done, 1 the model's output is
-not finite, 2 invalid input, 130 interrupted.
+PATH is a run directory, whose latest valid checkpoint is loaded, an import, or a checkpoint. It may have been saved
+under any parallel layout, and is loaded into the one that the options describe, with the tokenizer that it contains. A
+line of --input is {"prompt": "..."} or, for a chat model, {"messages": [{"role": "user", "content": "..."}]}; further
+keys are passed on to the output. Exit codes: 0 done, 1 the model's output is not finite, 2 invalid input, 130
+interrupted.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TextIO
 
-from trireme.command import allow_any_text, run_command, write_output
-from trireme.errors import ConfigError, Violation, raise_if_any
+from trainer.inference.options import (
+    add_model_options,
+    add_sampling_options,
+    check_model_options,
+    check_sampling_options,
+    model_options,
+)
+from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+from trireme.errors import EXIT_OK, EXIT_STOPPED, RunStopped, Violation, raise_if_any
+from trireme.files import written_whole
 from trireme.logging import configure_logging
+from trireme.progress import PlainProgress, should_draw_bar
 
-if TYPE_CHECKING:
-    from trainer.saved_run import SavedRun
-    from trireme.tokenizer.tokenizer import Tokenizer
-
-MAX_SEED = 2**64 - 1
-"""Largest seed of PyTorch's generators."""
+STDIN = "-"
 _LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=0)
+    configure_logging(rank=int(os.environ.get("RANK", "0")))
     allow_any_text()
-    return run_command(lambda: run(_parse()))
+    code = run_command(lambda: run(_parse()))
+    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
+        os._exit(code)  # other ranks may wait for this one
+    return code
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the latest valid checkpoint and write the prompt and its continuation to stdout.
+    """Load the latest valid checkpoint and write what the model makes of the prompts.
 
     Raises:
-        ConfigError: the arguments, the checkpoint or the tokenizer are invalid.
+        ConfigError: the arguments, the input, the checkpoint or the tokenizer are invalid.
         RunStopped: the model's logits are not finite.
     """
     raise_if_any(_check(arguments))
@@ -46,73 +60,93 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
     cpu_shim.install()
-    import torch  # noqa: PLC0415 - see above
+    from trainer.inference.loading import load_model  # noqa: PLC0415 - see above
+    from trainer.inference.prompt_file import Prompt, read_prompts  # noqa: PLC0415 - see above
+    from trainer.inference.texts import complete_prompts, stream_texts  # noqa: PLC0415 - see above
+    from trainer.parallel.world import stop_world  # noqa: PLC0415 - see above
 
-    from trainer.build import wire_model  # noqa: PLC0415 - see above
-    from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
-    from trainer.config.optim import PrecisionConfig  # noqa: PLC0415 - see above
-    from trainer.config.parallel import ParallelConfig  # noqa: PLC0415 - see above
-    from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
-    from trainer.model.generation import SamplingConfig, generate_tokens  # noqa: PLC0415 - see above
-    from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
-    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
-    from trireme.tokenizer.tokenizer import IncrementalDecoder  # noqa: PLC0415 - see above
-
-    saved = open_saved_run(arguments.path, verify=True)
-    tokenizer = _open_tokenizer(arguments.tokenizer, saved)
-    state, checkpoint = saved.state, saved.checkpoint
-    model_config = state.model_config()
-    vocab_size = min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size)
-    world = start_world(ParallelConfig(), timeout_seconds=600, seed=arguments.seed)
-    (model,) = wire_model(
-        model_config,
-        parallel=ParallelConfig(),
-        precision=PrecisionConfig(params_dtype=arguments.params_dtype),
-        padded_vocab_size=state.padded_vocab_size,
-        vocab_size=state.vocab_size,
-        world=world,
-    )
-    load_weights(checkpoint, chunks=[model])
-    if damage := find_not_finite([model]):
-        raise ConfigError([_describe_damage(checkpoint, join_first(damage))])
-    model.eval()
-    _LOGGER.info("%s, step %d", checkpoint, state.step)
-    # A document begins after the end-of-document token of the one before it.
-    eos_id = tokenizer.eos_id
-    prompt = [*([] if eos_id is None else [eos_id]), *tokenizer.encode(arguments.prompt)]
-    if (num_dropped := len(prompt) - model_config.seq_length) > 0:
-        _LOGGER.warning(
-            "The prompt has %d tokens, but the model's context is %d: dropping the first %d tokens.",
-            len(prompt),
-            model_config.seq_length,
-            num_dropped,
-        )
-    for sample in range(arguments.num_samples):
-        if arguments.num_samples > 1:
-            write_output(f"--- {sample + 1} of {arguments.num_samples}\n")
-        write_output(arguments.prompt)
-        decoder = IncrementalDecoder(tokenizer, prompt=prompt)
-        try:
-            for token in generate_tokens(
-                model,
-                prompt or [0],
-                max_new_tokens=arguments.max_new_tokens,
-                max_length=model_config.seq_length,
-                sampling=SamplingConfig(
-                    temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
-                ),
-                vocab_size=vocab_size,
-                eos_id=eos_id,
-                generator=torch.Generator().manual_seed(arguments.seed + sample),
-                device=world.device,
-            ):
-                write_output(decoder.push(token))
-        except KeyboardInterrupt:
-            write_output(decoder.finish() + "\n")
-            raise
-        write_output(decoder.finish() + "\n")
+    is_driver = int(os.environ.get("RANK", "0")) == 0
+    prompts: list[Prompt] = []
+    if is_driver and arguments.input is not None:
+        with _open_input(arguments.input) as stream:
+            prompts = read_prompts(stream, name=_name_of(arguments.input))
+    model = load_model(model_options(arguments))
+    if not model.is_driver:
+        model.runner.follow()
+        stop_world()
+        return EXIT_OK
+    try:
+        if arguments.input is None:
+            stream_texts(model, sys.stdin.read() if arguments.prompt == STDIN else arguments.prompt, arguments)
+        else:
+            name, total = _name_of(arguments.input), len(prompts) * arguments.num_samples
+            with _open_output(arguments.output) as write, _show_progress(total, is_shown=write != write_output) as show:
+                complete_prompts(model, prompts, arguments, name=name, write=write, show=show)
+    finally:
+        model.runner.stop()
     stop_world()
-    return 0
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _open_input(path: str) -> Iterator[TextIO]:
+    if path == STDIN:
+        yield sys.stdin
+        return
+    with Path(path).expanduser().open(encoding="utf-8") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _open_output(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """Yield a function that writes text to a file, which appears whole at the end, or to stdout."""
+    if path is None:
+        yield write_output
+        return
+    try:
+        with written_whole(path.expanduser()) as partial, partial.open("w", encoding="utf-8") as stream:
+            yield stream.write
+    except OSError as error:
+        message = f"{path}: cannot be written: {error.strerror}. Free disk space, or write the output elsewhere."
+        raise RunStopped(message, exit_code=EXIT_STOPPED) from error
+
+
+@contextlib.contextmanager
+def _show_progress(total: int, *, is_shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function that takes the number of finished texts: a bar on a terminal, else lines."""
+    if not is_shown:
+        yield lambda done: None
+        return
+    if should_draw_bar("auto", stream=sys.stderr):
+        from rich.console import Console  # noqa: PLC0415 - only where a bar is drawn
+        from rich.progress import (  # noqa: PLC0415 - as above
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("Generate"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    plain = PlainProgress("Generate", total=total, unit="texts", write=_LOGGER.info)
+    last = 0
+
+    def show(done: int) -> None:
+        nonlocal last
+        last = done
+        plain.update(done)
+
+    yield show
+    plain.finish(last)
+
+
+def _name_of(path: str) -> str:
+    return "stdin" if path == STDIN else path
 
 
 def _parse() -> argparse.Namespace:
@@ -121,64 +155,59 @@ def _parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or a checkpoint")
-    parser.add_argument("--prompt", default="", help="text to continue (default: start a new document)")
-    parser.add_argument(
+    add_model_options(parser)
+    group = parser.add_argument_group("texts")
+    group.add_argument(
+        "--prompt", default="", help="text to continue, or - for that of stdin (default: start a new document)"
+    )
+    group.add_argument("--input", metavar="FILE", help="prompts, one JSON object a line; - is stdin")
+    group.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of the texts (default: stdout)")
+    group.add_argument(
         "--max-new-tokens", type=int, default=128, help="maximum number of generated tokens (default: %(default)s)"
     )
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="sampling temperature; 0 is greedy (default: %(default)s)"
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
     )
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="sample from the k most likely tokens; 0 from all (default: %(default)s)"
+    group.add_argument(
+        "--num-samples",
+        type=int,
+        default=1,
+        help="number of texts of each prompt, with consecutive seeds (default: %(default)s)",
     )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        help="sample from the most likely tokens whose probabilities sum to p (default: %(default)s)",
+    group.add_argument(
+        "--logprobs", action="store_true", help="with --input: write the log-probability of each generated token"
     )
-    parser.add_argument("--seed", type=int, default=1234, help="random seed (default: %(default)s)")
-    parser.add_argument(
-        "--num-samples", type=int, default=1, help="number of texts, with consecutive seeds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--params-dtype",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="data type of the weights (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json (default: the checkpoint's own)"
-    )
+    add_sampling_options(parser)
     return parser.parse_args()
-
-
-@dataclass(frozen=True)
-class _Bound:
-    name: str
-    message: str
-    fix: str
-    is_good: bool
 
 
 def _check(arguments: argparse.Namespace) -> list[Violation]:
     """Return the errors of all arguments."""
-    last_seed = MAX_SEED - max(arguments.num_samples - 1, 0)
-    bounds = (
-        _Bound("temperature", "must be at least 0 and finite", "", 0 <= arguments.temperature < float("inf")),
-        _Bound("top_k", "must be at least 0", "Use 0 to sample from all tokens.", arguments.top_k >= 0),
-        _Bound("top_p", "must be greater than 0 and at most 1", "", 0 < arguments.top_p <= 1),
-        _Bound("max_new_tokens", "must be at least 0", "", arguments.max_new_tokens >= 0),
-        _Bound("num_samples", "must be at least 1", "", arguments.num_samples >= 1),
-        _Bound("seed", f"must be between 0 and {last_seed}", "", 0 <= arguments.seed <= last_seed),
-        _Bound("prompt", "must be valid UTF-8", "", _is_text(arguments.prompt)),
-    )
-    return [
-        Violation(path=f"--{b.name.replace('_', '-')}", value=_show(arguments, b.name), message=b.message, fix=b.fix)
-        for b in bounds
-        if not b.is_good
-    ]
+    found = check_model_options(arguments) + check_sampling_options(arguments, num_seeds=arguments.num_samples)
+    if arguments.max_new_tokens < (0 if arguments.input is None else 1):
+        least = 0 if arguments.input is None else 1
+        found.append(_violation("--max-new-tokens", arguments.max_new_tokens, f"must be at least {least}"))
+    if arguments.num_samples < 1:
+        found.append(_violation("--num-samples", arguments.num_samples, "must be at least 1"))
+    if not _is_text(arguments.prompt):
+        found.append(_violation("--prompt", ascii(arguments.prompt), "must be valid UTF-8"))
+    if "" in arguments.stop:
+        found.append(_violation("--stop", "", "must not be empty"))
+    if arguments.input is not None and arguments.prompt:
+        found.append(_violation("--prompt", arguments.prompt, "cannot be combined with --input", "Give one of them."))
+    if arguments.input is None:
+        for name in ("output", "logprobs"):
+            if getattr(arguments, name):
+                message = "is for prompts of a file"
+                found.append(_violation(f"--{name}", getattr(arguments, name), message, "Give --input too."))
+    elif arguments.input != STDIN and not Path(arguments.input).expanduser().is_file():
+        found.append(_violation("--input", arguments.input, "is not a file", "Give a file of JSON lines, or -."))
+    if arguments.output is not None and arguments.output.expanduser().exists():
+        found.append(_violation("--output", arguments.output, "exists", "Remove it, or give another name."))
+    elif arguments.output is not None and not arguments.output.expanduser().parent.is_dir():
+        fix = "Create it, or give another name."
+        found.append(_violation("--output", arguments.output, "has no directory", fix))
+    return found
 
 
 def _is_text(prompt: str) -> bool:
@@ -190,33 +219,8 @@ def _is_text(prompt: str) -> bool:
     return True
 
 
-def _show(arguments: argparse.Namespace, name: str) -> object:
-    value = getattr(arguments, name)
-    return ascii(value) if isinstance(value, str) else value
-
-
-def _open_tokenizer(given: Path | None, saved: "SavedRun") -> "Tokenizer":
-    """Open the given tokenizer, which must be the model's, or the checkpoint's own."""
-    from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
-    from trireme.tokenizer.tokenizer import Tokenizer  # noqa: PLC0415 - see run
-
-    path = given.expanduser() if given is not None else saved.tokenizer_path
-    if path is None:
-        message = f"must be set: {saved.checkpoint} contains no tokenizer, and the one of its run does not exist"
-        fix = "Give the tokenizer file."
-        raise ConfigError([Violation(path="--tokenizer", value="", message=message, fix=fix)])
-    tokenizer = Tokenizer(path)
-    raise_if_any(check_tokenizer(tokenizer, saved=saved, path="--tokenizer"))
-    return tokenizer
-
-
-def _describe_damage(checkpoint: Path, damage: str) -> Violation:
-    return Violation(
-        path="PATH",
-        value=checkpoint,
-        message=f"cannot generate text: the checkpoint's weights contain {damage}",
-        fix="Use an older checkpoint of the run.",
-    )
+def _violation(path: str, value: object, message: str, fix: str = "") -> Violation:
+    return Violation(path=path, value=value, message=message, fix=fix)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ def swiglu(gate_and_up: torch.Tensor) -> torch.Tensor:
 
     Source: Shazeer 2020 (arXiv:2002.05202).
     """
+    if not torch.is_grad_enabled():
+        return plain_swiglu(gate_and_up)
     result: torch.Tensor = _SwiGLU.apply(gate_and_up)
     return result
 

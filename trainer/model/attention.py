@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from trainer.model.cache import CachedStep
 from trainer.model.key_intervals import IntervalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
 
@@ -67,6 +68,7 @@ class SdpaCoreAttention(nn.Module):
             raise ValueError(f"SdpaCoreAttention is causal only, got {attn_mask_type}")
         assert pg_collection is not None
         self.config = config
+        self.layer_number = layer_number
         self.softmax_scale = softmax_scale
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.cp_group = pg_collection.cp
@@ -80,7 +82,7 @@ class SdpaCoreAttention(nn.Module):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | CachedStep | None = None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: torch.Tensor | None = None,
         packed_seq_params: Any = None,
@@ -89,27 +91,42 @@ class SdpaCoreAttention(nn.Module):
 
         Args:
             query: [s, b, n, d].
-            key: [s, b, g, d]; more than s keys only with a key-value cache.
+            key: [s, b, g, d].
             value: [s, b, g, v].
             attention_mask: [b, S] integers, where in the global sequence each position's document begins (not a mask
-                as Megatron-Core defines it, but it passes this argument to here); None is one document.
-            attn_mask_type: no_mask lets every query see all keys; anything else is causal.
+                as Megatron-Core defines it, but it passes this argument to here); None is one document. Or a step with
+                a key-value cache.
+            attn_mask_type: not used; Megatron-Core passes it.
         Returns:
             [s, b, n * v].
         """
         assert attention_bias is None and packed_seq_params is None
+        if isinstance(attention_mask, CachedStep):
+            return self._attend_to_cache(query, key, value, attention_mask)
         if self.cp_group.size() == 1:
-            # Megatron-Core passes no_mask for one new token that attends to all keys in the cache.
-            if attn_mask_type is AttnMaskType.no_mask:
-                context = self._attend(_sdpa, query, key, value)
-            else:
-                assert query.shape[0] == key.shape[0]
-                context = self._attend_causally(query, key, value, first=0, starts=attention_mask)
+            context = self._attend_causally(query, key, value, first=0, starts=attention_mask)
         elif self.cp_comm_type == "a2a":
             context = self._attend_to_own_heads(query, key, value, attention_mask)
         else:
             context = self._attend_to_gathered_keys(query, key, value, attention_mask)
         return context.reshape(*context.shape[:2], -1)
+
+    def _attend_to_cache(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: CachedStep
+    ) -> torch.Tensor:
+        kernel: Callable[..., torch.Tensor] = _sdpa
+        if self.softcapping is not None:
+            kernel = functools.partial(attend_with_scores, softcapping=self.softcapping)
+        return step.attend(
+            self.layer_number,
+            query,
+            key,
+            value,
+            scale=self.softmax_scale,
+            window_size=self.window,
+            kernel=kernel,
+            adds_mask=self.softcapping is not None,
+        )
 
     def _attend_causally(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor | None

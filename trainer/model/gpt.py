@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from torch.nn import functional
 
@@ -14,11 +15,14 @@ from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.activation import PLAIN_ACTIVATIONS
+from trainer.model.cache import CachedStep
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
+from trainer.model.forward_only import pack_linear_layers
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
 from trainer.model.layer_spec import build_block_submodules, torch_dtype
 from trainer.model.moe import find_routers, moe_settings
+from trainer.model.packed_weights import can_pack, multiply, pack
 from trainer.model.rotary import frequencies_at
 from trainer.model.rotary_tables import RotaryTables, attention_factor
 from trainer.model.sharding import describe_parameters
@@ -57,6 +61,7 @@ class GPT(GPTModel):
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
+        self.packed_output: torch.Tensor | None = None
 
     def forward(self, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Return losses [b, s] with labels, else logits [b, s, v] (v / tp_size unless they are gathered).
@@ -113,6 +118,36 @@ class GPT(GPTModel):
             chunks = angles.chunk(2 * cp.size(), dim=1)
             angles = torch.cat([chunks[cp.rank()], chunks[2 * cp.size() - 1 - cp.rank()]], dim=1)
         return angles[0] if len(angles) == 1 else angles
+
+    def _postprocess(
+        self, hidden_states: torch.Tensor, *args: Any, attention_mask: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Compute logits or losses; with a key-value cache, logits of each row's last token only: [b, 1, v]."""
+        if self.post_process and isinstance(attention_mask, CachedStep):
+            return self._last_logits(attention_mask.select_last(hidden_states))
+        output: torch.Tensor = super()._postprocess(hidden_states, *args, attention_mask=attention_mask, **kwargs)
+        return output
+
+    def _last_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return all logits, gathered over tensor-parallel ranks: [1, b, h] to [b, 1, v]."""
+        shared = self.share_embeddings_and_output_weights
+        weight = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
+        logits = multiply(hidden_states, weight, packed=self.packed_output)
+        if self.pg_collection.tp.size() > 1:
+            logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
+        return logits.transpose(0, 1)
+
+    def pack_weights(self) -> None:
+        """Pack weights for a CPU's matrix kernels, if this is one: the model can then only be used with a cache."""
+        pack_linear_layers(self)
+        if not self.post_process:
+            return
+        shared = self.share_embeddings_and_output_weights
+        weight = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
+        if can_pack(weight):
+            self.packed_output = pack(weight)
+            if not shared:
+                weight.data = weight.new_empty(0)
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""

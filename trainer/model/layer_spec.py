@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -17,13 +17,13 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import (
-    TransformerLayer,
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
 
 from trainer.config.model import ModelConfig, find_moe_layers, find_windows
 from trainer.model.attention import SdpaCoreAttention
+from trainer.model.forward_only import ColumnLinear, RowLinear, ShortTransformerLayer
 from trainer.model.kernels import Kernels
 from trainer.model.key_intervals import IntervalMasks
 from trainer.model.megatron_versions import activation_for_mlp, dense_mlp
@@ -34,8 +34,8 @@ from trainer.model.rotary_tables import attention_factor, find_rotary_kinds, lat
 from trainer.model.self_attention import LatentSelfAttention, RotarySelfAttention
 
 
-class OutputLinear(RowParallelLinear):
-    """RowParallelLinear that returns its bias as a view.
+class OutputLinear(RowLinear):
+    """RowLinear that returns its bias as a view.
 
     Everything that a recomputed MLP returns becomes an output of the recomputation, even a parameter itself, whose
     gradient would then recurse into the same computation infinitely.
@@ -123,9 +123,9 @@ class _LayerBuilder:
         if not shape.has_experts:
             keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
         has_pre_norm = self.model.norm_placement in ("pre", "both")
-        mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=OutputLinear, activation_func=self.activation)
+        mlp = MLPSubmodules(linear_fc1=ColumnLinear, linear_fc2=OutputLinear, activation_func=self.activation)
         return ModuleSpec(
-            module=TransformerLayer,
+            module=ShortTransformerLayer,
             submodules=TransformerLayerSubmodules(
                 input_layernorm=self.norm if has_pre_norm else IdentityOp,
                 self_attention=self._attention(shape),
@@ -160,13 +160,14 @@ class _LayerBuilder:
                 module=LatentSelfAttention,
                 params=params | factors,
                 submodules=MLASelfAttentionSubmodules(
-                    linear_q_proj=ColumnParallelLinear,
+                    linear_q_proj=ColumnLinear,
+                    # Megatron-Core knows its own class by name here.
                     linear_q_down_proj=ColumnParallelLinear,
-                    linear_q_up_proj=ColumnParallelLinear,
+                    linear_q_up_proj=ColumnLinear,
                     linear_kv_down_proj=ColumnParallelLinear,
-                    linear_kv_up_proj=ColumnParallelLinear,
+                    linear_kv_up_proj=ColumnLinear,
                     core_attention=ModuleSpec(module=SdpaCoreAttention, params=core),
-                    linear_proj=RowParallelLinear,
+                    linear_proj=RowLinear,
                     q_layernorm=self.norm,
                     kv_layernorm=self.norm,
                 ),
@@ -175,9 +176,9 @@ class _LayerBuilder:
             module=RotarySelfAttention,
             params=params | {"rotary_kind": shape.rotary_kind},
             submodules=SelfAttentionSubmodules(
-                linear_qkv=ColumnParallelLinear,
+                linear_qkv=ColumnLinear,
                 core_attention=partial(SdpaCoreAttention, **core),
-                linear_proj=RowParallelLinear,
+                linear_proj=RowLinear,
                 q_layernorm=self._head_norm(self.model.num_attention_heads),
                 k_layernorm=self._head_norm(self.model.num_query_groups),
             ),

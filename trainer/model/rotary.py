@@ -17,7 +17,10 @@ def apply_rotary(heads: torch.Tensor, frequencies: torch.Tensor, *, interleaved:
     """
     assert not interleaved and frequencies.shape[-1] == heads.shape[-1]
     angles = frequencies.chunk(2, dim=-1)[0]
-    result: torch.Tensor = _Rotate.apply(heads, angles.cos().to(heads.dtype), angles.sin().to(heads.dtype))
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    if not torch.is_grad_enabled():
+        return rotate(heads, cos, sin)
+    result: torch.Tensor = _Rotate.apply(heads, cos, sin)
     return result
 
 
@@ -46,15 +49,16 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(heads, cos, sin, direction=1)
+        return rotate(heads, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(gradient, cos, sin, direction=-1), None, None
+        return rotate(gradient, cos, sin, direction=-1), None, None
 
 
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, direction: int) -> torch.Tensor:
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, direction: int = 1) -> torch.Tensor:
+    """Rotate heads [s, b, n, d] by angles whose cosines and sines are [s, 1 or b, 1, d / 2], or back (-1)."""
     result = torch.empty_like(heads, memory_format=torch.contiguous_format)
     first, second = heads.chunk(2, dim=-1)
     first_result, second_result = result.chunk(2, dim=-1)

@@ -11,16 +11,16 @@ from megatron.core.tensor_parallel.mappings import (
     gather_from_tensor_model_parallel_region,
     scatter_to_sequence_parallel_region,
 )
-from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import distributed
 
+from trainer.model.forward_only import ShortSelfAttention
 from trainer.model.norm import AllHeadsNorm
 from trainer.model.rotary import apply_rotary
 
 
-class RotarySelfAttention(SelfAttention):
+class RotarySelfAttention(ShortSelfAttention):
     """Megatron-Core's self-attention with one of several kinds of rotary angles.
 
     Args:

@@ -1,0 +1,164 @@
+"""Load a run or an import for inference: model, tokenizer, chat template and defaults, under any layout."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.build import wire_model
+from trainer.checkpoint.companions import read_chat_template, read_generation_config
+from trainer.checkpoint.load import load_weights
+from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.inference.generator import Generator
+from trainer.inference.model_runner import ModelRunner
+from trainer.inference.options import ModelOptions
+from trainer.model.finite import find_not_finite, join_first
+from trainer.parallel.world import World, start_world
+from trainer.saved_run import SavedRun, check_tokenizer, open_saved_run
+from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.tokenizer.chat_template import ChatTemplate, TemplateRefusal
+from trireme.tokenizer.tokenizer import Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
+_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """Hold a model that is ready to generate text; the same on every rank."""
+
+    name: str
+    """Name of the run, or of the checkpoint's directory."""
+    checkpoint: Path
+    world: World
+    runner: ModelRunner
+    tokenizer: Tokenizer
+    vocab_size: int
+    """Tokens that may be generated."""
+    context_length: int
+    """Positions of the model."""
+    chat_template: ChatTemplate | None
+    """None: the model continues text, and was not trained on conversations."""
+    generation_config: Mapping[str, Any]
+    """The model's own defaults, from generation_config.json; often empty."""
+    stop_ids: frozenset[int]
+    """Ids that end a text."""
+    document_start: tuple[int, ...]
+    """Ids before a text that begins a document."""
+
+    @property
+    def is_driver(self) -> bool:
+        """Return whether this rank decides what is generated; the others call `runner.follow`."""
+        return self.world.rank == 0
+
+    def new_generator(self) -> Generator:
+        """Return a generator; one at a time uses the model."""
+        return Generator(
+            self.runner,
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+        )
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Encode a text that begins a document; the result has at least one id."""
+        return (*self.document_start, *self.tokenizer.encode(text)) or (0,)
+
+
+def load_model(options: ModelOptions, *, purpose: str = "generate text") -> LoadedModel:
+    """Load the latest valid checkpoint at a path; all ranks call this.
+
+    Args:
+        purpose: completes the message about damaged weights: `cannot generate text: ...`.
+    Raises:
+        ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
+            finite.
+    """
+    saved = open_saved_run(options.path, verify=True)
+    tokenizer = _open_tokenizer(options.tokenizer, saved)
+    template = _open_template(saved.checkpoint, tokenizer)
+    state = saved.state
+    model_config = state.model_config()
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=options.tensor_model_parallel_size,
+        pipeline_model_parallel_size=options.pipeline_model_parallel_size,
+        expert_model_parallel_size=options.expert_model_parallel_size,
+    )
+    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
+    (model,) = wire_model(
+        model_config,
+        parallel=parallel,
+        precision=PrecisionConfig(params_dtype=options.params_dtype),
+        padded_vocab_size=state.padded_vocab_size,
+        vocab_size=state.vocab_size,
+        world=world,
+        reset_position_ids=True,
+    )
+    load_weights(saved.checkpoint, chunks=[model])
+    if damage := find_not_finite([model]):
+        raise ConfigError([_describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
+    model.eval()
+    _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
+    generation_config = read_generation_config(saved.checkpoint)
+    return LoadedModel(
+        name=(saved.run_directory or saved.checkpoint).resolve().name,
+        checkpoint=saved.checkpoint,
+        world=world,
+        runner=ModelRunner(model, world=world, num_rows=options.max_batch_size, max_length=model_config.num_positions),
+        tokenizer=tokenizer,
+        vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),
+        context_length=model_config.num_positions,
+        chat_template=template,
+        generation_config=generation_config,
+        stop_ids=_find_stop_ids(tokenizer, generation_config),
+        document_start=_find_document_start(saved, tokenizer),
+    )
+
+
+def _find_stop_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> frozenset[int]:
+    """Return the tokenizer's end of document, and the ends that the model's generation_config.json names."""
+    named = generation_config.get("eos_token_id")
+    ids = named if isinstance(named, list) else [named]
+    found = {token for token in ids if isinstance(token, int)}
+    return frozenset(found | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set()))
+
+
+def _open_tokenizer(given: Path | None, saved: SavedRun) -> Tokenizer:
+    """Open the given tokenizer, which must be the model's, or the checkpoint's own."""
+    path = given.expanduser() if given is not None else saved.tokenizer_path
+    if path is None:
+        message = f"must be set: {saved.checkpoint} contains no tokenizer, and the one of its run does not exist"
+        fix = "Give the tokenizer file."
+        raise ConfigError([Violation(path="--tokenizer", value="", message=message, fix=fix)])
+    tokenizer = Tokenizer(path)
+    raise_if_any(check_tokenizer(tokenizer, saved=saved, path="--tokenizer"))
+    return tokenizer
+
+
+def _open_template(checkpoint: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    source = read_chat_template(checkpoint)
+    if source is None:
+        return None
+    try:
+        return ChatTemplate(source, tokenizer=tokenizer)
+    except TemplateRefusal as error:
+        fix = "Correct chat_template.jinja of the model, and import it again."
+        raise ConfigError([Violation(path=str(checkpoint), value="", message=str(error), fix=fix)]) from error
+
+
+def _find_document_start(saved: SavedRun, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return what the model has seen before each document in training."""
+    del saved
+    # A document begins after the end-of-document token of the one before it.
+    return () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+
+
+def _describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:
+    return Violation(
+        path="PATH",
+        value=checkpoint,
+        message=f"cannot {purpose}: the checkpoint's weights contain {damage}",
+        fix="Use an older checkpoint of the run.",
+    )
