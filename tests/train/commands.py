@@ -9,10 +9,14 @@ import numpy as np
 import torch
 
 from tests import warm
-from trainer.checkpoint.dcp import SafeReader
-from trainer.checkpoint.load import read_pieces
-from trainer.checkpoint.pieces import ShardedTensorView
-from trainer.metrics.jsonl import read_records
+from trainer.parallel import cpu_shim
+
+cpu_shim.install()
+
+from trainer.checkpoint.dcp import SafeReader  # noqa: E402 - imports Megatron-Core
+from trainer.checkpoint.load import read_pieces  # noqa: E402 - as above
+from trainer.checkpoint.pieces import ShardedTensorView  # noqa: E402 - as above
+from trainer.metrics.jsonl import read_records  # noqa: E402 - as above
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 64
