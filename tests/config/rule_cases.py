@@ -558,6 +558,13 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["resume=auto", "resume=never", "resume=."],
     ),
     (
+        ["pretrained_checkpoint=.", "resume=."],
+        None,
+        "pretrained_checkpoint: cannot be combined with resume=., which takes weights and step from there (got .)."
+        " Remove one of them.",
+        ["resume=auto", "pretrained_checkpoint=null"],
+    ),
+    (
         ["tokenizer.path=/no/such/file.model"],
         None,
         "tokenizer.path: no such file (got /no/such/file.model). Set it to the .model or tokenizer.json that the"

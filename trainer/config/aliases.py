@@ -67,6 +67,7 @@ _SETTINGS = {
     "precision.params_dtype": "param_dtype",
     "precision=bf16": "bf16 bfloat16",
     "precision=fp16": "fp16",
+    "pretrained_checkpoint": "init_from initial_load_path pretrained pretrained_model pretrained_model_name_or_path",
     "resume": "load load_checkpoint resume_from resume_from_checkpoint",
     "run_name": "exp_name experiment_name job_name wandb_exp_name wandb_name wandb_run_name",
     "tokenizer.path": "tokenizer_model tokenizer_name tokenizer_name_or_path tokenizer_path",

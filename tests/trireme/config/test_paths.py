@@ -21,6 +21,7 @@ from trireme.errors import ConfigError, Violation
 PATHS = {
     "output_dir",
     "resume",
+    "pretrained_checkpoint",
     "data.train.paths",
     "data.validation.paths",
     "tokenizer.path",
