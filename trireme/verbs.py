@@ -43,6 +43,8 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("hardware-check", "trainer.hardware_check", "benchmark every device and link of a job"),
     ),
     "Use a model": (
+        Verb("import-hf", "trainer.import_hf", "import a model of Hugging Face transformers or a GGUF file"),
+        Verb("export-hf", "trainer.export_hf", "export a checkpoint for Hugging Face transformers"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("generate", "trainer.generate", "generate text from a prompt"),
     ),

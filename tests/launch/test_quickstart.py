@@ -66,6 +66,9 @@ def test_the_whole_job(tmp_path: Path) -> None:
     totals = ledger["totals"]
     assert totals["read"] == totals["kept"] + sum(totals["dropped"].values()) + sum(totals["failed"].values())
     assert (output / "checkpoints" / "step_00000016" / "manifest.json").is_file()
+    assert re.search(r"logits differ from transformers' by \d\.\de-0\d of the largest", result.stdout)
+    exported = {path.name for path in output.glob("huggingface/*")}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= exported
     steps = [
         json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines() if "train" in line
     ]
