@@ -78,6 +78,13 @@ MODEL_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["parallel.tensor_model_parallel_size=2"],
     ),
     (
+        ["model.skip_first_layernorm=true", "model.norm_placement=sum"],
+        None,
+        "model.skip_first_layernorm: must be false with model.norm_placement=sum: no layer normalizes its input (got"
+        " true). Use false, or model.norm_placement=pre.",
+        ["model.skip_first_layernorm=false", "model.norm_placement=pre"],
+    ),
+    (
         ["model.transformer_impl=transformer_engine", "model.window_size=16"],
         None,
         "model.window_size: not supported with model.transformer_impl=transformer_engine (got 16). Use null, or"

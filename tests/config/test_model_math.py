@@ -111,6 +111,48 @@ def test_shapes_with_windows_other_norms_and_latent_attention() -> None:
     assert count_active_parameters(deepseek, 129_280) == pytest.approx(37e9, rel=2e-2)
 
 
+def test_encoders() -> None:
+    # transformers: BertForMaskedLM(bert-base-uncased) without its buffers, ModernBertForMaskedLM(ModernBERT-base).
+    bert = ModelConfig(
+        num_layers=12,
+        hidden_size=768,
+        ffn_hidden_size=3072,
+        num_attention_heads=12,
+        num_query_groups=12,
+        seq_length=512,
+        position_embedding_type="learned_absolute",
+        normalization="LayerNorm",
+        norm_placement="sum",
+        activation="gelu",
+        add_bias_linear=True,
+        add_qkv_bias=True,
+        attention_mask="bidirectional",
+        embedding_layernorm=True,
+        num_tokentypes=2,
+        head="mlm",
+        vocab_bias=True,
+        untie_embeddings_and_output_weights=False,
+    )
+    assert count_parameters(bert, 30_522) == 109_514_298
+    modern = dataclasses.replace(
+        bert,
+        num_layers=22,
+        ffn_hidden_size=1152,
+        position_embedding_type="rope",
+        norm_placement="pre",
+        skip_first_layernorm=True,
+        layernorm_bias=False,
+        activation="geglu",
+        add_bias_linear=False,
+        add_qkv_bias=False,
+        num_tokentypes=0,
+    )
+    assert count_parameters(modern, 50_368) == 149_655_232
+    # 512 keys for each query, where causal attention has half of them on average.
+    causal = dataclasses.replace(bert, attention_mask="causal")
+    assert model_flops_per_token(bert, 30_522) - model_flops_per_token(causal, 30_522) == 6 * 12 * 768 * 512
+
+
 def test_active_parameters_of_mixtures_of_experts() -> None:
     # "12.9 B active" (Jiang et al., 2024) and "2.8 B" (Dai et al., 2024).
     mixtral, deepseek = preset("mixtral_8x7b"), preset("deepseek_moe_16b")

@@ -129,6 +129,7 @@ _CHANGE_RESULTS = (
     "yarn_mscale_all_dim",
     "norm_epsilon",
     "seq_length",
+    "attention_mask",
     "window_size",
     "window_attn_skip_freq",
     "softmax_scale",

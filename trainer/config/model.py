@@ -56,6 +56,8 @@ class ModelConfig:
     """Denominator of yarn's factor (DeepSeek); with multi_latent_attention its square also scales the scores."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Normalization before attention and MLP, and after the last layer."""
+    layernorm_bias: bool = True
+    """Biases of LayerNorm; ModernBERT has none. RMSNorm never has."""
     norm_epsilon: float = 1e-5
     """Added to the variance before the square root."""
     layernorm_zero_centered_gamma: bool = False
@@ -63,6 +65,8 @@ class ModelConfig:
     norm_placement: Literal["pre", "branch", "both", "sum"] = "pre"
     """Where layers normalize: the inputs of attention and MLP (pre), their outputs before they are added (branch,
     OLMo 2), both (Gemma 2 and 3), or the sums, without a norm after the last layer (sum, BERT)."""
+    skip_first_layernorm: bool = False
+    """No norm before the attention of the first layer (ModernBERT, whose embeddings are normalized)."""
     activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh"] = "swiglu"
     """Activation of the MLP: swiglu and geglu are gated (three matrices), gelu is not (two). _tanh approximates the
     error function (GPT-2, Gemma)."""
@@ -74,8 +78,11 @@ class ModelConfig:
     """Normalize queries and keys."""
     qk_layernorm_width: Literal["head", "all"] = "head"
     """What qk_layernorm normalizes: each head alone (Qwen 3), or all heads of a token together (OLMo 2)."""
+    attention_mask: Literal["causal", "bidirectional"] = "causal"
+    """Which tokens a token attends to: those up to itself, or all of its document (encoders)."""
     window_size: int | None = None
-    """Keys that a query attends to in layers with a sliding window, its own included; null means all before it."""
+    """Keys that a query attends to in layers with a sliding window, its own included, and with bidirectional attention
+    as many on the other side; null means no limit."""
     window_attn_skip_freq: list[int] = field(default_factory=lambda: [1])
     """Which layers have the window (1) and which attend to everything (0); repeated until all layers have one. [1] is
     all of them (Mistral), [1, 0] every second, from the first (Gemma 2), [1, 1, 1, 1, 1, 0] Gemma 3."""
@@ -87,6 +94,14 @@ class ModelConfig:
     """Bound of the output logits, likewise; null means none."""
     embedding_scale: float | None = None
     """Factor of the token embeddings (Gemma: sqrt(hidden_size)); null means 1."""
+    embedding_layernorm: bool = False
+    """Normalize the sum of the embeddings (BERT)."""
+    num_tokentypes: int = 0
+    """Rows of a table of token types, which tell the first text of a pair from the second (BERT: 2); 0 for none."""
+    head: Literal["lm", "mlm"] = "lm"
+    """Between the last layer and the output layer: nothing (lm), or a dense layer, GELU and a norm (mlm, BERT)."""
+    vocab_bias: bool = False
+    """A bias per token in the output layer (BERT)."""
     multi_latent_attention: bool = False
     """Keys and values come from one compressed vector per token (MLA, DeepSeek-V2); num_query_groups must be
     num_attention_heads, and kv_channels has no effect."""

@@ -24,24 +24,40 @@ def count_active_parameters(model: ModelConfig, vocab_size: int) -> int:
 
 
 def _count_parameters(model: ModelConfig, vocab_size: int, *, num_experts_per_token: int) -> int:
-    per_norm = model.hidden_size if model.normalization == "RMSNorm" else 2 * model.hidden_size
+    per_norm = _vectors_per_norm(model) * model.hidden_size
     layer = (4 if model.norm_placement == "both" else 2) * per_norm + _attention_vectors(model)
     table = vocab_size * model.hidden_size
     total = _matrix_parameters(model, num_experts_per_token) + model.num_layers * layer + table
     if model.norm_placement != "sum":
         total += per_norm
+    if model.skip_first_layernorm:
+        total -= per_norm
     if model.add_bias_linear:
         total += _mlp_biases(model, num_experts_per_token)
     if model.untie_embeddings_and_output_weights:
         total += table
     if model.position_embedding_type == "learned_absolute":
         total += model.num_positions * model.hidden_size
-    return total
+    return total + _encoder_parameters(model, vocab_size, per_norm=per_norm)
+
+
+def _vectors_per_norm(model: ModelConfig) -> int:
+    return 2 if model.normalization == "LayerNorm" and model.layernorm_bias else 1
+
+
+def _encoder_parameters(model: ModelConfig, vocab_size: int, *, per_norm: int) -> int:
+    """Count what encoders have beside the layers: token types, a norm of embeddings, a head, a bias per token."""
+    total = model.num_tokentypes * model.hidden_size
+    if model.embedding_layernorm:
+        total += per_norm
+    if model.head == "mlm":
+        total += model.hidden_size * (model.hidden_size + model.add_bias_linear) + per_norm
+    return total + vocab_size * model.vocab_bias
 
 
 def _attention_vectors(model: ModelConfig) -> int:
     """Count the biases and inner norms of one layer's attention."""
-    num_vectors = 1 if model.normalization == "RMSNorm" else 2
+    num_vectors = _vectors_per_norm(model)
     if model.multi_latent_attention:
         return num_vectors * (model.kv_lora_rank + (model.q_lora_rank or 0))
     head = model.head_size
@@ -64,7 +80,7 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     - Attention scores and their weighted sum cost 2 * 2 * seq_length * width per token and layer forward, three times
       that with the backward pass, and half of it counts, since causal attention lets a position see only those
       before it. (PaLM's 12 * L * H * Q * T leaves the halving out; its figures for long sequences are higher.) A window
-      of w keys counts 2 * w - w^2 / seq_length instead of seq_length.
+      of w keys counts 2 * w - w^2 / seq_length instead of seq_length. Attention to both sides counts all keys.
     - Activation recomputation does not count.
 
     Args:
@@ -76,15 +92,21 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     and Dao et al. 2022 (FlashAttention).
     """
     matmul_parameters = _matrix_parameters(model, _num_active_experts(model)) + vocab_size * model.hidden_size
-    keys = sum(_twice_mean_keys(window, model.seq_length) for window in find_windows(model))
+    matmul_parameters += model.hidden_size**2 if model.head == "mlm" else 0
+    keys = sum(_twice_mean_keys(model))
     return 6 * matmul_parameters + 6 * _score_width(model) * keys
 
 
-def _twice_mean_keys(window: int | None, length: int) -> int:
-    """Return twice the keys that a query attends to on average: the length, or with a window the smaller number."""
-    if window is None or window >= length:
-        return length
-    return 2 * window - window**2 // length
+def _twice_mean_keys(model: ModelConfig) -> list[int]:
+    """Return twice the keys that a query of each layer attends to on average."""
+    length = model.seq_length
+    windows = [length if window is None else min(window, length) for window in find_windows(model)]
+    if model.attention_mask == "causal":
+        return [2 * window - window**2 // length for window in windows]
+    return [
+        2 * length if window == length else 2 * (2 * window - 1) - 2 * window * (window - 1) // length
+        for window in windows
+    ]
 
 
 def _score_width(model: ModelConfig) -> int:
@@ -96,7 +118,7 @@ def _score_width(model: ModelConfig) -> int:
 
 def mean_keys_share(model: ModelConfig) -> float:
     """Return the keys that queries attend to on average over the layers, relative to causal attention to everything."""
-    keys = [_twice_mean_keys(window, model.seq_length) for window in find_windows(model)]
+    keys = _twice_mean_keys(model)
     return sum(keys) / (len(keys) * model.seq_length)
 
 

@@ -43,6 +43,7 @@ class SdpaCoreAttention(nn.Module):
     Args:
         masks: shared by the layers of a model chunk.
         window: keys that a query sees, its own included; None does not limit them.
+        is_causal: queries see the keys up to their own; otherwise all keys of their document, on both sides.
         softcapping: bound of the scores, cap * tanh(score / cap); None for none.
     """
 
@@ -58,6 +59,7 @@ class SdpaCoreAttention(nn.Module):
         pg_collection: ProcessGroupCollection | None = None,
         masks: IntervalMasks | None = None,
         window: int | None = None,
+        is_causal: bool = True,
         softcapping: float | None = None,
         k_channels: int | None = None,
         v_channels: int | None = None,
@@ -75,6 +77,7 @@ class SdpaCoreAttention(nn.Module):
         self.cp_comm_type = cp_comm_type or "all_gather"
         self.masks = masks or IntervalMasks()
         self.window = window
+        self.is_causal = is_causal
         self.softcapping = softcapping
 
     def forward(
@@ -104,7 +107,7 @@ class SdpaCoreAttention(nn.Module):
         if isinstance(attention_mask, CachedStep):
             return self._attend_to_cache(query, key, value, attention_mask)
         if self.cp_group.size() == 1:
-            context = self._attend_causally(query, key, value, first=0, starts=attention_mask)
+            context = self._attend_from(query, key, value, first=0, starts=attention_mask)
         elif self.cp_comm_type == "a2a":
             context = self._attend_to_own_heads(query, key, value, attention_mask)
         else:
@@ -128,17 +131,18 @@ class SdpaCoreAttention(nn.Module):
             adds_mask=self.softcapping is not None,
         )
 
-    def _attend_causally(
+    def _attend_from(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, first: int, starts: torch.Tensor | None
     ) -> torch.Tensor:
         """Attend with queries at positions from `first` on, after the keys of all positions before."""
         window = None if self.window is None or self.window >= len(key) else self.window
-        if starts is None and first == 0 and window is None and self.softcapping is None:
-            return self._attend(_sdpa, query, key, value, is_causal=True)
+        sees_all = starts is None and window is None and self.softcapping is None
+        if sees_all and (first == 0 or not self.is_causal):
+            return self._attend(_sdpa, query, key, value, is_causal=self.is_causal)
         if starts is None:
             starts = one_document(query.shape[1], len(key), device=query.device)
         where: dict[str, Any] = {"first_query": first, "num_queries": len(query), "num_keys": len(key)}
-        where |= {"starts": starts, "window": window}
+        where |= {"starts": starts, "window": window, "is_causal": self.is_causal}
         has_tiles = query.is_cuda and query.shape[-1] >= MIN_BLOCK_CHANNELS
         if has_tiles and not (self.training and self.dropout):
             kernel = functools.partial(attend_in_blocks, softcapping=self.softcapping)
@@ -189,8 +193,9 @@ class SdpaCoreAttention(nn.Module):
         key, value = gathered.split([key.shape[-1], value.shape[-1]], dim=-1)
         contexts = []
         for half, chunk_index in ((query[:chunk], cp_rank), (query[chunk:], 2 * cp_size - 1 - cp_rank)):
-            first, end = chunk_index * chunk, (chunk_index + 1) * chunk
-            contexts.append(self._attend_causally(half, key[:end], value[:end], first=first, starts=starts))
+            first = chunk_index * chunk
+            end = first + chunk if self.is_causal else len(key)
+            contexts.append(self._attend_from(half, key[:end], value[:end], first=first, starts=starts))
         return torch.cat(contexts)
 
     def _attend_to_own_heads(
@@ -202,7 +207,7 @@ class SdpaCoreAttention(nn.Module):
         shares = [part.unflatten(2, (self.cp_group.size(), -1)) for part in (query, key, value)]
         mine = sequence_to_heads(torch.cat(shares, dim=3), group=self.cp_group)
         query, key, value = mine.split([share.shape[3] for share in shares], dim=2)
-        context = self._attend_causally(query, key, value[..., :value_width], first=0, starts=starts)
+        context = self._attend_from(query, key, value[..., :value_width], first=0, starts=starts)
         return heads_to_sequence(context, group=self.cp_group)
 
 

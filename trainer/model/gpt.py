@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
+from torch import nn
 from torch.nn import functional
 
 from trainer.config.model import ModelConfig
@@ -17,10 +20,12 @@ from trainer.config.parallel import ParallelConfig
 from trainer.model.activation import PLAIN_ACTIVATIONS
 from trainer.model.cache import CachedStep
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
+from trainer.model.embedding import NormedEmbedding
 from trainer.model.forward_only import pack_linear_layers
+from trainer.model.heads import MaskedLmHead
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
-from trainer.model.layer_spec import build_block_submodules, torch_dtype
+from trainer.model.layer_spec import build_block_submodules, norm_spec, torch_dtype
 from trainer.model.moe import find_routers, moe_settings
 from trainer.model.packed_weights import can_pack, multiply, pack
 from trainer.model.rotary import frequencies_at
@@ -33,6 +38,10 @@ class GPT(GPTModel):
 
     Args:
         rotary_tables: angles of the layers; None for a model with learned positions.
+        embedding: replaces Megatron-Core's input embeddings on the first stage.
+        head: transforms hidden states before the output layer on the last stage.
+        has_vocab_bias: the output layer has a bias.
+        has_unequal_layers: layers differ in their tensors, so checkpoints name them one by one.
         embedding_scale: factor of the token embeddings.
         final_logit_softcapping: bound of the logits, cap * tanh(logit / cap); None for none.
         reset_position_ids: rotary embeddings follow position_ids, which every pipeline stage then receives; otherwise
@@ -43,10 +52,17 @@ class GPT(GPTModel):
         kernels: the implementation of cross entropy; layers get theirs from their specification.
     """
 
+    embedding: LanguageModelEmbedding
+    """Of the first stage."""
+
     def __init__(
         self,
         *args: Any,
         rotary_tables: RotaryTables | None = None,
+        embedding: NormedEmbedding | None = None,
+        head: nn.Module | None = None,
+        has_vocab_bias: bool = False,
+        has_unequal_layers: bool = False,
         embedding_scale: float | None = None,
         final_logit_softcapping: float | None = None,
         reset_position_ids: bool = False,
@@ -56,6 +72,17 @@ class GPT(GPTModel):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.rotary_tables = rotary_tables
+        if embedding is not None and self.pre_process:
+            # The table that Megatron-Core has marked and shared with the output layer.
+            embedding.word_embeddings = self.embedding.word_embeddings
+            self.embedding = embedding
+        self.head = head if self.post_process else None
+        if has_vocab_bias and self.post_process:
+            width = self.vocab_size // self.pg_collection.tp.size()
+            bias = nn.Parameter(torch.zeros(width, dtype=self.config.params_dtype))
+            bias.tensor_model_parallel, bias.partition_dim = True, 0  # type: ignore[attr-defined]
+            self.output_layer.bias = bias
+        self.has_unequal_layers = has_unequal_layers
         self.embedding_scale = embedding_scale
         self.final_logit_softcapping = final_logit_softcapping
         self.reset_position_ids = reset_position_ids
@@ -125,6 +152,8 @@ class GPT(GPTModel):
         """Compute logits or losses; with a key-value cache, logits of each row's last token only: [b, 1, v]."""
         if self.post_process and isinstance(attention_mask, CachedStep):
             return self._last_logits(attention_mask.select_last(hidden_states))
+        if self.head is not None:
+            hidden_states = self.head(hidden_states)
         output: torch.Tensor = super()._postprocess(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return output
 
@@ -277,6 +306,7 @@ def build_model_chunks(
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
     is_rotary = model.position_embedding_type == "rope"
+    norm = norm_spec(model, kernels)
     chunks = []
     for chunk in range(vp_size or 1):
         vp_stage = chunk if vp_size else None
@@ -300,6 +330,12 @@ def build_model_chunks(
                 # Rotary angles are not Megatron-Core's.
                 position_embedding_type="none" if is_rotary else model.position_embedding_type,
                 rotary_tables=RotaryTables(model) if is_rotary else None,
+                embedding=_build_embedding(model, transformer_config, padded_vocab_size, norm=norm, groups=groups)
+                if is_first
+                else None,
+                head=MaskedLmHead(transformer_config, norm=norm) if is_last and model.head == "mlm" else None,
+                has_vocab_bias=model.vocab_bias,
+                has_unequal_layers=model.skip_first_layernorm,
                 embedding_scale=model.embedding_scale,
                 final_logit_softcapping=model.final_logit_softcapping,
                 share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
@@ -319,6 +355,28 @@ def build_model_chunks(
             norm_weight=0.0 if model.layernorm_zero_centered_gamma else 1.0,
         )
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
+
+
+def _build_embedding(
+    model: ModelConfig,
+    config: TransformerConfig,
+    padded_vocab_size: int,
+    *,
+    norm: ModuleSpec,
+    groups: ProcessGroupCollection,
+) -> NormedEmbedding | None:
+    """Build the input embeddings of a model for which Megatron-Core's are not enough."""
+    if not model.embedding_layernorm and not model.num_tokentypes:
+        return None
+    return NormedEmbedding(
+        config=config,
+        vocab_size=padded_vocab_size,
+        max_sequence_length=model.num_positions,
+        position_embedding_type="none" if model.position_embedding_type == "rope" else model.position_embedding_type,
+        num_tokentypes=model.num_tokentypes,
+        tp_group=groups.tp,
+        norm=norm if model.embedding_layernorm else None,
+    )
 
 
 def count_layers(chunks: Sequence[GPTModel], *, num_layers: int) -> torch.Tensor:

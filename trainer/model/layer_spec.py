@@ -54,6 +54,7 @@ class LayerShape:
     has_experts: bool
     window: int | None
     """Keys that a query sees; None does not limit them."""
+    has_input_norm: bool
     rotary_kind: int | None
     """Row of the stacked rotary angles; None if the model has one kind."""
 
@@ -61,9 +62,17 @@ class LayerShape:
 def find_layer_shapes(model: ModelConfig) -> list[LayerShape]:
     """Return the shape of every layer, from the first."""
     kinds = find_rotary_kinds(model)
+    has_pre_norm = model.norm_placement in ("pre", "both")
     return [
-        LayerShape(has_experts=has_experts, window=window, rotary_kind=kind if model.rotary_base_local else None)
-        for has_experts, window, kind in zip(find_moe_layers(model), find_windows(model), kinds, strict=True)
+        LayerShape(
+            has_experts=has_experts,
+            window=window,
+            has_input_norm=has_pre_norm and not (model.skip_first_layernorm and layer == 0),
+            rotary_kind=kind if model.rotary_base_local else None,
+        )
+        for layer, (has_experts, window, kind) in enumerate(
+            zip(find_moe_layers(model), find_windows(model), kinds, strict=True)
+        )
     ]
 
 
@@ -96,15 +105,19 @@ def build_block_submodules(
     )
 
 
+def norm_spec(model: ModelConfig, kernels: Kernels) -> ModuleSpec:
+    """Return the specification of a model's norms."""
+    forms = {"RMSNorm": kernels.rms_norm, "LayerNorm": kernels.layer_norm}
+    return ModuleSpec(module=TorchNorm, params={"kernels": forms, "has_bias": model.layernorm_bias})
+
+
 class _LayerBuilder:
     """Build decoder layers of torch kernels between Megatron-Core's tensor-parallel linear layers."""
 
     def __init__(self, config: TransformerConfig, *, model: ModelConfig, kernels: Kernels) -> None:
         self.config, self.model = config, model
         self.masks = IntervalMasks()
-        self.norm = ModuleSpec(
-            module=TorchNorm, params={"kernels": {"RMSNorm": kernels.rms_norm, "LayerNorm": kernels.layer_norm}}
-        )
+        self.norm = norm_spec(model, kernels)
         self.activation = activation_for_mlp(kernels.gated_activation(model.activation))
 
     def build(self, shape: LayerShape) -> ModuleSpec:
@@ -127,7 +140,7 @@ class _LayerBuilder:
         return ModuleSpec(
             module=ShortTransformerLayer,
             submodules=TransformerLayerSubmodules(
-                input_layernorm=self.norm if has_pre_norm else IdentityOp,
+                input_layernorm=self.norm if shape.has_input_norm else IdentityOp,
                 self_attention=self._attention(shape),
                 self_attn_bda=self._add(),
                 pre_mlp_layernorm=self.norm if has_pre_norm else IdentityOp,
@@ -148,6 +161,7 @@ class _LayerBuilder:
         core: dict[str, Any] = {
             "masks": self.masks,
             "window": shape.window,
+            "is_causal": self.model.attention_mask == "causal",
             "softcapping": self.model.attn_logit_softcapping,
         }
         params: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal}

@@ -19,7 +19,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float | None) -> torch.
     return functional.rms_norm(x, weight.shape, weight, eps)
 
 
-def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     """[..., h] to [..., h]."""
     return functional.layer_norm(x, weight.shape, weight, bias, eps)
 
@@ -61,7 +61,8 @@ class ZeroCenteredLayerNorm(LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., h] to [..., h]."""
-        return self.kernel(x.float(), 1.0 + self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        bias = None if self.bias is None else self.bias.float()
+        return self.kernel(x.float(), 1.0 + self.weight.float(), bias, self.eps).to(x.dtype)
 
 
 _NORMS: dict[tuple[str, bool], type[RMSNorm | LayerNorm]] = {
@@ -86,15 +87,17 @@ class TorchNorm:
         eps: float = 1e-5,
         *,
         kernels: dict[str, Callable[..., torch.Tensor]],
+        has_bias: bool = True,
     ) -> nn.Module:
         """Build the module for activations [..., hidden_size].
 
         Args:
             kernels: the implementations of RMSNorm and of LayerNorm.
+            has_bias: of LayerNorm.
         """
-        norm = _NORMS[config.normalization, config.layernorm_zero_centered_gamma](
-            hidden_size, eps=eps, dtype=config.params_dtype
-        )
+        kind = _NORMS[config.normalization, config.layernorm_zero_centered_gamma]
+        bias = {"bias": has_bias} if issubclass(kind, LayerNorm) else {}
+        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype, **bias)
         norm.kernel = kernels[config.normalization]
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]

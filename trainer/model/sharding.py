@@ -73,7 +73,7 @@ def describe_buffers(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
 
 def _find_entries(chunk: GPTModel) -> dict[int, ShardedTensor | ShardedTensorFactory]:
     """Return Megatron-Core's description of each saved tensor of a chunk, by the tensor's identity."""
-    metadata = {"non_homogeneous_layers": False, "dp_cp_group": chunk.pg_collection.dp_cp}
+    metadata = {"non_homogeneous_layers": chunk.has_unequal_layers, "dp_cp_group": chunk.pg_collection.dp_cp}
     return {
         id(entry.data): entry
         for entry in _leaves(chunk.sharded_state_dict(metadata=metadata))

@@ -215,11 +215,30 @@ def _compressed_channels_are_cut_evenly(config: TrainConfig, world_size: int | N
             )
 
 
+@reads("model.skip_first_layernorm", "model.norm_placement")
+def _skipped_norm_exists(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    model = config.model
+    if model.skip_first_layernorm and model.norm_placement not in ("pre", "both"):
+        yield Violation(
+            path="model.skip_first_layernorm",
+            value="true",
+            message=f"must be false with model.norm_placement={model.norm_placement}: no layer normalizes its input",
+            fix="Use false, or model.norm_placement=pre.",
+        )
+
+
 _TORCH_ONLY: dict[str, object] = {
     "rotary_base_local": None,
     "layernorm_zero_centered_gamma": False,
     "norm_placement": "pre",
     "qk_layernorm_width": "head",
+    "attention_mask": "causal",
+    "layernorm_bias": True,
+    "skip_first_layernorm": False,
+    "embedding_layernorm": False,
+    "num_tokentypes": 0,
+    "head": "lm",
+    "vocab_bias": False,
     "window_size": None,
     "attn_logit_softcapping": None,
     "multi_latent_attention": False,
@@ -267,6 +286,7 @@ RULES = (
     _norms_of_all_heads_are_rms,
     _latent_attention_is_complete,
     _compressed_channels_are_cut_evenly,
+    _skipped_norm_exists,
     _parts_exist_in_transformer_engine,
     _vocabulary_is_known,
 )
