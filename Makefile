@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON =
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := test,dev,quickstart,benchmark,ray,huggingface
+EXTRAS := test,dev,quickstart,benchmark,ray,huggingface,serve
 PYTEST_ARGS ?=
 # As many processes as there are cores, up to four: each test may start four more.
 PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4

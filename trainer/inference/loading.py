@@ -9,6 +9,7 @@ from typing import Any
 from trainer.build import wire_model
 from trainer.checkpoint.companions import read_chat_template, read_generation_config
 from trainer.checkpoint.load import load_weights
+from trainer.checkpoint.trainer_state import ORIGIN_NAME
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.inference.generator import Generator
@@ -150,7 +151,8 @@ def _open_template(checkpoint: Path, tokenizer: Tokenizer) -> ChatTemplate | Non
 
 def _find_document_start(saved: SavedRun, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return what the model has seen before each document in training."""
-    del saved
+    if (saved.checkpoint / ORIGIN_NAME).is_file():  # imported: trained with another program's conventions
+        return tokenizer.opening_ids
     # A document begins after the end-of-document token of the one before it.
     return () if tokenizer.eos_id is None else (tokenizer.eos_id,)
 

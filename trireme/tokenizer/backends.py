@@ -43,6 +43,9 @@ class TokenizerModel(Protocol):
     @property
     def byte_ids(self) -> frozenset[int]: ...  # noqa: D102 - see Tokenizer
 
+    @property
+    def opening_ids(self) -> tuple[int, ...]: ...  # noqa: D102
+
     def token_id(self, token: str) -> int | None: ...  # noqa: D102
 
     def token_name(self, token: int) -> str | None: ...  # noqa: D102
@@ -81,6 +84,11 @@ class SentencePieceModel:
     def byte_ids(self) -> frozenset[int]:
         """Return the ids of pieces that are single bytes."""
         return frozenset(token for token in range(self.vocab_size) if self._model.IsByte(token))
+
+    @property
+    def opening_ids(self) -> tuple[int, ...]:
+        """Return nothing: SentencePiece adds bos_token only where a program asks for it."""
+        return ()
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a piece."""
@@ -144,6 +152,7 @@ class HuggingFaceModel:
             for token, added in sorted(self._model.get_added_tokens_decoder().items())
             if added.special and token != self.unknown_id
         }
+        self._adds_bos = read_token_names(directory / CONFIG_NAMES[0]).get("add_bos_token")
         named = _read_names(directory)
         self.eos_id = self._find_mark(named.get("eos_token"), "eos_token", EOS_NAMES)
         self.bos_id = self._find_mark(named.get("bos_token"), "bos_token", BOS_NAMES)
@@ -164,6 +173,15 @@ class HuggingFaceModel:
         if self._is_byte_level:
             return frozenset(token for token in ids if REPLACEMENT in self._model.decode([token]))
         return frozenset(token for token in ids if _BYTE_PIECE.fullmatch(self._model.id_to_token(token) or ""))
+
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """Return what the post-processor puts before a text, or bos_token as tokenizer_config.json decides."""
+        if isinstance(self._adds_bos, bool):
+            return (self.bos_id,) if self._adds_bos and self.bos_id is not None else ()
+        plain, whole = (self._model.encode("a", add_special_tokens=adds).ids for adds in (False, True))
+        ends = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
+        return tuple(whole[: ends[0]]) if ends else ()
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token."""

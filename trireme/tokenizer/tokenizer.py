@@ -79,6 +79,11 @@ class Tokenizer:
         """Return the ids that stand for bytes which alone need not be a character."""
         return self._model.byte_ids
 
+    @property
+    def opening_ids(self) -> tuple[int, ...]:
+        """Return the ids that transformers' tokenizer of the same file puts before a text; often none, or bos_token."""
+        return self._model.opening_ids
+
     @cached_property
     def sha256(self) -> str:
         """Return the hex digest of the file, as shard manifests record it."""
