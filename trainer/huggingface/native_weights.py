@@ -18,7 +18,7 @@ from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import MAX_SAVED_ELEMENTS, WEIGHTS_PREFIX, ShardedTensorView
 from trainer.checkpoint.save import write_pieces
 from trainer.huggingface.tensor_map import TensorRule
-from trainer.huggingface.weight_files import SafetensorsWriter, WeightSource
+from trainer.huggingface.weight_files import DTYPES, SafetensorsWriter, WeightSource
 from trireme.errors import ConfigError, Violation
 from trireme.progress import PlainProgress
 
@@ -169,8 +169,7 @@ def write_source(
             values = weights.read(rule, first, end)
             for segment in rule.overlaps(first, end):
                 part = values[segment.row - first : segment.row - first + segment.num_rows]
-                _check_finite(part, segment.name)
-                writer.write(segment.name, segment.source_row, part)
+                _write_checked(writer, segment.name, segment.source_row, part)
             report(values.numel())
 
 
@@ -183,12 +182,19 @@ def _write_transposed(writer: SafetensorsWriter, rule: TensorRule, weights: Nati
         columns[segment.source_row : segment.source_row + segment.num_rows] = values[
             segment.row : segment.row + segment.num_rows
         ]
-    _check_finite(columns, name)
-    writer.write(name, 0, columns.t())
+    _write_checked(writer, name, 0, columns.t())
 
 
-def _check_finite(values: torch.Tensor, name: str) -> None:
-    if not bool(values.isfinite().all()):
-        message = "contains NaN or infinity"
-        fix = "Use an older checkpoint of the run."
-        raise ConfigError([Violation(path=name, value="", message=message, fix=fix)])
+def _write_checked(writer: SafetensorsWriter, name: str, first: int, rows: torch.Tensor) -> None:
+    """Write rows in their data type, unless a value is not finite there."""
+    dtype = writer.dtype_of(name)
+    values = rows.to(dtype)
+    if bool(values.isfinite().all()):
+        writer.write(name, first, values)
+        return
+    if bool(rows.isfinite().all()):
+        short = next(short for short, known in DTYPES.items() if known == dtype)
+        message, fix = f"contains values that {short} cannot hold", "Export with --dtype bf16 or fp32."
+    else:
+        message, fix = "contains NaN or infinity", "Use an older checkpoint of the run."
+    raise ConfigError([Violation(path=name, value="", message=message, fix=fix)])

@@ -1,6 +1,7 @@
 """Find the tokenizer of a model to import, and write that of a checkpoint for an export."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from data_tools.export_tokenizer import build_texts, find_difference, write_toke
 from data_tools.tokenizer.convert import UnsupportedModelError, convert_tokenizer
 from trainer.checkpoint.companions import COMPANION_NAMES, GENERATION_CONFIG_NAME
 from trainer.checkpoint.tokenizer import SENTENCEPIECE_NAME
-from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation
+from trireme.errors import EXIT_STOPPED, RunStopped
 from trireme.tokenizer.backends import CONFIG_NAMES
 from trireme.tokenizer.tokenizer import HUGGINGFACE_NAME, Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def open_source_tokenizer(directory: Path) -> Tokenizer | None:
@@ -29,10 +32,9 @@ def write_tokenizer_files(tokenizer_path: Path, directory: Path) -> None:
     """Write a checkpoint's tokenizer for transformers, vLLM and llama.cpp.
 
     A tokenizer.json and the files next to it are copied. A SentencePiece model is converted, with proof on many texts
-    that the ids are the same, and copied too.
+    that the ids are the same, and copied too; one that cannot be converted, such as Llama 2's, is only copied.
 
     Raises:
-        ConfigError: the model cannot be converted.
         RunStopped: a text gets other ids.
     """
     tokenizer = Tokenizer(tokenizer_path)
@@ -46,9 +48,12 @@ def write_tokenizer_files(tokenizer_path: Path, directory: Path) -> None:
     try:
         converted = convert_tokenizer(tokenizer_path.read_bytes())
     except UnsupportedModelError as error:
-        message = f"cannot be exported: it {error}"
-        fix = "Train with a model of data_tools.prepare, or a tokenizer.json."
-        raise ConfigError([Violation(path="tokenizer", value=tokenizer_path, message=message, fix=fix)]) from error
+        _LOGGER.warning(
+            "The tokenizer is exported as %s only, which transformers converts itself: it %s.",
+            SENTENCEPIECE_NAME,
+            error,
+        )
+        return
     other = tokenizers.Tokenizer.from_str(converted.tokenizer.to_str())
     other.encode_special_tokens = True
     _, difference = find_difference(tokenizer, other, build_texts(tokenizer, converted.symbols))

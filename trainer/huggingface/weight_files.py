@@ -193,6 +193,10 @@ class SafetensorsWriter:
             self._places[planned.tensor.name] = path, start, planned
             start += planned.num_bytes
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the data type of a tensor."""
+        return self._places[name][2].dtype
+
     def write(self, name: str, first: int, rows: torch.Tensor) -> None:
         """Write rows from `first` on, [num_rows, ...], cast to the tensor's data type."""
         path, start, planned = self._places[name]
