@@ -127,7 +127,7 @@ def measure_chain(bench: Bench) -> dict[str, Any]:
 
     def ours() -> dict[str, Any]:
         shutil.rmtree(output, ignore_errors=True)
-        done = run_module("data_tools.prepare", *_chain_overrides(archives, output, model, num_workers=NUM_WORKERS))
+        done = run_module("data_tools.prepare", *chain_overrides(archives, output, model, num_workers=NUM_WORKERS))
         stats = json.loads((output / "stats.json").read_text())
         totals = [stats[split] for split in ("train", "validation")]
         counts = {name: sum(split[name] for split in totals) for name in ("num_documents", "num_tokens")}
@@ -222,7 +222,7 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
     def side(copies: int) -> dict[str, Any]:
         shutil.rmtree(output, ignore_errors=True)
         # All that is read is packed too: near duplicates stay.
-        overrides = _chain_overrides(inputs[copies], output, model, num_workers=1)
+        overrides = chain_overrides(inputs[copies], output, model, num_workers=1)
         command = [sys.executable, "-m", "data_tools.prepare", *overrides, "data_prep.near_duplicates.is_enabled=false"]
         worker, parent = measure_peaks(command)
         return {"worker_mb": worker / 1e6, "main_process_mb": parent / 1e6}
@@ -241,7 +241,8 @@ def measure_memory(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _chain_overrides(archives: Path, output: Path, model: Path, *, num_workers: int) -> list[str]:
+def chain_overrides(archives: Path, output: Path, model: Path, *, num_workers: int) -> list[str]:
+    """The settings of the whole chain: archives to shards, near duplicates removed."""
     return [
         "data_prep=common_crawl",
         f"data_prep.sources.0.paths=['{archives}/*.warc.gz']",
