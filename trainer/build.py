@@ -18,10 +18,11 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader, build_loader
+from trainer.data.masked_lm import Masking, build_masking
 from trainer.data.micro_batch import DocumentConfig
 from trainer.data.mixture import Mixture
 from trainer.data.sample_ranges import SampleRanges
-from trainer.data.validation import ValidationLoader, build_validation_loader
+from trainer.data.validation import VALIDATION_SEED, ValidationLoader, build_validation_loader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
 from trainer.engine.megatron.engine import MegatronEngine
@@ -83,7 +84,12 @@ def build_run(
     is_writer = world.is_main_rank and is_active
     past = recall_past(config, derived=derived, state=state, is_written=is_active)
     loader = build_training_loader(
-        config, derived=derived, world=world, state=state, skipped_samples=past.skipped_samples
+        config,
+        derived=derived,
+        world=world,
+        state=state,
+        skipped_samples=past.skipped_samples,
+        tokenizer=tokenizer,
     )
     recorder = build_recorder(
         config.logging,
@@ -95,7 +101,7 @@ def build_run(
         is_validation_due=progress.is_validation_due,
         is_main_rank=is_writer,
     )
-    validation = build_validation(config, derived=derived, world=world)
+    validation = build_validation(config, derived=derived, world=world, tokenizer=tokenizer)
     event_log = events.EventLog(derived.run_directory / events.FILE_NAME if is_writer else None)
     if is_writer:
         record_start(
@@ -270,8 +276,14 @@ def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, 
     assert not wrong, f"pipeline stages hold these layers (by number) this many times instead of once: {wrong}"
 
 
-def build_validation(config: TrainConfig, *, derived: DerivedConfig, world: World) -> ValidationLoader | None:
-    """Build the loader of the validation set, if one is configured."""
+def build_validation(
+    config: TrainConfig, *, derived: DerivedConfig, world: World, tokenizer: Tokenizer | None = None
+) -> ValidationLoader | None:
+    """Build the loader of the validation set, if one is configured.
+
+    Args:
+        tokenizer: of the shards, which a masked language model needs.
+    """
     if not config.data.validation:
         return None
     return build_validation_loader(
@@ -284,6 +296,14 @@ def build_validation(config: TrainConfig, *, derived: DerivedConfig, world: Worl
         eval_iters=config.training.eval_iters,
         vocab_size=derived.vocab_size,
         documents=_document_config(config, derived),
+        # Of its own, so that every validation of a run, and of two runs, hides the same tokens.
+        transform=_masking(config, derived, tokenizer, seed=VALIDATION_SEED),
+    )
+
+
+def _masking(config: TrainConfig, derived: DerivedConfig, tokenizer: Tokenizer | None, *, seed: int) -> Masking | None:
+    return build_masking(
+        config.data, seed=seed, vocab_size=derived.vocab_size, eod_token_id=derived.eod_token_id, tokenizer=tokenizer
     )
 
 
@@ -306,11 +326,13 @@ def build_training_loader(
     world: World,
     state: TrainerState | None = None,
     skipped_samples: SampleRanges | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> BatchLoader:
     """Build the loader of this rank's training batches, from the checkpoint's progress on.
 
     Args:
         skipped_samples: samples that no step reads.
+        tokenizer: of the shards, which a masked language model needs.
     """
     mixture = state.mixture if state is not None else None
     return build_loader(
@@ -325,6 +347,7 @@ def build_training_loader(
         prefetch_steps=config.data.prefetch_steps,
         vocab_size=derived.vocab_size,
         documents=_document_config(config, derived),
+        transform=_masking(config, derived, tokenizer, seed=config.training.seed),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
         skipped_samples=skipped_samples,
     )

@@ -11,6 +11,7 @@ from trainer.data.checks import check_datasets
 from trireme.config.fields import overlaps
 from trireme.errors import ConfigError, Violation
 from trireme.tokenizer.tokenizer import Tokenizer
+from trireme.tokenizer.words import MASK_NAMES, find_mask_token, read_word_list
 
 
 def find_data_errors(overrides: Sequence[str]) -> list[Violation]:
@@ -100,4 +101,22 @@ def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violatio
         message = f"must be one of the {tokenizer.vocab_size} tokens of tokenizer.path={path}"
         fix = f"Use null or 0 to {tokenizer.vocab_size - 1}."
         violations.append(Violation(path="data.eod_token_id", value=config.data.eod_token_id, message=message, fix=fix))
-    return tokenizer, violations
+    return tokenizer, violations + _check_masking(config, tokenizer)
+
+
+def _check_masking(config: TrainConfig, tokenizer: Tokenizer) -> list[Violation]:
+    """Check what hiding tokens needs of the tokenizer, and the list of words."""
+    data = config.data
+    if data.mask_prob is None:
+        return []
+    violations = []
+    if data.mask_token_id is None and find_mask_token(tokenizer) is None:
+        message = f"must be set, because tokenizer.path={tokenizer.path} has none of {', '.join(MASK_NAMES)}"
+        fix = "Set it to a token that no text produces, or train the tokenizer with [MASK] as a special token."
+        violations.append(Violation(path="data.mask_token_id", value="null", message=message, fix=fix))
+    if data.mask_word_list is not None:
+        try:
+            read_word_list(data.mask_word_list, setting="data.mask_word_list")
+        except ConfigError as error:
+            violations += error.violations
+    return violations

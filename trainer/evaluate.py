@@ -117,7 +117,7 @@ def run(arguments: list[str]) -> int:
     damage = find_not_finite(chunks)
     if damage:
         _LOGGER.warning("The weights of %s contain %s.", checkpoint, join_first(damage))
-    validation = build_validation(config, derived=derived, world=world)
+    validation = build_validation(config, derived=derived, world=world, tokenizer=inputs.tokenizer)
     assert validation is not None
     result = run_validation(
         validation, evaluate=partial(evaluate_step, chunks, groups=world.groups, device=world.device)

@@ -142,4 +142,51 @@ MODEL_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         "model.moe_router_group_topk: must divide model.moe_router_topk=3 (got 2). Use 1 or 3.",
         ["model.moe_router_group_topk=1", "model.moe_router_group_topk=3"],
     ),
+    (
+        ["model.attention_mask=bidirectional"],
+        None,
+        "data.mask_prob: must be set with model.attention_mask=bidirectional: the model would see the tokens that it"
+        " predicts (got null). Use 0.15 or 0.3, or model.attention_mask=causal.",
+        ["model.attention_mask=causal"],
+    ),
+    (
+        ["data.mask_prob=0.15", "data.mask_token_id=3"],
+        None,
+        "model.attention_mask: must be bidirectional with data.mask_prob=0.15: masked tokens are predicted from both"
+        " sides (got causal). Use bidirectional, or data.mask_prob=null.",
+        ["model.attention_mask=bidirectional", "data.mask_prob=null"],
+    ),
+    (
+        ["model.attention_mask=bidirectional", "data.mask_prob=0.15"],
+        None,
+        "data.mask_token_id: must be set with data.mask_prob when tokenizer.path=null (got null). Set it to the token"
+        " that hides others, or set tokenizer.path to the tokenizer.",
+        ["data.mask_token_id=3"],
+    ),
+    (
+        ["data.mask_token_id=8000"],
+        None,
+        "data.mask_token_id: must be at least 0 and less than model.vocab_size=8000 (got 8000). Use 0 to 7999.",
+        ["data.mask_token_id=7999"],
+    ),
+    (
+        ["data.random_token_share=0.3"],
+        None,
+        "data.random_token_share: must be at most 1 - data.mask_token_share = 0.2 (got 0.3). Use 0.2 or less.",
+        ["data.random_token_share=0.2"],
+    ),
+    (
+        ["data.mask_whole_words=true"],
+        None,
+        "data.mask_whole_words: requires tokenizer.path: the pieces of the tokenizer show where words begin (got true)."
+        " Use false, or set tokenizer.path.",
+        ["data.mask_whole_words=false"],
+    ),
+    (
+        ["data.mask_word_list=words.txt"],
+        None,
+        "data.mask_word_list: requires data.mask_whole_words=true (got words.txt). Use null, or"
+        " data.mask_whole_words=true.",
+        ["data.mask_word_list=null"],
+    ),
 ]

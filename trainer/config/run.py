@@ -152,6 +152,19 @@ class DataConfig:
     """Exclude from the loss the prediction after an eod_token_id: the first token of the next document."""
     eod_token_id: int | None = None
     """Token that ends a document; null takes the tokenizer's end-of-sequence token."""
+    mask_prob: float | None = None
+    """Share of tokens that a masked language model predicts (BERT 0.15, ModernBERT 0.3); null predicts next tokens."""
+    mask_token_id: int | None = None
+    """Token that hides others; null takes the tokenizer's [MASK] or <mask>."""
+    mask_token_share: float = 0.8
+    """Share of the predicted tokens that become the mask token."""
+    random_token_share: float = 0.1
+    """Share of the predicted tokens that become a random token; the others stay as they are."""
+    mask_whole_words: bool = False
+    """Hide words whole, as the tokenizer's pieces show them; requires tokenizer.path."""
+    mask_word_list: PathText | None = None
+    """File of words, one a line, for scripts without spaces (Chinese): with mask_whole_words, pieces that spell a
+    listed word are hidden together. null takes each piece of these scripts as a word."""
     prefetch_steps: int = 2
     """Optimizer steps whose batches a background thread reads ahead; 0 reads within the step."""
 

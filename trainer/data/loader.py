@@ -1,6 +1,6 @@
 """Load the micro batches of one data-parallel rank, prefetched in the background."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -135,6 +135,7 @@ def build_loader(
     prefetch_steps: int = 2,
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
+    transform: Callable[[MicroBatch], MicroBatch] | None = None,
     former_mixture: Mixture | None = None,
     skipped_samples: SampleRanges | None = None,
 ) -> BatchLoader:
@@ -144,6 +145,7 @@ def build_loader(
         configs: data sets of the blend.
         vocab_size: number of token ids of the model; None does not check ids.
         documents: how documents inside a window are treated.
+        transform: see `WindowReader`.
         former_mixture: the mixture that the resumed checkpoint recorded; None if it never changed.
         skipped_samples: samples of the former mixture that no step reads. If the mixture changes, numbers from
             consumed_samples on are those of other samples, of which none is skipped.
@@ -161,7 +163,7 @@ def build_loader(
     if former_mixture is not None and not mixture.draws_as(former_mixture):
         skipped_samples = skipped_samples.before(consumed_samples)
     return BatchLoader(
-        WindowReader(datasets, vocab_size=vocab_size, documents=documents),
+        WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform),
         order=SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=seed),
         consumed_samples=consumed_samples,
         dp_rank=dp_rank,

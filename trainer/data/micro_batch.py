@@ -1,6 +1,6 @@
 """Build micro batches, the data of one forward pass, from windows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class MicroBatch:
     tokens: torch.Tensor
     """[b, s] int64."""
     labels: torch.Tensor
-    """[b, s] int64: the next token of each position."""
+    """[b, s] int64: the next token of each position, or with masked tokens the token that was there."""
     loss_mask: torch.Tensor
     """[b, s] float32: 1 where the label counts."""
     position_ids: torch.Tensor
@@ -53,6 +53,7 @@ class WindowReader:
         datasets: in the order of the configuration, all with the same seq_length.
         vocab_size: number of token ids of the model; None does not check ids.
         documents: how documents are treated; None treats each window as one document.
+        transform: changes every micro batch, for another objective than the next token.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class WindowReader:
         *,
         vocab_size: int | None = None,
         documents: DocumentConfig | None = None,
+        transform: Callable[[MicroBatch], MicroBatch] | None = None,
     ) -> None:
         self.datasets = datasets
+        self.transform = transform
         self.vocab_size = vocab_size
         self.documents = documents
 
@@ -84,12 +87,13 @@ class WindowReader:
             source.read_windows(window[rows], out=flat, rows=rows)
         self._check_ids(flat, dataset, window)
         real = torch.from_numpy(is_real.reshape(samples.shape))
-        return [
+        batches = [
             build_micro_batch(
                 windows[m], is_real=real[m], sample_ids=tuple(samples[m].tolist()), documents=self.documents
             )
             for m in range(len(samples))
         ]
+        return batches if self.transform is None else [self.transform(batch) for batch in batches]
 
     def close(self) -> None:
         """Close all files."""

@@ -1,7 +1,7 @@
 """Load the validation set: the same windows in every validation, under every layout."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -79,8 +79,11 @@ def build_validation_loader(
     eval_iters: int,
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
+    transform: Callable[[MicroBatch], MicroBatch] | None = None,
 ) -> ValidationLoader:
     """Open data sets and choose the windows of every validation.
+
+    Args and errors are those of `build_loader`; every validation reads the same windows.
 
     Raises:
         ConfigError: data sets cannot be used (all their errors).
@@ -106,7 +109,7 @@ def build_validation_loader(
             eval_iters,
         )
     return ValidationLoader(
-        WindowReader(datasets, vocab_size=vocab_size, documents=documents),
+        WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform),
         locations=locations,
         dp_rank=dp_rank,
         dp_size=dp_size,
