@@ -20,6 +20,9 @@ from trainer.inference.server.protocol import ChatRequest, CompletionRequest, pa
 from trainer.inference.server.service import Job, Service, wait_for_answer
 
 PAGE = Path(__file__).with_name("page.html")
+_DISCARD_FACTOR = 8
+"""Bodies up to this many times the limit are read before they are refused: many clients read no answer before they have
+sent all."""
 _OPEN_PATHS = ("/", "/health", "/metrics")
 """Paths that need no API key."""
 
@@ -141,13 +144,17 @@ async def _read_body(request: Request, limit: int) -> bytes:
         raise ApiError(415, f"The Content-Type must be application/json, not {kind or 'empty'}.", code="not_json")
     too_large = ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if length.isdigit() and int(length) > _DISCARD_FACTOR * limit:
         raise too_large
-    body = bytearray()
+    body, num_bytes = bytearray(), 0
     async for part in request.stream():
-        body += part
-        if len(body) > limit:
+        num_bytes += len(part)
+        if num_bytes > _DISCARD_FACTOR * limit:
             raise too_large
+        if num_bytes <= limit:
+            body += part
+    if num_bytes > limit:
+        raise too_large
     return bytes(body)
 
 
