@@ -135,9 +135,9 @@ def _check_start(
     if resumed is not None:
         return check_contents(resumed)
     path = config.pretrained_checkpoint
-    if path is None or not vocab_size:
+    if path is None:
         return []
-    padded_vocab_size = pad_vocab_size(config.model, vocab_size)
+    padded_vocab_size = pad_vocab_size(config.model, vocab_size) if vocab_size else None
     found = check_pretrained(path, model=config.model, padded_vocab_size=padded_vocab_size)
     if found or tokenizer is None:
         return found

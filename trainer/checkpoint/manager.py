@@ -146,13 +146,12 @@ class CheckpointManager:
         self._origin, self._record_event = origin, record
         self._tokenizer = tokenizer
         self._further_files: dict[str, str | bytes] = {CONFIG_NAME: dump_config(config)}
-        if tokenizer is not None:
-            source = origin.checkpoint or origin.pretrained
-            self._further_files |= inherit_files(source, tokenizer=tokenizer)
-            self._further_files |= tokenizer.files
         timeout = timedelta(seconds=config.gloo_timeout_seconds)
         self._group = distributed.new_group(backend="gloo", timeout=timeout)
         self._ranks = Ranks(self._group)
+        if self._ranks.is_coordinator:
+            self._further_files |= inherit_files(origin.checkpoint or origin.pretrained, tokenizer=tokenizer)
+            self._further_files |= tokenizer.files if tokenizer is not None else {}
         self._host_copy = HostCopy()
         self._latest = origin.checkpoint
         self._saved_step: int | None = progress.step or None

@@ -26,16 +26,18 @@ def check_weights(model: ModelConfig, *, padded_vocab_size: int, checkpoint: Pat
     return [dataclasses.replace(one, fix=f"{one.fix.partition(' to resume')[0]}{otherwise}.") for one in found]
 
 
-def check_pretrained(path: str, *, model: ModelConfig, padded_vocab_size: int) -> list[Violation]:
+def check_pretrained(path: str, *, model: ModelConfig, padded_vocab_size: int | None) -> list[Violation]:
     """Return everything that would keep a run from starting with the weights at a path; files are checked by size.
 
     Args:
         path: of `pretrained_checkpoint`.
         model: of the run.
-        padded_vocab_size: rows of its embedding.
+        padded_vocab_size: rows of its embedding; None does not compare the model.
     """
     try:
         checkpoint = choose_at(Path(path), verify=False, name=PRETRAINED)
+        if padded_vocab_size is None:
+            return []
         return check_weights(model, padded_vocab_size=padded_vocab_size, checkpoint=checkpoint)
     except ConfigError as error:
         return list(error.violations)

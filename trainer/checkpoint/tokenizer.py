@@ -45,12 +45,12 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
     return TokenizerCopy(record=record, files=files)
 
 
-def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy) -> dict[str, bytes]:
+def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy | None) -> dict[str, bytes]:
     """Read what a run keeps of the checkpoint that its weights come from, for its own checkpoints.
 
     Args:
         source: that checkpoint; None for a run with weights of its own.
-        tokenizer: of the run.
+        tokenizer: of the run; None without one.
     Returns:
         By name: the record of an import, and, if the tokenizer is the same, the companions such as the chat template.
     Raises:
@@ -63,7 +63,7 @@ def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy) -> dict[str,
     if (source / ORIGIN_NAME).is_file():
         files[ORIGIN_NAME] = (source / ORIGIN_NAME).read_bytes()
     record = read_state(source).tokenizer
-    if record is not None and record.sha256 == tokenizer.record.sha256:
+    if record is not None and tokenizer is not None and record.sha256 == tokenizer.record.sha256:
         files |= read_companions(source)
     return files
 
