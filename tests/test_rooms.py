@@ -44,6 +44,7 @@ PLANTED = {
     "trainer.loop.lr_schedule": "trainer.inputs",
     "trainer.data_inputs": "trainer.inputs",
     "trainer.certificate.bounds": "trainer.train",
+    "trainer.huggingface.record": "trainer.import_hf",
     "trainer.inference.sampling": "trainer.generate",
     "launch.cli": "trainer.data.blend",
     "launch.plan.job": "torch",

@@ -22,7 +22,20 @@ ROOTS = ("", "trainer", "data_tools", "trainer/checkpoint")
 PACKAGES = ("trireme", "trainer", "data_tools", "launch", "benchmarks", "tests")
 USERS_OWN = {"conf/cluster/ours.yaml", "cluster=ours", "data_prep=mine", "model=mine"}
 """What a reader is told to create."""
-NO_SETTING = (".json", ".jsonl", ".model", ".vocab", ".yaml", ".md", ".py", ".html", ".parquet", ".sbatch", ".FIELD")
+NO_SETTING = (
+    ".json",
+    ".jsonl",
+    ".model",
+    ".vocab",
+    ".yaml",
+    ".md",
+    ".py",
+    ".html",
+    ".parquet",
+    ".sbatch",
+    ".FIELD",
+    ".safetensors",
+)
 MAX_ARCHITECTURE_LINES = 120
 QUOTES = {
     "docs/training/fault_tolerance.md": {
@@ -239,9 +252,9 @@ def test_the_readme_shows_what_the_quickstart_prints() -> None:
         block for block in code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8")) if "== Done" in block
     )
     source = (REPOSITORY / "launch" / "quickstart.py").read_text(encoding="utf-8")
-    titles = re.findall(r"^\S+ s?\s*(\d/6 .*)$", shown, flags=re.MULTILINE)
+    titles = re.findall(r"^\S+ s?\s*(\d/7 .*)$", shown, flags=re.MULTILINE)
     labels = re.findall(r"^([a-z][a-z, ]+?)  ", shown, flags=re.MULTILINE)
-    assert len(titles) == 6 and len(labels) == 4
+    assert len(titles) == 7 and len(labels) == 5
     assert [text for text in [*titles, *labels] if text not in source] == []
 
 

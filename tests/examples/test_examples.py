@@ -27,6 +27,11 @@ def test_own_text_then_another_layout_then_a_drawing(tmp_path: Path) -> None:
     run("own_text.sh", tmp_path / "own text", cwd=tmp_path)
     data = tmp_path / "own text" / "data"
     assert "each once" in run("resume_elsewhere.sh", data, tmp_path / "resumed", cwd=tmp_path)
+    run("hugging_face.sh", tmp_path / "own text" / "run", data, tmp_path / "hugging face", cwd=tmp_path)
+    assert (tmp_path / "hugging face" / "exported" / "model.safetensors").is_file()
+    records = map(json.loads, (tmp_path / "hugging face" / "continued" / "metrics.jsonl").read_text().splitlines())
+    trained = json.loads((tmp_path / "own text" / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert next(record["loss"] for record in records if record["kind"] == "train") < trained["loss"] - 1
     drawing = ET.fromstring(
         run("draw_loss.py", tmp_path / "own text" / "run", tmp_path / "resumed" / "run", cwd=tmp_path)
     )
