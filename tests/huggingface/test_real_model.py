@@ -67,6 +67,33 @@ def test_it_answers(run: Path) -> None:
     assert template is not None and "<|im_start|>" in template
 
 
+PROMPTS = (
+    {"prompt": "The capital of France is"},
+    {"prompt": "Once upon a time, there was a"},
+    {"prompt": "def fibonacci(n):"},
+    {"prompt": "Water boils at"},
+    {"messages": [{"role": "user", "content": "Name three colors of the rainbow."}]},
+)
+
+
+def test_it_answers_alike_under_every_layout(run: Path, tmp_path: Path) -> None:
+    """It has 9 query and 3 key-value heads, so tensor parallelism of 3 fits, and of 2 does not."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    options = ("--input", tmp_path / "prompts.jsonl", "--temperature", 0, "--max-new-tokens", 64)
+    result = command("trainer.generate", run, *options, "--output", tmp_path / "one.jsonl")
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "one.jsonl").read_text().splitlines()) == len(PROMPTS)
+    for size, kind in ((3, "tensor"), (2, "pipeline")):
+        launcher = ("torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m")
+        layout = (f"--{kind}-model-parallel-size", size, "--output", tmp_path / f"{kind}.jsonl")
+        line = [sys.executable, "-m", *launcher, "trainer.generate", run, *options, *layout]
+        done = subprocess.run(
+            list(map(str, line)), cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"{kind}.jsonl").read_text() == (tmp_path / "one.jsonl").read_text(), kind
+
+
 def test_twenty_steps_of_continued_pretraining(file: Path, run: Path, tmp_path: Path) -> None:
     """The first step has transformers' loss on the same rows, and training lowers it."""
     tokenizer = Tokenizer(checkpoint_of(run) / "tokenizer.json")
