@@ -22,6 +22,7 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+ENCODER = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"} | {"pad_token_id": 0}
 EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 LATENT: dict[str, Any] = {
     "num_key_value_heads": 4,
@@ -47,7 +48,7 @@ def rope(kind: str, **numbers: float) -> dict[str, Any]:
 def _model(name: str, **changes: Any) -> Callable[[], Any]:
     """A model of transformers by the prefix of its classes."""
     config = getattr(transformers, f"{name}Config")
-    head = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+    head = {"GPT2": "LMHeadModel", "Bert": "ForMaskedLM", "ModernBert": "ForMaskedLM"}.get(name, "ForCausalLM")
     if name == "Gemma3":
         config = transformers.Gemma3TextConfig
     return lambda: getattr(transformers, f"{name}{head}")(config(**changes))
@@ -79,6 +80,16 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gemma3": _model("Gemma3", **(GEMMA | {"num_hidden_layers": 7})),
     "gpt2": _model(
         "GPT2", vocab_size=VOCAB_SIZE, n_embd=64, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+    ),
+    "bert": _model(
+        "Bert",
+        **(ENCODER | {"max_position_embeddings": 96, "layer_norm_eps": 1e-12}),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ),
+    "modernbert": _model(
+        "ModernBert",
+        **(ENCODER | {"num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}),
     ),
     "deepseek_v3": _model("DeepseekV3", **(SMALL | LATENT)),
     "deepseek_v3_yarn": _model(

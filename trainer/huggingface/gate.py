@@ -96,7 +96,8 @@ def check_logits(
     """
     state = read_state(checkpoint)
     ids = gate_ids(state.model_config(), vocab_size=state.vocab_size or state.padded_vocab_size, bos_id=bos_id)
-    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file)
+    is_masked = state.model_config().head == "mlm"
+    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file, is_masked=is_masked)
     gc.collect()
     ours = _logits_of_checkpoint(checkpoint, state, ids, rounded=_native_dtypes(rules, dtypes))
     result = compare_logits(ours, theirs, num_tokens=ids.shape[1])
@@ -144,7 +145,9 @@ def compare_logits(ours: torch.Tensor, theirs: torch.Tensor, *, num_tokens: int)
 
 
 @torch.inference_mode()
-def logits_of_transformers(directory: Path, ids: torch.Tensor, *, gguf_file: str | None = None) -> torch.Tensor:
+def logits_of_transformers(
+    directory: Path, ids: torch.Tensor, *, gguf_file: str | None = None, is_masked: bool = False
+) -> torch.Tensor:
     """Return the logits of a model that transformers loads in fp32, at the compared positions: [b, positions, v].
 
     Only local files are read, and no code of the model is run.
@@ -161,11 +164,13 @@ def logits_of_transformers(directory: Path, ids: torch.Tensor, *, gguf_file: str
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             options = {"use_safetensors": True} if gguf_file is None else {"gguf_file": gguf_file}
-            model = transformers.AutoModelForCausalLM.from_pretrained(
+            kind = transformers.AutoModelForMaskedLM if is_masked else transformers.AutoModelForCausalLM
+            model = kind.from_pretrained(
                 directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **options
             ).eval()
         positions = compared_positions(ids.shape[1])
-        return torch.cat([model(row[None], use_cache=False).logits[:, positions].float() for row in ids])
+        options = {} if is_masked else {"use_cache": False}
+        return torch.cat([model(row[None], **options).logits[:, positions].float() for row in ids])
     finally:
         log.set_verbosity(level)
         if has_bar:

@@ -175,8 +175,8 @@ def _fit(
     ignored = [name for name in shapes if name.endswith(family.unused_tensors)] if family.unused_tensors else []
     extra_layers = [name for name in shapes if family.may_have_later_layers and _is_later_layer(name, model.num_layers)]
     if not model.untie_embeddings_and_output_weights:
-        ignored.append("lm_head.weight")  # a copy of the embedding, which some files contain
-        _check_copy(source.weights, names)
+        ignored.append(family.tied_copy)
+        _check_copy(source.weights, names, copy=family.tied_copy)
     misfits = find_misfits(rules, shapes, ignored=[*ignored, *extra_layers])
     raise_if_any(_describe_misfits(misfits))
     return rules, sorted({".".join(name.split(".")[:3]) for name in extra_layers})
@@ -203,7 +203,7 @@ def _is_later_layer(name: str, num_layers: int) -> bool:
     return len(parts) > 3 and parts[:2] == ["model", "layers"] and parts[2].isdigit() and int(parts[2]) >= num_layers
 
 
-def _check_copy(weights: WeightSource, names: Names) -> None:
+def _check_copy(weights: WeightSource, names: Names, *, copy: str) -> None:
     """Compare a stored output layer with the embedding that config.json says it shares.
 
     Raises:
@@ -211,13 +211,13 @@ def _check_copy(weights: WeightSource, names: Names) -> None:
     """
     embedding = names["embedding.word_embeddings.weight"]
     assert isinstance(embedding, Same)
-    head = weights.tensors.get("lm_head.weight")
+    head = weights.tensors.get(copy)
     stored = weights.tensors.get(embedding.name)
     if head is None or stored is None:
         return
     is_equal = head.shape == stored.shape and all(
         torch.equal(
-            weights.read("lm_head.weight", first, min(first + 4096, head.shape[0])),
+            weights.read(copy, first, min(first + 4096, head.shape[0])),
             weights.read(embedding.name, first, min(first + 4096, head.shape[0])),
         )
         for first in range(0, head.shape[0], 4096)
@@ -225,7 +225,7 @@ def _check_copy(weights: WeightSource, names: Names) -> None:
     if not is_equal:
         message = "differs from the embedding, but config.json sets tie_word_embeddings"
         fix = "Set tie_word_embeddings to false in config.json if the model has an output layer of its own."
-        raise ConfigError([Violation(path="lm_head.weight", value="", message=message, fix=fix)])
+        raise ConfigError([Violation(path=copy, value="", message=message, fix=fix)])
 
 
 def _describe_misfits(misfits: list[Misfit]) -> list[Violation]:

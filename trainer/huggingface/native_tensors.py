@@ -40,22 +40,40 @@ def list_native_tensors(model: ModelConfig, *, padded_vocab_size: int) -> list[N
     if model.position_embedding_type == "learned_absolute":
         name = "embedding.position_embeddings.weight"
         tensors.append(NativeTensor(name=name, key=name, shape=(model.num_positions, h)))
+    if model.num_tokentypes:
+        name = "embedding.tokentype_embeddings.weight"
+        tensors.append(NativeTensor(name=name, key=name, shape=(model.num_tokentypes, h)))
+    if model.embedding_layernorm:
+        tensors += _list_norm(model, "embedding.layernorm.")
     for layer, has_experts in enumerate(find_moe_layers(model)):
         tensors += _list_layer(model, layer, has_experts=has_experts)
     if model.norm_placement != "sum":
         tensors += _list_norm(model, "decoder.final_layernorm.")
+    if model.head == "mlm":
+        tensors.append(NativeTensor(name=(name := "head.dense.weight"), key=name, shape=(h, h)))
+        if model.add_bias_linear:
+            tensors.append(NativeTensor(name=(name := "head.dense.bias"), key=name, shape=(h,)))
+        tensors += _list_norm(model, "head.layernorm.")
     if model.untie_embeddings_and_output_weights:
         tensors.append(NativeTensor(name=(name := "output_layer.weight"), key=name, shape=(v, h)))
+    if model.vocab_bias:
+        tensors.append(NativeTensor(name=(name := "output_layer.bias"), key=name, shape=(v,)))
     return tensors
 
 
 def _list_norm(model: ModelConfig, prefix: str) -> list[NativeTensor]:
-    kinds = ("weight", "bias") if model.normalization == "LayerNorm" else ("weight",)
+    kinds = ("weight", "bias") if _has_norm_bias(model) else ("weight",)
     return [NativeTensor(name=prefix + kind, key=prefix + kind, shape=(model.hidden_size,)) for kind in kinds]
+
+
+def _has_norm_bias(model: ModelConfig) -> bool:
+    return model.normalization == "LayerNorm" and model.layernorm_bias
 
 
 def has_stacked_layers(model: ModelConfig) -> bool:
     """Return whether the checkpoint stacks the layers: not if their kinds differ (Megatron-Core's rule)."""
+    if model.skip_first_layernorm:
+        return False
     return (len(set(find_moe_layers(model))) == 1 and model.moe_layer_freq == [1]) or model.num_moe_experts is None
 
 
@@ -63,7 +81,10 @@ def _list_layer(model: ModelConfig, layer: int, *, has_experts: bool) -> list[Na
     """List the tensors of one layer."""
     is_stacked = has_stacked_layers(model)
     tensors = []
+    has_input_norm = not (model.skip_first_layernorm and layer == 0)
     for name, shape in (*_attention(model), *_mlp(model, has_experts=has_experts)):
+        if not has_input_norm and name.startswith("self_attention.linear_qkv.layer_norm_"):
+            continue
         key = f"decoder.layers.{name}" if is_stacked else f"decoder.layers.{layer}.{name}"
         layers, place = ((model.num_layers,), (layer,)) if is_stacked else ((), ())
         if ".experts.experts." not in name:
@@ -93,7 +114,7 @@ Shaped = tuple[str, tuple[int, ...]]
 def _norm(model: ModelConfig, prefix: str, width: int | None = None) -> Iterator[Shaped]:
     """Yield the weight of a norm, and its bias where there is one; `prefix` ends before `weight`."""
     yield prefix + "weight", (width or model.hidden_size,)
-    if model.normalization == "LayerNorm":
+    if _has_norm_bias(model):
         yield prefix + "bias", (width or model.hidden_size,)
 
 

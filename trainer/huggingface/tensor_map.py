@@ -106,7 +106,7 @@ def build_rules(model: ModelConfig, names: Names, *, vocab_size: int, padded_voc
 
 def _build_rule(tensor: NativeTensor, mapped: Mapped, *, model: ModelConfig, vocab_size: int) -> TensorRule:
     num_rows = tensor.shape[0]
-    if tensor.name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+    if tensor.name in ("embedding.word_embeddings.weight", "output_layer.weight", "output_layer.bias"):
         num_rows = vocab_size
     if isinstance(mapped, Same):
         segments = [Segment(name=_fill(mapped.name, tensor), row=0, source_row=0, num_rows=num_rows)]

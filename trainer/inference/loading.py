@@ -75,13 +75,15 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
         purpose: completes the message about damaged weights: `cannot generate text: ...`.
     Raises:
         ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
-            finite.
+            finite, or the model is an encoder.
     """
     saved = open_saved_run(options.path, verify=True)
     tokenizer = _open_tokenizer(options.tokenizer, saved)
     template = _open_template(saved.checkpoint, tokenizer)
     state = saved.state
     model_config = state.model_config()
+    if model_config.attention_mask != "causal":
+        raise ConfigError([_is_encoder(saved.checkpoint, purpose=purpose)])
     parallel = ParallelConfig(
         tensor_model_parallel_size=options.tensor_model_parallel_size,
         pipeline_model_parallel_size=options.pipeline_model_parallel_size,
@@ -155,6 +157,15 @@ def _find_document_start(saved: SavedRun, tokenizer: Tokenizer) -> tuple[int, ..
         return tokenizer.opening_ids
     # A document begins after the end-of-document token of the one before it.
     return () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+
+
+def _is_encoder(checkpoint: Path, *, purpose: str) -> Violation:
+    return Violation(
+        path=str(checkpoint),
+        value="",
+        message=f"cannot {purpose}: the model attends to both sides and predicts masked tokens, not the next one",
+        fix="Give a model that was trained with model.attention_mask=causal.",
+    )
 
 
 def _describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:

@@ -31,6 +31,10 @@ class Family:
     """Prefix of all tensors but the head's; checkpoints of the model without its head lack it."""
     unused_tensors: tuple[str, ...] = ()
     """Ends of tensor names that hold no weights: buffers that older versions saved."""
+    tied_copy: str = "lm_head.weight"
+    """Output layer that shares the embedding, of which some files contain a copy."""
+    is_masked: bool = False
+    """Whether the head predicts masked tokens instead of the next one."""
     may_have_later_layers: bool = False
     """Whether checkpoints have layers after the last one, which predict further tokens and are not imported."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.config.model import ModelConfig
 from trainer.huggingface.config_json import CONFIG_NAME, ConfigReader
+from trainer.huggingface.families.bert import BERT, MODERNBERT
 from trainer.huggingface.families.deepseek import DEEPSEEK_V3
 from trainer.huggingface.families.family import Family, config_of, find_differences
 from trainer.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3
@@ -30,6 +31,8 @@ FAMILIES = (
     GEMMA3,
     GPT2,
     DEEPSEEK_V3,
+    BERT,
+    MODERNBERT,
 )
 """In the order in which they are tried for an export."""
 _BY_TYPE = {family.model_type: family for family in FAMILIES}

@@ -1,0 +1,237 @@
+"""Map encoders with the head of a masked language model: BERT and ModernBERT."""
+
+from typing import Any
+
+from trainer.config.model import ModelConfig, find_windows
+from trainer.huggingface.config_json import ConfigReader
+from trainer.huggingface.families.decoder import FULL, SLIDING, windows_of
+from trainer.huggingface.families.family import Family, Fields
+from trainer.huggingface.tensor_map import FusedQkv, Halves, Names, Same
+
+_LAYER = "bert.encoder.layer.{layer}."
+_MODERN = "model.layers.{layer}."
+_MASKED: Fields = {"attention_mask": "bidirectional", "head": "mlm", "vocab_bias": True, "normalization": "LayerNorm"}
+
+
+def _read(reader: ConfigReader) -> Fields:
+    heads = reader.integer("num_attention_heads", 12)
+    positions = reader.integer("max_position_embeddings", 512)
+    reader.must_be("position_embedding_type", "absolute", reason="positions are a table")
+    reader.must_be("is_decoder", False, reason="each token sees all others")
+    reader.must_be("add_cross_attention", False, reason="each token sees all others")
+    reader.must_be("hidden_act", "gelu", reason="layers and head use the error function")
+    reader.ignore("classifier_dropout", "gradient_checkpointing")
+    return {
+        **_MASKED,
+        "num_layers": reader.integer("num_hidden_layers", 12),
+        "hidden_size": reader.integer("hidden_size", 768),
+        "ffn_hidden_size": reader.integer("intermediate_size", 3072),
+        "num_attention_heads": heads,
+        "num_query_groups": heads,
+        "seq_length": positions,
+        "max_position_embeddings": positions,
+        "vocab_size": reader.integer("vocab_size", 30522),
+        "num_tokentypes": reader.integer("type_vocab_size", 2),
+        "norm_epsilon": reader.number("layer_norm_eps", 1e-12),
+        "position_embedding_type": "learned_absolute",
+        "norm_placement": "sum",
+        "embedding_layernorm": True,
+        "activation": "gelu",
+        "add_bias_linear": True,
+        "untie_embeddings_and_output_weights": not reader.flag("tie_word_embeddings", default=True),
+    }
+
+
+def _write(model: ModelConfig) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "max_position_embeddings": model.num_positions,
+        "type_vocab_size": model.num_tokentypes,
+        "layer_norm_eps": model.norm_epsilon,
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "hidden_dropout_prob": model.hidden_dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "initializer_range": model.init_method_std,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+        "use_cache": True,
+    }
+
+
+def _names(model: ModelConfig) -> Names:
+    names: dict[str, Same | FusedQkv] = {
+        "embedding.word_embeddings.weight": Same(name="bert.embeddings.word_embeddings.weight"),
+        "embedding.position_embeddings.weight": Same(name="bert.embeddings.position_embeddings.weight"),
+        "embedding.tokentype_embeddings.weight": Same(name="bert.embeddings.token_type_embeddings.weight"),
+        "output_layer.weight": Same(name="cls.predictions.decoder.weight"),
+        "output_layer.bias": Same(name="cls.predictions.bias"),
+    }
+    for kind in ("weight", "bias"):
+        query, key, value = (f"{_LAYER}attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+        names |= {
+            f"embedding.layernorm.{kind}": Same(name=f"bert.embeddings.LayerNorm.{kind}"),
+            f"self_attention.linear_qkv.{kind}": FusedQkv(query=query, key=key, value=value),
+            f"self_attention.linear_proj.{kind}": Same(name=f"{_LAYER}attention.output.dense.{kind}"),
+            f"post_self_attn_layernorm.{kind}": Same(name=f"{_LAYER}attention.output.LayerNorm.{kind}"),
+            f"mlp.linear_fc1.{kind}": Same(name=f"{_LAYER}intermediate.dense.{kind}"),
+            f"mlp.linear_fc2.{kind}": Same(name=f"{_LAYER}output.dense.{kind}"),
+            f"post_mlp_layernorm.{kind}": Same(name=f"{_LAYER}output.LayerNorm.{kind}"),
+            f"head.dense.{kind}": Same(name=f"cls.predictions.transform.dense.{kind}"),
+            f"head.layernorm.{kind}": Same(name=f"cls.predictions.transform.LayerNorm.{kind}"),
+        }
+    return names
+
+
+BERT = Family(
+    model_type="bert",
+    architecture="BertForMaskedLM",
+    names=_names,
+    read=_read,
+    write=_write,
+    base_prefix="bert.",
+    # Positions that older versions saved, what only the prediction of the next sentence uses, and a copy of the bias.
+    unused_tensors=(
+        "embeddings.position_ids",
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "cls.seq_relationship.weight",
+        "cls.seq_relationship.bias",
+        "cls.predictions.decoder.bias",
+    ),
+    tied_copy="cls.predictions.decoder.weight",
+    is_masked=True,
+)
+
+
+def _read_modern(reader: ConfigReader) -> Fields:
+    heads = reader.integer("num_attention_heads", 12)
+    positions, num_layers = reader.integer("max_position_embeddings", 8192), reader.integer("num_hidden_layers", 22)
+    for key in ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"):
+        reader.must_be(key, False, reason="layers have no biases")
+    for key in ("hidden_activation", "classifier_activation"):
+        reader.must_be(key, "gelu", reason="layers and head use the error function")
+    reader.must_be("decoder_bias", True, reason="the output layer has a bias per token")
+    reader.ignore(
+        "classifier_pooling",
+        "classifier_dropout",
+        "deterministic_flash_attn",
+        "sparse_prediction",
+        "sparse_pred_ignore_index",
+        "reference_compile",
+        "repad_logits_with_grad",
+        "embedding_dropout",
+        "mlp_dropout",
+        "initializer_cutoff_factor",
+        "cls_token_id",
+        "sep_token_id",
+        "position_embedding_type",
+        "layer_norm_eps",
+    )
+    period = reader.integer("global_attn_every_n_layers", 3)
+    kinds = reader.words("layer_types", (FULL, SLIDING)) or [
+        FULL if layer % period == 0 else SLIDING for layer in range(num_layers)
+    ]
+    # Tokens at half of local_attention on each side are seen; ours counts a query's own key.
+    windows = windows_of(kinds, window_size=reader.integer("local_attention", 128) // 2 + 1)
+    return {
+        **_MASKED,
+        **windows,
+        **_read_bases(reader, has_windows=windows["window_size"] is not None),
+        "num_layers": num_layers,
+        "hidden_size": reader.integer("hidden_size", 768),
+        "ffn_hidden_size": reader.integer("intermediate_size", 1152),
+        "num_attention_heads": heads,
+        "num_query_groups": heads,
+        "seq_length": positions,
+        "max_position_embeddings": positions,
+        "vocab_size": reader.integer("vocab_size", 50368),
+        "norm_epsilon": reader.number("norm_eps", 1e-5),
+        "layernorm_bias": False,
+        "embedding_layernorm": True,
+        "skip_first_layernorm": True,
+        "activation": "geglu",
+        "untie_embeddings_and_output_weights": not reader.flag("tie_word_embeddings", default=True),
+    }
+
+
+def _read_bases(reader: ConfigReader, *, has_windows: bool) -> Fields:
+    """Take the rotary bases of layers that see everything and of layers with a window."""
+    full, local = reader.number("global_rope_theta", 160000.0), reader.number("local_rope_theta", 10000.0)
+    groups = reader.group("rope_parameters")
+    if groups is not None:
+        for kind in (FULL, SLIDING):
+            child = groups.group(kind)
+            if child is not None:
+                child.must_be("rope_type", "default", reason="encoders have no scaling")
+                if kind == FULL:
+                    full = child.number("rope_theta", full)
+                else:
+                    local = child.number("rope_theta", local)
+                groups.close_group(child)
+        reader.close_group(groups)
+    reader.ignore("rope_parameters")
+    return {"rotary_base": full, "rotary_base_local": local if has_windows else None}
+
+
+def _write_modern(model: ModelConfig) -> dict[str, Any]:
+    windows = find_windows(model)
+    return {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "max_position_embeddings": model.num_positions,
+        "norm_eps": model.norm_epsilon,
+        "layer_types": [FULL if window is None else SLIDING for window in windows],
+        # Of older versions of transformers, which know this pattern only.
+        "global_attn_every_n_layers": next((layer for layer in range(1, len(windows)) if windows[layer] is None), 3),
+        "local_attention": 2 * ((model.window_size or 65) - 1),
+        "global_rope_theta": model.rotary_base,
+        "local_rope_theta": model.rotary_base_local or 10000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "decoder_bias": True,
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        "attention_dropout": model.attention_dropout,
+        "embedding_dropout": model.hidden_dropout,
+        "mlp_dropout": model.hidden_dropout,
+        "initializer_range": model.init_method_std,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+    }
+
+
+def _modern_names(model: ModelConfig) -> Names:
+    fused = f"{_MODERN}attn.Wqkv.weight"
+    names: dict[str, Same | FusedQkv | Halves] = {
+        "embedding.word_embeddings.weight": Same(name="model.embeddings.tok_embeddings.weight"),
+        "embedding.layernorm.weight": Same(name="model.embeddings.norm.weight"),
+        "self_attention.linear_qkv.layer_norm_weight": Same(name=f"{_MODERN}attn_norm.weight"),
+        "self_attention.linear_qkv.weight": FusedQkv(query=fused, key=fused, value=fused),
+        "self_attention.linear_proj.weight": Same(name=f"{_MODERN}attn.Wo.weight"),
+        "mlp.linear_fc1.layer_norm_weight": Same(name=f"{_MODERN}mlp_norm.weight"),
+        "mlp.linear_fc1.weight": Same(name=f"{_MODERN}mlp.Wi.weight"),
+        "mlp.linear_fc2.weight": Same(name=f"{_MODERN}mlp.Wo.weight"),
+        "decoder.final_layernorm.weight": Same(name="model.final_norm.weight"),
+        "head.dense.weight": Same(name="head.dense.weight"),
+        "head.layernorm.weight": Same(name="head.norm.weight"),
+        "output_layer.weight": Same(name="decoder.weight"),
+        "output_layer.bias": Same(name="decoder.bias"),
+    }
+    return names
+
+
+MODERNBERT = Family(
+    model_type="modernbert",
+    architecture="ModernBertForMaskedLM",
+    names=_modern_names,
+    read=_read_modern,
+    write=_write_modern,
+    tied_copy="decoder.weight",
+    is_masked=True,
+)
