@@ -184,6 +184,9 @@ def weights_to_load(parameters: Iterable[ShardedParameter]) -> dict[str, Sharded
 def _add_fragment(
     pieces: dict[str, ShardedTensorView], fragment: OptimizerFragment, *, max_elements: int | None
 ) -> None:
+    assert set(fragment.states) in (set(STATE_PREFIXES), {"param"}), (
+        f"{fragment.sharded.name}: {fragment.states.keys()}"
+    )
     for state, values in fragment.states.items():
         prefix = STATE_PREFIXES[state]
         assert values.shape == (fragment.num_elements,) and values.dtype == torch.float32

@@ -22,6 +22,7 @@ PATHS = {
     "output_dir",
     "resume",
     "pretrained_checkpoint",
+    "data.mask_word_list",
     "data.train.paths",
     "data.validation.paths",
     "tokenizer.path",
