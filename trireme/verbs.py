@@ -46,7 +46,9 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("import-hf", "trainer.import_hf", "import a model of Hugging Face transformers or a GGUF file"),
         Verb("export-hf", "trainer.export_hf", "export a checkpoint for Hugging Face transformers"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
-        Verb("generate", "trainer.generate", "generate text from a prompt"),
+        Verb("generate", "trainer.generate", "generate text from a prompt, or from a file of prompts"),
+        Verb("chat", "trainer.chat", "chat with a model in the terminal"),
+        Verb("serve", "trainer.serve", "serve a model over HTTP: OpenAI's API and a page to chat"),
     ),
 }
 

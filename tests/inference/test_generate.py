@@ -1,10 +1,13 @@
 """`trainer.generate` of a real run: what users type, and how it ends."""
 
 import io
+import json
 import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import sentencepiece
 
 from data_tools.tokenizer.convert import convert_tokenizer
 from tests.train import small_run
-from tests.train.commands import REPOSITORY, SMALL
+from tests.train.commands import REPOSITORY, SMALL, environment
 from tests.train.small_run import LETTERS, VOCAB_SIZE, change_weights, run_command, start_cold
 from trainer.saved_run import has_tokens_of
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -177,3 +180,121 @@ def test_ctrl_c_keeps_the_text_and_shows_no_traceback(run_directory: Path) -> No
 
 def test_a_directory_that_is_no_run_is_reported(tmp_path: Path) -> None:
     assert "PATH: does not exist (got auto)" in refuse("auto", cwd=tmp_path)
+
+
+def lines_of(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_file_of_prompts_comes_back_in_order(run_directory: Path, tmp_path: Path) -> None:
+    prompts = ["The ", "a", "ship sails", "b" * 20]
+    path = tmp_path / "prompts.jsonl"
+    records = [{"prompt": prompt, "id": number} for number, prompt in enumerate(prompts)]
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n\n")
+    options = ("--max-new-tokens", "6", "--temperature", "0", "--max-batch-size", "2", "--logprobs")
+    found = lines_of(generate(run_directory, "--input", str(path), *options)[0])
+    assert [{"prompt": record["prompt"], "id": record["id"]} for record in found] == records
+    for record in found:
+        assert len(record["logprobs"]) == record["num_tokens"]  # type: ignore[arg-type]
+        assert "".join(entry["token"] for entry in record["logprobs"]) == record["completion"]  # type: ignore[attr-defined]
+        alone, _ = generate(
+            run_directory, "--prompt", str(record["prompt"]), "--max-new-tokens", "6", "--temperature", "0"
+        )
+        assert alone == f"{record['prompt']}{record['completion']}\n"
+    # Into a file, which appears whole; progress goes to stderr.
+    output = tmp_path / "texts.jsonl"
+    text, errors = generate(run_directory, "--input", path, "--output", output, "--num-samples", "2", *options)
+    assert text == ""
+    assert "Generate: 8/8 texts (100%)" in errors
+    written = lines_of(output.read_text())
+    assert [(record["id"], record["sample"]) for record in written] == [(n, s) for n in range(4) for s in range(2)]
+    assert [record["completion"] for record in written[::2]] == [record["completion"] for record in found]
+    assert f"--output: exists (got {output})" in refuse(run_directory, "--input", path, "--output", output)
+
+
+def test_samples_of_one_prompt_have_consecutive_seeds(run_directory: Path) -> None:
+    options = ("--prompt", "The ", "--max-new-tokens", "8")
+    three, _ = generate(run_directory, *options, "--num-samples", "3", "--seed", "5")
+    texts = [generate(run_directory, *options, "--seed", str(seed))[0] for seed in (5, 6, 7)]
+    assert three == "".join(f"--- {number} of 3\n{text}" for number, text in enumerate(texts, start=1))
+    assert len(set(texts)) == 3
+
+
+def test_a_stop_string_ends_a_text(run_directory: Path) -> None:
+    options = ("--prompt", "The ", "--max-new-tokens", "12", "--temperature", "0")
+    text = generate(run_directory, *options)[0].removeprefix("The ").removesuffix("\n")
+    stop = text[2:4]
+    assert generate(run_directory, *options, "--stop", stop)[0] == f"The {text[: text.index(stop)]}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "is not JSON"),
+        ("5", "must be a JSON object (got 5)"),
+        ("{}", "must have either prompt or messages"),
+        ('{"prompt": 5}', "must have a text as prompt"),
+        ('{"messages": []}', "must have at least one message"),
+        ('{"messages": [{"role": "user"}]}', "must have messages with role and content"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "has no chat template: it continues text"),
+        (json.dumps({"prompt": "a" * 40}), "has 41 tokens, but the model's context is 32"),
+    ],
+)
+def test_prompts_that_cannot_be_used(run_directory: Path, tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"prompt": "a"}}\n{line}\n')
+    message = refuse(run_directory, "--input", path)
+    assert f"{path}, line 2: " in message
+    assert said in message
+    assert f"{path}, line 1: " not in message
+
+
+def test_arguments_that_exclude_each_other(run_directory: Path, tmp_path: Path) -> None:
+    message = refuse(
+        run_directory, "--input", tmp_path / "none", "--prompt", "a", "--stop", "", "--tensor-model-parallel-size", "2"
+    )
+    assert f"--input: is not a file (got {tmp_path / 'none'})" in message
+    assert "--prompt: cannot be combined with --input (got a)" in message
+    assert "--stop: must not be empty" in message
+    assert "must divide the number of processes, which is 1 (got 2, 1, 1)" in message
+    assert "--output: is for prompts of a file" in refuse(run_directory, "--output", tmp_path / "x")
+
+
+def test_a_chat_model_takes_messages(chat_directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "abc"}]}\n{"prompt": "user abcassistant "}\n')
+    options = ("--temperature", "0", "--max-new-tokens", "5", "--logprobs")
+    chat, text = lines_of(generate(chat_directory, "--input", path, *options)[0])
+    assert chat["completion"]
+    # The template puts the end of a document in the middle, and none at the beginning.
+    assert chat["logprobs"] != text["logprobs"]
+
+
+def test_stdin(run_directory: Path) -> None:
+    command = [sys.executable, "-m", "trainer.generate", str(run_directory), "--max-new-tokens", "5", "--prompt", "-"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), input="The ", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == generate(run_directory, "--prompt", "The ", "--max-new-tokens", "5")[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "layout", ["--tensor-model-parallel-size", "--pipeline-model-parallel-size", None], ids=["tp2", "pp2", "dp2"]
+)
+def test_two_processes_write_what_one_does(run_directory: Path, tmp_path: Path, layout: str | None) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "abcde"[:count]}) + "\n" for count in (1, 3, 5)))
+    options = [str(run_directory), "--input", str(path), "--temperature", "0", "--max-new-tokens", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "trainer.generate", *options]
+        + ([layout, "2"] if layout else []),
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == generate(*options)[0]

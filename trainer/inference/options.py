@@ -29,8 +29,13 @@ class ModelOptions:
     expert_model_parallel_size: int = 1
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 8) -> None:
-    """Add PATH and the options of `ModelOptions`."""
+def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 8, has_layout: bool = True) -> None:
+    """Add PATH and the options of `ModelOptions`.
+
+    Args:
+        max_batch_size: default; 1 leaves the option out.
+        has_layout: otherwise the model is in one process.
+    """
     group = parser.add_argument_group("model")
     group.add_argument("path", type=Path, metavar="PATH", help="a run directory, an import or a checkpoint")
     group.add_argument(
@@ -42,13 +47,21 @@ def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 
         default="fp32",
         help="data type of the weights (default: %(default)s)",
     )
-    group.add_argument(
-        "--max-batch-size",
-        type=int,
-        default=max_batch_size,
-        metavar="N",
-        help="texts that are generated at once, per replica of the model (default: %(default)s)",
+    if max_batch_size > 1:
+        group.add_argument(
+            "--max-batch-size",
+            type=int,
+            metavar="N",
+            help=f"texts that are generated at once, per replica of the model (default: {max_batch_size})",
+        )
+    parser.set_defaults(
+        max_batch_size=max_batch_size,
+        tensor_model_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        expert_model_parallel_size=1,
     )
+    if not has_layout:
+        return
     layout = parser.add_argument_group(
         "layout", "with `torchrun --nproc-per-node N -m ...`; processes beyond these sizes hold replicas of the model"
     )
@@ -56,9 +69,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 
         layout.add_argument(
             f"--{name}-model-parallel-size",
             type=int,
-            default=1,
             metavar="N",
-            help=f"{name} parallelism (default: %(default)s)",
+            help=f"{name} parallelism (default: 1)",
         )
 
 

@@ -44,7 +44,8 @@ class Completion:
     text: str
     finish_reason: str
     num_tokens: int
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob, ...]
+    """Of the tokens, if requested."""
 
 
 def read_prompts(stream: TextIO, *, name: str) -> list[Prompt]:
@@ -136,7 +137,9 @@ def complete_in_order(generator: Generator, requests: Iterator[GenerationRequest
             return
 
 
-def describe(prompt: Prompt, completion: Completion, *, sample: int | None, tokenizer: Tokenizer) -> dict[str, Any]:
+def describe(
+    prompt: Prompt, completion: Completion, *, sample: int | None, has_logprobs: bool, tokenizer: Tokenizer
+) -> dict[str, Any]:
     """Return the object of an output line.
 
     Args:
@@ -146,7 +149,7 @@ def describe(prompt: Prompt, completion: Completion, *, sample: int | None, toke
     if sample is not None:
         record["sample"] = sample
     record |= {"finish_reason": completion.finish_reason, "num_tokens": completion.num_tokens}
-    if completion.logprobs:
+    if has_logprobs:
         record["logprobs"] = [
             {"token": tokenizer.token_name(entry.token), "logprob": round(entry.logprob, 6)}
             for entry in completion.logprobs

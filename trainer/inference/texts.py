@@ -97,7 +97,13 @@ def complete_prompts(
     completions = complete_in_order(model.new_generator(), requests)
     try:
         for number, (((prompt, _), sample), done) in enumerate(zip(pairs, completions, strict=True), start=1):
-            record = describe(prompt, done, sample=sample if num_samples > 1 else None, tokenizer=model.tokenizer)
+            record = describe(
+                prompt,
+                done,
+                sample=sample if num_samples > 1 else None,
+                has_logprobs=arguments.logprobs,
+                tokenizer=model.tokenizer,
+            )
             write(json.dumps(record, ensure_ascii=False) + "\n")
             show(number)
     except ValueError as error:

@@ -84,7 +84,7 @@ class ChatTemplate:
             )
         except TemplateRefusal:
             raise
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        except Exception as error:  # a foreign program may raise anything
             raise TemplateRefusal(f"the chat template cannot render this conversation: {error}") from error
 
     def encode(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
