@@ -212,15 +212,12 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
     number_format, device = _number_format(row["precision"]), _device_name(row["gpu"])
     assert number_format is not None and device is not None
     framework = extra["sources"].get(row["source"], {}).get("framework", row["framework"])
-    container = re.search(r"container (\d+\.\d+)", row["notes"])
-    if framework == "Megatron-Bridge" and container and container[1] >= "26.06":
-        framework = "Megatron-Bridge 26.06"
     shape = shape_of_row(row, extra)
     job = TrainingJob(
         model=shape,
         layout=layout_of_row(row, shape),
         machine=_machine(row, extra, device, number_format),
-        framework=_framework(row, framework),
+        framework=_framework(row, framework, extra),
     )
     return PublishedRun(
         row=row,
@@ -236,11 +233,26 @@ def _read_run(row: Mapping[str, str], extra: Mapping[str, Any]) -> PublishedRun:
     )
 
 
-def _framework(row: Mapping[str, str], name: str) -> Framework:
+def _framework(row: Mapping[str, str], name: str, extra: Mapping[str, Any]) -> Framework:
     frameworks = load_frameworks()
     traits = frameworks.get(name, frameworks["other"])
+    for recipe in extra["recipes"].get(row["source"], []):
+        if _is_of_recipe(row, recipe):
+            known = {key: recipe[key] for key in ("cuda_graphs", "fuses_experts") if key in recipe}
+            traits = dataclasses.replace(traits, **known)
     # Without autocast, the loss is computed in 16 bits, too.
     return dataclasses.replace(traits, logit_bytes=6) if "PURE" in row["notes"] else traits
+
+
+def _is_of_recipe(row: Mapping[str, str], recipe: Mapping[str, Any]) -> bool:
+    container = re.search(r"container (\d+\.\d+)", row["notes"])
+    return (
+        row["model"].startswith(recipe.get("model", ""))
+        and row["gpu"] in recipe.get("gpu", [row["gpu"]])
+        and row["precision"].endswith(recipe.get("precision", ""))
+        and all(number_of(row, key) == value for key, value in recipe.get("sizes", {}).items())
+        and (container[1] if container else "") >= recipe.get("container", "")
+    )
 
 
 def _seconds(row: Mapping[str, str], job: TrainingJob, extra: Mapping[str, Any]) -> float | None:

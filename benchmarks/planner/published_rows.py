@@ -93,7 +93,8 @@ def layout_of_row(row: Mapping[str, str], shape: ModelShape) -> Layout:
         micro_batch_size=mbs,
         num_microbatches=number_of(row, "grad_accum") or number_of(row, "gbs") / (mbs * dp),
         sequence_parallel=float(tp > 1 and framework not in ("Megatron-DeepSpeed", "InternEvo")),
-        recomputed_share=_recomputed_share(row),
+        recomputed_share=_recomputed_share(row, shape),
+        dropped_share=_dropped_share(row, shape),
         recomputes_core=float("Reducing" in row["source"]),
         zero_stage=zero,
         optimizer_shards=shards,
@@ -134,7 +135,7 @@ def _state_bytes(row: Mapping[str, str]) -> tuple[float, float, float, float, fl
     return 2, 4, 12, 0, 0
 
 
-def _recomputed_share(row: Mapping[str, str]) -> float:
+def _recomputed_share(row: Mapping[str, str], shape: ModelShape) -> float:
     """Return the share of the forward pass that is recomputed."""
     if row["recompute"] == "selective" and row["hfu_pct"] and row["mfu_pct"]:
         # Hardware FLOPs over model FLOPs are 1 + share / 3.
@@ -146,5 +147,12 @@ def _recomputed_share(row: Mapping[str, str]) -> float:
     if row["recompute"] == "minimal_with_context":
         return 0.8  # everything except the attention output
     if "moe" in row["recompute"]:
-        return 0.8  # norms, routers and experts: most of a layer
+        # Norms, routers and experts, but not attention; multiplications per token, of the causal half of the scores.
+        experts = shape.experts_per_token * shape.parameters_of_expert + shape.shared_mlp_parameters
+        return float(experts / (experts + shape.attention_parameters + shape.seq_length * shape.query_width))
     return float(row["recompute"].startswith("full"))
+
+
+def _dropped_share(row: Mapping[str, str], shape: ModelShape) -> float:
+    """Return the share of a layer's activations that is not kept."""
+    return 0.8 if "moe" in row["recompute"] else _recomputed_share(row, shape)

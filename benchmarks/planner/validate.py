@@ -219,8 +219,8 @@ def fold_masks(runs: Sequence[PublishedRun], scheme: str) -> list[Array]:
 def _leanest(runs: Sequence[PublishedRun]) -> TrainingJob:
     job = stack([each.job for each in runs])
     is_stated = np.array([each.states_recompute for each in runs])
-    share = np.where(is_stated, job.layout.recomputed_share, 1.0)
-    return dataclasses.replace(job, layout=dataclasses.replace(job.layout, recomputed_share=share))
+    share = np.where(is_stated, job.layout.dropped_share, 1.0)
+    return dataclasses.replace(job, layout=dataclasses.replace(job.layout, dropped_share=share))
 
 
 def judge(held: HeldOut) -> dict[str, Any]:

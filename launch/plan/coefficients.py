@@ -42,7 +42,8 @@ class Rates:
     launch_seconds: Number
     """Per layer and pass: kernels too small to be modelled, and gaps between kernels."""
     expert_launch_seconds: Number
-    """The same for a layer with experts, over all three passes: a lower bound, where the device waits for the host."""
+    """The host's time to launch one kernel of a layer with experts (`step_time.LAYER_LAUNCHES`): a lower bound, where
+    the device waits for the host."""
     step_seconds: Number
     """Constant time per step."""
     straggling: Number
@@ -85,13 +86,20 @@ _CUDNN_DIES = ("hopper", "blackwell")
 _BY_FORMAT = {"fp32": 0.85, "fp16": 0.72, "bf16": 0.72, "fp8": 0.6, "fp4": 0.5}
 _GENERAL = {
     "attention": Prior(centre=0.5, log_deviation=0.25),
+    # FlashAttention 2 reaches 0.73 of A100's peak without a mask (Dao 2023), 0.34 of H100's with a causal one (Shah et
+    # al. 2024); cuDNN 0.55 of B200's (1613 TFLOP/s / 1.3, arXiv:2603.05451). Relative to 0.5, cuDNN's also to 1.6; of
+    # A100's, less a sixth for the mask.
+    "attention.ampere": Prior(centre=1.25, log_deviation=0.15),
+    "attention.hopper": Prior(centre=0.7, log_deviation=0.15),
+    "attention.blackwell": Prior(centre=0.7, log_deviation=0.15),
     # Relative to FlashAttention 2. Triton: as of 2022; cuDNN: 1.5 to 2 (Shah et al. 2024, for FlashAttention 3).
     "attention_kernel.triton": Prior(centre=0.7, log_deviation=0.3),
     "attention_kernel.cudnn": Prior(centre=1.6, log_deviation=0.2),
     "memory": Prior(centre=0.75, log_deviation=0.15),
     "framework": Prior(centre=1.05, log_deviation=0.1),
     "launch_seconds": Prior(centre=1e-4, log_deviation=0.7),
-    "expert_launch_seconds": Prior(centre=5e-3, log_deviation=0.5),
+    # A common figure for one operation of PyTorch without CUDA graphs, its Python included.
+    "expert_launch_seconds": Prior(centre=1e-5, log_deviation=0.5),
     "link": Prior(centre=0.7, log_deviation=0.2),
     "network": Prior(centre=0.7, log_deviation=0.2),
     "expert_gemm": Prior(centre=0.6, log_deviation=0.3),

@@ -9,7 +9,7 @@ from launch.plan.job import Layout, Machine, ModelShape, Number, TrainingJob, sh
 from trainer.config.derived import count_processes, find_dp_size, pad_vocab_size
 from trainer.config.engine import DeepSpeedEngineConfig, MegatronEngineConfig
 from trainer.config.model import ModelConfig
-from trainer.config.model_math import attention_matrix_parameters
+from trainer.config.model_math import attention_matrix_parameters, mean_keys_share
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.pipeline_split import split_layers
@@ -173,7 +173,23 @@ def low_precision_copies(precision: PrecisionConfig) -> float:
 
 
 def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
-    """Return the share of the layers' forward passes that is recomputed, without the core of attention."""
+    """Return the share of the time of the layers' forward passes that is recomputed, without the core of attention."""
+    # Multiplications per token: the causal half of the scores, and of their weighted sum.
+    core = model.seq_length * model.num_attention_heads * model.head_size * mean_keys_share(model)
+    return _share_without_attention(model, parallel, attention=attention_matrix_parameters(model) + core)
+
+
+def dropped_share(model: ModelConfig, parallel: ParallelConfig) -> float:
+    """Return the share of the layers' activations that is recomputed instead of kept, without the core of attention."""
+    return _share_without_attention(model, parallel, attention=attention_matrix_parameters(model))
+
+
+def _share_without_attention(model: ModelConfig, parallel: ParallelConfig, *, attention: float) -> float:
+    """Return the share of recomputed modules in a layer.
+
+    Args:
+        attention: its weight next to that of an MLP, which is its number of parameters.
+    """
     if parallel.recompute_granularity is None:
         return 0.0
     if parallel.recompute_granularity == "full":
@@ -181,7 +197,6 @@ def recomputed_share(model: ModelConfig, parallel: ParallelConfig) -> float:
         if parallel.recompute_method != "block" or stages is None:
             return 1.0
         return min((parallel.recompute_num_layers or 0) / max(max(stage) for stage in stages), 1.0)
-    attention = attention_matrix_parameters(model)
     mlp = (3 if model.is_gated else 2) * model.hidden_size * model.ffn_hidden_size
     share = mlp / (mlp + attention) if {"mlp", "moe"} & set(parallel.recompute_modules) else 0.0
     return share + (0.05 if "layernorm" in parallel.recompute_modules else 0.0)
@@ -208,6 +223,7 @@ def layout_of(config: TrainConfig) -> Layout:
         num_microbatches=training.global_batch_size // (training.micro_batch_size * dp_size),
         sequence_parallel=int(parallel.sequence_parallel),
         recomputed_share=recomputed_share(config.model, parallel),
+        dropped_share=dropped_share(config.model, parallel),
         recomputes_core=int("core_attn" in parallel.recompute_modules),
         zero_stage=choice.zero_stage,
         optimizer_shards=dp_size * parallel.context_parallel_size if choice.zero_stage else 1,

@@ -117,7 +117,10 @@ class Layout:
     num_microbatches: Number
     sequence_parallel: Number
     recomputed_share: Number
-    """Share of the layers' forward passes that is recomputed, and whose activations are not kept."""
+    """Share of the time of the layers' forward passes that is recomputed."""
+    dropped_share: Number
+    """Share of the layers' activations that is not kept, because it is recomputed: more than `recomputed_share` where
+    attention, which takes long and keeps little, is not recomputed."""
     recomputes_core: Number
     """1 where the other layers recompute the core of attention: scores and their weighted sum."""
     zero_stage: Number
@@ -198,6 +201,14 @@ class Framework:
     """1 where a token is sent only once to a domain with several of its experts (DeepEP, HybridEP)."""
     keeps_low_precision: Number
     """1 where fp8 and fp4 layers keep their inputs in 8 bits for the backward pass (Transformer Engine)."""
+    keeps_activated_gate: Number = 0
+    """1 where a gated MLP computes act(gate) * up in two steps, and keeps the inputs of both for the backward pass."""
+    cuda_graphs: Number = 0
+    """Share of the launches of a layer with experts, without the experts' own, that CUDA graphs replay; 1 where
+    they replay the experts', too: graphs of the whole step, or experts padded to a capacity."""
+    fuses_experts: Number = 0
+    """1 where one kernel computes the experts' grouped products with their activations and the rounding of their inputs
+    (Transformer Engine's NVTE_CUTEDSL_FUSED_GROUPED_MLP)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -232,6 +232,7 @@ def layouts_of(table: LayoutTable, setting: PlannerInput) -> Layout:
         num_microbatches=setting.global_batch_size / (table.dp * table.micro_batch_size),
         sequence_parallel=np.where(table.tp > 1, 1.0, 0.0),
         recomputed_share=np.where(table.recompute == RECOMPUTE_NAMES.index("full"), 1.0, 0.0),
+        dropped_share=np.where(table.recompute == RECOMPUTE_NAMES.index("full"), 1.0, 0.0),
         recomputes_core=np.where(table.recompute == RECOMPUTE_NAMES.index("core_attn"), 1.0, 0.0),
         zero_stage=stages,
         optimizer_shards=np.where(stages > 0, table.dp * table.cp, 1),

@@ -28,7 +28,7 @@ class Memory:
     communication: Number
     """Buffers of collectives, and gathered weights."""
     reserve: Number
-    """Held by the allocator, but unused because of fragmentation."""
+    """Held by the allocator, but unused because of fragmentation; at most what the device has left, see `_reserve`."""
     context: Number
     """Driver, kernels and libraries."""
 
@@ -106,6 +106,8 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     gathered = np.where(layout.zero_stage >= 3, unsharded, 0)
     buffers = rates.buffer_gib * GIB * _count_groups(layout)
     dynamic = activations + logits + gathered
+    context = rates.context_gib * GIB
+    needed = weights + gradients + optimizer + buffers + context + dynamic
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -113,9 +115,28 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
         activations=activations,
         logits=logits,
         communication=gathered + buffers,
-        reserve=rates.reserve * dynamic,
-        context=rates.context_gib * GIB,
+        reserve=_reserve(job, rates, needed=needed, dynamic=dynamic),
+        context=context,
     )
+
+
+MIN_RESERVE = 0.1
+"""Fragmentation that an allocator cannot avoid, as a share of transient memory."""
+
+
+def _reserve(job: TrainingJob, rates: MemoryRates, *, needed: Number, dynamic: Number) -> Number:
+    """Return the memory that the allocator holds unused: less where the device is almost full.
+
+    PyTorch's allocator keeps freed blocks for later use, but returns them to the driver, and tries again, when an
+    allocation fails.
+
+    Args:
+        needed: bytes of everything else.
+        dynamic: the transient part of it, which fragments.
+    Source: torch.cuda memory management notes, "Memory management".
+    """
+    room = np.maximum(job.machine.memory_bytes - needed, MIN_RESERVE * dynamic)
+    return np.minimum(rates.reserve * dynamic, room)
 
 
 def _count_groups(layout: Layout) -> Number:
@@ -164,18 +185,20 @@ def _activations_of_layer(job: TrainingJob, rates: MemoryRates) -> tuple[Number,
     hidden = (2 * size + 2 * kept_input + model.dropout_masks) * model.hidden_size
     attention = size * (2 * model.query_width + model.key_value_width)
     attention = attention + np.where(kept_input < size, kept_input, 0) * model.query_width
-    # Gate and up, or the activation's input; and the second product's input.
+    # Gate and up, or the activation's input; act(gate), where it is kept; and the second product's input.
+    before = model.num_mlp_matrices - 1
+    before = before + np.where(model.num_mlp_matrices > 2, framework.keeps_activated_gate, 0)
     mlp = (1 - share) * model.ffn_hidden_size
     mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
     moved = share * 2 * model.experts_per_token * model.hidden_size * kept_input
-    inside = attention + ((model.num_mlp_matrices - 1) * size + kept_input) * mlp + moved
+    inside = attention + (before * size + kept_input) * mlp + moved
     scores = np.where(
         framework.materialises_scores > 0, model.num_attention_heads * model.seq_length * (2 * size + 1), 0
     )
     kept_scores = scores * (1 - layout.recomputes_core)
     layer = tokens * (hidden / split + (inside + kept_scores) / layout.tp) * rates.activations
     boundary = tokens * size * model.hidden_size / split
-    kept = (1 - layout.recomputed_share) * layer + layout.recomputed_share * boundary
+    kept = (1 - layout.dropped_share) * layer + layout.dropped_share * boundary
     # During its backward pass, one layer has all of its activations, and gradients of its inside.
     everything = tokens * (hidden / split + (inside + scores) / layout.tp) * rates.activations
-    return kept, everything * (0.5 + layout.recomputed_share * 0.5 + layout.recomputes_core * 0.2)
+    return kept, everything * (0.5 + layout.dropped_share * 0.5 + layout.recomputes_core * 0.2)

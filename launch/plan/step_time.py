@@ -143,6 +143,14 @@ SCORE_BYTES_BACKWARD = 19
 """The same backward: weighted sum (2 + 2), dropout (5), softmax (6), products (4)."""
 ADAM_BYTES = 30
 """Bytes read and written per parameter: fp32 weight, moments and gradient, and the 16-bit weight."""
+LAYER_LAUNCHES = 275
+"""Kernels that the host launches for a layer with experts in both passes, besides the experts' own: an estimate, not a
+profile (attention 110, router 75, permutation and exchange 50, gradients 40)."""
+EXPERT_LAUNCHES = 6
+"""The same for each expert of a device, where each has products of its own: two forward, and two for each of the
+gradients of inputs and weights."""
+ROUNDED_EXPERT_LAUNCHES = 20
+"""More for each expert where inputs and gradients are rounded to fp8, and scales reordered: an estimate."""
 LOGIT_PASS_BYTES = 20
 """Bytes read and written per logit by the loss, forward and backward."""
 
@@ -211,7 +219,7 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
     on_device = layer.forward + layer.backward + 3 * launches
     # With many small kernels of experts, the device waits for the host. The power mean is a smooth maximum.
     on_device = on_device + _accumulation_time(job, rates)
-    waiting = model.share_of_moe_layers * rates.expert_launch_seconds
+    waiting = model.share_of_moe_layers * rates.expert_launch_seconds * _count_launches(job)
     forward_backward = (on_device**4 + waiting**4) ** 0.25
     exchange = layer_exchange(job, rates, layer=layer)
     per_layer = forward_backward + again + exchange.tensor + exchange.context + exchange.expert
@@ -238,6 +246,16 @@ def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
         data=batches * layout.micro_batch_size * model.seq_length * 16 / 10e9,
         other=rates.step_seconds,
     )
+
+
+def _count_launches(job: TrainingJob) -> Number:
+    """Return how many kernels the host launches for a layer with experts and a micro batch, over both passes."""
+    model, layout, framework = job.model, job.layout, job.framework
+    of_expert = EXPERT_LAUNCHES + np.where(job.machine.low_precision > 0, ROUNDED_EXPERT_LAUNCHES, 0)
+    # One kernel for all experts of a device, if it is fused.
+    local = np.where(framework.fuses_experts > 0, 1, model.num_experts / (layout.ep * layout.etp))
+    launches = LAYER_LAUNCHES * (1 - framework.cuda_graphs) + of_expert * local
+    return np.where(framework.cuda_graphs >= 1, 0, launches)
 
 
 def largest_stage(model: ModelShape, layout: Layout) -> Number:
@@ -312,9 +330,15 @@ def _pass_time(job: TrainingJob, rates: Rates, tokens: Number) -> Number:
     widths = 2 * (model.query_width + model.key_value_width)
     mlp = (1 - share) * model.ffn_hidden_size
     mlp = mlp + share * (model.experts_per_token * model.expert_width + model.shared_width)
-    moved = share * 6 * model.experts_per_token * model.hidden_size  # permuted, and back
-    inside = (widths + model.num_mlp_matrices * mlp + moved) / layout.tp
-    rounding = np.where(machine.low_precision > 0, 3 * (model.hidden_size + mlp) / layout.tp, 0)
+    of_experts = share * model.experts_per_token * model.expert_width
+    copies = share * model.experts_per_token * model.hidden_size
+    moved = 6 * copies  # permuted, and back
+    # A fused kernel of experts rounds what it reads and writes, and is taken to save half of the other passes.
+    fused = job.framework.fuses_experts
+    saved = fused * (model.num_mlp_matrices * of_experts + moved) / 2
+    inside = (widths + model.num_mlp_matrices * mlp + moved - saved) / layout.tp
+    rounded = model.hidden_size + mlp + copies - fused * (of_experts + copies)
+    rounding = np.where(machine.low_precision > 0, 3 * rounded / layout.tp, 0)
     values = hidden + inside + rounding
     bytes_moved = tokens * values * layout.weight_bytes * job.framework.unfused
     return bytes_moved / (machine.memory_rate * rates.memory)

@@ -310,6 +310,38 @@ def test_error_bar_counts_both_directions():
     assert (bar.count, bar.median_percent, bar.bias_percent) == (4, 10.0, 5.0)
 
 
+def test_what_recipes_state_is_read_with_their_rows(runs):
+    stated = {
+        (each.row["model"], each.row["gpu"], each.row["mbs"], each.row["notes"][15:20]): each.job.framework
+        for each in runs
+        if each.source == "Megatron-Bridge perf summary" and each.row["precision"] == "MXFP8"
+    }
+    graphs = {key: (float(traits.cuda_graphs), float(traits.fuses_experts)) for key, traits in stated.items()}
+    assert graphs["Qwen3_30B_a3B", "GB200", "4.0", "26.06"] == (1, 1)
+    assert graphs["Qwen3_30B_a3B", "GB200", "4.0", "26.04"] == (0.25, 0)
+    assert graphs["Qwen3_30B_a3B", "B200", "4.0", "26.02"] == (0.65, 0)
+    assert graphs["Qwen3_235B_a22B", "B200", "1.0", "26.04"] == (0, 0)
+    assert graphs["DeepSeekV3", "B200", "1.0", "26.04"] == (0.65, 0)
+    dropped = [each for each in runs if each.row["model"] == "Qwen3_30B_a3B (tokendrop)"]
+    assert dropped and all(each.job.framework.cuda_graphs == 1 for each in dropped)
+    dense = [each.job.framework for each in runs if each.kind != "moe"]
+    assert all(traits.cuda_graphs == traits.fuses_experts == 0 for traits in dense)
+
+
+def test_recomputed_experts_are_a_smaller_share_of_long_sequences(runs):
+    shares = {
+        float(each.row["seq"]): (float(each.job.layout.recomputed_share), float(each.job.layout.dropped_share))
+        for each in runs
+        if each.source.startswith("Megatron-MoE-ModelZoo") and "moe" in each.row["recompute"]
+    }
+    # 8 experts of 3 x 4096 x 1536 and the router, projections of 4096 x (2 x 8192 + 1024), scores of 64 heads of 128.
+    experts, projections = 8 * 3 * 4096 * 1536 + 4096 * 128, 4096 * (2 * 8192 + 1024)
+    for length, (repeated, dropped) in shares.items():
+        assert repeated == pytest.approx(experts / (experts + projections + length * 8192))
+        assert dropped == 0.8
+    assert len(shares) == 4
+
+
 def test_a_perfect_prediction_orders_every_sweep(runs):
     timed = [each for each in runs if each.seconds]
     found = sweeps(timed, np.log([each.seconds for each in timed]))

@@ -45,7 +45,8 @@ def gpt(**changes: float) -> ModelShape:
 
 def layout(**changes: float) -> Layout:
     values = dict.fromkeys(("tp", "pp", "vp", "cp", "ep", "etp", "dp", "micro_batch_size", "num_microbatches"), 1)
-    values |= {"sequence_parallel": 0, "recomputed_share": 0, "recomputes_core": 0, "zero_stage": 0}
+    values |= {"sequence_parallel": 0, "recomputed_share": 0, "dropped_share": 0, "recomputes_core": 0}
+    values |= {"zero_stage": 0}
     values |= {"optimizer_shards": 1, "weight_bytes": 2, "gradient_bytes": 4, "optimizer_bytes": 12}
     return Layout(**(values | changes))
 
@@ -63,7 +64,7 @@ def job(model: ModelShape, where: Layout, *, framework: str = "Megatron-LM (2022
         ({"tp": 8}, lambda s, h, a, t: 10 + 24 / t + 5 * a * s / (h * t)),
         ({"tp": 8, "sequence_parallel": 1}, lambda s, h, a, t: 34 / t + 5 * a * s / (h * t)),
         ({"tp": 8, "sequence_parallel": 1, "recomputes_core": 1}, lambda s, h, a, t: 34 / t),
-        ({"recomputed_share": 1}, lambda s, h, a, t: 2),
+        ({"dropped_share": 1}, lambda s, h, a, t: 2),
     ],
 )
 def test_activations_of_a_layer_are_those_of_korthikanti(changes, per_layer):
@@ -94,6 +95,38 @@ def test_inputs_of_fp8_products_are_kept_in_8_bits():
     assert kept("bf16", "trireme-megatron") == pytest.approx(32)
     assert kept("fp8", "trireme-megatron") == pytest.approx(32 - 2 - 4 + 1)
     assert kept("fp8", "torchtitan") == pytest.approx(32)  # float8 casts what it has kept in 16 bits
+
+
+def test_a_gate_in_two_steps_keeps_its_activation_as_well():
+    stages = [Stage(index=0, num_layers=n, has_embedding=0, has_output=0) for n in (3, 2)]
+
+    def kept(matrices: int, keeps: int) -> float:
+        traits = dataclasses.replace(load_frameworks()["nanotron"], keeps_activated_gate=keeps)
+        case = dataclasses.replace(job(gpt(num_mlp_matrices=matrices), layout()), framework=traits)
+        more, less = (predict_memory(case, PLAIN, stage).activations for stage in stages)
+        return (more - less) / (2048 * 12288)
+
+    assert load_frameworks()["nanotron"].keeps_activated_gate == 1
+    # act(gate), as wide as the MLP, which is four times the hidden size here, in two bytes.
+    assert kept(3, 1) - kept(3, 0) == pytest.approx(2 * 4)
+    assert kept(2, 1) == kept(2, 0)
+
+
+def test_unused_memory_is_what_the_device_has_left():
+    rates = dataclasses.replace(PLAIN, reserve=0.4)
+    case = job(gpt(num_layers=1), layout(micro_batch_size=8, zero_stage=1, optimizer_shards=64))
+    free = predict_peak_memory(case, rates)
+    dynamic = float(free.activations + free.logits)
+    assert float(free.reserve) == pytest.approx(0.4 * dynamic)
+    needed = float(free.total - free.reserve)
+
+    def reserve(memory_bytes: float) -> float:
+        machine = dataclasses.replace(case.machine, memory_bytes=memory_bytes)
+        return float(predict_peak_memory(dataclasses.replace(case, machine=machine), rates).reserve)
+
+    assert reserve(needed + 0.25 * dynamic) == pytest.approx(0.25 * dynamic)
+    # What a run needs at least does not depend on what there is.
+    assert reserve(needed) == reserve(needed / 2) == pytest.approx(0.1 * dynamic)
 
 
 def test_a_parameter_takes_18_bytes_and_zero_shards_them():

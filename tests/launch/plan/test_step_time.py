@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from launch.plan.coefficients import Rates, load_coefficients
+from launch.plan.from_config import dropped_share, recomputed_share
 from launch.plan.hardware import load_devices, load_frameworks
 from launch.plan.job import Layout, TrainingJob, shape_of
 from launch.plan.predict import predict, predict_timeline
@@ -13,6 +14,7 @@ from launch.plan.step_time import layer_time, predict_step_time
 from trainer.config.load import load_config
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import model_flops_per_token
+from trainer.config.parallel import ParallelConfig
 
 IDEAL = Rates(
     gemm=1,
@@ -37,7 +39,8 @@ IDEAL = Rates(
 
 def layout(**changes: float) -> Layout:
     values = dict.fromkeys(("tp", "pp", "vp", "cp", "ep", "etp", "dp", "micro_batch_size", "num_microbatches"), 1)
-    values |= {"sequence_parallel": 0, "recomputed_share": 0, "recomputes_core": 0, "zero_stage": 0}
+    values |= {"sequence_parallel": 0, "recomputed_share": 0, "dropped_share": 0, "recomputes_core": 0}
+    values |= {"zero_stage": 0}
     values |= {"optimizer_shards": 1, "weight_bytes": 2, "gradient_bytes": 4, "optimizer_bytes": 12}
     return Layout(**(values | changes))
 
@@ -145,6 +148,56 @@ def test_experts_are_sent_to_and_from_other_devices():
     # Dispatch and combine, forward and backward, of the tokens whose expert is on one of the 7 other devices.
     sent = 4 * 4 * 8 * tokens * copies * 7 / 8 * 1024 * 2
     assert float(times.expert_parallel) == pytest.approx(sent / 450e9)
+
+
+def host_bound(number_format: str, **traits: float) -> float:
+    """Return launches of one layer with experts, as the time of a step in which each takes a second."""
+    case = job(model(num_layers=1, num_moe_experts=8, moe_ffn_hidden_size=512), layout(ep=2, dp=2, etp=1))
+    machine = load_devices()["h100_sxm"].machine(number_format=number_format)
+    framework = dataclasses.replace(case.framework, **traits)
+    case = dataclasses.replace(case, machine=machine, framework=framework)
+    return float(predict_step_time(case, dataclasses.replace(IDEAL, expert_launch_seconds=1.0)).compute)
+
+
+def test_each_expert_of_a_device_is_launched_by_its_host():
+    # Of 8 experts on 2 devices, 4: two products in three passes each, and 20 kernels more to round to fp8.
+    assert host_bound("bf16") == pytest.approx(275 + 4 * 6, abs=0.1)
+    assert host_bound("fp8") == pytest.approx(275 + 4 * 26, abs=0.1)
+    assert host_bound("fp8", fuses_experts=1) == pytest.approx(275 + 26, abs=0.1)
+
+
+def test_graphs_replay_launches_of_a_layer_and_of_experts_only_as_a_whole_step():
+    assert host_bound("bf16", cuda_graphs=0.4) == pytest.approx(0.6 * 275 + 4 * 6, abs=0.1)
+    assert host_bound("bf16", cuda_graphs=1) < 0.1
+
+
+def test_inputs_of_experts_are_rounded_unless_their_kernel_does_it():
+    rates = dataclasses.replace(IDEAL, memory=1.0)
+    config = model(num_moe_experts=8, moe_ffn_hidden_size=512)
+
+    def passes(number_format: str, fuses_experts: int) -> float:
+        case = job(config, layout())
+        machine = load_devices()["h100_sxm"].machine(number_format=number_format)
+        framework = dataclasses.replace(case.framework, fuses_experts=fuses_experts)
+        return float(layer_time(dataclasses.replace(case, machine=machine, framework=framework), rates).passes)
+
+    # Two copies of each token and the experts' activations are rounded, with three values moved for one, in two bytes
+    # by kernels of 1.2 times the traffic of fused ones; a token before attention is rounded in both cases.
+    value = 2048 * 2 * 1.2 / 3352e9
+    copies, activations, hidden = 2 * 1024, 2 * 512, 1024
+    assert passes("fp8", 0) - passes("bf16", 0) == pytest.approx(3 * (hidden + copies + activations) * value)
+    assert passes("fp8", 1) - passes("bf16", 1) == pytest.approx(3 * hidden * value)
+    assert passes("bf16", 0) - passes("bf16", 1) == pytest.approx((3 * activations + 6 * copies) / 2 * value)
+
+
+def test_recomputing_an_mlp_takes_a_smaller_share_of_a_long_sequence_but_saves_as_much():
+    parallel = ParallelConfig(recompute_granularity="selective", recompute_modules=["mlp"])
+    short, long = (model(seq_length=length) for length in (1024, 65536))
+    mlp, attention = 3 * 1024 * 2816, 2.5 * 1024**2
+    for config in (short, long):
+        assert dropped_share(config, parallel) == pytest.approx(mlp / (mlp + attention))
+        scores = config.seq_length * 1024
+        assert recomputed_share(config, parallel) == pytest.approx(mlp / (mlp + attention + scores))
 
 
 @pytest.mark.parametrize("num_chunks", [None, 2])
