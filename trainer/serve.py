@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_tokens=arguments.max_tokens or model.context_length,
             metrics=metrics,
         )
+        opened.listen()  # requests that come before the server runs wait for it
         _announce(service.name, address=opened.getsockname(), has_key=api_key is not None, host=arguments.host)
         run_server(
             service,
