@@ -12,9 +12,13 @@ DATA = ("data.train=[{paths:[/data/wiki],weight:1}]", "tokenizer.path=null")
 
 @pytest.mark.parametrize("model", group_options()["model"])
 def test_models(model: str) -> None:
-    config = load_config([f"model={model}", *DATA])
+    overrides = [f"model={model}", *DATA]
+    config = load_config(overrides)
     if config.model.vocab_size is None:
-        config = load_config([f"model={model}", *DATA, "model.vocab_size=8192"])
+        overrides.append("model.vocab_size=8192")
+    if config.model.attention_mask == "bidirectional":
+        overrides += ["data.mask_prob=0.15", "data.mask_token_id=1"]
+    config = load_config(overrides)
     assert validate(config, world_size=1) == []
 
 
