@@ -9,7 +9,6 @@ invalid input, 130 interrupted.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +23,7 @@ from trainer.inference.options import (
 from trireme.command import allow_any_text, run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.logging import configure_logging
+from trireme.processes import world_size
 
 PROMPT, CONTINUED = "> ", ". "
 
@@ -119,10 +119,10 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
     if arguments.max_new_tokens < 1:
         message = "must be at least 1"
         found.append(Violation(path="--max-new-tokens", value=arguments.max_new_tokens, message=message, fix=""))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         message = "must be one process"
         fix = "Use `torchrun ... -m trainer.serve` for a model on several devices."
-        found.append(Violation(path="WORLD_SIZE", value=os.environ["WORLD_SIZE"], message=message, fix=fix))
+        found.append(Violation(path="WORLD_SIZE", value=world_size(), message=message, fix=fix))
     return found
 
 

@@ -32,6 +32,7 @@ from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write
 from trireme.errors import EXIT_OK, EXIT_STOPPED, RunStopped, Violation, raise_if_any
 from trireme.files import written_whole
 from trireme.logging import configure_logging
+from trireme.processes import global_rank
 from trireme.progress import PlainProgress, should_draw_bar
 
 STDIN = "-"
@@ -40,7 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=int(os.environ.get("RANK", "0")))
+    configure_logging(rank=global_rank())
     allow_any_text()
     code = run_command(lambda: run(_parse()))
     if code == EXIT_INTERRUPTED and "RANK" in os.environ:

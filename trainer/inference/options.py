@@ -1,13 +1,13 @@
 """Define and check the command-line options that generate, chat and serve share; imports nothing heavy."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from trireme.errors import Violation
+from trireme.processes import world_size
 
 MAX_SEED = 2**64 - 1
 """Largest seed of PyTorch's generators."""
@@ -142,15 +142,15 @@ def check_model_options(arguments: argparse.Namespace) -> list[Violation]:
     ]
     if found:
         return found
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = world_size()
     tensor, pipeline, expert = (getattr(arguments, name) for name in names)
-    if world_size % (tensor * pipeline * expert):
+    if num_processes % (tensor * pipeline * expert):
         product = tensor * pipeline * expert
         found.append(
             Violation(
                 path="--tensor-model-parallel-size, --pipeline-model-parallel-size, --expert-model-parallel-size",
                 value=f"{tensor}, {pipeline}, {expert}",
-                message=f"must divide the number of processes, which is {world_size}",
+                message=f"must divide the number of processes, which is {num_processes}",
                 fix=f"Start the command with `torchrun --nproc-per-node {product} -m ...`.",
             )
         )
