@@ -10,7 +10,6 @@ invalid input, 130 interrupted.
 
 import argparse
 import sys
-from collections.abc import Iterator
 
 from trainer.inference.options import (
     add_model_options,
@@ -63,40 +62,52 @@ def run(arguments: argparse.Namespace) -> int:
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
     chat.introduce()
-    for line in _read_lines():
-        if not chat.handle(line):
-            break
+    reader = _Reader()
+    while True:
+        try:
+            line = reader.read()
+            if line is None or not chat.handle(line):
+                break
+        except KeyboardInterrupt:
+            if not reader.is_terminal:
+                raise
+            reader.forget()
+            write_output("\n")
+            print("Press Ctrl-D to exit.", file=sys.stderr, flush=True)
     stop_world()
     return EXIT_OK
 
 
-def _read_lines() -> Iterator[str]:
-    """Yield messages: from a terminal with editing and history, otherwise the lines of stdin."""
-    is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        import readline  # noqa: F401, PLC0415 - makes `input` edit lines and recall earlier ones
-    held: list[str] = []
-    while True:
-        try:
-            line = input((CONTINUED if held else PROMPT) if is_terminal else "")
-        except EOFError:
-            if is_terminal:
-                write_output("\n")
-            if held:
-                yield "\n".join(held)
-            return
-        except KeyboardInterrupt:
-            if not is_terminal:
-                raise
-            held = []
-            write_output("\n")
-            print("Press Ctrl-D to exit.", file=sys.stderr, flush=True)
-            continue
-        if line.endswith("\\"):
-            held.append(line[:-1])
-            continue
-        yield "\n".join([*held, line])
-        held = []
+class _Reader:
+    """Read messages: from a terminal with editing and history, otherwise the lines of stdin."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdin.isatty()
+        self._held: list[str] = []
+        if self.is_terminal:
+            import readline  # noqa: F401, PLC0415 - makes `input` edit lines and recall earlier ones
+
+    def read(self) -> str | None:
+        """Return the next message; None at the end of the input."""
+        while True:
+            try:
+                line = input((CONTINUED if self._held else PROMPT) if self.is_terminal else "")
+            except EOFError:
+                if self.is_terminal:
+                    write_output("\n")
+                return self._take() if self._held else None
+            if not line.endswith("\\"):
+                self._held.append(line)
+                return self._take()
+            self._held.append(line[:-1])
+
+    def forget(self) -> None:
+        """Drop the lines of a message that is not complete."""
+        self._held = []
+
+    def _take(self) -> str:
+        text, self._held = "\n".join(self._held), []
+        return text
 
 
 def _parse() -> argparse.Namespace:

@@ -260,6 +260,23 @@ def test_arguments_that_exclude_each_other(run_directory: Path, tmp_path: Path) 
     assert "--output: is for prompts of a file" in refuse(run_directory, "--output", tmp_path / "x")
 
 
+def test_a_layout_that_does_not_divide_the_model_is_refused(run_directory: Path) -> None:
+    done = run_command(
+        "trainer.generate",
+        str(run_directory),
+        *("--tensor-model-parallel-size", "3", "--pipeline-model-parallel-size", "5"),
+        cwd=REPOSITORY,
+        WORLD_SIZE="15",
+    )
+    assert done.returncode == 2, done.stderr
+    assert (
+        "--tensor-model-parallel-size: must divide the model's 4 attention heads (got 3). Use one of 1, 2, 4."
+        in done.stderr
+    )
+    assert "--tensor-model-parallel-size: must divide the model's 2 key-value heads (got 3)." in done.stderr
+    assert "--pipeline-model-parallel-size: must divide the model's 4 layers (got 5)." in done.stderr
+
+
 def test_a_chat_model_takes_messages(chat_directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "abc"}]}\n{"prompt": "user abcassistant "}\n')

@@ -10,6 +10,7 @@ from trainer.build import wire_model
 from trainer.checkpoint.companions import read_chat_template, read_generation_config
 from trainer.checkpoint.load import load_weights
 from trainer.checkpoint.trainer_state import ORIGIN_NAME
+from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.inference.generator import Generator
@@ -84,6 +85,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
     model_config = state.model_config()
     if model_config.attention_mask != "causal":
         raise ConfigError([_is_encoder(saved.checkpoint, purpose=purpose)])
+    raise_if_any(_check_layout(model_config, padded_vocab_size=state.padded_vocab_size, options=options))
     parallel = ParallelConfig(
         tensor_model_parallel_size=options.tensor_model_parallel_size,
         pipeline_model_parallel_size=options.pipeline_model_parallel_size,
@@ -118,6 +120,30 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
         stop_ids=_find_stop_ids(tokenizer, generation_config),
         document_start=_find_document_start(saved, tokenizer),
     )
+
+
+def _check_layout(model: ModelConfig, *, padded_vocab_size: int, options: ModelOptions) -> list[Violation]:
+    """Report sizes of the layout into which the model cannot be divided."""
+    # Key-value heads may be fewer: then several ranks hold copies of one.
+    shared_heads = options.tensor_model_parallel_size % model.num_query_groups == 0
+    counts = (
+        ("tensor", "key-value heads", 0 if shared_heads else model.num_query_groups),
+        ("tensor", "attention heads", model.num_attention_heads),
+        ("tensor", "channels of the MLP", model.ffn_hidden_size),
+        ("tensor", "rows of the vocabulary", padded_vocab_size),
+        ("pipeline", "layers", model.num_layers),
+        ("expert", "experts", model.num_moe_experts or 1),
+    )
+    return [
+        Violation(
+            path=f"--{name}-model-parallel-size",
+            value=size,
+            message=f"must divide the model's {count} {what}",
+            fix=f"Use one of {', '.join(str(part) for part in range(1, 65) if count % part == 0)}.",
+        )
+        for name, what, count in counts
+        if count % (size := getattr(options, f"{name}_model_parallel_size"))
+    ]
 
 
 def _find_stop_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -> frozenset[int]:

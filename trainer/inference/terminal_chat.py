@@ -138,8 +138,8 @@ class TerminalChat:
         if prompt is None:
             self._note(f"Not sent: it is longer than the model's context of {self._model.context_length} tokens.")
             return
-        self._messages.append(question)
-        self._messages.append({"role": "assistant", "content": self._stream(prompt)})
+        answer = self._stream(prompt)
+        self._messages += [question, {"role": "assistant", "content": answer}]
 
     def _room(self) -> int:
         """Return the tokens of a prompt that leave room for an answer."""
@@ -162,6 +162,13 @@ class TerminalChat:
 
     def _stream(self, prompt: tuple[int, ...]) -> str:
         """Write an answer as it is generated; return what was written before it ended or was stopped."""
+        try:
+            return self._stream_until_stopped(prompt)
+        except KeyboardInterrupt:
+            self._generator = self._model.new_generator()  # a step may be half done
+            raise
+
+    def _stream_until_stopped(self, prompt: tuple[int, ...]) -> str:
         number = self._generator.add(
             GenerationRequest(
                 prompt=prompt,
