@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.inference.texts import complete_prompts, stream_texts  # noqa: PLC0415 - see above
     from trainer.parallel.world import stop_world  # noqa: PLC0415 - see above
 
-    is_driver = int(os.environ.get("RANK", "0")) == 0
+    is_driver = global_rank() == 0
     prompts: list[Prompt] = []
     if is_driver and arguments.input is not None:
         with _open_input(arguments.input) as stream:

@@ -26,6 +26,7 @@ from trireme.command import run_command
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trireme.extras import check_extra
 from trireme.logging import configure_logging
+from trireme.processes import global_rank
 
 API_KEY_VARIABLE = "TRIREME_API_KEY"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -34,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=int(os.environ.get("RANK", "0")))
+    configure_logging(rank=global_rank())
     return run_command(lambda: run(_parse()))
 
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.inference.server.worker import Worker  # noqa: PLC0415 - see above
     from trainer.parallel.world import stop_world  # noqa: PLC0415 - see above
 
-    is_driver = os.environ.get("RANK", "0") == "0"
+    is_driver = global_rank() == 0
     opened = bind(arguments.host, arguments.port) if is_driver else None
     model = load_model(model_options(arguments), purpose="serve the model")
     if opened is None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from trainer.certificate.trace_file import Direction, Rectangle, TensorName, TraceWriter
 from trainer.data.micro_batch import MicroBatch
-from trainer.engine.forward import slice_for_context_parallel
+from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.parallel.world import World
 
 Kind = Literal["hidden", "heads", "loss"]

@@ -1,5 +1,6 @@
 """Choose and hide the tokens that a masked language model predicts. b: sequences, s: tokens of a sequence."""
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -104,8 +105,7 @@ def build_masking(
     word_starts = None
     if data.mask_whole_words:
         assert tokenizer is not None, "checked before the start"
-        words = read_word_list(data.mask_word_list, setting="data.mask_word_list") if data.mask_word_list else ()
-        word_starts = WordStarts(tokenizer, word_list=words)
+        word_starts = _word_starts(tokenizer, data.mask_word_list)
     return Masking(
         MaskedLmConfig(
             mask_prob=data.mask_prob,
@@ -118,3 +118,10 @@ def build_masking(
         protected=protected,
         word_starts=word_starts,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _word_starts(tokenizer: Tokenizer, word_list: str | None) -> WordStarts:
+    """Return what training and validation share: it looks at every token of the vocabulary."""
+    words = () if word_list is None else read_word_list(word_list, setting="data.mask_word_list")
+    return WordStarts(tokenizer, word_list=words)

@@ -16,6 +16,7 @@ from torch import distributed, nn
 
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.routing import sum_routing
+from trainer.model.sequence_exchange import slice_for_context_parallel
 from trireme.records import LayerRouting
 
 
@@ -88,21 +89,6 @@ def evaluate_step(
         chunk.eval()
     losses = forward_backward(chunks, micro_batches, groups=groups, device=device, forward_only=True)
     return losses.loss_sum, losses.num_tokens
-
-
-def slice_for_context_parallel(batch: torch.Tensor, *, cp_rank: int, cp_size: int) -> torch.Tensor:
-    """Keep this rank's two chunks of each sequence, so causal work is balanced.
-
-    Args:
-        batch: [b, s]; s divisible by 2 * cp_size.
-    Returns:
-        [b, s / cp_size]: chunks cp_rank and 2 * cp_size - 1 - cp_rank.
-    Source: Megatron-Core get_batch_on_this_cp_rank.
-    """
-    if cp_size == 1:
-        return batch
-    chunks = batch.chunk(2 * cp_size, dim=1)
-    return torch.cat([chunks[cp_rank], chunks[2 * cp_size - 1 - cp_rank]], dim=1)
 
 
 def _gradient_weight(

@@ -62,12 +62,7 @@ def list_native_tensors(model: ModelConfig, *, padded_vocab_size: int) -> list[N
 
 
 def _list_norm(model: ModelConfig, prefix: str) -> list[NativeTensor]:
-    kinds = ("weight", "bias") if _has_norm_bias(model) else ("weight",)
-    return [NativeTensor(name=prefix + kind, key=prefix + kind, shape=(model.hidden_size,)) for kind in kinds]
-
-
-def _has_norm_bias(model: ModelConfig) -> bool:
-    return model.normalization == "LayerNorm" and model.layernorm_bias
+    return [NativeTensor(name=name, key=name, shape=shape) for name, shape in _norm(model, prefix)]
 
 
 def has_stacked_layers(model: ModelConfig) -> bool:
@@ -114,7 +109,7 @@ Shaped = tuple[str, tuple[int, ...]]
 def _norm(model: ModelConfig, prefix: str, width: int | None = None) -> Iterator[Shaped]:
     """Yield the weight of a norm, and its bias where there is one; `prefix` ends before `weight`."""
     yield prefix + "weight", (width or model.hidden_size,)
-    if _has_norm_bias(model):
+    if model.normalization == "LayerNorm" and model.layernorm_bias:
         yield prefix + "bias", (width or model.hidden_size,)
 
 

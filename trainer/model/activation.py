@@ -42,6 +42,14 @@ def geglu_tanh(gate_and_up: torch.Tensor) -> torch.Tensor:
     return gelu_tanh(gate) * up
 
 
+def soft_cap(values: torch.Tensor, cap: float) -> torch.Tensor:
+    """Bound values smoothly, cap * tanh(values / cap): [...] to [...].
+
+    Source: Gemma 2 (arXiv:2408.00118), section 2.
+    """
+    return cap * torch.tanh(values / cap)
+
+
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     """Return GELU with the tanh approximation of the error function, as GPT-2 has it: [...] to [...]."""
     return functional.gelu(x, approximate="tanh")

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from trainer.model.activation import soft_cap
 from trainer.model.cache import CachedStep
 from trainer.model.key_intervals import IntervalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
@@ -251,7 +252,7 @@ def _cap_scores(cap: float) -> Callable[..., torch.Tensor]:
     """Return FlexAttention's score function, the same one for the same bound, so that it is compiled once."""
 
     def bound(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        return cap * torch.tanh(score / cap)
+        return soft_cap(score, cap)
 
     return bound
 
@@ -271,12 +272,11 @@ def attend_with_scores(
 
     Args:
         attn_mask: [b, 1, q, k], added to the bounded scores.
-    Source: Gemma 2 (arXiv:2408.00118), section 2.
     """
     if enable_gqa:
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    probabilities = (softcapping * torch.tanh(scores / softcapping) + attn_mask).softmax(dim=-1, dtype=torch.float32)
+    probabilities = (soft_cap(scores, softcapping) + attn_mask).softmax(dim=-1, dtype=torch.float32)
     return functional.dropout(probabilities.to(query.dtype), p=dropout_p) @ value
 
 

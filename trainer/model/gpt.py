@@ -17,7 +17,7 @@ from torch.nn import functional
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
-from trainer.model.activation import PLAIN_ACTIVATIONS
+from trainer.model.activation import PLAIN_ACTIVATIONS, soft_cap
 from trainer.model.cache import CachedStep
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.embedding import NormedEmbedding
@@ -30,6 +30,7 @@ from trainer.model.moe import find_routers, moe_settings
 from trainer.model.packed_weights import can_pack, multiply, pack
 from trainer.model.rotary import frequencies_at
 from trainer.model.rotary_tables import RotaryTables, attention_factor
+from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.model.sharding import describe_parameters
 
 
@@ -83,7 +84,9 @@ class GPT(GPTModel):
             bias.tensor_model_parallel, bias.partition_dim = True, 0  # type: ignore[attr-defined]
             self.output_layer.bias = bias
         self.has_unequal_layers = has_unequal_layers
-        self.embedding_scale = embedding_scale
+        # Rounded to the weights' type, as Gemma's reference implementation does.
+        scale = None if embedding_scale is None else torch.tensor(embedding_scale, dtype=self.config.params_dtype)
+        self.embedding_scale = None if scale is None else scale.item()
         self.final_logit_softcapping = final_logit_softcapping
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
@@ -107,27 +110,19 @@ class GPT(GPTModel):
 
     def _cap(self, logits: torch.Tensor) -> torch.Tensor:
         cap = self.final_logit_softcapping
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if cap is None else soft_cap(logits, cap)
 
-    def _preprocess(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        *args: Any,
-        inference_context: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+    def _preprocess(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Scale the embeddings and add the rotary angles, the first and second of what is prepared for the layers."""
-        prepared = super()._preprocess(input_ids, position_ids, *args, inference_context=inference_context, **kwargs)
+        prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
         decoder_input, _, *others = prepared
         if self.embedding_scale is not None and decoder_input is not None:
-            # Rounded to the weights' type first, as Gemma's reference implementation does.
-            decoder_input = decoder_input * torch.tensor(self.embedding_scale, dtype=decoder_input.dtype).item()
+            decoder_input = decoder_input * self.embedding_scale
         if self.rotary_tables is None:
             return decoder_input, None, *others
-        return decoder_input, self._angles(position_ids, context=inference_context), *others
+        return decoder_input, self._angles(position_ids), *others
 
-    def _angles(self, position_ids: torch.Tensor, *, context: Any) -> torch.Tensor:
+    def _angles(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Return the layers' angles: [s, b | 1, 1, d] of one kind of layers, or [kinds, s, b | 1, 1, d] of several."""
         assert self.rotary_tables is not None
         device = position_ids.device
@@ -135,15 +130,9 @@ class GPT(GPTModel):
             table = self.rotary_tables.angles(self.max_sequence_length, device=device)
             kinds = [frequencies_at(position_ids, table=kind) for kind in table]
             return kinds[0] if len(kinds) == 1 else torch.stack(kinds)
-        if context is not None:
-            length = context.max_sequence_length
-        else:
-            length = position_ids.shape[1] * self.config.context_parallel_size
-        angles = self.rotary_tables.angles(length, device=device)
         cp = self.pg_collection.cp
-        if cp.size() > 1:
-            chunks = angles.chunk(2 * cp.size(), dim=1)
-            angles = torch.cat([chunks[cp.rank()], chunks[2 * cp.size() - 1 - cp.rank()]], dim=1)
+        whole = self.rotary_tables.angles(position_ids.shape[1] * cp.size(), device=device)
+        angles = slice_for_context_parallel(whole, cp_rank=cp.rank(), cp_size=cp.size())
         return angles[0] if len(angles) == 1 else angles
 
     def _postprocess(
@@ -159,9 +148,7 @@ class GPT(GPTModel):
 
     def _last_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return all logits, gathered over tensor-parallel ranks: [1, b, h] to [b, 1, v]."""
-        shared = self.share_embeddings_and_output_weights
-        weight = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
-        logits = multiply(hidden_states, weight, packed=self.packed_output)
+        logits = multiply(hidden_states, self._output_weight(), packed=self.packed_output)
         if self.pg_collection.tp.size() > 1:
             logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
         return logits.transpose(0, 1)
@@ -171,12 +158,16 @@ class GPT(GPTModel):
         pack_linear_layers(self)
         if not self.post_process:
             return
-        shared = self.share_embeddings_and_output_weights
-        weight = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
+        weight = self._output_weight()
         if can_pack(weight):
             self.packed_output = pack(weight)
-            if not shared:
+            if not self.share_embeddings_and_output_weights:
                 weight.data = weight.new_empty(0)
+
+    def _output_weight(self) -> torch.Tensor:
+        shared = self.share_embeddings_and_output_weights
+        weight: torch.Tensor = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
+        return weight
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the loss of each token: labels [b, s], logits [s, b, v / tp_size] to [b, s] fp32."""

@@ -30,7 +30,7 @@ from trainer.model.megatron_versions import activation_for_mlp, dense_mlp
 from trainer.model.moe import build_moe_spec
 from trainer.model.norm import AllHeadsNorm, TorchNorm
 from trainer.model.residual import NormedAdd
-from trainer.model.rotary_tables import attention_factor, find_rotary_kinds, latent_score_factor
+from trainer.model.rotary_tables import attention_factor, latent_score_factor
 from trainer.model.self_attention import LatentSelfAttention, RotarySelfAttention
 
 
@@ -61,18 +61,15 @@ class LayerShape:
 
 def find_layer_shapes(model: ModelConfig) -> list[LayerShape]:
     """Return the shape of every layer, from the first."""
-    kinds = find_rotary_kinds(model)
     has_pre_norm = model.norm_placement in ("pre", "both")
     return [
         LayerShape(
             has_experts=has_experts,
             window=window,
             has_input_norm=has_pre_norm and not (model.skip_first_layernorm and layer == 0),
-            rotary_kind=kind if model.rotary_base_local else None,
+            rotary_kind=None if model.rotary_base_local is None else int(window is not None),
         )
-        for layer, (has_experts, window, kind) in enumerate(
-            zip(find_moe_layers(model), find_windows(model), kinds, strict=True)
-        )
+        for layer, (has_experts, window) in enumerate(zip(find_moe_layers(model), find_windows(model), strict=True))
     ]
 
 
@@ -95,8 +92,9 @@ def build_block_submodules(
     if model.transformer_impl == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
     builder = _LayerBuilder(config, model=model, kernels=kernels)
-    specs = {shape: builder.build(shape) for shape in dict.fromkeys(find_layer_shapes(model))}
-    layers = [specs[shape] for shape in find_layer_shapes(model)]
+    shapes = find_layer_shapes(model)
+    specs = {shape: builder.build(shape) for shape in dict.fromkeys(shapes)}
+    layers = [specs[shape] for shape in shapes]
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     end = first + get_num_layers_to_build(config, vp_stage, pp_rank)
     has_final_norm = model.norm_placement != "sum"

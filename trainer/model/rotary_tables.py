@@ -7,13 +7,13 @@ import math
 
 import torch
 
-from trainer.config.model import ModelConfig, find_windows
+from trainer.config.model import ModelConfig
 
 
 class RotaryTables:
     """Hold the inverse frequencies of a model's kinds of layers, and compute angles from them.
 
-    There is one kind, or two: layers with a window have their own if `rotary_base_local` is set.
+    There is one kind, or two: layers with a window have their own, the second, if `rotary_base_local` is set.
     """
 
     def __init__(self, model: ModelConfig) -> None:
@@ -42,13 +42,6 @@ class RotaryTables:
             angles = positions[None, :, None] * frequencies[:, None]
             self._kept = {key: torch.cat([angles, angles], dim=-1)[:, :, None, None]}
         return self._kept[key]
-
-
-def find_rotary_kinds(model: ModelConfig) -> list[int]:
-    """Return the row of `RotaryTables.angles` that each layer uses."""
-    if model.rotary_base_local is None:
-        return [0] * model.num_layers
-    return [0 if window is None else 1 for window in find_windows(model)]
 
 
 def inverse_frequencies(channels: int, *, base: float) -> torch.Tensor:

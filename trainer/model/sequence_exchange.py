@@ -2,14 +2,28 @@
 
 s: local sequence, S: global sequence (S = s * cp_size), b: batch, n: heads, d: channels of a head.
 
-Each rank holds chunks `cp_rank` and `2 * cp_size - 1 - cp_rank` of the sequence (see
-`trainer.engine.forward.slice_for_context_parallel`).
+Each rank holds chunks `cp_rank` and `2 * cp_size - 1 - cp_rank` of the sequence (`slice_for_context_parallel`).
 """
 
 from typing import Any
 
 import torch
 from torch import distributed
+
+
+def slice_for_context_parallel(whole: torch.Tensor, *, cp_rank: int, cp_size: int) -> torch.Tensor:
+    """Keep this rank's two chunks of each sequence, so causal work is balanced.
+
+    Args:
+        whole: [b, S, ...]; S divisible by 2 * cp_size.
+    Returns:
+        [b, s, ...]: chunks cp_rank and 2 * cp_size - 1 - cp_rank.
+    Source: Megatron-Core get_batch_on_this_cp_rank.
+    """
+    if cp_size == 1:
+        return whole
+    chunks = whole.chunk(2 * cp_size, dim=1)
+    return torch.cat([chunks[cp_rank], chunks[2 * cp_size - 1 - cp_rank]], dim=1)
 
 
 def gather_sequence(local: torch.Tensor, *, group: distributed.ProcessGroup) -> torch.Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 from trainer.config.model import ModelConfig, find_windows
 from trainer.huggingface.config_json import ConfigReader
-from trainer.huggingface.families.decoder import FULL, SLIDING, windows_of
+from trainer.huggingface.families.decoder import FULL, SLIDING, layer_types_of, windows_of
 from trainer.huggingface.families.family import Family, Fields
 from trainer.huggingface.tensor_map import FusedQkv, Halves, Names, Same
 
@@ -185,7 +185,7 @@ def _write_modern(model: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": model.num_attention_heads,
         "max_position_embeddings": model.num_positions,
         "norm_eps": model.norm_epsilon,
-        "layer_types": [FULL if window is None else SLIDING for window in windows],
+        "layer_types": layer_types_of(model),
         # Of older versions of transformers, which know this pattern only.
         "global_attn_every_n_layers": next((layer for layer in range(1, len(windows)) if windows[layer] is None), 3),
         "local_attention": 2 * ((model.window_size or 65) - 1),
