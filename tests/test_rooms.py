@@ -13,7 +13,8 @@ PLANTED = {
     # What stands below imports what stands above it.
     "trireme.errors": "trireme.config.compose",
     "trireme.shards.shard": "trireme.tokenizer.tokenizer",
-    "trireme.tokenizer.backends": "trireme.verbs",
+    "trireme.tokenizer.backends": "trireme.examples.chat",
+    "trireme.examples.chat": "trireme.verbs",
     "trireme.config.fields": "trainer.config.schema",
     "trireme.progress": "torch",
     "data_tools.errors": "data_tools.document",
@@ -32,6 +33,7 @@ PLANTED = {
     "data_tools.stages.steps": "data_tools.executors.ray",
     "data_tools.executors.run_share": "data_tools.prepare",
     "data_tools.crawl.fetch": "trainer.data.blend",
+    "data_tools.examples.packing": "data_tools.inspect",
     "trainer.config.parallel": "trainer.data.sampler",
     "trainer.data.permutation": "trainer.engine.base",
     "trainer.model.norm": "trainer.loop.lr_schedule",

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.trireme.tokenizer.test_tokenizer import train_byte_level
-from trainer.checkpoint.companions import read_chat_template, read_generation_config
+from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.tokenizer import copy_tokenizer
 from trireme.errors import ConfigError
+from trireme.tokenizer.model_files import read_chat_template
 from trireme.tokenizer.tokenizer import Tokenizer
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 
 from tests.huggingface.gguf_model import write_gguf  # noqa: E402 - as above
 from tests.huggingface.models import SMALL, randomize, transformers  # noqa: E402 - as above
-from trainer.checkpoint.companions import read_chat_template, read_generation_config  # noqa: E402 - as above
+from trainer.checkpoint.companions import read_generation_config  # noqa: E402 - as above
 from trainer.checkpoint.tokenizer import find_tokenizer  # noqa: E402 - as above
 from trainer.checkpoint.trainer_state import read_state  # noqa: E402 - as above
 from trainer.huggingface.exporting import export_model  # noqa: E402 - as above
@@ -21,6 +21,7 @@ from trainer.huggingface.importing import import_model  # noqa: E402 - as above
 from trainer.saved_run import open_saved_run  # noqa: E402 - as above
 from trireme.errors import ConfigError  # noqa: E402 - as above
 from trireme.tokenizer import tokenizer as own  # noqa: E402 - as above
+from trireme.tokenizer.model_files import read_chat_template  # noqa: E402 - as above
 
 KINDS = gguf.GGMLQuantizationType
 TEXTS = ["Hello, world!  It's 1234 o'clock.", "naïve café 漢字 🙂\n\ttabs", "<|begin|> is text"]

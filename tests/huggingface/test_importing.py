@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.huggingface.models import SMALL, save_model, transformers
 from tests.trireme.tokenizer.test_tokenizer import SENTENCES, train_byte_level, train_sentencepiece
-from trainer.checkpoint.companions import read_chat_template
 from trainer.checkpoint.pretrained import check_contents
 from trainer.checkpoint.trainer_state import read_state
 from trainer.huggingface.exporting import export_model
@@ -22,6 +21,7 @@ from trainer.huggingface.native_weights import NativeWeights
 from trainer.huggingface.record import read_record
 from trainer.saved_run import open_saved_run
 from trireme.errors import ConfigError
+from trireme.tokenizer.model_files import read_chat_template
 from trireme.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["the sea and the hills", "  two  spaces, 漢字 and 🙂\n", "x = {'a': [1, 2]}"]

@@ -18,12 +18,12 @@ from launch import chat_model  # noqa: E402 - gguf is optional
 from tests import warm  # noqa: E402 - as above
 from tests.data.shards import write_shard  # noqa: E402 - as above
 from tests.huggingface.models import transformers  # noqa: E402 - as above
-from trainer.checkpoint.companions import read_chat_template  # noqa: E402 - as above
 from trainer.huggingface.gguf_files import open_gguf  # noqa: E402 - as above
 from trainer.huggingface.importing import import_model  # noqa: E402 - as above
 from trainer.huggingface.native_weights import NativeWeights  # noqa: E402 - as above
 from trainer.metrics.jsonl import read_records  # noqa: E402 - as above
 from trireme.errors import ConfigError  # noqa: E402 - as above
+from trireme.tokenizer.model_files import read_chat_template  # noqa: E402 - as above
 from trireme.tokenizer.tokenizer import Tokenizer  # noqa: E402 - as above
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

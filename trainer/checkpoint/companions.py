@@ -4,15 +4,12 @@ An import, and every run that starts from it with its tokenizer, keeps them in e
 export find them there.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trireme.errors import ConfigError, Violation
 from trireme.tokenizer.backends import CONFIG_NAMES
+from trireme.tokenizer.model_files import CHAT_TEMPLATE_NAME, read_object
 
-CHAT_TEMPLATE_NAME = "chat_template.jinja"
 GENERATION_CONFIG_NAME = "generation_config.json"
 COMPANION_NAMES = (
     *CONFIG_NAMES,
@@ -38,33 +35,6 @@ def read_companions(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
-def read_chat_template(directory: Path) -> str | None:
-    """Return the Jinja template that turns a conversation into the model's prompt.
-
-    Args:
-        directory: a checkpoint, or a directory with the files of a model.
-    Returns:
-        The text of chat_template.jinja, or else `chat_template` of tokenizer_config.json, where one of several is
-        named `default`. None if there is none: the model continues text and was not trained on conversations.
-    Raises:
-        ConfigError: a file is damaged.
-    Source: transformers, PreTrainedTokenizerBase.from_pretrained.
-    """
-    path = directory / CHAT_TEMPLATE_NAME
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                [Violation(path=str(path), value="", message=f"cannot be read: {error}", fix=_FIX)]
-            ) from error
-    template = _read_object(directory / CONFIG_NAMES[0]).get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, Mapping)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
 def read_generation_config(directory: Path) -> dict[str, Any]:
     """Return the model's defaults of generation, such as `eos_token_id` (a number or a list), temperature and top_p.
 
@@ -75,18 +45,4 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is damaged.
     """
-    return _read_object(directory / GENERATION_CONFIG_NAME)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            [Violation(path=str(path), value="", message=f"cannot be read: {error}", fix=_FIX)]
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError([Violation(path=str(path), value="", message="must be a JSON object", fix=_FIX)])
-    return content
+    return read_object(directory / GENERATION_CONFIG_NAME)

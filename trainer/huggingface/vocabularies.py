@@ -8,10 +8,11 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from trainer.checkpoint.companions import CHAT_TEMPLATE_NAME, GENERATION_CONFIG_NAME
+from trainer.checkpoint.companions import GENERATION_CONFIG_NAME
 from trainer.checkpoint.tokenizer import SENTENCEPIECE_NAME
 from trireme.errors import ConfigError, Violation
 from trireme.tokenizer.backends import CONFIG_NAMES
+from trireme.tokenizer.model_files import CHAT_TEMPLATE_NAME
 from trireme.tokenizer.tokenizer import HUGGINGFACE_NAME
 
 _CONTROL, _USER_DEFINED = 3, 4

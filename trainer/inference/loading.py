@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.build import wire_model
-from trainer.checkpoint.companions import read_chat_template, read_generation_config
+from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.load import load_weights
 from trainer.checkpoint.trainer_state import ORIGIN_NAME
 from trainer.config.model import ModelConfig
@@ -21,6 +21,7 @@ from trainer.parallel.world import World, start_world
 from trainer.saved_run import SavedRun, check_tokenizer, open_saved_run
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.tokenizer.chat_template import ChatTemplate, TemplateRefusal
+from trireme.tokenizer.model_files import read_chat_template
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)

@@ -234,15 +234,19 @@ class ShardWriter:
     Args:
         prefix: path without .bin and .idx; its directory is created when it is missing.
         dtype: integer type of the .bin, see `token_dtype`.
+        allow_negative: negative numbers are written too: for labels, since no token has a negative id.
     """
 
-    def __init__(self, prefix: str | Path, *, dtype: np.dtype[Any] | type[np.integer[Any]]) -> None:
+    def __init__(
+        self, prefix: str | Path, *, dtype: np.dtype[Any] | type[np.integer[Any]], allow_negative: bool = False
+    ) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         if self.dtype not in CODE_OF_DTYPE:
             raise ValueError(f"dtype must be one of {sorted(map(str, CODE_OF_DTYPE))} (got {self.dtype})")
         self.num_tokens = 0
         self._limits = np.iinfo(self.dtype)
+        self._min_value = int(self._limits.min) if allow_negative else 0
         self._lengths = array("i")
         self._buffer = bytearray()
         self._sha256 = hashlib.sha256()
@@ -260,7 +264,7 @@ class ShardWriter:
         Raises:
             ValueError: a token id does not fit the shard's integer type.
         """
-        if tokens.size and (tokens.min() < 0 or tokens.max() > self._limits.max):
+        if tokens.size and (tokens.min() < self._min_value or tokens.max() > self._limits.max):
             raise ValueError(f"token ids {tokens.min()} to {tokens.max()} do not fit {self.dtype}")
         self._buffer += tokens.astype(self.dtype, copy=False).tobytes()
         self._lengths.append(tokens.size)
