@@ -1,1 +1,1 @@
-"""Turn one example for fine-tuning into tokens and labels: conversations, classified texts, tags, questions, pairs."""
+"""Encode examples for fine-tuning: conversations, completions, classified texts, tags, questions, preferences."""
