@@ -13,10 +13,12 @@ from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
 from trainer.config.derived import DerivedConfig
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
+from trainer.config.examples import find_record
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.schema import TrainConfig
+from trainer.data.labelled_rows import RowsConfig
 from trainer.data.loader import BatchLoader, build_loader
 from trainer.data.masked_lm import Masking, build_masking
 from trainer.data.micro_batch import DocumentConfig
@@ -25,7 +27,9 @@ from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import VALIDATION_SEED, ValidationLoader, build_validation_loader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
+from trainer.engine.forward import PREDICT_NEXT
 from trainer.engine.megatron.engine import MegatronEngine
+from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
 from trainer.health.monitor import Health, build_health
 from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
@@ -197,7 +201,8 @@ def build_engine(
         vocab_size=derived.vocab_size,
         world=world,
         seed=config.training.seed,
-        reset_position_ids=config.data.reset_position_ids,
+        # Every row of examples has several documents, each with its own positions.
+        reset_position_ids=config.data.reset_position_ids or config.finetune.task is not None,
     )
     if watch is not None:
         watch(chunks)
@@ -208,7 +213,22 @@ def build_engine(
         precision=config.precision,
         groups=world.groups,
         device=world.device,
+        objective=build_objective(config),
     )
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Build what computes the loss of the configured task."""
+    finetune = config.finetune
+    if finetune.task in (None, "sft"):
+        return PREDICT_NEXT
+    if finetune.task == "dpo":
+        return PreferenceObjective(beta=finetune.dpo_beta, label_smoothing=finetune.dpo_label_smoothing)
+    if finetune.task == "qa":
+        return SpanObjective()
+    record = find_record(config.data.train or config.data.validation)
+    assert record is not None, "checked before the start"
+    return ScoreObjective(record.target_kind, value_range=record.value_range)
 
 
 def wire_model(
@@ -257,14 +277,19 @@ def wrap_in_engine(
     precision: PrecisionConfig,
     groups: ProcessGroupCollection,
     device: torch.device,
+    objective: Objective = PREDICT_NEXT,
 ) -> Engine:
     """Build the engine that `config` selects around this rank's model chunks, whose weights have their data type."""
-    if isinstance(config, MegatronEngineConfig):
-        return MegatronEngine(
-            chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
-        )
-    return DeepSpeedEngine(
-        chunks, config=config, optimizer=optimizer, precision=precision, groups=groups, device=device
+    kind = MegatronEngine if isinstance(config, MegatronEngineConfig) else DeepSpeedEngine
+    build: Callable[..., Engine] = kind
+    return build(
+        chunks,
+        config=config,
+        optimizer=optimizer,
+        precision=precision,
+        groups=groups,
+        device=device,
+        objective=objective,
     )
 
 
@@ -298,6 +323,7 @@ def build_validation(
         documents=_document_config(config, derived),
         # Of its own, so that every validation of a run, and of two runs, hides the same tokens.
         transform=_masking(config, derived, tokenizer, seed=VALIDATION_SEED),
+        rows=_rows_config(config),
     )
 
 
@@ -305,6 +331,14 @@ def _masking(config: TrainConfig, derived: DerivedConfig, tokenizer: Tokenizer |
     return build_masking(
         config.data, seed=seed, vocab_size=derived.vocab_size, eod_token_id=derived.eod_token_id, tokenizer=tokenizer
     )
+
+
+def _rows_config(config: TrainConfig) -> RowsConfig | None:
+    """Return how rows of examples are read; None for shards of text."""
+    finetune = config.finetune
+    if finetune.task is None:
+        return None
+    return RowsConfig(task=finetune.task, class_weights=tuple(finetune.class_weights))
 
 
 def _document_config(config: TrainConfig, derived: DerivedConfig) -> DocumentConfig | None:
@@ -348,6 +382,7 @@ def build_training_loader(
         vocab_size=derived.vocab_size,
         documents=_document_config(config, derived),
         transform=_masking(config, derived, tokenizer, seed=config.training.seed),
+        rows=_rows_config(config),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
         skipped_samples=skipped_samples,
     )

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.config.aliases import ALIASES, suggest_preset
+from trainer.config.examples import with_examples
 from trainer.config.pretrained import add_pretrained_settings
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
@@ -32,7 +33,8 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None, chec
 
     Args:
         overrides: `GROUP=OPTION` and `PATH=VALUE`; the last one for a path takes effect. With pretrained_checkpoint,
-            the model and tokenizer of that checkpoint come first, see `add_pretrained_settings`.
+            the model and tokenizer of that checkpoint come first, see `add_pretrained_settings`; with finetune.task,
+            the settings that follow from the examples are filled in, see `with_examples`.
         world_size: used only to report broken rules of `validate` together with errors of form.
         check: what to report together with errors of form instead of the broken rules of `validate`, for a command
             that needs less than a run, or more.
@@ -46,7 +48,7 @@ def load_config(overrides: Sequence[str], *, world_size: int | None = None, chec
     def check_rules(config: TrainConfig, ignore: Collection[str]) -> list[Violation]:
         return validate(config, world_size=world_size, ignore=ignore)
 
-    return compose_config(ROOT, add_pretrained_settings(overrides), validate=check or check_rules)
+    return with_examples(compose_config(ROOT, add_pretrained_settings(overrides), validate=check or check_rules))
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from trainer.config.cluster import ClusterConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trainer.config.finetune import FinetuneConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -42,6 +43,8 @@ class TrainConfig:
     """Run directory or checkpoint whose weights a new run starts from, at step 0 and with a fresh optimizer, under any
     layout and engine: those of another run, or of an import (`trireme import-hf`). Model and tokenizer are the
     checkpoint's too, unless model=PRESET is given; single values change them. null draws initial weights."""
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """Fine-tuning on examples instead of pretraining on text."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch size and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from trainer.config.rules import (
     documents,
     engines,
+    finetune,
     health,
     layout,
     masking,
@@ -35,6 +36,7 @@ RULES = (
     *zero.RULES,
     *documents.RULES,
     *masking.RULES,
+    *finetune.RULES,
     *health.RULES,
     *recovery.RULES,
     *surroundings.RULES,

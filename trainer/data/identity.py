@@ -35,6 +35,15 @@ def identify_dataset(shards: Sequence[ShardReader], *, seq_length: int) -> Datas
     )
 
 
+def join_identities(parts: Sequence[DatasetIdentity]) -> DatasetIdentity:
+    """Return the identity of shards that are read together, such as tokens and labels."""
+    checksums = [part.checksum for part in parts if part.checksum is not None]
+    return DatasetIdentity(
+        content=_digest([part.content for part in parts]),
+        checksum=_digest(checksums) if len(checksums) == len(parts) else None,
+    )
+
+
 def _sample(shard: ShardReader) -> str:
     """Return a digest of a shard's header, and of its first and last tokens."""
     digest = hashlib.sha256(repr(astuple(shard.header)).encode())

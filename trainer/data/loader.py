@@ -1,11 +1,14 @@
 """Load the micro batches of one data-parallel rank, prefetched in the background."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
 from trainer.config.run import DatasetConfig
+from trainer.data.labelled_rows import LabelledRowReader, RowDataset, RowsConfig
 from trainer.data.micro_batch import DocumentConfig, MicroBatch, WindowReader
 from trainer.data.mixture import Mixture, continue_mixture
 from trainer.data.prefetch import Prefetcher
@@ -22,7 +25,7 @@ class BatchLoader:
     change whenever a run resumes. `with` closes it.
 
     Args:
-        reader: reads windows of the mixture's data sets.
+        reader: reads windows, or rows of examples, of the mixture's data sets.
         order: maps each sample to its window.
         consumed_samples: first sample of the next step.
         global_batch_size: samples per step over all ranks; a multiple of dp_size * micro_batch_size.
@@ -32,7 +35,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        reader: WindowReader,
+        reader: WindowReader | LabelledRowReader,
         *,
         order: SampleOrder,
         consumed_samples: int,
@@ -136,6 +139,7 @@ def build_loader(
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
     transform: Callable[[MicroBatch], MicroBatch] | None = None,
+    rows: RowsConfig | None = None,
     former_mixture: Mixture | None = None,
     skipped_samples: SampleRanges | None = None,
 ) -> BatchLoader:
@@ -146,13 +150,17 @@ def build_loader(
         vocab_size: number of token ids of the model; None does not check ids.
         documents: how documents inside a window are treated.
         transform: see `WindowReader`.
+        rows: the data sets are rows of examples, read so; documents and transform have no effect.
         former_mixture: the mixture that the resumed checkpoint recorded; None if it never changed.
         skipped_samples: samples of the former mixture that no step reads. If the mixture changes, numbers from
             consumed_samples on are those of other samples, of which none is skipped.
     Raises:
         ConfigError: data sets cannot be used (all their errors).
     """
-    datasets = open_datasets(configs, seq_length=seq_length)
+    source = open_source(
+        configs, seq_length=seq_length, vocab_size=vocab_size, documents=documents, transform=transform, rows=rows
+    )
+    datasets = source.datasets
     mixture = continue_mixture(
         [dataset.identity for dataset in datasets],
         weights=[config.weight for config in configs],
@@ -163,7 +171,7 @@ def build_loader(
     if former_mixture is not None and not mixture.draws_as(former_mixture):
         skipped_samples = skipped_samples.before(consumed_samples)
     return BatchLoader(
-        WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform),
+        source,
         order=SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=seed),
         consumed_samples=consumed_samples,
         dp_rank=dp_rank,
@@ -175,18 +183,37 @@ def build_loader(
     )
 
 
-def open_datasets(configs: Sequence[DatasetConfig], *, seq_length: int) -> list[TokenDataset]:
-    """Open all data sets of a blend; they share the limit of open files.
+def open_source(
+    configs: Sequence[DatasetConfig],
+    *,
+    seq_length: int,
+    vocab_size: int | None,
+    documents: DocumentConfig | None,
+    transform: Callable[[MicroBatch], MicroBatch] | None,
+    rows: RowsConfig | None,
+) -> WindowReader | LabelledRowReader:
+    """Open all data sets of a blend, which share the limit of open files; arguments are those of `build_loader`.
 
     Raises:
         ConfigError: data sets cannot be used (all their errors).
     """
-    datasets: list[TokenDataset] = []
+    if rows is not None:
+        open_rows = partial(RowDataset, seq_length=seq_length, reference_key=rows.reference_key)
+        return LabelledRowReader(_open_all(configs, open_rows), config=rows, vocab_size=vocab_size)
+    datasets = _open_all(configs, partial(TokenDataset, seq_length=seq_length))
+    return WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform)
+
+
+T = TypeVar("T")
+
+
+def _open_all(configs: Sequence[DatasetConfig], open_one: Callable[..., T]) -> list[T]:
+    datasets: list[T] = []
     violations: list[Violation] = []
     max_open_files = max(1, MAX_OPEN_FILES // len(configs))
     for config in configs:
         try:
-            datasets.append(TokenDataset(config.paths, seq_length=seq_length, max_open_files=max_open_files))
+            datasets.append(open_one(config.paths, max_open_files=max_open_files))
         except ConfigError as error:
             violations += error.violations
     raise_if_any(violations)

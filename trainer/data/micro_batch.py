@@ -20,9 +20,10 @@ class MicroBatch:
     tokens: torch.Tensor
     """[b, s] int64."""
     labels: torch.Tensor
-    """[b, s] int64: the next token of each position, or with masked tokens the token that was there."""
+    """[b, s] int64: the next token of each position, or with masked tokens the token that was there. Of examples: the
+    target that `trireme.shards.examples.ExamplesRecord` describes, and 0 where there is none."""
     loss_mask: torch.Tensor
-    """[b, s] float32: 1 where the label counts."""
+    """[b, s] float32: 1 where the label counts; the weight of its class where classes are weighted."""
     position_ids: torch.Tensor
     """[b, s] int64."""
     document_starts: torch.Tensor | None = None
@@ -30,6 +31,10 @@ class MicroBatch:
     lets it attend to all earlier tokens of its sequence."""
     sample_ids: tuple[int, ...]
     """Global sample numbers, counted from the start of the run: one per sequence."""
+    token_types: torch.Tensor | None = None
+    """[b, s] int64: segment of each token, for models with token types; None is 0 everywhere."""
+    reference_losses: torch.Tensor | None = None
+    """[b, s] float32: loss of each target under the reference model of preference optimization."""
 
 
 PADDING = -1

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from trainer.config.run import DatasetConfig
-from trainer.data.loader import count_microbatches, open_datasets
+from trainer.data.labelled_rows import LabelledRowReader, RowsConfig
+from trainer.data.loader import count_microbatches, open_source
 from trainer.data.micro_batch import PADDING, DocumentConfig, MicroBatch, WindowReader
 from trainer.data.mixture import continue_mixture
 from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
@@ -29,7 +30,7 @@ class ValidationLoader:
 
     def __init__(
         self,
-        reader: WindowReader,
+        reader: WindowReader | LabelledRowReader,
         *,
         locations: SampleLocations,
         dp_rank: int,
@@ -80,6 +81,7 @@ def build_validation_loader(
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
     transform: Callable[[MicroBatch], MicroBatch] | None = None,
+    rows: RowsConfig | None = None,
 ) -> ValidationLoader:
     """Open data sets and choose the windows of every validation.
 
@@ -88,7 +90,10 @@ def build_validation_loader(
     Raises:
         ConfigError: data sets cannot be used (all their errors).
     """
-    datasets = open_datasets(configs, seq_length=seq_length)
+    source = open_source(
+        configs, seq_length=seq_length, vocab_size=vocab_size, documents=documents, transform=transform, rows=rows
+    )
+    datasets = source.datasets
     mixture = continue_mixture(
         [dataset.identity for dataset in datasets],
         weights=[config.weight for config in configs],
@@ -109,7 +114,7 @@ def build_validation_loader(
             eval_iters,
         )
     return ValidationLoader(
-        WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform),
+        source,
         locations=locations,
         dp_rank=dp_rank,
         dp_size=dp_size,

@@ -1,6 +1,6 @@
 """Define the engine: one optimizer step on one back end, and its state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class StepResult:
     """Hold the result of one optimizer step, the same values on every rank."""
 
     loss: float
-    """Mean over the global batch's target tokens, in nats; NaN if it has none."""
+    """Mean over the global batch's targets, in nats; NaN if it has none."""
     grad_norm: float
     """Global L2 norm before clipping."""
     is_skipped: bool
@@ -73,8 +73,17 @@ class Engine(Protocol):
         # 5. Account: count the update, adapt the loss scale, and return the result (`ScheduleEngine._account`).
         ...
 
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
-        """Return the sum of losses and the number of target tokens of the global batch, the same on every rank."""
+    def evaluate(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        observe: Callable[[torch.Tensor, MicroBatch], None] | None = None,
+    ) -> tuple[float, float]:
+        """Return the sum of losses and the number of targets of the global batch, the same on every rank.
+
+        Args:
+            observe: receives the model's output of each micro batch on the last pipeline stage.
+        """
         ...
 
     def optimizer_fragments(self) -> list[OptimizerFragment]:

@@ -11,8 +11,9 @@ from trainer.config.optim import PrecisionConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, StepResult
 from trainer.engine.expert_bias import update_expert_biases
-from trainer.engine.forward import LossSum, evaluate_step, forward_backward
+from trainer.engine.forward import PREDICT_NEXT, LossSum, Observe, evaluate_step, forward_backward
 from trainer.engine.loss_scale import build_loss_scale
+from trainer.engine.objective import Objective
 
 
 class ScheduleEngine:
@@ -25,16 +26,25 @@ class ScheduleEngine:
         precision: PrecisionConfig,
         groups: ProcessGroupCollection,
         device: torch.device,
+        objective: Objective = PREDICT_NEXT,
     ) -> None:
         self._chunks = chunks
+        self._objective = objective
         self._groups = groups
         self._device = device
         self._num_updates = 0
         self._loss_scale = build_loss_scale(precision)
 
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, float]:
-        """Return the sum of losses and the number of target tokens of the global batch, the same on every rank."""
-        return evaluate_step(self._chunks, micro_batches, groups=self._groups, device=self._device)
+    def evaluate(self, micro_batches: Sequence[MicroBatch], *, observe: Observe | None = None) -> tuple[float, float]:
+        """Return the sum of losses and the number of targets of the global batch; see `Engine.evaluate`."""
+        return evaluate_step(
+            self._chunks,
+            micro_batches,
+            groups=self._groups,
+            device=self._device,
+            objective=self._objective,
+            observe=observe,
+        )
 
     @property
     def num_updates(self) -> int:
@@ -57,6 +67,7 @@ class ScheduleEngine:
             device=self._device,
             forward_only=False,
             skip_update=skip_update,
+            objective=self._objective,
         )
 
     def _account(self, losses: LossSum, *, grad_norm: float, is_skipped: bool) -> StepResult:

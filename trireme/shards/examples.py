@@ -19,6 +19,8 @@ from trireme.shards.shard import shard_file
 
 LABELS_SUFFIX = ".labels"
 """The labels of PREFIX are the shard PREFIX.labels."""
+TOKEN_TYPES_SUFFIX = ".token_types"
+"""The segments of the tokens of PREFIX, where there are several, are the shard PREFIX.token_types."""
 SETTINGS_KEY = "examples"
 """Name of the record among the settings of a manifest."""
 NO_LABEL = -100
@@ -54,7 +56,7 @@ class ExamplesRecord:
     labels: tuple[str, ...] = ()
     """Names of the classes or tags, in the order of their numbers."""
     target_kind: TargetKind = "single"
-    """Of classify: `single` is one class, `multi` a set of classes (bit i is class i), `value` a number (regression)."""
+    """Of classify: `single` is one class, `multi` a set of classes (bit i is class i), `value` a number."""
     value_range: tuple[float, float] | None = None
     """Of `value`: the numbers of label 0 and of label 2^30, between which labels are linear."""
 

@@ -11,11 +11,11 @@ _MASK = "data.mask_token_id"
 _SIDES = "model.attention_mask"
 
 
-@reads(_PROB, _SIDES)
+@reads(_PROB, _SIDES, "finetune.task")
 def _objective_fits_attention(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     """A model that sees the next token has nothing to predict, and a hidden one needs both of its sides."""
     mask_prob, sides = config.data.mask_prob, config.model.attention_mask
-    if mask_prob is None and sides == "bidirectional":
+    if mask_prob is None and sides == "bidirectional" and config.finetune.task is None:
         yield Violation(
             path=_PROB,
             value="null",

@@ -25,7 +25,9 @@ from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.deepspeed.settings import ModelParallelUnit, deepspeed_settings
 from trainer.engine.deepspeed.zero_state import build_zero_state
 from trainer.engine.expert_bias import expert_bias_fragments
+from trainer.engine.forward import PREDICT_NEXT
 from trainer.engine.gradients import reduce_over_model_parallel, reduce_partial_gradients_as_computed
+from trainer.engine.objective import Objective
 from trainer.engine.optimizer import GuardedAdamW, build_adamw
 from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.model.sharding import describe_parameters
@@ -52,8 +54,9 @@ class DeepSpeedEngine(ScheduleEngine):
         precision: PrecisionConfig,
         groups: ProcessGroupCollection,
         device: torch.device,
+        objective: Objective = PREDICT_NEXT,
     ) -> None:
-        super().__init__(chunks, precision=precision, groups=groups, device=device)
+        super().__init__(chunks, precision=precision, groups=groups, device=device, objective=objective)
         # Described while they have their shapes: stage 3 empties parameters.
         parameters = describe_parameters(chunks)
         for sharded in parameters:

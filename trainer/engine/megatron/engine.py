@@ -20,8 +20,10 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.data.micro_batch import MicroBatch
 from trainer.engine.base import LossScaleState, OptimizerFragment, StepResult
 from trainer.engine.expert_bias import expert_bias_fragments
+from trainer.engine.forward import PREDICT_NEXT
 from trainer.engine.gradients import reduce_over_model_parallel
 from trainer.engine.megatron.optimizer import build_optimizer
+from trainer.engine.objective import Objective
 from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
 from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.model.sharding import describe_parameters
@@ -39,8 +41,9 @@ class MegatronEngine(ScheduleEngine):
         precision: PrecisionConfig,
         groups: ProcessGroupCollection,
         device: torch.device,
+        objective: Objective = PREDICT_NEXT,
     ) -> None:
-        super().__init__(chunks, precision=precision, groups=groups, device=device)
+        super().__init__(chunks, precision=precision, groups=groups, device=device, objective=objective)
         self._clip_grad = optimizer.clip_grad
         parameters = describe_parameters(chunks)
         self._wrapped = _wrap(chunks, config=config, precision=precision, groups=groups)

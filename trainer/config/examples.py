@@ -1,0 +1,87 @@
+"""Fill in the settings that follow from the examples of a fine-tuning run: row length, head, classes, steps."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from trainer.config.model import ModelConfig
+from trainer.config.run import DatasetConfig
+from trainer.config.schema import TrainConfig
+from trireme.errors import ConfigError
+from trireme.shards.examples import ExamplesRecord, Task, read_examples
+from trireme.shards.shard import read_header
+
+HEADS: dict[Task, str] = {
+    "classify": "classification",
+    "tag": "token_classification",
+    "qa": "question_answering",
+}
+"""Head of the model for the tasks that have one; the others keep the model's."""
+
+
+def with_examples(config: TrainConfig) -> TrainConfig:
+    """Fill in what the examples of data.train determine, if the run fine-tunes and they can be read.
+
+    model.seq_length becomes the length of their rows, model.head and model.num_labels those of the task, and
+    finetune.num_epochs becomes training.train_iters. A shard that cannot be read changes nothing: it is reported with
+    all other inputs before the start.
+    """
+    task = config.finetune.task
+    record = None if task is None else find_record(config.data.train)
+    if task is None or record is None or record.task != task:
+        return config
+    model = _with_head(_with_rows(config.model, seq_length=record.seq_length), task=task, record=record)
+    config = dataclasses.replace(config, model=model)
+    num_epochs = config.finetune.num_epochs
+    num_rows = count_rows(config.data.train)
+    if num_epochs is None or not num_rows:
+        return config
+    steps = max(1, math.ceil(num_epochs * num_rows / config.training.global_batch_size - 1e-9))
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, train_iters=steps))
+
+
+def find_record(datasets: Sequence[DatasetConfig]) -> ExamplesRecord | None:
+    """Return what the rows of the first shard are; None if there is none, or if it cannot be read."""
+    prefix = next((path for dataset in datasets for path in dataset.paths), None)
+    try:
+        return None if prefix is None else read_examples(prefix)
+    except ConfigError:
+        return None
+
+
+def count_rows(datasets: Sequence[DatasetConfig]) -> int | None:
+    """Return the rows of all data sets together; None if one cannot be read."""
+    total = 0
+    for dataset in datasets:
+        for prefix in dataset.paths:
+            try:
+                record, header = read_examples(prefix), read_header(prefix)
+            except ConfigError:
+                return None
+            if record is None:
+                return None
+            total += header.num_tokens // record.seq_length
+    return total
+
+
+def count_scores(record: ExamplesRecord) -> int:
+    """Return the outputs of the task's head: one per class or tag, one number, or first and last token."""
+    if record.task == "qa":
+        return 2
+    return 1 if record.target_kind == "value" else len(record.labels)
+
+
+def _with_rows(model: ModelConfig, *, seq_length: int) -> ModelConfig:
+    """Set the row length; a table of learned positions keeps its own."""
+    positions = model.max_position_embeddings
+    if positions is None and model.position_embedding_type == "learned_absolute" and model.seq_length > seq_length:
+        positions = model.seq_length
+    return dataclasses.replace(model, seq_length=seq_length, max_position_embeddings=positions)
+
+
+def _with_head(model: ModelConfig, *, task: Task, record: ExamplesRecord) -> ModelConfig:
+    head = HEADS.get(task)
+    if head is None:
+        return model
+    values = {"head": head, "num_labels": count_scores(record)}
+    return dataclasses.replace(model, **values)  # type: ignore[arg-type]
