@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config import rule_cases
+from tests.config.head_rule_cases import HEAD_CASES
 from tests.config.health_rule_cases import HEALTH_CASES
 from tests.config.model_rule_cases import MODEL_CASES
 from tests.config.moe_rule_cases import MOE_CASES
@@ -24,7 +25,7 @@ from trainer.config.validate import RULES, validate
 from trireme.config.fields import leaf_paths, union_members
 from trireme.errors import Violation
 
-CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *MODEL_CASES, *RECOVERY_CASES, *HEALTH_CASES]
+CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *MODEL_CASES, *RECOVERY_CASES, *HEALTH_CASES, *HEAD_CASES]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer, in Megatron-Core's terms."""
+    """A decoder or encoder, in Megatron-Core's terms."""
 
     num_layers: int
     """Transformer layers."""
@@ -98,8 +98,23 @@ class ModelConfig:
     """Normalize the sum of the embeddings (BERT)."""
     num_tokentypes: int = 0
     """Rows of a table of token types, which tell the first text of a pair from the second (BERT: 2); 0 for none."""
-    head: Literal["lm", "mlm"] = "lm"
-    """Between the last layer and the output layer: nothing (lm), or a dense layer, GELU and a norm (mlm, BERT)."""
+    head: Literal["lm", "mlm", "classification", "token_classification", "question_answering", "none"] = "lm"
+    """What follows the last layer. lm: the output layer. mlm: a dense layer, GELU and a norm, then the output layer
+    (BERT). The others have no output layer, and untie_embeddings_and_output_weights and vocab_bias have no effect:
+    classification scores each document by num_labels classes, token_classification each token, question_answering
+    each token as the first and as the last of an answer; none returns hidden states."""
+    num_labels: int | None = None
+    """Scores per document or token; required by classification and token_classification (1 predicts a number). With
+    question_answering it has no effect: there are 2."""
+    pooling: Literal["first", "last", "mean"] = "first"
+    """What classification sees of a document: its first token (BERT), its last (decoders) or the mean of all."""
+    pooler: Literal["none", "tanh", "gelu"] = "none"
+    """Layers between hidden states and scores: none, a dense layer and tanh (tanh, BERT's pooler; classification only),
+    or a dense layer, GELU and a norm (gelu, ModernBERT)."""
+    head_dropout: float = 0.0
+    """Dropout before the layer that scores."""
+    head_bias: bool = True
+    """A bias in the layer that scores; transformers' classifiers on decoders have none."""
     vocab_bias: bool = False
     """A bias per token in the output layer (BERT)."""
     multi_latent_attention: bool = False
@@ -181,6 +196,23 @@ class ModelConfig:
     def is_gated(self) -> bool:
         """Return whether the MLP multiplies an activated branch with a second one."""
         return self.activation in ("swiglu", "geglu", "geglu_tanh")
+
+    @property
+    def has_output_layer(self) -> bool:
+        """Return whether the model predicts tokens."""
+        return self.head in ("lm", "mlm")
+
+    @property
+    def has_own_output_table(self) -> bool:
+        """Return whether there is an output layer with weights of its own."""
+        return self.has_output_layer and self.untie_embeddings_and_output_weights
+
+    @property
+    def num_scores(self) -> int | None:
+        """Return the scores per document or token of a task head; None for a model without one."""
+        if self.head == "question_answering":
+            return 2
+        return self.num_labels if self.head in ("classification", "token_classification") else None
 
     @property
     def num_positions(self) -> int:

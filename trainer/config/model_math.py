@@ -34,7 +34,7 @@ def _count_parameters(model: ModelConfig, vocab_size: int, *, num_experts_per_to
         total -= per_norm
     if model.add_bias_linear:
         total += _mlp_biases(model, num_experts_per_token)
-    if model.untie_embeddings_and_output_weights:
+    if model.has_own_output_table:
         total += table
     if model.position_embedding_type == "learned_absolute":
         total += model.num_positions * model.hidden_size
@@ -52,7 +52,19 @@ def _encoder_parameters(model: ModelConfig, vocab_size: int, *, per_norm: int) -
         total += per_norm
     if model.head == "mlm":
         total += model.hidden_size * (model.hidden_size + model.add_bias_linear) + per_norm
-    return total + vocab_size * model.vocab_bias
+    if model.has_output_layer:
+        return total + vocab_size * model.vocab_bias
+    return total + _task_head_parameters(model, per_norm=per_norm)
+
+
+def _task_head_parameters(model: ModelConfig, *, per_norm: int) -> int:
+    """Count a dense layer before the scores, with its norm, and the layer that scores."""
+    total = 0
+    if model.pooler == "tanh":
+        total += model.hidden_size * (model.hidden_size + 1)
+    elif model.pooler == "gelu":
+        total += model.hidden_size * (model.hidden_size + model.add_bias_linear) + per_norm
+    return total + (model.num_scores or 0) * (model.hidden_size + model.head_bias)
 
 
 def _attention_vectors(model: ModelConfig) -> int:
@@ -85,16 +97,25 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
 
     Args:
         model: shape of the model.
-        vocab_size: columns of the output layer. Padding is no useful work: pass the unpadded vocabulary.
+        vocab_size: columns of the output layer, if there is one. Padding is no useful work: pass the unpadded
+            vocabulary.
     Returns:
         Operations per token. MFU is this, times tokens per second, over the peak operations per second.
     Source: Chowdhery et al. 2022 (PaLM), appendix B; causal halving as in Megatron-LM's num_floating_point_operations
     and Dao et al. 2022 (FlashAttention).
     """
-    matmul_parameters = _matrix_parameters(model, _num_active_experts(model)) + vocab_size * model.hidden_size
+    matmul_parameters = _matrix_parameters(model, _num_active_experts(model))
+    matmul_parameters += vocab_size * model.hidden_size if model.has_output_layer else _token_scores(model)
     matmul_parameters += model.hidden_size**2 if model.head == "mlm" else 0
     keys = sum(_twice_mean_keys(model))
     return 6 * matmul_parameters + 6 * _score_width(model) * keys
+
+
+def _token_scores(model: ModelConfig) -> int:
+    """Count the weights of a task head that every token passes; those that a document passes once do not count."""
+    if model.head == "classification":
+        return 0
+    return model.hidden_size * ((model.num_scores or 0) + (model.hidden_size if model.pooler == "gelu" else 0))
 
 
 def _twice_mean_keys(model: ModelConfig) -> list[int]:

@@ -9,6 +9,7 @@ from megatron.core.models.common.embeddings.language_model_embedding import Lang
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 from torch import nn
@@ -22,7 +23,7 @@ from trainer.model.cache import CachedStep
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.embedding import NormedEmbedding
 from trainer.model.forward_only import pack_linear_layers
-from trainer.model.heads import MaskedLmHead
+from trainer.model.heads import MaskedLmHead, TaskHead
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
 from trainer.model.layer_spec import build_block_submodules, norm_spec, torch_dtype
@@ -40,7 +41,7 @@ class GPT(GPTModel):
     Args:
         rotary_tables: angles of the layers; None for a model with learned positions.
         embedding: replaces Megatron-Core's input embeddings on the first stage.
-        head: transforms hidden states before the output layer on the last stage.
+        head: on the last stage, transforms hidden states before the output layer, or replaces it (`TaskHead`).
         has_vocab_bias: the output layer has a bias.
         has_unequal_layers: layers differ in their tensors, so checkpoints name them one by one.
         embedding_scale: factor of the token embeddings.
@@ -78,6 +79,8 @@ class GPT(GPTModel):
             embedding.word_embeddings = self.embedding.word_embeddings
             self.embedding = embedding
         self.head = head if self.post_process else None
+        if isinstance(self.head, TaskHead):
+            del self.output_layer
         if has_vocab_bias and self.post_process:
             width = self.vocab_size // self.pg_collection.tp.size()
             bias = nn.Parameter(torch.zeros(width, dtype=self.config.params_dtype))
@@ -93,13 +96,33 @@ class GPT(GPTModel):
         self._kernels = kernels
         self.packed_output: torch.Tensor | None = None
 
-    def forward(self, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: Any = None,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        token_types: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """Return losses [b, s] with labels, else logits [b, s, v] (v / tp_size unless they are gathered).
 
-        A stage that is not the last returns its hidden states [s, b, h].
+        A model with a task head takes no labels and returns its scores, see `TaskHead`. A stage that is not the last
+        returns its hidden states [s, b, h].
+
+        Args:
+            input_ids: [b, s] int64.
+            position_ids: [b, s] int64.
+            attention_mask: [b, s] int32, where each position's document begins; None is one document. Or a step with a
+                key-value cache.
+            token_types: [b, s] int64, for a model with a table of them; None is type 0.
+            Others: those of Megatron-Core's `GPTModel.forward`.
         """
-        output: torch.Tensor = super().forward(*args, labels=labels, **kwargs)
-        if labels is not None or not self.post_process:
+        if token_types is not None and self.pre_process:
+            kwargs["decoder_input"] = self.embedding(input_ids, position_ids, token_types)
+        output: torch.Tensor = super().forward(input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs)
+        if labels is not None or not self.post_process or isinstance(self.head, TaskHead):
             return output
         output = self._cap(output)
         if self.unpadded_vocab_size is not None:
@@ -139,12 +162,23 @@ class GPT(GPTModel):
         self, hidden_states: torch.Tensor, *args: Any, attention_mask: Any = None, **kwargs: Any
     ) -> torch.Tensor:
         """Compute logits or losses; with a key-value cache, logits of each row's last token only: [b, 1, v]."""
+        if isinstance(self.head, TaskHead):
+            assert not isinstance(attention_mask, CachedStep), "a model with a task head generates nothing"
+            scores: torch.Tensor = self.head(hidden_states, attention_mask)
+            return scores
         if self.post_process and isinstance(attention_mask, CachedStep):
             return self._last_logits(attention_mask.select_last(hidden_states))
         if self.head is not None:
             hidden_states = self.head(hidden_states)
         output: torch.Tensor = super()._postprocess(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return output
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
+        """Describe all saved tensors for checkpoints, as Megatron-Core does, also without an output layer."""
+        if isinstance(self.head, TaskHead):
+            # GPTModel's own expects the output layer's entry.
+            return MegatronModule.sharded_state_dict(self, prefix, sharded_offsets, metadata)
+        return super().sharded_state_dict(prefix, sharded_offsets, metadata)
 
     def _last_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return all logits, gathered over tensor-parallel ranks: [1, b, h] to [b, 1, v]."""
@@ -324,12 +358,12 @@ def build_model_chunks(
                 embedding=_build_embedding(model, transformer_config, padded_vocab_size, norm=norm, groups=groups)
                 if is_first
                 else None,
-                head=MaskedLmHead(transformer_config, norm=norm) if is_last and model.head == "mlm" else None,
-                has_vocab_bias=model.vocab_bias,
+                head=_build_head(model, transformer_config, norm=norm, groups=groups) if is_last else None,
+                has_vocab_bias=model.vocab_bias and model.has_output_layer,
                 has_unequal_layers=model.skip_first_layernorm,
                 embedding_scale=model.embedding_scale,
                 final_logit_softcapping=model.final_logit_softcapping,
-                share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
+                share_embeddings_and_output_weights=model.has_output_layer and not model.has_own_output_table,
                 pg_collection=groups,
                 vp_stage=vp_stage,
                 reset_position_ids=reset_position_ids,
@@ -368,6 +402,15 @@ def _build_embedding(
         tp_group=groups.tp,
         norm=norm if model.embedding_layernorm else None,
     )
+
+
+def _build_head(
+    model: ModelConfig, config: TransformerConfig, *, norm: ModuleSpec, groups: ProcessGroupCollection
+) -> nn.Module | None:
+    """Build what follows the last layer, before or instead of the output layer."""
+    if model.head == "mlm":
+        return MaskedLmHead(config, norm=norm)
+    return None if model.has_output_layer else TaskHead(config, model=model, norm=norm, tp_group=groups.tp)
 
 
 def count_layers(chunks: Sequence[GPTModel], *, num_layers: int) -> torch.Tensor:

@@ -49,7 +49,7 @@ def find_intervals(
     here = slice(first_query, first_query + num_queries)
     positions = torch.arange(here.start, here.stop, device=starts.device, dtype=starts.dtype)[None]
     first = starts[:, here]
-    last = positions.expand_as(first) if is_causal else _document_ends(starts)[:, here]
+    last = positions.expand_as(first) if is_causal else find_document_ends(starts)[:, here]
     if window is not None:
         first = torch.maximum(first, positions - (window - 1))
         if not is_causal:
@@ -57,7 +57,7 @@ def find_intervals(
     return KeyIntervals(first=first.contiguous(), last=last.contiguous())
 
 
-def _document_ends(starts: torch.Tensor) -> torch.Tensor:
+def find_document_ends(starts: torch.Tensor) -> torch.Tensor:
     """[b, S] beginnings of documents to the last position of each position's document."""
     positions = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype)
     is_last = functional.pad(starts[:, 1:] != starts[:, :-1], (0, 1), value=True)

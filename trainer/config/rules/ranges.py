@@ -33,6 +33,8 @@ RANGES: dict[str, Range] = {
     "model.yarn_mscale_all_dim": Range(minimum=0),
     "model.window_size": _COUNT,
     "model.num_tokentypes": _MAYBE_NONE,
+    "model.num_labels": _COUNT,
+    "model.head_dropout": _SHARE,
     "model.softmax_scale": _POSITIVE,
     "model.attn_logit_softcapping": _POSITIVE,
     "model.final_logit_softcapping": _POSITIVE,
