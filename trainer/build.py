@@ -14,6 +14,7 @@ from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress
 from trainer.config.derived import DerivedConfig
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.examples import find_record
+from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -33,6 +34,7 @@ from trainer.engine.objective import Objective, PreferenceObjective, ScoreObject
 from trainer.health.monitor import Health, build_health
 from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
+from trainer.loop.scoring import Scorer, build_scorer
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics import events
 from trainer.metrics.mfu import device_peak_tflops
@@ -144,6 +146,7 @@ def build_run(
             checkpoint=config.checkpoint,
             peak_learning_rate=config.optimizer.lr,
             tokens_per_step=derived.tokens_per_step,
+            finetune=config.finetune,
         ),
         engine=engine,
         loader=loader,
@@ -169,6 +172,7 @@ def build_run(
         ),
         progress=progress,
         device=world.device,
+        scorer=_build_scorer(config, world=world, tokenizer=tokenizer),
     )
     return Run(
         loop=loop,
@@ -178,6 +182,21 @@ def build_run(
         recorder=recorder,
         checkpoints=checkpoints,
         health=health,
+    )
+
+
+def _build_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:
+    """Build what scores the validations of a fine-tuning run."""
+    record = find_record(config.data.validation) if config.finetune.task is not None else None
+    if record is None:
+        return None
+    objective = build_objective(config)
+    return build_scorer(
+        record,
+        decode=tokenizer.decode if tokenizer is not None else None,
+        preference=objective if isinstance(objective, PreferenceObjective) else None,
+        # The other tensor-parallel ranks have copies of the same scores.
+        is_collecting=world.groups.tp.rank() == 0,
     )
 
 
@@ -203,6 +222,7 @@ def build_engine(
         seed=config.training.seed,
         # Every row of examples has several documents, each with its own positions.
         reset_position_ids=config.data.reset_position_ids or config.finetune.task is not None,
+        lora=config.lora,
     )
     if watch is not None:
         watch(chunks)
@@ -241,12 +261,14 @@ def wire_model(
     vocab_size: int | None = None,
     seed: int | None = None,
     reset_position_ids: bool = False,
+    lora: LoraConfig | None = None,
 ) -> list[GPTModel]:
     """Build this rank's model chunks, one or one per virtual pipeline stage; all ranks call this.
 
     Args:
         vocab_size: tokens, without padding; None takes model.vocab_size, or all rows of the embedding if it is null.
         seed: None leaves the weights undefined until a checkpoint is loaded.
+        lora: adapters, the only weights that are then trained; None for none.
     """
     kernels = choose_kernels(model.torch_compile, device=world.device)
     uses_te = model.transformer_impl == "transformer_engine"
@@ -264,6 +286,7 @@ def wire_model(
         vocab_size=model.vocab_size if vocab_size is None else vocab_size,
         reset_position_ids=reset_position_ids,
         kernels=kernels,
+        lora=lora,
     )
     _check_all_layers_are_built(chunks, num_layers=model.num_layers, world=world)
     return chunks

@@ -26,6 +26,7 @@ from trainer.engine.base import Engine
 from trainer.loop import recovery_log
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.recovery_log import Replay
+from trainer.loop.train_loop import has_stopped_early
 from trainer.metrics import jsonl
 from trainer.run_directory.directory import is_inside, keep_configuration, rotate_file
 from trireme.errors import ConfigError, raise_if_any
@@ -88,7 +89,7 @@ def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
     """Return whether a start has steps or a validation to do; otherwise the run directory stays as it is."""
     training = config.training
     validates = progress.is_validation_due and bool(config.data.validation) and training.eval_interval > 0
-    return progress.step < training.last_step or validates
+    return (progress.step < training.last_step and not has_stopped_early(config.finetune, progress)) or validates
 
 
 def record_start(

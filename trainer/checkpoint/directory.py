@@ -52,7 +52,12 @@ def begin(run_directory: Path, *, step: int) -> Path:
 
 
 def commit(
-    temporary: Path, *, step: int, files: Mapping[str, FileRecord], validation_loss: float | None = None
+    temporary: Path,
+    *,
+    step: int,
+    files: Mapping[str, FileRecord],
+    validation_loss: float | None = None,
+    validation_score: float | None = None,
 ) -> Path:
     """Make a completely written temporary directory the latest checkpoint.
 
@@ -67,7 +72,14 @@ def commit(
                 "that all hosts share"
             )
     serial = 1 + max((serial_of(path) for path in list_checkpoints(directory.parent)), default=0)
-    write_manifest(temporary, Manifest(step=step, serial=serial, files=dict(files), validation_loss=validation_loss))
+    manifest = Manifest(
+        step=step,
+        serial=serial,
+        files=dict(files),
+        validation_loss=validation_loss,
+        validation_score=validation_score,
+    )
+    write_manifest(temporary, manifest)
     sync_directory(temporary)
     final = directory / checkpoint_name(step)
     replaced = final.with_name(final.name + ".replaced")
@@ -180,7 +192,7 @@ def retain(run_directory: Path, *, keep_last: int, keep_interval: int = 0, keep_
     Args:
         keep_last: number of checkpoints saved last that stay; 0 keeps all.
         keep_interval: checkpoints whose step is a multiple of it stay; 0 means none.
-        keep_best: number of checkpoints with the lowest validation loss that stay.
+        keep_best: number of checkpoints with the lowest validation loss, or the highest score, that stay.
     """
     if keep_last <= 0:
         return
@@ -196,12 +208,17 @@ def retain(run_directory: Path, *, keep_last: int, keep_interval: int = 0, keep_
     if keep_interval:
         kept |= {path for path in paths if step_of(path) % keep_interval == 0}
     # Of several saved after the same validation, the one nearest to it is kept.
-    validated = [(found.manifest.validation_loss, found.manifest.step, found.path) for found in complete]
-    best = sorted((loss, step, path) for loss, step, path in validated if loss is not None)
+    validated = [(_order(found.manifest), found.manifest.step, found.path) for found in complete]
+    best = sorted((value, step, path) for value, step, path in validated if value is not None)
     kept |= {path for _, _, path in best[:keep_best]}
     for path in [*paths, *abandoned]:
         if path not in kept:
             delete(path)
+
+
+def _order(manifest: Manifest) -> float | None:
+    """Return what a checkpoint is compared by: less is better."""
+    return manifest.validation_loss if manifest.validation_score is None else -manifest.validation_score
 
 
 def _find_complete(paths: Iterable[Path]) -> list[_Complete]:

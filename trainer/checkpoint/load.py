@@ -16,7 +16,7 @@ from trainer.checkpoint.manifest import read_manifest
 from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_load, weights_to_load
 from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
-from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state
+from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state, update_best
 from trainer.engine.base import OptimizerFragment
 from trainer.model.sharding import describe_buffers, describe_parameters
 from trireme.errors import ConfigError, raise_if_any
@@ -133,9 +133,18 @@ def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
 
 
 def _read_state(path: Path) -> TrainerState:
-    """Read the saved state, with the validation loss that was added after the save."""
-    state, loss = read_state(path), read_manifest(path).validation_loss
-    return replace(state, validation_loss=loss, is_validation_due=state.is_validation_due and loss is None)
+    """Read the saved state, with the result of the validation that was added after the save."""
+    state, manifest = read_state(path), read_manifest(path)
+    loss, score, best = manifest.validation_loss, manifest.validation_score, state.best_validation
+    if state.is_validation_due and loss is not None:
+        best = update_best(best, step=state.step, loss=loss, score=score)
+    return replace(
+        state,
+        validation_loss=loss,
+        validation_score=score,
+        best_validation=best,
+        is_validation_due=state.is_validation_due and loss is None,
+    )
 
 
 def _read_random_states(path: Path, *, rank: int) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from trainer.checkpoint.collective import CheckpointError, Ranks
 from trainer.checkpoint.directory import abandon_later, checkpoints_directory, retain
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
-from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation_loss
+from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation
 from trainer.checkpoint.pieces import is_written_here
 from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.save import save_checkpoint
@@ -218,7 +218,7 @@ class CheckpointManager:
         if path.parent != checkpoints_directory(self._derived.run_directory):
             return  # the checkpoint of another run, which this one was forked from
         try:
-            note_validation_loss(path, progress.validation_loss)
+            note_validation(path, loss=progress.validation_loss, score=progress.validation_score)
         except (OSError, ConfigError) as error:
             _LOGGER.warning("Failed to write the validation loss of step %d to %s: %s", progress.step, path, error)
             return

@@ -40,8 +40,10 @@ class Manifest:
     validation_loss: float | None = None
     """Of the last validation at or before the step; retention keeps the best. None if there was none.
 
-    A step is saved before it is validated: this is None at first, and `note_validation_loss` adds it.
+    A step is saved before it is validated: this is None at first, and `note_validation` adds it.
     """
+    validation_score: float | None = None
+    """Of the same validation, where finetune.metric is a score: then retention keeps the highest of these."""
     format_version: int = FORMAT_VERSION
 
 
@@ -60,14 +62,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     write_durably(directory / MANIFEST_NAME, _render(manifest))
 
 
-def note_validation_loss(directory: Path, loss: float) -> None:
-    """Add the validation loss to a complete checkpoint, which was saved before its weights were validated.
+def note_validation(directory: Path, *, loss: float, score: float | None) -> None:
+    """Add the result of a validation to a complete checkpoint, which was saved before its weights were validated.
 
     Raises:
         ConfigError: its manifest is missing or damaged.
         OSError: it cannot be written; the checkpoint stays as it was.
     """
-    write_whole(directory / MANIFEST_NAME, _render(replace(read_manifest(directory), validation_loss=loss)))
+    manifest = replace(read_manifest(directory), validation_loss=loss, validation_score=score)
+    write_whole(directory / MANIFEST_NAME, _render(manifest))
 
 
 def _render(manifest: Manifest) -> str:

@@ -120,4 +120,10 @@ def _finish(
     for name, content in further_files.items():
         files[name] = write_durably(temporary / name, content)
     files[STATE_NAME] = write_state(temporary, state)
-    return commit(temporary, step=state.step, files=files, validation_loss=state.validation_loss)
+    return commit(
+        temporary,
+        step=state.step,
+        files=files,
+        validation_loss=state.validation_loss,
+        validation_score=state.validation_score,
+    )

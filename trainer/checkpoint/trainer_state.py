@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,34 @@ def library_versions(*further: str) -> dict[str, str]:
     return versions
 
 
+@dataclass(frozen=True, kw_only=True)
+class BestValidation:
+    """Hold the best validation of a run so far."""
+
+    step: int
+    value: float
+    """Its loss, or its score times -1: less is better."""
+    num_since: int = 0
+    """Validations since then."""
+
+
+def update_best(
+    best: BestValidation | None, *, step: int, loss: float | None, score: float | None
+) -> BestValidation | None:
+    """Return the best validation after one more; an earlier one stays the best where they are equal.
+
+    Args:
+        loss: None if it was not finite: the validation counts as worse.
+        score: compared instead of the loss, if there is one; more is better.
+    """
+    value = loss if score is None else -score
+    if loss is None or value is None:
+        return best and replace(best, num_since=best.num_since + 1)
+    if best is None or value < best.value:
+        return BestValidation(step=step, value=value)
+    return replace(best, num_since=best.num_since + 1)
+
+
 @dataclass(kw_only=True)
 class TrainProgress:
     """Hold the progress of a run."""
@@ -93,6 +121,10 @@ class TrainProgress:
     consumed_tokens: int = 0
     validation_loss: float | None = None
     """Of the last validation at or before `step`; None before the first one, if it was not finite, or if one is due."""
+    validation_score: float | None = None
+    """Of the last validation, where finetune.metric is a score, of which more is better; None where it is the loss."""
+    best_validation: BestValidation | None = None
+    """None before the first validation with a finite loss."""
     is_validation_due: bool = False
     """Whether `step` has yet to be validated: steps are saved before that."""
     judgement: Mapping[str, Any] | None = None
@@ -155,6 +187,10 @@ class TrainerState:
     """Of fp16 training; None for other data types."""
     validation_loss: float | None = None
     """Of the last validation at or before `step`; see `TrainProgress`. A later validation is added to the manifest."""
+    validation_score: float | None = None
+    """See `TrainProgress`; also added to the manifest later."""
+    best_validation: BestValidation | None = None
+    """See `TrainProgress`."""
     is_validation_due: bool = False
     """See `TrainProgress`."""
     judgement: Mapping[str, Any] | None = None
@@ -179,6 +215,8 @@ class TrainerState:
             consumed_samples=self.consumed_samples,
             consumed_tokens=self.consumed_tokens,
             validation_loss=self.validation_loss,
+            validation_score=self.validation_score,
+            best_validation=self.best_validation,
             is_validation_due=self.is_validation_due,
             judgement=self.judgement,
         )
@@ -219,7 +257,7 @@ def build_state(
     """Build the state of a run for a save."""
     return TrainerState(
         run_name=run_name,
-        **asdict(progress),
+        **{entry.name: getattr(progress, entry.name) for entry in dataclasses.fields(progress)},
         num_updates=num_updates,
         seed=seed,
         layout=layout,
@@ -252,6 +290,7 @@ def read_state(directory: Path) -> TrainerState:
         changes = {
             "layout": Layout(**content["layout"]),
             "loss_scale": loss_scale,
+            "best_validation": BestValidation(**best) if (best := content.get("best_validation")) else None,
             "forked_from": tuple(ForkedFrom(**point) for point in content.get("forked_from", ())),
             "tokenizer": TokenizerRecord(**content["tokenizer"]) if content.get("tokenizer") else None,
             "left_out_samples": tuple(tuple(limits) for limits in content.get("left_out_samples", ())),

@@ -149,9 +149,8 @@ def _forward_step(
             part = slice_for_context_parallel(values, cp_rank=cp_group.rank(), cp_size=cp_group.size())
             return part.to(device, non_blocking=True)
 
-        parts: dict[str, Any] = {
-            field.name: take(getattr(batch, field.name)) for field in fields(batch) if field.name != "sample_ids"
-        }
+        names = [field.name for field in fields(batch) if field.name != "sample_ids"]
+        parts: dict[str, Any] = {name: take(getattr(batch, name)) for name in names}
         # Of the whole sequence: attention knows which queries this rank has.
         starts = None if batch.document_starts is None else batch.document_starts.to(device, non_blocking=True)
         return replace(batch, **{**parts, "document_starts": starts})

@@ -2,16 +2,18 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import distributed
 
 from trainer.checkpoint.manager import CheckpointManager
-from trainer.checkpoint.trainer_state import TrainProgress
+from trainer.checkpoint.trainer_state import TrainProgress, update_best
+from trainer.config.finetune import FinetuneConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.loader import BatchLoader
@@ -22,6 +24,7 @@ from trainer.health.monitor import Health
 from trainer.loop.collective_read import CollectiveRead, ReadFailed, StopRequested
 from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.recovery import Recovery
+from trainer.loop.scoring import Scorer
 from trainer.loop.signals import StopRequest
 from trainer.metrics.record import StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
@@ -37,6 +40,9 @@ class ValidationResult:
     loss: float
     """Mean over the target tokens, in nats; NaN if there are none."""
     num_tokens: int
+    """Target tokens, or targets of another kind."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of the task, by name."""
 
 
 def run_validation(
@@ -44,20 +50,29 @@ def run_validation(
     *,
     evaluate: Callable[[Sequence[MicroBatch]], tuple[float, float]],
     read: Callable[[Callable[[], list[MicroBatch]]], list[MicroBatch]] = lambda take: take(),
+    scorer: Scorer | None = None,
 ) -> ValidationResult:
     """Compute the exact mean loss over all windows of the validation set; all ranks call this.
 
     Args:
-        evaluate: returns the sum of losses and the number of target tokens of one global batch, as `Engine.evaluate`.
+        evaluate: returns the sum of losses and the number of target tokens of one global batch, as `Engine.evaluate`;
+            with a scorer, it lets it observe every output.
         read: reads each global batch by calling its argument; an exception ends the validation.
+        scorer: computes the scores of a task.
     """
+    if scorer is not None:
+        scorer.reset()
     loss_sum, num_tokens = 0.0, 0.0
     steps = loader.steps()
     for _ in range(loader.num_steps):
         step_loss_sum, step_num_tokens = evaluate(read(steps.__next__))
         loss_sum += step_loss_sum
         num_tokens += step_num_tokens
-    return ValidationResult(loss=loss_sum / num_tokens if num_tokens else math.nan, num_tokens=int(num_tokens))
+    return ValidationResult(
+        loss=loss_sum / num_tokens if num_tokens else math.nan,
+        num_tokens=math.ceil(num_tokens),
+        scores=scorer.score() if scorer is not None else {},
+    )
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -83,6 +98,7 @@ class LoopConfig:
     checkpoint: CheckpointConfig
     peak_learning_rate: float
     tokens_per_step: int
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 class TrainLoop:
@@ -102,8 +118,10 @@ class TrainLoop:
         recovery: Recovery,
         progress: TrainProgress,
         device: torch.device,
+        scorer: Scorer | None = None,
     ) -> None:
         self.progress = progress
+        self._scorer = scorer
         self._config = config
         self._engine, self._loader, self._validation = engine, loader, validation
         self._recorder, self._meter = recorder, meter
@@ -140,15 +158,16 @@ class TrainLoop:
         last_step = training.last_step
         if self.progress.is_validation_due and self._validates:
             self._validate(read)
-        elif self.progress.step >= last_step:
+        elif self.progress.step >= last_step or self._has_stopped_early:
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
-        while self.progress.step < last_step:
+        while self.progress.step < last_step and not self._has_stopped_early:
             if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
             step = self.progress.step
             self.progress.is_validation_due = self._should_validate(step)
             if self.progress.is_validation_due:
-                self.progress.validation_loss = None  # the loss of these weights is not known yet
+                # The loss of these weights is not known yet.
+                self.progress.validation_loss = self.progress.validation_score = None
             # Saved first: a validation may take long, and a process that has to exit meanwhile has saved.
             if checkpoint.save_interval and step % checkpoint.save_interval == 0:
                 self._health.enter("checkpoint", step)
@@ -156,6 +175,25 @@ class TrainLoop:
                 self._checkpoints.save(self.progress)
             if self.progress.is_validation_due:
                 self._validate(read)
+        self._describe_best()
+
+    @property
+    def _has_stopped_early(self) -> bool:
+        return has_stopped_early(self._config.finetune, self.progress)
+
+    def _describe_best(self) -> None:
+        best, finetune = self.progress.best_validation, self._config.finetune
+        if best is None or finetune.task is None:
+            return
+        if self._has_stopped_early:
+            _LOGGER.info(
+                "The run ends at step %d: %d validations have not been better than that of step %d.",
+                self.progress.step,
+                best.num_since,
+                best.step,
+            )
+        value = best.value if finetune.metric == "loss" else -best.value
+        _LOGGER.info("Best validation: %s %.4f at step %d.", finetune.metric, value, best.step)
 
     @property
     def _validates(self) -> bool:
@@ -164,6 +202,15 @@ class TrainLoop:
     def _should_validate(self, step: int) -> bool:
         training = self._config.training
         return self._validates and (step % training.eval_interval == 0 or step == training.train_iters)
+
+    def _save_if_best(self, progress: TrainProgress) -> None:
+        """Save the best weights of a fine-tuning run when they are found, if checkpoint.keep_best is to keep them."""
+        best = progress.best_validation
+        is_best = best is not None and best.step == progress.step
+        if is_best and self._config.finetune.task is not None and self._config.checkpoint.keep_best:
+            self._health.enter("checkpoint", progress.step)
+            self._recovery.store_history(progress)
+            self._checkpoints.save(progress)
 
     def _save_before_leaving(self, *, is_new: bool) -> str:
         """Save because the run cannot continue; return a sentence about the outcome."""
@@ -248,14 +295,22 @@ class TrainLoop:
         step = self.progress.step
         assert self._validation is not None
         self._health.enter("validation", step)
+        scorer, finetune = self._scorer, self._config.finetune
         result = run_validation(
             self._validation,
-            evaluate=self._engine.evaluate,
+            evaluate=partial(self._engine.evaluate, observe=scorer.observe) if scorer else self._engine.evaluate,
             read=lambda take: read(take, otherwise=f"Cannot validate after step {step}"),
+            scorer=scorer,
         )
-        self.progress.validation_loss = result.loss if math.isfinite(result.loss) else None
-        self.progress.is_validation_due = False
-        self._checkpoints.note_validation(self.progress)
+        progress = self.progress
+        progress.validation_loss = result.loss if math.isfinite(result.loss) else None
+        progress.validation_score = None if finetune.metric == "loss" else result.scores.get(finetune.metric)
+        progress.best_validation = update_best(
+            progress.best_validation, step=step, loss=progress.validation_loss, score=progress.validation_score
+        )
+        progress.is_validation_due = False
+        self._checkpoints.note_validation(progress)
+        self._save_if_best(progress)
         if not result.num_tokens:
             _LOGGER.info(
                 "data.validation has no target tokens: the loss mask covers all of them. There is no validation loss."
@@ -266,10 +321,18 @@ class TrainLoop:
                 step=step,
                 loss=result.loss,
                 num_tokens=result.num_tokens,
+                scores=result.scores,
+                is_of_tokens=finetune.task in (None, "sft"),
                 consumed_samples=self.progress.consumed_samples,
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
+
+
+def has_stopped_early(finetune: FinetuneConfig, progress: TrainProgress) -> bool:
+    """Return whether so many validations brought nothing better that the run is over."""
+    patience, best = finetune.early_stopping_patience, progress.best_validation
+    return patience is not None and best is not None and best.num_since >= patience
 
 
 def on_rank0_only(text: str) -> str:

@@ -99,11 +99,12 @@ def step_line(metrics: StepMetrics, *, total_steps: int) -> str:
 
 
 def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
-    """Format loss and perplexity of a validation as one line, in the columns of the step lines."""
-    return (
-        f"{_step(metrics.step, total_steps)} | validation loss {metrics.loss:8.4f}"
-        f" | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens"
-    )
+    """Format loss, and perplexity or scores, of a validation as one line, in the columns of the step lines."""
+    start = f"{_step(metrics.step, total_steps)} | validation loss {metrics.loss:8.4f}"
+    scores = "".join(f" | {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.scores.items())
+    if not metrics.is_of_tokens:
+        return f"{start}{scores}"
+    return f"{start} | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens{scores}"
 
 
 def rollback_line(metrics: RollbackMetrics, *, total_steps: int) -> str:

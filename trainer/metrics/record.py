@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from trireme.records import LayerRouting, RankTimes
@@ -59,6 +59,10 @@ class ValidationMetrics:
     """Target tokens of the mean."""
     consumed_samples: int
     consumed_tokens: int
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of a task, by name, such as accuracy."""
+    is_of_tokens: bool = True
+    """Whether the loss is that of predicted tokens, whose exponential is the perplexity."""
 
     @property
     def perplexity(self) -> float:
@@ -101,7 +105,9 @@ def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dic
         if metrics.rank_times:
             fields |= dataclasses.asdict(metrics.rank_times)
     elif isinstance(metrics, ValidationMetrics):
-        fields["perplexity"] = metrics.perplexity
+        del fields["scores"], fields["is_of_tokens"]
+        fields |= {"perplexity": metrics.perplexity} if metrics.is_of_tokens else {}
+        fields |= metrics.scores
     return fields
 
 

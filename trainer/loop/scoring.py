@@ -1,0 +1,209 @@
+"""Score the predictions of a validation: collect them on every rank, gather them, and compare them with the labels.
+
+b: sequences, s: tokens of a row.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import distributed
+
+from trainer.data.micro_batch import PADDING, MicroBatch
+from trainer.engine.objective import PreferenceObjective
+from trireme.shards.examples import ExamplesRecord, decode_values
+
+_MAX_ANSWER_TOKENS = 30
+"""Longest answer that is considered, that of the reference scripts for SQuAD."""
+
+Scores = dict[str, float]
+Prediction = tuple[tuple[int, int, int], Any, Any]
+"""Place (sample, row's first token, number), what was predicted, and its label."""
+
+
+class Collect(Protocol):
+    """Take predictions and labels from the output of a micro batch."""
+
+    def __call__(self, output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+        """Return what the targets of one micro batch were predicted as."""
+        ...
+
+
+class Scorer:
+    """Collect predictions while a validation runs, and score them at its end; all ranks use it.
+
+    Args:
+        collect: takes predictions from an output.
+        judge: computes scores from predictions and labels in the order of their places.
+        is_collecting: whether this rank's outputs count: False where another rank has the same ones.
+    """
+
+    def __init__(
+        self,
+        collect: Collect,
+        judge: Callable[[Sequence[Any], Sequence[Any]], Scores],
+        *,
+        is_collecting: bool,
+    ) -> None:
+        self._collect, self._judge, self._is_collecting = collect, judge, is_collecting
+        self._found: list[Prediction] = []
+
+    def reset(self) -> None:
+        """Forget what was collected."""
+        self._found = []
+
+    def observe(self, output: torch.Tensor, batch: MicroBatch) -> None:
+        """Collect the predictions of one micro batch from the model's output."""
+        if self._is_collecting:
+            self._found += self._collect(output, batch)
+
+    def score(self) -> Scores:
+        """Gather the predictions of all ranks and return their scores, the same on every rank; all ranks call this."""
+        gathered: list[list[Prediction]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(gathered, self._found)
+        self._found = []
+        found = sorted((one for part in gathered for one in part), key=lambda one: one[0])
+        if not found:
+            return {}
+        return self._judge([one[1] for one in found], [one[2] for one in found])
+
+
+def build_scorer(
+    record: ExamplesRecord,
+    *,
+    decode: Callable[[list[int]], str] | None,
+    preference: PreferenceObjective | None,
+    is_collecting: bool,
+) -> Scorer | None:
+    """Build the scorer of a task; None for a task whose loss says it all.
+
+    Args:
+        decode: turns tokens into text, for answers; None compares tokens.
+        preference: of dpo.
+        is_collecting: see `Scorer`.
+    """
+    if record.task == "classify":
+        return Scorer(_collect_scores, _class_judge(record), is_collecting=is_collecting)
+    if record.task == "tag":
+        return Scorer(_collect_tags, _tag_judge(record), is_collecting=is_collecting)
+    if record.task == "qa":
+        return Scorer(
+            _span_collector(decode),
+            lambda texts, answers: _scores().score_spans(texts, answers),
+            is_collecting=is_collecting,
+        )
+    if record.task == "dpo":
+        assert preference is not None
+        return Scorer(_margin_collector(preference), _judge_margins, is_collecting=is_collecting)
+    return None
+
+
+def _scores() -> Any:
+    import trainer.scores.score as module  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - see above
+
+    return module
+
+
+def _targets(batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows and columns of the labelled tokens of real samples."""
+    is_real = torch.tensor([sample != PADDING for sample in batch.sample_ids], device=batch.loss_mask.device)
+    rows, columns = torch.nonzero((batch.loss_mask > 0) & is_real[:, None], as_tuple=True)
+    return rows, columns
+
+
+def _collect_scores(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+    rows, columns = _targets(batch)
+    scores, labels = output[rows, columns].float().cpu().numpy(), batch.labels[rows, columns].cpu().numpy()
+    places = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [
+        ((batch.sample_ids[row], column, 0), scores[number], int(labels[number]))
+        for number, (row, column) in enumerate(places)
+    ]
+
+
+def _class_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[Any]], Scores]:
+    def judge(predictions: Sequence[Any], labels: Sequence[Any]) -> Scores:
+        scores, targets = np.stack(predictions), np.array(labels, dtype=np.int64)
+        if record.target_kind == "single":
+            return _scores().score_classes(scores, targets)
+        if record.target_kind == "multi":
+            return _scores().score_sets(scores, (targets[:, None] >> np.arange(scores.shape[1])) & 1)
+        assert record.value_range is not None
+        return _scores().score_values(scores[:, 0], decode_values(targets, value_range=record.value_range))
+
+    return judge
+
+
+def _collect_tags(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+    """Collect the tags of each document."""
+    assert batch.document_starts is not None
+    rows, columns = _targets(batch)
+    predicted = output[rows, columns].argmax(dim=-1).tolist()
+    labels, starts = batch.labels[rows, columns].tolist(), batch.document_starts[rows, columns].tolist()
+    documents: dict[tuple[int, int, int], tuple[list[int], list[int]]] = {}
+    for row, start, prediction, label in zip(rows.tolist(), starts, predicted, labels, strict=True):
+        pair = documents.setdefault((batch.sample_ids[row], start, 0), ([], []))
+        pair[0].append(prediction)
+        pair[1].append(label)
+    return [(place, predictions, targets) for place, (predictions, targets) in documents.items()]
+
+
+def _tag_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[Any]], Scores]:
+    def name(sequences: Sequence[Any]) -> list[list[str]]:
+        return [[record.labels[number] for number in sequence] for sequence in sequences]
+
+    return lambda predictions, labels: _scores().score_tags(name(predictions), name(labels))
+
+
+def find_span(scores: np.ndarray, *, max_tokens: int = _MAX_ANSWER_TOKENS) -> tuple[int, int]:
+    """Return the places of the first and last token with the highest sum of scores.
+
+    Args:
+        scores: [n, 2], of one document.
+        max_tokens: of the answer.
+    """
+    sums = scores[:, 0][:, None] + scores[:, 1][None, :]
+    length = np.arange(len(scores))[None, :] - np.arange(len(scores))[:, None]
+    best = np.where((length >= 0) & (length < max_tokens), sums, -np.inf).argmax()
+    start, end = divmod(int(best), len(scores))
+    return start, end
+
+
+def _span_collector(decode: Callable[[list[int]], str] | None) -> Collect:
+    def text(tokens: list[int], start: int, end: int) -> str:
+        if end == 0:  # the first token of the document: there is no answer
+            return ""
+        span = tokens[start : end + 1]
+        return " ".join(map(str, span)) if decode is None else decode(span)
+
+    def collect(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+        assert batch.document_starts is not None
+        found: list[Prediction] = []
+        rows, columns = _targets(batch)
+        scores, starts = output.float().cpu().numpy(), batch.document_starts.cpu().numpy()
+        for row, first in zip(rows.tolist(), columns.tolist(), strict=True):
+            end = first + int((starts[row] == first).sum())
+            tokens = batch.tokens[row, first:end].tolist()
+            label = batch.labels[row, first : first + 2].tolist()
+            predicted = find_span(scores[row, first:end])
+            place = (batch.sample_ids[row], first, 0)
+            found.append((place, text(tokens, *predicted), [text(tokens, *label)]))
+        return found
+
+    return collect
+
+
+def _margin_collector(preference: PreferenceObjective) -> Collect:
+    def collect(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+        margins = preference.margins(output, batch).cpu().tolist()
+        first = batch.sample_ids[0]
+        return [((first, 0, number), margin, 0.0) for number, margin in enumerate(margins)]
+
+    return collect
+
+
+def _judge_margins(predictions: Sequence[Any], labels: Sequence[Any]) -> Scores:
+    """Return the share of pairs whose chosen answer gained more than the rejected one, and the mean gain."""
+    margins = np.array(predictions)
+    return {"reward_accuracy": float((margins > 0).mean()), "reward_margin": float(margins.mean())}
