@@ -10,15 +10,16 @@ model is chosen; of imported weights, the family that they came from, in the dat
 Weights are copied in small parts: only the proof needs memory for the whole model, 4 bytes per parameter; --gate off
 skips it. With 16-bit weights, the proof compares models with equally rounded weights.
 
-Prints one line of JSON. Exit codes: 0 done, 1 the logits differ from those of transformers, 2 invalid input, 130
-interrupted. In every case but 0, OUTPUT_DIR stays as it was.
+Prints one line of JSON. Exit codes: 0 done, 1 the logits differ from those of transformers or the disk is full, 2
+invalid input, 130 interrupted, 143 terminated. In every case but 0, OUTPUT_DIR stays as it was.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
-from trainer.huggingface.cli import add_gate_option, describe
+from trainer.huggingface.cli import add_gate_option, describe, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.extras import check_extra
@@ -40,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         RunStopped: the logits differ.
     """
     violations = check_extra("huggingface", ["safetensors", *(["transformers"] if arguments.gate == "on" else [])])
-    if arguments.max_shard_gb <= 0:
-        message, fix = "must be greater than 0", "Use 5, for example."
+    if not 0 < arguments.max_shard_gb < math.inf:
+        message, fix = "must be greater than 0 and finite", "Use 5, for example."
         violations.append(Violation(path="--max-shard-gb", value=arguments.max_shard_gb, message=message, fix=fix))
     raise_if_any(violations)
     # Late: arguments are checked first, and the shim must be installed before Megatron-Core is imported.
@@ -51,13 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.huggingface.exporting import export_model  # noqa: PLC0415 - see above
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
 
-    result = export_model(
-        open_saved_run(arguments.path, verify=True),
-        arguments.output,
-        dtype=arguments.dtype,
-        max_shard_bytes=int(arguments.max_shard_gb * 1e9),
-        has_gate=arguments.gate == "on",
-    )
+    with interruptible(arguments.output):
+        result = export_model(
+            open_saved_run(arguments.path, verify=True),
+            arguments.output,
+            dtype=arguments.dtype,
+            max_shard_bytes=int(arguments.max_shard_gb * 1e9),
+            has_gate=arguments.gate == "on",
+        )
     write_output(to_json(describe(result)) + "\n")
     return EXIT_OK
 

@@ -11,16 +11,17 @@ GPT-2, DeepSeek-V3. Only safetensors are read, and no code that comes with a mod
 represented is refused by name. Weights are read in small parts: only the proof needs memory for the whole model, 4
 bytes per parameter; --gate off skips it.
 
-Prints one line of JSON. Exit codes: 0 done, 1 the logits differ from those of transformers, 2 invalid input, 130
-interrupted. In every case but 0, OUTPUT_DIR has no new checkpoint.
+Prints one line of JSON. Exit codes: 0 done, 1 the logits differ from those of transformers or the disk is full, 2
+invalid input, 130 interrupted, 143 terminated. In every case but 0, OUTPUT_DIR has no new checkpoint.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
-from trainer.huggingface.cli import add_gate_option, describe
+from trainer.huggingface.cli import add_gate_option, describe, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, raise_if_any
 from trireme.extras import check_extra
@@ -51,12 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     cpu_shim.install()
     from trainer.huggingface.importing import import_model, open_source  # noqa: PLC0415 - see above
+    from trainer.huggingface.output_directory import scratch_directory  # noqa: PLC0415 - see above
 
-    with tempfile.TemporaryDirectory(prefix="trireme-import-") as folder:
+    with interruptible(arguments.output), contextlib.ExitStack() as stack:
         if is_gguf:
             from trainer.huggingface.gguf_files import open_gguf  # noqa: PLC0415 - an optional dependency
 
-            source = open_gguf(arguments.source, folder=Path(folder))
+            folder = scratch_directory(Path(tempfile.gettempdir()), prefix="trireme-import-")
+            source = open_gguf(arguments.source, folder=stack.enter_context(folder))
         else:
             source = open_source(arguments.source)
         result = import_model(source, arguments.output, has_gate=arguments.gate == "on")

@@ -96,12 +96,18 @@ def _has_terminal() -> bool:
 
 @contextlib.contextmanager
 def unwinding_on_signals() -> Iterator[None]:
-    """Raise SystemExit on stop signals, so that this process terminates the processes that it has started."""
+    """Raise SystemExit on stop signals, and KeyboardInterrupt on Ctrl-C, so that this process cleans up.
+
+    It terminates the processes that it has started, and deletes what it has not finished; repetitions of a signal do
+    not disturb it.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(SIGNAL_BASE + number)
 
-    with _handled_by(leave, [number for number in heeded_signals() if number != signal.SIGINT]):
+    with _handled_by(once(leave), heeded_signals()):
         yield
 
 

@@ -81,6 +81,7 @@ def test_export(imported: Path, tmp_path: Path) -> None:
         ("trainer.export_hf", ("{tmp}/none", "{tmp}/out"), "PATH: does not exist"),
         ("trainer.export_hf", ("{run}", "{source}"), "OUTPUT_DIR: must be empty"),
         ("trainer.export_hf", ("{run}", "{tmp}/out", "--max-shard-gb", "0"), "--max-shard-gb: must be greater than 0"),
+        ("trainer.export_hf", ("{run}", "{tmp}/out", "--max-shard-gb", "nan"), "must be greater than 0 and finite"),
         ("trainer.train", ("resume={run}", "run_name=x", "output_dir={tmp}"), "holds the weights of an import"),
         (
             "trainer.train",

@@ -119,7 +119,7 @@ def test_query_heads_in_the_order_of_another_framework_fail(folder: Path, monkey
     monkeypatch.setattr(tensor_map, "_interleave", wrong)
     with pytest.raises(RunStopped, match="so the two implementations compute something different"):
         import_model(open_source(source), folder / "wrong_run")
-    assert not list((folder / "wrong_run" / "checkpoints").iterdir()), "nothing is left behind"
+    assert not (folder / "wrong_run").exists(), "nothing is left behind"
 
 
 def test_an_export_that_fails_the_gate_is_not_published(

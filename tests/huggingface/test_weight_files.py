@@ -25,11 +25,10 @@ def write(directory: Path, *, max_shard_bytes: int) -> None:
         PlannedTensor(tensor=SourceTensor(name=name, shape=tuple(value.shape)), dtype=value.dtype)
         for name, value in VALUES.items()
     ]
-    writer = SafetensorsWriter(directory, planned, max_shard_bytes=max_shard_bytes)
-    for name, value in reversed(VALUES.items()):  # in any order
-        for first in reversed(range(0, len(value), 2)):
-            writer.write(name, first, value[first : first + 2].float())
-    writer.close()
+    with SafetensorsWriter(directory, planned, max_shard_bytes=max_shard_bytes) as writer:
+        for name, value in reversed(VALUES.items()):  # in any order
+            for first in reversed(range(0, len(value), 2)):
+                writer.write(name, first, value[first : first + 2].float())
 
 
 def test_one_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_save
 from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.trainer_state import STATE_NAME, TrainerState, write_state
 from trainer.engine.base import OptimizerFragment
+from trireme.errors import ConfigError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -93,7 +94,12 @@ def random_state_pieces(states: Mapping[str, torch.Tensor] | None, *, rank: int)
 
 
 def write_pieces(directory: Path, pieces: Mapping[str, ShardedTensorView], *, ranks: Ranks) -> dict[str, FileRecord]:
-    """Plan on all ranks, then write this rank's file; rank 0 also writes the table of contents."""
+    """Plan on all ranks, then write this rank's file; rank 0 also writes the table of contents.
+
+    Raises:
+        OSError: the disk is full, for example.
+        ConfigError: a view cannot provide its values.
+    """
     writer = HashingWriter(directory)
     try:
         save(
@@ -104,6 +110,10 @@ def write_pieces(directory: Path, pieces: Mapping[str, ShardedTensorView], *, ra
             no_dist=not ranks.is_distributed,
         )
     except CheckpointException as error:
+        # torch catches everything, Ctrl-C too.
+        cause, _ = error.failures.get(ranks.rank, (None, None))
+        if not ranks.is_distributed and (isinstance(cause, ConfigError) or not isinstance(cause, Exception | None)):
+            raise cause from None
         if writer.disk_error is not None:
             raise writer.disk_error from error
         raise

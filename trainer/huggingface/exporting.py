@@ -2,8 +2,6 @@
 
 import json
 import logging
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,25 @@ from trainer.huggingface.families.family import Family, config_of
 from trainer.huggingface.families.registry import choose_family
 from trainer.huggingface.gate import check_logits
 from trainer.huggingface.native_weights import CopyProgress, NativeWeights, write_source
+from trainer.huggingface.output_directory import (
+    cannot_use,
+    created_directory,
+    delete_leftovers,
+    scratch_directory,
+    write_errors_explained,
+)
 from trainer.huggingface.record import ImportRecord, read_record
 from trainer.huggingface.tensor_map import TensorRule, build_rules, list_source_tensors
 from trainer.huggingface.tokenizer_files import write_generation_config, write_tokenizer_files
 from trainer.huggingface.weight_files import DTYPES, PlannedTensor, SafetensorsWriter
 from trainer.saved_run import SavedRun
-from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.errors import raise_if_any
 from trireme.files import sync_directory
 from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5 * 10**9
 """Largest file, as transformers writes them."""
+_SCRATCH_PREFIX = ".trireme-export-"
 _TORCH_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +62,7 @@ def export_model(
 ) -> ExportResult:
     """Write a checkpoint's weights, configuration and tokenizer; whatever layout saved it.
 
-    The directory appears whole, once its logits are proved, or not at all.
+    The files appear at once, when the logits are proved, or not at all.
 
     Args:
         saved: from `open_saved_run`.
@@ -66,7 +72,7 @@ def export_model(
         has_gate: compare logits with those of transformers, which needs 4 bytes of memory per parameter.
     Raises:
         ConfigError: no family has such a model, or the checkpoint is damaged.
-        RunStopped: the gate fails, or the tokenizer cannot be converted.
+        RunStopped: the gate fails, the tokenizer cannot be converted, or a file cannot be written.
     """
     _check_output(output)
     state, record = saved.state, read_record(saved.checkpoint)
@@ -77,30 +83,25 @@ def export_model(
     weights = NativeWeights(saved.checkpoint)
     raise_if_any(weights.check(rules))
     planned = _plan(rules, record=record, dtype=dtype)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp-{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
+    with (
+        created_directory(output, output=output),
+        write_errors_explained(output),
+        scratch_directory(output, prefix=_SCRATCH_PREFIX) as scratch,
+        write_errors_explained(output),
+    ):
         total = count_parameters(model, state.padded_vocab_size)
         progress = CopyProgress("Exporting", total=total, write=_LOGGER.info)
-        writer = SafetensorsWriter(temporary, planned, max_shard_bytes=max_shard_bytes)
-        write_source(writer, rules, weights, report=progress)
-        writer.close()
-        token_ids = _write_texts(temporary, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
+        with SafetensorsWriter(scratch, planned, max_shard_bytes=max_shard_bytes) as writer:
+            write_source(writer, rules, weights, report=progress)
+        token_ids = _write_texts(scratch, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
         gate = None
         if has_gate:
             dtypes = {one.tensor.name: one.dtype for one in planned}
             bos_id = token_ids.get("bos_token_id")
-            result = check_logits(temporary, saved.checkpoint, rules=rules, dtypes=dtypes, bos_id=bos_id)
+            result = check_logits(scratch, saved.checkpoint, rules=rules, dtypes=dtypes, bos_id=bos_id)
             _LOGGER.info("The export is right: %s.", result)
             gate = result.to_record()
-        if output.is_dir():
-            output.rmdir()
-        temporary.rename(output)
-        sync_directory(output.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _publish(scratch, output)
     return ExportResult(
         directory=output,
         checkpoint=saved.checkpoint,
@@ -113,13 +114,32 @@ def export_model(
 
 
 def _check_output(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        message, fix = "must be a directory", "Choose another path."
-    elif output.is_dir() and any(output.iterdir()):
-        message, fix = "must be empty", "Choose another directory, or delete its contents."
-    else:
-        return
-    raise ConfigError([Violation(path="OUTPUT_DIR", value=output, message=message, fix=fix)])
+    try:
+        if output.exists() and not output.is_dir():
+            raise cannot_use(output, "must be a directory")
+        if not output.is_dir():
+            return
+        delete_leftovers(output, prefix=_SCRATCH_PREFIX)
+        found = [path.name for path in output.iterdir()]
+    except OSError as error:
+        raise cannot_use(output, f"cannot be read: {error.strerror}") from error
+    if any(name.startswith(_SCRATCH_PREFIX) for name in found):
+        raise cannot_use(output, "is being written by another export", fix="Wait for it, or choose another directory.")
+    if found:
+        raise cannot_use(output, "must be empty", fix="Choose another directory, or delete its contents.")
+
+
+def _publish(scratch: Path, output: Path) -> None:
+    """Move the files into the output directory, config.json last: without it, nothing takes the rest for a model."""
+    moved = []
+    try:
+        for path in sorted(scratch.iterdir(), key=lambda path: path.name == CONFIG_NAME):
+            moved.append(path.rename(output / path.name))
+        sync_directory(output)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _plan(rules: list[TensorRule], *, record: ImportRecord | None, dtype: str | None) -> list[PlannedTensor]:

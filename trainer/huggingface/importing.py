@@ -1,8 +1,7 @@
 """Import a Hugging Face model, or a GGUF file, as a checkpoint of weights in a run directory of its own."""
 
 import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,12 @@ from trainer.huggingface.families.family import Family
 from trainer.huggingface.families.registry import read_model
 from trainer.huggingface.gate import check_logits
 from trainer.huggingface.native_weights import CopyProgress, write_native
+from trainer.huggingface.output_directory import (
+    cannot_use,
+    created_directory,
+    deleted_on_failure,
+    write_errors_explained,
+)
 from trainer.huggingface.record import ImportRecord
 from trainer.huggingface.tensor_map import Halves, Mapped, Misfit, Names, Same, TensorRule, build_rules, find_misfits
 from trainer.huggingface.tokenizer_files import open_source_tokenizer
@@ -101,7 +106,7 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
         has_gate: compare logits with those of transformers, which needs 4 bytes of memory per parameter.
     Raises:
         ConfigError: the model cannot be represented, a tensor is missing, or the directory has checkpoints.
-        RunStopped: the gate fails.
+        RunStopped: the gate fails, or a file cannot be written.
     """
     _check_output(output)
     family, model = read_model(source.content)
@@ -117,29 +122,16 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
     copy = copy_tokenizer(source.tokenizer) if source.tokenizer is not None else None
     state = _state(model, output, padded_vocab_size=padded_vocab_size, copy=copy)
     num_parameters = count_parameters(model, vocab_size)
-    temporary = begin(output, step=0)
-    try:
-        progress = CopyProgress("Importing", total=count_parameters(model, padded_vocab_size), write=_LOGGER.info)
-        files = write_native(temporary, rules, source.weights, report=progress)
-        files[STATE_NAME] = write_state(temporary, state)
-        gate = None
-        if has_gate:
-            result = check_logits(
-                source.directory,
-                temporary,
-                rules=rules,
-                dtypes=dtypes,
-                bos_id=source.content.get("bos_token_id"),
-                gguf_file=source.gguf_file,
-            )
-            _LOGGER.info("The import is right: %s.", result)
-            gate = result.to_record()
-        record = ImportRecord.build(source=source.name, content=source.content, dtypes=dtypes, gate=gate)
-        files |= _write_small_files(temporary, output, model=model, copy=copy, record=record)
-        checkpoint = commit(temporary, step=0, files=files)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with created_directory(checkpoints_directory(output), output=output), write_errors_explained(output):
+        temporary = begin(output, step=0)
+        with deleted_on_failure(temporary), write_errors_explained(output):
+            progress = CopyProgress("Importing", total=count_parameters(model, padded_vocab_size), write=_LOGGER.info)
+            files = write_native(temporary, rules, source.weights, report=progress)
+            files[STATE_NAME] = write_state(temporary, state)
+            gate = _prove(source, temporary, rules=rules, dtypes=dtypes) if has_gate else None
+            record = ImportRecord.build(source=source.name, content=source.content, dtypes=dtypes, gate=gate)
+            files |= _write_small_files(temporary, output, model=model, copy=copy, record=record)
+            checkpoint = commit(temporary, step=0, files=files)
     return ImportResult(
         checkpoint=checkpoint,
         model_type=family.model_type,
@@ -149,14 +141,34 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
     )
 
 
+def _prove(
+    source: Source, checkpoint: Path, *, rules: Sequence[TensorRule], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, Any]:
+    """Compare logits with those of transformers; return the figures.
+
+    Raises:
+        RunStopped: the gate fails.
+    """
+    result = check_logits(
+        source.directory,
+        checkpoint,
+        rules=rules,
+        dtypes=dtypes,
+        bos_id=source.content.get("bos_token_id"),
+        gguf_file=source.gguf_file,
+    )
+    _LOGGER.info("The import is right: %s.", result)
+    return result.to_record()
+
+
 def _check_output(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        message, fix = "must be a directory", "Choose another path."
-    elif list_checkpoints(output):
-        message, fix = "already has checkpoints", "Choose another directory, or delete it."
-    else:
-        return
-    raise ConfigError([Violation(path="OUTPUT_DIR", value=output, message=message, fix=fix)])
+    try:
+        if output.exists() and not output.is_dir():
+            raise cannot_use(output, "must be a directory")
+        if list_checkpoints(output):
+            raise cannot_use(output, "already has checkpoints", fix="Choose another directory, or delete it.")
+    except OSError as error:
+        raise cannot_use(output, f"cannot be read: {error.strerror}") from error
 
 
 def _fit(

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,6 +146,8 @@ class PlannedTensor:
 class SafetensorsWriter:
     """Write tensors by ranges of rows, in any order, into files whose size is fixed at the start.
 
+    Use it as a context manager: its end flushes the files to the disk and closes them.
+
     Args:
         directory: an existing one without weights.
         tensors: all tensors, in the order of the files.
@@ -207,13 +209,21 @@ class SafetensorsWriter:
         data = values.view(-1).view(torch.uint8).numpy()
         _write_at(self._open[path], data.data, start + first * row_elements * planned.dtype.itemsize)
 
-    def close(self) -> None:
-        """Flush all files to the disk and close them."""
-        for file in self._open.values():
-            os.fsync(file)
-            os.close(file)
-        self._open.clear()
-        sync_directory(self._directory)
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Close all files, flushed to the disk unless the block has raised."""
+        files, self._open = list(self._open.values()), {}
+        try:
+            if kind is None:
+                for file in files:
+                    os.fsync(file)
+                sync_directory(self._directory)
+        finally:
+            for file in files:
+                os.close(file)
 
 
 def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
