@@ -65,6 +65,7 @@ def check_independent_data(
             # 1: not compared with the length of a shard.
             seq_length=1 if overlaps("model.seq_length", doubtful) else config.model.seq_length,
             vocab_size=vocab_size if is_size_known else None,
+            task=config.finetune.task,
         ),
     ]
 
@@ -76,6 +77,7 @@ def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
         tokenizer_path=config.tokenizer.path,
         seq_length=config.model.seq_length,
         vocab_size=vocab_size or None,
+        task=config.finetune.task,
     )
 
 

@@ -242,6 +242,7 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
         tokenizer_path=config.tokenizer.path,
         seq_length=config.model.seq_length,
         vocab_size=vocab_size or None,
+        task=config.finetune.task,
     )
     if not config.data.validation:
         message, fix = "no validation data configured", "Set data.validation=[{paths:[/path/prefix]}]."

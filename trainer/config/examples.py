@@ -83,5 +83,7 @@ def _with_head(model: ModelConfig, *, task: Task, record: ExamplesRecord) -> Mod
     head = HEADS.get(task)
     if head is None:
         return model
-    values = {"head": head, "num_labels": count_scores(record)}
+    values = {"head": head, "num_labels": None if task == "qa" else count_scores(record)}
+    if model.head != head and model.attention_mask == "causal":
+        values["pooling"] = "last"  # the first token has seen nothing else
     return dataclasses.replace(model, **values)  # type: ignore[arg-type]

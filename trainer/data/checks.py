@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from trainer.config.run import DataConfig, DatasetConfig
+from trainer.data.example_checks import check_examples
 from trainer.data.token_dataset import OPENING_THREADS, check_window_count
 from trireme.config.suggest import nearest_names
 from trireme.errors import ConfigError, Violation
 from trireme.progress import format_number
+from trireme.shards.examples import Task
 from trireme.shards.manifest import MANIFEST_SUFFIX, check_shard, hash_file, read_manifest
 from trireme.shards.shard import ShardReader, shard_file
 
@@ -55,7 +57,12 @@ class _Expectation:
 
 
 def check_datasets(
-    data: DataConfig, *, tokenizer_path: str | None, seq_length: int, vocab_size: int | None
+    data: DataConfig,
+    *,
+    tokenizer_path: str | None,
+    seq_length: int,
+    vocab_size: int | None,
+    task: Task | None = None,
 ) -> list[Violation]:
     """Find all errors of all shards of a run.
 
@@ -65,6 +72,7 @@ def check_datasets(
             reports a missing file.
         seq_length: input tokens per window.
         vocab_size: number of token ids of the model; None does not compare.
+        task: the shards hold examples of this task; None takes shards of text.
     """
     path = tokenizer_path if tokenizer_path and Path(tokenizer_path).is_file() else None
     expectation = _Expectation(
@@ -98,8 +106,11 @@ def check_datasets(
     _warn_of_shared_shards(places, reports)
     remaining = iter(reports)
     for name, datasets in groups:
-        found += _check_sizes(name, datasets, remaining, seq_length)
-    return found
+        found += _check_sizes(name, datasets, remaining, seq_length=seq_length, are_rows=task is not None)
+    has_files = {prefix for (_, prefix), report in zip(places, reports, strict=True) if report.num_tokens}
+    return found + check_examples(
+        [(place, prefix) for place, prefix in places if prefix in has_files], task=task, seq_length=seq_length
+    )
 
 
 def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[ShardReport]) -> None:
@@ -122,13 +133,13 @@ def _warn_of_shared_shards(places: Sequence[tuple[str, str]], reports: Sequence[
 
 
 def _check_sizes(
-    name: str, datasets: Sequence[DatasetConfig], reports: Iterator[ShardReport], seq_length: int
+    name: str, datasets: Sequence[DatasetConfig], reports: Iterator[ShardReport], *, seq_length: int, are_rows: bool
 ) -> list[Violation]:
     """Find data sets that are shorter than one window; those with an unusable shard are not counted."""
     found = []
     for d, dataset in enumerate(datasets):
         sizes = [next(reports).num_tokens for _ in dataset.paths]
-        if sizes and all(sizes):
+        if sizes and all(sizes) and not are_rows:
             found += check_window_count(sum(sizes), seq_length=seq_length, path=f"{name}[{d}]")
     return found
 

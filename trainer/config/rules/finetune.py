@@ -109,13 +109,15 @@ def _weights_are_of_classes(config: TrainConfig, world_size: int | None) -> Iter
 
 
 @reads(_TASK, "parallel.context_parallel_size")
-def _pairs_are_whole(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+def _examples_are_whole(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     size = config.parallel.context_parallel_size
-    if config.finetune.task == "dpo" and size > 1:
+    task = config.finetune.task
+    if task in ("dpo", "tag") and size > 1:
+        what = "the log-probability of a whole answer is" if task == "dpo" else "the tags of a whole text are"
         yield Violation(
             path="parallel.context_parallel_size",
             value=size,
-            message=f"must be 1 with {_TASK}=dpo: the log-probability of a whole answer is needed on one rank",
+            message=f"must be 1 with {_TASK}={task}: {what} needed on one rank",
             fix="Use 1, and tensor or pipeline parallelism for long rows.",
         )
 
@@ -138,6 +140,6 @@ RULES = (
     _metric_is_of_the_task,
     _best_needs_validations,
     _weights_are_of_classes,
-    _pairs_are_whole,
+    _examples_are_whole,
     _documents_need_torch_layers,
 )
