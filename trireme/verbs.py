@@ -22,6 +22,7 @@ class Verb(NamedTuple):
 TASKS: dict[str, tuple[Verb, ...]] = {
     "Prepare data": (
         Verb("prepare", "data_tools.prepare", "turn raw files into token shards", "data_prep"),
+        Verb("prepare-examples", "data_tools.prepare_examples", "turn examples for fine-tuning into rows with labels"),
         Verb("crawl", "data_tools.crawl.__main__", "crawl a site into a WARC file"),
         Verb("inspect", "data_tools.inspect", "print documents and statistics of a token shard"),
         Verb("merge", "data_tools.merge", "merge token shards into one"),

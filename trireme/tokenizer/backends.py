@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sentencepiece
 import tokenizers
@@ -31,6 +31,25 @@ CONFIG_NAMES = ("tokenizer_config.json", "special_tokens_map.json")
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
+class FramePart(NamedTuple):
+    """A place in the frame of special tokens that a tokenizer puts around one text, or around two."""
+
+    text: int | None
+    """0 or 1: here is the first or the second text; None for a special token."""
+    token: int | None
+    """Id of the special token; None for a text."""
+    token_type: int
+    """Type (segment) of the tokens here."""
+
+
+class OffsetEncoding(NamedTuple):
+    """Tokens of a text, and where each is in it."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    """Characters [begin, end) of the text, of each token; they may begin with the space before a word."""
+
+
 class TokenizerModel(Protocol):
     """Define the interface between `Tokenizer` and a kind of file."""
 
@@ -53,6 +72,10 @@ class TokenizerModel(Protocol):
     def encode(self, text: str) -> list[int]: ...  # noqa: D102
 
     def encode_with_special(self, text: str) -> list[int]: ...  # noqa: D102
+
+    def encode_with_offsets(self, text: str) -> OffsetEncoding: ...  # noqa: D102
+
+    def read_frame(self, num_texts: int) -> tuple[FramePart, ...]: ...  # noqa: D102
 
     def decode(self, ids: Sequence[int]) -> str: ...  # noqa: D102
 
@@ -113,6 +136,15 @@ class SentencePieceModel:
             special = self.special_tokens.get(part)
             ids += self.encode(part) if special is None else [special]
         return ids
+
+    def encode_with_offsets(self, text: str) -> OffsetEncoding:
+        """Encode text, with the place of each token."""
+        mapping = self._model.encode(text, return_type="offset_mapping")
+        return OffsetEncoding(list(mapping["ids"]), list(mapping["offsets"]))
+
+    def read_frame(self, num_texts: int) -> tuple[FramePart, ...]:
+        """Return the texts alone: SentencePiece frames nothing."""
+        return tuple(FramePart(text, None, 0) for text in range(num_texts))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text with the library."""
@@ -202,6 +234,24 @@ class HuggingFaceModel:
             return self.encode(text)
         finally:
             self._model.encode_special_tokens = True
+
+    def encode_with_offsets(self, text: str) -> OffsetEncoding:
+        """Encode text, with the place of each token."""
+        encoding = self._model.encode(text, add_special_tokens=False)
+        return OffsetEncoding(list(encoding.ids), list(encoding.offsets))
+
+    def read_frame(self, num_texts: int) -> tuple[FramePart, ...]:
+        """Return what the post-processor puts around one text or two, or bos_token as tokenizer_config.json decides."""
+        encoding = self._model.encode("a", "a" if num_texts == 2 else None)
+        parts: list[FramePart] = []
+        for text, token, token_type in zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True):
+            part = FramePart(text, token if text is None else None, token_type)
+            if text is None or not parts or parts[-1] != part:
+                parts.append(part)
+        if isinstance(self._adds_bos, bool):
+            first = next(place for place, part in enumerate(parts) if part.text is not None)
+            parts[:first] = [FramePart(None, token, parts[first].token_type) for token in self.opening_ids]
+        return tuple(parts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text with the library."""

@@ -10,7 +10,9 @@ from trireme.shards.manifest import hash_file
 from trireme.tokenizer.backends import (
     CONFIG_NAMES,
     REPLACEMENT,
+    FramePart,
     HuggingFaceModel,
+    OffsetEncoding,
     SentencePieceModel,
     TokenizerModel,
     read_token_names,
@@ -112,6 +114,17 @@ class Tokenizer:
         insert the markers too.
         """
         return self._model.encode_with_special(text)
+
+    def encode_with_offsets(self, text: str) -> OffsetEncoding:
+        """Encode text as `encode` does; return the ids with the characters of the text that each stands for."""
+        return self._model.encode_with_offsets(text)
+
+    def read_frame(self, num_texts: int) -> tuple[FramePart, ...]:
+        """Return the special tokens that transformers' tokenizer of this file puts around one text or two, in order.
+
+        BERT's are [CLS] a [SEP] and [CLS] a [SEP] b [SEP], with token type 1 from b on.
+        """
+        return self._model.read_frame(num_texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text; special tokens are skipped."""

@@ -1,0 +1,460 @@
+"""Prepare examples: read and check all files, encode, pack into rows, verify the rows, and publish shards.
+
+Files are read twice: first to find everything that is malformed, the names of classes and the range of numbers, before
+any work is done; then to encode.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.examples.encode import EncodedItem, EncodeSettings, Item, encode_all
+from data_tools.examples.example import BadLine, Example, LabelledText, TaggedWords, to_record
+from data_tools.examples.packing import pack_best_fit
+from data_tools.examples.padding import choose_padding
+from data_tools.examples.read import ReadOptions, read_file
+from data_tools.examples.report import Report, SplitReport, count_faults, describe_lengths
+from data_tools.examples.spool import ExampleSpool
+from data_tools.examples.write import SUFFIXES, RowWriter, build_rows
+from data_tools.tokenizer.files import find_tokenizer, install_tokenizer
+from data_tools.work.progress import Mode, StageProgress
+from trireme.cores import count_cores
+from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
+from trireme.examples.document import REASONS, ExampleRefusal
+from trireme.examples.frame import Frame
+from trireme.examples.rows import CHECKS, RowFault
+from trireme.files import write_whole
+from trireme.progress import format_number
+from trireme.shards.examples import (
+    MAX_CLASSES_OF_ONE_EXAMPLE,
+    NO_LABEL,
+    ExamplesRecord,
+    record_settings,
+)
+from trireme.shards.manifest import ShardManifest, hash_file, write_manifest
+from trireme.shards.shard import shard_file
+from trireme.tokenizer.tokenizer import Tokenizer
+
+VALIDATION_SUFFIX = ".validation"
+REPORT_SUFFIX = ".report.json"
+REJECTED_SUFFIX = ".rejected.jsonl"
+MIN_PARALLEL_EXAMPLES = 4096
+"""Fewer are encoded by this process: starting others takes longer."""
+MAX_WORKERS = 8
+_WARNING_CHECKS = ("targets_spell_the_answer",)
+"""Checks that a template or tokenizer may fail which changes texts; a failure is reported and does not stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What to prepare, from which files, and where to."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+    """Prefix of the shard; the validation examples become PREFIX.validation."""
+    reading: ReadOptions
+    encoding: EncodeSettings
+    """`labels` and `value_range` are filled in from the files where they are empty."""
+    validation: tuple[Path, ...] = ()
+    validation_share: float = 0.0
+    """Share of the examples of `inputs` that are held out; equal texts, prompts or contexts stay together."""
+    pack: bool = True
+    skip_invalid: bool = False
+    overwrite: bool = False
+    num_workers: int | None = None
+    seed: int = 0
+    mode: Mode = "off"
+
+
+@dataclass(kw_only=True)
+class _Contents:
+    """What a first reading of all files finds."""
+
+    num_examples: int = 0
+    labels: set[str] = field(default_factory=set)
+    values: list[float] = field(default_factory=list)
+    """Smallest and largest."""
+    num_duplicates: int = 0
+    bad: list[Violation] = field(default_factory=list)
+    num_bad: int = 0
+
+
+def prepare_examples(preparation: Preparation) -> Report:
+    """Prepare examples, and publish all files of them or none.
+
+    Raises:
+        ConfigError: files are malformed (unless `skip_invalid`), the output exists, or no example is left.
+        RunStopped: rows failed a check: a defect of this program.
+    """
+    raise_if_any(_check_output(preparation))
+    contents = _survey(preparation)
+    raise_if_any([*contents.bad, *_check_labels(contents, preparation)])
+    encoding = _complete(preparation.encoding, contents)
+    report = Report(task=encoding.task, seq_length=encoding.seq_length, num_duplicates=contents.num_duplicates)
+    output = preparation.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        spools = {name: _new_spool(work, name) for name in ("train", "validation")}
+        rejected = work / "rejected.jsonl"
+        total = contents.num_examples + contents.num_bad
+        label_counts = _encode(preparation, encoding, report, spools=spools, rejected=rejected, total=total)
+        _check_spools(preparation, report, spools)
+        tokenizer = Tokenizer(encoding.tokenizer)
+        ends = _find_end_tokens(spools, tokenizer)
+        padding = choose_padding(tokenizer, end_tokens=ends)
+        report.padding = padding.reason
+        report.notes = list(_describe_method(encoding, tokenizer))
+        filled = {name: spool for name, spool in spools.items() if spool.num_units}
+        writers = {}
+        for name, spool in filled.items():
+            record = _record_of(encoding, pad_token_id=padding.token, num_examples=spool.num_units)
+            prefix = output if name == "train" else shard_file(output, VALIDATION_SUFFIX)
+            writer = stack.enter_context(
+                RowWriter(prefix, record=record, tokenizer=tokenizer, has_token_types=spool.has_token_types)
+            )
+            report.splits[name] = _write_split(preparation, spool, writer, prefix=prefix, record=record)
+            report.splits[name].label_counts = _name_counts(label_counts[name], encoding)
+            writers[name] = (prefix, record, writer)
+        if find_tokenizer(output.parent) is None:
+            install_tokenizer(encoding.tokenizer, output.parent)
+        settings = _describe_settings(preparation, encoding)
+        write_whole(
+            shard_file(output, REPORT_SUFFIX), json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        )
+        shutil.copyfile(rejected, work / "copy")
+        (work / "copy").replace(shard_file(output, REJECTED_SUFFIX))
+        if "validation" not in writers:
+            _remove_shard(shard_file(output, VALIDATION_SUFFIX))
+        for prefix, record, writer in reversed(writers.values()):
+            _publish(prefix, record, writer, tokenizer=tokenizer, settings=settings)
+    return report
+
+
+def _check_output(preparation: Preparation) -> Iterator[Violation]:
+    output = preparation.output
+    prefixes = (output, shard_file(output, VALIDATION_SUFFIX))
+    taken = [str(path) for prefix in prefixes for suffix in SUFFIXES if (path := shard_file(prefix, suffix)).exists()]
+    if taken and not preparation.overwrite:
+        fix = "Choose another prefix, or replace it with --overwrite."
+        yield Violation(path="--output", value=output, message=f"{taken[0]} already exists", fix=fix)
+    beside = find_tokenizer(output.parent)
+    if beside is not None and hash_file(beside) != hash_file(preparation.encoding.tokenizer):
+        message = f"another tokenizer is in the directory: {beside}"
+        fix = "Choose another directory: the tokenizer is kept beside the shards that it made."
+        yield Violation(path="--output", value=output, message=message, fix=fix)
+
+
+def _survey(preparation: Preparation) -> _Contents:
+    """Read all files; find what is malformed and what the labels are."""
+    contents = _Contents()
+    seen: set[bytes] = set()
+    given = set(preparation.encoding.labels)
+    num_read = 0
+    with StageProgress("read", total=None, unit="examples", mode=preparation.mode) as progress:
+        for path in (*preparation.inputs, *preparation.validation):
+            num_before = num_read
+            for item in _read(path, preparation, given):
+                num_read += 1
+                if isinstance(item, BadLine):
+                    contents.num_bad += 1
+                    if not preparation.skip_invalid:
+                        contents.bad.append(item.violation(str(path)))
+                else:
+                    contents.num_examples += 1
+                    _note_labels(contents, item[1])
+                    digest = _digest(to_record(item[1]))
+                    contents.num_duplicates += digest in seen
+                    seen.add(digest)
+                progress.update(num_read)
+            if num_read == num_before:
+                fix = "Name a file with examples."
+                contents.bad.append(Violation(path=str(path), value="", message="contains no examples", fix=fix))
+    return contents
+
+
+def _read(path: Path, preparation: Preparation, given: set[str]) -> Iterator[tuple[int, Example] | BadLine]:
+    """Yield the examples of a file with their lines; a class that is not among the given ones is malformed."""
+    try:
+        for item in read_file(path, preparation.reading):
+            if isinstance(item, BadLine):
+                yield item
+                continue
+            unknown = sorted(set(_labels_of(item.example)) - given) if given else []
+            if unknown:
+                fix = f"Use one of --labels: {', '.join(preparation.encoding.labels)}"
+                message = "is none of the given labels"
+                yield BadLine(line=item.line, field="label", message=message, fix=fix, value=", ".join(unknown))
+            else:
+                yield item.line, item.example
+    except OSError as error:
+        fix = "Check the path and its permissions, and that the file is complete."
+        message = f"cannot be read: {error.strerror or error}"
+        raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error
+
+
+def _labels_of(example: Example) -> tuple[str, ...]:
+    match example:
+        case LabelledText():
+            return example.labels
+        case TaggedWords():
+            return example.tags
+        case _:
+            return ()
+
+
+def _note_labels(contents: _Contents, example: Example) -> None:
+    contents.labels.update(_labels_of(example))
+    if isinstance(example, LabelledText) and example.value is not None:
+        contents.values = [min([*contents.values, example.value]), max([*contents.values, example.value])]
+
+
+def _check_labels(contents: _Contents, preparation: Preparation) -> Iterator[Violation]:
+    encoding = preparation.encoding
+    if encoding.task not in ("classify", "tag") or encoding.target_kind == "value" or contents.bad:
+        return
+    labels = encoding.labels or tuple(contents.labels)
+    if encoding.target_kind == "multi" and len(labels) > MAX_CLASSES_OF_ONE_EXAMPLE:
+        message = f"an example with several classes may have one of at most {MAX_CLASSES_OF_ONE_EXAMPLE}"
+        fix = "Leave out rare classes, or train two classifiers."
+        yield Violation(path="labels", value=len(labels), message=message, fix=fix)
+    if len(labels) < (1 if encoding.target_kind == "multi" else 2):
+        fix = "Check --label-column."
+        yield Violation(path="labels", value=", ".join(labels), message="must be at least two", fix=fix)
+    elif len(labels) > max(1000, contents.num_examples // 2) and encoding.target_kind == "single":
+        message = f"must be classes: {format_number(contents.num_examples, 'example')} have as many different ones"
+        fix = "Check --label-column, or set --target value for numbers."
+        yield Violation(path="labels", value=len(labels), message=message, fix=fix)
+
+
+def _complete(encoding: EncodeSettings, contents: _Contents) -> EncodeSettings:
+    """Return the settings with what the files hold."""
+    values = dict(vars(encoding))
+    if encoding.task in ("classify", "tag") and not encoding.labels:
+        values["labels"] = tuple(sorted(contents.labels, key=_order_of))
+    if encoding.target_kind == "value" and contents.values:
+        values["value_range"] = tuple(contents.values)
+    return EncodeSettings(**values)
+
+
+def _order_of(label: str) -> tuple[bool, int, str]:
+    """Order numbers by size before names by the alphabet."""
+    is_number = label.isascii() and label.removeprefix("-").isdigit()
+    return not is_number, int(label) if is_number else 0, label
+
+
+def _new_spool(work: Path, name: str) -> ExampleSpool:
+    (work / name).mkdir()
+    return ExampleSpool(work / name)
+
+
+def _encode(
+    preparation: Preparation,
+    encoding: EncodeSettings,
+    report: Report,
+    *,
+    spools: dict[str, ExampleSpool],
+    rejected: Path,
+    total: int,
+) -> dict[str, Counter[int]]:
+    """Encode all examples into the spools; return the number of each label, by split."""
+    num_workers = preparation.num_workers
+    if num_workers is None:
+        num_workers = 1 if total < MIN_PARALLEL_EXAMPLES else min(count_cores(), MAX_WORKERS)
+    counts: dict[str, Counter[int]] = {name: Counter() for name in spools}
+    items = _list_items(preparation)
+    progress = StageProgress("encode", total=total, unit="examples", mode=preparation.mode)
+    with progress, rejected.open("w", encoding="utf-8") as stream:
+        for item in encode_all(items, encoding, num_workers=num_workers):
+            report.num_read += 1
+            name = "validation" if item.is_validation else "train"
+            if item.refusal is not None:
+                stream.write(json.dumps(_note_refusal(item, item.refusal, report), ensure_ascii=False) + "\n")
+            for unit in item.units:
+                spools[name].add(unit)
+                if encoding.task in ("classify", "tag", "qa"):
+                    counts[name].update(_count_labels(unit[0].labels, encoding))
+            progress.update(report.num_read)
+    for spool in spools.values():
+        spool.finish()
+    return counts
+
+
+def _list_items(preparation: Preparation) -> Iterator[Item]:
+    given = set(preparation.encoding.labels)
+    sources = [(path, False) for path in preparation.inputs] + [(path, True) for path in preparation.validation]
+    for path, is_validation in sources:
+        for found in _read(path, preparation, given):
+            if isinstance(found, BadLine):
+                yield Item(str(path), found.line, is_validation, found)
+            else:
+                line, example = found
+                is_held_out = is_validation or _draw(example.key, seed=preparation.seed) < preparation.validation_share
+                yield Item(str(path), line, is_held_out, example)
+
+
+def _draw(key: Any, *, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the key and the seed alone."""
+    return int.from_bytes(_digest([seed, key]), "big") / 2**64
+
+
+def _digest(value: Any) -> bytes:
+    """Return 8 bytes that equal values have in common."""
+    content = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=8).digest()
+
+
+def _note_refusal(item: EncodedItem, refusal: ExampleRefusal, report: Report) -> dict[str, Any]:
+    reason = refusal.reason
+    report.rejected[reason] = report.rejected.get(reason, 0) + 1
+    entry = {"file": item.file, "line": item.line, "reason": reason, "detail": refusal.detail}
+    if report.rejected[reason] <= 10:
+        report.first_rejected.append(entry)
+    return {**entry, "message": REASONS[reason]}
+
+
+def _count_labels(labels: np.ndarray, encoding: EncodeSettings) -> list[int]:
+    found = labels[labels != NO_LABEL].tolist()
+    if encoding.task == "qa":
+        return [int(found[1] > 0)]
+    if encoding.target_kind == "multi":
+        return [number for number in range(len(encoding.labels)) if found[0] >> number & 1]
+    return [] if encoding.target_kind == "value" else found
+
+
+def _name_counts(counts: Counter[int], encoding: EncodeSettings) -> dict[str, int]:
+    if encoding.task == "qa":
+        return {"answer": counts[1], "no answer": counts[0]}
+    return {name: counts[number] for number, name in enumerate(encoding.labels)}
+
+
+def _check_spools(preparation: Preparation, report: Report, spools: dict[str, ExampleSpool]) -> None:
+    if spools["train"].num_units:
+        return
+    found = ", ".join(f"{reason} {number}" for reason, number in report.rejected.items())
+    first = "; ".join(f"{e['file']}, line {e['line']}: {e['detail']}" for e in report.first_rejected[:3])
+    message = f"no example is left to train on{f': {found} ({first})' if found else ''}"
+    fix = "Change --seq-length or --truncate, or correct the files."
+    raise ConfigError([Violation(path="--input", value=preparation.inputs[0], message=message, fix=fix)])
+
+
+def _find_end_tokens(spools: dict[str, ExampleSpool], tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the special tokens that are targets."""
+    specials = np.array(sorted(tokenizer.special_tokens.values()), np.int64)
+    found = [np.intersect1d(chunk, specials) for spool in spools.values() for chunk in spool.label_chunks()]
+    return frozenset(int(token) for tokens in found for token in tokens)
+
+
+def _describe_method(encoding: EncodeSettings, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield what a reader of the report should know about the tokens."""
+    if encoding.task in ("sft", "dpo"):
+        if tokenizer.eos_id is None:
+            yield "the tokenizer has no eos_token: a completion ends with its last word"
+        return
+    frame = Frame(tokenizer, num_texts=2 if encoding.task == "qa" else 1)
+    yield f"each text has {format_number(frame.num_special, 'special token')} around it" + (
+        f"; {tokenizer.token_name(tokenizer.eos_id)} is added at the end, as the tokenizer adds nothing there"
+        if frame.adds_eos and tokenizer.eos_id is not None
+        else ""
+    )
+
+
+def _record_of(encoding: EncodeSettings, *, pad_token_id: int, num_examples: int) -> ExamplesRecord:
+    return ExamplesRecord(
+        task=encoding.task,
+        seq_length=encoding.seq_length,
+        pad_token_id=pad_token_id,
+        num_examples=num_examples,
+        labels=encoding.labels,
+        target_kind=encoding.target_kind,
+        value_range=encoding.value_range,
+    )
+
+
+def _write_split(
+    preparation: Preparation, spool: ExampleSpool, writer: RowWriter, *, prefix: Path, record: ExamplesRecord
+) -> SplitReport:
+    lengths, seq_length = spool.unit_lengths, record.seq_length
+    packed = (
+        pack_best_fit(lengths, seq_length=seq_length) if preparation.pack else [[n] for n in range(spool.num_units)]
+    )
+    faults: list[RowFault] = []
+    with StageProgress("write", total=len(packed), unit="rows", mode=preparation.mode) as progress:
+        for rows in build_rows(spool, packed, seq_length=seq_length, pad_token_id=record.pad_token_id):
+            faults += writer.add(rows)
+            progress.update(writer.num_rows)
+    fatal = [fault for fault in faults if fault.check not in _WARNING_CHECKS]
+    if fatal:
+        shown = "\n".join(f"  {fault}" for fault in fatal[:10])
+        named = ", ".join(f"{check} ({CHECKS[check]})" for check in dict.fromkeys(fault.check for fault in fatal))
+        message = f"{len(fatal)} faults in the rows; nothing was written. Failed checks: {named}\n{shown}"
+        raise RunStopped(message, exit_code=EXIT_STOPPED)
+    num_tokens = int(lengths.sum())
+    num_targets = sum(int((chunk != NO_LABEL).sum()) for chunk in spool.label_chunks())
+    return SplitReport(
+        prefix=str(prefix),
+        num_examples=spool.num_units,
+        num_truncated=spool.num_truncated,
+        num_rows=len(packed),
+        num_tokens=num_tokens,
+        packing_efficiency=num_tokens / (len(packed) * seq_length),
+        packing_gain=spool.num_units / len(packed),
+        num_targets=num_targets,
+        target_share=num_targets / num_tokens,
+        length_percentiles=describe_lengths(spool.document_lengths),
+        longest=int(spool.document_lengths.max()),
+        num_compared_answers=spool.num_kept_texts,
+        faults=count_faults(faults),
+        first_faults=[str(fault) for fault in faults[:5]],
+    )
+
+
+def _describe_settings(preparation: Preparation, encoding: EncodeSettings) -> dict[str, Any]:
+    """Describe what determined the rows, for the manifest."""
+    template = encoding.chat_template
+    files = (*preparation.inputs, *preparation.validation)
+    return {
+        "inputs": [{"path": str(path), "sha256": hash_file(path)} for path in files],
+        "format": preparation.reading.format,
+        "truncation": encoding.truncation,
+        "pack": preparation.pack,
+        "validation_share": preparation.validation_share,
+        "seed": preparation.seed,
+        "only_last": encoding.only_last,
+        "stride": encoding.stride,
+        "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+    }
+
+
+def _remove_shard(prefix: Path) -> None:
+    """Remove the files of a former shard, its manifest first."""
+    for suffix in reversed(SUFFIXES):
+        shard_file(prefix, suffix).unlink(missing_ok=True)
+
+
+def _publish(
+    prefix: Path, record: ExamplesRecord, writer: RowWriter, *, tokenizer: Tokenizer, settings: dict[str, Any]
+) -> None:
+    files = writer.commit()
+    manifest = ShardManifest(
+        num_documents=writer.num_rows,
+        num_tokens=writer.num_tokens,
+        dtype=writer.dtype.name,
+        files=files,
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=tokenizer.vocab_size,
+        settings={**record_settings(record), "prepare_examples": settings},
+        created_by=f"data_tools.prepare_examples {metadata.version('trireme')}",
+    )
+    write_manifest(prefix, manifest)

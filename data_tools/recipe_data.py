@@ -1,0 +1,144 @@
+"""Write small real example files for the fine-tuning recipes, from two packages of the package index.
+
+usage: python -m data_tools.recipe_data [--output DIRECTORY]
+
+chats.jsonl: 2,026 English dialogs of chatterbot-corpus (BSD), as OpenAI's messages. movies_train.csv and
+movies_validation.csv: 3,000 and 1,000 sentences of movie reviews, positive or negative, with their scores from -4 to 4,
+from the source package of vaderSentiment (MIT; the sentences are from Pang and Lee's data of rottentomatoes.com, the
+scores are Hutto and Gilbert's). The packages (3 MB) are downloaded once, without being installed.
+
+Exit codes: 0 done, 2 the package index cannot be reached, or a package is not the expected one.
+"""
+
+import argparse
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
+from trireme.files import write_whole
+from trireme.shards.manifest import hash_file
+
+DEFAULT_OUTPUT = Path("outputs/recipe_data")
+DIALOGS = "chatterbot-corpus==1.3.3"
+REVIEWS = "vaderSentiment==3.3.2"
+SHA256 = {
+    DIALOGS: "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    REVIEWS: "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+}
+CHATS_NAME, TRAIN_NAME, VALIDATION_NAME = "chats.jsonl", "movies_train.csv", "movies_validation.csv"
+NUM_TRAIN, NUM_VALIDATION = 3000, 1000
+SEED = 0
+_LANGUAGE = "chatterbot_corpus/data/english/"
+_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+_SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_LICENSES = (
+    f"{CHATS_NAME}: dialogs of chatterbot-corpus, BSD license",
+    f"{TRAIN_NAME}, {VALIDATION_NAME}: scores MIT license (C. J. Hutto), sentences from rottentomatoes.com (Pang, Lee)",
+)
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.recipe_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory (default: %(default)s)")
+    arguments = parser.parse_args()
+    return exit_code_of(lambda: run(arguments.output))
+
+
+def run(output: Path) -> int:
+    """Download the packages and write the files, unless they are there.
+
+    Raises:
+        ConfigError: the package index cannot be reached, or a package is not the expected one.
+    """
+    if all((output / name).is_file() for name in (CHATS_NAME, TRAIN_NAME, VALIDATION_NAME)):
+        print(f"{output} is complete; delete it to write the files again.")
+        return EXIT_OK
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trireme-recipe-") as directory:
+        dialogs = list(read_dialogs(download(DIALOGS, Path(directory))))
+        reviews = list(read_reviews(download(REVIEWS, Path(directory))))
+    lines = [json.dumps({"messages": messages}, ensure_ascii=False) for messages in dialogs]
+    write_whole(output / CHATS_NAME, "\n".join(lines) + "\n")
+    random.Random(SEED).shuffle(reviews)
+    held_out = reviews[NUM_TRAIN : NUM_TRAIN + NUM_VALIDATION]
+    for name, rows in ((TRAIN_NAME, reviews[:NUM_TRAIN]), (VALIDATION_NAME, held_out)):
+        write_whole(output / name, _format_csv(rows))
+    print(f"Wrote {len(dialogs)} dialogs, {NUM_TRAIN} and {NUM_VALIDATION} sentences to {output}")
+    print("\n".join(f"  {line}" for line in _LICENSES))
+    return EXIT_OK
+
+
+def download(package: str, directory: Path) -> Path:
+    """Download a package without installing it; return its path.
+
+    Raises:
+        ConfigError: see `run`.
+    """
+    name = package.partition("==")[0].replace("-", "_")
+    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--progress-bar", "off"]
+    # The wheel of vaderSentiment lacks the sentences.
+    options += ["--no-binary", ":all:"] if package == REVIEWS else ["--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", str(directory), package]
+    if subprocess.run(command, check=False).returncode:
+        message, fix = "cannot be downloaded", "See pip's message above; the package index must be reachable."
+        raise ConfigError([Violation(path="package", value=package, message=message, fix=fix)])
+    path = next(path for path in directory.iterdir() if path.name.lower().startswith(name.lower()))
+    found = hash_file(path)
+    if found != SHA256[package]:
+        message = f"must have sha256 {SHA256[package]}"
+        fix = "Check which package index pip uses."
+        raise ConfigError([Violation(path=path.name, value=found, message=message, fix=fix)])
+    return path
+
+
+def read_dialogs(wheel: Path) -> Iterator[list[dict[str, str]]]:
+    """Yield the English dialogs of chatterbot-corpus as messages, user and assistant in turn, in the order of files."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if name.startswith(_LANGUAGE) and name.endswith(".yml"):
+                for turns in yaml.safe_load(archive.read(name))["conversations"]:
+                    yield [
+                        {"role": ("user", "assistant")[number % 2], "content": str(turn)}
+                        for number, turn in enumerate(turns)
+                    ]
+
+
+def read_reviews(archive: Path) -> Iterator[tuple[str, str, float]]:
+    """Yield the sentences of movie reviews: text, class (positive for a score above 0), score from -4 to 4."""
+    with tarfile.open(archive) as outer:
+        inner = outer.extractfile(_ARCHIVE)
+        assert inner is not None, "the package was checked"
+        with tarfile.open(fileobj=inner) as content:
+            snippets = content.extractfile(_SNIPPETS)
+            assert snippets is not None, "the package was checked"
+            for line in snippets.read().decode("utf-8").splitlines():
+                _, score, text = line.split("\t")
+                yield text, "positive" if float(score) > 0 else "negative", round(float(score), 4)
+
+
+def _format_csv(rows: list[tuple[str, str, float]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("text", "label", "score"))
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
