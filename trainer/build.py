@@ -45,6 +45,7 @@ from trainer.model.kernels import choose_kernels
 from trainer.model.megatron_patches import install_megatron_patches
 from trainer.parallel.world import World
 from trainer.resume import has_work, recall_past, record_start, restore_run
+from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.tokenizer import Tokenizer
 
 
@@ -130,6 +131,7 @@ def build_run(
         progress=progress,
         record=event_log.record,
         tokenizer=copy_tokenizer(tokenizer) if tokenizer is not None and world.is_main_rank else None,
+        further_files=_task_files(config),
     )
     health = build_health(
         config.health,
@@ -183,6 +185,12 @@ def build_run(
         checkpoints=checkpoints,
         health=health,
     )
+
+
+def _task_files(config: TrainConfig) -> dict[str, str]:
+    """Return what a checkpoint of a fine-tuning run says about its task, which predictions need."""
+    record = find_record(config.data.train) if config.finetune.task is not None else None
+    return {} if record is None else {RECORD_NAME: write_record(record)}
 
 
 def _build_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:

@@ -39,6 +39,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("kubernetes", "launch.kubernetes", "write a manifest for Kubeflow's Training Operator", "train"),
     ),
     "Train": (
+        Verb("finetune", "launch.finetune", "fine-tune a model on examples, on this host", "train"),
         Verb("train", "trainer.train", "one rank of a training run, under torchrun", "train"),
         Verb("certify", "trainer.certify", "verify that parallel layouts match a single process", "certify"),
         Verb("hardware-check", "trainer.hardware_check", "benchmark every device and link of a job"),

@@ -132,6 +132,7 @@ class CheckpointManager:
         progress: TrainProgress,
         record: Callable[..., None],
         tokenizer: TokenizerCopy | None = None,
+        further_files: Mapping[str, str | bytes] | None = None,
     ) -> None:
         """Create the process group.
 
@@ -140,6 +141,7 @@ class CheckpointManager:
             progress: of the run at its start.
             record: `EventLog.record`; called from any thread.
             tokenizer: copied into each checkpoint.
+            further_files: small files of each checkpoint, by name.
         """
         self._config, self._derived = config, derived
         self._engine, self._loader, self._layout = engine, loader, layout
@@ -152,6 +154,7 @@ class CheckpointManager:
         if self._ranks.is_coordinator:
             self._further_files |= inherit_files(origin.checkpoint or origin.pretrained, tokenizer=tokenizer)
             self._further_files |= tokenizer.files if tokenizer is not None else {}
+            self._further_files |= further_files or {}
         self._host_copy = HostCopy()
         self._latest = origin.checkpoint
         self._saved_step: int | None = progress.step or None

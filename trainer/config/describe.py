@@ -9,10 +9,26 @@ def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
     """Return one line for each subject."""
     return [
         f"Run directory: {derived.run_directory}",
+        *_describe_task(config),
         _describe_size(config, derived),
         _describe_schedule(config, derived),
         _describe_validation(config),
     ]
+
+
+def _describe_task(config: TrainConfig) -> list[str]:
+    """Say what a fine-tuning run learns, and what of its settings follows from the examples."""
+    finetune, model = config.finetune, config.model
+    if finetune.task is None:
+        return []
+    parts = [f"Task: {finetune.task}, rows of {format_number(model.seq_length, 'token')}"]
+    if model.num_labels is not None:
+        parts.append(f"{format_number(model.num_labels, 'score')} ({model.head})")
+    if finetune.num_epochs is not None:
+        parts.append(f"{finetune.num_epochs:g} epochs ({format_number(config.training.train_iters, 'step')})")
+    if finetune.metric != "loss":
+        parts.append(f"checkpoints compared by {finetune.metric}")
+    return ["; ".join(parts)]
 
 
 def _describe_size(config: TrainConfig, derived: DerivedConfig) -> str:

@@ -12,6 +12,7 @@ from torch import distributed
 
 from trainer.data.micro_batch import PADDING, MicroBatch
 from trainer.engine.objective import PreferenceObjective
+from trainer.scores.score import score_classes, score_sets, score_spans, score_tags, score_values
 from trireme.shards.examples import ExamplesRecord, decode_values
 
 _MAX_ANSWER_TOKENS = 30
@@ -90,19 +91,13 @@ def build_scorer(
     if record.task == "qa":
         return Scorer(
             _span_collector(decode),
-            lambda texts, answers: _scores().score_spans(texts, answers),
+            lambda texts, answers: score_spans(texts, answers),
             is_collecting=is_collecting,
         )
     if record.task == "dpo":
         assert preference is not None
         return Scorer(_margin_collector(preference), _judge_margins, is_collecting=is_collecting)
     return None
-
-
-def _scores() -> Any:
-    import trainer.scores.score as module  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - see above
-
-    return module
 
 
 def _targets(batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,11 +121,11 @@ def _class_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[An
     def judge(predictions: Sequence[Any], labels: Sequence[Any]) -> Scores:
         scores, targets = np.stack(predictions), np.array(labels, dtype=np.int64)
         if record.target_kind == "single":
-            return _scores().score_classes(scores, targets)
+            return score_classes(scores, targets)
         if record.target_kind == "multi":
-            return _scores().score_sets(scores, (targets[:, None] >> np.arange(scores.shape[1])) & 1)
+            return score_sets(scores, (targets[:, None] >> np.arange(scores.shape[1])) & 1)
         assert record.value_range is not None
-        return _scores().score_values(scores[:, 0], decode_values(targets, value_range=record.value_range))
+        return score_values(scores[:, 0], decode_values(targets, value_range=record.value_range))
 
     return judge
 
@@ -153,7 +148,7 @@ def _tag_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[Any]
     def name(sequences: Sequence[Any]) -> list[list[str]]:
         return [[record.labels[number] for number in sequence] for sequence in sequences]
 
-    return lambda predictions, labels: _scores().score_tags(name(predictions), name(labels))
+    return lambda predictions, labels: score_tags(name(predictions), name(labels))
 
 
 def find_span(scores: np.ndarray, *, max_tokens: int = _MAX_ANSWER_TOKENS) -> tuple[int, int]:

@@ -6,6 +6,7 @@ manifest's settings record under "examples" what the labels mean. Numpy and the 
 trainer share this file. docs/data/examples.md describes the format.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ LABELS_SUFFIX = ".labels"
 """The labels of PREFIX are the shard PREFIX.labels."""
 TOKEN_TYPES_SUFFIX = ".token_types"
 """The segments of the tokens of PREFIX, where there are several, are the shard PREFIX.token_types."""
+RECORD_NAME = "examples.json"
+"""File of checkpoints with the record of what their model was fine-tuned on."""
 SETTINGS_KEY = "examples"
 """Name of the record among the settings of a manifest."""
 NO_LABEL = -100
@@ -117,13 +120,36 @@ def read_examples(prefix: str | Path) -> ExamplesRecord | None:
     values = None if manifest is None else manifest.settings.get(SETTINGS_KEY)
     if values is None:
         return None
+    path = shard_file(prefix, MANIFEST_SUFFIX)
+    return _record_from(values, path=path, fix="Prepare the examples again with `trireme prepare-examples`.")
+
+
+def write_record(record: ExamplesRecord) -> str:
+    """Return the content of RECORD_NAME, the file of checkpoints that says what a model was fine-tuned on."""
+    return json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_record(directory: Path) -> ExamplesRecord | None:
+    """Read what a checkpoint's model was fine-tuned on; None if it was not.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = directory / RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        values = None
+    return _record_from(values, path=path, fix="Use another checkpoint, or restore the file.")
+
+
+def _record_from(values: Any, *, path: Path, fix: str) -> ExamplesRecord:
     known = {field.name for field in fields(ExamplesRecord)}
     required = {"task", "seq_length", "pad_token_id", "num_examples"}
     if not isinstance(values, Mapping) or not required <= set(values):
-        message = "lacks what its rows are"
-        fix = "Prepare the examples again with `trireme prepare-examples`."
-        path = str(shard_file(prefix, MANIFEST_SUFFIX))
-        raise ConfigError([Violation(path=path, value="", message=message, fix=fix)])
+        raise ConfigError([Violation(path=str(path), value="", message="lacks what its rows are", fix=fix)])
     found = {name: value for name, value in values.items() if name in known}
     found["labels"] = tuple(found.get("labels") or ())
     if found.get("value_range") is not None:

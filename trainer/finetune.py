@@ -1,0 +1,35 @@
+"""Fine-tune a model on examples: training with `task=TASK`, one rank of it under torchrun.
+
+    trireme finetune task=sft pretrained_checkpoint=PATH 'data.train=[{paths:[PREFIX]}]' [OVERRIDES]
+    torchrun --nproc-per-node N -m trainer.finetune task=classify [OVERRIDES]
+
+TASK: sft (the assistant's answers in conversations), classify (texts), tag (words), qa (answers inside a text) or dpo
+(preferred answers); `trireme prepare-examples` makes the shards of each. OVERRIDES are those of `trireme train`, where
+`finetune.task=TASK` says the same; `finetune.num_epochs` sets the length, `lora.rank=16` trains an adapter instead of
+all weights, `pretrained_checkpoint` names an import or another run. Row length, head and classes follow from the
+examples.
+
+Exit codes are those of `trireme train`.
+"""
+
+import sys
+
+from trainer.config.finetune_words import with_task
+from trainer.train import main as train
+from trireme.command import write_output
+from trireme.errors import EXIT_OK
+from trireme.processes import global_rank
+
+
+def main() -> int:
+    """Run the command."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        if global_rank() == 0:
+            write_output((__doc__ or "").lstrip())
+        return EXIT_OK
+    sys.argv[1:] = with_task(sys.argv[1:])
+    return train()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
