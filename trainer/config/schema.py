@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from trainer.config.cluster import ClusterConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.finetune import FinetuneConfig
+from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import LrScheduleConfig, OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -45,6 +46,8 @@ class TrainConfig:
     checkpoint's too, unless model=PRESET is given; single values change them. null draws initial weights."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Fine-tuning on examples instead of pretraining on text."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters, trained instead of the model's weights."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch size and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -19,7 +19,8 @@ from trireme.records import LayerRouting
 def update_expert_biases(chunks: Sequence[GPTModel], routing: Sequence[LayerRouting] | None) -> None:
     """Raise the biases of experts with less than the mean load of a step, and lower those of the others.
 
-    Loads are the same on every rank, and so are the biases. Does nothing in models without them.
+    Loads are the same on every rank, and so are the biases. Does nothing in models without them, nor with frozen
+    routers, whose biases belong to the frozen weights.
 
     Args:
         routing: of the step's global batch.
@@ -31,7 +32,7 @@ def update_expert_biases(chunks: Sequence[GPTModel], routing: Sequence[LayerRout
     loads = {layer.layer: layer.expert_load for layer in routing}
     for layer_number, router in find_routers(chunks):
         router.local_tokens_per_expert.zero_()  # Megatron-Core's count, of this rank's tokens
-        if layer_number not in loads:
+        if layer_number not in loads or not router.weight.requires_grad:
             continue
         load = torch.tensor(loads[layer_number], dtype=torch.float64)
         missing = 1 - load * len(load)
@@ -43,6 +44,8 @@ def update_expert_biases(chunks: Sequence[GPTModel], routing: Sequence[LayerRout
 def expert_bias_fragments(chunks: Sequence[GPTModel], *, groups: ProcessGroupCollection) -> list[OptimizerFragment]:
     """Return the biases as a checkpoint holds them: values without optimizer state, the same on data-parallel ranks."""
     if not chunks[0].config.moe_router_enable_expert_bias:
+        return []
+    if not all(router.weight.requires_grad for _, router in find_routers(chunks)):
         return []
     return [
         OptimizerFragment(

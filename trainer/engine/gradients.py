@@ -57,6 +57,8 @@ def _parameters_with_partial_gradients(
     """Yield the weights of which tensor-parallel ranks hold replicas that they use on different data."""
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():
+            if not parameter.requires_grad:
+                continue
             sees_part_of_sequence = config.sequence_parallel and getattr(parameter, "sequence_parallel", False)
             # Norms of compressed queries see all of them, and norms over all heads hold the weights of their own.
             is_of_heads = ("q_layernorm" in name or "k_layernorm" in name) and not config.multi_latent_attention
@@ -93,6 +95,9 @@ def _sum_tied_embedding(
 ) -> None:
     for chunk in chunks:
         if chunk.share_embeddings_and_output_weights and (chunk.pre_process or chunk.post_process):
-            gradient = gradient_of(chunk.shared_embedding_or_output_weight())
+            weight = chunk.shared_embedding_or_output_weight()
+            if not weight.requires_grad:
+                continue
+            gradient = gradient_of(weight)
             assert gradient is not None, "a tied embedding had no gradient"
             distributed.all_reduce(gradient, group=groups.embd)

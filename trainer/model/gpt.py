@@ -15,6 +15,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig, T
 from torch import nn
 from torch.nn import functional
 
+from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
@@ -27,6 +28,7 @@ from trainer.model.heads import MaskedLmHead, TaskHead
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
 from trainer.model.layer_spec import build_block_submodules, norm_spec, torch_dtype
+from trainer.model.lora import freeze_base
 from trainer.model.moe import find_routers, moe_settings
 from trainer.model.packed_weights import can_pack, multiply, pack
 from trainer.model.rotary import frequencies_at
@@ -139,6 +141,9 @@ class GPT(GPTModel):
         """Scale the embeddings and add the rotary angles, the first and second of what is prepared for the layers."""
         prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
         decoder_input, _, *others = prepared
+        if self.training and decoder_input is not None and not decoder_input.requires_grad:
+            # With frozen embeddings: recomputed layers, and the stages' backward passes, start from their input.
+            decoder_input.requires_grad_(torch.is_grad_enabled())
         if self.embedding_scale is not None and decoder_input is not None:
             decoder_input = decoder_input * self.embedding_scale
         if self.rotary_tables is None:
@@ -317,6 +322,7 @@ def build_model_chunks(
     vocab_size: int | None = None,
     reset_position_ids: bool = False,
     kernels: Kernels = EAGER,
+    lora: LoraConfig | None = None,
 ) -> list[GPTModel]:
     """Build and initialize the chunks of pipeline stage `pp_rank`: one, or one per virtual stage.
 
@@ -327,7 +333,9 @@ def build_model_chunks(
         vocab_size: tokens, without padding; None takes padded_vocab_size, the rows of the embedding.
         reset_position_ids: see `GPT`.
         kernels: implementations of element-wise operations.
+        lora: adapters, the only weights that are then trained; None for none.
     """
+    lora = lora or LoraConfig()
     pp_size = transformer_config.pipeline_model_parallel_size
     vp_size = transformer_config.virtual_pipeline_model_parallel_size
     is_rotary = model.position_embedding_type == "rope"
@@ -347,6 +355,7 @@ def build_model_chunks(
                     pp_rank=pp_rank,
                     vp_stage=vp_stage,
                     kernels=kernels,
+                    lora=lora,
                 ),
                 vocab_size=padded_vocab_size,
                 max_sequence_length=model.num_positions,
@@ -379,6 +388,8 @@ def build_model_chunks(
             num_layers=model.num_layers,
             norm_weight=0.0 if model.layernorm_zero_centered_gamma else 1.0,
         )
+    if lora.is_on:
+        freeze_base(chunks, has_task_head=model.head not in ("lm", "mlm"))
     return _place(chunks, device=device, dtype=transformer_config.params_dtype)
 
 

@@ -22,16 +22,21 @@ def initialize_weights(
 ) -> None:
     """Fill every parameter: norms `norm_weight`, biases 0, matrices normal with `std`.
 
-    The projections that write into the residual stream get std / sqrt(2 * num_layers).
+    The projections that write into the residual stream get std / sqrt(2 * num_layers). Adapters begin without effect:
+    A is uniform in +-1 / sqrt(input), and B is 0.
 
-    Source: GPT-2 (Radford et al., 2019), Megatron-Core's scaled_init_method_normal.
+    Source: GPT-2 (Radford et al., 2019), Megatron-Core's scaled_init_method_normal; adapters as in peft (LoraLayer).
     """
     for sharded in parameters:
         flat = sharded.parameter.data.view(-1)
         for block in sharded.blocks:
             part = flat[block.flat_start : block.flat_start + math.prod(block.local_shape)]
-            if block.key.endswith("bias"):
+            if block.key.endswith(("bias", "lora_b")):
                 part.zero_()
+            elif block.key.endswith("lora_a"):
+                part.copy_(
+                    (_draw(block, seed=seed, is_uniform=True).view(-1) * 2 - 1) / math.sqrt(block.global_shape[-1])
+                )
             elif len(block.local_shape) == 1:
                 part.fill_(norm_weight)
             else:
@@ -39,8 +44,8 @@ def initialize_weights(
                 part.copy_(_draw(block, seed=seed).view(-1) * scale)
 
 
-def _draw(block: ParameterBlock, *, seed: int) -> torch.Tensor:
-    """Draw standard normal values of one block of a matrix, fp32."""
+def _draw(block: ParameterBlock, *, seed: int, is_uniform: bool = False) -> torch.Tensor:
+    """Draw standard normal values of one block of a matrix, or uniform ones in [0, 1), fp32."""
     stacked = block.num_stacked_axes
     name = f"{seed}/{block.key}/{block.global_offset[:stacked]}"
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
@@ -49,7 +54,8 @@ def _draw(block: ParameterBlock, *, seed: int) -> torch.Tensor:
     width = block.global_shape[-1]
     values = np.empty((num_rows, num_columns), dtype=np.float32)
     for index, stream in enumerate(_row_streams(key, first_row, num_rows)):
-        values[index] = stream.standard_normal(width, dtype=np.float32)[first_column : first_column + num_columns]
+        row = stream.random(width, dtype=np.float32) if is_uniform else stream.standard_normal(width, dtype=np.float32)
+        values[index] = row[first_column : first_column + num_columns]
     return torch.from_numpy(values)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -21,11 +21,13 @@ from megatron.core.transformer.transformer_layer import (
     get_transformer_layer_offset,
 )
 
+from trainer.config.lora import LoraConfig, LoraTarget
 from trainer.config.model import ModelConfig, find_moe_layers, find_windows
 from trainer.model.attention import SdpaCoreAttention
 from trainer.model.forward_only import ColumnLinear, RowLinear, ShortTransformerLayer
 from trainer.model.kernels import Kernels
 from trainer.model.key_intervals import IntervalMasks
+from trainer.model.lora import LoraColumnLinear, LoraRowLinear, LowRank, Parts
 from trainer.model.megatron_versions import activation_for_mlp, dense_mlp
 from trainer.model.moe import build_moe_spec
 from trainer.model.norm import AllHeadsNorm, TorchNorm
@@ -80,6 +82,7 @@ def build_block_submodules(
     pp_rank: int,
     vp_stage: int | None,
     kernels: Kernels,
+    lora: LoraConfig,
 ) -> TransformerBlockSubmodules | ModuleSpec:
     """Build the specification of one model chunk's transformer block.
 
@@ -88,10 +91,11 @@ def build_block_submodules(
         pp_rank: pipeline stage, which determines how many layers the chunk has.
         vp_stage: number of the stage's chunk, or None if a stage has one.
         kernels: implementations of the `torch` specification's element-wise operations.
+        lora: adapters of the linear layers.
     """
     if model.transformer_impl == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    builder = _LayerBuilder(config, model=model, kernels=kernels)
+    builder = _LayerBuilder(config, model=model, kernels=kernels, lora=lora)
     shapes = find_layer_shapes(model)
     specs = {shape: builder.build(shape) for shape in dict.fromkeys(shapes)}
     layers = [specs[shape] for shape in shapes]
@@ -112,8 +116,8 @@ def norm_spec(model: ModelConfig, kernels: Kernels) -> ModuleSpec:
 class _LayerBuilder:
     """Build decoder layers of torch kernels between Megatron-Core's tensor-parallel linear layers."""
 
-    def __init__(self, config: TransformerConfig, *, model: ModelConfig, kernels: Kernels) -> None:
-        self.config, self.model = config, model
+    def __init__(self, config: TransformerConfig, *, model: ModelConfig, kernels: Kernels, lora: LoraConfig) -> None:
+        self.config, self.model, self.lora = config, model, lora
         self.masks = IntervalMasks()
         self.norm = norm_spec(model, kernels)
         self.activation = activation_for_mlp(kernels.gated_activation(model.activation))
@@ -134,7 +138,7 @@ class _LayerBuilder:
         if not shape.has_experts:
             keys_map["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
         has_pre_norm = self.model.norm_placement in ("pre", "both")
-        mlp = MLPSubmodules(linear_fc1=ColumnLinear, linear_fc2=OutputLinear, activation_func=self.activation)
+        mlp = self._mlp()
         return ModuleSpec(
             module=ShortTransformerLayer,
             submodules=TransformerLayerSubmodules(
@@ -142,11 +146,46 @@ class _LayerBuilder:
                 self_attention=self._attention(shape),
                 self_attn_bda=self._add(),
                 pre_mlp_layernorm=self.norm if has_pre_norm else IdentityOp,
-                mlp=build_moe_spec(activation=self.activation) if shape.has_experts else dense_mlp(mlp),
+                mlp=self._experts() if shape.has_experts else dense_mlp(mlp),
                 mlp_bda=self._add(),
                 sharded_state_dict_keys_map=keys_map,
             ),
         )
+
+    def _mlp(self) -> MLPSubmodules:
+        return MLPSubmodules(
+            linear_fc1=self._adapted("linear_fc1", ColumnLinear, parts="gated" if self.model.is_gated else "one"),
+            linear_fc2=self._adapted("linear_fc2", OutputLinear),
+            activation_func=self.activation,
+        )
+
+    def _experts(self) -> ModuleSpec:
+        parts: Parts = "gated" if self.model.is_gated else "one"
+
+        def expert(prefix: Literal["", "experts."]) -> MLPSubmodules:
+            first: LoraTarget = "experts.linear_fc1" if prefix else "linear_fc1"
+            second: LoraTarget = "experts.linear_fc2" if prefix else "linear_fc2"
+            return MLPSubmodules(
+                linear_fc1=self._adapted(first, ColumnParallelLinear, parts=parts),
+                linear_fc2=self._adapted(second, RowParallelLinear),
+                activation_func=self.activation,
+            )
+
+        return build_moe_spec(expert=expert("experts."), shared_expert=expert(""))
+
+    def _adapted(self, name: LoraTarget, plain: type, *, parts: Parts = "one") -> Any:
+        """Return a linear layer, with an adapter if there is one of this name."""
+        if not self.lora.is_on or name not in self.lora.target_modules:
+            return plain
+        low_rank = LowRank(
+            rank=self.lora.rank,
+            scale=self.lora.scale,
+            dropout=self.lora.dropout,
+            parts=parts,
+            is_shared=not self.lora.separate_projections,
+        )
+        kind = LoraColumnLinear if issubclass(plain, ColumnParallelLinear) else LoraRowLinear
+        return ModuleSpec(module=kind, params={"lora": low_rank})
 
     def _add(self) -> Any:
         """Return the specification of what adds a branch to the residual stream."""
@@ -170,16 +209,16 @@ class _LayerBuilder:
             }
             return ModuleSpec(
                 module=LatentSelfAttention,
-                params=params | factors,
+                params=params | factors | self._down_projections(),
                 submodules=MLASelfAttentionSubmodules(
-                    linear_q_proj=ColumnLinear,
+                    linear_q_proj=self._adapted("linear_q_proj", ColumnLinear),
                     # Megatron-Core knows its own class by name here.
                     linear_q_down_proj=ColumnParallelLinear,
-                    linear_q_up_proj=ColumnLinear,
+                    linear_q_up_proj=self._adapted("linear_q_up_proj", ColumnLinear),
                     linear_kv_down_proj=ColumnParallelLinear,
-                    linear_kv_up_proj=ColumnLinear,
+                    linear_kv_up_proj=self._adapted("linear_kv_up_proj", ColumnLinear),
                     core_attention=ModuleSpec(module=SdpaCoreAttention, params=core),
-                    linear_proj=RowLinear,
+                    linear_proj=self._adapted("linear_proj", RowLinear),
                     q_layernorm=self.norm,
                     kv_layernorm=self.norm,
                 ),
@@ -188,13 +227,19 @@ class _LayerBuilder:
             module=RotarySelfAttention,
             params=params | {"rotary_kind": shape.rotary_kind},
             submodules=SelfAttentionSubmodules(
-                linear_qkv=ColumnLinear,
+                linear_qkv=self._adapted("linear_qkv", ColumnLinear, parts="qkv"),
                 core_attention=partial(SdpaCoreAttention, **core),
-                linear_proj=RowLinear,
+                linear_proj=self._adapted("linear_proj", RowLinear),
                 q_layernorm=self._head_norm(self.model.num_attention_heads),
                 k_layernorm=self._head_norm(self.model.num_query_groups),
             ),
         )
+
+    def _down_projections(self) -> dict[str, Any]:
+        """Return the adapted down projections of multi-latent attention, which replace Megatron-Core's."""
+        names: tuple[LoraTarget, ...] = ("linear_q_down_proj", "linear_kv_down_proj")
+        specs = {name: self._adapted(name, ColumnParallelLinear) for name in names}
+        return {"down_projections": {name: spec for name, spec in specs.items() if isinstance(spec, ModuleSpec)}}
 
     def _head_norm(self, num_heads: int) -> Any:
         if not self.model.qk_layernorm:

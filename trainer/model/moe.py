@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -21,6 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
 from trainer.config.parallel import ParallelConfig
+from trainer.model.lora import mark_expert_gradients
 
 
 class Router(TopKRouter):
@@ -109,6 +109,7 @@ class Experts(SequentialMLP):
         for parameter in self.parameters():
             parameter.allreduce = is_laid_out_as_others
             parameter.sequence_parallel = False
+        mark_expert_gradients(self, expert_tp_size=pg_collection.expt_tp.size())
         if pg_collection.expt_tp.size() == 1:
             # A whole expert has nothing to reduce. Megatron-Core still passes its output through a function without
             # effect, and then cannot add a bias in place.
@@ -116,23 +117,14 @@ class Experts(SequentialMLP):
                 expert.linear_fc1.explicit_expert_comm = expert.linear_fc2.explicit_expert_comm = True
 
 
-def build_moe_spec(*, activation: Any) -> ModuleSpec:
-    """Build the specification that replaces the MLP: router, experts of torch kernels, and optional shared experts.
-
-    Args:
-        activation: of gated experts (`activation_for_mlp`); None if the activation has no gate.
-    """
-    expert = MLPSubmodules(
-        linear_fc1=ColumnParallelLinear,
-        linear_fc2=RowParallelLinear,
-        activation_func=activation,
-    )
+def build_moe_spec(*, expert: MLPSubmodules, shared_expert: MLPSubmodules) -> ModuleSpec:
+    """Build the specification that replaces the MLP: router, experts of torch kernels, and optional shared experts."""
     return ModuleSpec(
         module=MoELayer,
         submodules=MoESubmodules(
             router=Router,
             experts=ModuleSpec(module=Experts, submodules=expert),
-            shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=expert),
+            shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=shared_expert),
         ),
     )
 

@@ -3,6 +3,7 @@
 s: sequence, b: batch, n: query heads of this tensor-parallel rank, r: channels with rotary positions.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
     scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
+from megatron.core.transformer.spec_utils import ModuleSpec, build_module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import distributed
 
@@ -56,6 +58,7 @@ class LatentSelfAttention(MLASelfAttention):
     Args:
         score_factor: factor of scores beside 1 / sqrt(channels).
         rotary_factor: factor of the rotated part of queries and keys.
+        down_projections: specifications of layers that replace Megatron-Core's own, by name.
     Source: DeepSeek-V2 (arXiv:2405.04434), section 2.1.
     """
 
@@ -65,10 +68,24 @@ class LatentSelfAttention(MLASelfAttention):
         *args: Any,
         score_factor: float = 1.0,
         rotary_factor: float = 1.0,
+        down_projections: Mapping[str, ModuleSpec] | None = None,
         **others: Any,
     ) -> None:
         super().__init__(config, *args, **others)
         del self.rotary_pos_emb
+        for name, spec in (down_projections or {}).items():
+            former = getattr(self, name)
+            replacement = build_module(
+                spec,
+                former.input_size,
+                former.output_size,
+                config=config,
+                init_method=config.init_method,
+                bias=False,
+                gather_output=False,
+                tp_group=former.tp_group,
+            )
+            setattr(self, name, replacement)
         self.core_attention.softmax_scale = config.softmax_scale or score_factor * self.q_head_dim**-0.5
         self.rotary_factor = rotary_factor
         self._angles: torch.Tensor | None = None

@@ -60,6 +60,16 @@ def describe_parameters(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
     return described
 
 
+def describe_trained(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
+    """Find the place of every parameter that is not frozen."""
+    return [sharded for sharded in describe_parameters(chunks) if sharded.parameter.requires_grad]
+
+
+def describe_frozen(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
+    """Find the place of every frozen parameter."""
+    return [sharded for sharded in describe_parameters(chunks) if not sharded.parameter.requires_grad]
+
+
 def describe_buffers(chunks: Sequence[GPTModel]) -> list[ShardedParameter]:
     """Find the place of every saved tensor that no gradient updates, such as the biases of routers."""
     described = []

@@ -30,7 +30,7 @@ from trainer.engine.gradients import reduce_over_model_parallel, reduce_partial_
 from trainer.engine.objective import Objective
 from trainer.engine.optimizer import GuardedAdamW, build_adamw
 from trainer.engine.schedule_engine import ScheduleEngine
-from trainer.model.sharding import describe_parameters
+from trainer.model.sharding import describe_trained
 from trireme.logging import printed_to_log
 
 # DeepSpeed calls collectives by deprecated names, and torch would warn at every call.
@@ -58,7 +58,7 @@ class DeepSpeedEngine(ScheduleEngine):
     ) -> None:
         super().__init__(chunks, precision=precision, groups=groups, device=device, objective=objective)
         # Described while they have their shapes: stage 3 empties parameters.
-        parameters = describe_parameters(chunks)
+        parameters = describe_trained(chunks)
         for sharded in parameters:
             # Each weight counts once in the gradient norm: DeepSpeed counts what is marked `model_parallel`, and on the
             # first rank of a model what is not; below stage 3 it excludes what is marked as replicated.

@@ -26,7 +26,7 @@ from trainer.engine.megatron.optimizer import build_optimizer
 from trainer.engine.objective import Objective
 from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
 from trainer.engine.schedule_engine import ScheduleEngine
-from trainer.model.sharding import describe_parameters
+from trainer.model.sharding import describe_trained
 
 
 class MegatronEngine(ScheduleEngine):
@@ -45,7 +45,7 @@ class MegatronEngine(ScheduleEngine):
     ) -> None:
         super().__init__(chunks, precision=precision, groups=groups, device=device, objective=objective)
         self._clip_grad = optimizer.clip_grad
-        parameters = describe_parameters(chunks)
+        parameters = describe_trained(chunks)
         self._wrapped = _wrap(chunks, config=config, precision=precision, groups=groups)
         self._optimizer, self._owned = build_optimizer(
             self._wrapped, parameters, config=config, optimizer=optimizer, groups=groups
