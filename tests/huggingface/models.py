@@ -54,7 +54,21 @@ def _model(name: str, **changes: Any) -> Callable[[], Any]:
     return lambda: getattr(transformers, f"{name}{head}")(config(**changes))
 
 
+def _task_model(name: str, head: str, **changes: Any) -> Callable[[], Any]:
+    """A model with a task's head, of three classes with names of their own."""
+    labels = {} if head == "QuestionAnswering" else {"id2label": {0: "good", 1: "bad", 2: "so so"}}
+    config = getattr(transformers, f"{name}Config")
+    return lambda: getattr(transformers, f"{name}For{head}")(config(**changes, **labels))
+
+
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=96)
+BERT = ENCODER | {
+    "max_position_embeddings": 96,
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+MODERNBERT = ENCODER | {"num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}
 GEMMA = SMALL | {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 24}
 MODELS: dict[str, Callable[[], Any]] = {
     "llama2": _model("Llama", **SMALL),
@@ -81,16 +95,26 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": _model(
         "GPT2", vocab_size=VOCAB_SIZE, n_embd=64, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
     ),
-    "bert": _model(
-        "Bert",
-        **(ENCODER | {"max_position_embeddings": 96, "layer_norm_eps": 1e-12}),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    ),
-    "modernbert": _model(
-        "ModernBert",
-        **(ENCODER | {"num_hidden_layers": 4, "local_attention": 16, "cls_token_id": 1, "sep_token_id": 2}),
-    ),
+    "bert": _model("Bert", **BERT),
+    "modernbert": _model("ModernBert", **MODERNBERT),
+    **{
+        f"bert_{head}": _task_model("Bert", head, **BERT)
+        for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+    },
+    "bert_base": lambda: transformers.BertModel(transformers.BertConfig(**BERT)),
+    "bert_without_pooler": lambda: transformers.BertModel(transformers.BertConfig(**BERT), add_pooling_layer=False),
+    "modernbert_cls": _task_model("ModernBert", "SequenceClassification", **MODERNBERT, classifier_pooling="cls"),
+    "modernbert_mean": _task_model("ModernBert", "SequenceClassification", **MODERNBERT, classifier_pooling="mean"),
+    "modernbert_tags": _task_model("ModernBert", "TokenClassification", **MODERNBERT),
+    "modernbert_questions": _task_model("ModernBert", "QuestionAnswering", **MODERNBERT),
+    "modernbert_base": lambda: transformers.ModernBertModel(transformers.ModernBertConfig(**MODERNBERT)),
+    "llama_classes": _task_model("Llama", "SequenceClassification", **SMALL, pad_token_id=0),
+    "llama_tags": _task_model("Llama", "TokenClassification", **SMALL),
+    "llama_questions": _task_model("Llama", "QuestionAnswering", **SMALL),
+    "qwen2_classes": _task_model("Qwen2", "SequenceClassification", **SMALL, tie_word_embeddings=True),
+    "qwen3_questions": _task_model("Qwen3", "QuestionAnswering", **SMALL, head_dim=32),
+    "mistral_classes": _task_model("Mistral", "SequenceClassification", **SMALL, sliding_window=8),
+    "mistral_questions": _task_model("Mistral", "QuestionAnswering", **SMALL, sliding_window=8),
     "deepseek_v3": _model("DeepseekV3", **(SMALL | LATENT)),
     "deepseek_v3_yarn": _model(
         "DeepseekV3",

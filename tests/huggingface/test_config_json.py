@@ -103,7 +103,7 @@ def test_everything_that_cannot_be_represented_is_reported_at_once() -> None:
 def test_missing_keys_and_other_heads_and_families() -> None:
     short = {key: value for key, value in LLAMA.items() if key != "hidden_size"}
     assert "hidden_size" in problems(short)
-    assert "architectures" in problems({**LLAMA, "architectures": ["LlamaForSequenceClassification"]})
+    assert "architectures" in problems({**LLAMA, "architectures": ["LlamaForMultipleChoice"]})
     assert "model_type" in problems({**LLAMA, "model_type": "llma"})
 
 

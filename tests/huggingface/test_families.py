@@ -46,3 +46,16 @@ def test_the_family_of_a_model_is_found_without_a_hint(name: str) -> None:
     vocab_size = model.vocab_size or 0
     chosen = choose_family(model, vocab_size=vocab_size)
     assert chosen is family
+
+
+def test_names_of_classes_and_the_kind_of_problem_survive(tmp_path: Path) -> None:
+    source = save_model("bert_SequenceClassification", tmp_path / "source")
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": "multi_label_classification"}))
+    import_model(open_source(source), tmp_path / "run", has_gate=False)
+    export_model(open_saved_run(tmp_path / "run", verify=True), tmp_path / "exported", has_gate=False)
+    written = read_config_json(tmp_path / "exported")
+    assert written["id2label"] == {"0": "good", "1": "bad", "2": "so so"}
+    assert written["label2id"] == {"good": 0, "bad": 1, "so so": 2}
+    assert written["problem_type"] == "multi_label_classification"
+    assert written["architectures"] == ["BertForSequenceClassification"]

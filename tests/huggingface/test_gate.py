@@ -40,7 +40,7 @@ def judge(directory: Path, checkpoint: Path) -> str:
     """What the gate says of a directory that should be the same model as a checkpoint; empty where it passes."""
     source, state = open_source(directory), read_state(checkpoint)
     model = state.model_config()
-    names = find_family(source.content).names(model)
+    names = find_family(source.content).names_of(model)
     rules = build_rules(model, names, vocab_size=model.vocab_size or 0, padded_vocab_size=state.padded_vocab_size)
     dtypes = {name: stored.dtype for name, stored in source.weights.tensors.items()}
     try:

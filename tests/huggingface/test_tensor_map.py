@@ -94,7 +94,7 @@ def test_gpt2_matrices_are_transposed_and_lie_in_thirds() -> None:
         add_bias_linear=True,
         untie_embeddings_and_output_weights=False,
     )
-    rules = build_rules(model, GPT2.names(model), vocab_size=10, padded_vocab_size=16)
+    rules = build_rules(model, GPT2.names_of(model), vocab_size=10, padded_vocab_size=16)
     source = Memory(rules)
     (rule,) = (r for r in rules if r.tensor.name == "self_attention.linear_qkv.weight" and r.tensor.layer == 1)
     query, key, value = source.values["transformer.h.1.attn.c_attn.weight"].t().chunk(3)
@@ -107,7 +107,7 @@ def test_gpt2_matrices_are_transposed_and_lie_in_thirds() -> None:
 def test_every_row_has_one_origin(name: str) -> None:
     """No two rows come from the same place, and all rows of every tensor of the checkpoint are used."""
     family, model = read_model(json.loads(MODELS[name]().config.to_json_string(use_diff=False)))
-    rules = build_rules(model, family.names(model), vocab_size=VOCAB_SIZE, padded_vocab_size=256)
+    rules = build_rules(model, family.names_of(model), vocab_size=VOCAB_SIZE, padded_vocab_size=256)
     places = [
         (segment.name, segment.source_row + row)
         for rule in rules

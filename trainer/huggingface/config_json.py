@@ -132,6 +132,16 @@ class ConfigReader:
             return None
         return list(value)
 
+    def labels(self) -> list[str]:
+        """Take the names of the classes, in the order of their numbers; two, as transformers does, without any."""
+        names = self._content.get("id2label")
+        if names is None:
+            return [f"LABEL_{number}" for number in range(self.integer("num_labels", 2))]
+        if not isinstance(names, dict) or {str(key) for key in names} != {str(key) for key in range(len(names))}:
+            self._refuse("id2label", names, "must be an object whose keys are the numbers from 0")
+            return []
+        return [str(names.get(str(number), names.get(number))) for number in range(len(names))]
+
     def integers(self, key: str) -> list[int]:
         """Take a list of whole numbers; null is an empty one."""
         self._known.add(key)

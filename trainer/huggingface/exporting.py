@@ -2,13 +2,14 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
 from trainer.huggingface.config_json import CONFIG_NAME
 from trainer.huggingface.families.family import Family, config_of
@@ -79,7 +80,7 @@ def export_model(
     model = state.model_config()
     vocab_size = state.vocab_size or state.padded_vocab_size
     family = choose_family(model, vocab_size=vocab_size, preferred=record.model_type if record is not None else None)
-    rules = build_rules(model, family.names(model), vocab_size=vocab_size, padded_vocab_size=state.padded_vocab_size)
+    rules = build_rules(model, family.names_of(model), vocab_size=vocab_size, padded_vocab_size=state.padded_vocab_size)
     weights = NativeWeights(saved.checkpoint)
     raise_if_any(weights.check(rules))
     planned = _plan(rules, record=record, dtype=dtype)
@@ -176,10 +177,21 @@ def _write_texts(
     for one in planned:
         sizes[one.dtype] = sizes.get(one.dtype, 0) + one.num_bytes
     content = {
-        **config_of(family, model, vocab_size=vocab_size),
+        **config_of(family, model, vocab_size=vocab_size, labels=_labels_of(model, record)),
+        **_problem_of(model, record),
         **absent,
         **token_ids,
         "torch_dtype": _TORCH_NAMES[max(sizes, key=lambda dtype: sizes[dtype])],
     }
     (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return token_ids
+
+
+def _labels_of(model: ModelConfig, record: ImportRecord | None) -> Sequence[str] | None:
+    """Return the names of a head's classes, if they are known."""
+    return record.labels if record is not None and len(record.labels) == model.num_scores else None
+
+
+def _problem_of(model: ModelConfig, record: ImportRecord | None) -> dict[str, str]:
+    known = model.head == "classification" and record is not None and record.problem_type is not None
+    return {"problem_type": record.problem_type} if known and record is not None and record.problem_type else {}

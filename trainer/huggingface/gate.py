@@ -26,6 +26,7 @@ from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.huggingface.diagnosis import describe_culprits
 from trainer.huggingface.tensor_map import TensorRule
+from trainer.model.heads import TaskHead
 from trainer.model.sharding import describe_parameters
 from trainer.parallel.world import World, start_world, stop_world
 from trireme.errors import EXIT_STOPPED, RunStopped
@@ -39,6 +40,15 @@ MAX_COMPARED_POSITIONS = 256
 """Positions of a row whose logits are compared, evenly spaced: all of a row of 8,200 tokens would take 4 GB for a
 vocabulary of 128,000."""
 _SEED = 1
+_CLASSES = {
+    "lm": "AutoModelForCausalLM",
+    "mlm": "AutoModelForMaskedLM",
+    "classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "none": "AutoModel",
+}
+"""Of transformers, by `model.head`."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -96,8 +106,7 @@ def check_logits(
     """
     state = read_state(checkpoint)
     ids = gate_ids(state.model_config(), vocab_size=state.vocab_size or state.padded_vocab_size, bos_id=bos_id)
-    is_masked = state.model_config().head == "mlm"
-    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file, is_masked=is_masked)
+    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file, model=state.model_config())
     gc.collect()
     ours = _logits_of_checkpoint(checkpoint, state, ids, rounded=_native_dtypes(rules, dtypes))
     result = compare_logits(ours, theirs, num_tokens=ids.shape[1])
@@ -146,11 +155,16 @@ def compare_logits(ours: torch.Tensor, theirs: torch.Tensor, *, num_tokens: int)
 
 @torch.inference_mode()
 def logits_of_transformers(
-    directory: Path, ids: torch.Tensor, *, gguf_file: str | None = None, is_masked: bool = False
+    directory: Path, ids: torch.Tensor, *, model: ModelConfig, gguf_file: str | None = None
 ) -> torch.Tensor:
-    """Return the logits of a model that transformers loads in fp32, at the compared positions: [b, positions, v].
+    """Return what a model that transformers loads in fp32 computes, at the compared positions: [b, positions, v].
 
-    Only local files are read, and no code of the model is run.
+    Only local files are read, and no code of the model is run. Instead of logits these are the scores of a task's head
+    (of classification one position, the document), or hidden states and, as a further position, what a pooler makes
+    of them.
+
+    Args:
+        model: as it is in the checkpoint.
     """
     # Late: an optional dependency, and slow to import.
     import transformers  # noqa: PLC0415 - see above
@@ -164,17 +178,42 @@ def logits_of_transformers(
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             options = {"use_safetensors": True} if gguf_file is None else {"gguf_file": gguf_file}
-            kind = transformers.AutoModelForMaskedLM if is_masked else transformers.AutoModelForCausalLM
-            model = kind.from_pretrained(
+            theirs = getattr(transformers, _CLASSES[model.head]).from_pretrained(
                 directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **options
-            ).eval()
+            )
+        theirs.eval()
+        # Otherwise a class for decoders would look for the last token that is no padding among random ones.
+        theirs.config.pad_token_id = None
+        inputs: dict[str, Any] = {} if model.attention_mask == "bidirectional" else {"use_cache": False}
+        if model.num_tokentypes > 1:
+            inputs["token_type_ids"] = gate_token_types(ids.shape[1])
         positions = compared_positions(ids.shape[1])
-        options = {} if is_masked else {"use_cache": False}
-        return torch.cat([model(row[None], **options).logits[:, positions].float() for row in ids])
+        return torch.cat([_take_result(theirs(row[None], **inputs), model=model, positions=positions) for row in ids])
     finally:
         log.set_verbosity(level)
         if has_bar:
             log.enable_progress_bar()
+
+
+def _take_result(output: Any, *, model: ModelConfig, positions: torch.Tensor) -> torch.Tensor:
+    """Return [1, positions, v] fp32 of what a model of transformers returns for one row."""
+    result: torch.Tensor
+    if model.head == "classification":
+        result = output.logits[:, None]
+    elif model.head == "question_answering":
+        result = torch.stack([output.start_logits, output.end_logits], dim=-1)[:, positions]
+    elif model.head == "none":
+        result = output.last_hidden_state[:, positions]
+        if model.pooler == "tanh":
+            result = torch.cat([result, output.pooler_output[:, None]], dim=1)
+    else:
+        result = output.logits[:, positions]
+    return result.float()
+
+
+def gate_token_types(length: int) -> torch.Tensor:
+    """Return the token types that are compared: [1, length] int64, 0 in the first half and 1 in the second."""
+    return (torch.arange(length) >= length // 2).long()[None]
 
 
 def _native_dtypes(rules: Sequence[TensorRule], dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
@@ -220,8 +259,25 @@ def _build(state: TrainerState, world: World) -> GPTModel:
 
 @torch.inference_mode()
 def logits_of_model(model: GPTModel, ids: torch.Tensor, *, vocab_size: int | None) -> torch.Tensor:
-    """Return the logits of this project's model in one process, at the compared positions: [b, positions, v]."""
+    """Return what this project's model computes in one process, [b, positions, v]; see `logits_of_transformers`."""
     model.eval()
     positions = compared_positions(ids.shape[1])
     places = torch.arange(ids.shape[1], device=ids.device)[None]
-    return torch.cat([model(row[None], places, None)[:, positions, :vocab_size].float() for row in ids])
+    types = gate_token_types(ids.shape[1]).to(ids.device) if _has_token_types(model) else None
+    results = []
+    for row in ids:
+        output = model(row[None], places, None, token_types=types)
+        if not isinstance(model.head, TaskHead):
+            results.append(output[:, positions, :vocab_size].float())
+        elif model.head.kind == "classification":
+            results.append(output[:, :1])
+        else:
+            found = output[:, positions].float()
+            pooled = model.head.pool_first(output)
+            results.append(found if pooled is None else torch.cat([found, pooled[:, None].float()], dim=1))
+    return torch.cat(results)
+
+
+def _has_token_types(model: GPTModel) -> bool:
+    table = model.embedding.tokentype_embeddings
+    return table is not None and table.weight.shape[0] > 1

@@ -29,6 +29,7 @@ from trainer.config.run import TokenizerConfig
 from trainer.config.schema import TrainConfig
 from trainer.huggingface.config_json import read_config_json
 from trainer.huggingface.families.family import Family
+from trainer.huggingface.families.heads import move_base
 from trainer.huggingface.families.registry import read_model
 from trainer.huggingface.gate import check_logits
 from trainer.huggingface.native_weights import CopyProgress, write_native
@@ -39,7 +40,7 @@ from trainer.huggingface.output_directory import (
     write_errors_explained,
 )
 from trainer.huggingface.record import ImportRecord
-from trainer.huggingface.tensor_map import Halves, Mapped, Misfit, Names, Same, TensorRule, build_rules, find_misfits
+from trainer.huggingface.tensor_map import Misfit, Names, Same, TensorRule, build_rules, find_misfits
 from trainer.huggingface.tokenizer_files import open_source_tokenizer
 from trainer.huggingface.weight_files import SafetensorsSource, WeightSource
 from trainer.run_directory.directory import CONFIG_NAME
@@ -110,6 +111,7 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
     """
     _check_output(output)
     family, model = read_model(source.content)
+    model = _without_absent_pooler(model, source.weights)
     vocab_size = model.vocab_size
     assert vocab_size is not None
     padded_vocab_size = pad_vocab_size(model, vocab_size)
@@ -180,13 +182,13 @@ def _fit(
         ConfigError: the tensors are not those that config.json describes.
     """
     shapes = {name: stored.shape for name, stored in source.weights.tensors.items()}
-    names = family.names(model)
+    names = family.names_of(model)
     if not any(name.startswith(family.base_prefix) for name in shapes):
-        names = _without_prefix(names, family.base_prefix)
+        names = move_base(names, family.base_prefix, "")
     rules = build_rules(model, names, vocab_size=vocab_size, padded_vocab_size=padded_vocab_size)
     ignored = [name for name in shapes if name.endswith(family.unused_tensors)] if family.unused_tensors else []
     extra_layers = [name for name in shapes if family.may_have_later_layers and _is_later_layer(name, model.num_layers)]
-    if not model.untie_embeddings_and_output_weights:
+    if not model.has_own_output_table:
         ignored.append(family.tied_copy)
         _check_copy(source.weights, names, copy=family.tied_copy)
     misfits = find_misfits(rules, shapes, ignored=[*ignored, *extra_layers])
@@ -194,19 +196,11 @@ def _fit(
     return rules, sorted({".".join(name.split(".")[:3]) for name in extra_layers})
 
 
-def _without_prefix(names: Names, prefix: str) -> Names:
-    """Return the names of a checkpoint of the model without its head, such as the published ones of GPT-2."""
-    stripped: dict[str, Mapped] = {}
-    for native, mapped in names.items():
-        if isinstance(mapped, Same):
-            stripped[native] = replace(mapped, name=mapped.name.removeprefix(prefix))
-        elif isinstance(mapped, Halves):
-            first, second = mapped.first.removeprefix(prefix), mapped.second.removeprefix(prefix)
-            stripped[native] = Halves(first=first, second=second)
-        else:
-            query, key, value = (name.removeprefix(prefix) for name in (mapped.query, mapped.key, mapped.value))
-            stripped[native] = replace(mapped, query=query, key=key, value=value)
-    return stripped
+def _without_absent_pooler(model: ModelConfig, weights: WeightSource) -> ModelConfig:
+    """Return the model without a pooler if it has no task and its weights lack one: config.json does not say."""
+    if model.head != "none" or any(name.endswith("pooler.dense.weight") for name in weights.tensors):
+        return model
+    return replace(model, pooler="none")
 
 
 def _is_later_layer(name: str, num_layers: int) -> bool:

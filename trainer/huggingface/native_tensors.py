@@ -54,11 +54,31 @@ def list_native_tensors(model: ModelConfig, *, padded_vocab_size: int) -> list[N
         if model.add_bias_linear:
             tensors.append(NativeTensor(name=(name := "head.dense.bias"), key=name, shape=(h,)))
         tensors += _list_norm(model, "head.layernorm.")
-    if model.untie_embeddings_and_output_weights:
+    tensors += _list_task_head(model)
+    if model.has_own_output_table:
         tensors.append(NativeTensor(name=(name := "output_layer.weight"), key=name, shape=(v, h)))
-    if model.vocab_bias:
+    if model.vocab_bias and model.has_output_layer:
         tensors.append(NativeTensor(name=(name := "output_layer.bias"), key=name, shape=(v,)))
     return tensors
+
+
+def _list_task_head(model: ModelConfig) -> list[NativeTensor]:
+    """List the tensors of a head without an output layer."""
+    if model.has_output_layer:
+        return []
+    h, named = model.hidden_size, list[Shaped]()
+    if model.pooler == "tanh":
+        named += [("head.pooler.weight", (h, h)), ("head.pooler.bias", (h,))]
+    elif model.pooler == "gelu":
+        named.append(("head.dense.weight", (h, h)))
+        if model.add_bias_linear:
+            named.append(("head.dense.bias", (h,)))
+        named += _norm(model, "head.layernorm.")
+    if model.num_scores is not None:
+        named.append(("head.classifier.weight", (model.num_scores, h)))
+        if model.head_bias:
+            named.append(("head.classifier.bias", (model.num_scores,)))
+    return [NativeTensor(name=name, key=name, shape=shape) for name, shape in named]
 
 
 def _list_norm(model: ModelConfig, prefix: str) -> list[NativeTensor]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 
 from trainer.checkpoint.trainer_state import ORIGIN_NAME
+from trainer.huggingface.config_json import ConfigReader
 from trainer.huggingface.weight_files import DTYPES
 from trireme.errors import ConfigError, Violation
 
@@ -29,6 +30,10 @@ class ImportRecord:
     """Data types of the other weights, by Hugging Face's name of the tensor."""
     token_ids: Mapping[str, Any] = field(default_factory=dict)
     """bos_token_id, eos_token_id and pad_token_id of its config.json."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes of its head, in the order of their numbers."""
+    problem_type: str | None = None
+    """problem_type of its config.json: the loss that transformers trains the head with."""
     gate: Mapping[str, Any] | None = None
     """Result of the comparison with transformers; None if it was switched off."""
 
@@ -66,6 +71,8 @@ class ImportRecord:
             dtype=dtype,
             other_dtypes={name: other for name, other in found.items() if other != dtype},
             token_ids={key: content[key] for key in _TOKEN_KEYS if content.get(key) is not None},
+            labels=tuple(ConfigReader(content).labels()) if "id2label" in content else (),
+            problem_type=content.get("problem_type"),
             gate=gate,
         )
 

@@ -94,6 +94,10 @@ class TaskHead(nn.Module):
             document_starts = torch.zeros(hidden.shape[:2], dtype=torch.int32, device=hidden.device)
         return self._score_documents(hidden, document_starts)
 
+    def pool_first(self, hidden: torch.Tensor) -> torch.Tensor | None:
+        """Return what the pooler of a model without a task makes of first tokens: [b, s, h] to [b, h]."""
+        return self.pooler(hidden[:, 0]).tanh() if self.kind == "none" and self.activation == "tanh" else None
+
     def _score_documents(self, hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """[b, s, h] hidden states and [b, s] beginnings of documents to [b, s, k]."""
         first = starts == torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype)

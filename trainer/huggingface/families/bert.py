@@ -1,4 +1,4 @@
-"""Map encoders with the head of a masked language model: BERT and ModernBERT."""
+"""Map encoders: BERT and ModernBERT."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from trainer.config.model import ModelConfig, find_windows
 from trainer.huggingface.config_json import ConfigReader
 from trainer.huggingface.families.decoder import FULL, SLIDING, layer_types_of, windows_of
 from trainer.huggingface.families.family import Family, Fields
+from trainer.huggingface.families.heads import BERT_HEADS, MODERNBERT_HEADS
 from trainer.huggingface.tensor_map import FusedQkv, Halves, Names, Same
 
 _LAYER = "bert.encoder.layer.{layer}."
@@ -102,7 +103,7 @@ BERT = Family(
         "cls.predictions.decoder.bias",
     ),
     tied_copy="cls.predictions.decoder.weight",
-    is_masked=True,
+    heads=BERT_HEADS,
 )
 
 
@@ -233,5 +234,5 @@ MODERNBERT = Family(
     read=_read_modern,
     write=_write_modern,
     tied_copy="decoder.weight",
-    is_masked=True,
+    heads=MODERNBERT_HEADS,
 )

@@ -1,12 +1,13 @@
 """Define a family of Hugging Face models, and compare models by what they compute."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers, find_windows
 from trainer.huggingface.config_json import ConfigReader
+from trainer.huggingface.families.heads import TaskHeadForm, move_base
 from trainer.huggingface.tensor_map import Names
 
 Fields = dict[str, Any]
@@ -22,7 +23,7 @@ class Family:
     architecture: str
     """Class of transformers with the language-model head."""
     names: Callable[[ModelConfig], Names]
-    """Returns the family's tensors of a model."""
+    """Returns the family's tensors of a model that predicts tokens; `names_of` those of every model."""
     read: Callable[[ConfigReader], Fields]
     """Takes the model's fields from config.json; violations stay in the reader."""
     write: Callable[[ModelConfig], Fields]
@@ -33,26 +34,63 @@ class Family:
     """Ends of tensor names that hold no weights: buffers that older versions saved."""
     tied_copy: str = "lm_head.weight"
     """Output layer that shares the embedding, of which some files contain a copy."""
-    is_masked: bool = False
-    """Whether the head predicts masked tokens instead of the next one."""
+    heads: Mapping[str, TaskHeadForm] = field(default_factory=dict)
+    """Classes with a task's head, or with none, by `model.head`."""
     may_have_later_layers: bool = False
     """Whether checkpoints have layers after the last one, which predict further tokens and are not imported."""
 
+    def names_of(self, model: ModelConfig) -> Names:
+        """Return the family's tensors of a model, with those of its head."""
+        names = self.names(model)
+        form = self.heads.get(model.head)
+        if form is None:
+            return names
+        body = {native: mapped for native, mapped in names.items() if not native.startswith(("head.", "output_layer."))}
+        if form.base_prefix is not None:
+            body = dict(move_base(body, self.base_prefix, form.base_prefix))
+        return {**body, **form.names}
 
-def config_of(family: Family, model: ModelConfig, *, vocab_size: int) -> dict[str, Any]:
-    """Return the config.json of a model in a family, without token ids."""
-    return {
-        "architectures": [family.architecture],
+    def read_fields(self, reader: ConfigReader, *, head: str | None = None) -> Fields:
+        """Take a model's fields from config.json; `head` names one of `heads`, None the family's own."""
+        fields = self.read(reader)
+        if head is None:
+            return fields
+        form = self.heads[head]
+        own = {"head": head, "vocab_bias": False, **form.read(reader)}
+        if head in ("classification", "token_classification"):
+            own["num_labels"] = len(reader.labels())
+        return fields | own
+
+
+def config_of(
+    family: Family, model: ModelConfig, *, vocab_size: int, labels: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the config.json of a model in a family, without token ids.
+
+    Args:
+        labels: names of the classes; None numbers them.
+    """
+    form = family.heads.get(model.head)
+    content = {
+        "architectures": [family.architecture if form is None else form.architecture],
         "model_type": family.model_type,
         "vocab_size": vocab_size,
         **family.write(model),
     }
+    if form is not None:
+        content |= form.write(model)
+    if model.num_scores is not None:
+        names = labels if labels else [f"LABEL_{number}" for number in range(model.num_scores)]
+        content["id2label"] = {str(number): name for number, name in enumerate(names)}
+        content["label2id"] = {name: number for number, name in enumerate(names)}
+    return content
 
 
 _TRAINING_ONLY = frozenset(
     {
         "seq_length",
         "init_method_std",
+        "head_dropout",
         "hidden_dropout",
         "attention_dropout",
         "vocab_size",
@@ -111,9 +149,21 @@ def computed_values(model: ModelConfig) -> dict[str, Any]:
     unused += [] if kind in ("llama3", "yarn") else ["rope_original_max_position_embeddings"]
     unused += [] if kind == "llama3" else _LLAMA3
     unused += [] if kind == "yarn" else _YARN
+    unused += _unused_of_head(model)
+    values["num_labels"] = model.num_scores
     unused += ["kv_channels"] if model.multi_latent_attention else _LATENT
     unused += [] if model.qk_layernorm else ["qk_layernorm_width"]
     return {name: value for name, value in values.items() if name not in unused}
+
+
+def _unused_of_head(model: ModelConfig) -> list[str]:
+    """Return the fields without effect beside a model's head."""
+    unused = [] if model.head == "classification" else ["pooling"]
+    if model.has_output_layer:
+        return [*unused, "num_labels", "pooler", "head_bias"]
+    # Whether a model without a task has a pooler is seen in its weights, not in config.json.
+    unused += ["pooler", "head_bias"] if model.head == "none" else []
+    return [*unused, "untie_embeddings_and_output_weights", "vocab_bias", "final_logit_softcapping"]
 
 
 def _moe_values(model: ModelConfig) -> Mapping[str, Any]:

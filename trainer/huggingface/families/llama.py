@@ -13,6 +13,7 @@ from trainer.huggingface.families.decoder import (
     write_decoder,
 )
 from trainer.huggingface.families.family import Family, Fields
+from trainer.huggingface.families.heads import decoder_heads
 from trainer.huggingface.tensor_map import Halves, Names, Same
 
 
@@ -35,6 +36,7 @@ LLAMA = Family(
     read=_read_llama,
     write=_write_llama,
     unused_tensors=("rotary_emb.inv_freq",),
+    heads=decoder_heads("Llama", question_base="transformer."),
 )
 
 
@@ -55,6 +57,7 @@ MISTRAL = Family(
     read=_read_mistral,
     write=_write_mistral,
     unused_tensors=("rotary_emb.inv_freq",),
+    heads=decoder_heads("Mistral"),
 )
 
 

@@ -16,6 +16,7 @@ from trainer.huggingface.families.decoder import (
     write_decoder,
 )
 from trainer.huggingface.families.family import Family, Fields
+from trainer.huggingface.families.heads import decoder_heads
 from trainer.huggingface.tensor_map import Names, Same
 
 _OUTPUT_BIAS = "it would also give the output projection a bias"
@@ -65,6 +66,7 @@ QWEN2 = Family(
     read=_read_qwen2,
     write=_write_qwen2,
     unused_tensors=("rotary_emb.inv_freq",),
+    heads=decoder_heads("Qwen2", question_base="transformer."),
 )
 
 
@@ -84,6 +86,7 @@ QWEN3 = Family(
     names=decoder_names,
     read=_read_qwen3,
     write=_write_qwen3,
+    heads=decoder_heads("Qwen3", question_base="transformer."),
 )
 
 

@@ -14,7 +14,7 @@ from trainer.huggingface.families.llama import LLAMA, MISTRAL, MIXTRAL
 from trainer.huggingface.families.olmo import OLMO2
 from trainer.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from trainer.huggingface.tensor_map import UnmappedTensorError, build_rules
-from trireme.config.suggest import did_you_mean
+from trireme.config.suggest import did_you_mean, join_or
 from trireme.errors import ConfigError, Violation
 
 FAMILIES = (
@@ -61,12 +61,14 @@ def read_model(content: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     """
     family = find_family(content)
     reader = ConfigReader(content)
-    fields = family.read(reader)
-    violations = reader.finish()
     architectures = content.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
-        message = f"must be {family.architecture}: other heads are not imported"
-        fix = "Give a model with a language-model head."
+    head = next((head for head, form in family.heads.items() if form.architecture in architectures), None)
+    fields = family.read_fields(reader, head=head)
+    violations = reader.finish()
+    if head is None and family.architecture not in architectures:
+        known = [family.architecture, *(form.architecture for form in family.heads.values())]
+        message = f"must be {join_or(known)}: other heads are not imported"
+        fix = "Give a model with one of these heads."
         violations.append(
             Violation(path=f"{CONFIG_NAME}: architectures", value=architectures, message=message, fix=fix)
         )
@@ -103,7 +105,7 @@ def find_lacking(family: Family, model: ModelConfig, *, vocab_size: int) -> list
     """Return the fields of a model that a family's config.json does not keep, or the tensors that it does not have."""
     reader = ConfigReader(config_of(family, model, vocab_size=vocab_size))
     try:
-        written = ModelConfig(**family.read(reader))
+        written = ModelConfig(**family.read_fields(reader, head=model.head if model.head in family.heads else None))
     except (TypeError, ValueError, ZeroDivisionError):
         return ["the kind of its layers"]
     if reader.finish():
@@ -112,7 +114,7 @@ def find_lacking(family: Family, model: ModelConfig, *, vocab_size: int) -> list
     if lacking:
         return lacking
     try:
-        build_rules(model, family.names(model), vocab_size=vocab_size, padded_vocab_size=vocab_size)
+        build_rules(model, family.names_of(model), vocab_size=vocab_size, padded_vocab_size=vocab_size)
     except UnmappedTensorError as error:
         return list(error.names)
     return []
