@@ -1,4 +1,4 @@
-"""Inspect a token shard: verify it, show its statistics, and print a document with its origin.
+"""Inspect a token shard: verify it, show its statistics, and print a document with its origin, or a row of examples.
 
 PREFIX stands for PREFIX.bin and PREFIX.idx; shards written by Megatron-LM work too.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.examples.show_row import describe_examples, describe_row, may_color
 from data_tools.output.tables import (
     RECORD_TABLE_NAME,
     TABLE_SUFFIX,
@@ -23,6 +24,7 @@ from data_tools.output.tables import (
 from data_tools.tokenizer.files import find_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_bytes, format_count, format_number
+from trireme.shards.examples import read_examples
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
 from trireme.shards.shard import ShardReader, shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -90,6 +92,7 @@ def inspect(
     prefix: str,
     *,
     document: int | None,
+    row: int | None = None,
     column: str | None,
     value: str,
     tokenizer_path: Path | None,
@@ -99,6 +102,7 @@ def inspect(
 
     Args:
         document: number of the document to show, from 0.
+        row: number of the row of examples to show, from 0, with inputs, targets, padding and borders of documents.
         column: url or title: show the document whose column has the value, and the outcome of other records with it.
     Raises:
         ConfigError: the shard is damaged, or the document does not exist.
@@ -107,6 +111,19 @@ def inspect(
     raise_if_any(check_shard(prefix, verify="checksum"))
     reader, manifest = ShardReader(prefix), read_manifest(prefix)
     print("\n".join(describe_shard(reader, manifest)))
+    examples = read_examples(prefix)
+    if examples is not None:
+        print("\n".join(describe_examples(examples)))
+    if row is not None:
+        if examples is None:
+            rule, fix = f"{prefix} holds plain text, no examples", "Use --doc with a document number."
+            raise ConfigError([Violation(path="--example", value=row, message=rule, fix=fix)])
+        if not 0 <= row < reader.num_documents:
+            rule, fix = f"no such row in {prefix}", f"Use 0 to {reader.num_documents - 1}."
+            raise ConfigError([Violation(path="--example", value=row, message=rule, fix=fix)])
+        tokenizer = _open_tokenizer(reader, manifest, path=tokenizer_path)
+        print()
+        print("\n".join(describe_row(reader, row, record=examples, tokenizer=tokenizer, is_colored=may_color())))
     if document is not None and not 0 <= document < reader.num_documents:
         rule, fix = f"no such document in {prefix}", f"Use 0 to {reader.num_documents - 1}."
         raise ConfigError([Violation(path="--doc", value=document, message=rule, fix=fix)])
@@ -184,6 +201,9 @@ def main() -> int:
     parser.add_argument("prefix", metavar="PREFIX")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--doc", type=int, metavar="N", help="show document N, counted from 0")
+    chosen.add_argument(
+        "--example", type=int, metavar="N", help="show row N of a shard of examples: input, target, padding, borders"
+    )
     chosen.add_argument("--url", help="show the document with this URL, or why it was dropped")
     chosen.add_argument("--title", help="show the document with this title, or why it was dropped")
     parser.add_argument(
@@ -201,6 +221,7 @@ def main() -> int:
         inspect(
             args.prefix,
             document=args.doc,
+            row=args.example,
             column=column,
             value=args.url if args.url is not None else args.title or "",
             tokenizer_path=args.tokenizer,

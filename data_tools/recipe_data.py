@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
 from trireme.files import write_whole

@@ -112,7 +112,7 @@ def prepare_examples(preparation: Preparation) -> Report:
         label_counts = _encode(preparation, encoding, report, spools=spools, rejected=rejected, total=total)
         _check_spools(preparation, report, spools)
         tokenizer = Tokenizer(encoding.tokenizer)
-        ends = _find_end_tokens(spools, tokenizer)
+        ends = _find_end_tokens(spools, tokenizer) if encoding.task in ("sft", "dpo") else frozenset()
         padding = choose_padding(tokenizer, end_tokens=ends)
         report.padding = padding.reason
         report.notes = list(_describe_method(encoding, tokenizer))

@@ -24,16 +24,18 @@ class Frame:
         parts = list(tokenizer.read_frame(num_texts))
         places = [place for place, part in enumerate(parts) if part.text is not None]
         last_type = parts[-1].token_type
+        is_separated = num_texts == 2 and places[1] > places[0] + 1
         self.adds_eos = places[-1] == len(parts) - 1 and tokenizer.eos_id is not None
         if self.adds_eos:
             parts.append(FramePart(None, tokenizer.eos_id, last_type))
-        if num_texts == 2 and places[1] == places[0] + 1:
+        if num_texts == 2 and not is_separated:
             kind = parts[places[0]].token_type
             parts[places[1] : places[1]] = [FramePart(None, token, kind) for token in tokenizer.encode("\n")]
         self._parts = tuple(parts)
         self.num_special = sum(part.text is None for part in parts)
         """Tokens besides those of the texts."""
-        self.has_token_types = any(part.token_type for part in parts)
+        # The library's default for two texts without special tokens has types too; no model was trained with those.
+        self.has_token_types = is_separated and any(part.token_type for part in parts)
 
     def assemble(self, texts: Sequence[Sequence[int]]) -> tuple[EncodedDocument, tuple[int, ...]]:
         """Put the frame around the ids of texts.
