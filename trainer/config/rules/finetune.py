@@ -122,6 +122,17 @@ def _examples_are_whole(config: TrainConfig, world_size: int | None) -> Iterator
         )
 
 
+@reads(_TASK, "pretrained_checkpoint")
+def _reference_is_given(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    if config.finetune.task == "dpo" and config.pretrained_checkpoint is None:
+        yield Violation(
+            path="pretrained_checkpoint",
+            value="null",
+            message=f"must be set with {_TASK}=dpo: the weights that a run starts from are its reference",
+            fix="Set it to the model that is to be tuned, best one that sft has taught to answer.",
+        )
+
+
 @reads(_TASK, "model.transformer_impl")
 def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     if config.finetune.task is not None and config.model.transformer_impl == "transformer_engine":
@@ -141,5 +152,6 @@ RULES = (
     _best_needs_validations,
     _weights_are_of_classes,
     _examples_are_whole,
+    _reference_is_given,
     _documents_need_torch_layers,
 )

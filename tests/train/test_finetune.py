@@ -1,0 +1,208 @@
+"""Fine-tuning by the real commands: every task trains, masks weigh alike under every layout, runs resume exactly.
+
+The rows are made by the real `trireme prepare-examples` with a tokenizer in which a letter is a token.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.commands import SMALL, losses_of, tensors_of
+from tests.train.small_run import run_command, write_tokenizer
+from trainer.checkpoint.manifest import read_manifest
+from trainer.metrics.jsonl import read_records
+from trireme.shards.examples import read_record
+
+WORDS = ("good", "fine", "bad", "poor")
+TINY = tuple(line for line in SMALL if not line.startswith(("model.vocab_size", "model.seq_length")))
+ENCODER = ("model.attention_mask=bidirectional",)
+
+EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
+    # Answers of very different lengths: a mean per row would weigh their tokens differently.
+    "sft": [
+        {"prompt": f"say {word} {number}", "completion": (word + " ") * (1 + 5 * (number % 2)) + "."}
+        for number in range(12)
+        for word in WORDS
+    ],
+    "classify": [
+        {"text": f"a {word} day {'x' * (number % 7)}", "label": "yes" if word in WORDS[:2] else "no"}
+        for number in range(12)
+        for word in WORDS
+    ],
+    "tag": [
+        {"tokens": ["Ann", "saw", word, *["Bo"] * (number % 3)], "tags": ["B-P", "O", "O", *["B-P"] * (number % 3)]}
+        for number in range(12)
+        for word in WORDS
+    ],
+    "dpo": [
+        {"prompt": f"say {word} {number}", "chosen": f"{word}.", "rejected": f"{word} no {word}"}
+        for number in range(12)
+        for word in WORDS
+    ],
+}
+SQUAD = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": f"Ann is {word} in Bern {number}",
+                    "qas": [
+                        {
+                            "id": f"{word}{number}",
+                            "question": "how is Ann",
+                            "answers": [{"text": word, "answer_start": 7}],
+                        }
+                    ],
+                }
+                for number in range(12)
+                for word in WORDS
+            ]
+        }
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Examples of every task, prepared."""
+    folder = tmp_path_factory.mktemp("finetune")
+    write_tokenizer(
+        folder / "tokenizer.json", letters="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789."
+    )
+    for task, examples in EXAMPLES.items():
+        (folder / f"{task}.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    (folder / "qa.json").write_text(json.dumps(SQUAD))
+    for task in (*EXAMPLES, "qa"):
+        length = "64" if task == "dpo" else "48"
+        done = run_command(
+            "data_tools.prepare_examples",
+            *("--task", task, "--input", f"{task}.json{'' if task == 'qa' else 'l'}", "--tokenizer", "tokenizer.json"),
+            *("--seq-length", length, "--output", f"rows/{task}", "--validation-share", "0.2"),
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def settings(task: str, name: str, *further: str) -> list[str]:
+    return [
+        *TINY,
+        f"task={task}",
+        f"data.train=[{{paths:[rows/{task}]}}]",
+        f"data.validation=[{{paths:[rows/{task}.validation]}}]",
+        "tokenizer.path=tokenizer.json",
+        f"run_name={name}",
+        "training.train_iters=8",
+        "training.eval_interval=4",
+        "training.eval_iters=100",
+        *further,
+    ]
+
+
+def finetune(folder: Path, task: str, name: str, *further: str) -> Path:
+    done = run_command("launch.finetune", *settings(task, name, *further), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "outputs" / name
+
+
+def validations(run_directory: Path) -> list[dict[str, Any]]:
+    return [record for record in read_records(run_directory / "metrics.jsonl") if record["kind"] == "validation"]
+
+
+@pytest.fixture(scope="module")
+def sft(folder: Path) -> Path:
+    """One process that sees each global batch at once."""
+    return finetune(folder, "sft", "sft", "training.micro_batch_size=8", "checkpoint.save_interval=4")
+
+
+def test_tokens_weigh_alike_under_accumulation_and_data_parallelism(folder: Path, sft: Path) -> None:
+    """Two ranks with four micro batches of one row each add up the same sums in another order."""
+    other = finetune(folder, "sft", "sft_dp2", "training.micro_batch_size=1", "parallel.data_parallel_size=2")
+    assert losses_of(other) == pytest.approx(losses_of(sft), rel=1e-6)
+
+
+def test_a_resumed_run_is_the_same_bits(folder: Path, sft: Path) -> None:
+    shape = "training.micro_batch_size=8"
+    finetune(folder, "sft", "stopped", shape, "training.stop_after_step=4")
+    resumed = finetune(folder, "sft", "stopped", shape)
+    assert losses_of(resumed) == losses_of(sft)
+    last = "checkpoints/step_00000008"
+    whole, parts = tensors_of(sft / last), tensors_of(resumed / last)
+    assert all(bool((parts[name] == tensor).all()) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "scores"),
+    [
+        ("classify", ENCODER, ("accuracy", "f1_macro", "calibration_error")),
+        ("classify", (), ("accuracy",)),
+        ("tag", ENCODER, ("entity_f1",)),
+        ("qa", ENCODER, ("exact_match", "f1")),
+    ],
+)
+def test_a_task_head_learns_and_is_scored(
+    folder: Path, task: str, model: tuple[str, ...], scores: tuple[str, ...]
+) -> None:
+    name = f"{task}_{'encoder' if model else 'decoder'}"
+    run = finetune(folder, task, name, *model, "optimizer.lr=3e-3", "finetune.num_epochs=20", "checkpoint.keep_best=1")
+    losses = list(losses_of(run).values())
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4]), "it learns"
+    found = validations(run)
+    assert all(0 <= record[score] <= 1 for record in found for score in scores)
+    assert "perplexity" not in found[0]
+    (checkpoint, *_) = (run / "checkpoints").glob("step_*")
+    record = read_record(checkpoint)
+    assert record is not None
+    assert record.task == task
+
+
+def test_a_run_without_progress_ends_early_and_keeps_its_best(folder: Path) -> None:
+    """With a rate so high that it only gets worse, the first validation stays the best."""
+    further = (
+        *ENCODER,
+        *("optimizer.lr=1e-4", "optimizer.clip_grad=0", "finetune.num_epochs=40", "finetune.metric=accuracy"),
+        *("training.eval_interval=1", "finetune.early_stopping_patience=3", "checkpoint.keep_best=1"),
+        *("checkpoint.keep_last=1", "recovery.max_skipped_steps=0"),
+    )
+    run = finetune(folder, "classify", "early", *further)
+    found = validations(run)
+    scores = [record["accuracy"] for record in found]
+    best = scores.index(max(scores))
+    assert len(scores) == best + 4, "three validations after the best one"
+    kept = {read_manifest(path).step for path in (run / "checkpoints").glob("step_*")}
+    assert kept == {found[best]["step"], found[-1]["step"]}
+    again = run_command("launch.finetune", *settings("classify", "early", *further), cwd=folder)
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stdout + again.stderr
+    assert len(validations(run)) == len(found)
+
+
+def test_inputs_that_do_not_fit_the_task_are_named_together(folder: Path) -> None:
+    done = run_command(
+        "launch.finetune",
+        *TINY,
+        *("task=tag", "data.train=[{paths:[rows/sft]}]", "tokenizer.path=tokenizer.json", "model.seq_length=48"),
+        *("finetune.metric=accuracy", "parallel.context_parallel_size=2", "model.head=token_classification"),
+        "model.num_labels=3",
+        cwd=folder,
+    )
+    assert done.returncode == 2
+    for part in (
+        "data.train[0].paths[0]: holds examples of the task sft, not of finetune.task=tag",
+        "finetune.metric: requires validations",
+        "parallel.context_parallel_size: must be 1 with finetune.task=tag",
+    ):
+        assert part in done.stderr
+
+
+def test_examples_are_not_trained_on_as_text(folder: Path) -> None:
+    done = run_command(
+        "launch.local",
+        *(*TINY, "data.train=[{paths:[rows/sft]}]", "tokenizer.path=tokenizer.json", "model.seq_length=48"),
+        cwd=folder,
+    )
+    assert done.returncode == 2
+    assert "holds examples of the task sft: trained on as text, their padding and prompts would count" in done.stderr
