@@ -4,6 +4,7 @@ The rows are made by the real `trireme prepare-examples` with a tokenizer in whi
 """
 
 import json
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
