@@ -121,10 +121,11 @@ def _check_borders(row: _Row, record: ExamplesRecord) -> Iterator[RowFault]:
         yield row.fault("row_begins_a_document", 0, "continues a document")
     for number, document in enumerate(row.documents):
         inside = slice(*document)
-        if (row.labels[inside] != NO_LABEL).any():
-            continue
-        is_last = number == len(row.documents) - 1
-        if not is_last or (row.tokens[inside] != record.pad_token_id).any():
+        is_padding = number == len(row.documents) - 1 and (row.tokens[inside] == record.pad_token_id).all()
+        has_label = (row.labels[inside] != NO_LABEL).any()
+        if is_padding and has_label:
+            yield row.fault("padding_has_no_label", document.begin, "padding has a label")
+        elif not is_padding and not has_label:
             yield row.fault("padding_has_no_label", document.begin, f"document {number} of the row has no label")
 
 
