@@ -136,6 +136,7 @@ _CHANGE_RESULTS = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "embedding_scale",
+    "pooling",
     "moe_router_topk",
     "moe_router_score_function",
     "moe_router_pre_softmax",
@@ -149,6 +150,7 @@ _MAY_DIFFER = frozenset(
     {
         "hidden_dropout",
         "attention_dropout",
+        "head_dropout",
         "init_method_std",
         "transformer_impl",
         "torch_compile",

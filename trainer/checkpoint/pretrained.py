@@ -11,9 +11,24 @@ from trainer.config.pretrained import PRETRAINED
 from trainer.run_directory.directory import must_restart
 from trireme.errors import ConfigError, Violation
 
+_OF_HEADS = frozenset(
+    f"model.{name}"
+    for name in (
+        "head",
+        "num_labels",
+        "pooler",
+        "head_bias",
+        "vocab_bias",
+        "untie_embeddings_and_output_weights",
+    )
+)
+"""Fields that say nothing about the tensors below a task's head."""
+
 
 def check_weights(model: ModelConfig, *, padded_vocab_size: int, checkpoint: Path) -> list[Violation]:
     """Return every field in which a model differs from a checkpoint's so that its weights cannot be loaded.
+
+    A task's head may differ, or be missing there: see `find_fresh_tensors`.
 
     Args:
         model: of the run.
@@ -22,8 +37,33 @@ def check_weights(model: ModelConfig, *, padded_vocab_size: int, checkpoint: Pat
     """
     state = read_state(checkpoint)
     found = check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
+    if not model.has_output_layer:
+        found = [one for one in found if one.path not in _OF_HEADS]
     otherwise = f", or remove model=PRESET to take the model of {PRETRAINED}"
     return [dataclasses.replace(one, fix=f"{one.fix.partition(' to resume')[0]}{otherwise}.") for one in found]
+
+
+def find_fresh_tensors(model: ModelConfig, saved: ModelConfig) -> list[str]:
+    """Return the beginnings of the names of a task head's tensors that a checkpoint does not have for it.
+
+    The scoring layer is taken from a checkpoint with the same head and as many scores, layers before it from one that
+    has them, among them the dense layer of a masked language model for `model.pooler=gelu`.
+
+    Args:
+        model: of the run.
+        saved: of the checkpoint.
+    """
+    fresh = []
+    if model.num_scores is not None and (model.head, model.num_scores) != (saved.head, saved.num_scores):
+        fresh.append("head.classifier.")
+    elif model.num_scores is not None and model.head_bias and not saved.head_bias:
+        fresh.append("head.classifier.bias")
+    has_pooler = not saved.has_output_layer and saved.pooler == model.pooler
+    if model.pooler == "tanh" and not has_pooler:
+        fresh.append("head.pooler.")
+    if model.pooler == "gelu" and not (has_pooler or saved.head == "mlm"):
+        fresh += ["head.dense.", "head.layernorm."]
+    return fresh
 
 
 def check_pretrained(path: str, *, model: ModelConfig, padded_vocab_size: int | None) -> list[Violation]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from trainer.config.model import ModelConfig
 from trainer.config.run import DatasetConfig
@@ -83,7 +84,17 @@ def _with_head(model: ModelConfig, *, task: Task, record: ExamplesRecord) -> Mod
     head = HEADS.get(task)
     if head is None:
         return model
-    values = {"head": head, "num_labels": None if task == "qa" else count_scores(record)}
-    if model.head != head and model.attention_mask == "causal":
-        values["pooling"] = "last"  # the first token has seen nothing else
-    return dataclasses.replace(model, **values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"head": head, "num_labels": None if task == "qa" else count_scores(record)}
+    if model.head != head:
+        values |= _usual_head(model, head=head)
+    return dataclasses.replace(model, **values)
+
+
+def _usual_head(model: ModelConfig, *, head: str) -> dict[str, Any]:
+    """Return how transformers' classes for a kind of model go from hidden states to scores."""
+    if model.attention_mask == "causal":
+        # The first token has seen nothing else.
+        return {"pooling": "last", "pooler": "none", "head_bias": head != "classification"}
+    if model.skip_first_layernorm:  # ModernBERT
+        return {"pooler": "gelu"}
+    return {"pooler": "tanh" if head == "classification" and model.norm_placement == "sum" else "none"}

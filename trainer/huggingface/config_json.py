@@ -33,7 +33,7 @@ WITHOUT_EFFECT = frozenset(
         "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "torchscript",
         "use_bfloat16", "tf_legacy_loss", "keys_to_ignore_at_inference", "is_decoder", "is_encoder_decoder",
         "tie_encoder_decoder", "add_cross_attention", "chunk_size_feed_forward", "cross_attention_hidden_size",
-        "pruned_heads", "tokenizer_class", "n_ctx",
+        "pruned_heads", "tokenizer_class", "n_ctx", "output_past", "eos_token_ids",
     }
 )  # fmt: skip
 """Keys of many families that do not change the logits of a causal model."""
@@ -134,9 +134,9 @@ class ConfigReader:
 
     def labels(self) -> list[str]:
         """Take the names of the classes, in the order of their numbers; two, as transformers does, without any."""
-        names = self._content.get("id2label")
-        if names is None:
-            return [f"LABEL_{number}" for number in range(self.integer("num_labels", 2))]
+        names, count = self._content.get("id2label"), self.optional_integer("num_labels")
+        if names is None or (isinstance(names, dict) and count not in (None, len(names))):
+            return [f"LABEL_{number}" for number in range(2 if count is None else count)]
         if not isinstance(names, dict) or {str(key) for key in names} != {str(key) for key in range(len(names))}:
             self._refuse("id2label", names, "must be an object whose keys are the numbers from 0")
             return []

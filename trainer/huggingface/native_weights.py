@@ -12,8 +12,7 @@ import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
 
 from trainer.checkpoint.collective import Ranks
-from trainer.checkpoint.dcp import SafeReader
-from trainer.checkpoint.load import read_pieces
+from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import MAX_SAVED_ELEMENTS, WEIGHTS_PREFIX, ShardedTensorView
 from trainer.checkpoint.save import write_pieces

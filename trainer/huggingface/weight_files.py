@@ -27,6 +27,8 @@ _NAMES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Data types that weights may be stored in, by this project's names."""
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
+_POSITIONS = "position_ids"
+"""A buffer of whole numbers, which old versions of transformers saved with BERT: 0, 1, 2, ..."""
 _FIX = "Download the file again."
 
 
@@ -72,6 +74,8 @@ class SafetensorsSource:
                     for name in found if names is None else [name for name in names if name in found]:
                         part = file.get_slice(name)
                         kind = part.get_dtype()
+                        if kind not in _NAMES and name.endswith(_POSITIONS):
+                            continue
                         if kind not in _NAMES:
                             violations.append(_unusable_dtype(path, name, kind))
                             continue

@@ -21,7 +21,7 @@ def _read(reader: ConfigReader) -> Fields:
     reader.must_be("is_decoder", False, reason="each token sees all others")
     reader.must_be("add_cross_attention", False, reason="each token sees all others")
     reader.must_be("hidden_act", "gelu", reason="layers and head use the error function")
-    reader.ignore("classifier_dropout", "gradient_checkpointing")
+    reader.ignore("classifier_dropout", "gradient_checkpointing", "hidden_dropout_prob", "attention_probs_dropout_prob")
     return {
         **_MASKED,
         "num_layers": reader.integer("num_hidden_layers", 12),
