@@ -30,7 +30,7 @@ def parse_messages(values: Mapping[str, Any]) -> Conversation:
     Raises:
         FieldError: it is malformed.
     """
-    name = "messages" if "messages" in values else "conversations"
+    name = "conversations" if "conversations" in values else "messages"
     return Conversation(messages=_take_messages(values, name))
 
 

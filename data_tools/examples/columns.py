@@ -11,7 +11,8 @@ from trireme.shards.examples import TargetKind
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "premise", "review", "content", "document")
 SECOND_NAMES = ("text_pair", "sentence2", "hypothesis")
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "score")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment")
+NUMBER_NAMES = ("score", "value", "rating", *LABEL_NAMES)
 WORDS_NAMES = ("tokens", "words")
 TAGS_NAMES = ("tags", "ner_tags", "pos_tags", "labels")
 _OUTSIDE = "O"
@@ -38,7 +39,9 @@ class Columns:
             self,
             text=_find(values, self.text, TEXT_NAMES, option="--text-column"),
             second=self.second or next((name for name in SECOND_NAMES if name in values), None),
-            label=_find(values, self.label, LABEL_NAMES, option="--label-column"),
+            label=_find(
+                values, self.label, NUMBER_NAMES if self.kind == "value" else LABEL_NAMES, option="--label-column"
+            ),
         )
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -198,9 +199,9 @@ def _read(path: Path, preparation: Preparation, given: set[str]) -> Iterator[tup
                 yield BadLine(line=item.line, field="label", message=message, fix=fix, value=", ".join(unknown))
             else:
                 yield item.line, item.example
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         fix = "Check the path and its permissions, and that the file is complete."
-        message = f"cannot be read: {error.strerror or error}"
+        message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error
 
 

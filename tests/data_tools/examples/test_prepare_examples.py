@@ -1,0 +1,322 @@
+"""`trireme prepare-examples`: formats, rows, splits, the report, and that nothing is written by halves."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data_tools.commands import run_command
+from tests.trireme.examples.small_tokenizers import CHATML, save_bert_tokenizer, save_byte_tokenizer
+from trireme.examples.rows import check_rows
+from trireme.shards.examples import (
+    LABELS_SUFFIX,
+    NO_LABEL,
+    TOKEN_TYPES_SUFFIX,
+    ExamplesRecord,
+    decode_labels,
+    decode_values,
+    read_examples,
+)
+from trireme.shards.manifest import check_shard, read_manifest
+from trireme.shards.shard import ShardReader
+from trireme.tokenizer.tokenizer import Tokenizer
+
+DIALOGS = [
+    [("user", f"Question {number}{' why' * (number % 7)}?"), ("assistant", f"Answer {number}{' so' * (number % 5)}.")]
+    for number in range(40)
+]
+MESSAGES = [[{"role": role, "content": text} for role, text in dialog] for dialog in DIALOGS]
+SEQ_LENGTH = 256
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_byte_tokenizer(folder, pad_token="<|im_end|>")
+    (folder / "chat_template.jinja").write_text(CHATML)
+    return folder
+
+
+def prepare(
+    model: Path,
+    path: Path | tuple[Path, ...],
+    output: Path,
+    *options: object,
+    task: str = "sft",
+    seq_length: int = SEQ_LENGTH,
+) -> Any:
+    paths = path if isinstance(path, tuple) else (path,)
+    fixed = ("--task", task, "--input", *paths, "--tokenizer", model, "--output", output, "--seq-length", seq_length)
+    done = run_command("data_tools.prepare_examples", *fixed, *options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class Rows:
+    """A shard of examples, read."""
+
+    def __init__(self, prefix: Path) -> None:
+        assert check_shard(prefix, verify="checksum") == []
+        record = read_examples(prefix)
+        assert record is not None
+        self.record: ExamplesRecord = record
+        reader = ShardReader(prefix)
+        self.tokens = np.array(reader.tokens).reshape(reader.num_documents, record.seq_length)
+        self.codes = np.array(ShardReader(f"{prefix}{LABELS_SUFFIX}").tokens).reshape(self.tokens.shape)
+        self.labels, self.starts = decode_labels(self.codes)
+        self.prefix = prefix
+
+    def documents(self) -> list[tuple[list[int], list[int]]]:
+        """Tokens and labels of all documents but padding."""
+        found = []
+        for tokens, labels, starts in zip(self.tokens, self.labels, self.starts, strict=True):
+            borders = [*np.flatnonzero(starts).tolist(), len(tokens)]
+            for begin, end in itertools.pairwise(borders):
+                if (labels[begin:end] != NO_LABEL).any():
+                    found.append((tokens[begin:end].tolist(), labels[begin:end].tolist()))
+        return found
+
+
+def write_lines(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def answers_of(rows: Rows, model: Path) -> list[str]:
+    tokenizer = Tokenizer(model / "tokenizer.json")
+    return sorted(tokenizer.decode([t for t in labels if t != NO_LABEL]) for _, labels in rows.documents())
+
+
+@pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca", "completion", "array", "parquet"])
+def test_formats_of_conversations_give_the_same_answers(model: Path, tmp_path: Path, form: str) -> None:
+    records = {
+        "messages": [{"messages": messages} for messages in MESSAGES],
+        "sharegpt": [
+            {"conversations": [{"from": "human", "value": d[0][1]}, {"from": "gpt", "value": d[1][1]}]} for d in DIALOGS
+        ],
+        "alpaca": [{"instruction": d[0][1], "input": "", "output": d[1][1]} for d in DIALOGS],
+        "completion": [{"prompt": messages[:1], "completion": messages[1:]} for messages in MESSAGES],
+    }
+    path = tmp_path / "examples"
+    if form == "array":
+        path.write_text(json.dumps(records["messages"], indent=2))
+    elif form == "parquet":
+        pq.write_table(pa.Table.from_pylist(records["messages"]), path)
+    else:
+        write_lines(path, records[form])
+    prepare(model, path, tmp_path / "rows")
+    rows = Rows(tmp_path / "rows")
+    assert answers_of(rows, model) == sorted(dialog[1][1] for dialog in DIALOGS)
+    assert rows.record.num_examples == len(DIALOGS)
+
+
+def test_rows_report_and_manifest(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES])
+    bad = [{"messages": MESSAGES[0][:1]}, {"messages": [{"role": "narrator", "content": "x"}]}]
+    bad_path = write_lines(
+        tmp_path / "bad.jsonl", [*bad, {"messages": [*MESSAGES[0][:1], {"role": "assistant", "content": "y" * 300}]}]
+    )
+    done = prepare(model, (path, bad_path), tmp_path / "rows")
+    rows = Rows(tmp_path / "rows")
+    report = json.loads((tmp_path / "rows.report.json").read_text())
+    assert report["rejected"] == {"no_target": 1, "unknown_role": 1, "too_long": 1}
+    assert f"{bad_path}, line 2: message 1 has role 'narrator'" in done.stdout
+    rejected = [json.loads(line) for line in (tmp_path / "rows.rejected.jsonl").read_text().splitlines()]
+    assert [(Path(entry["file"]).name, entry["line"]) for entry in rejected] == [("bad.jsonl", n) for n in (1, 2, 3)]
+    split = report["splits"]["train"]
+    num_tokens = sum(len(tokens) for tokens, _ in rows.documents())
+    assert split["num_tokens"] == num_tokens
+    assert split["packing_efficiency"] == num_tokens / rows.tokens.size
+    assert split["packing_gain"] == len(DIALOGS) / len(rows.tokens)
+    assert split["packing_gain"] > 2  # documents have 60 to 110 tokens of 256
+    assert split["num_targets"] == (rows.labels != NO_LABEL).sum()
+    assert split["num_compared_answers"] == len(DIALOGS)
+    assert set(split["faults"].values()) == {0}
+    # The pad token of the tokenizer ends answers: another one fills rows up, and it is no target.
+    tokenizer = Tokenizer(model / "tokenizer.json")
+    assert rows.record.pad_token_id == tokenizer.bos_id
+    assert rows.record.pad_token_id not in rows.labels
+    assert "the tokenizer's pad_token <|im_end|> ends answers" in done.stdout
+    manifest = read_manifest(tmp_path / "rows")
+    assert manifest is not None
+    assert set(manifest.files) == {".bin", ".idx", ".labels.bin", ".labels.idx"}
+    assert check_rows(rows.tokens, rows.codes, record=rows.record, tokenizer=tokenizer) == []
+    assert list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".rows*")) == []
+
+
+def test_one_example_a_row_and_equal_input_gives_equal_files(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES])
+    prepare(model, path, tmp_path / "single", "--no-pack")
+    rows = Rows(tmp_path / "single")
+    assert len(rows.tokens) == len(DIALOGS)
+    assert (rows.starts.sum(axis=1) == 2).all()  # the example and the padding
+    prepare(model, path, tmp_path / "a" / "rows", "--num-workers", 1)
+    prepare(model, path, tmp_path / "b" / "rows", "--num-workers", 2)
+    for suffix in (".bin", ".idx", ".labels.bin", ".labels.idx"):
+        assert (tmp_path / f"a/rows{suffix}").read_bytes() == (tmp_path / f"b/rows{suffix}").read_bytes()
+
+
+def test_held_out_examples_are_disjoint_and_equal_ones_stay_together(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES * 3])
+    done = prepare(model, path, tmp_path / "rows", "--validation-share", 0.3)
+    train, validation = Rows(tmp_path / "rows"), Rows(tmp_path / "rows.validation")
+    learned, held_out = answers_of(train, model), answers_of(validation, model)
+    assert sorted(learned + held_out) == sorted([dialog[1][1] for dialog in DIALOGS] * 3)
+    assert held_out
+    assert not set(learned) & set(held_out)
+    assert "80 equal to an earlier one" in done.stdout
+    again = write_lines(tmp_path / "validation.jsonl", [{"messages": messages} for messages in MESSAGES[:3]])
+    prepare(model, path, tmp_path / "rows", "--validation", again, "--overwrite")
+    assert len(Rows(tmp_path / "rows.validation").documents()) == 3
+    # Without validation examples, those of the former preparation are gone.
+    prepare(model, path, tmp_path / "rows", "--overwrite")
+    assert not (tmp_path / "rows.validation.bin").exists()
+
+
+def test_nothing_is_overwritten_silently(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES])
+    prepare(model, path, tmp_path / "rows")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    fixed = ("--task", "sft", "--input", path, "--output", tmp_path / "rows", "--seq-length", 64)
+    done = run_command("data_tools.prepare_examples", *fixed, "--tokenizer", model)
+    assert done.returncode == 2
+    assert "rows.bin already exists" in done.stderr
+    other = save_bert_tokenizer(tmp_path / "other")
+    done = run_command("data_tools.prepare_examples", *fixed, "--tokenizer", other, "--overwrite")
+    assert done.returncode == 2
+    assert "another tokenizer is in the directory" in done.stderr
+    # No example fits: the former shard stays.
+    fixed = (*fixed[:-1], 8)
+    done = run_command("data_tools.prepare_examples", *fixed, "--tokenizer", model, "--overwrite")
+    assert done.returncode == 2
+    assert "no example is left to train on: too_long 40" in done.stderr
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_completions_without_a_template_end_with_eos(tmp_path: Path) -> None:
+    model = save_byte_tokenizer(tmp_path / "plain").parent
+    path = write_lines(tmp_path / "a.jsonl", [{"instruction": "Add.", "input": "1 2", "output": "3"}])
+    prepare(model, path, tmp_path / "rows", seq_length=512)
+    ((tokens, labels),) = Rows(tmp_path / "rows").documents()
+    tokenizer = Tokenizer(model / "tokenizer.json")
+    assert [t for t in labels if t != NO_LABEL] == [tokenizer.token_id("3"), tokenizer.eos_id]
+    assert "### Input:\n1 2\n\n### Response:\n3" in tokenizer.decode(tokens)
+    chats = write_lines(tmp_path / "b.jsonl", [{"messages": MESSAGES[0]}])
+    fixed = ("--task", "sft", "--input", chats, "--output", tmp_path / "chats", "--seq-length", 64)
+    done = run_command("data_tools.prepare_examples", *fixed, "--tokenizer", model)
+    assert done.returncode == 2
+    assert "line 1: has messages, and the model has no chat template" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert_tokenizer(tmp_path_factory.mktemp("bert")).parent
+
+
+def test_classes_sets_of_classes_and_numbers(bert: Path, tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text(
+        'text,label,topics,score\n"Good, long",pos,"a,b",2.5\nBad film,neg,,-1\nThe film is good,pos,b,0.75\n'
+    )
+    done = prepare(bert, path, tmp_path / "one", task="classify", seq_length=16)
+    assert "labels: pos 2, neg 1" in done.stdout
+    rows = Rows(tmp_path / "one")
+    assert rows.record.labels == ("neg", "pos")
+    assert sorted(labels[0] for _, labels in rows.documents()) == [0, 1, 1]
+    assert rows.record.pad_token_id == Tokenizer(bert / "tokenizer.json").token_id("[PAD]")
+    prepare(
+        bert, path, tmp_path / "set", "--target", "multi", "--label-column", "topics", task="classify", seq_length=16
+    )
+    rows = Rows(tmp_path / "set")
+    assert rows.record.labels == ("a", "b")
+    assert sorted(labels[0] for _, labels in rows.documents()) == [0b00, 0b10, 0b11]
+    prepare(bert, path, tmp_path / "number", "--target", "value", task="classify", seq_length=16)
+    rows = Rows(tmp_path / "number")
+    assert rows.record.value_range == (-1.0, 2.5)
+    found = decode_values(np.array([labels[0] for _, labels in rows.documents()]), value_range=rows.record.value_range)
+    assert sorted(found.tolist()) == pytest.approx([-1, 0.75, 2.5], abs=1e-8)
+
+
+def test_two_texts_have_token_types_beside_the_rows(bert: Path, tmp_path: Path) -> None:
+    records = [{"sentence1": "good", "sentence2": "film is long", "label": n} for n in (1, 0)]
+    path = write_lines(tmp_path / "pairs.jsonl", records)
+    prepare(bert, path, tmp_path / "pairs", task="classify", seq_length=20)
+    types = ShardReader(f"{tmp_path / 'pairs'}{TOKEN_TYPES_SUFFIX}").tokens.tolist()
+    assert types == [0, 0, 0, 1, 1, 1, 1] * 2 + [0] * 6  # [CLS] good [SEP] film is long [SEP], twice, and padding
+    manifest = read_manifest(tmp_path / "pairs")
+    assert manifest is not None
+    assert {".token_types.bin", ".token_types.idx"} <= set(manifest.files)
+
+
+def test_tags_and_questions(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "tags.txt").write_text("John B-PER\nflows O\nin O\nBerlin B-LOC\n\nRhine B-LOC\nRiver I-LOC\n")
+    prepare(bert, tmp_path / "tags.txt", tmp_path / "tags", task="tag", seq_length=16)
+    rows = Rows(tmp_path / "tags")
+    assert rows.record.labels == ("B-LOC", "B-PER", "I-LOC", "O")
+    assert (rows.labels != NO_LABEL).sum() == 6
+    context = "The river Rhine flows through Cologne and Bonn. It is long."
+    asked = [
+        {"id": "1", "question": "Which river?", "answers": [{"text": "Rhine", "answer_start": 10}]},
+        {"id": "2", "question": "Who?", "answers": [], "is_impossible": True},
+    ]
+    content = {"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(content))
+    done = prepare(bert, tmp_path / "squad.json", tmp_path / "qa", task="qa", seq_length=32)
+    assert "labels: answer 1, no answer 1" in done.stdout
+    rows = Rows(tmp_path / "qa")
+    tokenizer = Tokenizer(bert / "tokenizer.json")
+    answers = [tokenizer.decode(tokens[labels[0] : labels[1] + 1]) for tokens, labels in rows.documents() if labels[1]]
+    assert answers == ["rhine"]
+
+
+def test_preferences_are_pairs_of_documents_in_one_row(model: Path, tmp_path: Path) -> None:
+    records = [
+        {"prompt": m[:1], "chosen": m[1:], "rejected": [{"role": "assistant", "content": "No."}]} for m in MESSAGES
+    ]
+    path = write_lines(tmp_path / "pairs.jsonl", records)
+    prepare(model, path, tmp_path / "pairs", task="dpo", seq_length=512)
+    rows = Rows(tmp_path / "pairs")
+    assert rows.record.num_examples == len(MESSAGES)
+    documents = rows.documents()
+    assert len(documents) == 2 * len(MESSAGES)
+    tokenizer = Tokenizer(model / "tokenizer.json")
+    for (chosen, _), (rejected, _) in zip(documents[::2], documents[1::2], strict=True):
+        said = [tokenizer.decode(tokens) for tokens in (chosen, rejected)]
+        assert said[1].endswith("No.\n")
+        assert said[0].split("assistant")[0] == said[1].split("assistant")[0]
+    for starts, tokens in zip(rows.starts, rows.tokens, strict=True):
+        has_padding = tokens[-1] == rows.record.pad_token_id
+        assert (starts.sum() - has_padding) % 2 == 0
+
+
+def test_a_row_is_shown(model: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(
+        tmp_path / "chats.jsonl",
+        [{"messages": MESSAGES[0]}, {"messages": [*MESSAGES[1][:1], {"role": "assistant", "content": "a\x1b[2Jb"}]}],
+    )
+    prepare(model, path, tmp_path / "rows")
+    done = run_command("data_tools.inspect", tmp_path / "rows", "--example", 0)
+    assert done.returncode == 0, done.stderr
+    assert "rows of 2 examples for task sft, 256 tokens each" in done.stdout
+    shown = "<|im_start|>user\nQuestion 0?<|im_end|>\n<|im_start|>assistant\n[[Answer 0.<|im_end|>]]\n"
+    assert shown in done.stdout
+    assert "--- document 0, tokens 0 to " in done.stdout
+    assert "tokens of padding" in done.stdout
+    assert "[[a\\x1b[2Jb<|im_end|>]]" in done.stdout  # a text cannot command the terminal
+    assert "\x1b" not in done.stdout
+    monkeypatch.setattr("data_tools.inspect.may_color", lambda: True)
+    done = run_command("data_tools.inspect", tmp_path / "rows", "--example", 0)
+    assert "\x1b[1;32mAnswer 0.\x1b[0m\x1b[1;33m<|im_end|>\x1b[0m" in done.stdout
+    missing = run_command("data_tools.inspect", tmp_path / "rows", "--example", 9)
+    assert missing.returncode == 2
+    assert "--example: no such row" in missing.stderr
+    (tmp_path / "films.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    prepare(bert, tmp_path / "films.csv", tmp_path / "films" / "rows", task="classify", seq_length=16)
+    assert (
+        ", label pos\x1b[0m\n" in run_command("data_tools.inspect", tmp_path / "films" / "rows", "--example", 0).stdout
+    )
