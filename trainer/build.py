@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
+from trainer.checkpoint.load import load_frozen
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
@@ -44,7 +46,7 @@ from trainer.model.gpt import build_model_chunks, build_transformer_config, coun
 from trainer.model.kernels import choose_kernels
 from trainer.model.megatron_patches import install_megatron_patches
 from trainer.parallel.world import World
-from trainer.resume import has_work, recall_past, record_start, restore_run
+from trainer.resume import find_frozen_weights, has_work, recall_past, record_start, restore_run
 from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -83,9 +85,11 @@ def build_run(
         ConfigError: on every rank, if the checkpoint or the data cannot be used.
     """
     chunks: list[GPTModel] = []
-    engine = build_engine(config, derived=derived, world=world, watch=chunks.extend)
+    base = find_frozen_weights(config, run_directory=derived.run_directory)
+    frozen = Path(base.checkpoint) if base is not None else None
+    engine = build_engine(config, derived=derived, world=world, watch=chunks.extend, frozen_weights=frozen)
     layout = _layout(config, world)
-    state, origin = restore_run(config, derived=derived, engine=engine, layout=layout)
+    state, origin = restore_run(config, derived=derived, engine=engine, layout=layout, base=base)
     progress = state.progress if state is not None else TrainProgress()
     is_active = has_work(config, progress)
     is_writer = world.is_main_rank and is_active
@@ -214,11 +218,13 @@ def build_engine(
     derived: DerivedConfig,
     world: World,
     watch: Callable[[Sequence[GPTModel]], object] | None = None,
+    frozen_weights: Path | None = None,
 ) -> Engine:
     """Build this rank's part of the model with its initial weights, and the engine around it.
 
     Args:
         watch: receives the chunks before the engine wraps them, for hooks.
+        frozen_weights: checkpoint of the weights beneath adapters; None leaves the initial ones.
     """
     chunks = wire_model(
         config.model,
@@ -232,6 +238,8 @@ def build_engine(
         reset_position_ids=config.data.reset_position_ids or config.finetune.task is not None,
         lora=config.lora,
     )
+    if frozen_weights is not None:
+        load_frozen(frozen_weights, chunks=chunks)
     if watch is not None:
         watch(chunks)
     return wrap_in_engine(

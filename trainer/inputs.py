@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoint.adapters import LORA_BASE, check_adapters, check_base_files, check_start
 from trainer.checkpoint.compatibility import check_resume
 from trainer.checkpoint.discovery import MISSING
 from trainer.checkpoint.pretrained import check_contents, check_pretrained, find_resumed
+from trainer.checkpoint.trainer_state import read_state
 from trainer.config.derived import DerivedConfig, derive_config, pad_vocab_size
 from trainer.config.load import load_config
+from trainer.config.lora import LoraConfig
 from trainer.config.pretrained import PRETRAINED
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
@@ -133,16 +136,38 @@ def _check_start(
     """Check the checkpoint whose weights a new run starts from, or that the resumed one has more than weights."""
     resumed = find_resumed(config.resume, run_directory=run_directory)
     if resumed is not None:
-        return check_contents(resumed)
+        return [*check_contents(resumed), *_check_adapters(config, resumed)]
     path = config.pretrained_checkpoint
     if path is None:
-        return []
+        return [_needs_weights(config.lora)] if config.lora.is_on else []
     padded_vocab_size = pad_vocab_size(config.model, vocab_size) if vocab_size else None
     found = check_pretrained(path, model=config.model, padded_vocab_size=padded_vocab_size)
-    if found or tokenizer is None:
+    if found:
         return found
     saved = open_saved_run(Path(path), verify=False, name=PRETRAINED)
+    found = check_start(config.lora, checkpoint=saved.checkpoint)
+    if found or tokenizer is None:
+        return found
     return check_tokenizer(tokenizer, saved=saved, path="tokenizer.path")
+
+
+def _check_adapters(config: TrainConfig, resumed: Path) -> list[Violation]:
+    """Check that a run's adapters are those of a checkpoint to resume from, and that the weights beneath are there."""
+    state = read_state(resumed)
+    found = check_adapters(config.lora, state=state, checkpoint=resumed)
+    if found or not config.lora.is_on:
+        return found
+    given = Path(config.lora.base) if config.lora.base is not None else None
+    return check_base_files(state, adapters=resumed, given=given, path=LORA_BASE)
+
+
+def _needs_weights(lora: LoraConfig) -> Violation:
+    return Violation(
+        path="lora.rank",
+        value=lora.rank,
+        message=f"requires {PRETRAINED}: adapters change a trained model",
+        fix=f"Set {PRETRAINED} to a run or an import, or lora.rank=0 to train all weights.",
+    )
 
 
 def _check_replay(replay: str | None) -> list[Violation]:

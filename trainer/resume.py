@@ -5,17 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.checkpoint.adapters import (
+    LORA_BASE,
+    check_adapters,
+    check_base_files,
+    check_start,
+    is_adapter,
+    locate_base,
+    record_base,
+)
 from trainer.checkpoint.changes import Change, find_changes
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.compatibility import check_model
 from trainer.checkpoint.discovery import choose_at, choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint, load_pretrained
 from trainer.checkpoint.manager import ResumeSource
-from trainer.checkpoint.pretrained import check_contents, check_weights
+from trainer.checkpoint.pretrained import check_contents, check_weights, find_fresh_tensors, find_resumed
 from trainer.checkpoint.rollback import RECORD_NAME as ROLLBACK_RECORD
 from trainer.checkpoint.rollback import names_own_checkpoint, resume_of_start, roll_back
 from trainer.checkpoint.tokenizer import find_config
-from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, read_state
+from trainer.checkpoint.trainer_state import BaseRecord, Layout, TrainerState, TrainProgress, read_state
 from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config, load_config_file
 from trainer.config.pretrained import PRETRAINED
@@ -36,10 +45,45 @@ _MAX_SHOWN_CHANGES = 20
 _LOGGER = logging.getLogger(__name__)
 
 
+def find_frozen_weights(config: TrainConfig, *, run_directory: Path) -> BaseRecord | None:
+    """Find the checkpoint with the weights beneath a run's adapters; None without adapters, or without a checkpoint.
+
+    It is that of the checkpoint to resume from, or else `pretrained_checkpoint`, or what lies beneath the adapters
+    there. All ranks call this.
+
+    Raises:
+        ConfigError: on every rank, if it is missing or another one.
+    """
+
+    def find() -> BaseRecord | None:
+        resume = resume_of_start(config.resume, run_directory)
+        source = find_resumed(resume, run_directory=run_directory)
+        if source is None and config.pretrained_checkpoint is not None:
+            source = choose_at(Path(config.pretrained_checkpoint), verify=False, name=PRETRAINED, is_alone=True)
+            if read_state(source).base is None:
+                return record_base(source, run_directory=run_directory)
+        record = read_state(source).base if source is not None else None
+        if record is None:
+            return None
+        given = Path(config.lora.base) if config.lora.base is not None else None
+        return record_base(locate_base(record, adapters=source, given=given), run_directory=run_directory)
+
+    if not config.lora.is_on:
+        return None
+    record = Ranks().run_on_rank0(find, doing="looking for the weights beneath the adapters")
+    if record is not None:
+        choose_at(Path(record.checkpoint), verify=config.checkpoint.verify, name=LORA_BASE)
+    return record
+
+
 def restore_run(
-    config: TrainConfig, *, derived: DerivedConfig, engine: Engine, layout: Layout
+    config: TrainConfig, *, derived: DerivedConfig, engine: Engine, layout: Layout, base: BaseRecord | None = None
 ) -> tuple[TrainerState | None, ResumeSource]:
-    """Load the checkpoint that `resume` names into the engine; the state is None for a new run."""
+    """Load the checkpoint that `resume` names into the engine; the state is None for a new run.
+
+    Args:
+        base: from `find_frozen_weights`, which the model has.
+    """
     run_directory = derived.run_directory
     resume = Ranks().run_on_rank0(lambda: resume_of_start(config.resume, run_directory), doing="reading resume")
     if resume != config.resume:
@@ -51,9 +95,14 @@ def restore_run(
         )
     path = choose_checkpoint(resume, run_directory=run_directory, verify=config.checkpoint.verify)
     if path is None:
-        return None, ResumeSource(pretrained=_start_from_pretrained(config, derived=derived, engine=engine))
+        pretrained = _start_from_pretrained(config, derived=derived, engine=engine)
+        return None, ResumeSource(pretrained=pretrained, base=base)
     saved = read_state(path)
     raise_if_any(check_contents(path))
+    raise_if_any(check_adapters(config.lora, state=saved, checkpoint=path))
+    if saved.base is not None and (base is None or saved.base.sha256 != base.sha256):
+        found = Path(base.checkpoint) if base is not None else None
+        raise_if_any(check_base_files(saved, adapters=path, given=found, path=LORA_BASE))
     raise_if_any(check_model(config.model, padded_vocab_size=derived.padded_vocab_size, state=saved, checkpoint=path))
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
@@ -69,6 +118,7 @@ def restore_run(
         checkpoint=path,
         forked_from=state.fork(path) if is_fork else state.forked_from,
         pretrained=Path(state.pretrained_checkpoint) if state.pretrained_checkpoint is not None else None,
+        base=base,
         is_rollback=names_own_checkpoint(resume, run_directory),
     )
     return state, origin
@@ -80,7 +130,13 @@ def _start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engin
         return None
     path = choose_at(Path(config.pretrained_checkpoint), verify=config.checkpoint.verify, name=PRETRAINED)
     raise_if_any(check_weights(config.model, padded_vocab_size=derived.padded_vocab_size, checkpoint=path))
-    load_pretrained(path, fragments=engine.optimizer_fragments())
+    raise_if_any(check_start(config.lora, checkpoint=path))
+    fragments = engine.optimizer_fragments()
+    if config.lora.is_on and read_state(path).base is None:
+        # The frozen weights are loaded already, and fresh adapters have no effect.
+        fragments = [one for one in fragments if not is_adapter(one.sharded.blocks[0].key)]
+    fresh = find_fresh_tensors(config.model, read_state(path).model_config())
+    load_pretrained(path, fragments=fragments, fresh=fresh)
     engine.restore(num_updates=0)
     return path.resolve()
 

@@ -11,8 +11,8 @@ import torch
 from tests.checkpoint.fragments import FP32, MODEL, build_chunks, layout_in, open_world, state_of
 from tests.distributed.harness import run_distributed
 from trainer.build import wrap_in_engine
-from trainer.checkpoint.dcp import SafeReader
-from trainer.checkpoint.load import load_checkpoint, read_pieces
+from trainer.checkpoint.dcp import SafeReader, read_pieces
+from trainer.checkpoint.load import load_checkpoint
 from trainer.checkpoint.pieces import ShardedTensorView
 from trainer.checkpoint.save import save_checkpoint
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig, MegatronEngineConfig

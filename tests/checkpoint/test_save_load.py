@@ -26,9 +26,9 @@ from tests.checkpoint.fragments import (
 )
 from trainer.checkpoint import pieces as pieces_module
 from trainer.checkpoint.collective import CheckpointError
-from trainer.checkpoint.dcp import HashingWriter
+from trainer.checkpoint.dcp import HashingWriter, read_pieces
 from trainer.checkpoint.discovery import find_latest
-from trainer.checkpoint.load import load_checkpoint, load_weights, read_pieces
+from trainer.checkpoint.load import load_checkpoint, load_weights
 from trainer.checkpoint.pieces import weights_to_load
 from trainer.checkpoint.save import save_checkpoint
 from trainer.config.optim import PrecisionConfig

@@ -13,8 +13,7 @@ from trainer.parallel import cpu_shim
 
 cpu_shim.install()
 
-from trainer.checkpoint.dcp import SafeReader  # noqa: E402 - imports Megatron-Core
-from trainer.checkpoint.load import read_pieces  # noqa: E402 - as above
+from trainer.checkpoint.dcp import SafeReader, read_pieces  # noqa: E402 - as above
 from trainer.checkpoint.pieces import ShardedTensorView  # noqa: E402 - as above
 from trainer.metrics.jsonl import read_records  # noqa: E402 - as above
 

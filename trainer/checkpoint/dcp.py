@@ -5,7 +5,7 @@ import io
 import math
 import os
 import pickle
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,9 +23,10 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from trainer.checkpoint.discovery import check_checkpoint
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import ShardedTensorView
-from trireme.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation, raise_if_any
 
 METADATA_NAME = ".metadata"
 """torch's table of contents: which chunk of which tensor is where in which file."""
@@ -165,6 +166,28 @@ class _HashingStream(io.RawIOBase):
     def close(self) -> None:
         super().close()
         self._file.close()
+
+
+@torch.no_grad()
+def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
+    """Read into this process's views without communication: ranks need not agree on what each of them reads.
+
+    Raises:
+        ConfigError: a tensor is missing or has another shape, or a file is damaged.
+    """
+    reader, planner = SafeReader(path), PieceLoadPlanner()
+    try:
+        metadata = reader.read_metadata()
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        planner.set_up_planner(dict(pieces), metadata, is_coordinator=True)
+        plan = planner.create_local_plan()
+        reader.read_data(plan, planner).wait()
+    except ConfigError:
+        raise
+    except Exception:
+        # Without prior verification, a damaged file raises an error of a library: name the file instead.
+        raise_if_any(check_checkpoint(path, verify_hashes=True))
+        raise
 
 
 _MAX_NAMED_KEYS = 8

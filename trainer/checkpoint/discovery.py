@@ -136,20 +136,25 @@ def choose_checkpoint(
     )
 
 
-def choose_at(path: Path, *, verify: bool, name: str = "PATH") -> Path:
-    """Choose the latest valid checkpoint at a path. In a distributed job, all ranks call this.
+def choose_at(path: Path, *, verify: bool, name: str = "PATH", is_alone: bool = False) -> Path:
+    """Choose the latest valid checkpoint at a path. In a distributed job, all ranks call this, unless `is_alone`.
 
     Args:
         path: a run directory, its checkpoints directory, or a checkpoint; never a keyword of `resume`.
         verify: read every byte of the checkpoint and compare sha256.
         name: the user's name of the path, for messages.
+        is_alone: this process looks for itself.
     Raises:
         ConfigError: there is none, or all are damaged.
     """
     # Absolute, so that a directory named auto is no keyword.
     absolute = path.expanduser().absolute()
     try:
-        checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
+        if is_alone:
+            ranks = Ranks(is_alone=True)
+            checkpoint = _choose(str(absolute), run_directory=absolute, verify_hashes=verify, ranks=ranks)
+        else:
+            checkpoint = choose_checkpoint(str(absolute), run_directory=absolute, verify=verify)
     except ConfigError as error:
         raise ConfigError(
             dataclasses.replace(

@@ -1,7 +1,7 @@
 """Load a checkpoint into any layout: each rank reads the stored chunks that overlap its own."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +9,16 @@ import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from trainer.checkpoint.adapters import SavedAdapters, locate_base
 from trainer.checkpoint.collective import Ranks
-from trainer.checkpoint.dcp import PieceLoadPlanner, SafeReader
-from trainer.checkpoint.discovery import check_checkpoint
+from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import read_manifest
-from trainer.checkpoint.pieces import ShardedTensorView, pieces_to_load, weights_to_load
+from trainer.checkpoint.pieces import WEIGHTS_PREFIX, ShardedTensorView, pieces_to_load, weights_to_load
 from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
 from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state, update_best
 from trainer.engine.base import OptimizerFragment
-from trainer.model.sharding import describe_buffers, describe_parameters
-from trireme.errors import ConfigError, raise_if_any
+from trainer.model.sharding import describe_buffers, describe_frozen, describe_parameters
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -67,7 +66,11 @@ def load_checkpoint(
 
 
 def load_pretrained(
-    path: Path, *, fragments: Iterable[OptimizerFragment], process_group: distributed.ProcessGroup | None = None
+    path: Path,
+    *,
+    fragments: Iterable[OptimizerFragment],
+    fresh: Sequence[str] = (),
+    process_group: distributed.ProcessGroup | None = None,
 ) -> TrainerState:
     """Load only the weights of a checkpoint into the engine's fragments; moments and random states stay fresh.
 
@@ -76,60 +79,82 @@ def load_pretrained(
     Args:
         path: a checkpoint of any layout and engine, with or without optimizer state.
         fragments: `Engine.optimizer_fragments()` of an engine that has taken no step.
+        fresh: beginnings of the names of tensors that keep their initial values.
     Raises:
         ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
         CheckpointError: on every rank, if a rank failed for another reason.
     """
     ranks = Ranks(process_group)
     state = ranks.run_on_rank0(lambda: read_state(path), doing=f"loading {path}")
-    ranks.run_on_all_ranks(
-        lambda: read_pieces(path, pieces_to_load(fragments, states=("param",))), doing=f"loading {path}"
-    )
+    kept = tuple(WEIGHTS_PREFIX + name for name in fresh)
+
+    def read() -> None:
+        pieces = pieces_to_load(fragments, states=("param",))
+        read_pieces(path, {key: piece for key, piece in pieces.items() if not key.startswith(kept)})
+
+    ranks.run_on_all_ranks(read, doing=f"loading {path}")
     if ranks.is_coordinator:
         _LOGGER.info("Loaded the weights of %s: step %d of %s.", path, state.step, state.run_name)
+        if fresh:
+            names = ", ".join(f"{name}*" if name.endswith(".") else name for name in fresh)
+            _LOGGER.info("It has no weights for this head: %s begin with random values.", names)
     return state
 
 
 def load_weights(
-    path: Path, *, chunks: Sequence[nn.Module], process_group: distributed.ProcessGroup | None = None
+    path: Path,
+    *,
+    chunks: Sequence[nn.Module],
+    base: Path | None = None,
+    process_group: distributed.ProcessGroup | None = None,
 ) -> TrainerState:
     """Load the parameters of model chunks from a checkpoint's fp32 weights, cast to their own data type.
 
-    Needs neither an engine nor the checkpoint's optimizer state; all ranks that hold the model call this.
+    Needs neither an engine nor the checkpoint's optimizer state; all ranks that hold the model call this. Adapters are
+    added to the weights of their base checkpoint.
 
+    Args:
+        path: of the checkpoint.
+        chunks: without adapters.
+        base: where the base checkpoint of adapters is; None takes the path that they name.
+        process_group: of these ranks; None takes the default one.
     Raises:
         ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
         CheckpointError: on every rank, if a rank failed for another reason.
     """
     ranks = Ranks(process_group)
     state = ranks.run_on_rank0(lambda: read_state(path), doing=f"loading {path}")
-    ranks.run_on_all_ranks(
-        lambda: read_pieces(path, weights_to_load([*describe_parameters(chunks), *describe_buffers(chunks)])),
-        doing=f"loading {path}",
-    )
+    parameters = [*describe_parameters(chunks), *describe_buffers(chunks)]
+
+    def read() -> None:
+        if state.base is None:
+            read_pieces(path, weights_to_load(parameters))
+            return
+        adapters = SavedAdapters(path, state)
+        beneath = [one for one in parameters if one.blocks[0].key not in adapters.whole]
+        read_pieces(locate_base(state.base, adapters=path, given=base), weights_to_load(beneath))
+        adapters.merge_into(parameters)
+
+    ranks.run_on_all_ranks(read, doing=f"loading {path}")
     return state
 
 
-@torch.no_grad()
-def read_pieces(path: Path, pieces: Mapping[str, ShardedTensorView]) -> None:
-    """Read into this process's views without communication: ranks need not agree on what each of them reads.
+def load_frozen(
+    path: Path, *, chunks: Sequence[nn.Module], process_group: distributed.ProcessGroup | None = None
+) -> None:
+    """Load the frozen weights of model chunks with adapters from a checkpoint of all weights; all ranks call this.
+
+    Before an engine holds the chunks: ZeRO-3 takes every weight apart.
 
     Raises:
-        ConfigError: a tensor is missing or has another shape, or a file is damaged.
+        ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
+        CheckpointError: on every rank, if a rank failed for another reason.
     """
-    reader, planner = SafeReader(path), PieceLoadPlanner()
-    try:
-        metadata = reader.read_metadata()
-        reader.set_up_storage_reader(metadata, is_coordinator=True)
-        planner.set_up_planner(dict(pieces), metadata, is_coordinator=True)
-        plan = planner.create_local_plan()
-        reader.read_data(plan, planner).wait()
-    except ConfigError:
-        raise
-    except Exception:
-        # Without prior verification, a damaged file raises an error of a library: name the file instead.
-        raise_if_any(check_checkpoint(path, verify_hashes=True))
-        raise
+    ranks = Ranks(process_group)
+    frozen = [*describe_frozen(chunks), *describe_buffers(chunks)]
+    ranks.run_on_all_ranks(lambda: read_pieces(path, weights_to_load(frozen)), doing=f"loading {path}")
+    if ranks.is_coordinator:
+        _LOGGER.info("Loaded the frozen weights of %s.", path)
 
 
 def _read_state(path: Path) -> TrainerState:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from trainer.checkpoint.adapters import lora_record
 from trainer.checkpoint.collective import CheckpointError, Ranks
 from trainer.checkpoint.directory import abandon_later, checkpoints_directory, retain
 from trainer.checkpoint.discovery import choose_checkpoint
@@ -23,6 +24,7 @@ from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.save import save_checkpoint
 from trainer.checkpoint.tokenizer import TokenizerCopy, inherit_files
 from trainer.checkpoint.trainer_state import (
+    BaseRecord,
     ForkedFrom,
     Layout,
     TrainerState,
@@ -90,6 +92,8 @@ class ResumeSource:
     """See `TrainerState.forked_from`."""
     pretrained: Path | None = None
     """Checkpoint whose weights the run started from; None for weights of its own."""
+    base: BaseRecord | None = None
+    """The checkpoint with the frozen weights beneath the run's adapters; None without adapters."""
     is_rollback: bool = False
     """Whether `resume` names this checkpoint, one of the run's own, for the first time."""
 
@@ -311,6 +315,8 @@ class CheckpointManager:
             left_out_samples=self._loader.skipped_samples.to_record(),
             tokenizer=self._tokenizer.record if self._tokenizer is not None else None,
             pretrained_checkpoint=str(self._origin.pretrained) if self._origin.pretrained is not None else None,
+            lora=lora_record(self._config.lora) if self._origin.base is not None else None,
+            base=self._origin.base,
         )
 
     def _copy(self) -> _Snapshot:

@@ -160,6 +160,18 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseRecord:
+    """Hold the identity of the checkpoint with the frozen weights beneath adapters."""
+
+    checkpoint: str
+    """Absolute path."""
+    relative: str
+    """The same, relative to the run directory of the adapters."""
+    sha256: str
+    """See `trainer.checkpoint.adapters.fingerprint`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerState:
     """Hold the state of a run after `step` optimizer steps, without the learning rate, which is a function of the step.
 
@@ -203,6 +215,11 @@ class TrainerState:
     """None for a run without a tokenizer, and in checkpoints of older versions."""
     contents: Literal["training", "weights"] = "training"
     """weights: an import, without optimizer state; a run starts from it with `pretrained_checkpoint`."""
+    lora: Mapping[str, Any] | None = None
+    """Settings of the adapters, which are then all that the checkpoint holds, with a task head and the optimizer's
+    state of both; None for a checkpoint of all weights."""
+    base: BaseRecord | None = None
+    """The checkpoint with all other weights, for adapters."""
     pretrained_checkpoint: str | None = None
     """Absolute path of the checkpoint whose weights the run started from; None for weights of its own."""
     versions: Mapping[str, str] = field(default_factory=library_versions)
@@ -253,6 +270,8 @@ def build_state(
     left_out_samples: Sequence[Sequence[int]] = (),
     tokenizer: TokenizerRecord | None = None,
     pretrained_checkpoint: str | None = None,
+    lora: Mapping[str, Any] | None = None,
+    base: BaseRecord | None = None,
 ) -> TrainerState:
     """Build the state of a run for a save."""
     return TrainerState(
@@ -269,6 +288,8 @@ def build_state(
         left_out_samples=left_out_samples,
         tokenizer=tokenizer,
         pretrained_checkpoint=pretrained_checkpoint,
+        lora=lora,
+        base=base,
     )
 
 
@@ -293,6 +314,7 @@ def read_state(directory: Path) -> TrainerState:
             "best_validation": BestValidation(**best) if (best := content.get("best_validation")) else None,
             "forked_from": tuple(ForkedFrom(**point) for point in content.get("forked_from", ())),
             "tokenizer": TokenizerRecord(**content["tokenizer"]) if content.get("tokenizer") else None,
+            "base": BaseRecord(**content["base"]) if content.get("base") else None,
             "left_out_samples": tuple(tuple(limits) for limits in content.get("left_out_samples", ())),
         }
         state = TrainerState(**{**content, **changes})
