@@ -1,12 +1,14 @@
 """A config.json is read completely: what cannot be represented is refused by name, all at once."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.huggingface.models import MODELS
 from trainer.config.model import ModelConfig
+from trainer.huggingface.config_json import read_config_json
 from trainer.huggingface.families.registry import choose_family, read_model
 from trireme.errors import ConfigError
 
@@ -109,7 +111,7 @@ def test_missing_keys_and_other_heads_and_families() -> None:
 
 def test_gemma_means_the_tanh_approximation_by_gelu() -> None:
     content = {**LLAMA, "model_type": "gemma", "architectures": ["GemmaForCausalLM"], "hidden_act": "gelu"}
-    _, model = read_model({**content, "hidden_activation": None})
+    _, model = read_model({**content, "hidden_activation": None, "num_key_value_heads": 4})
     assert model.activation == "geglu_tanh"
 
 
@@ -138,3 +140,48 @@ def test_a_model_of_no_family_is_refused_with_what_the_nearest_ones_lack() -> No
     )
     with pytest.raises(ConfigError, match="llama differs in model.activation"):
         choose_family(model, vocab_size=100)
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("llama2", {"num_key_value_heads": 0}, "num_key_value_heads: must be at least 1 (got 0)"),
+    ("llama2", {"num_hidden_layers": 1e9}, "num_hidden_layers: must be at most 10000 (got 1000000000)"),
+    ("llama2", {"max_position_embeddings": 0}, "max_position_embeddings: must be at least 1 (got 0)"),
+    ("llama2", {"max_position_embeddings": 10**15}, "max_position_embeddings: must be at most 2147483647"),
+    ("llama2", {"max_position_embeddings": 10**9}, "max_position_embeddings: must be at least 1 and at most 16777216"),
+    ("llama2", {"rope_theta": float("inf")}, "rope_theta: must be finite (got Infinity)"),
+    ("llama2", {"rope_theta": 0.5}, "rope_theta: must be more than 1 (got 0.5)"),
+    ("llama2", {"eos_token_id": "a"}, 'eos_token_id: must be an id or a list of ids (got "a")'),
+    ("llama2", {"bos_token_id": [1, 2]}, "bos_token_id: must be an id (got [1, 2])"),
+    ("llama2", {"num_attention_heads": 5}, "num_key_value_heads: must divide num_attention_heads=5 (got 2)"),
+    ("llama2", {"head_dim": 15}, "head_dim: must be even: rotary embeddings rotate pairs of channels (got 15)"),
+    ("llama2", {"rms_norm_eps": 0}, "rms_norm_eps: must be greater than 0 (got 0)"),
+    ("llama2", {"hidden_act": ["silu"]}, "hidden_act: must be silu or"),
+    ("llama2", {"architectures": 3}, "architectures: must be LlamaForCausalLM"),
+    ("mistral", {"sliding_window": -3}, "sliding_window: must be at least 1 (got -3)"),
+    ("mixtral", {"num_experts_per_tok": 99}, "num_experts_per_tok: must be at most num_local_experts=4 (got 99)"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "layer_types: must have 3 entries, one for each layer"),
+    ("gemma2", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar: must be greater than 0 (got -1)"),
+    ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping: must be more than 0 (got -1.0)"),
+    ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step: must be at least 1 (got 0)"),
+    ("deepseek_v3", {"n_group": 3}, "n_group: must divide n_routed_experts=8 (got 3)"),
+    ("gpt2", {"n_inner": 0}, "n_inner: must be at least 1 (got 0)"),
+    ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers: must be at least 1 (got 0)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"), WRONG, ids=[f"{name}-{next(iter(it))}" for name, it, _ in WRONG]
+)
+def test_values_that_no_model_has_are_refused_by_key(name: str, changes: dict[str, Any], message: str) -> None:
+    """By the key that they come from, also where a rule of every model refuses them."""
+    content = json.loads(MODELS[name]().config.to_json_string(use_diff=False))
+    content.pop("rope_parameters", None)
+    with pytest.raises(ConfigError) as found:
+        read_model({**content, **changes})
+    assert f"config.json: {message}" in str(found.value)
+
+
+def test_a_file_that_nests_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ConfigError, match=r"config\.json: is damaged: maximum recursion depth exceeded"):
+        read_config_json(tmp_path)

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.huggingface.models import SMALL, save_model, transformers
 from tests.trireme.tokenizer.test_tokenizer import SENTENCES, train_byte_level, train_sentencepiece
+from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.pretrained import check_contents
 from trainer.checkpoint.trainer_state import read_state
+from trainer.huggingface import native_weights
 from trainer.huggingface.exporting import export_model
 from trainer.huggingface.importing import import_model, open_source
 from trainer.huggingface.native_weights import NativeWeights
@@ -35,7 +37,7 @@ def edit_config(directory: Path, **changes: Any) -> None:
 def refusals(source: Path, output: Path) -> str:
     with pytest.raises(ConfigError) as found:
         import_model(open_source(source), output, has_gate=False)
-    assert not output.exists() or not list((output / "checkpoints").iterdir()), "nothing is left behind"
+    assert not output.exists(), "nothing is left behind"
     return str(found.value)
 
 
@@ -185,7 +187,7 @@ def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     assert read_state(result.checkpoint).contents == "weights"
 
 
-def test_weights_that_a_data_type_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_weights_that_a_data_type_cannot_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save_model("llama2", tmp_path / "source")
     weights = load_file(source / "model.safetensors")
     weights["model.norm.weight"][3] = 1e6
@@ -199,6 +201,50 @@ def test_weights_that_a_data_type_cannot_hold_are_refused(tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "run")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(native_weights, "_check_finite", lambda name, values: None)  # as a training may end
     import_model(open_source(source), tmp_path / "run", has_gate=False)
     with pytest.raises(ConfigError, match="model.norm.weight: contains NaN or infinity"):
         export_model(open_saved_run(tmp_path / "run", verify=True), tmp_path / "out", has_gate=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("llama2", "model.layers.1.mlp.up_proj.weight"), ("gpt2", "transformer.h.1.attn.c_attn.weight")],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named(name: str, tensor: str, value: float, tmp_path: Path) -> None:
+    source = save_model(name, tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights[tensor][3, 4] = value
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    assert refusals(source, tmp_path / "run").startswith(f"{tensor}: contains NaN or infinity. ")
+
+
+def test_damaged_small_files_are_named(tmp_path: Path) -> None:
+    source = save_model("llama2", tmp_path / "source", max_shard_size="100KB")
+    index = source / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": content["weight_map"]}))
+    assert f"{index}: is damaged: it has no metadata" in refusals(source, tmp_path / "run")
+    index.write_text(json.dumps(content))
+    (source / "generation_config.json").write_text("[]")
+    assert "generation_config.json: must be a JSON object" in refusals(source, tmp_path / "run")
+
+
+def test_sampling_out_of_range_is_reported_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "source"
+    sizes = SMALL | {"vocab_size": 400, "num_hidden_layers": 1}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(source)
+    (source / "generation_config.json").write_text('{"temperature": -3, "top_p": "a", "top_k": 50, "eos_token_id": 2}')
+    train_byte_level(source)
+    result = import_model(open_source(source), tmp_path / "run", has_gate=False)
+    assert "generation_config.json: temperature must be at least 0 (got -3), so the default is used." in caplog.text
+    assert read_generation_config(result.checkpoint) == {"top_k": 50, "eos_token_id": 2}
+
+
+def test_what_transformers_cannot_load_is_a_message(tmp_path: Path) -> None:
+    source = save_model("llama2", tmp_path / "source")
+    edit_config(source, attention_dropout="x")  # has no effect here
+    with pytest.raises(ConfigError, match=r"source: cannot be loaded by transformers: .*attention_dropout"):
+        import_model(open_source(source), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

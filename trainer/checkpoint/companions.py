@@ -4,9 +4,12 @@ An import, and every run that starts from it with its tokenizer, keeps them in e
 export find them there.
 """
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trireme.config.ranges import Range
 from trireme.tokenizer.backends import CONFIG_NAMES
 from trireme.tokenizer.model_files import CHAT_TEMPLATE_NAME, read_object
 
@@ -22,7 +25,14 @@ COMPANION_NAMES = (
 )
 """Files next to a tokenizer that belong to its model: names and settings of the tokenizer, the chat template, defaults
 of generation, and other forms of the same vocabulary, which llama.cpp and older versions of transformers read."""
-_FIX = "Restore the file, or import the model again."
+_SAMPLING_RANGES: Mapping[str, Range] = {
+    "temperature": Range(minimum=0),
+    "top_k": Range(minimum=0),
+    "top_p": Range(minimum=0, maximum=1, is_minimum_excluded=True),
+    "min_p": Range(minimum=0, maximum=1),
+    "repetition_penalty": Range(minimum=0, is_minimum_excluded=True),
+}
+_LOGGER = logging.getLogger(__name__)
 
 
 def read_companions(directory: Path) -> dict[str, bytes]:
@@ -41,8 +51,20 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     Args:
         directory: a checkpoint, or a directory with the files of a model.
     Returns:
-        The content of generation_config.json; empty if there is none.
+        The content of generation_config.json, without values of sampling that are out of range, which are logged;
+        empty if there is none.
     Raises:
         ConfigError: the file is damaged.
     """
-    return read_object(directory / GENERATION_CONFIG_NAME)
+    path = directory / GENERATION_CONFIG_NAME
+    content = read_object(path)
+    for name, allowed in _SAMPLING_RANGES.items():
+        value = content.get(name)
+        if value is not None and not (_is_number(value) and value in allowed):
+            _LOGGER.warning("%s: %s must be %s (got %s), so the default is used.", path, name, allowed, value)
+            del content[name]
+    return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,9 +1,10 @@
 """Read a config.json key by key, so that no key that changes what a model computes goes unnoticed."""
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from trireme.errors import ConfigError, Violation
 
@@ -39,8 +40,11 @@ WITHOUT_EFFECT = frozenset(
 """Keys of many families that do not change the logits of a causal model."""
 
 _FIX = "This model cannot be represented. Use another one, or remove the key if you know that it has no effect."
+INVALID_FIX = "Correct the file, or give another model."
 
-Number = TypeVar("Number", int, float)
+MAX_INTEGER = 2**31 - 1
+"""Largest number of a config.json; sizes of tensors beyond it are mistakes."""
+MAX_LAYERS = 10_000
 
 
 def read_config_json(directory: Path) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def read_config_json(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         message, fix = "contains no config.json", "Give the directory of a model of Hugging Face transformers."
         raise ConfigError([Violation(path="SOURCE", value=directory, message=message, fix=fix)]) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         fix = "Download the file again."
         raise ConfigError([Violation(path=str(path), value="", message=f"is damaged: {error}", fix=fix)]) from error
     return content
@@ -81,22 +85,42 @@ class ConfigReader:
         """Return whether the key is there with another value than null."""
         return self._content.get(key) is not None
 
+    def count(self, key: str, default: int | None = None, *, maximum: int = MAX_INTEGER) -> int:
+        """Take a whole number from 1 on; without a default the key is required. A refused one counts as 1."""
+        value = self._number(key, default, minimum=1, maximum=maximum, is_integer=True)
+        return 1 if value is None else int(value)
+
     def integer(self, key: str, default: int | None = None) -> int:
-        """Take a whole number; without a default the key is required."""
-        return int(self._number(key, default, is_integer=True) or 0)
+        """Take a whole number from 0 on; without a default the key is required. A refused one counts as 0."""
+        return int(self._number(key, default, minimum=0, maximum=MAX_INTEGER, is_integer=True) or 0)
+
+    def optional_count(self, key: str, default: int | None = None) -> int | None:
+        """Take a whole number from 1 on that may be null."""
+        self._known.add(key)
+        value = self._content.get(key, default)
+        return None if value is None else self.count(key, default)
 
     def optional_integer(self, key: str, default: int | None = None) -> int | None:
-        """Take a whole number that may be null."""
+        """Take a whole number from 0 on that may be null."""
         self._known.add(key)
         value = self._content.get(key, default)
         return None if value is None else self.integer(key, default)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Take a number; without a default the key is required."""
-        return float(self._number(key, default, is_integer=False) or 0.0)
+        """Take a finite number; without a default the key is required. A refused one counts as 1."""
+        value = self._number(key, default, minimum=-math.inf, maximum=math.inf, is_integer=False)
+        return 1.0 if value is None else float(value)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """Take a finite number above 0, as `number` does."""
+        value = self.number(key, default)
+        if value <= 0:
+            self._reject(key, self._content.get(key), "must be greater than 0")
+            return 1.0
+        return value
 
     def optional_number(self, key: str, default: float | None = None) -> float | None:
-        """Take a number that may be null."""
+        """Take a finite number that may be null."""
         self._known.add(key)
         value = self._content.get(key, default)
         return None if value is None else self.number(key, default)
@@ -108,7 +132,7 @@ class ConfigReader:
         if value is None:
             return False
         if not isinstance(value, bool):
-            self._refuse(key, value, "must be true or false")
+            self._reject(key, value, "must be true or false")
             return default
         return value
 
@@ -116,19 +140,22 @@ class ConfigReader:
         """Take one of several words, and return what it stands for here."""
         self._known.add(key)
         value = self._content.get(key, default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             self._refuse(key, value, f"must be {' or '.join(choices)}")
             return choices[default]
         return choices[value]
 
-    def words(self, key: str, choices: Collection[str]) -> list[str] | None:
-        """Take a list of words, or null."""
+    def words(self, key: str, choices: Collection[str], *, length: int) -> list[str] | None:
+        """Take a list of so many words, or null."""
         self._known.add(key)
         value = self._content.get(key)
         if value is None:
             return None
         if not isinstance(value, list) or any(word not in choices for word in value):
-            self._refuse(key, value, f"must be a list of {', '.join(choices)}")
+            self._reject(key, value, f"must be a list of {', '.join(choices)}")
+            return None
+        if len(value) != length:
+            self._reject(key, value, f"must have {length} entries, one for each layer")
             return None
         return list(value)
 
@@ -147,7 +174,7 @@ class ConfigReader:
         self._known.add(key)
         value = self._content.get(key) or []
         if not isinstance(value, list) or any(not isinstance(item, int) or isinstance(item, bool) for item in value):
-            self._refuse(key, value, "must be a list of integers")
+            self._reject(key, value, "must be a list of integers")
             return []
         return list(value)
 
@@ -158,7 +185,7 @@ class ConfigReader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            self._refuse(key, value, "must be an object")
+            self._reject(key, value, "must be an object")
             return None
         child = ConfigReader(value, prefix=f"{self._prefix}{key}.")
         child._known = set()
@@ -184,6 +211,18 @@ class ConfigReader:
         self._known.add(key)
         self._refuse(key, self._content.get(key), message)
 
+    def check_token_ids(self) -> None:
+        """Refuse ids of special tokens that are no ids: export, chat and server use them."""
+        for key, may_be_list in (("bos_token_id", False), ("eos_token_id", True), ("pad_token_id", False)):
+            value = self._content.get(key)
+            ids = value if isinstance(value, list) and may_be_list else [value]
+            # Llama 1 has no padding and says -1.
+            lowest = -1 if key == "pad_token_id" else 0
+            if value is not None and not all(
+                isinstance(one, int) and not isinstance(one, bool) and lowest <= one <= MAX_INTEGER for one in ids
+            ):
+                self._reject(key, value, f"must be {'an id or a list of ids' if may_be_list else 'an id'}")
+
     def finish(self) -> list[Violation]:
         """Return everything that cannot be represented, with the unknown keys that are set to something."""
         unknown = {key: value for key, value in self._content.items() if key not in self._known}
@@ -197,22 +236,34 @@ class ConfigReader:
         self._known.update(unknown)
         return self.violations
 
-    def _number(self, key: str, default: float | None, *, is_integer: bool) -> float | None:
+    def _number(
+        self, key: str, default: float | None, *, minimum: float, maximum: float, is_integer: bool
+    ) -> float | None:
         self._known.add(key)
         value = self._content.get(key)
         if value is None:
             if default is None:
-                self._refuse(key, value, "is missing")
+                self._reject(key, value, "is missing")
             return default
         kinds = (int,) if is_integer else (int, float)
         if isinstance(value, float) and is_integer and value.is_integer():
-            return int(value)
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, kinds):
-            self._refuse(key, value, f"must be {'an integer' if is_integer else 'a number'}")
+            self._reject(key, value, f"must be {'an integer' if is_integer else 'a number'}")
+            return default
+        if isinstance(value, float) and not math.isfinite(value):
+            self._reject(key, value, "must be finite")
+            return default
+        if not minimum <= value <= maximum:
+            self._reject(key, value, f"must be at least {minimum}" if value < minimum else f"must be at most {maximum}")
             return default
         return value
 
-    def _refuse(self, key: str, value: Any, message: str) -> None:
+    def _reject(self, key: str, value: Any, message: str) -> None:
+        """Report a value that no model may have."""
+        self._refuse(key, value, message, fix=INVALID_FIX)
+
+    def _refuse(self, key: str, value: Any, message: str, *, fix: str = _FIX) -> None:
         written = json.dumps(value)
         shown = written if len(written) <= 80 else written[:77] + "..."
-        self.violations.append(Violation(path=self._prefix + key, value=shown, message=message, fix=_FIX))
+        self.violations.append(Violation(path=self._prefix + key, value=shown, message=message, fix=fix))

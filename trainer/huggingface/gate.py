@@ -29,7 +29,7 @@ from trainer.huggingface.tensor_map import TensorRule
 from trainer.model.heads import TaskHead
 from trainer.model.sharding import describe_parameters
 from trainer.parallel.world import World, start_world, stop_world
-from trireme.errors import EXIT_STOPPED, RunStopped
+from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation
 
 MAX_RELATIVE_DIFFERENCE = 5e-6
 """Of the largest logit. Right models differed by 1.2e-6 at most, and transformers' fp32 from its own fp64 by 0.7e-6;
@@ -165,6 +165,8 @@ def logits_of_transformers(
 
     Args:
         model: as it is in the checkpoint.
+    Raises:
+        ConfigError: transformers cannot load the files.
     """
     # Late: an optional dependency, and slow to import.
     import transformers  # noqa: PLC0415 - see above
@@ -178,9 +180,12 @@ def logits_of_transformers(
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             options = {"use_safetensors": True} if gguf_file is None else {"gguf_file": gguf_file}
-            theirs = getattr(transformers, _CLASSES[model.head]).from_pretrained(
-                directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **options
-            )
+            try:
+                theirs = getattr(transformers, _CLASSES[model.head]).from_pretrained(
+                    directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **options
+                )
+            except Exception as error:  # its checks raise whatever they meet
+                raise ConfigError([_cannot_load(directory, error)]) from error
         theirs.eval()
         # Otherwise a class for decoders would look for the last token that is no padding among random ones.
         theirs.config.pad_token_id = None
@@ -193,6 +198,16 @@ def logits_of_transformers(
         log.set_verbosity(level)
         if has_bar:
             log.enable_progress_bar()
+
+
+def _cannot_load(directory: Path, error: Exception) -> Violation:
+    said = " ".join(str(error).split()) or "no reason is given"
+    return Violation(
+        path=str(directory),
+        value="",
+        message=f"cannot be loaded by transformers: {type(error).__name__}: {said}",
+        fix="Correct its files, or skip the proof with --gate off.",
+    )
 
 
 def _take_result(output: Any, *, model: ModelConfig, positions: torch.Tensor) -> torch.Tensor:

@@ -170,14 +170,17 @@ def _config_of(fields: dict[str, Any], *, tensor_names: set[str]) -> dict[str, A
 
     def take(key: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
         known.add(key)
-        if key not in settings and default is None:
-            message = "is missing"
-            raise ConfigError([Violation(path=f"{architecture}.{key}", value="", message=message, fix=_FIX)])
-        return convert(settings.get(key, default))
+        value = settings.get(key, default)
+        try:
+            return convert(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            message = "is missing" if value is None else "must be a number"
+            path = f"{architecture}.{key}"
+            raise ConfigError([Violation(path=path, value=value or "", message=message, fix=_FIX)]) from error
 
     heads = take("attention.head_count", int)
     hidden_size = take("embedding_length", int)
-    head_size = take("attention.key_length", int, hidden_size // heads)
+    head_size = take("attention.key_length", int, hidden_size // max(heads, 1))
     content = {
         "architectures": [ARCHITECTURES[architecture]],
         "model_type": architecture,
@@ -190,7 +193,7 @@ def _config_of(fields: dict[str, Any], *, tensor_names: set[str]) -> dict[str, A
         "max_position_embeddings": take("context_length", int),
         "rms_norm_eps": take("attention.layer_norm_rms_epsilon", _short_float),
         "rope_theta": take("rope.freq_base", _short_float, 10000.0),
-        "vocab_size": take("vocab_size", int, len(fields["tokenizer.ggml.tokens"])),
+        "vocab_size": take("vocab_size", int, len(fields.get("tokenizer.ggml.tokens", ()))),
         "tie_word_embeddings": "output.weight" not in tensor_names,
         **{f"{name}_token_id": int(value) for name, value in _token_ids(fields).items()},
     }

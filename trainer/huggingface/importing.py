@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.directory import begin, checkpoint_name, checkpoints_directory, commit, list_checkpoints
 from trainer.checkpoint.manifest import FileRecord, write_durably
 from trainer.checkpoint.tokenizer import TokenizerCopy, copy_tokenizer
@@ -83,9 +84,10 @@ def open_source(path: Path) -> Source:
     """Open the directory of a model.
 
     Raises:
-        ConfigError: config.json, weights or tokenizer are missing or damaged.
+        ConfigError: config.json, weights or tokenizer are missing or damaged, or generation_config.json is damaged.
     """
     content = read_config_json(path)
+    read_generation_config(path)  # damage, and values out of range, are reported before anything is written
     weights = SafetensorsSource(path)
     return Source(
         name=path.resolve().name,

@@ -51,6 +51,7 @@ def write_native(
         The files written, for `commit`.
     Raises:
         OSError: the disk is full, for example.
+        ConfigError: a weight is not a finite number.
     """
     pieces: dict[str, ShardedTensorView] = {}
     for rule in rules:
@@ -100,14 +101,25 @@ def row_ranges(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def read_source_rows(rule: TensorRule, source: WeightSource, first: int, end: int) -> torch.Tensor:
-    """Return native rows [first, end) of a Hugging Face checkpoint, [end - first, ...] fp32."""
+    """Return native rows [first, end) of a Hugging Face checkpoint, [end - first, ...] fp32.
+
+    Raises:
+        ConfigError: a value is NaN or infinite.
+    """
     rows = torch.zeros(end - first, *rule.tensor.shape[1:], dtype=torch.float32)
     for segment in rule.overlaps(first, end):
         axis = 1 if rule.is_transposed else 0
         values = source.read(segment.name, segment.source_row, segment.source_row + segment.num_rows, axis=axis)
         target = rows[segment.row - first : segment.row - first + segment.num_rows]
         target.copy_(values.t() if rule.is_transposed else values)
+        _check_finite(segment.name, target)
     return rows
+
+
+def _check_finite(name: str, values: torch.Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        message, fix = "contains NaN or infinity", "Download the file again, or give another version of the model."
+        raise ConfigError([Violation(path=name, value="", message=message, fix=fix)])
 
 
 class NativeWeights:

@@ -106,7 +106,8 @@ def _read_index(directory: Path) -> dict[Path, list[str] | None]:
     index = directory / INDEX_NAME
     if index.is_file():
         try:
-            places = json.loads(index.read_bytes())["weight_map"]
+            content = json.loads(index.read_bytes())
+            places = content["weight_map"]
             files: dict[Path, list[str] | None] = {}
             for name, file in places.items():
                 # A name, not a path: an index must not lead out of its directory.
@@ -115,7 +116,9 @@ def _read_index(directory: Path) -> dict[Path, list[str] | None]:
                 names = files.setdefault(directory / file, [])
                 assert names is not None
                 names.append(name)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            if not isinstance(content.get("metadata"), dict):
+                raise ValueError("it has no metadata, which transformers requires")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             message = f"is damaged: {error}"
             raise ConfigError([Violation(path=str(index), value="", message=message, fix=_FIX)]) from error
         return files

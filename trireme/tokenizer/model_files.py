@@ -73,7 +73,7 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     if not isinstance(content, dict):
         raise ConfigError([Violation(path=str(path), value="", message="must be a JSON object", fix=_FIX)])

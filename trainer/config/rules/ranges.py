@@ -7,23 +7,24 @@ from trireme.config.ranges import Range, find_out_of_range
 from trireme.errors import Violation
 
 _COUNT = Range(minimum=1)
+_POSITIONS = Range(minimum=1, maximum=2**24, reason="fp32, in which rotary angles are computed, has no larger integers")
 _MAYBE_NONE = Range(minimum=0)
 _POSITIVE = Range(minimum=0, is_minimum_excluded=True)
 _SHARE = Range(minimum=0, maximum=1, is_maximum_excluded=True)
 
 RANGES: dict[str, Range] = {
-    "model.num_layers": _COUNT,
+    "model.num_layers": Range(minimum=1, maximum=10_000),
     "model.hidden_size": _COUNT,
     "model.ffn_hidden_size": _COUNT,
     "model.num_attention_heads": _COUNT,
     "model.num_query_groups": _COUNT,
-    "model.seq_length": _COUNT,
-    "model.max_position_embeddings": _COUNT,
+    "model.seq_length": _POSITIONS,
+    "model.max_position_embeddings": _POSITIONS,
     "model.kv_channels": _COUNT,
     "model.rotary_base": Range(minimum=1, is_minimum_excluded=True),
     "model.rotary_base_local": Range(minimum=1, is_minimum_excluded=True),
     "model.rope_scaling_factor": Range(minimum=1),
-    "model.rope_original_max_position_embeddings": _COUNT,
+    "model.rope_original_max_position_embeddings": _POSITIONS,
     "model.rope_low_freq_factor": _POSITIVE,
     "model.rope_high_freq_factor": _POSITIVE,
     "model.yarn_beta_fast": _POSITIVE,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.config.model import ModelConfig, find_windows
-from trainer.huggingface.config_json import ConfigReader
+from trainer.huggingface.config_json import MAX_LAYERS, ConfigReader
 from trainer.huggingface.families.decoder import FULL, SLIDING, layer_types_of, windows_of
 from trainer.huggingface.families.family import Family, Fields
 from trainer.huggingface.families.heads import BERT_HEADS, MODERNBERT_HEADS
@@ -15,8 +15,8 @@ _MASKED: Fields = {"attention_mask": "bidirectional", "head": "mlm", "vocab_bias
 
 
 def _read(reader: ConfigReader) -> Fields:
-    heads = reader.integer("num_attention_heads", 12)
-    positions = reader.integer("max_position_embeddings", 512)
+    heads = reader.count("num_attention_heads", 12)
+    positions = reader.count("max_position_embeddings", 512)
     reader.must_be("position_embedding_type", "absolute", reason="positions are a table")
     reader.must_be("is_decoder", False, reason="each token sees all others")
     reader.must_be("add_cross_attention", False, reason="each token sees all others")
@@ -24,16 +24,16 @@ def _read(reader: ConfigReader) -> Fields:
     reader.ignore("classifier_dropout", "gradient_checkpointing", "hidden_dropout_prob", "attention_probs_dropout_prob")
     return {
         **_MASKED,
-        "num_layers": reader.integer("num_hidden_layers", 12),
-        "hidden_size": reader.integer("hidden_size", 768),
-        "ffn_hidden_size": reader.integer("intermediate_size", 3072),
+        "num_layers": reader.count("num_hidden_layers", 12, maximum=MAX_LAYERS),
+        "hidden_size": reader.count("hidden_size", 768),
+        "ffn_hidden_size": reader.count("intermediate_size", 3072),
         "num_attention_heads": heads,
         "num_query_groups": heads,
         "seq_length": positions,
         "max_position_embeddings": positions,
-        "vocab_size": reader.integer("vocab_size", 30522),
+        "vocab_size": reader.count("vocab_size", 30522),
         "num_tokentypes": reader.integer("type_vocab_size", 2),
-        "norm_epsilon": reader.number("layer_norm_eps", 1e-12),
+        "norm_epsilon": reader.positive("layer_norm_eps", 1e-12),
         "position_embedding_type": "learned_absolute",
         "norm_placement": "sum",
         "embedding_layernorm": True,
@@ -108,8 +108,9 @@ BERT = Family(
 
 
 def _read_modern(reader: ConfigReader) -> Fields:
-    heads = reader.integer("num_attention_heads", 12)
-    positions, num_layers = reader.integer("max_position_embeddings", 8192), reader.integer("num_hidden_layers", 22)
+    heads = reader.count("num_attention_heads", 12)
+    positions = reader.count("max_position_embeddings", 8192)
+    num_layers = reader.count("num_hidden_layers", 22, maximum=MAX_LAYERS)
     for key in ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"):
         reader.must_be(key, False, reason="layers have no biases")
     for key in ("hidden_activation", "classifier_activation"):
@@ -131,25 +132,25 @@ def _read_modern(reader: ConfigReader) -> Fields:
         "position_embedding_type",
         "layer_norm_eps",
     )
-    period = reader.integer("global_attn_every_n_layers", 3)
-    kinds = reader.words("layer_types", (FULL, SLIDING)) or [
+    period = reader.count("global_attn_every_n_layers", 3)
+    kinds = reader.words("layer_types", (FULL, SLIDING), length=num_layers) or [
         FULL if layer % period == 0 else SLIDING for layer in range(num_layers)
     ]
     # Tokens at half of local_attention on each side are seen; ours counts a query's own key.
-    windows = windows_of(kinds, window_size=reader.integer("local_attention", 128) // 2 + 1)
+    windows = windows_of(kinds, window_size=reader.count("local_attention", 128) // 2 + 1)
     return {
         **_MASKED,
         **windows,
         **_read_bases(reader, has_windows=windows["window_size"] is not None),
         "num_layers": num_layers,
-        "hidden_size": reader.integer("hidden_size", 768),
-        "ffn_hidden_size": reader.integer("intermediate_size", 1152),
+        "hidden_size": reader.count("hidden_size", 768),
+        "ffn_hidden_size": reader.count("intermediate_size", 1152),
         "num_attention_heads": heads,
         "num_query_groups": heads,
         "seq_length": positions,
         "max_position_embeddings": positions,
-        "vocab_size": reader.integer("vocab_size", 50368),
-        "norm_epsilon": reader.number("norm_eps", 1e-5),
+        "vocab_size": reader.count("vocab_size", 50368),
+        "norm_epsilon": reader.positive("norm_eps", 1e-5),
         "layernorm_bias": False,
         "embedding_layernorm": True,
         "skip_first_layernorm": True,

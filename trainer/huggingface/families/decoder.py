@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.config.model import ModelConfig, find_windows
-from trainer.huggingface.config_json import ConfigReader
+from trainer.huggingface.config_json import MAX_LAYERS, ConfigReader
 from trainer.huggingface.families.family import Fields
 from trainer.huggingface.tensor_map import FusedQkv, Halves, Mapped, Names, Same
 
@@ -38,23 +38,23 @@ def read_decoder(
             of num_positions requires the key, of the head's size means hidden_size / num_attention_heads, and of groups
             as many as heads.
     """
-    hidden_size, heads = reader.integer("hidden_size"), reader.integer("num_attention_heads")
-    channels = reader.optional_integer("head_dim", head_size)
+    hidden_size, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
+    channels = reader.optional_count("head_dim", head_size)
     if channels is None:
         channels = head_size
-    positions = reader.integer("max_position_embeddings", num_positions)
+    positions = reader.count("max_position_embeddings", num_positions)
     reader.must_be("is_causal", True, reason="each token sees those before it")
     return {
-        "num_layers": reader.integer("num_hidden_layers"),
+        "num_layers": reader.count("num_hidden_layers", maximum=MAX_LAYERS),
         "hidden_size": hidden_size,
-        "ffn_hidden_size": reader.integer("intermediate_size"),
+        "ffn_hidden_size": reader.count("intermediate_size"),
         "num_attention_heads": heads,
-        "num_query_groups": reader.integer("num_key_value_heads", groups or heads),
+        "num_query_groups": reader.count("num_key_value_heads", groups or heads),
         "kv_channels": None if channels is None or channels * heads == hidden_size else channels,
         "seq_length": positions,
         "max_position_embeddings": positions,
-        "vocab_size": reader.integer("vocab_size"),
-        "norm_epsilon": reader.number("rms_norm_eps", epsilon),
+        "vocab_size": reader.count("vocab_size"),
+        "norm_epsilon": reader.positive("rms_norm_eps", epsilon),
         "activation": reader.choice(activation_key, GATED, activation),
         "untie_embeddings_and_output_weights": not reader.flag("tie_word_embeddings", default=is_tied),
         **read_rope(reader, theta=theta, num_positions=positions),
@@ -128,7 +128,7 @@ def read_scaling(scaling: ConfigReader, *, num_positions: int) -> Fields:
     if kind == "linear":
         scaling.ignore("original_max_position_embeddings")
         return fields
-    original = scaling.integer("original_max_position_embeddings", num_positions)
+    original = scaling.count("original_max_position_embeddings", num_positions)
     fields["rope_original_max_position_embeddings"] = original
     if kind == "llama3":
         fields["rope_low_freq_factor"] = scaling.number("low_freq_factor")

@@ -24,11 +24,11 @@ def _read(reader: ConfigReader) -> Fields:
         "kv_channels": None,
         "num_query_groups": fields["num_attention_heads"],
         "multi_latent_attention": True,
-        "q_lora_rank": reader.optional_integer("q_lora_rank", 1536),
-        "kv_lora_rank": reader.integer("kv_lora_rank", 512),
-        "qk_head_dim": reader.integer("qk_nope_head_dim", 128),
-        "qk_pos_emb_head_dim": reader.integer("qk_rope_head_dim", 64),
-        "v_head_dim": reader.integer("v_head_dim", 128),
+        "q_lora_rank": reader.optional_count("q_lora_rank", 1536),
+        "kv_lora_rank": reader.count("kv_lora_rank", 512),
+        "qk_head_dim": reader.count("qk_nope_head_dim", 128),
+        "qk_pos_emb_head_dim": reader.count("qk_rope_head_dim", 64),
+        "v_head_dim": reader.count("v_head_dim", 128),
     }
 
 
@@ -38,16 +38,16 @@ def _read_experts(reader: ConfigReader, *, num_layers: int) -> Fields:
     reader.must_be("topk_method", "noaux_tc", reason="experts are chosen so")
     reader.must_be("norm_topk_prob", True, reason="sigmoid weights are divided by their sum")
     num_dense = reader.integer("first_k_dense_replace", 3)
-    topk, num_shared = reader.integer("num_experts_per_tok", 8), reader.integer("n_shared_experts", 1)
-    num_groups, group_topk = reader.integer("n_group", 8), reader.integer("topk_group", 4)
+    topk, num_shared = reader.count("num_experts_per_tok", 8), reader.integer("n_shared_experts", 1)
+    num_groups, group_topk = reader.count("n_group", 8), reader.count("topk_group", 4)
     if num_groups > 1 and topk // max(group_topk, 1) != _BEST_PER_GROUP:
         reader.refuse("topk_group", f"must be num_experts_per_tok / {_BEST_PER_GROUP} = {topk // _BEST_PER_GROUP}")
-    width = reader.integer("moe_intermediate_size", 2048)
+    width = reader.count("moe_intermediate_size", 2048)
     has_experts = [int(layer >= num_dense) for layer in range(num_layers)]
     if not any(has_experts):
         reader.refuse("first_k_dense_replace", "leaves no layer with experts")
     return {
-        "num_moe_experts": reader.integer("n_routed_experts", 256),
+        "num_moe_experts": reader.count("n_routed_experts", 256),
         "moe_layer_freq": [1] if all(has_experts) else has_experts,
         "moe_ffn_hidden_size": width,
         "moe_shared_expert_intermediate_size": width * num_shared if num_shared else None,

@@ -63,7 +63,7 @@ GEMMA = Family(
 
 def _read_scores(reader: ConfigReader, *, head_size: int, attention_cap: float | None, cap: float | None) -> Fields:
     """Take scale and bounds of scores and logits; the caps are the family's defaults."""
-    scalar = reader.number("query_pre_attn_scalar", 256)
+    scalar = reader.positive("query_pre_attn_scalar", 256)
     return {
         "softmax_scale": None if scalar == head_size else scalar**-0.5,
         "attn_logit_softcapping": reader.optional_number("attn_logit_softcapping", attention_cap),
@@ -86,7 +86,7 @@ def _write_scores(model: ModelConfig) -> dict[str, Any]:
 
 def _read_layer_types(reader: ConfigReader, *, num_layers: int, period: int) -> list[str]:
     """Take the kind of each layer; without the key, every `period`-th layer attends to everything."""
-    kinds = reader.words("layer_types", (FULL, SLIDING))
+    kinds = reader.words("layer_types", (FULL, SLIDING), length=num_layers)
     return kinds or [SLIDING if (layer + 1) % period else FULL for layer in range(num_layers)]
 
 
@@ -101,7 +101,7 @@ def _read_gemma2(reader: ConfigReader) -> Fields:
     return {
         **fields,
         **_read_scores(reader, head_size=_head_size(fields), attention_cap=50.0, cap=30.0),
-        **windows_of(kinds, window_size=reader.optional_integer("sliding_window", 4096)),
+        **windows_of(kinds, window_size=reader.optional_count("sliding_window", 4096)),
         "norm_placement": "both",
     }
 
@@ -131,14 +131,12 @@ GEMMA2 = Family(
 
 def _read_gemma3(reader: ConfigReader) -> Fields:
     fields = _read_common(reader, activation_key="hidden_activation", groups=4, num_positions=131072, theta=1_000_000.0)
-    kinds = _read_layer_types(
-        reader, num_layers=fields["num_layers"], period=reader.integer("sliding_window_pattern", 6)
-    )
+    kinds = _read_layer_types(reader, num_layers=fields["num_layers"], period=reader.count("sliding_window_pattern", 6))
     reader.ignore("_sliding_window_pattern")
     return {
         **fields,
         **_read_scores(reader, head_size=_head_size(fields), attention_cap=None, cap=None),
-        **windows_of(kinds, window_size=reader.optional_integer("sliding_window", 4096)),
+        **windows_of(kinds, window_size=reader.optional_count("sliding_window", 4096)),
         "norm_placement": "both",
         "qk_layernorm": True,
         "rotary_base_local": reader.number("rope_local_base_freq", fields.get("rotary_base_local", 10000.0)),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.config.model import ModelConfig
-from trainer.huggingface.config_json import ConfigReader
+from trainer.huggingface.config_json import MAX_LAYERS, ConfigReader
 from trainer.huggingface.families.family import Family, Fields
 from trainer.huggingface.tensor_map import FusedQkv, Names, Same
 
@@ -12,23 +12,23 @@ _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu
 
 
 def _read(reader: ConfigReader) -> Fields:
-    hidden_size, heads = reader.integer("n_embd"), reader.integer("n_head")
+    hidden_size, heads = reader.count("n_embd"), reader.count("n_head")
     reader.must_be("scale_attn_weights", True, reason="scores are divided by the square root of a head's channels")
     reader.must_be("scale_attn_by_inverse_layer_idx", False, reason="all layers scale scores alike")
     reader.ignore("reorder_and_upcast_attn")  # changes rounding of 16-bit training only
-    positions = reader.integer("n_positions", 1024)
+    positions = reader.count("n_positions", 1024)
     return {
-        "num_layers": reader.integer("n_layer"),
+        "num_layers": reader.count("n_layer", maximum=MAX_LAYERS),
         "hidden_size": hidden_size,
-        "ffn_hidden_size": reader.optional_integer("n_inner") or 4 * hidden_size,
+        "ffn_hidden_size": reader.optional_count("n_inner") or 4 * hidden_size,
         "num_attention_heads": heads,
         "num_query_groups": heads,
         "seq_length": positions,
         "max_position_embeddings": positions,
-        "vocab_size": reader.integer("vocab_size"),
+        "vocab_size": reader.count("vocab_size"),
         "position_embedding_type": "learned_absolute",
         "normalization": "LayerNorm",
-        "norm_epsilon": reader.number("layer_norm_epsilon", 1e-5),
+        "norm_epsilon": reader.positive("layer_norm_epsilon", 1e-5),
         "activation": reader.choice("activation_function", _ACTIVATIONS, "gelu_new"),
         "add_bias_linear": True,
         "untie_embeddings_and_output_weights": not reader.flag("tie_word_embeddings", default=True),

@@ -42,7 +42,7 @@ LLAMA = Family(
 
 def _read_mistral(reader: ConfigReader) -> Fields:
     fields = read_decoder(reader, num_positions=131072, groups=8)
-    window = reader.optional_integer("sliding_window", 4096)
+    window = reader.optional_count("sliding_window", 4096)
     return fields | windows_of([SLIDING] * fields["num_layers"], window_size=window)
 
 
@@ -63,11 +63,11 @@ MISTRAL = Family(
 
 def _read_mixtral(reader: ConfigReader) -> Fields:
     fields = read_decoder(reader, epsilon=1e-5, theta=1e6, num_positions=131072, groups=8)
-    window = reader.optional_integer("sliding_window")
+    window = reader.optional_count("sliding_window")
     fields |= windows_of([SLIDING] * fields["num_layers"], window_size=window)
     return fields | {
-        "num_moe_experts": reader.integer("num_local_experts", 8),
-        "moe_router_topk": reader.integer("num_experts_per_tok", 2),
+        "num_moe_experts": reader.count("num_local_experts", 8),
+        "moe_router_topk": reader.count("num_experts_per_tok", 2),
         "moe_ffn_hidden_size": fields["ffn_hidden_size"],
     }
 

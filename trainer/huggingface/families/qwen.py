@@ -25,9 +25,9 @@ _OUTPUT_BIAS = "it would also give the output projection a bias"
 def _read_windows(reader: ConfigReader, *, num_layers: int) -> Fields:
     """Take the windows: `layer_types`, or all layers from max_window_layers on."""
     is_used = reader.flag("use_sliding_window", default=False)
-    window = reader.optional_integer("sliding_window", 4096)
+    window = reader.optional_count("sliding_window", 4096)
     first = reader.optional_integer("max_window_layers", 28)
-    kinds = reader.words("layer_types", (FULL, SLIDING))
+    kinds = reader.words("layer_types", (FULL, SLIDING), length=num_layers)
     if not is_used:
         return {"window_size": None}
     if kinds is None:
@@ -94,20 +94,20 @@ def _read_experts(reader: ConfigReader, *, num_layers: int, topk: int, width: in
     """Take the keys that both families with experts share; the arguments are their defaults."""
     reader.must_be("use_sliding_window", False, reason="windows of this family are not supported")
     reader.ignore("sliding_window", "max_window_layers")
-    kinds = reader.words("layer_types", (FULL, SLIDING))
+    kinds = reader.words("layer_types", (FULL, SLIDING), length=num_layers)
     if kinds is not None and SLIDING in kinds:
         reader.refuse("layer_types", "must be full_attention in all layers: windows of this family are not supported")
-    step = reader.integer("decoder_sparse_step", 1)
+    step = reader.count("decoder_sparse_step", 1)
     dense = reader.integers("mlp_only_layers")
     has_experts = [int((layer + 1) % step == 0 and layer not in dense) for layer in range(num_layers)]
     if not any(has_experts):
         reader.refuse("mlp_only_layers", "leaves no layer with experts")
     return {
         # transformers 5 writes num_local_experts.
-        "num_moe_experts": reader.integer("num_experts", reader.integer("num_local_experts", num_experts)),
+        "num_moe_experts": reader.count("num_experts", reader.count("num_local_experts", num_experts)),
         "moe_layer_freq": [1] if all(has_experts) else has_experts,
-        "moe_router_topk": reader.integer("num_experts_per_tok", topk),
-        "moe_ffn_hidden_size": reader.integer("moe_intermediate_size", width),
+        "moe_router_topk": reader.count("num_experts_per_tok", topk),
+        "moe_ffn_hidden_size": reader.count("moe_intermediate_size", width),
         # Normalized weights of the chosen experts are a softmax over the chosen ones.
         "moe_router_pre_softmax": not reader.flag("norm_topk_prob", default=False),
     }
@@ -165,7 +165,7 @@ def _read_qwen2_moe(reader: ConfigReader) -> Fields:
         **fields,
         **experts,
         "add_qkv_bias": reader.flag("qkv_bias", default=True),
-        "moe_shared_expert_intermediate_size": reader.integer("shared_expert_intermediate_size", 5632),
+        "moe_shared_expert_intermediate_size": reader.count("shared_expert_intermediate_size", 5632),
         "moe_shared_expert_gate": True,
     }
 

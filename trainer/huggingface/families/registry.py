@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.config.model import ModelConfig
+from trainer.huggingface.check_model import check_model
 from trainer.huggingface.config_json import CONFIG_NAME, ConfigReader
 from trainer.huggingface.families.bert import BERT, MODERNBERT
 from trainer.huggingface.families.deepseek import DEEPSEEK_V3
@@ -15,7 +16,7 @@ from trainer.huggingface.families.olmo import OLMO2
 from trainer.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from trainer.huggingface.tensor_map import UnmappedTensorError, build_rules
 from trireme.config.suggest import did_you_mean, join_or
-from trireme.errors import ConfigError, Violation
+from trireme.errors import ConfigError, Violation, raise_if_any
 
 FAMILIES = (
     LLAMA,
@@ -62,19 +63,22 @@ def read_model(content: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     family = find_family(content)
     reader = ConfigReader(content)
     architectures = content.get("architectures") or [family.architecture]
-    head = next((head for head, form in family.heads.items() if form.architecture in architectures), None)
+    named = architectures if isinstance(architectures, list) else []
+    head = next((head for head, form in family.heads.items() if form.architecture in named), None)
     fields = family.read_fields(reader, head=head)
+    reader.check_token_ids()
     violations = reader.finish()
-    if head is None and family.architecture not in architectures:
+    if head is None and family.architecture not in named:
         known = [family.architecture, *(form.architecture for form in family.heads.values())]
         message = f"must be {join_or(known)}: other heads are not imported"
         fix = "Give a model with one of these heads."
         violations.append(
             Violation(path=f"{CONFIG_NAME}: architectures", value=architectures, message=message, fix=fix)
         )
-    if violations:
-        raise ConfigError(violations)
-    return family, ModelConfig(**fields)
+    raise_if_any(violations)
+    model = ModelConfig(**fields)
+    raise_if_any(check_model(model, content))
+    return family, model
 
 
 def choose_family(model: ModelConfig, *, vocab_size: int, preferred: str | None = None) -> Family:
