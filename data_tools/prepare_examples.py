@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         pack=arguments.pack,
         skip_invalid=arguments.skip_invalid,
+        drop_duplicates=arguments.drop_duplicates,
         overwrite=arguments.overwrite,
         num_workers=arguments.num_workers,
         seed=arguments.seed,
@@ -137,6 +138,7 @@ def _parse() -> argparse.Namespace:
         "--label-separator", default=",", metavar="TEXT", help="between classes of --target multi (default: comma)"
     )
     files.add_argument("--skip-invalid", action="store_true", help="count malformed lines instead of refusing the file")
+    files.add_argument("--drop-duplicates", action="store_true", help="keep the first of equal examples only")
     rows = parser.add_argument_group("rows")
     rows.add_argument(
         "--pack", action=argparse.BooleanOptionalAction, default=True, help="several examples a row (default), or one"

@@ -66,8 +66,8 @@ class Item(NamedTuple):
     file: str
     line: int
     is_validation: bool
-    example: Example | BadLine
-    """A malformed line is passed on, to be counted."""
+    example: Example | BadLine | ExampleRefusal
+    """What is malformed or refused already is passed on, to be counted."""
 
 
 class EncodedItem(NamedTuple):
@@ -189,10 +189,12 @@ def _encode_chunk(items: list[Item]) -> list[EncodedItem]:
 
 def _encode_item(item: Item, encoder: ExampleEncoder) -> EncodedItem:
     units: tuple[Unit, ...] = ()
-    refusal = None
+    refusal: ExampleRefusal | None = None
     if isinstance(item.example, BadLine):
         named = f"field {item.example.field}: " if item.example.field else ""
         refusal = ExampleRefusal("malformed", f"{named}{item.example.message}")
+    elif isinstance(item.example, ExampleRefusal):
+        refusal = item.example
     else:
         try:
             units = encoder.encode(item.example)

@@ -71,6 +71,7 @@ class Preparation:
     """Share of the examples of `inputs` that are held out; equal texts, prompts or contexts stay together."""
     pack: bool = True
     skip_invalid: bool = False
+    drop_duplicates: bool = False
     overwrite: bool = False
     num_workers: int | None = None
     seed: int = 0
@@ -294,6 +295,7 @@ def _encode(
 
 def _list_items(preparation: Preparation) -> Iterator[Item]:
     given = set(preparation.encoding.labels)
+    drops, first_places = preparation.drop_duplicates, dict[bytes, str]()
     sources = [(path, False) for path in preparation.inputs] + [(path, True) for path in preparation.validation]
     for path, is_validation in sources:
         for found in _read(path, preparation, given):
@@ -302,7 +304,10 @@ def _list_items(preparation: Preparation) -> Iterator[Item]:
             else:
                 line, example = found
                 is_held_out = is_validation or _draw(example.key, seed=preparation.seed) < preparation.validation_share
-                yield Item(str(path), line, is_held_out, example)
+                place = f"{path}, line {line}"
+                first = first_places.setdefault(_digest(to_record(example)), place) if drops else place
+                given_or_refused = example if first == place else ExampleRefusal("duplicate", f"equal to {first}")
+                yield Item(str(path), line, is_held_out, given_or_refused)
 
 
 def _draw(key: Any, *, seed: int) -> float:
@@ -432,6 +437,7 @@ def _describe_settings(preparation: Preparation, encoding: EncodeSettings) -> di
         "pack": preparation.pack,
         "validation_share": preparation.validation_share,
         "seed": preparation.seed,
+        "drop_duplicates": preparation.drop_duplicates,
         "only_last": encoding.only_last,
         "stride": encoding.stride,
         "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),

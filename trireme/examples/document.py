@@ -17,6 +17,7 @@ Reason = Literal[
     "template_refusal",
     "prefix_property",
     "same_answers",
+    "duplicate",
     "malformed",
 ]
 REASONS: dict[Reason, str] = {
@@ -28,6 +29,7 @@ REASONS: dict[Reason, str] = {
     "template_refusal": "the chat template refuses the conversation",
     "prefix_property": "the conversation's beginning is rendered or tokenized in another way than inside the whole",
     "same_answers": "the chosen and the rejected answer are equal",
+    "duplicate": "equal to an earlier example",
     "malformed": "malformed",
 }
 """Reason of a rejected example -> what it says."""

@@ -174,7 +174,9 @@ def test_held_out_examples_are_disjoint_and_equal_ones_stay_together(model: Path
     prepare(model, path, tmp_path / "rows", "--validation", again, "--overwrite")
     assert len(Rows(tmp_path / "rows.validation").documents()) == 3
     # Without validation examples, those of the former preparation are gone.
-    prepare(model, path, tmp_path / "rows", "--overwrite")
+    done = prepare(model, path, tmp_path / "rows", "--overwrite", "--drop-duplicates")
+    assert f"{path}, line 41: equal to {path}, line 1\n" in done.stdout
+    assert len(Rows(tmp_path / "rows").documents()) == len(DIALOGS)
     assert not (tmp_path / "rows.validation.bin").exists()
 
 
