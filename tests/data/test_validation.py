@@ -110,3 +110,10 @@ def test_the_mean_over_a_pass_is_that_over_the_windows(configs: list[DatasetConf
 def test_a_set_of_one_window(tmp_path: Path) -> None:
     prefix = write_counting_shard(tmp_path / "s", start=0, num_tokens=SEQ_LENGTH + 1)
     assert _starts(_build([DatasetConfig(paths=[str(prefix)])])) == [0]
+
+
+@pytest.mark.parametrize("dp_size", [1, 3])
+def test_null_takes_every_window_of_every_set_once(configs: list[DatasetConfig], dp_size: int) -> None:
+    parts = [_starts(_build(configs, dp_rank=rank, dp_size=dp_size, eval_iters=None)) for rank in range(dp_size)]
+    first, second = range(0, 50 * SEQ_LENGTH, SEQ_LENGTH), range(10_000, 10_000 + 5 * SEQ_LENGTH, SEQ_LENGTH)
+    assert sorted(itertools.chain(*parts)) == [*first, *second]

@@ -98,7 +98,7 @@ def settings(task: str, name: str, *further: str) -> list[str]:
         f"run_name={name}",
         "training.train_iters=8",
         "training.eval_interval=4",
-        "training.eval_iters=100",
+        "training.eval_iters=null",
         *further,
     ]
 

@@ -70,5 +70,7 @@ def _describe_validation(config: TrainConfig) -> str:
         return "Validation: off (training.eval_interval=0)"
     is_repeated = training.eval_interval < training.train_iters
     often = f"every {format_number(training.eval_interval, 'step')} and " if is_repeated else ""
+    if training.eval_iters is None:
+        return f"Validation: {often}after the last step, on all of data.validation"
     batches = format_number(training.eval_iters, "global batch")
     return f"Validation: {often}after the last step, on at most {batches}"

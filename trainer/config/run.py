@@ -109,8 +109,8 @@ class TrainingConfig:
     """Seeds initial weights, sample order and dropout."""
     eval_interval: int = 100
     """Steps between validations; 0 disables validation."""
-    eval_iters: int = 10
-    """Global batches per validation."""
+    eval_iters: int | None = 10
+    """Global batches per validation; null validates on every window or row of data.validation once."""
     stop_after_step: int | None = None
     """Save a checkpoint and exit after this step; schedules still end at train_iters, so the run can be resumed."""
 

@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 class ValidationLoader:
     """Load the steps over a fixed list of windows, the same in every pass.
 
-    The windows are the first eval_iters * global_batch_size samples of the blend, in the order of epoch 0. No window
-    is used twice: if the data sets have fewer windows, each counts once, and the last step is padded with sequences of
-    loss mask 0. So the token-weighted mean over a pass is the exact mean over the windows, while every rank takes part
-    in the same number of forward passes.
+    The windows are the first eval_iters * global_batch_size samples of the blend, in the order of epoch 0, or all that
+    there are. No window is used twice: if the data sets have fewer windows, each counts once, and the last step is
+    padded with sequences of loss mask 0. So the token-weighted mean over a pass is the exact mean over the windows,
+    while every rank takes part in the same number of forward passes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ def build_validation_loader(
     dp_size: int,
     micro_batch_size: int,
     global_batch_size: int,
-    eval_iters: int,
+    eval_iters: int | None,
     vocab_size: int | None = None,
     documents: DocumentConfig | None = None,
     transform: Callable[[MicroBatch], MicroBatch] | None = None,
@@ -101,16 +101,18 @@ def build_validation_loader(
         consumed_samples=0,
     )
     order = SampleOrder(mixture, num_windows=[dataset.num_windows for dataset in datasets], seed=VALIDATION_SEED)
-    wanted = eval_iters * global_batch_size
-    locations = order.locate(order.first_epoch_only(np.arange(wanted)))
+    if eval_iters is None:
+        locations = _locate_all([dataset.num_windows for dataset in datasets])
+    else:
+        locations = order.locate(order.first_epoch_only(np.arange(eval_iters * global_batch_size)))
     num_windows = len(locations.window)
-    if num_windows < wanted:
+    if eval_iters is not None and num_windows < eval_iters * global_batch_size:
         logger.warning(
             "Validation uses %s of %d tokens, each once: the data sets have fewer than the %d that "
             "training.eval_iters=%d requires.",
-            format_number(num_windows, "window"),
+            format_number(num_windows, "window" if rows is None else "row"),
             seq_length,
-            wanted,
+            eval_iters * global_batch_size,
             eval_iters,
         )
     return ValidationLoader(
@@ -121,3 +123,10 @@ def build_validation_loader(
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
     )
+
+
+def _locate_all(num_windows: Sequence[int]) -> SampleLocations:
+    """Locate every window of every data set once, in order."""
+    windows = np.concatenate([np.arange(count) for count in num_windows])
+    dataset = np.repeat(np.arange(len(num_windows)), num_windows)
+    return SampleLocations(dataset=dataset, epoch=np.zeros_like(windows), window=windows)
