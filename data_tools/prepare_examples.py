@@ -24,9 +24,10 @@ from pathlib import Path
 
 from data_tools.examples.columns import Columns
 from data_tools.examples.encode import EncodeSettings
-from data_tools.examples.preparation import Preparation, prepare_examples
+from data_tools.examples.preparation import prepare_examples
 from data_tools.examples.read import AUTO, FORMATS, ReadOptions
 from data_tools.examples.report import format_report
+from data_tools.examples.survey import Preparation
 from trireme.command import run_command
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.examples.document import Truncation

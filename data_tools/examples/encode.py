@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -180,6 +181,7 @@ _encoders: list[ExampleEncoder] = []
 
 
 def _start(settings: EncodeSettings) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
     _encoders.append(ExampleEncoder(settings))
 
 

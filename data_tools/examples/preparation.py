@@ -7,12 +7,9 @@ any work is done; then to encode.
 import hashlib
 import json
 import shutil
-import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from data_tools.examples.encode import EncodedItem, EncodeSettings, Item, encode_all
-from data_tools.examples.example import BadLine, Example, LabelledText, TaggedWords, to_record
+from data_tools.examples.example import BadLine, to_record
 from data_tools.examples.packing import pack_best_fit
 from data_tools.examples.padding import choose_padding
-from data_tools.examples.read import ReadOptions, read_file
 from data_tools.examples.report import Report, SplitReport, count_faults, describe_lengths
 from data_tools.examples.spool import ExampleSpool
+from data_tools.examples.survey import Preparation, check_labels, complete_settings, digest, read_known, survey
 from data_tools.examples.write import SUFFIXES, RowWriter, build_rows
 from data_tools.tokenizer.files import find_tokenizer, install_tokenizer
-from data_tools.work.progress import Mode, StageProgress
+from data_tools.work.progress import StageProgress
 from trireme.cores import count_cores
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.examples.document import REASONS, ExampleRefusal
@@ -37,7 +34,6 @@ from trireme.examples.rows import CHECKS, RowFault
 from trireme.files import write_whole
 from trireme.progress import format_number
 from trireme.shards.examples import (
-    MAX_CLASSES_OF_ONE_EXAMPLE,
     NO_LABEL,
     ExamplesRecord,
     record_settings,
@@ -56,41 +52,6 @@ _WARNING_CHECKS = ("targets_spell_the_answer",)
 """Checks that a template or tokenizer may fail which changes texts; a failure is reported and does not stop."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """What to prepare, from which files, and where to."""
-
-    inputs: tuple[Path, ...]
-    output: Path
-    """Prefix of the shard; the validation examples become PREFIX.validation."""
-    reading: ReadOptions
-    encoding: EncodeSettings
-    """`labels` and `value_range` are filled in from the files where they are empty."""
-    validation: tuple[Path, ...] = ()
-    validation_share: float = 0.0
-    """Share of the examples of `inputs` that are held out; equal texts, prompts or contexts stay together."""
-    pack: bool = True
-    skip_invalid: bool = False
-    drop_duplicates: bool = False
-    overwrite: bool = False
-    num_workers: int | None = None
-    seed: int = 0
-    mode: Mode = "off"
-
-
-@dataclass(kw_only=True)
-class _Contents:
-    """What a first reading of all files finds."""
-
-    num_examples: int = 0
-    labels: set[str] = field(default_factory=set)
-    values: list[float] = field(default_factory=list)
-    """Smallest and largest."""
-    num_duplicates: int = 0
-    bad: list[Violation] = field(default_factory=list)
-    num_bad: int = 0
-
-
 def prepare_examples(preparation: Preparation) -> Report:
     """Prepare examples, and publish all files of them or none.
 
@@ -99,14 +60,16 @@ def prepare_examples(preparation: Preparation) -> Report:
         RunStopped: rows failed a check: a defect of this program.
     """
     raise_if_any(_check_output(preparation))
-    contents = _survey(preparation)
-    raise_if_any([*contents.bad, *_check_labels(contents, preparation)])
-    encoding = _complete(preparation.encoding, contents)
+    contents = survey(preparation)
+    raise_if_any([*contents.bad, *check_labels(contents, preparation)])
+    encoding = complete_settings(preparation.encoding, contents)
     report = Report(task=encoding.task, seq_length=encoding.seq_length, num_duplicates=contents.num_duplicates)
     output = preparation.output
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        work = output.with_name(f".{output.name}.preparing")
+        shutil.rmtree(work, ignore_errors=True)  # a killed command leaves it
+        work.mkdir()
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         spools = {name: _new_spool(work, name) for name in ("train", "validation")}
         rejected = work / "rejected.jsonl"
@@ -158,104 +121,6 @@ def _check_output(preparation: Preparation) -> Iterator[Violation]:
         yield Violation(path="--output", value=output, message=message, fix=fix)
 
 
-def _survey(preparation: Preparation) -> _Contents:
-    """Read all files; find what is malformed and what the labels are."""
-    contents = _Contents()
-    seen: set[bytes] = set()
-    given = set(preparation.encoding.labels)
-    num_read = 0
-    with StageProgress("read", total=None, unit="examples", mode=preparation.mode) as progress:
-        for path in (*preparation.inputs, *preparation.validation):
-            num_before = num_read
-            for item in _read(path, preparation, given):
-                num_read += 1
-                if isinstance(item, BadLine):
-                    contents.num_bad += 1
-                    if not preparation.skip_invalid:
-                        contents.bad.append(item.violation(str(path)))
-                else:
-                    contents.num_examples += 1
-                    _note_labels(contents, item[1])
-                    digest = _digest(to_record(item[1]))
-                    contents.num_duplicates += digest in seen
-                    seen.add(digest)
-                progress.update(num_read)
-            if num_read == num_before:
-                fix = "Name a file with examples."
-                contents.bad.append(Violation(path=str(path), value="", message="contains no examples", fix=fix))
-    return contents
-
-
-def _read(path: Path, preparation: Preparation, given: set[str]) -> Iterator[tuple[int, Example] | BadLine]:
-    """Yield the examples of a file with their lines; a class that is not among the given ones is malformed."""
-    try:
-        for item in read_file(path, preparation.reading):
-            if isinstance(item, BadLine):
-                yield item
-                continue
-            unknown = sorted(set(_labels_of(item.example)) - given) if given else []
-            if unknown:
-                fix = f"Use one of --labels: {', '.join(preparation.encoding.labels)}"
-                message = "is none of the given labels"
-                yield BadLine(line=item.line, field="label", message=message, fix=fix, value=", ".join(unknown))
-            else:
-                yield item.line, item.example
-    except (OSError, EOFError, zlib.error) as error:
-        fix = "Check the path and its permissions, and that the file is complete."
-        message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error
-
-
-def _labels_of(example: Example) -> tuple[str, ...]:
-    match example:
-        case LabelledText():
-            return example.labels
-        case TaggedWords():
-            return example.tags
-        case _:
-            return ()
-
-
-def _note_labels(contents: _Contents, example: Example) -> None:
-    contents.labels.update(_labels_of(example))
-    if isinstance(example, LabelledText) and example.value is not None:
-        contents.values = [min([*contents.values, example.value]), max([*contents.values, example.value])]
-
-
-def _check_labels(contents: _Contents, preparation: Preparation) -> Iterator[Violation]:
-    encoding = preparation.encoding
-    if encoding.task not in ("classify", "tag") or encoding.target_kind == "value" or contents.bad:
-        return
-    labels = encoding.labels or tuple(contents.labels)
-    if encoding.target_kind == "multi" and len(labels) > MAX_CLASSES_OF_ONE_EXAMPLE:
-        message = f"an example with several classes may have one of at most {MAX_CLASSES_OF_ONE_EXAMPLE}"
-        fix = "Leave out rare classes, or train two classifiers."
-        yield Violation(path="labels", value=len(labels), message=message, fix=fix)
-    if len(labels) < (1 if encoding.target_kind == "multi" else 2):
-        fix = "Check --label-column."
-        yield Violation(path="labels", value=", ".join(labels), message="must be at least two", fix=fix)
-    elif len(labels) > max(1000, contents.num_examples // 2) and encoding.target_kind == "single":
-        message = f"must be classes: {format_number(contents.num_examples, 'example')} have as many different ones"
-        fix = "Check --label-column, or set --target value for numbers."
-        yield Violation(path="labels", value=len(labels), message=message, fix=fix)
-
-
-def _complete(encoding: EncodeSettings, contents: _Contents) -> EncodeSettings:
-    """Return the settings with what the files hold."""
-    values = dict(vars(encoding))
-    if encoding.task in ("classify", "tag") and not encoding.labels:
-        values["labels"] = tuple(sorted(contents.labels, key=_order_of))
-    if encoding.target_kind == "value" and contents.values:
-        values["value_range"] = tuple(contents.values)
-    return EncodeSettings(**values)
-
-
-def _order_of(label: str) -> tuple[bool, int, str]:
-    """Order numbers by size before names by the alphabet."""
-    is_number = label.isascii() and label.removeprefix("-").isdigit()
-    return not is_number, int(label) if is_number else 0, label
-
-
 def _new_spool(work: Path, name: str) -> ExampleSpool:
     (work / name).mkdir()
     return ExampleSpool(work / name)
@@ -298,27 +163,21 @@ def _list_items(preparation: Preparation) -> Iterator[Item]:
     drops, first_places = preparation.drop_duplicates, dict[bytes, str]()
     sources = [(path, False) for path in preparation.inputs] + [(path, True) for path in preparation.validation]
     for path, is_validation in sources:
-        for found in _read(path, preparation, given):
+        for found in read_known(path, preparation, given):
             if isinstance(found, BadLine):
                 yield Item(str(path), found.line, is_validation, found)
             else:
                 line, example = found
                 is_held_out = is_validation or _draw(example.key, seed=preparation.seed) < preparation.validation_share
                 place = f"{path}, line {line}"
-                first = first_places.setdefault(_digest(to_record(example)), place) if drops else place
+                first = first_places.setdefault(digest(to_record(example)), place) if drops else place
                 given_or_refused = example if first == place else ExampleRefusal("duplicate", f"equal to {first}")
                 yield Item(str(path), line, is_held_out, given_or_refused)
 
 
 def _draw(key: Any, *, seed: int) -> float:
     """Return a number in [0, 1) that depends on the key and the seed alone."""
-    return int.from_bytes(_digest([seed, key]), "big") / 2**64
-
-
-def _digest(value: Any) -> bytes:
-    """Return 8 bytes that equal values have in common."""
-    content = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest([seed, key]), "big") / 2**64
 
 
 def _note_refusal(item: EncodedItem, refusal: ExampleRefusal, report: Report) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def complete(shell: str, line: str) -> list[str]:
 
 
 def test_bash_completes_verbs_groups_and_options() -> None:
-    assert complete("bash", "trireme p") == ["plan", "preflight", "prepare"]
+    assert complete("bash", "trireme prep") == ["prepare", "prepare-examples"]
     assert "model=" in complete("bash", "trireme local m")
     # readline has split the word at "="
     assert {"llama_1b", "llama_8b"} <= set(complete("bash", "trireme local model = l"))
