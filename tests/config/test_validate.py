@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config import rule_cases
+from tests.config.finetune_rule_cases import FINETUNE_CASES
 from tests.config.head_rule_cases import HEAD_CASES
 from tests.config.health_rule_cases import HEALTH_CASES
 from tests.config.model_rule_cases import MODEL_CASES
@@ -25,7 +26,16 @@ from trainer.config.validate import RULES, validate
 from trireme.config.fields import leaf_paths, union_members
 from trireme.errors import Violation
 
-CASES = [*rule_cases.CASES, *SLURM_CASES, *MOE_CASES, *MODEL_CASES, *RECOVERY_CASES, *HEALTH_CASES, *HEAD_CASES]
+CASES = [
+    *rule_cases.CASES,
+    *SLURM_CASES,
+    *MOE_CASES,
+    *MODEL_CASES,
+    *RECOVERY_CASES,
+    *HEALTH_CASES,
+    *FINETUNE_CASES,
+    *HEAD_CASES,
+]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 
 

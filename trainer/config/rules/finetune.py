@@ -17,7 +17,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 """What each task is measured by."""
 
 
-@reads(_TASK, "finetune.num_epochs", "finetune.class_weights", "finetune.metric", "finetune.early_stopping_patience")
+@reads(_TASK, "finetune.num_epochs", "finetune.class_weights", "finetune.metric")
 def _settings_need_a_task(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     finetune = config.finetune
     if finetune.task is not None:
@@ -39,21 +39,23 @@ def _settings_need_a_task(config: TrainConfig, world_size: int | None) -> Iterat
 
 @reads(_TASK, "data.mask_prob")
 def _examples_are_not_masked(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.finetune.task is not None and config.data.mask_prob is not None:
+    task, mask_prob = config.finetune.task, config.data.mask_prob
+    if task is not None and mask_prob is not None:
         yield Violation(
             path="data.mask_prob",
-            value=config.data.mask_prob,
-            message=f"must be null with {_TASK}={config.finetune.task}: examples have labels of their own",
+            value=mask_prob,
+            message=f"must be null with {_TASK}={task}: examples have labels of their own",
             fix=f"Use null, or {_TASK}=null.",
         )
 
 
 @reads(_TASK, "model.attention_mask")
 def _answers_are_written_forwards(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.finetune.task in ("sft", "dpo") and config.model.attention_mask == "bidirectional":
+    task, sides = config.finetune.task, config.model.attention_mask
+    if task in ("sft", "dpo") and sides == "bidirectional":
         yield Violation(
             path=_TASK,
-            value=config.finetune.task,
+            value=task,
             message="requires model.attention_mask=causal: the model would see the tokens that it predicts",
             fix="Use classify, tag or qa with this model, or a causal one.",
         )
@@ -71,11 +73,11 @@ def _metric_is_of_the_task(config: TrainConfig, world_size: int | None) -> Itera
         )
 
 
-@reads(_TASK, "finetune.early_stopping_patience", "finetune.metric", "data.validation", "training.eval_interval")
+@reads("finetune.early_stopping_patience", "finetune.metric", "data.validation", "training.eval_interval")
 def _best_needs_validations(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     finetune = config.finetune
-    validates = bool(config.data.validation) and config.training.eval_interval > 0
-    if validates:
+    datasets, interval = config.data.validation, config.training.eval_interval
+    if datasets and interval > 0:
         return
     for name, value, is_used in (
         ("early_stopping_patience", finetune.early_stopping_patience, finetune.early_stopping_patience is not None),
@@ -92,7 +94,7 @@ def _best_needs_validations(config: TrainConfig, world_size: int | None) -> Iter
 
 @reads(_TASK, "finetune.class_weights", "model.num_labels")
 def _weights_are_of_classes(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    task, weights = config.finetune.task, config.finetune.class_weights
+    task, weights, num_labels = config.finetune.task, config.finetune.class_weights, config.model.num_labels
     if task is None or not weights:
         return
     path = "finetune.class_weights"
@@ -100,9 +102,9 @@ def _weights_are_of_classes(config: TrainConfig, world_size: int | None) -> Iter
     if task not in ("classify", "tag"):
         message = f"has no effect with {_TASK}={task}, which has no classes"
         yield Violation(path=path, value=shown, message=message, fix="Remove it.")
-    elif config.model.num_labels is not None and len(weights) != config.model.num_labels:
-        message = f"must have a weight for each of the {config.model.num_labels} classes"
-        yield Violation(path=path, value=shown, message=message, fix=f"Give {config.model.num_labels} numbers.")
+    elif num_labels is not None and len(weights) != num_labels:
+        message = f"must have a weight for each of the {num_labels} classes"
+        yield Violation(path=path, value=shown, message=message, fix=f"Give {num_labels} numbers.")
     elif min(weights) < 0 or sum(weights) == 0:
         message = "must be at least 0 each, and more than 0 together"
         yield Violation(path=path, value=shown, message=message, fix="Use positive numbers.")
@@ -110,8 +112,7 @@ def _weights_are_of_classes(config: TrainConfig, world_size: int | None) -> Iter
 
 @reads(_TASK, "parallel.context_parallel_size")
 def _examples_are_whole(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    size = config.parallel.context_parallel_size
-    task = config.finetune.task
+    task, size = config.finetune.task, config.parallel.context_parallel_size
     if task in ("dpo", "tag") and size > 1:
         what = "the log-probability of a whole answer is" if task == "dpo" else "the tags of a whole text are"
         yield Violation(
@@ -124,7 +125,8 @@ def _examples_are_whole(config: TrainConfig, world_size: int | None) -> Iterator
 
 @reads(_TASK, "pretrained_checkpoint")
 def _reference_is_given(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.finetune.task == "dpo" and config.pretrained_checkpoint is None:
+    task, checkpoint = config.finetune.task, config.pretrained_checkpoint
+    if task == "dpo" and checkpoint is None:
         yield Violation(
             path="pretrained_checkpoint",
             value="null",
@@ -135,10 +137,11 @@ def _reference_is_given(config: TrainConfig, world_size: int | None) -> Iterator
 
 @reads(_TASK, "model.transformer_impl")
 def _documents_need_torch_layers(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
-    if config.finetune.task is not None and config.model.transformer_impl == "transformer_engine":
+    task, implementation = config.finetune.task, config.model.transformer_impl
+    if task is not None and implementation == "transformer_engine":
         yield Violation(
             path=_TASK,
-            value=config.finetune.task,
+            value=task,
             message="not supported with model.transformer_impl=transformer_engine: a row has several documents",
             fix="Use model.transformer_impl=torch.",
         )
