@@ -19,6 +19,7 @@ from trainer.inference.options import (
     choose_sampling,
     model_options,
 )
+from trainer.inference.valid_text import is_text
 from trireme.command import allow_any_text, run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.logging import configure_logging
@@ -83,6 +84,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdin.isatty()
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused on its own
         self._held: list[str] = []
         if self.is_terminal:
             import readline  # noqa: F401, PLC0415 - makes `input` edit lines and recall earlier ones
@@ -130,6 +133,8 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
     if arguments.max_new_tokens < 1:
         message = "must be at least 1"
         found.append(Violation(path="--max-new-tokens", value=arguments.max_new_tokens, message=message, fix=""))
+    if not is_text(arguments.system):
+        found.append(Violation(path="--system", value=ascii(arguments.system), message="must be valid UTF-8", fix=""))
     if world_size() > 1:
         message = "must be one process"
         fix = "Use `torchrun ... -m trainer.serve` for a model on several devices."

@@ -28,8 +28,9 @@ from trainer.inference.options import (
     check_sampling_options,
     model_options,
 )
+from trainer.inference.valid_text import is_text
 from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
-from trireme.errors import EXIT_OK, EXIT_STOPPED, RunStopped, Violation, raise_if_any
+from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.files import written_whole
 from trireme.logging import configure_logging
 from trireme.processes import global_rank
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_driver and arguments.input is not None:
         with _open_input(arguments.input) as stream:
             prompts = read_prompts(stream, name=_name_of(arguments.input))
+    prompt = _read_stdin() if is_driver and arguments.prompt == STDIN else arguments.prompt
     model = load_model(model_options(arguments))
     if not model.is_driver:
         model.runner.follow()
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     try:
         if arguments.input is None:
-            stream_texts(model, sys.stdin.read() if arguments.prompt == STDIN else arguments.prompt, arguments)
+            stream_texts(model, prompt, arguments)
         else:
             name, total = _name_of(arguments.input), len(prompts) * arguments.num_samples
             with _open_output(arguments.output) as write, _show_progress(total, is_shown=write != write_output) as show:
@@ -87,6 +89,21 @@ def run(arguments: argparse.Namespace) -> int:
         model.runner.stop()
     stop_world()
     return EXIT_OK
+
+
+def _read_stdin() -> str:
+    """Read the text of stdin.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read()
+        text.encode()
+    except UnicodeError as error:
+        violation = _violation("--prompt", STDIN, f"stdin must be UTF-8: {error}", "Convert it to UTF-8.")
+        raise ConfigError([violation]) from error
+    return text
 
 
 @contextlib.contextmanager
@@ -190,8 +207,9 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         found.append(_violation("--max-new-tokens", arguments.max_new_tokens, f"must be at least {least}"))
     if arguments.num_samples < 1:
         found.append(_violation("--num-samples", arguments.num_samples, "must be at least 1"))
-    if not _is_text(arguments.prompt):
+    if not is_text(arguments.prompt):
         found.append(_violation("--prompt", ascii(arguments.prompt), "must be valid UTF-8"))
+    found += [_violation("--stop", ascii(stop), "must be valid UTF-8") for stop in arguments.stop if not is_text(stop)]
     if "" in arguments.stop:
         found.append(_violation("--stop", "", "must not be empty"))
     if arguments.input is not None and arguments.prompt:
@@ -209,15 +227,6 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         fix = "Create it, or give another name."
         found.append(_violation("--output", arguments.output, "has no directory", fix))
     return found
-
-
-def _is_text(prompt: str) -> bool:
-    """Return whether a prompt is text: Python represents invalid bytes of the command line as lone surrogates."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _violation(path: str, value: object, message: str, fix: str = "") -> Violation:

@@ -88,9 +88,13 @@ def test_an_index_stays_in_its_directory_and_tells_the_truth(tmp_path: Path) -> 
     index = inside / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"first": "../outside.safetensors"}}))
     assert "is damaged: '../outside.safetensors' is not the name of a file" in messages(inside)
-    index.write_text(json.dumps({"weight_map": {"first": "part.safetensors", "lost": "part.safetensors"}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {"first": "part.safetensors", "lost": "part.safetensors"}})
+    )
     assert "part.safetensors: lacks lost" in messages(inside)
-    index.write_text(json.dumps({"weight_map": {"first": "part.safetensors", "other": "gone.safetensors"}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {"first": "part.safetensors", "other": "gone.safetensors"}})
+    )
     assert "gone.safetensors: cannot be read" in messages(inside)
 
 

@@ -50,7 +50,7 @@ class Server:
         return status, json.loads(text)
 
     def metric(self, name: str) -> float:
-        found = re.search(rf"^trireme_{name} (\S+)$", self.get("/metrics")[1], flags=re.MULTILINE)
+        found = re.search(rf"^trireme_{re.escape(name)} (\S+)$", self.get("/metrics")[1], flags=re.MULTILINE)
         assert found is not None, name
         return float(found[1])
 

@@ -87,6 +87,28 @@ def test_history_and_commands(model: LoadedModel, tmp_path: Path) -> None:
     assert not talk.chat.handle("/exit")
 
 
+def test_what_is_no_text_is_not_sent_and_nothing_is_not_saved(model: LoadedModel, tmp_path: Path) -> None:
+    talk = Talk(model)
+    talk.say(f"/save {tmp_path / 'saved.jsonl'}")
+    assert talk.notes.pop() == "Not saved: the conversation is empty."
+    assert not list(tmp_path.iterdir())
+    for line in ("abc\udcff", "/system \udcff", "/save \udcff"):
+        assert talk.say(line) == ""
+        assert talk.notes.pop() == "Not sent: the line is not valid UTF-8."
+    assert talk.say("abc") == answer_to(model, ("user", "abc")) + "\n"
+
+
+def test_a_line_of_stdin_that_is_not_utf8_does_not_end_the_conversation(chat_directory: Path) -> None:
+    command = [sys.executable, "-m", "trainer.chat", str(chat_directory), "--max-new-tokens", "4", "--temperature", "0"]
+    said = [
+        subprocess.run(command, cwd=REPOSITORY, env=environment(), input=lines, capture_output=True, timeout=120)
+        for lines in (b"abc\n", b"\xff\xfe\nabc\n")
+    ]
+    assert [one.returncode for one in said] == [0, 0]
+    assert said[0].stdout == said[1].stdout != b""
+    assert b"Not sent: the line is not valid UTF-8." in said[1].stderr
+
+
 def test_a_full_context_forgets_the_first_messages(model: LoadedModel) -> None:
     talk = Talk(model)
     long = "abcdefgh" * (CONTEXT // 8 // 3)

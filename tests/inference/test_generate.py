@@ -235,6 +235,11 @@ def test_a_stop_string_ends_a_text(run_directory: Path) -> None:
         ("{}", "must have either prompt or messages"),
         ('{"prompt": 5}', "must have a text as prompt"),
         ('{"messages": []}', "must have at least one message"),
+        ('{"prompt": "\\ud800"}', "contains \\ud800, half of a character, in prompt"),
+        ('{"messages": [{"role": "user", "content": "\\udfff"}]}', "in messages.0.content"),
+        ('{"prompt": "a", "id": ["\\ud800"]}', "contains \\ud800, half of a character, in id.0"),
+        ('{"prompt": "a", "\\ud800": 1}', "in the name of a key"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
         ('{"messages": [{"role": "user"}]}', "must have messages with role and content"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "has no chat template: it continues text"),
         (json.dumps({"prompt": "a" * 40}), "has 41 tokens, but the model's context is 32"),
@@ -285,6 +290,20 @@ def test_a_chat_model_takes_messages(chat_directory: Path, tmp_path: Path) -> No
     assert chat["completion"]
     # The template puts the end of a document in the middle, and none at the beginning.
     assert chat["logprobs"] != text["logprobs"]
+
+
+def test_a_prompt_may_contain_line_ends_of_unicode(run_directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a", "note": "b\u2028c\x85d"}\n', encoding="utf-8")
+    (line,) = generate(run_directory, "--input", path, "--max-new-tokens", "2")[0].strip("\n").split("\n")
+    assert json.loads(line)["note"] == "b\u2028c\x85d"
+
+
+def test_a_prompt_on_stdin_must_be_text(run_directory: Path) -> None:
+    command = [sys.executable, "-m", "trainer.generate", str(run_directory), "--prompt", "-"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), input=b"\xff", capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--prompt: stdin must be UTF-8: " in done.stderr
 
 
 def test_stdin(run_directory: Path) -> None:

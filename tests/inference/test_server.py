@@ -4,6 +4,7 @@ import concurrent.futures
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,20 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "top_logprobs alone": ("chat/completions", {**CHAT, "top_logprobs": 2}, 400, "requires logprobs=true"),
     "another model": ("completions", {**PROMPT, "model": "gpt-4"}, 404, "The model gpt-4 does not exist"),
     "no such path": ("embeddings", PROMPT, 404, "There is no /v1/embeddings here"),
+    "half a character": ("completions", {**PROMPT, "prompt": "a\ud800"}, 400, "The field prompt contains \\ud800"),
+    "half a character in a message": (
+        "chat/completions",
+        {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]},
+        400,
+        "The field messages.0.content.0.text contains \\udfff, half of a character.",
+    ),
+    "half a character in a name": ("completions", {**PROMPT, "\ud800": 1}, 400, "A name contains \\ud800"),
+    "more texts than places": (
+        "completions",
+        {**PROMPT, "n": 100},
+        400,
+        "for 100 texts, but this server takes 72",
+    ),
     "too large": ("completions", {**PROMPT, "prompt": "a" * 2**20}, 413, "larger than 1048576 bytes"),
 }
 
@@ -180,6 +195,34 @@ def test_other_methods_and_kinds_of_content_are_refused(server: Server) -> None:
     assert server.get("/v1/completions")[0] == 405
     status, answer = server.post("/v1/completions", PROMPT, Content_Type="text/plain")
     assert (status, answer["error"]["code"]) == (415, "not_json")
+
+
+@pytest.mark.parametrize("head", ["Content-Length: x", "Content-Length: -1", "no colon"])
+def test_a_request_that_is_not_http_gets_an_error_of_the_api(server: Server, head: str) -> None:
+    name = 'trireme_requests_total{endpoint="other",status="400"}'
+    before = server.get("/metrics")[1].count(name) and server.metric(name.removeprefix("trireme_"))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
+        error = json.loads(answer.read())["error"]
+    assert error["code"] == "invalid_http"
+    assert "The request is not valid HTTP" in error["message"]
+    assert server.metric(name.removeprefix("trireme_")) == before + 1
+
+
+def test_a_key_may_have_any_letters(chat_directory: Path) -> None:
+    with serve(chat_directory, TRIREME_API_KEY="schlüssel") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        for encoding, status in (("utf-8", 200), ("latin-1", 200), ("utf-16", 401)):
+            connection = http.client.HTTPConnection(host, int(port), timeout=30)
+            connection.putrequest("GET", "/v1/models")
+            connection.putheader("Authorization", b"Bearer " + "schlüssel".encode(encoding).replace(b"\0", b"x"))
+            connection.endheaders()
+            assert connection.getresponse().status == status
+            connection.close()
 
 
 def test_all_errors_of_a_request_are_said_at_once(server: Server) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from trainer.inference.generator import Generator
 from trainer.inference.request import GenerationRequest, Piece, TokenLogprob
+from trainer.inference.valid_text import find_surrogate
 from trireme.errors import ConfigError, Violation
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -59,7 +60,7 @@ def read_prompts(stream: TextIO, *, name: str) -> list[Prompt]:
     prompts: list[Prompt] = []
     found: list[Violation] = []
     try:
-        lines = stream.read().splitlines()
+        lines = stream.read().split("\n")  # not splitlines: JSON strings may contain the line ends of Unicode
     except UnicodeDecodeError as error:
         fix = "Convert it to UTF-8."
         raise ConfigError([Violation(path=name, value="", message=f"must be UTF-8: {error}", fix=fix)]) from error
@@ -69,7 +70,14 @@ def read_prompts(stream: TextIO, *, name: str) -> list[Prompt]:
         message, record = _read_line(line)
         if message:
             fix = 'Write a line as {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}.'
-            found.append(Violation(path=f"{name}, line {number}", value=line[:80], message=message, fix=fix))
+            found.append(
+                Violation(
+                    path=f"{name}, line {number}",
+                    value=line[:80],
+                    message=message,
+                    fix=fix,
+                )
+            )
         else:
             prompts.append(Prompt(line=number, record=record))
     if len(found) > MAX_ERRORS:
@@ -86,10 +94,13 @@ def _read_line(line: str) -> tuple[str, dict[str, Any]]:
     """Return what is wrong with a line, or empty text, and its object."""
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"is not JSON: {error}", {}
     if not isinstance(record, dict):
         return "must be a JSON object", {}
+    if (found := find_surrogate(record)) is not None:
+        place, surrogate = found
+        return f"contains {surrogate}, half of a character, in {place or 'the name of a key'}", {}
     if ("prompt" in record) == ("messages" in record):
         return "must have either prompt or messages", {}
     if "prompt" in record and not isinstance(record["prompt"], str):

@@ -10,6 +10,7 @@ from types import FrameType
 from trainer.inference.loading import LoadedModel
 from trainer.inference.request import GenerationRequest
 from trainer.inference.sampling import SamplingConfig
+from trainer.inference.valid_text import is_text
 from trireme.errors import EXIT_STOPPED, RunStopped
 from trireme.files import write_whole
 from trireme.tokenizer.chat_template import TemplateRefusal
@@ -75,6 +76,9 @@ class TerminalChat:
         Raises:
             RunStopped: the model's logits are not finite.
         """
+        if not is_text(line):
+            self._note("Not sent: the line is not valid UTF-8.")
+            return True
         if not line.startswith("/"):
             if line.strip():
                 self._answer(line)
@@ -111,6 +115,9 @@ class TerminalChat:
     def _save(self, name: str) -> None:
         if not name:
             self._note("Give the name of a file: /save FILE")
+            return
+        if not self._text and not self._messages:
+            self._note("Not saved: the conversation is empty.")
             return
         path = Path(name).expanduser()
         record = {"prompt": self._text} if self.is_base_model else {"messages": self._with_system(self._messages)}

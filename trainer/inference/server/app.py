@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trainer.inference.server.metrics import CONTENT_TYPE
 from trainer.inference.server.protocol import ChatRequest, CompletionRequest, parse_request
 from trainer.inference.server.service import Job, Service, wait_for_answer
 
+_LOGGER = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 _DISCARD_FACTOR = 8
 """Bodies up to this many times the limit are read before they are refused: many clients read no answer before they have
@@ -104,9 +106,12 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
+        has_begun = False
 
         async def count(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 self._requests.labels(_endpoint(path), str(message["status"])).inc()
             await send(message)
 
@@ -116,7 +121,13 @@ class Gate:
         except ApiError as error:
             await _answer_error(error)(scope, receive, count)
             return
-        await self._app(scope, receive, count)
+        try:
+            await self._app(scope, receive, count)
+        except Exception:
+            _LOGGER.exception("Failed to answer a request to %s.", path)
+            if not has_begun:
+                failure = ApiError(500, "The server failed to answer this request.", kind="server_error")
+                await _answer_error(failure)(scope, receive, count)
 
 
 async def _answer(request: Request, service: Service, job: Job, *, is_stream: bool) -> Response:
@@ -167,7 +178,10 @@ def _authorize(request: Request, api_key: str | None) -> None:
     if api_key is None:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+    # The bytes of the header: UTF-8, or Latin-1 as Python's own client sends it.
+    sent, key = given.strip().encode("latin-1"), api_key.encode(errors="surrogateescape")
+    is_right = hmac.compare_digest(sent, key) or hmac.compare_digest(sent, api_key.encode("latin-1", errors="replace"))
+    if scheme.lower() != "bearer" or not is_right:
         message = "The API key is missing or wrong. Send it as Authorization: Bearer KEY."
         raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from trainer.inference.sampling import SamplingConfig
 from trainer.inference.server.errors import ApiError, invalid
+from trainer.inference.valid_text import find_surrogate
 
 MAX_TEXTS = 128
 """Texts of one request: prompts times n."""
@@ -199,6 +200,10 @@ def parse_request(body: bytes, kind: type[Request]) -> Request:
         raise invalid(f"The body is not valid JSON: {error}", code="invalid_json") from error
     if not isinstance(content, dict):
         raise invalid("The body must be a JSON object.", code="invalid_json")
+    if (found := find_surrogate(content)) is not None:
+        place, surrogate = found
+        message = f"{f'The field {place}' if place else 'A name'} contains {surrogate}, half of a character."
+        raise invalid(message, param=place.split(".")[0] or None, code="invalid_value")
     for name in _UNSUPPORTED:
         if name in content and name not in kind.model_fields and content[name] not in _NEUTRAL:
             raise invalid(f"The field {name} is not supported by this server. Leave it out.", param=name)

@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
 from collections.abc import Generator
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from trainer.inference.server.app import build_app
+from trainer.inference.server.errors import invalid
+from trainer.inference.server.metrics import ServerMetrics
 from trainer.inference.server.service import Service
 from trireme.errors import ConfigError, Violation
 
@@ -96,6 +100,20 @@ def bind(host: str, port: int) -> socket.socket:
     return opened
 
 
+def _protocol_of(metrics: ServerMetrics) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol, with errors of HTTP itself in the API's form; the application never sees those."""
+
+    class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        def send_400_response(self, msg: str) -> None:
+            body = json.dumps(invalid(f"The request is not valid HTTP: {msg}", code="invalid_http").to_json()).encode()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+            self.transport.close()
+            metrics.requests.labels("other", "400").inc()
+
+    return Protocol
+
+
 def run_server(
     service: Service, *, opened: socket.socket, api_key: str | None, max_body_bytes: int, drain_seconds: float
 ) -> None:
@@ -107,7 +125,13 @@ def run_server(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says of its life is said by this module
     app = build_app(service, api_key=api_key, max_body_bytes=max_body_bytes)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5, server_header=False
+        app,
+        http=_protocol_of(service.metrics),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        server_header=False,
     )
     server = DrainingServer(config, service=service, drain_seconds=drain_seconds)
 

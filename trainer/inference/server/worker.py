@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from trainer.inference.generator import Generator
 from trainer.inference.request import GenerationRequest, Piece
-from trainer.inference.server.errors import ApiError, overloaded, unavailable
+from trainer.inference.server.errors import ApiError, invalid, overloaded, unavailable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -92,9 +92,12 @@ class Worker:
         """Queue texts, all or none.
 
         Raises:
-            ApiError: there is no room, or see `check`.
+            ApiError: there is no room, now or ever, or see `check`.
         """
         self.check()
+        if len(requests) > self._capacity:
+            message = f"The request asks for {len(requests)} texts, but this server takes {self._capacity} at once."
+            raise invalid(f"{message} Ask for fewer: prompts times n.", param="n", code="too_many_texts")
         if len(self._open) + len(requests) > self._capacity:
             raise overloaded(
                 f"The queue is full: {len(self._open)} of {self._capacity} places are taken. Try again later."
