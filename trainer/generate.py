@@ -13,14 +13,11 @@ interrupted.
 """
 
 import argparse
-import contextlib
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
+from trainer.inference.files import STDIN, name_of, open_input, open_output, show_progress
 from trainer.inference.options import (
     add_model_options,
     add_sampling_options,
@@ -30,14 +27,14 @@ from trainer.inference.options import (
 )
 from trainer.inference.valid_text import is_text
 from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+<<<<<<< trainer/generate.py
+from trireme.errors import EXIT_OK, Violation, raise_if_any
+=======
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.files import written_whole
+>>>>>>> /tmp/p1_new
 from trireme.logging import configure_logging
 from trireme.processes import global_rank
-from trireme.progress import PlainProgress, should_draw_bar
-
-STDIN = "-"
-_LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -70,9 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
     is_driver = global_rank() == 0
     prompts: list[Prompt] = []
     if is_driver and arguments.input is not None:
+<<<<<<< trainer/generate.py
+        with open_input(arguments.input) as stream:
+            prompts = read_prompts(stream, name=name_of(arguments.input))
+=======
         with _open_input(arguments.input) as stream:
             prompts = read_prompts(stream, name=_name_of(arguments.input))
     prompt = _read_stdin() if is_driver and arguments.prompt == STDIN else arguments.prompt
+>>>>>>> /tmp/p1_new
     model = load_model(model_options(arguments))
     if not model.is_driver:
         model.runner.follow()
@@ -82,8 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.input is None:
             stream_texts(model, prompt, arguments)
         else:
-            name, total = _name_of(arguments.input), len(prompts) * arguments.num_samples
-            with _open_output(arguments.output) as write, _show_progress(total, is_shown=write != write_output) as show:
+            name, total = name_of(arguments.input), len(prompts) * arguments.num_samples
+            with (
+                open_output(arguments.output) as write,
+                show_progress("Generate", total, unit="texts", is_shown=write != write_output) as show,
+            ):
                 complete_prompts(model, prompts, arguments, name=name, write=write, show=show)
     finally:
         model.runner.stop()
@@ -91,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+<<<<<<< trainer/generate.py
+=======
 def _read_stdin() -> str:
     """Read the text of stdin.
 
@@ -167,6 +174,7 @@ def _name_of(path: str) -> str:
     return "stdin" if path == STDIN else path
 
 
+>>>>>>> /tmp/p1_new
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme generate",

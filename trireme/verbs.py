@@ -49,6 +49,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("export-hf", "trainer.export_hf", "export a checkpoint for Hugging Face transformers"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("generate", "trainer.generate", "generate text from a prompt, or from a file of prompts"),
+        Verb("fill-mask", "trainer.fill_mask", "fill in the masks of texts with a masked language model"),
         Verb("chat", "trainer.chat", "chat with a model in the terminal"),
         Verb("serve", "trainer.serve", "serve a model over HTTP: OpenAI's API and a page to chat"),
     ),

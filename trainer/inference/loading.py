@@ -80,13 +80,15 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
             finite, or the model is an encoder.
     """
     saved = open_saved_run(options.path, verify=True)
-    tokenizer = _open_tokenizer(options.tokenizer, saved)
+    tokenizer = open_tokenizer(options.tokenizer, saved)
     template = _open_template(saved.checkpoint, tokenizer)
     state = saved.state
     model_config = state.model_config()
     if model_config.attention_mask != "causal":
         raise ConfigError([_is_encoder(saved.checkpoint, purpose=purpose)])
-    raise_if_any(_check_layout(model_config, padded_vocab_size=state.padded_vocab_size, options=options))
+    if not model_config.has_output_layer:
+        raise ConfigError([_has_task(saved.checkpoint, model_config, purpose=purpose)])
+    raise_if_any(check_layout(model_config, padded_vocab_size=state.padded_vocab_size, options=options))
     parallel = ParallelConfig(
         tensor_model_parallel_size=options.tensor_model_parallel_size,
         pipeline_model_parallel_size=options.pipeline_model_parallel_size,
@@ -104,7 +106,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
     )
     load_weights(saved.checkpoint, chunks=[model])
     if damage := find_not_finite([model]):
-        raise ConfigError([_describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
+        raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
     model.eval()
     _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
     generation_config = read_generation_config(saved.checkpoint)
@@ -123,7 +125,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
     )
 
 
-def _check_layout(model: ModelConfig, *, padded_vocab_size: int, options: ModelOptions) -> list[Violation]:
+def check_layout(model: ModelConfig, *, padded_vocab_size: int, options: ModelOptions) -> list[Violation]:
     """Report sizes of the layout into which the model cannot be divided."""
     # Key-value heads may be fewer: then several ranks hold copies of one.
     shared_heads = options.tensor_model_parallel_size % model.num_query_groups == 0
@@ -155,7 +157,7 @@ def _find_stop_ids(tokenizer: Tokenizer, generation_config: Mapping[str, Any]) -
     return frozenset(found | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set()))
 
 
-def _open_tokenizer(given: Path | None, saved: SavedRun) -> Tokenizer:
+def open_tokenizer(given: Path | None, saved: SavedRun) -> Tokenizer:
     """Open the given tokenizer, which must be the model's, or the checkpoint's own."""
     path = given.expanduser() if given is not None else saved.tokenizer_path
     if path is None:
@@ -195,7 +197,17 @@ def _is_encoder(checkpoint: Path, *, purpose: str) -> Violation:
     )
 
 
-def _describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:
+def _has_task(checkpoint: Path, model: ModelConfig, *, purpose: str) -> Violation:
+    return Violation(
+        path=str(checkpoint),
+        value="",
+        message=f"cannot {purpose}: the model has the head {model.head} and no output layer",
+        fix="Give a model with model.head=lm, or use `trireme predict`.",
+    )
+
+
+def describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:
+    """Return the error of a checkpoint with weights that are not finite."""
     return Violation(
         path="PATH",
         value=checkpoint,

@@ -1,0 +1,209 @@
+"""Load a model that is given whole texts, such as an encoder or a classifier, and run it on batches of rows.
+
+All ranks know all batches: each replica of the model computes its share of them, and rank 0 gets all results.
+b: rows of a batch, s: tokens of its longest row.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import distributed
+
+from trainer.build import wire_model
+from trainer.checkpoint.load import load_weights
+from trainer.config.model import ModelConfig
+from trainer.config.optim import PrecisionConfig
+from trainer.config.parallel import ParallelConfig
+from trainer.inference.loading import check_layout, describe_damage, open_tokenizer
+from trainer.inference.options import ModelOptions
+from trainer.model.finite import find_not_finite, join_first
+from trainer.model.gpt import GPT
+from trainer.parallel.world import World, start_world
+from trainer.saved_run import SavedRun, open_saved_run
+from trireme.errors import ConfigError, raise_if_any
+from trireme.tokenizer.tokenizer import Tokenizer
+
+_LOGGER = logging.getLogger(__name__)
+_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRow:
+    """Hold the tokens of one text."""
+
+    tokens: np.ndarray
+    """[n] integers."""
+    token_types: np.ndarray | None = None
+    """[n] integers; None is 0."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+Take = Callable[[torch.Tensor, Sequence[int]], list[Any]]
+"""Takes a result for each row out of an output, [b, s, ...] on the device; the numbers are those of the rows."""
+
+
+class BatchModel:
+    """Run a model on rows.
+
+    Args:
+        model: of this rank, in evaluation mode.
+        batch_size: rows at once.
+    """
+
+    def __init__(self, model: GPT, *, config: ModelConfig, world: World, batch_size: int) -> None:
+        self.config, self.world = config, world
+        self._model, self._batch_size = model, batch_size
+
+    @property
+    def is_driver(self) -> bool:
+        """Return whether this rank gets the results."""
+        return self.world.rank == 0
+
+    def compute(self, rows: Sequence[InputRow], take: Take) -> Iterator[dict[int, Any]]:
+        """Compute all rows, those of similar length together; all ranks call this and exhaust the iterator.
+
+        Args:
+            rows: the same on every rank.
+            take: called where the output is, without gradients.
+        Yields:
+            After every batch of all replicas, the results by number of row; on other ranks than 0 an empty dictionary.
+        """
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
+        batches = [order[first : first + self._batch_size] for first in range(0, len(order), self._batch_size)]
+        dp = self.world.groups.dp
+        for first in range(0, len(batches), dp.size()):
+            share = batches[first : first + dp.size()]
+            mine = share[dp.rank()] if dp.rank() < len(share) else []
+            found = self._compute_batch(mine, rows, take) if mine else {}
+            yield self._collect(found)
+
+    def _compute_batch(self, numbers: Sequence[int], rows: Sequence[InputRow], take: Take) -> dict[int, Any]:
+        batch = [rows[number] for number in numbers]
+        shape = (len(batch), max(map(len, batch)))
+        tokens, types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        starts, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+        for index, row in enumerate(batch):
+            size = len(row)
+            tokens[index, :size] = row.tokens
+            if row.token_types is not None:
+                types[index, :size] = row.token_types
+            # Padding is a document of its own.
+            starts[index, size:] = size
+            positions[index] = np.arange(shape[1]) - starts[index]
+        output = self._forward(*(torch.from_numpy(values) for values in (tokens, positions, starts, types)))
+        if output is None:
+            return {}
+        return dict(zip(numbers, take(output, numbers), strict=True))
+
+    @torch.inference_mode()
+    def _forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, starts: torch.Tensor, types: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return the output on the first tensor-parallel rank of the last stage, else None."""
+        groups, device = self.world.groups, self.world.device
+        inputs = [values.to(device) for values in (tokens, positions, starts)]
+        further: dict[str, Any] = {"token_types": types.to(device)} if self.config.num_tokentypes else {}
+
+        def call() -> torch.Tensor:
+            output: torch.Tensor = self._model(*inputs, runtime_gather_output=True, **further)
+            return output
+
+        if groups.pp.size() == 1:
+            outputs = [call()]
+        else:
+            outputs = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)(
+                forward_step_func=lambda iterator, model: (call(), lambda output, non_loss_data: output),
+                data_iterator=None,
+                model=self._model,
+                num_microbatches=1,
+                seq_length=tokens.shape[1],
+                micro_batch_size=tokens.shape[0],
+                forward_only=True,
+                collect_non_loss_data=True,
+            )
+        return outputs[0] if outputs and groups.tp.rank() == 0 else None
+
+    def _collect(self, found: dict[int, Any]) -> dict[int, Any]:
+        """Return what all replicas have found, on rank 0."""
+        if distributed.get_world_size() == 1:
+            return found
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, found)
+        return {number: value for part in gathered for number, value in part.items()} if self.is_driver else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBatchModel:
+    """Hold a model that is ready to be given texts."""
+
+    saved: SavedRun
+    tokenizer: Tokenizer
+    vocab_size: int
+    """Tokens, without the padding of the vocabulary."""
+    model: BatchModel
+
+
+def open_for_batches(options: ModelOptions) -> tuple[SavedRun, Tokenizer]:
+    """Open the latest valid checkpoint at a path and the model's tokenizer.
+
+    Raises:
+        ConfigError: there is no valid checkpoint, or the tokenizer is not the model's.
+    """
+    saved = open_saved_run(options.path, verify=True)
+    return saved, open_tokenizer(options.tokenizer, saved)
+
+
+def load_batch_model(options: ModelOptions, *, saved: SavedRun, tokenizer: Tokenizer, purpose: str) -> LoadedBatchModel:
+    """Load a checkpoint into the layout of the options; all ranks call this.
+
+    Args:
+        purpose: completes the message about damaged weights: `cannot predict: ...`.
+    Raises:
+        ConfigError: on every rank: the model cannot be divided so, or its weights are not finite.
+    """
+    state = saved.state
+    config = state.model_config()
+    raise_if_any(check_layout(config, padded_vocab_size=state.padded_vocab_size, options=options))
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=options.tensor_model_parallel_size,
+        pipeline_model_parallel_size=options.pipeline_model_parallel_size,
+        expert_model_parallel_size=options.expert_model_parallel_size,
+    )
+    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
+    (model,) = wire_model(
+        config,
+        parallel=parallel,
+        precision=PrecisionConfig(params_dtype=options.params_dtype),
+        padded_vocab_size=state.padded_vocab_size,
+        vocab_size=state.vocab_size,
+        world=world,
+        reset_position_ids=True,
+    )
+    load_weights(saved.checkpoint, chunks=[model])
+    if damage := find_not_finite([model]):
+        raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
+    model.eval()
+    _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
+    assert isinstance(model, GPT)
+    return LoadedBatchModel(
+        saved=saved,
+        tokenizer=tokenizer,
+        vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),
+        model=BatchModel(model, config=config, world=world, batch_size=options.max_batch_size),
+    )
+
+
+def broadcast_from_driver(value: Any) -> Any:
+    """Return rank 0's value on every rank."""
+    if distributed.get_world_size() == 1:
+        return value
+    shared = [value]
+    distributed.broadcast_object_list(shared, src=0)
+    return shared[0]
