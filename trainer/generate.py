@@ -27,12 +27,7 @@ from trainer.inference.options import (
 )
 from trainer.inference.valid_text import is_text
 from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
-<<<<<<< trainer/generate.py
-from trireme.errors import EXIT_OK, Violation, raise_if_any
-=======
-from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
-from trireme.files import written_whole
->>>>>>> /tmp/p1_new
+from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trireme.logging import configure_logging
 from trireme.processes import global_rank
 
@@ -67,14 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     is_driver = global_rank() == 0
     prompts: list[Prompt] = []
     if is_driver and arguments.input is not None:
-<<<<<<< trainer/generate.py
         with open_input(arguments.input) as stream:
             prompts = read_prompts(stream, name=name_of(arguments.input))
-=======
-        with _open_input(arguments.input) as stream:
-            prompts = read_prompts(stream, name=_name_of(arguments.input))
     prompt = _read_stdin() if is_driver and arguments.prompt == STDIN else arguments.prompt
->>>>>>> /tmp/p1_new
     model = load_model(model_options(arguments))
     if not model.is_driver:
         model.runner.follow()
@@ -96,8 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-<<<<<<< trainer/generate.py
-=======
 def _read_stdin() -> str:
     """Read the text of stdin.
 
@@ -113,68 +101,6 @@ def _read_stdin() -> str:
     return text
 
 
-@contextlib.contextmanager
-def _open_input(path: str) -> Iterator[TextIO]:
-    if path == STDIN:
-        yield sys.stdin
-        return
-    with Path(path).expanduser().open(encoding="utf-8") as stream:
-        yield stream
-
-
-@contextlib.contextmanager
-def _open_output(path: Path | None) -> Iterator[Callable[[str], object]]:
-    """Yield a function that writes text to a file, which appears whole at the end, or to stdout."""
-    if path is None:
-        yield write_output
-        return
-    try:
-        with written_whole(path.expanduser()) as partial, partial.open("w", encoding="utf-8") as stream:
-            yield stream.write
-    except OSError as error:
-        message = f"{path}: cannot be written: {error.strerror}. Free disk space, or write the output elsewhere."
-        raise RunStopped(message, exit_code=EXIT_STOPPED) from error
-
-
-@contextlib.contextmanager
-def _show_progress(total: int, *, is_shown: bool) -> Iterator[Callable[[int], object]]:
-    """Yield a function that takes the number of finished texts: a bar on a terminal, else lines."""
-    if not is_shown:
-        yield lambda done: None
-        return
-    if should_draw_bar("auto", stream=sys.stderr):
-        from rich.console import Console  # noqa: PLC0415 - only where a bar is drawn
-        from rich.progress import (  # noqa: PLC0415 - as above
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (TextColumn("Generate"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    plain = PlainProgress("Generate", total=total, unit="texts", write=_LOGGER.info)
-    last = 0
-
-    def show(done: int) -> None:
-        nonlocal last
-        last = done
-        plain.update(done)
-
-    yield show
-    plain.finish(last)
-
-
-def _name_of(path: str) -> str:
-    return "stdin" if path == STDIN else path
-
-
->>>>>>> /tmp/p1_new
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme generate",
