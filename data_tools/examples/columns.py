@@ -20,7 +20,7 @@ _OUTSIDE = "O"
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of columns; None where the usual names are tried."""
+    """Name the columns of a table; None where the usual names are tried."""
 
     text: str | None = None
     second: str | None = None

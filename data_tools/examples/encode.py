@@ -44,7 +44,7 @@ Unit = tuple[EncodedDocument, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """What determines the tokens and labels of an example."""
+    """Hold what determines the tokens and labels of an example."""
 
     task: Task
     seq_length: int
@@ -62,7 +62,7 @@ class EncodeSettings:
 
 
 class Item(NamedTuple):
-    """An example with its place."""
+    """Hold an example with its place."""
 
     file: str
     line: int
@@ -72,7 +72,7 @@ class Item(NamedTuple):
 
 
 class EncodedItem(NamedTuple):
-    """What became of an example."""
+    """Hold the documents of an example, or why it was refused."""
 
     file: str
     line: int

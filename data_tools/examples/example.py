@@ -14,7 +14,7 @@ MAX_SHOWN = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """Messages with role and content; the assistant's are learned."""
+    """Hold messages with role and content; the assistant's are learned."""
 
     messages: Messages
 
@@ -26,7 +26,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A prompt and its completion, both plain text."""
+    """Hold a prompt and its completion, both plain text."""
 
     prompt: str
     completion: str
@@ -39,7 +39,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """A prompt, and two answers to it: texts or messages."""
+    """Hold a prompt, and two answers to it: texts or messages."""
 
     prompt: str | Messages
     chosen: str | Messages
@@ -53,7 +53,7 @@ class Preference:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledText:
-    """A text, or two, with its classes by name, or with a number."""
+    """Hold a text, or two, with its classes by name, or with a number."""
 
     text: str
     second: str | None
@@ -68,7 +68,7 @@ class LabelledText:
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedWords:
-    """The words of a sentence with a tag each, such as B-PER, I-PER, O."""
+    """Hold the words of a sentence with a tag each, such as B-PER, I-PER, O."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -81,7 +81,7 @@ class TaggedWords:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question to a text, with answers that are passages of it; none where the text has no answer."""
+    """Hold a question to a text, with answers that are passages of it; none where the text has no answer."""
 
     id: str
     question: str
@@ -100,7 +100,7 @@ Example = Conversation | Completion | Preference | LabelledText | TaggedWords | 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadExample:
-    """An example and where it is."""
+    """Hold an example and its place."""
 
     line: int
     """From 1; of the row, in a Parquet file."""
@@ -109,7 +109,7 @@ class ReadExample:
 
 @dataclass(frozen=True, kw_only=True)
 class BadLine:
-    """A malformed part of a file."""
+    """Describe a malformed part of a file."""
 
     line: int
     """From 1; 0 for the whole file."""

@@ -19,7 +19,7 @@ PAD_NAMES = (
 
 
 class Padding(NamedTuple):
-    """The token of padding, and why it was chosen."""
+    """Hold the token of padding, and why it was chosen."""
 
     token: int
     reason: str

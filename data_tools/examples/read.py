@@ -39,7 +39,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How to read the files of a task."""
+    """Say how to read the files of a task."""
 
     task: Task
     format: str = AUTO

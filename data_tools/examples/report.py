@@ -1,4 +1,4 @@
-"""Report what became of the examples: counts, lengths, packing, targets, classes, and the checks of the rows."""
+"""Report a preparation of examples: outcomes, lengths, packing, targets, classes, and the checks of the rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

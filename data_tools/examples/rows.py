@@ -24,7 +24,7 @@ _DAMAGE = (pa.ArrowException, OSError, EOFError, NotImplementedError)
 
 
 class Row(NamedTuple):
-    """A record of a file."""
+    """Hold a record of a file."""
 
     line: int
     values: dict[str, Any]

@@ -19,7 +19,7 @@ from trireme.shards.examples import MAX_CLASSES_OF_ONE_EXAMPLE
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What to prepare, from which files, and where to."""
+    """Say what to prepare, from which files, and where to."""
 
     inputs: tuple[Path, ...]
     output: Path
@@ -41,7 +41,7 @@ class Preparation:
 
 @dataclass(kw_only=True)
 class Contents:
-    """What a first reading of all files finds."""
+    """Hold what a first reading of all files finds."""
 
     num_examples: int = 0
     labels: set[str] = field(default_factory=set)

@@ -34,7 +34,7 @@ SUFFIXES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A batch of rows, each [n, seq_length]."""
+    """Hold a batch of rows, each array [n, seq_length]."""
 
     tokens: np.ndarray
     codes: np.ndarray

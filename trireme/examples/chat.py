@@ -57,7 +57,8 @@ class ConversationEncoder:
         has_end = True
         for turn in trained:
             before = self._render(messages[:turn], is_answering=True)
-            through = self._render(messages[: turn + 1], is_answering=False)
+            is_last = turn == len(messages) - 1
+            through = whole if is_last else self._render(messages[: turn + 1], is_answering=False)
             _check_prefix(before, through, whole, turn=turn)
             end = self._find_end(through, begin=len(before))
             has_end = end is not None

@@ -71,7 +71,7 @@ class EncodedDocument:
 
 
 class Span(NamedTuple):
-    """A range of positions, the end excluded."""
+    """Hold a range of positions, the end excluded."""
 
     begin: int
     end: int

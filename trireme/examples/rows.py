@@ -47,7 +47,7 @@ class RowFault:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the labels of one document must say."""
+    """Hold what the labels of one document must say."""
 
     texts: tuple[str | None, ...] = ()
     """As in EncodedDocument; empty where they are not compared."""

@@ -32,7 +32,7 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class FramePart(NamedTuple):
-    """A place in the frame of special tokens that a tokenizer puts around one text, or around two."""
+    """Describe a place in the frame of special tokens that a tokenizer puts around one text, or around two."""
 
     text: int | None
     """0 or 1: here is the first or the second text; None for a special token."""
@@ -43,7 +43,7 @@ class FramePart(NamedTuple):
 
 
 class OffsetEncoding(NamedTuple):
-    """Tokens of a text, and where each is in it."""
+    """Hold the tokens of a text, and where each is in it."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]

@@ -147,6 +147,12 @@ def test_rows_report_and_manifest(model: Path, tmp_path: Path) -> None:
     assert set(manifest.files) == {".bin", ".idx", ".labels.bin", ".labels.idx"}
     assert check_rows(rows.tokens, rows.codes, record=rows.record, tokenizer=tokenizer) == []
     assert list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".rows*")) == []
+    # A damaged label is found as a damaged token is.
+    content = bytearray((tmp_path / "rows.labels.bin").read_bytes())
+    content[8] ^= 1
+    (tmp_path / "rows.labels.bin").write_bytes(content)
+    (violation,) = check_shard(tmp_path / "rows", verify="checksum")
+    assert violation.path.endswith("rows.labels.bin")
 
 
 def test_one_example_a_row_and_equal_input_gives_equal_files(model: Path, tmp_path: Path) -> None:

