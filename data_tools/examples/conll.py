@@ -39,7 +39,11 @@ def read_conll(path: Path, *, columns: Columns) -> Iterator[ReadExample | BadLin
             if not sentence.words and text.startswith("# "):
                 continue
             cells = text.split("\t") if "\t" in text else text.split()
-            num_columns = num_columns or len(cells)
+            if num_columns is None:
+                num_columns = len(cells)
+                if wrong := list(_check_columns(columns, num_columns, line=line)):
+                    yield from wrong
+                    return
             problem = _check_cells(cells, num_columns, line=line, text=text)
             problem = problem or sentence.add(cells, columns, line=line)
             if problem is not None:
@@ -48,6 +52,14 @@ def read_conll(path: Path, *, columns: Columns) -> Iterator[ReadExample | BadLin
     yield from sentence.finish()
     if is_empty:
         yield BadLine(line=0, field="", message="contains no examples", fix="Name a file with examples.")
+
+
+def _check_columns(columns: Columns, num_columns: int, *, line: int) -> Iterator[BadLine]:
+    """Find columns that are no number of a column."""
+    for option, given in (("--text-column", columns.text), ("--label-column", columns.label)):
+        if given is not None and not (given.isdecimal() and 1 <= int(given) <= num_columns):
+            message = f"{option} must be the number of a column, 1 to {num_columns}"
+            yield BadLine(line=line, field="", message=message, fix=f"Set {option} to a number.", value=given)
 
 
 def _check_cells(cells: list[str], num_columns: int, *, line: int, text: str) -> BadLine | None:

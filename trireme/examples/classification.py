@@ -53,6 +53,6 @@ def _share_room(first: int, second: int, *, room: int) -> list[int]:
         return [first, room - first]
     if second <= room // 2:
         return [room - second, second]
-    # Both are cut to the same length; an odd token stays with the longer one, with the first where they are equal.
+    # Both are cut to the same length; an odd token stays with the longer one, with the second where they are equal.
     odd = room % 2
-    return [room // 2 + odd, room // 2] if first >= second else [room // 2, room // 2 + odd]
+    return [room // 2 + odd, room // 2] if first > second else [room // 2, room // 2 + odd]

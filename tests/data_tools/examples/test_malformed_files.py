@@ -101,6 +101,11 @@ CASES: dict[str, tuple[str, bytes, list[str]]] = {
         b"John B-PER\nSmith\n\nBonn X B-LOC\n",
         ["line 2: has 1 columns", "line 4: has 3 columns"],
     ),
+    "a column by name": (
+        "column",
+        b"John B-PER\n",
+        ["line 1: --text-column must be the number of a column, 1 to 2 (got word)"],
+    ),
     "words and tags": (
         "tag",
         lines({"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a", "b"], "tags": ["O"]}, {"tokens": "a", "tags": ["O"]}),
@@ -134,6 +139,7 @@ CASES: dict[str, tuple[str, bytes, list[str]]] = {
     "damaged Parquet": ("classify", b"PAR1 and nothing else", ["line 1: cannot be read as Parquet"]),
 }
 OPTIONS = {
+    "column": ("--task", "tag", "--text-column", "word"),
     "value": ("--task", "classify", "--target", "value"),
     "labels": ("--task", "classify", "--labels", "a", "b"),
 }

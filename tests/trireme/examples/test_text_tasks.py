@@ -38,7 +38,7 @@ def fast(bert: Tokenizer) -> Any:
 
 
 @pytest.mark.parametrize("room", [64, 16, 11, 10])
-@pytest.mark.parametrize("second", [None, "It is good and long.", "Who?"])
+@pytest.mark.parametrize("second", [None, "It is good and long.", "Who?", CONTEXT])
 def test_texts_are_encoded_as_transformers_does(bert: Tokenizer, fast: Any, room: int, second: str | None) -> None:
     theirs = fast(CONTEXT, second, truncation=True, max_length=room)
     ours = TextEncoder(bert, seq_length=room, truncation="right").encode(CONTEXT, second, label=1)
