@@ -57,7 +57,7 @@ def read_file(path: Path, options: ReadOptions) -> Iterator[ReadExample | BadLin
     if options.task == "qa":
         yield from read_squad(path)
     elif options.task == "tag" and (
-        options.format == "conll" or (options.format == AUTO and not _begins_with_json(path))
+        options.format == "conll" or (options.format == AUTO and not begins_with_json(path))
     ):
         yield from read_conll(path, columns=options.columns)
     else:
@@ -125,7 +125,8 @@ def _check_template(example: Example, options: ReadOptions) -> None:
         raise FieldError("", "has messages, and the model has no chat template", fix=fix)
 
 
-def _begins_with_json(path: Path) -> bool:
+def begins_with_json(path: Path) -> bool:
+    """Return whether a file is one of JSON or Parquet."""
     with open_binary(path) as stream:
         head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return head.startswith((b"{", b"[{", b"PAR1"))
