@@ -1,5 +1,6 @@
 """`trireme prepare-examples`: formats, rows, splits, the report, and that nothing is written by halves."""
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -92,7 +93,7 @@ def answers_of(rows: Rows, model: Path) -> list[str]:
     return sorted(tokenizer.decode([t for t in labels if t != NO_LABEL]) for _, labels in rows.documents())
 
 
-@pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca", "completion", "array", "parquet"])
+@pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca", "completion", "array", "gzip", "parquet"])
 def test_formats_of_conversations_give_the_same_answers(model: Path, tmp_path: Path, form: str) -> None:
     records = {
         "messages": [{"messages": messages} for messages in MESSAGES],
@@ -105,6 +106,8 @@ def test_formats_of_conversations_give_the_same_answers(model: Path, tmp_path: P
     path = tmp_path / "examples"
     if form == "array":
         path.write_text(json.dumps(records["messages"], indent=2))
+    elif form == "gzip":
+        path.write_bytes(gzip.compress(write_lines(path, records["messages"]).read_bytes()))
     elif form == "parquet":
         pq.write_table(pa.Table.from_pylist(records["messages"]), path)
     else:
