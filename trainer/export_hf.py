@@ -7,6 +7,9 @@ layout and engine. OUTPUT_DIR gets config.json, safetensors files (with an index
 files, generation_config.json and the chat template. The first family of transformers whose settings mean this very
 model is chosen; of imported weights, the family that they came from, in the data types that they had.
 
+Adapters (LoRA) are added to the weights of their base. With --adapter, OUTPUT_DIR gets the adapters alone, in peft's
+format: adapter_config.json and adapter_model.safetensors, in fp32.
+
 Weights are copied in small parts: only the proof needs memory for the whole model, 4 bytes per parameter; --gate off
 skips it. With 16-bit weights, the proof compares models with equally rounded weights.
 
@@ -18,13 +21,17 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.huggingface.cli import add_gate_option, describe, interruptible
+from trainer.huggingface.cli import add_base_option, add_gate_option, describe, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.extras import check_extra
 from trireme.logging import configure_logging
 from trireme.strict_json import to_json
+
+if TYPE_CHECKING:
+    from trainer.saved_run import SavedRun
 
 
 def main() -> int:
@@ -40,7 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: the checkpoint cannot be exported, or the output directory cannot be used.
         RunStopped: the logits differ.
     """
-    violations = check_extra("huggingface", ["safetensors", *(["transformers"] if arguments.gate == "on" else [])])
+    has_gate = arguments.gate == "on"
+    proving = ["transformers", *(["peft"] if arguments.adapter else [])] if has_gate else []
+    violations = check_extra("huggingface", ["safetensors", *proving])
+    if arguments.adapter and arguments.dtype not in (None, "fp32"):
+        message, fix = "cannot be combined with --adapter: adapters are written in fp32", "Remove one of them."
+        violations.append(Violation(path="--dtype", value=arguments.dtype, message=message, fix=fix))
     if not 0 < arguments.max_shard_gb < math.inf:
         message, fix = "must be greater than 0 and finite", "Use 5, for example."
         violations.append(Violation(path="--max-shard-gb", value=arguments.max_shard_gb, message=message, fix=fix))
@@ -49,19 +61,34 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
     cpu_shim.install()
+    from trainer.huggingface.adapter_files import export_adapter  # noqa: PLC0415 - see above
     from trainer.huggingface.exporting import export_model  # noqa: PLC0415 - see above
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see above
 
     with interruptible(arguments.output):
-        result = export_model(
-            open_saved_run(arguments.path, verify=True),
-            arguments.output,
-            dtype=arguments.dtype,
-            max_shard_bytes=int(arguments.max_shard_gb * 1e9),
-            has_gate=arguments.gate == "on",
-        )
-    write_output(to_json(describe(result)) + "\n")
+        saved, base = open_saved_run(arguments.path, verify=True), arguments.base
+        if arguments.adapter:
+            raise_if_any(_check_adapter(saved))
+            result = describe(export_adapter(saved, arguments.output, base=base, has_gate=has_gate))
+        else:
+            exported = export_model(
+                saved,
+                arguments.output,
+                dtype=arguments.dtype,
+                max_shard_bytes=int(arguments.max_shard_gb * 1e9),
+                has_gate=has_gate,
+                base=base,
+            )
+            result = describe(exported)
+    write_output(to_json(result) + "\n")
     return EXIT_OK
+
+
+def _check_adapter(saved: "SavedRun") -> list[Violation]:
+    if saved.state.base is not None:
+        return []
+    message, fix = "holds all weights and no adapters", "Remove --adapter."
+    return [Violation(path="--adapter", value=saved.checkpoint, message=message, fix=fix)]
 
 
 def _parse() -> argparse.Namespace:
@@ -78,6 +105,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--max-shard-gb", type=float, default=5.0, help="largest size of a weight file in GB (default: %(default)s)"
     )
+    parser.add_argument("--adapter", action="store_true", help="write the adapters alone, in peft's format")
+    add_base_option(parser)
     add_gate_option(parser)
     return parser.parse_args()
 

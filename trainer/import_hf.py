@@ -6,6 +6,9 @@ SOURCE is a directory with config.json and safetensors files, or a .gguf file, w
 fp32. OUTPUT_DIR becomes a run directory with one checkpoint of weights: generate, evaluate and export read it, and a
 run continues the training of its weights with pretrained_checkpoint=OUTPUT_DIR, under any layout and engine.
 
+With --base, SOURCE is an adapter that peft has saved, and OUTPUT_DIR becomes a run directory with adapters on that
+checkpoint, from which a run with the same lora settings continues.
+
 Families: Llama (also SmolLM, Yi), Mistral, Mixtral, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE, OLMo 2, Gemma 1 to 3 (text),
 GPT-2, DeepSeek-V3. Only safetensors are read, and no code that comes with a model is run; a setting that cannot be
 represented is refused by name. Weights are read in small parts: only the proof needs memory for the whole model, 4
@@ -42,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: the source cannot be imported, or the output directory cannot be used.
         RunStopped: the logits differ.
     """
+    if arguments.base is not None:
+        return _import_adapter(arguments)
     is_gguf = arguments.source.suffix == ".gguf"
     packages = ["safetensors", *(["transformers"] if arguments.gate == "on" else []), *(["gguf"] if is_gguf else [])]
     if is_gguf and arguments.gate == "on":
@@ -67,12 +72,32 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _import_adapter(arguments: argparse.Namespace) -> int:
+    """Import an adapter of peft and print the result."""
+    has_gate = arguments.gate == "on"
+    raise_if_any(check_extra("huggingface", ["safetensors", *(["transformers", "peft"] if has_gate else [])]))
+    from trainer.parallel import cpu_shim  # noqa: PLC0415 - see run
+
+    cpu_shim.install()
+    from trainer.huggingface.adapter_files import import_adapter  # noqa: PLC0415 - see run
+    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
+
+    with interruptible(arguments.output):
+        base = open_saved_run(arguments.base, verify=True, name="--base")
+        result = import_adapter(arguments.source, arguments.output, base=base, has_gate=has_gate)
+    write_output(to_json(describe(result)) + "\n")
+    return EXIT_OK
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme import-hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a model's directory, or a .gguf file")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="run directory that gets the checkpoint")
+    parser.add_argument(
+        "--base", type=Path, metavar="PATH", help="import SOURCE as adapters of peft on this run or checkpoint"
+    )
     add_gate_option(parser)
     return parser.parse_args()
 

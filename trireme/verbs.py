@@ -47,6 +47,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
     "Use a model": (
         Verb("import-hf", "trainer.import_hf", "import a model of Hugging Face transformers or a GGUF file"),
         Verb("export-hf", "trainer.export_hf", "export a checkpoint for Hugging Face transformers"),
+        Verb("merge-adapter", "trainer.merge_adapter", "add adapters (LoRA) to the weights of their base"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("generate", "trainer.generate", "generate text from a prompt, or from a file of prompts"),
         Verb("fill-mask", "trainer.fill_mask", "fill in the masks of texts with a masked language model"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.checkpoint.dcp import SafeReader, read_pieces
@@ -23,7 +24,7 @@ from trainer.checkpoint.trainer_state import BaseRecord, TrainerState, read_stat
 from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.pretrained import PRETRAINED
-from trainer.model.sharding import ShardedParameter
+from trainer.model.sharding import ShardedParameter, describe_trained
 from trireme.errors import ConfigError, Violation
 
 LORA_BASE = "lora.base"
@@ -118,7 +119,7 @@ def check_adapters(
             path=f"lora.{name}",
             value=_show(getattr(lora, name)),
             message=f"differs from the checkpoint's {_show(getattr(saved, name))} ({checkpoint})",
-            fix=f"Use {_show(getattr(saved, name))} to {action}, or merge it to train other adapters: trireme merge.",
+            fix=f"Use {_show(getattr(saved, name))} to {action}, or merge it (trireme merge-adapter) to train others.",
         )
         for name in _MUST_BE_EQUAL
         if _comparable(getattr(lora, name)) != _comparable(getattr(saved, name))
@@ -182,6 +183,11 @@ class SavedAdapters:
         return frozenset(key for key in self._shapes if not is_adapter(key))
 
     @property
+    def whole_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights that are stored whole, by name."""
+        return {key: self._shapes[key] for key in self.whole}
+
+    @property
     def adapted(self) -> frozenset[str]:
         """Names of the weights that have adapters."""
         return frozenset(key.removesuffix(".lora_a") + _WEIGHT for key in self._shapes if key.endswith(".lora_a"))
@@ -200,6 +206,10 @@ class SavedAdapters:
         wide = torch.zeros(b.shape[0], num_parts, b.shape[1])
         wide[torch.arange(b.shape[0]), part_of_row] = b
         return LowRankUpdate(a=a, b=wide.flatten(1), scale=self.lora.scale)
+
+    def read_whole(self, key: str) -> torch.Tensor:
+        """Read a weight that is stored whole, fp32."""
+        return self._read(key, ())
 
     def _read(self, key: str, index: tuple[int, ...]) -> torch.Tensor:
         shape = self._shapes[key]
@@ -226,6 +236,11 @@ class SavedAdapters:
             )
             found.append((slice(first, first + block.local_shape[0]), part))
         return found
+
+    @torch.no_grad()
+    def load_into(self, chunks: Sequence[nn.Module]) -> None:
+        """Load the adapters, and a task head, into model chunks that have the same adapters."""
+        read_pieces(self.checkpoint, weights_to_load(describe_trained(chunks)))
 
     @torch.no_grad()
     def merge_into(self, parameters: Sequence[ShardedParameter]) -> None:
@@ -275,7 +290,9 @@ def check_start(lora: LoraConfig, *, checkpoint: Path) -> list[Violation]:
     if lora.is_on:
         return check_adapters(lora, state=state, checkpoint=checkpoint, action="continue its adapters")
     message = "holds adapters, which can only be trained on as adapters"
-    fix = f"Set the same lora settings to continue them, or merge them first: trireme merge {checkpoint} OUTPUT."
+    fix = (
+        f"Set the same lora settings to continue them, or merge them first: trireme merge-adapter {checkpoint} OUTPUT."
+    )
     return [Violation(path=PRETRAINED, value=checkpoint, message=message, fix=fix)]
 
 

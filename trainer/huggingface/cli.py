@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING, Any
 from trireme.stop_signals import SIGNAL_BASE, unwinding_on_signals
 
 if TYPE_CHECKING:
+    from trainer.huggingface.adapter_files import AdapterResult
     from trainer.huggingface.exporting import ExportResult
     from trainer.huggingface.importing import ImportResult
 
 
-def describe(result: "ImportResult | ExportResult") -> dict[str, Any]:
+def describe(result: "ImportResult | ExportResult | AdapterResult") -> dict[str, Any]:
     """Return a result as plain values; a gate that was switched off is `off`."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
     return {**plain, "gate": plain["gate"] or "off"}
+
+
+def add_base_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the weights beneath adapters."""
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="PATH",
+        help="where the base checkpoint of adapters is now (default: the path that they name)",
+    )
 
 
 def add_gate_option(parser: argparse.ArgumentParser) -> None:

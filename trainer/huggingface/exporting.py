@@ -60,6 +60,7 @@ def export_model(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     has_gate: bool = True,
+    base: Path | None = None,
 ) -> ExportResult:
     """Write a checkpoint's weights, configuration and tokenizer; whatever layout saved it.
 
@@ -71,17 +72,18 @@ def export_model(
         dtype: fp32, bf16 or fp16; None takes that of the import which the weights go back to, or fp32.
         max_shard_bytes: largest size of one weight file.
         has_gate: compare logits with those of transformers, which needs 4 bytes of memory per parameter.
+        base: where the base checkpoint of adapters is, which are merged; None takes the path that they name.
     Raises:
         ConfigError: no family has such a model, or the checkpoint is damaged.
         RunStopped: the gate fails, the tokenizer cannot be converted, or a file cannot be written.
     """
-    _check_output(output)
+    check_output(output)
     state, record = saved.state, read_record(saved.checkpoint)
     model = state.model_config()
     vocab_size = state.vocab_size or state.padded_vocab_size
     family = choose_family(model, vocab_size=vocab_size, preferred=record.model_type if record is not None else None)
     rules = build_rules(model, family.names_of(model), vocab_size=vocab_size, padded_vocab_size=state.padded_vocab_size)
-    weights = NativeWeights(saved.checkpoint)
+    weights = NativeWeights(saved.checkpoint, base=base)
     raise_if_any(weights.check(rules))
     planned = _plan(rules, record=record, dtype=dtype)
     with (
@@ -94,15 +96,15 @@ def export_model(
         progress = CopyProgress("Exporting", total=total, write=_LOGGER.info)
         with SafetensorsWriter(scratch, planned, max_shard_bytes=max_shard_bytes) as writer:
             write_source(writer, rules, weights, report=progress)
-        token_ids = _write_texts(scratch, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
+        token_ids = write_texts(scratch, saved, family=family, vocab_size=vocab_size, record=record, planned=planned)
         gate = None
         if has_gate:
             dtypes = {one.tensor.name: one.dtype for one in planned}
             bos_id = token_ids.get("bos_token_id")
-            result = check_logits(scratch, saved.checkpoint, rules=rules, dtypes=dtypes, bos_id=bos_id)
+            result = check_logits(scratch, saved.checkpoint, rules=rules, dtypes=dtypes, bos_id=bos_id, base=base)
             _LOGGER.info("The export is right: %s.", result)
             gate = result.to_record()
-        _publish(scratch, output)
+        publish(scratch, output)
     return ExportResult(
         directory=output,
         checkpoint=saved.checkpoint,
@@ -114,7 +116,12 @@ def export_model(
     )
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Check that an export may write into a directory.
+
+    Raises:
+        ConfigError: it is no directory, or is not empty.
+    """
     try:
         if output.exists() and not output.is_dir():
             raise cannot_use(output, "must be a directory")
@@ -130,11 +137,11 @@ def _check_output(output: Path) -> None:
         raise cannot_use(output, "must be empty", fix="Choose another directory, or delete its contents.")
 
 
-def _publish(scratch: Path, output: Path) -> None:
+def publish(scratch: Path, output: Path, *, last: str = CONFIG_NAME) -> None:
     """Move the files into the output directory, config.json last: without it, nothing takes the rest for a model."""
     moved = []
     try:
-        for path in sorted(scratch.iterdir(), key=lambda path: path.name == CONFIG_NAME):
+        for path in sorted(scratch.iterdir(), key=lambda path: path.name == last):
             moved.append(path.rename(output / path.name))
         sync_directory(output)
     except BaseException:
@@ -151,7 +158,7 @@ def _plan(rules: list[TensorRule], *, record: ImportRecord | None, dtype: str | 
     return [PlannedTensor(tensor=tensor, dtype=DTYPES[dtype or "fp32"]) for tensor in tensors]
 
 
-def _write_texts(
+def write_texts(
     directory: Path,
     saved: SavedRun,
     *,

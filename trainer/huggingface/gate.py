@@ -90,6 +90,8 @@ def check_logits(
     dtypes: Mapping[str, torch.dtype],
     bos_id: int | None = None,
     gguf_file: str | None = None,
+    adapter: Path | None = None,
+    base: Path | None = None,
 ) -> GateResult:
     """Compare a checkpoint with a directory that transformers loads. Needs 4 bytes of memory per parameter.
 
@@ -101,17 +103,20 @@ def check_logits(
             they are compared.
         bos_id: see `gate_ids`.
         gguf_file: name of a GGUF file in `directory`, which transformers reads instead.
+        adapter: directory of an adapter, which peft adds to the model of transformers.
+        base: where the base checkpoint of adapters is; None takes the path that they name.
     Raises:
         RunStopped: they differ by more than `MAX_RELATIVE_DIFFERENCE`; the message names what differs.
     """
     state = read_state(checkpoint)
     ids = gate_ids(state.model_config(), vocab_size=state.vocab_size or state.padded_vocab_size, bos_id=bos_id)
-    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file, model=state.model_config())
+    theirs = logits_of_transformers(directory, ids, gguf_file=gguf_file, adapter=adapter, model=state.model_config())
     gc.collect()
-    ours = _logits_of_checkpoint(checkpoint, state, ids, rounded=_native_dtypes(rules, dtypes))
+    ours = _logits_of_checkpoint(checkpoint, state, ids, rounded=_native_dtypes(rules, dtypes), base=base)
     result = compare_logits(ours, theirs, num_tokens=ids.shape[1])
     if not result.has_passed:
-        culprits = describe_culprits(directory, checkpoint, rules=rules) if gguf_file is None else ""
+        is_plain = gguf_file is None and adapter is None
+        culprits = describe_culprits(directory, checkpoint, rules=rules) if is_plain else ""
         raise RunStopped(f"The models are not the same: {result}. {culprits}", exit_code=EXIT_STOPPED)
     return result
 
@@ -155,7 +160,12 @@ def compare_logits(ours: torch.Tensor, theirs: torch.Tensor, *, num_tokens: int)
 
 @torch.inference_mode()
 def logits_of_transformers(
-    directory: Path, ids: torch.Tensor, *, model: ModelConfig, gguf_file: str | None = None
+    directory: Path,
+    ids: torch.Tensor,
+    *,
+    model: ModelConfig,
+    gguf_file: str | None = None,
+    adapter: Path | None = None,
 ) -> torch.Tensor:
     """Return what a model that transformers loads in fp32 computes, at the compared positions: [b, positions, v].
 
@@ -186,6 +196,10 @@ def logits_of_transformers(
                 )
             except Exception as error:  # its checks raise whatever they meet
                 raise ConfigError([_cannot_load(directory, error)]) from error
+        if adapter is not None:
+            import peft  # noqa: PLC0415 - see above
+
+            theirs = peft.PeftModel.from_pretrained(theirs, str(adapter), local_files_only=True)
         theirs.eval()
         # Otherwise a class for decoders would look for the last token that is no padding among random ones.
         theirs.config.pad_token_id = None
@@ -245,13 +259,18 @@ def _native_dtypes(rules: Sequence[TensorRule], dtypes: Mapping[str, torch.dtype
 
 
 def _logits_of_checkpoint(
-    checkpoint: Path, state: TrainerState, ids: torch.Tensor, *, rounded: Mapping[str, torch.dtype]
+    checkpoint: Path,
+    state: TrainerState,
+    ids: torch.Tensor,
+    *,
+    rounded: Mapping[str, torch.dtype],
+    base: Path | None = None,
 ) -> torch.Tensor:
     """Return the logits of a checkpoint in one process, fp32, at the compared positions: [b, positions, v]."""
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=0)
     try:
         model = _build(state, world)
-        load_weights(checkpoint, chunks=[model])
+        load_weights(checkpoint, chunks=[model], base=base)
         for sharded in describe_parameters([model]):
             dtype = rounded[sharded.blocks[0].key]
             sharded.parameter.data.copy_(sharded.parameter.data.to(dtype))

@@ -111,7 +111,7 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
         ConfigError: the model cannot be represented, a tensor is missing, or the directory has checkpoints.
         RunStopped: the gate fails, or a file cannot be written.
     """
-    _check_output(output)
+    check_run_directory(output)
     family, model = read_model(source.content)
     model = _without_absent_pooler(model, source.weights)
     vocab_size = model.vocab_size
@@ -124,7 +124,7 @@ def import_model(source: Source, output: Path, *, has_gate: bool = True) -> Impo
     used = {segment.name for rule in rules for segment in rule.segments}
     dtypes = {name: source.weights.tensors[name].dtype for name in sorted(used)}
     copy = copy_tokenizer(source.tokenizer) if source.tokenizer is not None else None
-    state = _state(model, output, padded_vocab_size=padded_vocab_size, copy=copy)
+    state = state_of_import(model, output, padded_vocab_size=padded_vocab_size, copy=copy)
     num_parameters = count_parameters(model, vocab_size)
     with created_directory(checkpoints_directory(output), output=output), write_errors_explained(output):
         temporary = begin(output, step=0)
@@ -165,7 +165,12 @@ def _prove(
     return result.to_record()
 
 
-def _check_output(output: Path) -> None:
+def check_run_directory(output: Path) -> None:
+    """Check that an import may write into a run directory.
+
+    Raises:
+        ConfigError: it is no directory, or has checkpoints.
+    """
     try:
         if output.exists() and not output.is_dir():
             raise cannot_use(output, "must be a directory")
@@ -254,7 +259,10 @@ def _check_tokenizer(tokenizer: Tokenizer | None, vocab_size: int) -> None:
         raise ConfigError([Violation(path=str(tokenizer.path), value="", message=message, fix=fix)])
 
 
-def _state(model: ModelConfig, output: Path, *, padded_vocab_size: int, copy: TokenizerCopy | None) -> TrainerState:
+def state_of_import(
+    model: ModelConfig, output: Path, *, padded_vocab_size: int, copy: TokenizerCopy | None
+) -> TrainerState:
+    """Return the state of a checkpoint of weights, in a run directory of its own."""
     state = build_state(
         model,
         padded_vocab_size=padded_vocab_size,

@@ -4,6 +4,7 @@ Neither direction builds the model or needs a process group: memory holds one ch
 its stored form, however large the model is. GPT-2's transposed matrices are read whole.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
 
+from trainer.checkpoint.adapters import LowRankUpdate, SavedAdapters, locate_base
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import MAX_SAVED_ELEMENTS, WEIGHTS_PREFIX, ShardedTensorView
 from trainer.checkpoint.save import write_pieces
+from trainer.checkpoint.trainer_state import read_state
 from trainer.huggingface.tensor_map import TensorRule
 from trainer.huggingface.weight_files import DTYPES, SafetensorsWriter, WeightSource
 from trireme.errors import ConfigError, Violation
@@ -125,18 +128,38 @@ def _check_finite(name: str, values: torch.Tensor) -> None:
 class NativeWeights:
     """Read the weights of a checkpoint by ranges of rows, whatever layout saved them.
 
+    Adapters are added to the weights of their base checkpoint as these are read.
+
     Args:
         checkpoint: a complete one.
+        base: where the base checkpoint of adapters is; None takes the path that they name.
+    Raises:
+        ConfigError: the base checkpoint is missing or another one.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self._checkpoint = checkpoint
-        contents = SafeReader(checkpoint).read_metadata().state_dict_metadata
+    def __init__(self, checkpoint: Path, *, base: Path | None = None) -> None:
+        state = read_state(checkpoint)
+        self._adapters = SavedAdapters(checkpoint, state) if state.base is not None else None
+        self._adds = True
+        self._update: tuple[tuple[str, tuple[int, ...]], LowRankUpdate] | None = None
+        self.checkpoint = checkpoint
+        """Of the base, for adapters."""
+        if state.base is not None:
+            self.checkpoint = locate_base(state.base, adapters=checkpoint, given=base, path="--base")
+        contents = SafeReader(self.checkpoint).read_metadata().state_dict_metadata
         self.shapes: Mapping[str, tuple[int, ...]] = {
             key.removeprefix(WEIGHTS_PREFIX): tuple(entry.size)
             for key, entry in contents.items()
             if key.startswith(WEIGHTS_PREFIX) and isinstance(entry, TensorStorageMetadata)
         }
+        if self._adapters is not None:
+            self.shapes = {**self.shapes, **self._adapters.whole_shapes}
+
+    def without_adapters(self) -> "NativeWeights":
+        """Return the weights beneath the adapters, with the adapters' task head."""
+        beneath = copy.copy(self)
+        beneath._adds = False
+        return beneath
 
     def check(self, rules: Sequence[TensorRule]) -> list[Violation]:
         """Report tensors that rules need and the checkpoint lacks, and tensors that no rule reads."""
@@ -147,7 +170,7 @@ class NativeWeights:
             if self.shapes.get(key) == wanted.get(key):
                 continue
             message = f"has shape {self.shapes.get(key)} in the checkpoint, but the model has {wanted.get(key)}"
-            violations.append(Violation(path=key, value=self._checkpoint, message=message, fix=fix))
+            violations.append(Violation(path=key, value=self.checkpoint, message=message, fix=fix))
         return violations
 
     def read(self, rule: TensorRule, first: int, end: int) -> torch.Tensor:
@@ -159,7 +182,15 @@ class NativeWeights:
             (*tensor.place, first, *(0 for _ in tensor.shape[1:])),
             values.view((1,) * len(tensor.place) + tuple(values.shape)),
         )
-        read_pieces(self._checkpoint, {WEIGHTS_PREFIX + tensor.key: view})
+        is_adapted = self._adapters is not None and tensor.key in self._adapters.whole_shapes
+        source = self._adapters.checkpoint if self._adapters is not None and is_adapted else self.checkpoint
+        read_pieces(source, {WEIGHTS_PREFIX + tensor.key: view})
+        if self._adds and self._adapters is not None and tensor.key in self._adapters.adapted:
+            # The rows of a weight are read one range after the other.
+            if self._update is None or self._update[0] != (tensor.key, tensor.place):
+                self._update = (tensor.key, tensor.place), self._adapters.read(tensor.key, tensor.place)
+            update = self._update[1]
+            values += update.b[first:end] @ update.a * update.scale
         return values
 
 

@@ -1,0 +1,171 @@
+"""Adapters go to peft and come back: PeftModel computes the same logits, and so does the merged model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.data.shards import write_shard
+from tests.huggingface.models import VOCAB_SIZE, save_model, transformers
+from tests.huggingface.test_commands import QUIET, command
+from trainer.checkpoint.trainer_state import read_state
+
+peft = pytest.importorskip("peft")
+FAMILIES = ("llama3", "gpt2")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of transformers, its import, and a run of adapters on that; rank 4, with a scale that is no power of 2."""
+    folder = tmp_path_factory.mktemp(family)
+    save_model(family, folder / "source", dtype=torch.float32)
+    done = command("trainer.import_hf", folder / "source", folder / "base")
+    assert done.returncode == 0, done.stderr
+    write_shard(folder / "shard", [np.random.default_rng(1).integers(0, VOCAB_SIZE, 600)])
+    done = command(
+        "launch.local",
+        f"pretrained_checkpoint={folder}/base",
+        f"output_dir={folder}",
+        "run_name=run",
+        f"data.train=[{{paths:[{folder}/shard]}}]",
+        "training.train_iters=4",
+        "lora.rank=4",
+        "lora.alpha=6",
+        *[line for line in QUIET if not line.startswith("optimizer.lr")],
+        "optimizer.lr=2e-2",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def logits_of_peft(source: Path, adapter: Path, ids: torch.Tensor) -> torch.Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def run(module: str, *arguments: Any) -> dict[str, Any]:
+    done = command(module, *arguments)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_export_loads_in_peft_and_comes_back(family: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "peft"
+    result = run("trainer.export_hf", folder / "run", out, "--adapter")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 6)
+    # GPT-2's query, key and value are one layer of transformers, and three adapters of ours.
+    assert bool(config["rank_pattern"]) == (family == "gpt2")
+    back = run("trainer.import_hf", out, tmp_path / "back", "--base", folder / "base")
+    assert back["gate"]["relative_difference"] <= 5e-6
+    state = read_state(tmp_path / "back" / "checkpoints" / "step_00000000")
+    assert state.base is not None and state.contents == "weights"
+    ids = torch.randint(0, VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(0))
+    second = tmp_path / "second"
+    run("trainer.export_hf", tmp_path / "back", second, "--adapter", "--gate", "off")
+    first, again = (logits_of_peft(folder / "source", place, ids) for place in (out, second))
+    # Bit for bit where parts are layers of their own; otherwise ranks were padded with zeros.
+    assert torch.allclose(first, again, atol=0 if family == "llama3" else 1e-5 * float(first.abs().max()))
+
+
+def test_merged_model_is_the_same(family: str, folder: Path, tmp_path: Path) -> None:
+    """The merge is proved by the command, and exported it computes the logits of peft."""
+    result = run("trainer.merge_adapter", folder / "run", tmp_path / "merged")
+    assert result["gate"]["relative_difference"] <= 5e-6
+    run("trainer.export_hf", tmp_path / "merged", tmp_path / "hf")
+    run("trainer.export_hf", folder / "run", tmp_path / "direct")
+    merged, direct = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "direct"))
+    assert all(torch.equal(merged[name], direct[name]) for name in merged), "an export merges alike"
+    run("trainer.export_hf", folder / "run", tmp_path / "peft", "--adapter")
+    ids = torch.randint(0, VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(0))
+    expected = logits_of_peft(folder / "source", tmp_path / "peft", ids)
+    with torch.no_grad():
+        found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)(ids).logits
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder / "source", dtype=torch.float32)(ids).logits
+    limit = 5e-6 * float(expected.abs().max())  # the gate's own
+    assert float((found - expected).abs().max()) <= limit
+    assert float((plain - expected).abs().max()) > 100 * limit, "the adapters do something"
+
+
+def make_peft(source: Path, out: Path, **settings: Any) -> None:
+    """An adapter of peft with random A and B, which peft initializes as 0."""
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(out)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": ["q_proj", "k_proj", "o_proj", "up_proj"], "use_rslora": True, "layers_to_transform": [1]},
+        {
+            "target_modules": ["q_proj", "k_proj", "down_proj"],
+            "rank_pattern": {"k_proj": 2},
+            "alpha_pattern": {"down_proj": 3},
+        },
+    ],
+    ids=["query and value", "one layer", "patterns"],
+)
+def test_adapter_of_peft_comes_in(family: str, folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Different A for query, key and value, absent parts and layers, and ranks and scales by module."""
+    if family != "llama3":
+        pytest.skip("names of Llama's layers")
+    make_peft(folder / "source", tmp_path / "adapter", r=4, lora_alpha=5, **settings)
+    result = run("trainer.import_hf", tmp_path / "adapter", tmp_path / "run", "--base", folder / "base")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "adapter_config.json: use_dora: is not supported"),
+        ({"peft_type": "IA3"}, "adapter_config.json: peft_type: is not supported"),
+        ({"r": 0}, "adapter_config.json: r: must be an integer of at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(
+    family: str, folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if family != "llama3":
+        pytest.skip("the same for all families")
+    make_peft(folder / "source", tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    done = command("trainer.import_hf", tmp_path / "adapter", tmp_path / "run", "--base", folder / "base")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_wrong_input(family: str, folder: Path, tmp_path: Path) -> None:
+    if family != "llama3":
+        pytest.skip("the same for all families")
+    make_peft(folder / "source", tmp_path / "adapter", r=4, target_modules=["q_proj", "lm_head"])
+    for arguments, message in (
+        (("trainer.import_hf", tmp_path / "adapter", tmp_path / "x", "--base", folder / "base"), "lm_head"),
+        (("trainer.export_hf", folder / "base", tmp_path / "x", "--adapter"), "--adapter: holds all weights"),
+        (("trainer.merge_adapter", folder / "base", tmp_path / "x"), "PATH: holds all weights and no adapters"),
+        (("trainer.merge_adapter", folder / "run", tmp_path / "x", "--base", folder / "run"), "--base: is not"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "x").exists()
