@@ -9,6 +9,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
+from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.load import load_frozen
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
@@ -30,7 +31,7 @@ from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import VALIDATION_SEED, ValidationLoader, build_validation_loader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
-from trainer.engine.forward import PREDICT_NEXT
+from trainer.engine.forward import PREDICT_NEXT, evaluate_step
 from trainer.engine.megatron.engine import MegatronEngine
 from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
 from trainer.health.monitor import Health, build_health
@@ -46,7 +47,15 @@ from trainer.model.gpt import build_model_chunks, build_transformer_config, coun
 from trainer.model.kernels import choose_kernels
 from trainer.model.megatron_patches import install_megatron_patches
 from trainer.parallel.world import World
-from trainer.resume import find_frozen_weights, has_work, recall_past, record_start, restore_run
+from trainer.reference import Reference, find_reference_key
+from trainer.resume import (
+    find_frozen_weights,
+    has_work,
+    recall_past,
+    record_start,
+    restore_run,
+    start_from_pretrained,
+)
 from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -89,6 +98,7 @@ def build_run(
     frozen = Path(base.checkpoint) if base is not None else None
     engine = build_engine(config, derived=derived, world=world, watch=chunks.extend, frozen_weights=frozen)
     layout = _layout(config, world)
+    reference_key = _ensure_reference(config, derived=derived, world=world, engine=engine, chunks=chunks)
     state, origin = restore_run(config, derived=derived, engine=engine, layout=layout, base=base)
     progress = state.progress if state is not None else TrainProgress()
     is_active = has_work(config, progress)
@@ -101,6 +111,7 @@ def build_run(
         state=state,
         skipped_samples=past.skipped_samples,
         tokenizer=tokenizer,
+        reference_key=reference_key,
     )
     recorder = build_recorder(
         config.logging,
@@ -112,7 +123,9 @@ def build_run(
         is_validation_due=progress.is_validation_due,
         is_main_rank=is_writer,
     )
-    validation = build_validation(config, derived=derived, world=world, tokenizer=tokenizer)
+    validation = build_validation(
+        config, derived=derived, world=world, tokenizer=tokenizer, reference_key=reference_key
+    )
     event_log = events.EventLog(derived.run_directory / events.FILE_NAME if is_writer else None)
     if is_writer:
         record_start(
@@ -189,6 +202,28 @@ def build_run(
         checkpoints=checkpoints,
         health=health,
     )
+
+
+def _ensure_reference(
+    config: TrainConfig, *, derived: DerivedConfig, world: World, engine: Engine, chunks: Sequence[GPTModel]
+) -> str | None:
+    """Compute the losses of a preference run's reference model, if they are not there yet; return their key.
+
+    The weights that the engine then has are those of the start: a checkpoint to resume from is loaded after this.
+    """
+    if config.finetune.task != "dpo":
+        return None
+    key = Ranks().run_on_rank0(lambda: find_reference_key(config), doing="hashing the rows of data.train")
+    reference = Reference(
+        config=config,
+        world=world,
+        evaluate=lambda batches, observe: evaluate_step(
+            chunks, batches, groups=world.groups, device=world.device, observe=observe
+        ),
+        is_writing=world.groups.tp.rank() == 0,
+    )
+    reference.ensure(key, load_start_weights=lambda: start_from_pretrained(config, derived=derived, engine=engine))
+    return key
 
 
 def _task_files(config: TrainConfig) -> dict[str, str]:
@@ -341,12 +376,18 @@ def _check_all_layers_are_built(chunks: Sequence[GPTModel], *, num_layers: int, 
 
 
 def build_validation(
-    config: TrainConfig, *, derived: DerivedConfig, world: World, tokenizer: Tokenizer | None = None
+    config: TrainConfig,
+    *,
+    derived: DerivedConfig,
+    world: World,
+    tokenizer: Tokenizer | None = None,
+    reference_key: str | None = None,
 ) -> ValidationLoader | None:
     """Build the loader of the validation set, if one is configured.
 
     Args:
         tokenizer: of the shards, which a masked language model needs.
+        reference_key: of a preference run, names the losses of its reference.
     """
     if not config.data.validation:
         return None
@@ -362,7 +403,7 @@ def build_validation(
         documents=_document_config(config, derived),
         # Of its own, so that every validation of a run, and of two runs, hides the same tokens.
         transform=_masking(config, derived, tokenizer, seed=VALIDATION_SEED),
-        rows=_rows_config(config),
+        rows=_rows_config(config, reference_key=reference_key),
     )
 
 
@@ -372,12 +413,17 @@ def _masking(config: TrainConfig, derived: DerivedConfig, tokenizer: Tokenizer |
     )
 
 
-def _rows_config(config: TrainConfig) -> RowsConfig | None:
+def _rows_config(config: TrainConfig, *, reference_key: str | None) -> RowsConfig | None:
     """Return how rows of examples are read; None for shards of text."""
     finetune = config.finetune
     if finetune.task is None:
         return None
-    return RowsConfig(task=finetune.task, class_weights=tuple(finetune.class_weights))
+    return RowsConfig(
+        task=finetune.task,
+        class_weights=tuple(finetune.class_weights),
+        reference_key=reference_key,
+        has_token_types=config.model.num_tokentypes > 0,
+    )
 
 
 def _document_config(config: TrainConfig, derived: DerivedConfig) -> DocumentConfig | None:
@@ -400,12 +446,14 @@ def build_training_loader(
     state: TrainerState | None = None,
     skipped_samples: SampleRanges | None = None,
     tokenizer: Tokenizer | None = None,
+    reference_key: str | None = None,
 ) -> BatchLoader:
     """Build the loader of this rank's training batches, from the checkpoint's progress on.
 
     Args:
         skipped_samples: samples that no step reads.
         tokenizer: of the shards, which a masked language model needs.
+        reference_key: of a preference run, names the losses of its reference.
     """
     mixture = state.mixture if state is not None else None
     return build_loader(
@@ -421,7 +469,7 @@ def build_training_loader(
         vocab_size=derived.vocab_size,
         documents=_document_config(config, derived),
         transform=_masking(config, derived, tokenizer, seed=config.training.seed),
-        rows=_rows_config(config),
+        rows=_rows_config(config, reference_key=reference_key),
         former_mixture=Mixture.from_record(dict(mixture)) if mixture else None,
         skipped_samples=skipped_samples,
     )

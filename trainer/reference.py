@@ -33,13 +33,13 @@ _LOG_EVERY = 50
 
 
 def find_reference_key(config: TrainConfig) -> str:
-    """Return what names the reference losses of a run: a hash of the reference's weights and of all rows.
+    """Return what names the reference losses of a run, on one rank: a hash of the reference's weights and all rows.
 
     Raises:
         ConfigError: there is no such checkpoint.
     """
     assert config.pretrained_checkpoint is not None, "a rule"
-    checkpoint = choose_at(Path(config.pretrained_checkpoint), verify=False, name=PRETRAINED)
+    checkpoint = choose_at(Path(config.pretrained_checkpoint), verify=False, name=PRETRAINED, is_alone=True)
     rows = [
         hash_file(shard_file(f"{prefix}{suffix}", ".bin"))
         for dataset in (*config.data.train, *config.data.validation)

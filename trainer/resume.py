@@ -95,7 +95,7 @@ def restore_run(
         )
     path = choose_checkpoint(resume, run_directory=run_directory, verify=config.checkpoint.verify)
     if path is None:
-        pretrained = _start_from_pretrained(config, derived=derived, engine=engine)
+        pretrained = start_from_pretrained(config, derived=derived, engine=engine)
         return None, ResumeSource(pretrained=pretrained, base=base)
     saved = read_state(path)
     raise_if_any(check_contents(path))
@@ -124,7 +124,7 @@ def restore_run(
     return state, origin
 
 
-def _start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine: Engine) -> Path | None:
+def start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine: Engine) -> Path | None:
     """Load the weights of `pretrained_checkpoint` into an engine without steps; return its path, None without one."""
     if config.pretrained_checkpoint is None:
         return None

@@ -4,11 +4,13 @@ The rows are made by the real `trireme prepare-examples` with a tokenizer in whi
 """
 
 import json
+import math
 import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.train.commands import SMALL, losses_of, tensors_of
@@ -207,3 +209,26 @@ def test_examples_are_not_trained_on_as_text(folder: Path) -> None:
     )
     assert done.returncode == 2
     assert "holds examples of the task sft: trained on as text, their padding and prompts would count" in done.stderr
+
+
+def test_preferences_are_learned_against_the_frozen_start(folder: Path, sft: Path) -> None:
+    """The reference's losses are computed once and kept beside the rows; at first both models are one."""
+    start = ("pretrained_checkpoint=outputs/sft", "finetune.dpo_beta=0.5", "optimizer.lr=1e-3")
+    run = finetune(folder, "dpo", "dpo", *start, "training.micro_batch_size=4", "finetune.num_epochs=4")
+    losses = list(losses_of(run).values())
+    # Equal log-probabilities have the loss log 2; rounding between micro batches of other sizes is below 1e-5.
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[-1] < 0.6
+    assert validations(run)[-1]["reward_accuracy"] > 0.9
+    files = sorted((folder / "rows").glob("dpo*.reference-*.f32"))
+    assert len(files) == 2, "of train and of validation"
+    kept = [np.fromfile(path, dtype="<f4") for path in files]
+    for path in files:
+        path.unlink()
+    other = finetune(
+        folder, "dpo", "dpo_pp2", *start, "training.micro_batch_size=4", "finetune.num_epochs=4", "parallel=pp2"
+    )
+    assert losses_of(other) == pytest.approx(losses_of(run), rel=1e-5, abs=1e-6)
+    for path, values in zip(files, kept, strict=True):
+        # Computed again, by two stages: the same name, and the same numbers but for rounding.
+        np.testing.assert_allclose(np.fromfile(path, dtype="<f4"), values, atol=1e-5)

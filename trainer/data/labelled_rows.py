@@ -30,6 +30,8 @@ class RowsConfig:
     """Loss weight of each class or tag; empty weighs all alike."""
     reference_key: str | None = None
     """Of dpo: names the reference model whose losses lie beside the rows; None reads none."""
+    has_token_types: bool = False
+    """Whether the model tells segments of a text apart; otherwise token types beside the rows are not read."""
 
 
 class RowDataset:
@@ -45,6 +47,7 @@ class RowDataset:
         *,
         seq_length: int,
         reference_key: str | None = None,
+        has_token_types: bool = False,
         max_open_files: int = MAX_OPEN_FILES,
     ) -> None:
         def beside(suffix: str) -> TokenDataset:
@@ -52,8 +55,8 @@ class RowDataset:
             return TokenDataset(names, seq_length=seq_length, max_open_files=max_open_files, overlap=0)
 
         self.tokens, self.labels = beside(""), beside(LABELS_SUFFIX)
-        has_types = [shard_file(prefix, f"{TOKEN_TYPES_SUFFIX}.bin").is_file() for prefix in prefixes]
-        self.token_types = beside(TOKEN_TYPES_SUFFIX) if all(has_types) else None
+        are_there = [shard_file(prefix, f"{TOKEN_TYPES_SUFFIX}.bin").is_file() for prefix in prefixes]
+        self.token_types = beside(TOKEN_TYPES_SUFFIX) if has_token_types and all(are_there) else None
         self.reference = (
             ReferenceLosses(prefixes, key=reference_key, seq_length=seq_length) if reference_key is not None else None
         )

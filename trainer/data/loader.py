@@ -198,7 +198,12 @@ def open_source(
         ConfigError: data sets cannot be used (all their errors).
     """
     if rows is not None:
-        open_rows = partial(RowDataset, seq_length=seq_length, reference_key=rows.reference_key)
+        open_rows = partial(
+            RowDataset,
+            seq_length=seq_length,
+            reference_key=rows.reference_key,
+            has_token_types=rows.has_token_types,
+        )
         return LabelledRowReader(_open_all(configs, open_rows), config=rows, vocab_size=vocab_size)
     datasets = _open_all(configs, partial(TokenDataset, seq_length=seq_length))
     return WindowReader(datasets, vocab_size=vocab_size, documents=documents, transform=transform)
