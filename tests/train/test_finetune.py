@@ -5,7 +5,6 @@ The rows are made by the real `trireme prepare-examples` with a tokenizer in whi
 
 import json
 import math
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
