@@ -48,7 +48,7 @@ def total(parts: Any) -> Number:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Describe a decoder-only transformer. Widths are in elements."""
+    """Describe a transformer. Widths are in elements."""
 
     num_layers: Number
     hidden_size: Number
@@ -73,6 +73,8 @@ class ModelShape:
     """Dropout masks of the hidden state that a layer keeps: 2, or 0 without dropout."""
     share_of_keys: Number = 1.0
     """Keys that a query attends to on average, relative to all before it: below 1 with sliding windows."""
+    has_output_layer: Number = 1.0
+    """0 where a task's head, which is small, takes the place of the output layer."""
     num_moe_layers: Number = 0
     num_experts: Number = 0
     experts_per_token: Number = 0
@@ -252,6 +254,7 @@ def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
         ffn_hidden_size=model.ffn_hidden_size,
         num_mlp_matrices=3 if model.is_gated else 2,
         is_tied=int(not model.untie_embeddings_and_output_weights),
+        has_output_layer=int(model.has_output_layer),
         position_rows=model.num_positions if model.position_embedding_type == "learned_absolute" else 0,
         dropout_masks=2 if model.hidden_dropout else 0,
         num_moe_layers=sum(find_moe_layers(model)),

@@ -95,7 +95,8 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     # The loss is computed before any layer's backward pass, so the larger of both counts at the peak.
     working = working * np.minimum(stage.num_layers, 1)
-    logits = stage.has_output * tokens * model.vocab_size / layout.tp * job.framework.logit_bytes * rates.logits
+    logits = stage.has_output * model.has_output_layer * tokens * model.vocab_size / layout.tp
+    logits = logits * job.framework.logit_bytes * rates.logits
     is_at_loss = logits > working
     activations = kept * in_flight + np.where(is_at_loss, 0, working)
     logits = np.where(is_at_loss, logits, 0)
@@ -154,7 +155,7 @@ def stage_parameters(model: ModelShape, layout: Layout, stage: Stage) -> tuple[N
     table = model.vocab_size * model.hidden_size
     shares_table = (model.is_tied > 0) & (stage.has_embedding > 0)
     tables = stage.has_embedding * (table + model.position_rows * model.hidden_size)
-    tables = tables + np.where(shares_table, 0, stage.has_output * table)
+    tables = tables + np.where(shares_table, 0, stage.has_output * model.has_output_layer * table)
     experts = share * model.num_experts * model.parameters_of_expert / (layout.ep * layout.etp)
     return (stage.num_layers * per_layer + tables) / layout.tp, stage.num_layers * experts
 

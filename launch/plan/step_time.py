@@ -106,7 +106,7 @@ def parameters_of_device(job: TrainingJob) -> tuple[Number, Number]:
         model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
     )
     tables = model.vocab_size * model.hidden_size
-    tables = tables * np.where((layout.pp == 1) & (model.is_tied == 0), 2, 1)
+    tables = tables * np.where((layout.pp == 1) & (model.is_tied == 0) & (model.has_output_layer > 0), 2, 1)
     experts = share * model.num_experts * model.parameters_of_expert / (layout.ep * layout.etp)
     return (layers * per_layer + tables) / layout.tp, layers * experts
 
@@ -358,7 +358,7 @@ def head_time(job: TrainingJob, rates: Rates) -> Number:
     """Predict the time of output layer and loss for one micro batch, forward and backward."""
     model, layout, machine = job.model, job.layout, job.machine
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
-    logits = tokens * model.vocab_size / layout.tp
+    logits = tokens * model.has_output_layer * model.vocab_size / layout.tp
     # The output layer remains in 16 bits where other products are in fp8.
     products = 2 * (1 + BACKWARD) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)
     return products + logits * LOGIT_PASS_BYTES / (machine.memory_rate * rates.memory)

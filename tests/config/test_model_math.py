@@ -148,6 +148,11 @@ def test_encoders() -> None:
         num_tokentypes=0,
     )
     assert count_parameters(modern, 50_368) == 149_655_232
+    # transformers: BertForSequenceClassification(bert-base-uncased) with three labels.
+    classes = dataclasses.replace(bert, head="classification", num_labels=3, pooler="tanh")
+    assert count_parameters(classes, 30_522) == 109_484_547
+    outputs = 6 * 768 * (30_522 + 768)  # of the output layer and of the head before it
+    assert model_flops_per_token(bert, 30_522) - model_flops_per_token(classes, 30_522) == outputs
     # 512 keys for each query, where causal attention has half of them on average.
     causal = dataclasses.replace(bert, attention_mask="causal")
     assert model_flops_per_token(bert, 30_522) - model_flops_per_token(causal, 30_522) == 6 * 12 * 768 * 512

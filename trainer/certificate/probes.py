@@ -17,12 +17,13 @@ from torch import nn
 
 from trainer.certificate.trace_file import Direction, Rectangle, TensorName, TraceWriter
 from trainer.data.micro_batch import MicroBatch
+from trainer.model.heads import TaskHead
 from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.parallel.world import World
 
 Kind = Literal["hidden", "heads", "loss"]
 """[s, b, h], cut along s by sequence parallelism; [s, b, n, d] or [s, b, n * d], cut along n by tensor parallelism;
-[b, s]."""
+[b, s], or [b, s, k] scores of a task's head."""
 
 AFTER_LAYERS = 1_000_000
 """Layer number of what follows the last layer."""
@@ -85,7 +86,8 @@ class ActivationProbes:
         if getattr(chunk, "post_process", False):
             norm = _Probe(name="final norm", kind="hidden", order=(AFTER_LAYERS, 0))
             self._watch_output(chunk.decoder.final_layernorm, index, norm)
-            self._watch_output(chunk, index, _Probe(name="loss", kind="loss", order=(AFTER_LAYERS, 1)))
+            name = "scores" if isinstance(chunk.head, TaskHead) else "loss"
+            self._watch_output(chunk, index, _Probe(name=name, kind="loss", order=(AFTER_LAYERS, 1)))
 
     def _watch_layer(self, layer: Any, index: int) -> None:
         number = int(layer.layer_number)

@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer.certificate.layouts import LayoutSpec, read_layout, read_layouts
 from trainer.certificate.settings import CertifyConfig, load_settings
+from trainer.certificate.synthetic import write_synthetic_examples
 from trainer.config.load import load_config
 from trainer.config.run import DataConfig, DatasetConfig
 from trainer.config.schema import TrainConfig
@@ -19,7 +20,7 @@ from trireme.files import nearest_existing_parent
 from trireme.shards.shard import ShardWriter, shard_file, token_dtype
 
 _OWN_GROUP = "certify"
-_DROPOUTS = ("hidden_dropout", "attention_dropout")
+_DROPOUTS = ("hidden_dropout", "attention_dropout", "head_dropout")
 _MAX_SYNTHETIC_TOKENS = 1 << 20
 _PROCESS_BYTES = 384 << 20
 """Memory of a process that has imported PyTorch, Megatron-Core and DeepSpeed: 393 MiB, measured."""
@@ -190,8 +191,10 @@ def write_synthetic_data(run: Run, *, folder: Path, num_steps: int) -> DataConfi
 
     Returns:
         A data set of one shard with a window for every sample of the run, while that is not too much. Documents end
-        with token 0, or with data.eod_token_id.
+        with token 0, or with data.eod_token_id. A run that fine-tunes gets `write_synthetic_examples`.
     """
+    if run.config.finetune.task is not None:
+        return write_synthetic_examples(run.config, vocab_size=run.vocab_size, folder=folder, num_steps=num_steps)
     model, data, vocab_size = run.config.model, run.config.data, run.vocab_size
     num_samples = num_steps * run.config.training.global_batch_size
     num_tokens = min(num_samples * model.seq_length + 1, max(_MAX_SYNTHETIC_TOKENS, 2 * model.seq_length + 1))

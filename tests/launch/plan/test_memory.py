@@ -172,6 +172,16 @@ def test_tied_tables_are_on_both_ends_of_a_pipeline_and_once_without():
     )
 
 
+def test_a_head_of_a_task_has_neither_an_output_table_nor_logits():
+    model = gpt(has_output_layer=0, is_tied=0)
+    for where in (layout(), layout(pp=2)):
+        tables = 51200 * 12288 if where.pp == 1 else 0
+        stage = last_stage(model, where)
+        assert stage_parameters(model, where, stage)[0] == pytest.approx(96 * 12 * 12288**2 / where.pp + tables)
+    wide = gpt(has_output_layer=0, vocab_size=500_000, num_layers=1)
+    assert predict_peak_memory(job(wide, layout(micro_batch_size=8)), PLAIN).logits == 0
+
+
 def test_the_larger_of_loss_and_layer_counts():
     few, many = (
         predict_peak_memory(job(gpt(vocab_size=size, num_layers=1), layout(micro_batch_size=8)), PLAIN)
