@@ -111,7 +111,8 @@ def run(arguments: list[str]) -> int:
         world=world,
         reset_position_ids=config.data.reset_position_ids,
     )
-    state = load_weights(checkpoint, chunks=chunks)
+    base = Path(config.lora.base) if config.lora.base is not None else None
+    state = load_weights(checkpoint, chunks=chunks, base=base)
     for change in describe_changes(config.model, state=state):
         _LOGGER.warning("%s", change)
     damage = find_not_finite(chunks)

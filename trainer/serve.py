@@ -130,7 +130,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser)
+    add_model_options(parser, names_adapters=True)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this host)")
     group.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
@@ -175,9 +175,21 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         ("max_body_bytes", "must be at least 1", arguments.max_body_bytes >= 1),
         ("drain_seconds", "must be at least 0", arguments.drain_seconds >= 0),
     )
+    found += _check_adapters(arguments)
     for name, message, holds in rules:
         if not holds:
             found.append(_violation(f"--{name.replace('_', '-')}", getattr(arguments, name), message))
+    return found
+
+
+def _check_adapters(arguments: argparse.Namespace) -> list[Violation]:
+    names = [line.partition("=")[0] for line in arguments.adapter]
+    found = []
+    for line, name in zip(arguments.adapter, names, strict=True):
+        if not name or not line.partition("=")[2]:
+            found.append(_violation("--adapter", line, "must be NAME=PATH"))
+        elif names.count(name) > 1 or name == arguments.served_model_name:
+            found.append(_violation("--adapter", line, "has a name that is given twice", "Use another name."))
     return found
 
 

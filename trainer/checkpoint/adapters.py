@@ -79,7 +79,10 @@ def locate_base(record: BaseRecord, *, adapters: Path | None, given: Path | None
     if existing:
         raise ConfigError([_differs(record, existing[0], path=path)])
     message = f"the checkpoint with the weights beneath the adapters does not exist{_of(adapters)}"
-    fix = f"Name the place where it is now: {path}=PATH." if "." in path else f"Give {path} PATH, where it is now."
+    fix = {
+        "--adapter": "Give that checkpoint as PATH, and the adapters with --adapter.",
+        "--base": "Give --base PATH, where it is now.",
+    }.get(path, f"Name the place where it is now: {path}=PATH.")
     raise ConfigError([Violation(path=path, value=record.checkpoint, message=message, fix=fix)])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from trainer.checkpoint.adapters import SavedAdapters, locate_base
+from trainer.checkpoint.adapters import LORA_BASE, SavedAdapters, locate_base
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import read_manifest
@@ -106,6 +106,7 @@ def load_weights(
     *,
     chunks: Sequence[nn.Module],
     base: Path | None = None,
+    base_name: str = LORA_BASE,
     process_group: distributed.ProcessGroup | None = None,
 ) -> TrainerState:
     """Load the parameters of model chunks from a checkpoint's fp32 weights, cast to their own data type.
@@ -117,6 +118,7 @@ def load_weights(
         path: of the checkpoint.
         chunks: without adapters.
         base: where the base checkpoint of adapters is; None takes the path that they name.
+        base_name: the user's name of `base`, for messages.
         process_group: of these ranks; None takes the default one.
     Raises:
         ConfigError: on every rank, if a tensor is missing or has another shape, or a file is damaged.
@@ -132,7 +134,7 @@ def load_weights(
             return
         adapters = SavedAdapters(path, state)
         beneath = [one for one in parameters if one.blocks[0].key not in adapters.whole]
-        read_pieces(locate_base(state.base, adapters=path, given=base), weights_to_load(beneath))
+        read_pieces(locate_base(state.base, adapters=path, given=base, path=base_name), weights_to_load(beneath))
         adapters.merge_into(parameters)
 
     ranks.run_on_all_ranks(read, doing=f"loading {path}")

@@ -161,7 +161,7 @@ class Generator:
                 return
             text = self._waiting.popleft()
             text.replica = replica
-            text.cached, moves = self._rows[replica].take(text.history[text.first :])
+            text.cached, moves = self._rows[replica].take(text.history[text.first :], adapter=text.request.adapter)
             self._moves[replica] += moves
             self._active.append(text)
 
@@ -222,7 +222,8 @@ class Generator:
     def _next_ids(row: int, text: _Text, count: int) -> NewTokens:
         start = len(text.cached.tokens)
         begin = text.first + start
-        return NewTokens(row=row, start=start, tokens=tuple(text.history[begin : begin + count]))
+        tokens = tuple(text.history[begin : begin + count])
+        return NewTokens(row=row, start=start, tokens=tokens, adapter=text.request.adapter)
 
     def _append(self, text: _Text, token: int, logits: torch.Tensor) -> Piece:
         """Add a sampled token to a text, and decide whether that ends it."""

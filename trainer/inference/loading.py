@@ -13,6 +13,7 @@ from trainer.checkpoint.trainer_state import ORIGIN_NAME
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
+from trainer.inference.adapters import load_adapters
 from trainer.inference.generator import Generator
 from trainer.inference.model_runner import ModelRunner
 from trainer.inference.options import ModelOptions
@@ -50,6 +51,8 @@ class LoadedModel:
     """Ids that end a text."""
     document_start: tuple[int, ...]
     """Ids before a text that begins a document."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that texts can be generated with, by number from 1."""
 
     @property
     def is_driver(self) -> bool:
@@ -104,17 +107,25 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
         world=world,
         reset_position_ids=True,
     )
-    load_weights(saved.checkpoint, chunks=[model])
+    load_weights(saved.checkpoint, chunks=[model], base=options.base, base_name="--adapter")
     if damage := find_not_finite([model]):
         raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
     model.eval()
+    bank = load_adapters(model, options.adapters, base=saved)
     _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
     generation_config = read_generation_config(saved.checkpoint)
     return LoadedModel(
         name=(saved.run_directory or saved.checkpoint).resolve().name,
         checkpoint=saved.checkpoint,
         world=world,
-        runner=ModelRunner(model, world=world, num_rows=options.max_batch_size, max_length=model_config.num_positions),
+        adapters=tuple(options.adapters),
+        runner=ModelRunner(
+            model,
+            world=world,
+            num_rows=options.max_batch_size,
+            max_length=model_config.num_positions,
+            adapters=bank,
+        ),
         tokenizer=tokenizer,
         vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),
         context_length=model_config.num_positions,

@@ -12,6 +12,7 @@ import torch
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import distributed
 
+from trainer.model.adapter_bank import AdapterBank
 from trainer.model.cache import CachedStep, KeyValueCache
 from trainer.model.gpt import GPT
 from trainer.parallel.world import World
@@ -28,6 +29,8 @@ class NewTokens:
     start: int
     """Positions of the row that are in the cache before."""
     tokens: tuple[int, ...]
+    adapter: int = 0
+    """Number of the adapter in the bank; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +65,14 @@ class ModelRunner:
             it can be used for nothing else afterwards.
         num_rows: rows of a replica's cache.
         max_length: the model's context.
+        adapters: of which each row uses one or none.
     """
 
-    def __init__(self, model: GPT, *, world: World, num_rows: int, max_length: int) -> None:
+    def __init__(
+        self, model: GPT, *, world: World, num_rows: int, max_length: int, adapters: AdapterBank | None = None
+    ) -> None:
         assert not model.training
+        self._adapters = adapters
         model.pack_weights()
         self._model, self._world, self._max_length = model, world, max_length
         self.num_rows, self.num_replicas = num_rows, world.dp_size
@@ -146,6 +153,8 @@ class ModelRunner:
             max_length=self._max_length,
             device=self._world.device,
         )
+        if self._adapters is not None:
+            self._adapters.select([new.adapter for new in rows], device=self._world.device)
         width = step.num_new
         tokens = [new.tokens + (0,) * (width - len(new.tokens)) for new in rows]
         ids = torch.tensor(tokens, dtype=torch.int64, device=self._world.device)

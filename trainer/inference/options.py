@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,20 +27,39 @@ class ModelOptions:
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     expert_model_parallel_size: int = 1
+    base: Path | None = None
+    """Checkpoint beneath the adapters at `path`; None takes the one that they name."""
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Adapters on `path` that requests choose from, by name."""
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 8, has_layout: bool = True) -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, *, max_batch_size: int = 8, has_layout: bool = True, names_adapters: bool = False
+) -> None:
     """Add PATH and the options of `ModelOptions`.
 
     Args:
         max_batch_size: default; 1 leaves the option out.
         has_layout: otherwise the model is in one process.
+        names_adapters: several adapters can be given, each with a name.
     """
     group = parser.add_argument_group("model")
     group.add_argument("path", type=Path, metavar="PATH", help="a run directory, an import or a checkpoint")
     group.add_argument(
         "--tokenizer", type=Path, help="tokenizer.model or tokenizer.json (default: the checkpoint's own)"
     )
+    if names_adapters:
+        group.add_argument(
+            "--adapter",
+            action="append",
+            default=[],
+            metavar="NAME=PATH",
+            help="adapters (LoRA) on PATH, used by requests for the model NAME; may be repeated",
+        )
+    else:
+        group.add_argument(
+            "--adapter", type=Path, metavar="PATH", help="adapters (LoRA): a run or checkpoint that was trained on PATH"
+        )
     group.add_argument(
         "--params-dtype",
         choices=("fp32", "bf16"),
@@ -76,8 +95,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, max_batch_size: int = 
 
 def model_options(arguments: argparse.Namespace) -> ModelOptions:
     """Return the parsed options of `add_model_options`."""
+    adapter = arguments.adapter
+    is_one = isinstance(adapter, Path)
     return ModelOptions(
-        path=arguments.path,
+        path=adapter if is_one else arguments.path,
+        base=arguments.path if is_one else None,
+        adapters={} if is_one else dict(_split_adapter(line) for line in adapter or []),
         tokenizer=arguments.tokenizer,
         params_dtype=arguments.params_dtype,
         max_batch_size=arguments.max_batch_size,
@@ -85,6 +108,11 @@ def model_options(arguments: argparse.Namespace) -> ModelOptions:
         pipeline_model_parallel_size=arguments.pipeline_model_parallel_size,
         expert_model_parallel_size=arguments.expert_model_parallel_size,
     )
+
+
+def _split_adapter(line: str) -> tuple[str, Path]:
+    name, _, path = line.partition("=")
+    return name, Path(path)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

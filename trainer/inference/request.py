@@ -23,6 +23,8 @@ class GenerationRequest:
     """Ids that end the text; they are not part of it."""
     num_logprobs: int | None = None
     """Most likely tokens to report at each position, besides the chosen one; None reports no log-probabilities."""
+    adapter: int = 0
+    """Number of the adapter that the text is generated with; 0 for none."""
     continues_past_context: bool = False
     """When the model's context is full, continue with its latest half; otherwise the text ends there."""
 

@@ -18,8 +18,14 @@ class CachedText:
     """Hold the tokens of a row whose keys and values are in the cache."""
 
     tokens: list[int] = field(default_factory=list)
+    adapter: int = 0
+    """Number of the adapter that computed them."""
     released: int = 0
     """Number of its release; 0 before the first."""
+
+    def count_shared(self, prompt: Sequence[int], *, adapter: int, limit: int) -> int:
+        """Return how many tokens of a prompt for an adapter are at the beginning of this text, at most `limit`."""
+        return _count_shared(self.tokens, prompt, limit=limit) if adapter == self.adapter else 0
 
 
 class Rows:
@@ -49,18 +55,19 @@ class Rows:
         """Return the row of a text in progress."""
         return next(row for row, active in enumerate(self._active) if active is text)
 
-    def take(self, prompt: Sequence[int]) -> tuple[CachedText, list[MoveRow]]:
+    def take(self, prompt: Sequence[int], *, adapter: int = 0) -> tuple[CachedText, list[MoveRow]]:
         """Begin a text in a free row; its tokens are those of the prompt that are in the cache already.
 
-        At least the prompt's last token is not, since its logits are needed.
+        At least the prompt's last token is not, since its logits are needed. Keys and values of another adapter are not
+        used.
 
         Returns:
             the text, and what to move in the cache before the next step.
         """
         row, limit = len(self._active), len(prompt) - 1
-        shared = [_count_shared(text.tokens, prompt, limit=limit) for text in self._idle]
+        shared = [text.count_shared(prompt, adapter=adapter, limit=limit) for text in self._idle]
         best = max(range(len(self._idle)), key=lambda number: shared[number])
-        copied = [_count_shared(text.tokens, prompt, limit=limit) for text in self._active]
+        copied = [text.count_shared(prompt, adapter=adapter, limit=limit) for text in self._active]
         moves: list[MoveRow] = []
         if max(copied, default=0) >= max(shared[best] + MIN_SHARED_TOKENS, MIN_SHARED_TOKENS):
             source = max(range(len(copied)), key=lambda number: copied[number])
@@ -74,6 +81,7 @@ class Rows:
             self._bring_first(self._find_oldest(), moves)
             self._idle[0].tokens = []
         text = self._idle.pop(0)
+        text.adapter = adapter
         self._active.append(text)
         return text, moves
 

@@ -67,12 +67,12 @@ def build_app(service: Service, *, api_key: str | None, max_body_bytes: int) -> 
 
     @app.get("/v1/models")
     async def list_models() -> Response:
-        return JSONResponse({"object": "list", "data": [_describe_model(service)]})
+        return JSONResponse({"object": "list", "data": [_describe_model(service, name) for name in service.names]})
 
     @app.get("/v1/models/{name:path}")
     async def show_model(name: str) -> Response:
-        service.check_model(name)
-        return JSONResponse(_describe_model(service))
+        service.find_model(name)
+        return JSONResponse(_describe_model(service, name))
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
@@ -196,9 +196,9 @@ def _endpoint(path: str) -> str:
     return path if path in known else "/v1/models/{name}" if path.startswith("/v1/models/") else "other"
 
 
-def _describe_model(service: Service) -> dict[str, Any]:
+def _describe_model(service: Service, name: str) -> dict[str, Any]:
     return {
-        "id": service.name,
+        "id": name,
         "object": "model",
         "created": service.started,
         "owned_by": "trireme",

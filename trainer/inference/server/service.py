@@ -58,15 +58,23 @@ class Service:
         self._defaults, self._max_tokens = defaults, max_tokens
         self.started = int(time.time())
 
-    def check_model(self, name: str | None) -> None:
-        """Refuse requests for another model.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the model and of its adapters, by number."""
+        return (self.name, *self.model.adapters)
+
+    def find_model(self, name: str | None) -> int:
+        """Return the number of the adapter that a request names; 0 for the model, and where it names nothing.
 
         Raises:
-            ApiError: the name is not this model's.
+            ApiError: this server has no such model.
         """
-        if name is not None and name != self.name:
-            message = f"The model {name} does not exist. This server has {self.name}."
+        if name is None:
+            return 0
+        if name not in self.names:
+            message = f"The model {name} does not exist. This server has {', '.join(self.names)}."
             raise ApiError(404, message, param="model", code="model_not_found")
+        return self.names.index(name)
 
     def begin_chat(self, request: ChatRequest) -> Job:
         """Start the answer to a conversation.
@@ -177,7 +185,7 @@ class Service:
 
     def _check(self, request: TextRequest) -> None:
         self.worker.check()
-        self.check_model(request.model)
+        self.find_model(request.model)
 
     def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -212,7 +220,7 @@ class Service:
             tickets=tickets,
             prefixes=[echo for echo in echoes for _ in range(request.n)],
             writer=AnswerWriter(
-                model=self.name,
+                model=self.names[self.find_model(request.model)],
                 tokenizer=self.model.tokenizer,
                 is_chat=isinstance(request, ChatRequest),
                 has_logprobs=num_logprobs is not None,
@@ -251,6 +259,7 @@ class Service:
             stop=tuple(request.stop),
             stop_ids=self.model.stop_ids,
             num_logprobs=num_logprobs,
+            adapter=self.find_model(request.model),
         )
 
 
