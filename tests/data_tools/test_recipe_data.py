@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from seqeval.metrics.sequence_labeling import get_entities
 
 from data_tools import recipe_data
 from data_tools.examples.example import BadLine, Question, ReadExample
@@ -46,8 +47,35 @@ def test_files_of_the_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert with_answer == pytest.approx(size / 2, abs=20)
         stories.append({q.context for q in questions if isinstance(q, Question)})
     assert not stories[0] & stories[1]
+    check_preferences(tmp_path / "data" / recipe_data.PREFERENCES_NAME, chats)
+    check_places(*(tmp_path / "data" / name for name in recipe_data.PLACES_NAMES))
     assert recipe_data.run(tmp_path / "data") == 0
     assert "is complete" in capsys.readouterr().out
+
+
+def check_preferences(path: Path, chats: list[list[dict[str, str]]]) -> None:
+    pairs = [json.loads(line) for line in path.read_text().splitlines()]
+    answers = {(turns[0]["content"], turns[1]["content"]) for turns in chats if len(turns) == 2}
+    assert len(pairs) > 600 and len({pair["prompt"][0]["content"] for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        question, chosen, rejected = (pair[name][0]["content"] for name in ("prompt", "chosen", "rejected"))
+        assert (question, chosen) in answers and chosen != rejected
+
+
+def check_places(*paths: Path) -> None:
+    """Words and tags fit together, and no name is in both files."""
+    names: list[set[str]] = []
+    for path, size in zip(paths, recipe_data.NUM_SENTENCES, strict=True):
+        items = list(read_file(path, ReadOptions(task="tag")))
+        assert len(items) == size and all(isinstance(item, ReadExample) for item in items)
+        names.append(set())
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            entities = get_entities(record["tags"])
+            assert {kind for kind, *_ in entities} <= {"CITY", "COUNTRY"}
+            names[-1] |= {" ".join(record["tokens"][first : last + 1]) for _, first, last in entities}
+    assert len(names[0]) > 300 and len(names[1]) > 100
+    assert not names[0] & names[1]
 
 
 def test_another_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
