@@ -18,7 +18,7 @@ On a cluster use `trireme slurm finetune.task=TASK OVERRIDES`.
 import sys
 
 from launch import local
-from trainer.config.finetune_words import with_task
+from trainer.config.words import with_task
 from trireme.command import write_output
 from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
 

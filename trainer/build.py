@@ -10,13 +10,14 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
 from trainer.checkpoint.collective import Ranks
-from trainer.checkpoint.load import load_frozen
+from trainer.checkpoint.load import load_frozen, load_weights
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
 from trainer.checkpoint.trainer_state import Layout, TrainerState, TrainProgress, layout_of
 from trainer.config.derived import DerivedConfig
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.examples import find_record
+from trainer.config.finetune import FinetuneConfig
 from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
@@ -31,6 +32,7 @@ from trainer.data.sample_ranges import SampleRanges
 from trainer.data.validation import VALIDATION_SEED, ValidationLoader, build_validation_loader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
+from trainer.engine.distillation import DistillationObjective, LogitsObjective, RunTeacher
 from trainer.engine.forward import PREDICT_NEXT, evaluate_step
 from trainer.engine.megatron.engine import MegatronEngine
 from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
@@ -56,6 +58,7 @@ from trainer.resume import (
     restore_run,
     start_from_pretrained,
 )
+from trainer.teacher import choose_teacher, teacher_model
 from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -237,11 +240,10 @@ def _build_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | N
     record = find_record(config.data.validation) if config.finetune.task is not None else None
     if record is None:
         return None
-    objective = build_objective(config)
     return build_scorer(
         record,
         decode=tokenizer.decode if tokenizer is not None else None,
-        preference=objective if isinstance(objective, PreferenceObjective) else None,
+        preference=_preference(config.finetune) if record.task == "dpo" else None,
         # The other tensor-parallel ranks have copies of the same scores.
         is_collecting=world.groups.tp.rank() == 0,
     )
@@ -269,8 +271,7 @@ def build_engine(
         vocab_size=derived.vocab_size,
         world=world,
         seed=config.training.seed,
-        # Every row of examples has several documents, each with its own positions.
-        reset_position_ids=config.data.reset_position_ids or config.finetune.task is not None,
+        reset_position_ids=_resets_positions(config),
         lora=config.lora,
     )
     if frozen_weights is not None:
@@ -284,22 +285,59 @@ def build_engine(
         precision=config.precision,
         groups=world.groups,
         device=world.device,
-        objective=build_objective(config),
+        objective=build_objective(config, derived=derived, world=world),
     )
 
 
-def build_objective(config: TrainConfig) -> Objective:
-    """Build what computes the loss of the configured task."""
+def build_objective(config: TrainConfig, *, derived: DerivedConfig, world: World) -> Objective:
+    """Build what computes the loss of the configured task, with its teacher if there is one; all ranks call this."""
     finetune = config.finetune
+    if config.distill.is_on:
+        return DistillationObjective(
+            build_teacher(config, derived=derived, world=world),
+            weight=config.distill.weight,
+            temperature=config.distill.temperature,
+            group=world.groups.tp,
+            vocab_size=derived.vocab_size,
+        )
     if finetune.task in (None, "sft"):
         return PREDICT_NEXT
     if finetune.task == "dpo":
-        return PreferenceObjective(beta=finetune.dpo_beta, label_smoothing=finetune.dpo_label_smoothing)
+        return _preference(finetune)
     if finetune.task == "qa":
         return SpanObjective()
     record = find_record(config.data.train or config.data.validation)
     assert record is not None, "checked before the start"
     return ScoreObjective(record.target_kind, value_range=record.value_range)
+
+
+def _preference(finetune: FinetuneConfig) -> PreferenceObjective:
+    return PreferenceObjective(beta=finetune.dpo_beta, label_smoothing=finetune.dpo_label_smoothing)
+
+
+def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> RunTeacher:
+    """Build the teacher of a distillation, frozen, under the run's layout; all ranks call this."""
+    checkpoint, state = choose_teacher(config)
+    chunks = wire_model(
+        teacher_model(state, model=config.model),
+        parallel=config.parallel,
+        precision=config.precision,
+        padded_vocab_size=derived.padded_vocab_size,
+        vocab_size=derived.vocab_size,
+        world=world,
+        reset_position_ids=_resets_positions(config),
+    )
+    load_weights(checkpoint, chunks=chunks)
+    for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
+        parameter.requires_grad_(False)
+    return lambda batches, observe: evaluate_step(
+        chunks, batches, groups=world.groups, device=world.device, objective=LogitsObjective(), observe=observe
+    )
+
+
+def _resets_positions(config: TrainConfig) -> bool:
+    """Every row of examples has several documents, each with its own positions."""
+    return config.data.reset_position_ids or config.finetune.task is not None
 
 
 def wire_model(

@@ -14,7 +14,7 @@ Exit codes are those of `trireme train`.
 
 import sys
 
-from trainer.config.finetune_words import with_task
+from trainer.config.words import with_task
 from trainer.train import main as train
 from trireme.command import write_output
 from trireme.errors import EXIT_OK

@@ -22,6 +22,7 @@ from trainer.data_inputs import check_data_files, check_independent_data, open_t
 from trainer.engine.deepspeed.settings import check_nvme_host
 from trainer.loop.recovery_log import read_replay
 from trainer.saved_run import check_tokenizer, open_saved_run
+from trainer.teacher import check_teacher
 from trireme.config.fields import is_inside
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.processes import global_rank, world_size
@@ -127,6 +128,12 @@ def check_training_files(config: TrainConfig, tokenizer: Tokenizer | None, vocab
         ),
         *_check_start(config, tokenizer, vocab_size, run_directory=run_directory),
         *_check_replay(config.recovery.replay),
+        *check_teacher(
+            config,
+            tokenizer=tokenizer,
+            padded_vocab_size=pad_vocab_size(config.model, vocab_size) if vocab_size else None,
+            world_size=world_size(),
+        ),
     ]
 
 

@@ -85,4 +85,18 @@ FINETUNE_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         " sft). Use model.transformer_impl=torch.",
         ["model.transformer_impl=torch"],
     ),
+    (
+        [*_CLASSIFY, "distill.teacher=x"],
+        None,
+        "distill.teacher: not supported with finetune.task=classify: a teacher gives probabilities of tokens (got x)."
+        " Use null, or finetune.task=sft.",
+        ["distill.teacher=null"],
+    ),
+    (
+        ["distill.teacher=x", "model.transformer_impl=transformer_engine"],
+        None,
+        "distill.teacher: not supported with model.transformer_impl=transformer_engine (got x). Use"
+        " model.transformer_impl=torch.",
+        ["model.transformer_impl=torch"],
+    ),
 ]

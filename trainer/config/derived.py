@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.config.lora_math import count_trained_parameters, trained_flops_per_token
 from trainer.config.model import ModelConfig
-from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.model_math import count_parameters
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.schema import TrainConfig
 
@@ -34,9 +35,11 @@ class DerivedConfig:
     num_parameters: int
     """Parameters of the model with the unpadded vocabulary: the published figure."""
     num_parameters_padded: int
-    """Parameters that are trained and saved, with the padded vocabulary."""
+    """Parameters of the model with the padded vocabulary."""
+    num_trained_parameters: int
+    """Those that are trained and saved: all with the padded vocabulary, or those of adapters and of a task's head."""
     model_flops_per_token: int
-    """Floating-point operations per token, forward and backward; see `model_math`."""
+    """Floating-point operations per token, forward and backward; see `lora_math`."""
     tokens_per_step: int
     """Tokens of one optimizer step over all ranks."""
     total_tokens: int
@@ -77,7 +80,8 @@ def derive_config(
         eod_token_id=tokenizer_eod_id if config.data.eod_token_id is None else config.data.eod_token_id,
         num_parameters=count_parameters(model, vocab_size),
         num_parameters_padded=count_parameters(model, padded_vocab_size),
-        model_flops_per_token=model_flops_per_token(model, vocab_size),
+        num_trained_parameters=count_trained_parameters(model, config.lora, padded_vocab_size),
+        model_flops_per_token=trained_flops_per_token(model, config.lora, vocab_size),
         tokens_per_step=tokens_per_step,
         total_tokens=tokens_per_step * training.train_iters,
         decay_steps=find_decay_steps(config),

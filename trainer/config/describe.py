@@ -10,6 +10,7 @@ def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
     return [
         f"Run directory: {derived.run_directory}",
         *_describe_task(config),
+        *_describe_adapters(config, derived),
         _describe_size(config, derived),
         _describe_schedule(config, derived),
         _describe_validation(config),
@@ -29,6 +30,17 @@ def _describe_task(config: TrainConfig) -> list[str]:
     if finetune.metric != "loss":
         parts.append(f"checkpoints compared by {finetune.metric}")
     return ["; ".join(parts)]
+
+
+def _describe_adapters(config: TrainConfig, derived: DerivedConfig) -> list[str]:
+    lora, trained = config.lora, derived.num_trained_parameters
+    if not lora.is_on:
+        return []
+    return [
+        f"Adapters: rank {lora.rank}, scale {lora.scale:g} on {', '.join(lora.target_modules)};"
+        f" {format_count(trained)} of {format_count(derived.num_parameters + trained)} parameters are trained"
+        f" ({100 * trained / (derived.num_parameters + trained):.2f} %)"
+    ]
 
 
 def _describe_size(config: TrainConfig, derived: DerivedConfig) -> str:

@@ -104,11 +104,15 @@ def model_flops_per_token(model: ModelConfig, vocab_size: int) -> int:
     Source: Chowdhery et al. 2022 (PaLM), appendix B; causal halving as in Megatron-LM's num_floating_point_operations
     and Dao et al. 2022 (FlashAttention).
     """
-    matmul_parameters = _matrix_parameters(model, _num_active_experts(model))
-    matmul_parameters += vocab_size * model.hidden_size if model.has_output_layer else _token_scores(model)
-    matmul_parameters += model.hidden_size**2 if model.head == "mlm" else 0
     keys = sum(_twice_mean_keys(model))
-    return 6 * matmul_parameters + 6 * _score_width(model) * keys
+    return 6 * matrix_parameters_per_token(model, vocab_size) + 6 * _score_width(model) * keys
+
+
+def matrix_parameters_per_token(model: ModelConfig, vocab_size: int) -> int:
+    """Count the parameters of all matrix products that a token takes part in: N_matmul of `model_flops_per_token`."""
+    total = _matrix_parameters(model, _num_active_experts(model))
+    total += vocab_size * model.hidden_size if model.has_output_layer else _token_scores(model)
+    return total + (model.hidden_size**2 if model.head == "mlm" else 0)
 
 
 def _token_scores(model: ModelConfig) -> int:

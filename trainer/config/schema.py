@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from trainer.config.cluster import ClusterConfig
+from trainer.config.distill import DistillConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
 from trainer.config.finetune import FinetuneConfig
 from trainer.config.lora import LoraConfig
@@ -44,6 +45,8 @@ class TrainConfig:
     """Run directory or checkpoint whose weights a new run starts from, at step 0 and with a fresh optimizer, under any
     layout and engine: those of another run, or of an import (`trireme import-hf`). Model and tokenizer are the
     checkpoint's too, unless model=PRESET is given; single values change them. null draws initial weights."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """A teacher beside the data."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Fine-tuning on examples instead of pretraining on text."""
     lora: LoraConfig = field(default_factory=LoraConfig)

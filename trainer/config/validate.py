@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Collection
 
 from trainer.config.rules import (
+    distill,
     documents,
     engines,
     finetune,
@@ -39,6 +40,7 @@ RULES = (
     *documents.RULES,
     *masking.RULES,
     *finetune.RULES,
+    *distill.RULES,
     *lora.RULES,
     *heads.RULES,
     *health.RULES,

@@ -64,6 +64,7 @@ def forward_backward(
         objective: computes losses from the model's output.
         observe: sees every output.
     """
+    objective.prepare(micro_batches)
     first = micro_batches[0]
     weight = _gradient_weight(micro_batches, objective=objective, groups=groups, device=device)
     if skip_update:

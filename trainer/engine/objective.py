@@ -5,6 +5,7 @@ all losses of the global batch over its number of targets, under every layout, s
 are spread over ranks and micro batches.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -20,6 +21,14 @@ class Objective(Protocol):
     takes_labels: bool
     """Whether the model is given labels and returns the loss of each token, [b, s]; otherwise it returns scores."""
 
+    def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Prepare this rank's micro batches of a step before the model runs on them; all ranks call this."""
+        ...
+
+    def for_validation(self) -> "Objective":
+        """Return the objective by which validations measure the model."""
+        ...
+
     def count_targets(self, batch: MicroBatch) -> torch.Tensor:
         """Return the number of targets of a micro batch, weighted as their losses are: a scalar, fp32."""
         ...
@@ -34,7 +43,18 @@ class Objective(Protocol):
         ...
 
 
-class TokenObjective:
+class BatchObjective:
+    """Implement what most objectives share: a batch says everything, and validations measure what is trained."""
+
+    def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Do nothing."""
+
+    def for_validation(self: Objective) -> Objective:
+        """Return itself."""
+        return self
+
+
+class TokenObjective(BatchObjective):
     """Sum the losses of the tokens that the loss mask counts: pretraining, masked tokens, answers of an assistant."""
 
     takes_labels = True
@@ -48,7 +68,7 @@ class TokenObjective:
         return (output.float() * batch.loss_mask).sum()
 
 
-class ScoreObjective:
+class ScoreObjective(BatchObjective):
     """Sum the losses of scores where there are labels: classes of texts or words, sets of classes, numbers.
 
     Args:
@@ -85,7 +105,7 @@ class ScoreObjective:
         return (losses * weights).sum() + 0 * output.float().sum()
 
 
-class SpanObjective:
+class SpanObjective(BatchObjective):
     """Sum the losses of answers: the mean of the cross entropies of first and last token over the tokens of a document.
 
     Source: Devlin et al. 2018 (BERT, arXiv:1810.04805), section 4.2.
@@ -112,7 +132,7 @@ class SpanObjective:
         return (normalizers - chosen).mean(dim=1).sum() + 0 * scores.sum()
 
 
-class PreferenceObjective:
+class PreferenceObjective(BatchObjective):
     """Sum the losses of pairs of answers, of which the first is preferred: direct preference optimization.
 
     Each row holds documents 2k (chosen) and 2k + 1 (rejected), then padding. The model's log-probability of an answer

@@ -42,7 +42,7 @@ class ScheduleEngine:
             micro_batches,
             groups=self._groups,
             device=self._device,
-            objective=self._objective,
+            objective=self._objective.for_validation(),
             observe=observe,
         )
 

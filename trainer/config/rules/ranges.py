@@ -64,6 +64,8 @@ RANGES: dict[str, Range] = {
     "data.mask_prob": Range(minimum=0, maximum=1, is_minimum_excluded=True, is_maximum_excluded=True),
     "data.mask_token_share": Range(minimum=0, maximum=1),
     "data.random_token_share": Range(minimum=0, maximum=1),
+    "distill.weight": Range(minimum=0, maximum=1, is_minimum_excluded=True),
+    "distill.temperature": _POSITIVE,
     "finetune.num_epochs": _POSITIVE,
     "finetune.early_stopping_patience": _COUNT,
     "finetune.dpo_beta": _POSITIVE,
