@@ -6,7 +6,7 @@ VENV ?= .venv
 PYTHON =
 VENV_PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-EXTRAS := test,dev,quickstart,benchmark,ray,huggingface,serve
+EXTRAS := test,dev,quickstart,benchmark,ray,huggingface,serve,evaluation
 PYTEST_ARGS ?=
 RUN ?= outputs/smollm2
 # As many processes as there are cores, up to four: each test may start four more.

@@ -36,6 +36,7 @@ PLANTED = {
     "data_tools.examples.packing": "data_tools.inspect",
     "trainer.config.parallel": "trainer.data.sampler",
     "trainer.scores.tags": "trainer.config.model",
+    "trainer.suite.words": "trainer.config.run",
     "trainer.data.permutation": "trainer.engine.base",
     "trainer.model.norm": "trainer.loop.lr_schedule",
     "trainer.parallel.gloo_groups": "trainer.health.rank_state",
