@@ -76,7 +76,7 @@ def planner_input_of(config: TrainConfig) -> PlannerInput:
     number_format = _number_format(config.precision)
     return PlannerInput(
         model=model,
-        shape=shape_of(model, vocab_size=pad_vocab_size(model, vocab_size)),
+        shape=shape_of(model, vocab_size=pad_vocab_size(model, vocab_size), lora=config.lora),
         vocab_size=vocab_size,
         device=device,
         number_format=number_format,

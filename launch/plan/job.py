@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.lora import LoraConfig
+from trainer.config.lora_math import count_trained_parameters
 from trainer.config.model import ModelConfig, find_expert_width, find_moe_layers
-from trainer.config.model_math import attention_matrix_parameters, mean_keys_share
+from trainer.config.model_math import attention_matrix_parameters, count_parameters, mean_keys_share
 
 Array = NDArray[np.float64]
 Number = float | Array
@@ -75,6 +77,10 @@ class ModelShape:
     """Keys that a query attends to on average, relative to all before it: below 1 with sliding windows."""
     has_output_layer: Number = 1.0
     """0 where a task's head, which is small, takes the place of the output layer."""
+    trained_share: Number = 1.0
+    """Parameters that are trained, relative to those of the model: small with adapters."""
+    is_frozen: Number = 0.0
+    """1 where the model's own weights get no gradients, because adapters are trained."""
     num_moe_layers: Number = 0
     num_experts: Number = 0
     experts_per_token: Number = 0
@@ -228,12 +234,15 @@ class TrainingJob:
         return self.layout.num_sequences * self.model.seq_length
 
 
-def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
+def shape_of(model: ModelConfig, *, vocab_size: int, lora: LoraConfig | None = None) -> ModelShape:
     """Return the shape of a configured model.
 
     Args:
         vocab_size: rows of the embedding, with padding.
+        lora: adapters; None trains all weights.
     """
+    lora = lora or LoraConfig()
+    trained = count_trained_parameters(model, lora, vocab_size)
     query_width = model.num_attention_heads * model.head_size
     key_value_width = 2 * model.num_query_groups * model.head_size
     if model.multi_latent_attention:
@@ -255,6 +264,8 @@ def shape_of(model: ModelConfig, *, vocab_size: int) -> ModelShape:
         num_mlp_matrices=3 if model.is_gated else 2,
         is_tied=int(not model.untie_embeddings_and_output_weights),
         has_output_layer=int(model.has_output_layer),
+        trained_share=trained / count_parameters(model, vocab_size),
+        is_frozen=int(lora.is_on),
         position_rows=model.num_positions if model.position_embedding_type == "learned_absolute" else 0,
         dropout_masks=2 if model.hidden_dropout else 0,
         num_moe_layers=sum(find_moe_layers(model)),

@@ -86,9 +86,11 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     expert_shards = np.where(layout.zero_stage > 0, layout.expert_shards, 1)
     sharded = dense / shards + experts / expert_shards
     whole = dense + experts
-    weights = np.where(layout.zero_stage >= 3, sharded, whole) * layout.weight_bytes
-    gradients = np.where(layout.zero_stage >= 2, sharded, whole) * layout.gradient_bytes
-    optimizer = sharded * (layout.optimizer_bytes + layout.sharded_gradient_bytes) * (1 - layout.offload)
+    # Adapters are weights beside those of the model, and only they have gradients and optimizer state.
+    trained = model.trained_share
+    weights = np.where(layout.zero_stage >= 3, sharded, whole) * layout.weight_bytes * (1 + model.is_frozen * trained)
+    gradients = np.where(layout.zero_stage >= 2, sharded, whole) * layout.gradient_bytes * trained
+    optimizer = sharded * (layout.optimizer_bytes + layout.sharded_gradient_bytes) * (1 - layout.offload) * trained
     optimizer = optimizer + whole * layout.extra_unsharded_bytes
     kept, working = _activations_of_layer(job, rates)
     in_flight = micro_batches_in_flight(layout, stage) * stage.num_layers / layout.vp
@@ -103,7 +105,9 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     layer = dense / np.maximum(stage.num_layers, 1)
     # Two prefetched layers and the current one; the embedding or output layer with its gradient, when it is reached.
     table = model.vocab_size * model.hidden_size / layout.tp
-    unsharded = 3 * layer * layout.weight_bytes + table * (layout.weight_bytes + layout.gradient_bytes)
+    unsharded = 3 * layer * layout.weight_bytes + table * (
+        layout.weight_bytes + layout.gradient_bytes * (1 - model.is_frozen)
+    )
     gathered = np.where(layout.zero_stage >= 3, unsharded, 0)
     buffers = rates.buffer_gib * GIB * _count_groups(layout)
     dynamic = activations + logits + gathered

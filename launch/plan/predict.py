@@ -11,7 +11,7 @@ from launch.plan.memory import Memory, Stage, predict_memory
 from launch.plan.step_time import StepTime, head_time, layer_exchange, layer_time, predict_step_time
 from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
 from trainer.config.derived import pad_vocab_size
-from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.lora_math import count_trained_parameters, trained_flops_per_token
 from trainer.config.pipeline_split import split_layers
 from trainer.config.schema import TrainConfig
 
@@ -69,7 +69,9 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
     stages = predict_stages(config, job, coefficients, device=setting.device.name, framework=framework)
     tokens_per_step = config.training.global_batch_size * config.model.seq_length
     tokens_per_second = tokens_per_step / float(step_time.total)
-    flops = model_flops_per_token(config.model, setting.vocab_size) * tokens_per_second / setting.world_size
+    flops = (
+        trained_flops_per_token(config.model, config.lora, setting.vocab_size) * tokens_per_second / setting.world_size
+    )
     wanted = num_tokens or float(tokens_per_step * config.training.train_iters)
     seconds = wanted / tokens_per_second
     price = config.cluster.device_price_per_hour
@@ -91,7 +93,8 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
 
 def checkpoint_bytes(config: TrainConfig, setting: PlannerInput) -> float:
     """Return the size of one checkpoint on disk."""
-    num_parameters = count_parameters(config.model, pad_vocab_size(config.model, setting.vocab_size))
+    padded_vocab_size = pad_vocab_size(config.model, setting.vocab_size)
+    num_parameters = count_trained_parameters(config.model, config.lora, padded_vocab_size)
     return num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
 
 

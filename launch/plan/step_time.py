@@ -80,6 +80,10 @@ def data_parallel_time(job: TrainingJob, rates: Rates, *, micro_batch_seconds: N
     holder_rate = _rate_of_group(job, rates, ranks=holders, stride=layout.tp)
     gather = dense * _ring(holders) / holder_rate + experts * _ring(expert_ranks) / expert_rate
     gather = np.where(layout.zero_stage > 0, gather, 0) * layout.weight_bytes
+    # ZeRO-3 gathers frozen weights, too.
+    gather = gather * np.where(layout.zero_stage >= 3, 1, job.model.trained_share)
+    per_byte = per_byte * job.model.trained_share
+    reduce = reduce * job.model.trained_share
     hides = framework.hides_gradients
     # Once per step: overlaps with the last micro batch's backward pass and the next step's first forward pass.
     once = _exposed(reduce, micro_batch_seconds * 2 / 3, hides) + _exposed(gather, micro_batch_seconds / 3, hides)
@@ -188,6 +192,8 @@ class LayerTime:
     """Hold the seconds that one layer takes for one micro batch: forward, and backward for attention."""
 
     products: Number
+    product_backward: Number
+    """Time of the products' backward passes, relative to the forward ones."""
     attention: Number
     attention_backward: Number
     passes: Number
@@ -201,7 +207,7 @@ class LayerTime:
     @property
     def backward(self) -> Number:
         """Return the time of the backward pass."""
-        return BACKWARD * (self.products + self.passes) + self.attention_backward
+        return self.product_backward * self.products + BACKWARD * self.passes + self.attention_backward
 
 
 def predict_step_time(job: TrainingJob, rates: Rates) -> StepTime:
@@ -288,11 +294,17 @@ def layer_time(job: TrainingJob, rates: Rates) -> LayerTime:
     )
     attention, attention_backward = _attention_time(job, rates, tokens)
     return LayerTime(
-        products=products,
+        products=products * (1 + model.is_frozen * model.trained_share),
+        product_backward=_backward_of_products(model),
         attention=attention,
         attention_backward=attention_backward,
         passes=_pass_time(job, rates, tokens),
     )
+
+
+def _backward_of_products(model: ModelShape) -> Number:
+    """Return the time of the products' backward passes over that of the forward ones; frozen weights get no gradient."""
+    return np.where(model.is_frozen > 0, BACKWARD - 1 + model.trained_share, BACKWARD)
 
 
 def _size_factor(tokens: Number, width: Number, rates: Rates) -> Number:
@@ -350,7 +362,9 @@ def _accumulation_time(job: TrainingJob, rates: Rates) -> Number:
     share = model.share_of_moe_layers
     dense = model.attention_parameters + (1 - share) * model.dense_mlp_parameters + share * model.shared_mlp_parameters
     experts = share * model.num_experts * model.parameters_of_expert / (layout.ep * layout.etp)
-    bytes_moved = (dense / layout.tp + experts) * (layout.weight_bytes + 2 * layout.gradient_bytes)
+    bytes_moved = (
+        (dense / layout.tp + experts) * (layout.weight_bytes + 2 * layout.gradient_bytes) * model.trained_share
+    )
     return bytes_moved / (machine.memory_rate * rates.memory)
 
 
@@ -360,7 +374,8 @@ def head_time(job: TrainingJob, rates: Rates) -> Number:
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     logits = tokens * model.has_output_layer * model.vocab_size / layout.tp
     # The output layer remains in 16 bits where other products are in fp8.
-    products = 2 * (1 + BACKWARD) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)
+    backward = BACKWARD - model.is_frozen
+    products = 2 * (1 + backward) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)
     return products + logits * LOGIT_PASS_BYTES / (machine.memory_rate * rates.memory)
 
 
@@ -369,6 +384,6 @@ def _optimizer_time(job: TrainingJob, rates: Rates) -> Number:
     dense, experts = parameters_of_device(job)
     shards = np.maximum(layout.optimizer_shards, 1)
     expert_shards = np.where(layout.zero_stage > 0, layout.expert_shards, 1)
-    updated = dense / shards + experts / expert_shards
+    updated = (dense / shards + experts / expert_shards) * job.model.trained_share
     rate = np.where(layout.offload > 0, machine.memory_rate / 40, machine.memory_rate * rates.memory)
     return updated * ADAM_BYTES / rate

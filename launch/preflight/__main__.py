@@ -41,7 +41,7 @@ from launch.preflight.host_checks import (
 from launch.preflight.slurm_job import check_slurm
 from trainer.config.derived import count_processes, pad_vocab_size
 from trainer.config.load import load_config
-from trainer.config.model_math import count_parameters
+from trainer.config.lora_math import count_trained_parameters
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, needed_packages, validate
 from trireme.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError, exit_code_of
@@ -138,7 +138,7 @@ def _disk(config: TrainConfig, run_directory: Path) -> Finding:
     return check_disk(
         config.checkpoint,
         run_directory=run_directory,
-        num_parameters=count_parameters(config.model, pad_vocab_size(config.model, vocab_size)),
+        num_parameters=count_trained_parameters(config.model, config.lora, pad_vocab_size(config.model, vocab_size)),
         train_iters=config.training.train_iters,
     )
 

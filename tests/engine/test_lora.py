@@ -31,6 +31,7 @@ from tests.engine.runs import (
 from trainer.build import wire_model, wrap_in_engine
 from trainer.config.engine import DeepSpeedEngineConfig
 from trainer.config.lora import LoraConfig, find_lora_targets
+from trainer.config.lora_math import count_trained_parameters
 from trainer.config.parallel import ParallelConfig
 from trainer.engine.base import StepResult
 from trainer.model.sharding import describe_frozen, describe_trained
@@ -144,3 +145,35 @@ def test_two_processes_train_as_one(alone: dict[str, Trained]) -> None:
         whole = assemble([expected.initial])
         for key, tensor in assemble([rank.initial for rank in trained]).items():
             assert torch.equal(tensor, whole[key]), key
+
+
+def count_in_chunks(cases: Mapping[str, Case]) -> dict[str, list[int]]:
+    """Parameters of built adapters, with an A for every part and with a shared one."""
+    counts = {}
+    for name, case in cases.items():
+        with open_world(case.parallel) as world:
+            counts[name] = []
+            for separate in (True, False):
+                chunks = wire_model(
+                    case.model,
+                    parallel=case.parallel,
+                    precision=case.precision,
+                    padded_vocab_size=PADDED_VOCAB_SIZE,
+                    world=world,
+                    lora=adapters_of(case, separate_projections=separate),
+                )
+                counts[name].append(sum(one.parameter.numel() for one in describe_trained(chunks)))
+    return counts
+
+
+def test_counts_are_those_of_built_models() -> None:
+    cases = {name: case for name, case in ONE.items() if " " not in name}
+    (counts,) = run_distributed(count_in_chunks, 1, cases)
+    for name, case in cases.items():
+        expected = [
+            count_trained_parameters(
+                case.model, adapters_of(case, separate_projections=separate), vocab_size=PADDED_VOCAB_SIZE
+            )
+            for separate in (True, False)
+        ]
+        assert counts[name] == expected, name

@@ -1,0 +1,38 @@
+"""Plans know what adapters save: gradients, optimizer state and the gradients' half of the backward products."""
+
+import pytest
+
+from launch.plan.coefficients import load_coefficients
+from launch.plan.predict import Prediction, predict
+from trainer.config.load import load_config
+from trainer.config.lora_math import count_trained_parameters, trained_flops_per_token
+from trainer.config.model_math import count_parameters, model_flops_per_token
+from trainer.config.schema import TrainConfig
+
+VOCAB_SIZE = 128256
+
+
+def plan(*overrides: str) -> tuple[TrainConfig, Prediction]:
+    """A plan for Llama 3 8B on one host, without data."""
+    config = load_config(
+        ["model=llama_8b", f"model.vocab_size={VOCAB_SIZE}", "cluster=h100", "engine=megatron", *overrides],
+        check=lambda config, doubtful: [],
+    )
+    return config, predict(config, load_coefficients())
+
+
+def test_adapters_save_memory_and_time() -> None:
+    config, whole = plan()
+    with_lora, adapted = plan("lora.rank=16")
+    trained = count_trained_parameters(with_lora.model, with_lora.lora, VOCAB_SIZE)
+    # Of 32 layers: q, k, v (4096 to 4096 + 1024 + 1024), o, gate and up (to 14336 each), down; an A for each.
+    assert trained == 32 * 16 * (3 * 4096 + 6144 + 4096 + 4096 + 2 * 4096 + 28672 + 14336 + 4096)
+    share = trained / count_parameters(config.model, VOCAB_SIZE)
+    for name, factor in (("weights", 1 + share), ("gradients", share), ("optimizer", share)):
+        assert getattr(adapted.stages[0], name) == pytest.approx(factor * getattr(whole.stages[0], name)), name
+    # fp32 weights and moments: 12 bytes, and an index.
+    assert adapted.checkpoint_bytes == pytest.approx(12.005 * trained)
+    flops = trained_flops_per_token(with_lora.model, with_lora.lora, VOCAB_SIZE)
+    # 4 instead of 6 operations per weight, but for attention and adapters.
+    assert 4 / 6 < flops / model_flops_per_token(config.model, VOCAB_SIZE) < 0.75
+    assert 4 / 6 < float(adapted.step_time.compute) / float(whole.step_time.compute) < 0.9
