@@ -16,6 +16,7 @@ from trainer.huggingface.families.registry import choose_family, read_model
 from trainer.huggingface.gate import MAX_RELATIVE_DIFFERENCE
 from trainer.huggingface.importing import import_model, open_source
 from trainer.saved_run import open_saved_run
+from trireme.shards.examples import RECORD_NAME, ExamplesRecord, write_record
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -59,3 +60,11 @@ def test_names_of_classes_and_the_kind_of_problem_survive(tmp_path: Path) -> Non
     assert written["label2id"] == {"good": 0, "bad": 1, "so so": 2}
     assert written["problem_type"] == "multi_label_classification"
     assert written["architectures"] == ["BertForSequenceClassification"]
+    # A run from it has classes of its own.
+    saved = open_saved_run(tmp_path / "run", verify=False)
+    own = ExamplesRecord(task="classify", seq_length=8, pad_token_id=0, num_examples=1, labels=("a", "b", "c"))
+    (saved.checkpoint / RECORD_NAME).write_text(write_record(own))
+    export_model(saved, tmp_path / "trained", has_gate=False)
+    trained = read_config_json(tmp_path / "trained")
+    assert list(trained["id2label"].values()) == ["a", "b", "c"]
+    assert trained["problem_type"] == "single_label_classification"

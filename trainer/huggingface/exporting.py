@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
 from trainer.huggingface.config_json import CONFIG_NAME
 from trainer.huggingface.families.family import Family, config_of
@@ -30,12 +29,19 @@ from trainer.huggingface.weight_files import DTYPES, PlannedTensor, SafetensorsW
 from trainer.saved_run import SavedRun
 from trireme.errors import raise_if_any
 from trireme.files import sync_directory
+from trireme.shards.examples import TargetKind
+from trireme.shards.examples import read_record as read_examples_record
 from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_SHARD_BYTES = 5 * 10**9
 """Largest file, as transformers writes them."""
 _SCRATCH_PREFIX = ".trireme-export-"
 _TORCH_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_PROBLEMS: Mapping[TargetKind, str] = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "value": "regression",
+}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -184,8 +190,8 @@ def write_texts(
     for one in planned:
         sizes[one.dtype] = sizes.get(one.dtype, 0) + one.num_bytes
     content = {
-        **config_of(family, model, vocab_size=vocab_size, labels=_labels_of(model, record)),
-        **_problem_of(model, record),
+        **config_of(family, model, vocab_size=vocab_size, labels=_labels_of(saved, record)),
+        **_problem_of(saved, record),
         **absent,
         **token_ids,
         "torch_dtype": _TORCH_NAMES[max(sizes, key=lambda dtype: sizes[dtype])],
@@ -194,11 +200,20 @@ def write_texts(
     return token_ids
 
 
-def _labels_of(model: ModelConfig, record: ImportRecord | None) -> Sequence[str] | None:
-    """Return the names of a head's classes, if they are known."""
-    return record.labels if record is not None and len(record.labels) == model.num_scores else None
+def _labels_of(saved: SavedRun, record: ImportRecord | None) -> Sequence[str] | None:
+    """Return the names of a head's classes: of the examples that it was trained on, or of the import; else None."""
+    examples = read_examples_record(saved.checkpoint)
+    known = [examples.labels] if examples is not None else []
+    known += [record.labels] if record is not None else []
+    return next((names for names in known if len(names) == saved.state.model_config().num_scores), None)
 
 
-def _problem_of(model: ModelConfig, record: ImportRecord | None) -> dict[str, str]:
-    known = model.head == "classification" and record is not None and record.problem_type is not None
-    return {"problem_type": record.problem_type} if known and record is not None and record.problem_type else {}
+def _problem_of(saved: SavedRun, record: ImportRecord | None) -> dict[str, str]:
+    """Return the key that says how the head of a classifier was trained, if that is known."""
+    if saved.state.model_config().head != "classification":
+        return {}
+    examples = read_examples_record(saved.checkpoint)
+    if examples is not None:
+        return {"problem_type": _PROBLEMS[examples.target_kind]}
+    found = record.problem_type if record is not None else None
+    return {} if found is None else {"problem_type": found}
