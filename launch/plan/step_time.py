@@ -303,7 +303,7 @@ def layer_time(job: TrainingJob, rates: Rates) -> LayerTime:
 
 
 def _backward_of_products(model: ModelShape) -> Number:
-    """Return the time of the products' backward passes over that of the forward ones; frozen weights get no gradient."""
+    """Return the time of the products' backward passes, relative to the forward ones: less with frozen weights."""
     return np.where(model.is_frozen > 0, BACKWARD - 1 + model.trained_share, BACKWARD)
 
 

@@ -13,6 +13,7 @@ from tests.config import rule_cases
 from tests.config.finetune_rule_cases import FINETUNE_CASES
 from tests.config.head_rule_cases import HEAD_CASES
 from tests.config.health_rule_cases import HEALTH_CASES
+from tests.config.lora_rule_cases import LORA_CASES
 from tests.config.model_rule_cases import MODEL_CASES
 from tests.config.moe_rule_cases import MOE_CASES
 from tests.config.recovery_rule_cases import RECOVERY_CASES
@@ -35,6 +36,7 @@ CASES = [
     *HEALTH_CASES,
     *FINETUNE_CASES,
     *HEAD_CASES,
+    *LORA_CASES,
 ]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 

@@ -14,7 +14,16 @@ _LATENT, _EXPERTS = "model.multi_latent_attention", "model.num_moe_experts"
 _EXPERT_LAYERS = ("experts.linear_fc1", "experts.linear_fc2")
 
 
-@reads(_RANK, _TARGETS, _LATENT, "model.q_lora_rank", _EXPERTS, "model.moe_layer_freq", "model.num_layers")
+@reads(
+    _RANK,
+    _TARGETS,
+    _LATENT,
+    "model.q_lora_rank",
+    _EXPERTS,
+    "model.moe_layer_freq",
+    "model.moe_shared_expert_intermediate_size",
+    "model.num_layers",
+)
 def _targets_exist(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     if not config.lora.is_on:
         return
