@@ -353,11 +353,11 @@ CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["lr_schedule.decay_steps=1000", "training.train_iters=2000"],
     ),
     (
-        ["optimizer.lr=1e-5"],
+        ["optimizer.lr=1e-5", "lr_schedule.min_lr=3e-5"],
         None,
-        "lr_schedule.min_lr: must be at most the peak, optimizer.lr=1e-05 (got 3e-05). Use 0.0 to 1e-05, or set"
-        " optimizer.lr to 3e-05 or more.",
-        ["lr_schedule.min_lr=1e-05", "optimizer.lr=3e-05"],
+        "lr_schedule.min_lr: must be at most the peak, optimizer.lr=1e-05 (got 3e-05). Use 0.0 to 1e-05, null for a"
+        " tenth of it, or set optimizer.lr to 3e-05 or more.",
+        ["lr_schedule.min_lr=1e-05", "lr_schedule.min_lr=null", "optimizer.lr=3e-05"],
     ),
     (
         ["lr_schedule.wsd_decay_steps=5"],

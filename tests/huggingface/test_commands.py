@@ -90,6 +90,28 @@ def test_export(imported: Path, tmp_path: Path) -> None:
         ),
         (
             "trainer.train",
+            ("pretrained_checkpoint={source}", "output_dir={tmp}", "model.seq_length=32"),
+            "1 error; nothing was started:\n"
+            "  1. pretrained_checkpoint: is a model of Hugging Face transformers, not a checkpoint (got {source})."
+            " Import it: `trireme import-hf {source} OUTPUT_DIR`, then set pretrained_checkpoint=OUTPUT_DIR.\n",
+        ),
+        (
+            "trainer.train",
+            ("pretrained_checkpoint={source}", "model=gpt2_124m", "model.vocab_size=131", "output_dir={tmp}"),
+            "pretrained_checkpoint: is a model of Hugging Face transformers, not a checkpoint",
+        ),
+        (
+            "trainer.train",
+            ("pretrained_checkpoint={run}", "output_dir={tmp}", "parallel.tensor_model_parallel_size=4"),
+            "must divide model.num_query_groups=2 (got 4). Use 1 or 2.\n",
+        ),
+        (
+            "trainer.train",
+            ("pretrained_checkpoint={run}", "output_dir={tmp}", "parallel.pipeline_model_parallel_size=2"),
+            "model.num_layers: must be a multiple of parallel.pipeline_model_parallel_size=2 (got 3). Set parallel.",
+        ),
+        (
+            "trainer.train",
             ("pretrained_checkpoint={run}", "model=gpt2_124m", "output_dir={tmp}", "model.vocab_size=131"),
             "or remove model=PRESET to take the model of pretrained_checkpoint",
         ),
@@ -104,7 +126,7 @@ def test_wrong_input(
         filled.append(f"data.train=[{{paths:[{tmp_path}/shard]}}]")
     result = command(module, *filled)
     assert result.returncode == 2, result.stderr
-    assert message in result.stderr
+    assert message.format(tmp=tmp_path, source=source, run=imported) in result.stderr
     assert "Traceback" not in result.stderr
 
 

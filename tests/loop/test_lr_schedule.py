@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config.derived import warmup_length, wsd_decay_length
+from trainer.config.derived import minimum_lr, warmup_length, wsd_decay_length
+from trainer.config.load import load_config
 from trainer.config.optim import LrScheduleConfig
 from trainer.loop.lr_schedule import learning_rate
 
@@ -76,6 +77,15 @@ def test_minimum_holds_after_the_decay() -> None:
         after = rates(schedule)[50:]
         assert after == pytest.approx([1e-4] * 50)
         assert rates(schedule)[49] > 1e-4
+
+
+@pytest.mark.parametrize("peak", [3e-4, 1e-3, 7e-6, 2e-5])
+def test_a_minimum_that_is_not_set_is_a_tenth_of_the_peak(peak: float) -> None:
+    schedule = load_config(["optimizer.lr=" + repr(peak), "model.vocab_size=100"]).lr_schedule
+    assert schedule.min_lr is None
+    expected = {3e-4: 3e-5, 1e-3: 1e-4, 7e-6: 7e-7, 2e-5: 2e-6}[peak]
+    assert learning_rate(100, peak=peak, schedule=schedule, train_iters=100) == pytest.approx(expected, rel=1e-12)
+    assert minimum_lr(schedule, peak=peak) == expected
 
 
 def test_wsd_is_flat_and_then_decays_in_its_own_shape() -> None:

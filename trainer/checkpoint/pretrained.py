@@ -6,6 +6,7 @@ from pathlib import Path
 from trainer.checkpoint.compatibility import check_model
 from trainer.checkpoint.discovery import choose_at, resolve
 from trainer.checkpoint.trainer_state import read_state
+from trainer.config.missing_checkpoint import find_missing_checkpoint
 from trainer.config.model import ModelConfig
 from trainer.config.pretrained import PRETRAINED
 from trainer.run_directory.directory import must_restart
@@ -80,7 +81,8 @@ def check_pretrained(path: str, *, model: ModelConfig, padded_vocab_size: int | 
             return []
         return check_weights(model, padded_vocab_size=padded_vocab_size, checkpoint=checkpoint)
     except ConfigError as error:
-        return list(error.violations)
+        missing = find_missing_checkpoint(Path(path).expanduser())
+        return [missing] if missing is not None else list(error.violations)
 
 
 def check_contents(checkpoint: Path, *, path: str = "resume") -> list[Violation]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from trainer.config.lora_math import count_trained_parameters, trained_flops_per_token
@@ -101,6 +102,11 @@ def count_processes(config: TrainConfig) -> int:
     if config.cluster.gpus_per_node is not None:
         return config.cluster.num_nodes * config.cluster.gpus_per_node
     return config.parallel.model_parallel_size * (config.parallel.data_parallel_size or 1)
+
+
+def minimum_lr(schedule: LrScheduleConfig, *, peak: float) -> float:
+    """Return the learning rate at the end of the decay; by default a tenth of the peak, in decimal digits."""
+    return float(Decimal(repr(peak)) / 10) if schedule.min_lr is None else schedule.min_lr
 
 
 def find_dp_size(config: TrainConfig, *, world_size: int | None) -> int | None:

@@ -1,6 +1,6 @@
 """Describe a run when it starts: sizes, layout, and the values of settings that were left at their defaults."""
 
-from trainer.config.derived import MAX_DEFAULT_WARMUP_STEPS, DerivedConfig
+from trainer.config.derived import MAX_DEFAULT_WARMUP_STEPS, DerivedConfig, minimum_lr
 from trainer.config.schema import TrainConfig
 from trireme.progress import format_count, format_number
 
@@ -63,7 +63,7 @@ def _describe_schedule(config: TrainConfig, derived: DerivedConfig) -> str:
             start += f" (a tenth of the run, at most {MAX_DEFAULT_WARMUP_STEPS}; set by lr_schedule.warmup_steps)"
     else:
         start = f"starts at {peak}"
-    end = f"{schedule.min_lr:g} at step {derived.decay_steps}"
+    end = f"{minimum_lr(schedule, peak=config.optimizer.lr):g} at step {derived.decay_steps}"
     if schedule.style == "constant":
         rest = "constant"
     elif schedule.style == "wsd":

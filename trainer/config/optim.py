@@ -39,8 +39,8 @@ class LrScheduleConfig:
     100, and leaves room for wsd_decay_steps if that is set."""
     decay_steps: int | None = None
     """Step at which the decay ends; null means training.train_iters."""
-    min_lr: float = 0.0
-    """Learning rate at the end of the decay and after it."""
+    min_lr: float | None = 0.0
+    """Learning rate at the end of the decay and after it; null means a tenth of optimizer.lr."""
     wsd_decay_steps: int | None = None
     """Length of the final decay of wsd; null means a tenth of decay_steps."""
     wsd_decay_style: Literal["linear", "cosine", "sqrt"] = "sqrt"

@@ -1,6 +1,8 @@
 """Check all rules between the fields of a configuration at once. Nothing is repaired, nothing is started."""
 
+import dataclasses
 import importlib.util
+import re
 from collections.abc import Collection
 
 from trainer.config.rules import (
@@ -68,7 +70,24 @@ def validate(config: TrainConfig, *, world_size: int | None, ignore: Collection[
     for rule in RULES:
         if not any(overlaps(read, doubtful) for read in rule.reads):
             violations.extend(rule.check(config, world_size))
+    if config.pretrained_checkpoint is not None:
+        return [_without_other_models(violation) for violation in violations]
     return violations
+
+
+_OTHER_MODEL = re.compile(
+    r", or set model\.(?:num_layers|hidden_size|ffn_hidden_size|num_attention_heads|num_query_groups|vocab_size"
+    r"|make_vocab_size_divisible_by) to [^.]*?(?=, or (?:set|use) |\.$)"
+)
+_NUM_LAYERS = re.compile(r"^Use [\d, or]+, or (set|use) ")
+
+
+def _without_other_models(violation: Violation) -> Violation:
+    """Leave advice out that would change the sizes of a model whose weights come from a checkpoint."""
+    fix = _OTHER_MODEL.sub("", violation.fix)
+    if violation.path == "model.num_layers":
+        fix = _NUM_LAYERS.sub(lambda match: f"{match[1].capitalize()} ", fix)
+    return dataclasses.replace(violation, fix=fix)
 
 
 def needed_packages(config: TrainConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 
-from trainer.config.derived import warmup_length, wsd_decay_length
+from trainer.config.derived import minimum_lr, warmup_length, wsd_decay_length
 from trainer.config.optim import LrScheduleConfig
 
 
@@ -25,7 +25,7 @@ def learning_rate(step: int, *, peak: float, schedule: LrScheduleConfig, train_i
         share = _decayed_share(schedule.wsd_decay_style, _progress(step, start=start, end=decay_steps))
     else:
         share = _decayed_share(schedule.style, _progress(step, start=warmup_steps, end=decay_steps))
-    return peak - (peak - schedule.min_lr) * share
+    return peak - (peak - minimum_lr(schedule, peak=peak)) * share
 
 
 def _progress(step: int, *, start: int, end: int) -> float:

@@ -1,7 +1,10 @@
 """Check the model's shape."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from trainer.config.missing_checkpoint import find_missing_checkpoint
+from trainer.config.pretrained import PRETRAINED
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 from trireme.config.suggest import divisors, join_or, nearest_multiples, nearest_values, to_yaml
@@ -264,9 +267,15 @@ def _parts_exist_in_transformer_engine(config: TrainConfig, world_size: int | No
         )
 
 
-@reads("model.vocab_size", "tokenizer.path")
+@reads("model.vocab_size", "tokenizer.path", PRETRAINED)
 def _vocabulary_is_known(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
+    """A checkpoint to start from brings the model and the tokenizer, if it can be read."""
     if config.model.vocab_size is None and config.tokenizer.path is None:
+        checkpoint = config.pretrained_checkpoint
+        problem = find_missing_checkpoint(Path(checkpoint)) if checkpoint is not None else None
+        if problem is not None:
+            yield problem
+            return
         yield Violation(
             path="model.vocab_size",
             value="null",

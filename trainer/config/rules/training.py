@@ -82,12 +82,12 @@ def _decay_ends_inside_the_run(config: TrainConfig, world_size: int | None) -> I
 @reads("lr_schedule.min_lr", "optimizer.lr")
 def _min_lr_is_below_the_peak(config: TrainConfig, world_size: int | None) -> Iterator[Violation]:
     min_lr, lr = config.lr_schedule.min_lr, config.optimizer.lr
-    if min_lr > lr:
+    if min_lr is not None and min_lr > lr:
         yield Violation(
             path="lr_schedule.min_lr",
             value=min_lr,
             message=f"must be at most the peak, optimizer.lr={lr}",
-            fix=f"Use 0.0 to {lr}, or set optimizer.lr to {min_lr} or more.",
+            fix=f"Use 0.0 to {lr}, null for a tenth of it, or set optimizer.lr to {min_lr} or more.",
         )
 
 
