@@ -70,13 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     records: list[Mapping[str, Any]] = []
     fields = predictor = None
     if global_rank() == 0:
-        given = Given(text=arguments.text_column, second=arguments.second_column, label=arguments.label_column)
+        given = Given(text=arguments.text_column, second=arguments.pair_column, label=arguments.label_column)
         try:
             records, fields = read_records(arguments.input.expanduser(), task, given)
         except OSError as error:
             message, fix = f"cannot be read: {error.strerror}", "Give a file that can be read."
             raise ConfigError([Violation(path="--input", value=arguments.input, message=message, fix=fix)]) from error
-        predictor = build_predictor(saved, tokenizer, task=task, fields=fields, truncation=arguments.truncation)
+        predictor = build_predictor(saved, tokenizer, task=task, fields=fields, truncation=arguments.truncate)
     loaded = load_batch_model(options, saved=saved, tokenizer=tokenizer, purpose="predict")
     with show_progress("Predict", len(records), unit="records", is_shown=bool(records)) as show:
         predictions = predict_all(loaded.model, records, predictor, show=show)
@@ -114,10 +114,10 @@ def _parse() -> argparse.Namespace:
     group.add_argument("--input", type=Path, required=True, metavar="FILE", help="records to predict")
     group.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON lines of the predictions")
     group.add_argument("--text-column", metavar="NAME", help="field with the text, the words or the question")
-    group.add_argument("--second-column", metavar="NAME", help="field with a second text, or with that which answers")
+    group.add_argument("--pair-column", metavar="NAME", help="field with a second text, or with that which answers")
     group.add_argument("--label-column", metavar="NAME", help="field with the label (default: a usual name, if there)")
     group.add_argument(
-        "--truncation",
+        "--truncate",
         choices=("right", "left"),
         default="right",
         help="side on which long texts are cut (default: %(default)s)",

@@ -131,7 +131,7 @@ def _find_fields(values: Mapping[str, Any], task: TaskOfModel, given: Given, *, 
         label = NUMBER_NAMES if task.kind == "value" else LABEL_NAMES
     return InputFields(
         text=_need(values, given.text, text, option="--text-column", path=path),
-        second=_need(values, given.second, second, option="--second-column", path=path)
+        second=_need(values, given.second, second, option="--pair-column", path=path)
         if task.task == "qa" or given.second is not None
         else next((name for name in second if name in values), None),
         label=_need(values, given.label, (), option="--label-column", path=path)
