@@ -69,6 +69,27 @@ def test_a_preset_of_the_model_replaces_it(run: Path) -> None:
     assert config.model == load_config(["model=gpt2_124m"]).model
 
 
+def test_a_recipe_may_name_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    """What the recipe sets of the model changes that of the checkpoint, and the command line changes both."""
+    recipe = f"# @package _global_\npretrained_checkpoint: {json.dumps(str(run))}\nmodel:\n  hidden_dropout: 0.1\n"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "ours.yaml").write_text(recipe)
+    chosen = [f"hydra.searchpath=[{tmp_path}]", "experiment=ours"]
+    config = load_config(chosen)
+    assert config.model == dataclasses.replace(MODEL, hidden_dropout=0.1)
+    assert config.tokenizer.path == str(run / "checkpoints" / "step_00000010" / "tokenizer.json")
+    assert load_config([*chosen, "model.hidden_dropout=0.2"]).model.hidden_dropout == 0.2
+    write_checkpoint(tmp_path / "other", step=1, serial=1, model=dataclasses.replace(MODEL, num_layers=5))
+    other = load_config([*chosen, f"pretrained_checkpoint={tmp_path / 'other'}"])
+    assert other.model == dataclasses.replace(MODEL, num_layers=5, hidden_dropout=0.1)
+    without = load_config([*chosen, "model=gpt2_124m"])
+    assert without.model == dataclasses.replace(load_config(["model=gpt2_124m"]).model, hidden_dropout=0.1)
+    (tmp_path / "experiment" / "preset.yaml").write_text(
+        recipe.replace("pretrained", "defaults:\n  - override /model: gpt2_124m\npretrained")
+    )
+    assert load_config([chosen[0], "experiment=preset"]).model == without.model
+
+
 def test_fields_that_a_checkpoint_does_not_have_had_their_defaults(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, step=1, serial=1)
     record = json.loads((checkpoint / "trainer_state.json").read_text())

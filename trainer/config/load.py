@@ -11,7 +11,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from trainer.config.aliases import ALIASES, suggest_preset
 from trainer.config.examples import with_examples
-from trainer.config.pretrained import add_pretrained_settings
+from trainer.config.pretrained import RECIPE_GROUP, add_pretrained_settings
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import validate
 from trireme.config.compose import ConfigRoot, compose_config
@@ -20,7 +20,7 @@ from trireme.errors import ConfigError, Violation
 from trireme.project import CONF_DIR
 
 ROOT = ConfigRoot(
-    name="train", schema=TrainConfig, recipe_group="experiment", aliases=ALIASES, suggest_preset=suggest_preset
+    name="train", schema=TrainConfig, recipe_group=RECIPE_GROUP, aliases=ALIASES, suggest_preset=suggest_preset
 )
 
 
