@@ -1,10 +1,14 @@
 """Sampling against what the definitions say."""
 
+import argparse
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.inference.options import SAMPLING_DEFAULTS, choose_sampling
 from trainer.inference.sampling import NUM_CANDIDATES, Sampler, SamplingConfig, sample_rows
 
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.3]).log_softmax(0)
@@ -155,3 +159,22 @@ def test_kept_tokens_are_those_of_transformers(
         value = scores[token]
         # Rounding may decide otherwise about a token on the edge of a filter: one that is as likely as the least kept.
         assert value.isfinite() or torch.tensor(logits)[token] >= torch.tensor(logits)[scores.isfinite()].min() - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        ({}, {}, (0.8, 0, 0.95)),
+        ({"top_k": 50}, {}, (1.0, 50, 1.0)),
+        ({"temperature": 0.6, "top_p": 0.9}, {"top_p": 0.5}, (0.6, 0, 0.5)),
+        ({"temperature": 0.6, "do_sample": False}, {}, (0.0, 0, 1.0)),
+        ({"do_sample": False}, {"temperature": 0.7}, (0.7, 0, 1.0)),
+        ({"do_sample": True}, {}, (0.8, 0, 0.95)),
+    ],
+)
+def test_options_come_before_the_model_and_the_model_before_the_defaults(
+    config: dict[str, Any], options: dict[str, float], expected: tuple[float, int, float]
+) -> None:
+    arguments = argparse.Namespace(**{**dict.fromkeys(SAMPLING_DEFAULTS), **options})
+    found = choose_sampling(arguments, generation_config=config)
+    assert (found["temperature"], found["top_k"], found["top_p"]) == expected

@@ -27,7 +27,7 @@ def test_a_16_bit_run_says_what_it_does_and_deepspeed_says_nothing(shard: Path, 
         f"data.validation[0].paths[0]={shard} is also used for training (data.train[0].paths[0]={shard})" in done.stderr
     )
     assert "1 process: " in done.stderr and "4 micro batches of 2 sequences" in done.stderr
-    assert "Learning rate: starts at 0.001, then decays to 3e-05 at step 2 (cosine)" in done.stderr
+    assert "Learning rate: starts at 0.001, then decays to 0.0001 at step 2 (cosine)" in done.stderr
     assert "Validation: off (training.eval_interval=0)" in done.stderr
     log = (tmp_path / "a" / "logs" / "rank_000.log").read_text()
     assert "deepspeed: begin bf16_optimizer" in log, "the file keeps it"

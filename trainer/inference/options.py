@@ -156,6 +156,8 @@ def choose_sampling(arguments: argparse.Namespace, *, generation_config: Mapping
     named = {name: generation_config[name] for name in SAMPLING_DEFAULTS if _is_number(generation_config.get(name))}
     neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     base = {**neutral, **named} if named else dict(SAMPLING_DEFAULTS)
+    if generation_config.get("do_sample") is False:
+        base = {**neutral, "temperature": 0.0}
     given = {name: getattr(arguments, name) for name in SAMPLING_DEFAULTS if getattr(arguments, name) is not None}
     return {**base, **given}
 
