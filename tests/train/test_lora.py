@@ -140,3 +140,23 @@ def test_adapters_continue_on_other_data(folder: Path) -> None:
     assert code == 0, log
     second, fresh = (losses_of(folder / "outputs" / name)[1] for name in ("second", "fresh"))
     assert abs(second - fresh) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("engine.zero_stage=2", "engine.offload_optimizer=cpu"),
+        ("engine.zero_stage=3", "engine.offload_optimizer=cpu"),
+        ("parallel.recompute_granularity=selective", "parallel.recompute_modules=[layernorm,mlp]"),
+    ],
+    ids=["zero2 offload", "zero3 offload", "selective recompute"],
+)
+def test_other_ways_to_save_memory_change_nothing(folder: Path, overrides: tuple[str, ...]) -> None:
+    name = "saving_" + "_".join(line.rpartition("=")[2].strip("[]").replace(",", "_") for line in overrides)
+    code, log = adapt(folder, name, *overrides)
+    assert code == 0, log
+    if not (folder / "outputs" / "straight").exists():
+        code, log = adapt(folder, "straight")
+        assert code == 0, log
+    straight, saving = (losses_of(folder / "outputs" / one) for one in ("straight", name))
+    assert saving == pytest.approx(straight, rel=1e-6)

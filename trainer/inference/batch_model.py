@@ -186,7 +186,7 @@ def load_batch_model(options: ModelOptions, *, saved: SavedRun, tokenizer: Token
         world=world,
         reset_position_ids=True,
     )
-    load_weights(saved.checkpoint, chunks=[model])
+    load_weights(saved.checkpoint, chunks=[model], base=options.base, base_name="--adapter")
     if damage := find_not_finite([model]):
         raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
     model.eval()
