@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.checkpoint.adapters import LORA_BASE, check_adapters, check_base_files, check_start
+from trainer.checkpoint.adapter_base import LORA_BASE, check_adapters, check_base_files, check_start
 from trainer.checkpoint.compatibility import check_resume
 from trainer.checkpoint.discovery import MISSING
 from trainer.checkpoint.pretrained import check_contents, check_pretrained, find_resumed

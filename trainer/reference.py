@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.checkpoint.adapters import fingerprint
+from trainer.checkpoint.adapter_base import fingerprint
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.discovery import choose_at
 from trainer.config.pretrained import PRETRAINED

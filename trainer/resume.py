@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.checkpoint.adapters import (
+from trainer.checkpoint.adapter_base import (
     LORA_BASE,
     check_adapters,
     check_base_files,
     check_start,
-    is_adapter,
     locate_base,
     record_base,
 )
+from trainer.checkpoint.adapters import is_adapter
 from trainer.checkpoint.changes import Change, find_changes
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.compatibility import check_model

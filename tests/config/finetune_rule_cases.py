@@ -14,8 +14,8 @@ FINETUNE_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
     (
         [*_CLASSIFY, "model.attention_mask=bidirectional", "data.mask_prob=0.15", "data.mask_token_id=3"],
         None,
-        "data.mask_prob: must be null with finetune.task=classify: examples have labels of their own (got 0.15). Use null,"
-        " or finetune.task=null.",
+        "data.mask_prob: must be null with finetune.task=classify: examples have labels of their own (got 0.15). Use"
+        " null, or finetune.task=null.",
         ["data.mask_prob=null"],
     ),
     (

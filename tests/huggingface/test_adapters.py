@@ -25,7 +25,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of transformers, its import, and a run of adapters on that; rank 4, with a scale that is no power of 2."""
+    """A model of transformers, its import, a run of adapters on that; rank 4, with a scale that is no power of 2."""
     folder = tmp_path_factory.mktemp(family)
     save_model(family, folder / "source", dtype=torch.float32)
     done = command("trainer.import_hf", folder / "source", folder / "base")

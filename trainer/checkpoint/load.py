@@ -9,7 +9,8 @@ import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from trainer.checkpoint.adapters import LORA_BASE, SavedAdapters, locate_base
+from trainer.checkpoint.adapter_base import LORA_BASE, locate_base
+from trainer.checkpoint.adapters import SavedAdapters
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import read_manifest

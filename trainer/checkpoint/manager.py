@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from trainer.checkpoint.adapters import lora_record
+from trainer.checkpoint.adapter_base import lora_record
 from trainer.checkpoint.collective import CheckpointError, Ranks
 from trainer.checkpoint.directory import abandon_later, checkpoints_directory, retain
 from trainer.checkpoint.discovery import choose_checkpoint

@@ -168,7 +168,7 @@ class BaseRecord:
     relative: str
     """The same, relative to the run directory of the adapters."""
     sha256: str
-    """See `trainer.checkpoint.adapters.fingerprint`."""
+    """See `trainer.checkpoint.adapter_base.fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
 from trainer.build import wire_model
-from trainer.checkpoint.adapters import SavedAdapters, lora_record, record_base
+from trainer.checkpoint.adapter_base import lora_record, record_base
+from trainer.checkpoint.adapters import SavedAdapters
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.directory import begin, checkpoints_directory, commit
 from trainer.checkpoint.load import load_frozen, load_weights

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
 
-from trainer.checkpoint.adapters import LowRankUpdate, SavedAdapters, locate_base
+from trainer.checkpoint.adapter_base import locate_base
+from trainer.checkpoint.adapters import LowRankUpdate, SavedAdapters
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import FileRecord

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.adapters import SavedAdapters, fingerprint
+from trainer.checkpoint.adapter_base import fingerprint
+from trainer.checkpoint.adapters import SavedAdapters
 from trainer.model.adapter_bank import AdapterBank, BankedUpdate
 from trainer.model.gpt import GPT
 from trainer.model.sharding import describe_parameters
