@@ -50,6 +50,7 @@ PLANTED = {
     "trainer.certificate.bounds": "trainer.train",
     "trainer.huggingface.record": "trainer.import_hf",
     "trainer.inference.sampling": "trainer.generate",
+    "trainer.evaluation.likelihood": "trainer.harness",
     "launch.cli": "trainer.data.blend",
     "launch.plan.job": "torch",
     "launch.slurm.sweep": "data_tools.config.schema",

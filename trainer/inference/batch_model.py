@@ -82,6 +82,9 @@ class BatchModel:
             share = batches[first : first + dp.size()]
             mine = share[dp.rank()] if dp.rank() < len(share) else []
             found = self._compute_batch(mine, rows, take) if mine else {}
+            if not mine and self.world.groups.ep.size() > 1:
+                # The other replicas' tokens may need this one's experts.
+                self._compute_batch([0], rows, lambda output, numbers: [None])
             yield self._collect(found)
 
     def _compute_batch(self, numbers: Sequence[int], rows: Sequence[InputRow], take: Take) -> dict[int, Any]:

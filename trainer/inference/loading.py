@@ -18,6 +18,7 @@ from trainer.inference.generator import Generator
 from trainer.inference.model_runner import ModelRunner
 from trainer.inference.options import ModelOptions
 from trainer.model.finite import find_not_finite, join_first
+from trainer.model.gpt import GPT
 from trainer.parallel.world import World, start_world
 from trainer.saved_run import SavedRun, check_tokenizer, open_saved_run
 from trireme.errors import ConfigError, Violation, raise_if_any
@@ -37,6 +38,9 @@ class LoadedModel:
     """Name of the run, or of the checkpoint's directory."""
     checkpoint: Path
     world: World
+    model: GPT
+    """This rank's stage."""
+    config: ModelConfig
     runner: ModelRunner
     tokenizer: Tokenizer
     vocab_size: int
@@ -73,11 +77,12 @@ class LoadedModel:
         return (*self.document_start, *self.tokenizer.encode(text)) or (0,)
 
 
-def load_model(options: ModelOptions, *, purpose: str = "generate text") -> LoadedModel:
+def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_weights: bool = True) -> LoadedModel:
     """Load the latest valid checkpoint at a path; all ranks call this.
 
     Args:
         purpose: completes the message about damaged weights: `cannot generate text: ...`.
+        packs_weights: see `ModelRunner`; False leaves a model that can also be used without a cache.
     Raises:
         ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
             finite, or the model is an encoder.
@@ -111,6 +116,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
     if damage := find_not_finite([model]):
         raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
     model.eval()
+    assert isinstance(model, GPT)
     bank = load_adapters(model, options.adapters, base=saved)
     _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
     generation_config = read_generation_config(saved.checkpoint)
@@ -118,6 +124,8 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
         name=(saved.run_directory or saved.checkpoint).resolve().name,
         checkpoint=saved.checkpoint,
         world=world,
+        model=model,
+        config=model_config,
         adapters=tuple(options.adapters),
         runner=ModelRunner(
             model,
@@ -125,6 +133,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text") -> Load
             num_rows=options.max_batch_size,
             max_length=model_config.num_positions,
             adapters=bank,
+            packs_weights=packs_weights,
         ),
         tokenizer=tokenizer,
         vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),

@@ -61,19 +61,27 @@ class ModelRunner:
     dropped.
 
     Args:
-        model: this stage's chunk, in evaluation mode, built with `reset_position_ids`. On a CPU its weights are packed:
-            it can be used for nothing else afterwards.
+        model: this stage's chunk, in evaluation mode, built with `reset_position_ids`.
         num_rows: rows of a replica's cache.
         max_length: the model's context.
         adapters: of which each row uses one or none.
+        packs_weights: pack the weights on a CPU, for speed: the model can be used for nothing else afterwards.
     """
 
     def __init__(
-        self, model: GPT, *, world: World, num_rows: int, max_length: int, adapters: AdapterBank | None = None
+        self,
+        model: GPT,
+        *,
+        world: World,
+        num_rows: int,
+        max_length: int,
+        adapters: AdapterBank | None = None,
+        packs_weights: bool = True,
     ) -> None:
         assert not model.training
         self._adapters = adapters
-        model.pack_weights()
+        if packs_weights:
+            model.pack_weights()
         self._model, self._world, self._max_length = model, world, max_length
         self.num_rows, self.num_replicas = num_rows, world.dp_size
         # One more row, for the token that a replica without rows computes under expert parallelism.

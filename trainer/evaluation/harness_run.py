@@ -1,0 +1,160 @@
+"""Run tasks of lm-evaluation-harness; imported only where the extra `evaluation` is installed."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from trainer.evaluation.harness_model import HarnessModel
+from trainer.suite.items import FOLDER
+from trireme.errors import ConfigError, Violation
+from trireme.strict_json import to_json
+
+_TEMPLATE_FIELDS = (
+    "description",
+    "doc_to_text",
+    "doc_to_target",
+    "doc_to_choice",
+    "target_delimiter",
+    "fewshot_delimiter",
+    "generation_kwargs",
+    "output_type",
+)
+"""Fields of a task's configuration that decide what the model is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessOptions:
+    """Hold the settings of a run of the harness, beside the model's."""
+
+    num_fewshot: int | None = None
+    """Examples before each question; None takes each task's own number."""
+    limit: int | None = None
+    """Items of each task at most."""
+    seed: int = 1234
+    """Of the choice of examples, of sampling and of the bootstrap."""
+    apply_chat_template: bool = False
+
+
+def find_tasks(names: Sequence[str], *, include_paths: Sequence[Path]) -> tuple[list[Any], TaskManager]:
+    """Find tasks by name, in the given folders, in this project's suite, and among the harness's own.
+
+    The harness's own tasks are looked at only for names that are nowhere else. They download their data sets.
+
+    Returns:
+        what `lm_eval.simple_evaluate` takes: data files of a task in a folder are relative to its YAML file.
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    folders = [str(folder) for folder in (FOLDER, *include_paths)]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if any(name not in manager.task_index for name in names):
+        manager = TaskManager(include_path=folders, include_defaults=True)
+    unknown = [name for name in names if name not in manager.task_index]
+    if unknown:
+        local = TaskManager(include_path=folders, include_defaults=False).all_tasks
+        message = f"is unknown; besides those of lm-evaluation-harness, there are {', '.join(local)}"
+        fix = "Name a task, or give its folder with --include-path."
+        raise ConfigError([Violation(path="--tasks", value=name, message=message, fix=fix) for name in unknown])
+    found: list[Any] = []
+    for name in names:
+        entry = manager.task_index[name]
+        members = [name]
+        if entry.kind is Kind.TAG:
+            members = sorted(key for key, other in manager.task_index.items() if name in other.tags)
+        found += [_with_data_files(manager, member) for member in members]
+    return found, manager
+
+
+def _with_data_files(manager: TaskManager, name: str) -> Any:
+    """Return a task's configuration with absolute data files, or its name if it has none."""
+    entry = manager.task_index[name]
+    if entry.kind is not Kind.TASK or entry.yaml_path is None:
+        return name
+    config: dict[str, Any] = load_yaml(entry.yaml_path, resolve_func=True, recursive=True)
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    if not files:
+        return name
+
+    def locate(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: locate(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [locate(part) for part in value]
+        place = entry.yaml_path.parent / str(value)
+        return str(place.resolve()) if place.exists() else value
+
+    return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": locate(files)}}
+
+
+def run_tasks(
+    model: HarnessModel, tasks: Sequence[Any], *, manager: TaskManager, batch_size: int, options: HarnessOptions
+) -> dict[str, Any]:
+    """Run tasks.
+
+    Returns:
+        by name of the task: `metrics` (numbers, with standard errors where the harness has them), `num_items`,
+        `num_fewshot`, `version` and `template` (what the model was asked).
+    Raises:
+        ConfigError: a task's data cannot be loaded.
+    """
+    # Its own messages are those of a program of its own.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        output = lm_eval.simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            num_fewshot=options.num_fewshot,
+            batch_size=batch_size,
+            limit=options.limit,
+            bootstrap_iters=1000,
+            log_samples=False,
+            task_manager=manager,
+            apply_chat_template=options.apply_chat_template,
+            random_seed=options.seed,
+            numpy_random_seed=options.seed,
+            torch_random_seed=options.seed,
+            fewshot_random_seed=options.seed,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        message = f"cannot be run: {type(error).__name__}: {error}"
+        fix = "Check the task's YAML file and its data. Tasks of the harness itself download their data."
+        raise ConfigError([Violation(path="--tasks", value="", message=message, fix=fix)]) from error
+    assert output is not None
+    return {name: _describe(name, output) for name in output["results"]}
+
+
+def _describe(name: str, output: Mapping[str, Any]) -> dict[str, Any]:
+    config = output["configs"].get(name, {})
+    return {
+        "metrics": {
+            key.removesuffix(",none"): value
+            for key, value in output["results"][name].items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and "," in key
+        },
+        "num_items": output.get("n-samples", {}).get(name, {}).get("effective"),
+        "num_fewshot": output.get("n-shot", {}).get(name),
+        "version": output["versions"].get(name),
+        "template": {field: _plain(config[field]) for field in _TEMPLATE_FIELDS if config.get(field) is not None},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold; a function is described by its name."""
+    try:
+        to_json(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
+
+
+def harness_version() -> str:
+    """Return the installed version of lm-evaluation-harness."""
+    return metadata.version("lm-eval")
