@@ -1,11 +1,12 @@
 """What imports and exports leave behind where they are interrupted, killed, or find the disk full: nothing."""
 
-import argparse
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +35,16 @@ def commands(source: Path) -> dict[str, Command]:
     """Each command as a function of its output directory, which returns the exit code; without the gate."""
     run = source.parent / "run"
     import_model(open_source(source), run, has_gate=False)
-    shared = {"gate": "off", "dtype": None, "max_shard_gb": 5.0}
 
-    def command(module: object, **options: object) -> Command:
-        return lambda output: run_command(lambda: module.run(argparse.Namespace(output=output, **shared, **options)))  # type: ignore[attr-defined]
+    def command(module: Any, path: Path) -> Command:
+        def call(output: Path) -> int:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["command", str(path), str(output), "--gate", "off"])
+                return run_command(lambda: module.run(module._parse()))
 
-    return {"import": command(import_hf, source=source), "export": command(export_hf, path=run)}
+        return call
+
+    return {"import": command(import_hf, source), "export": command(export_hf, run)}
 
 
 @pytest.fixture(autouse=True)
