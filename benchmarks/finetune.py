@@ -248,7 +248,8 @@ class PeerTrainer:
         )
         trainer: Any = transformers.Trainer(model=self._model, args=arguments)
         trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
-        model, optimizer = trainer.accelerator.prepare(self._model, trainer.optimizer)
+        # Not prepared by accelerate: in this process, whose world has one rank, it would wrap the model in DDP.
+        model, optimizer = self._model, trainer.optimizer
         model.train()
         for batch in batches:
             num_items = (batch["labels"] != -100).sum() if batch["labels"].ndim > 1 else None

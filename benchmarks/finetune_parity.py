@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +179,13 @@ def finetune(folder: Path, task: str, start: Path, *further: str, learning_rate:
     )
 
 
-def read_steps(directory: Path, task: str) -> list[list[Document]]:
-    """Read the documents of every step in the order of the run."""
+def read_steps(directory: Path, task: str, *, root: Path = Path()) -> list[list[Document]]:
+    """Read the documents of every step in the order of the run, whose paths begin at `root`."""
     config = load_config_file(directory / "config.yaml")
     training = config.training
+    datasets = [replace(dataset, paths=[str(root / path) for path in dataset.paths]) for dataset in config.data.train]
     with build_loader(
-        config.data.train,
+        datasets,
         seed=training.seed,
         seq_length=config.model.seq_length,
         dp_rank=0,
