@@ -40,6 +40,7 @@ from trainer.health.monitor import Health, build_health
 from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
 from trainer.loop.scoring import Scorer, build_scorer
+from trainer.loop.suite_evaluation import SuiteEvaluation, SuiteLayout, read_tasks
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics import events
 from trainer.metrics.mfu import device_peak_tflops
@@ -58,6 +59,7 @@ from trainer.resume import (
     restore_run,
     start_from_pretrained,
 )
+from trainer.suite.items import shipped_tasks
 from trainer.teacher import choose_teacher, teacher_model
 from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -124,6 +126,7 @@ def build_run(
         total_steps=config.training.train_iters,
         resumed_step=progress.step,
         is_validation_due=progress.is_validation_due,
+        is_evaluation_due=progress.is_evaluation_due,
         is_main_rank=is_writer,
     )
     validation = build_validation(
@@ -169,6 +172,7 @@ def build_run(
             peak_learning_rate=config.optimizer.lr,
             tokens_per_step=derived.tokens_per_step,
             finetune=config.finetune,
+            evaluation=config.evaluation,
         ),
         engine=engine,
         loader=loader,
@@ -195,6 +199,7 @@ def build_run(
         progress=progress,
         device=world.device,
         scorer=_build_scorer(config, world=world, tokenizer=tokenizer),
+        suite=_build_suite(config, world=world, tokenizer=tokenizer),
     )
     return Run(
         loop=loop,
@@ -245,6 +250,28 @@ def _build_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | N
         decode=tokenizer.decode if tokenizer is not None else None,
         preference=_preference(config.finetune) if record.task == "dpo" else None,
         # The other tensor-parallel ranks have copies of the same scores.
+        is_collecting=world.groups.tp.rank() == 0,
+    )
+
+
+def _build_suite(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> SuiteEvaluation | None:
+    """Build the evaluation suite, if it is to be run during training."""
+    if not config.evaluation.interval or tokenizer is None:
+        return None
+    parallel, training = config.parallel, config.training
+    return SuiteEvaluation(
+        read_tasks(config.evaluation.tasks or shipped_tasks(), num_items=config.evaluation.num_items),
+        tokenizer=tokenizer,
+        layout=SuiteLayout(
+            dp_rank=world.dp_rank,
+            dp_size=world.dp_size,
+            micro_batch_size=training.micro_batch_size,
+            seq_length=config.model.seq_length,
+            length_multiple=2 * parallel.context_parallel_size * parallel.tensor_model_parallel_size,
+            num_microbatches_multiple=world.pp_size if parallel.virtual_pipeline_model_parallel_size else 1,
+            max_microbatches=training.global_batch_size // (training.micro_batch_size * world.dp_size),
+        ),
+        # The other tensor-parallel ranks have copies of the same losses.
         is_collecting=world.groups.tp.rank() == 0,
     )
 

@@ -145,7 +145,9 @@ def has_work(config: TrainConfig, progress: TrainProgress) -> bool:
     """Return whether a start has steps or a validation to do; otherwise the run directory stays as it is."""
     training = config.training
     validates = progress.is_validation_due and bool(config.data.validation) and training.eval_interval > 0
-    return (progress.step < training.last_step and not has_stopped_early(config.finetune, progress)) or validates
+    evaluates = progress.is_evaluation_due and config.evaluation.interval > 0
+    has_steps = progress.step < training.last_step and not has_stopped_early(config.finetune, progress)
+    return has_steps or validates or evaluates
 
 
 def record_start(

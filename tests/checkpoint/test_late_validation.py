@@ -49,6 +49,20 @@ def test_a_validation_loss_is_added_to_a_saved_checkpoint(tmp_path: Path, is_asy
 
 
 @BOTH
+def test_an_evaluation_is_noted_in_a_saved_checkpoint(tmp_path: Path, is_async: bool) -> None:
+    with open_saving(tmp_path, CheckpointConfig(async_save=is_async)) as saving:
+        for step in (10, 20):
+            progress = progress_of(step)
+            progress.is_evaluation_due = True
+            saving.saver.save(progress)
+            if step == 10:
+                saving.saver.note_evaluation(step)
+    first, second = (saving.run / "checkpoints" / f"step_000000{step}" for step in (10, 20))
+    assert check_checkpoint(first, verify_hashes=True) == []
+    assert [load(checkpoint).is_evaluation_due for checkpoint in (first, second)] == [False, True]
+
+
+@BOTH
 def test_the_best_are_kept_although_their_losses_come_later(tmp_path: Path, is_async: bool) -> None:
     losses = {10: 3.0, 20: 2.0, 30: 2.5, 40: 2.2, 50: 2.6, 60: 2.7, 70: None}
     with open_saving(tmp_path, CheckpointConfig(async_save=is_async, keep_last=1, keep_best=2)) as saving:

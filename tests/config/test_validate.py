@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config import rule_cases
+from tests.config.evaluation_rule_cases import EVALUATION_CASES
 from tests.config.finetune_rule_cases import FINETUNE_CASES
 from tests.config.head_rule_cases import HEAD_CASES
 from tests.config.health_rule_cases import HEALTH_CASES
@@ -37,6 +38,7 @@ CASES = [
     *FINETUNE_CASES,
     *HEAD_CASES,
     *LORA_CASES,
+    *EVALUATION_CASES,
 ]
 GOOD = ("model.vocab_size=8000", "data.train=[{paths:[/data/wiki]}]")
 

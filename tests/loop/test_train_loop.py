@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from trainer.checkpoint.trainer_state import TrainProgress
+from trainer.config.evaluation import EvaluationConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
 from trainer.loop.signals import StopRequest
+from trainer.loop.suite_evaluation import SuiteResult
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics.throughput import ThroughputMeter
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
@@ -83,6 +85,15 @@ class Parts:
         self.note(f"validated {progress.step}")
         self.validated.append(replace(progress))
 
+    def note_evaluation(self, step: int) -> None:
+        self.note(f"evaluated {step}")
+
+    # The evaluation suite.
+    def run(self, *, evaluate: object, read: Callable) -> SuiteResult:
+        for number in range(2):
+            read(lambda number=number: self.note(f"read evaluation {number}"))
+        return SuiteResult(scores={}, num_items=1, seconds=0.0)
+
     # Health, recovery, recorder.
     def enter(self, phase: str, step: int) -> None: ...
 
@@ -99,9 +110,16 @@ class Parts:
 
     def record_validation(self, metrics: object) -> None: ...
 
+    def record_evaluation(self, metrics: object) -> None: ...
+
 
 def build(
-    parts: Parts, *, progress: TrainProgress | None = None, save_at_end: bool = True, steps: int = 4
+    parts: Parts,
+    *,
+    progress: TrainProgress | None = None,
+    save_at_end: bool = True,
+    steps: int = 4,
+    evaluation_interval: int = 0,
 ) -> TrainLoop:
     training = TrainingConfig(train_iters=steps, eval_interval=2, eval_iters=3)
     checkpoint = CheckpointConfig(save_interval=2, save_at_end=save_at_end)
@@ -113,6 +131,7 @@ def build(
             checkpoint=checkpoint,
             peak_learning_rate=1e-3,
             tokens_per_step=8,
+            evaluation=EvaluationConfig(interval=evaluation_interval),
         ),
         engine=parts,  # type: ignore[arg-type]
         loader=parts,  # type: ignore[arg-type]
@@ -124,6 +143,7 @@ def build(
         recovery=parts,  # type: ignore[arg-type]
         progress=progress or TrainProgress(),
         device=torch.device("cpu"),
+        suite=parts if evaluation_interval else None,  # type: ignore[arg-type]
     )
 
 
@@ -220,3 +240,18 @@ def test_a_validation_loss_that_is_not_finite_is_none() -> None:
     parts.evaluate = lambda batches: (math.nan, 2.0)  # type: ignore[method-assign,assignment]
     build(parts, steps=2).run(parts.stop)
     assert [(done.validation_loss, done.is_validation_due) for done in parts.validated] == [(None, False)]
+
+
+def test_a_step_is_evaluated_after_its_validation_and_an_evaluation_that_was_interrupted_is_done_again() -> None:
+    parts = Parts()
+    parts.events["read evaluation 1"] = parts.ask_to_stop
+    loop = build(parts, evaluation_interval=2)
+    assert loop.run(parts.stop) == "stopped"
+    expected = ["read 1", "read 2", "save 2", *validation(), "validated 2", "read evaluation 0", "read evaluation 1"]
+    assert parts.log == expected
+    assert loop.progress.is_evaluation_due and not loop.progress.is_validation_due
+    again = Parts()
+    progress = replace(parts.saved[-1], is_validation_due=False)
+    assert build(again, progress=progress, evaluation_interval=2).run(again.stop) == "done"
+    assert again.log[:4] == ["read evaluation 0", "read evaluation 1", "evaluated 2", "read 3"]
+    assert again.log[-3:] == ["read evaluation 0", "read evaluation 1", "evaluated 4"]

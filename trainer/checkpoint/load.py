@@ -15,11 +15,12 @@ from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import read_manifest
 from trainer.checkpoint.pieces import WEIGHTS_PREFIX, ShardedTensorView, pieces_to_load, weights_to_load
+from trainer.checkpoint.quantized import QuantizedFile, is_quantized
 from trainer.checkpoint.random_states import reseed, restore_random_states
 from trainer.checkpoint.save import random_state_prefix
 from trainer.checkpoint.trainer_state import Layout, TrainerState, read_state, update_best
 from trainer.engine.base import OptimizerFragment
-from trainer.model.sharding import describe_buffers, describe_frozen, describe_parameters
+from trainer.model.sharding import ShardedParameter, describe_buffers, describe_frozen, describe_parameters
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def load_weights(
     """Load the parameters of model chunks from a checkpoint's fp32 weights, cast to their own data type.
 
     Needs neither an engine nor the checkpoint's optimizer state; all ranks that hold the model call this. Adapters are
-    added to the weights of their base checkpoint.
+    added to the weights of their base checkpoint, and quantized weights are dequantized.
 
     Args:
         path: of the checkpoint.
@@ -131,11 +132,11 @@ def load_weights(
 
     def read() -> None:
         if state.base is None:
-            read_pieces(path, weights_to_load(parameters))
+            _read_parameters(path, parameters)
             return
         adapters = SavedAdapters(path, state)
         beneath = [one for one in parameters if one.blocks[0].key not in adapters.whole]
-        read_pieces(locate_base(state.base, adapters=path, given=base, path=base_name), weights_to_load(beneath))
+        _read_parameters(locate_base(state.base, adapters=path, given=base, path=base_name), beneath)
         adapters.merge_into(parameters)
 
     ranks.run_on_all_ranks(read, doing=f"loading {path}")
@@ -155,9 +156,16 @@ def load_frozen(
     """
     ranks = Ranks(process_group)
     frozen = [*describe_frozen(chunks), *describe_buffers(chunks)]
-    ranks.run_on_all_ranks(lambda: read_pieces(path, weights_to_load(frozen)), doing=f"loading {path}")
+    ranks.run_on_all_ranks(lambda: _read_parameters(path, frozen), doing=f"loading {path}")
     if ranks.is_coordinator:
         _LOGGER.info("Loaded the frozen weights of %s.", path)
+
+
+def _read_parameters(path: Path, parameters: Sequence[ShardedParameter]) -> None:
+    if is_quantized(path):
+        QuantizedFile(path).load(parameters)
+    else:
+        read_pieces(path, weights_to_load(parameters))
 
 
 def _read_state(path: Path) -> TrainerState:
@@ -172,6 +180,7 @@ def _read_state(path: Path) -> TrainerState:
         validation_score=score,
         best_validation=best,
         is_validation_due=state.is_validation_due and loss is None,
+        is_evaluation_due=state.is_evaluation_due and not manifest.is_evaluated,
     )
 
 

@@ -18,7 +18,7 @@ from trainer.checkpoint.collective import CheckpointError, Ranks
 from trainer.checkpoint.directory import abandon_later, checkpoints_directory, retain
 from trainer.checkpoint.discovery import choose_checkpoint
 from trainer.checkpoint.load import load_checkpoint
-from trainer.checkpoint.manifest import MANIFEST_NAME, note_validation
+from trainer.checkpoint.manifest import MANIFEST_NAME, note_evaluation, note_validation
 from trainer.checkpoint.pieces import is_written_here
 from trainer.checkpoint.random_states import collect_random_states
 from trainer.checkpoint.save import save_checkpoint
@@ -165,6 +165,8 @@ class CheckpointManager:
         self._pending: _Pending | None = None
         self._validated: TrainProgress | None = None
         """The progress with the validation loss of a step that is still being saved."""
+        self._evaluated_step: int | None = None
+        """A step that was evaluated while it was still being saved."""
         self._failure: str | None = None
 
     def save(self, progress: TrainProgress) -> None:
@@ -206,8 +208,35 @@ class CheckpointManager:
             self._pending = None
             if self._validated is not None and self._validated.step == self._saved_step:
                 self._note_loss(self._validated)
-            self._validated = None
+            if self._evaluated_step is not None and self._evaluated_step == self._saved_step:
+                self._note_evaluation(self._evaluated_step)
+            self._validated = self._evaluated_step = None
         return self._failure is None
+
+    def note_evaluation(self, step: int) -> None:
+        """Note in the checkpoint of this step, if there is one, that the evaluation suite has been run."""
+        if self._pending is not None and self._pending.step == step:
+            self._evaluated_step = step
+            if not self.is_saving:
+                self.finish()
+        elif self._saved_step == step:
+            self._note_evaluation(step)
+
+    def _note_evaluation(self, step: int) -> None:
+        path = self._own_latest()
+        if path is None:
+            return
+        try:
+            note_evaluation(path)
+        except (OSError, ConfigError) as error:
+            _LOGGER.warning("Failed to note the evaluation of step %d in %s: %s", step, path, error)
+
+    def _own_latest(self) -> Path | None:
+        """Return the latest checkpoint on the rank that writes to it, unless it is another run's."""
+        path = self._latest
+        if not self._ranks.is_coordinator or path is None:
+            return None
+        return path if path.parent == checkpoints_directory(self._derived.run_directory) else None
 
     def note_validation(self, progress: TrainProgress) -> None:
         """Store the validation loss in the checkpoint of this step, if there is one; retention keeps the best."""
@@ -219,11 +248,9 @@ class CheckpointManager:
             self._note_loss(progress)
 
     def _note_loss(self, progress: TrainProgress) -> None:
-        checkpoint, path = self._config.checkpoint, self._latest
-        if not self._ranks.is_coordinator or path is None or progress.validation_loss is None:
+        checkpoint, path = self._config.checkpoint, self._own_latest()
+        if path is None or progress.validation_loss is None:
             return
-        if path.parent != checkpoints_directory(self._derived.run_directory):
-            return  # the checkpoint of another run, which this one was forked from
         try:
             note_validation(path, loss=progress.validation_loss, score=progress.validation_score)
         except (OSError, ConfigError) as error:

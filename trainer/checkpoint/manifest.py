@@ -44,6 +44,8 @@ class Manifest:
     """
     validation_score: float | None = None
     """Of the same validation, where finetune.metric is a score: then retention keeps the highest of these."""
+    is_evaluated: bool = False
+    """Whether the evaluation suite has been run on these weights, which happens after the save."""
     format_version: int = FORMAT_VERSION
 
 
@@ -71,6 +73,16 @@ def note_validation(directory: Path, *, loss: float, score: float | None) -> Non
     """
     manifest = replace(read_manifest(directory), validation_loss=loss, validation_score=score)
     write_whole(directory / MANIFEST_NAME, _render(manifest))
+
+
+def note_evaluation(directory: Path) -> None:
+    """Note in a complete checkpoint that the evaluation suite has been run on its weights.
+
+    Raises:
+        ConfigError: its manifest is missing or damaged.
+        OSError: it cannot be written; the checkpoint stays as it was.
+    """
+    write_whole(directory / MANIFEST_NAME, _render(replace(read_manifest(directory), is_evaluated=True)))
 
 
 def _render(manifest: Manifest) -> str:

@@ -127,6 +127,8 @@ class TrainProgress:
     """None before the first validation with a finite loss."""
     is_validation_due: bool = False
     """Whether `step` has yet to be validated: steps are saved before that."""
+    is_evaluation_due: bool = False
+    """The same for the evaluation suite."""
     judgement: Mapping[str, Any] | None = None
     """History of `trainer.loop.spikes.SpikeDetector` as a record; None before the first step. The name is that of the
     checkpoint's field."""
@@ -205,6 +207,8 @@ class TrainerState:
     """See `TrainProgress`."""
     is_validation_due: bool = False
     """See `TrainProgress`."""
+    is_evaluation_due: bool = False
+    """See `TrainProgress`; `Manifest.is_evaluated` is noted later."""
     judgement: Mapping[str, Any] | None = None
     """See `TrainProgress`."""
     left_out_samples: Sequence[Sequence[int]] = ()
@@ -235,6 +239,7 @@ class TrainerState:
             validation_score=self.validation_score,
             best_validation=self.best_validation,
             is_validation_due=self.is_validation_due,
+            is_evaluation_due=self.is_evaluation_due,
             judgement=self.judgement,
         )
 

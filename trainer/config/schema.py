@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from trainer.config.cluster import ClusterConfig
 from trainer.config.distill import DistillConfig
 from trainer.config.engine import DeepSpeedEngineConfig, EngineConfig
+from trainer.config.evaluation import EvaluationConfig
 from trainer.config.finetune import FinetuneConfig
 from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
@@ -51,6 +52,8 @@ class TrainConfig:
     """Fine-tuning on examples instead of pretraining on text."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Low-rank adapters, trained instead of the model's weights."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation suite during training."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch size and seed."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

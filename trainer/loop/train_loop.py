@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +14,7 @@ from torch import distributed
 
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.trainer_state import TrainProgress, update_best
+from trainer.config.evaluation import EvaluationConfig
 from trainer.config.finetune import FinetuneConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
@@ -26,7 +28,8 @@ from trainer.loop.lr_schedule import learning_rate
 from trainer.loop.recovery import Recovery
 from trainer.loop.scoring import Scorer
 from trainer.loop.signals import StopRequest
-from trainer.metrics.record import StepMetrics, ValidationMetrics
+from trainer.loop.suite_evaluation import SuiteEvaluation
+from trainer.metrics.record import EvaluationMetrics, StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
@@ -99,6 +102,7 @@ class LoopConfig:
     peak_learning_rate: float
     tokens_per_step: int
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 class TrainLoop:
@@ -119,9 +123,11 @@ class TrainLoop:
         progress: TrainProgress,
         device: torch.device,
         scorer: Scorer | None = None,
+        suite: SuiteEvaluation | None = None,
     ) -> None:
         self.progress = progress
-        self._scorer = scorer
+        self._scorer, self._suite = scorer, suite
+        self._clock = _CostClock()
         self._config = config
         self._engine, self._loader, self._validation = engine, loader, validation
         self._recorder, self._meter = recorder, meter
@@ -158,13 +164,16 @@ class TrainLoop:
         last_step = training.last_step
         if self.progress.is_validation_due and self._validates:
             self._validate(read)
-        elif self.progress.step >= last_step or self._has_stopped_early:
+        elif not self._evaluates_now and (self.progress.step >= last_step or self._has_stopped_early):
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
+        if self._evaluates_now:
+            self._evaluate(read)
         while self.progress.step < last_step and not self._has_stopped_early:
             if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
             step = self.progress.step
             self.progress.is_validation_due = self._should_validate(step)
+            self.progress.is_evaluation_due = self._should_evaluate(step)
             if self.progress.is_validation_due:
                 # The loss of these weights is not known yet.
                 self.progress.validation_loss = self.progress.validation_score = None
@@ -175,6 +184,8 @@ class TrainLoop:
                 self._checkpoints.save(self.progress)
             if self.progress.is_validation_due:
                 self._validate(read)
+            if self.progress.is_evaluation_due:
+                self._evaluate(read)
         self._describe_best()
 
     @property
@@ -202,6 +213,14 @@ class TrainLoop:
     def _should_validate(self, step: int) -> bool:
         training = self._config.training
         return self._validates and (step % training.eval_interval == 0 or step == training.train_iters)
+
+    @property
+    def _evaluates_now(self) -> bool:
+        return self.progress.is_evaluation_due and self._suite is not None
+
+    def _should_evaluate(self, step: int) -> bool:
+        interval = self._config.evaluation.interval
+        return self._suite is not None and (step % interval == 0 or step == self._config.training.train_iters)
 
     def _save_if_best(self, progress: TrainProgress) -> None:
         """Save the best weights of a fine-tuning run when they are found, if checkpoint.keep_best is to keep them."""
@@ -327,6 +346,52 @@ class TrainLoop:
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
+
+    def _evaluate(self, read: CollectiveRead) -> None:
+        """Run the evaluation suite, and note it in the checkpoint of these weights.
+
+        Raises:
+            StopRequested, ReadFailed: before the end; then the next start evaluates again.
+        """
+        step, progress = self.progress.step, self.progress
+        assert self._suite is not None
+        self._health.enter("validation", step)
+        result = self._suite.run(
+            evaluate=self._engine.evaluate,
+            read=lambda take: read(take, otherwise=f"Cannot evaluate after step {step}"),
+        )
+        progress.is_evaluation_due = False
+        self._checkpoints.note_evaluation(step)
+        self._recorder.record_evaluation(
+            EvaluationMetrics(
+                step=step,
+                scores=result.scores,
+                seconds=result.seconds,
+                num_items=result.num_items,
+                consumed_samples=progress.consumed_samples,
+                consumed_tokens=progress.consumed_tokens,
+            )
+        )
+        share = self._clock.add(result.seconds)
+        _LOGGER.info(
+            "Evaluated %d items in %.1f s: evaluations have taken %.1f %% of this run's time so far.",
+            result.num_items,
+            result.seconds,
+            100 * share,
+        )
+
+
+class _CostClock:
+    """Measure the share of the time since the start that evaluations take."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> float:
+        """Add the time of an evaluation that ends now; return the share of all."""
+        self._seconds += seconds
+        return self._seconds / max(time.monotonic() - self._start, self._seconds)
 
 
 def has_stopped_early(finetune: FinetuneConfig, progress: TrainProgress) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
+from trainer.metrics.record import EvaluationMetrics, RollbackMetrics, StepMetrics, ValidationMetrics
 from trireme.progress import format_bytes, format_count, should_draw_bar
 
 
@@ -23,6 +23,10 @@ class PlainConsoleSink:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Write one line."""
         _write(validation_line(metrics, total_steps=self._total_steps))
+
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Write one line."""
+        _write(evaluation_line(metrics, total_steps=self._total_steps))
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
         """Write one line."""
@@ -59,6 +63,10 @@ class BarConsoleSink:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Leave one line above the bar."""
         self._line(validation_line(metrics, total_steps=self._total_steps))
+
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Leave one line above the bar."""
+        self._line(evaluation_line(metrics, total_steps=self._total_steps))
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
         """Move the bar back and leave one line above it."""
@@ -105,6 +113,13 @@ def validation_line(metrics: ValidationMetrics, *, total_steps: int) -> str:
     if not metrics.is_of_tokens:
         return f"{start}{scores}"
     return f"{start} | perplexity {metrics.perplexity:10,.2f} | {format_count(metrics.num_tokens)} tokens{scores}"
+
+
+def evaluation_line(metrics: EvaluationMetrics, *, total_steps: int) -> str:
+    """Format the accuracies of the evaluation suite and its duration as one line, in the columns of the step lines."""
+    accuracies = {name.removesuffix("_acc"): value for name, value in metrics.scores.items() if name.endswith("_acc")}
+    scores = "".join(f" | {name} {value:.3f}" for name, value in accuracies.items())
+    return f"{_step(metrics.step, total_steps)} | evaluation {metrics.seconds:.1f} s{scores}"
 
 
 def rollback_line(metrics: RollbackMetrics, *, total_steps: int) -> str:

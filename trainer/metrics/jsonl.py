@@ -3,10 +3,18 @@
 import datetime
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
+from trainer.metrics.record import (
+    EvaluationMetrics,
+    Metrics,
+    RollbackMetrics,
+    StepMetrics,
+    ValidationMetrics,
+    fields_of,
+)
 from trireme.files import LineFile, written_whole
 from trireme.progress import format_number
 from trireme.strict_json import to_json
@@ -24,16 +32,27 @@ class JsonlSink:
     While the disk is full, they wait in memory, see `LineFile`.
     """
 
-    def __init__(self, path: Path, *, resumed_step: int, is_validation_due: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, resumed_step: int, is_validation_due: bool = False, is_evaluation_due: bool = False
+    ) -> None:
         """Open the file and remove the records that will be written again.
 
         Args:
             resumed_step: the step that training resumes from; 0 for a new run.
             is_validation_due: whether that step will be validated again.
+            is_evaluation_due: the same for the evaluation suite.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._file = self._open_after(resumed_step, is_validation_due=is_validation_due)
+        again = [
+            kind
+            for kind, is_due in (
+                (ValidationMetrics.kind, is_validation_due),
+                (EvaluationMetrics.kind, is_evaluation_due),
+            )
+            if is_due
+        ]
+        self._file = self._open_after(resumed_step, again=again)
 
     def record_step(self, metrics: StepMetrics) -> None:
         """Append one training record."""
@@ -41,6 +60,10 @@ class JsonlSink:
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Append one validation record."""
+        self._append(metrics)
+
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Append the scores of the evaluation suite."""
         self._append(metrics)
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
@@ -53,11 +76,11 @@ class JsonlSink:
         """Close the file."""
         self._file.close()
 
-    def _open_after(self, step: int, *, is_validation_due: bool = False) -> LineFile:
-        remove_after(self._path, step=step, is_validation_due=is_validation_due)
+    def _open_after(self, step: int, *, again: Collection[str] = ()) -> LineFile:
+        remove_after(self._path, step=step, again=again)
         return LineFile(self._path, say=_LOGGER.error, max_waiting=MAX_WAITING_RECORDS)
 
-    def _append(self, metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> None:
+    def _append(self, metrics: Metrics) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         record = {"kind": metrics.kind, **fields_of(metrics), "time": now}
         self._file.write(to_json(record))  # null is what readers such as pandas turn into NaN
@@ -69,10 +92,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         return [record for record in map(_parse, file) if record is not None]
 
 
-def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> None:
+def remove_after(path: Path, *, step: int, again: Collection[str] = ()) -> None:
     """Remove the records of later steps, and lines that a crash has truncated, atomically; step 0 removes all.
 
-    A validation at `step` itself stays, unless it is due (again): it belongs to the weights that training resumes from.
+    A validation or evaluation at `step` itself stays, unless its kind is to be done `again`: it belongs to the weights
+    that training resumes from.
     """
     if not path.exists():
         return
@@ -80,7 +104,7 @@ def remove_after(path: Path, *, step: int, is_validation_due: bool = False) -> N
     def stays(line: bytes) -> bool:
         if step == 0 or (record := _parse(line)) is None:
             return False
-        is_again = is_validation_due and record.get("kind") == ValidationMetrics.kind
+        is_again = record.get("kind") in again
         return bool(record["step"] < step if is_again else record["step"] <= step)
 
     with path.open("rb") as old:

@@ -74,6 +74,23 @@ class ValidationMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationMetrics:
+    """Hold the scores of the evaluation suite on the weights of a step."""
+
+    kind: ClassVar[str] = "evaluation"
+
+    step: int
+    """Optimizer steps taken."""
+    scores: Mapping[str, float]
+    """By task and score, such as cloze_en_acc."""
+    seconds: float
+    """Time that it took."""
+    num_items: int
+    consumed_samples: int
+    consumed_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RollbackMetrics:
     """Hold the record of a rollback to an earlier step."""
 
@@ -95,7 +112,10 @@ class RollbackMetrics:
         return sum(end - first for first, end in self.skipped_samples)
 
 
-def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dict[str, Any]:
+Metrics = StepMetrics | ValidationMetrics | EvaluationMetrics | RollbackMetrics
+
+
+def fields_of(metrics: Metrics) -> dict[str, Any]:
     """Return every field by name, in order, with a validation's perplexity and the routing of experts."""
     fields = dataclasses.asdict(metrics)
     if isinstance(metrics, StepMetrics):
@@ -108,6 +128,8 @@ def fields_of(metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> dic
         del fields["scores"], fields["is_of_tokens"]
         fields |= {"perplexity": metrics.perplexity} if metrics.is_of_tokens else {}
         fields |= metrics.scores
+    elif isinstance(metrics, EvaluationMetrics):
+        fields |= fields.pop("scores")
     return fields
 
 

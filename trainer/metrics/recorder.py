@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from trainer.config.run import LoggingConfig
 from trainer.metrics.console import build_console_sink
 from trainer.metrics.jsonl import FILE_NAME, JsonlSink
-from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics
+from trainer.metrics.record import EvaluationMetrics, RollbackMetrics, StepMetrics, ValidationMetrics
 from trainer.metrics.wandb import WandbSink
 
 _LOGGER = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ class MetricsSink(Protocol):
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Record a validation."""
+        ...
+
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Record the scores of the evaluation suite."""
         ...
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
@@ -50,6 +54,10 @@ class MetricsRecorder:
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Send the record of a validation to every sink."""
         self._each(lambda sink: sink.record_validation(metrics))
+
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Send the scores of the evaluation suite to every sink."""
+        self._each(lambda sink: sink.record_evaluation(metrics))
 
     def record_rollback(self, metrics: RollbackMetrics) -> None:
         """Send the record of a rollback to every sink."""
@@ -80,6 +88,7 @@ def build_recorder(
     total_steps: int,
     resumed_step: int,
     is_validation_due: bool = False,
+    is_evaluation_due: bool = False,
     is_main_rank: bool,
 ) -> MetricsRecorder:
     """Build the recorder of this rank: console, metrics.jsonl and W&B on the main rank, nothing on the others.
@@ -88,11 +97,17 @@ def build_recorder(
         run_config: the resolved configuration, nested as in its file, for W&B's run page.
         resumed_step: the step that training resumes from; 0 starts new curves.
         is_validation_due: whether that step will be validated (again).
+        is_evaluation_due: the same for the evaluation suite.
     """
     if not is_main_rank:
         return MetricsRecorder([])
     builders: list[Callable[[], MetricsSink]] = [
-        lambda: JsonlSink(run_directory / FILE_NAME, resumed_step=resumed_step, is_validation_due=is_validation_due),
+        lambda: JsonlSink(
+            run_directory / FILE_NAME,
+            resumed_step=resumed_step,
+            is_validation_due=is_validation_due,
+            is_evaluation_due=is_evaluation_due,
+        ),
         lambda: WandbSink(
             config.wandb,
             run_directory=run_directory,

@@ -10,7 +10,14 @@ from types import ModuleType
 from typing import Any
 
 from trainer.config.run import WANDB_MODES, WandbConfig, wandb_of
-from trainer.metrics.record import RollbackMetrics, StepMetrics, ValidationMetrics, fields_of
+from trainer.metrics.record import (
+    EvaluationMetrics,
+    Metrics,
+    RollbackMetrics,
+    StepMetrics,
+    ValidationMetrics,
+    fields_of,
+)
 from trireme.files import write_whole
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,6 +80,10 @@ class WandbSink:
         """Log one validation record."""
         self._log(metrics)
 
+    def record_evaluation(self, metrics: EvaluationMetrics) -> None:
+        """Log the scores of the evaluation suite."""
+        self._log(metrics)
+
     def record_rollback(self, metrics: RollbackMetrics) -> None:
         """Log a rollback; W&B also keeps the records of the steps that are repeated.
 
@@ -98,7 +109,7 @@ class WandbSink:
             self._give_up(error)
         self._run = None
 
-    def _log(self, metrics: StepMetrics | ValidationMetrics | RollbackMetrics) -> None:
+    def _log(self, metrics: Metrics) -> None:
         if self._run is None:
             return
         fields = fields_of(metrics)

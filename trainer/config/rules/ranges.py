@@ -117,6 +117,8 @@ RANGES: dict[str, Range] = {
     "checkpoint.keep_last": _MAYBE_NONE,
     "checkpoint.keep_interval": _MAYBE_NONE,
     "checkpoint.keep_best": _MAYBE_NONE,
+    "evaluation.interval": _MAYBE_NONE,
+    "evaluation.num_items": _COUNT,
     "logging.log_interval": _COUNT,
     "health.heartbeat_seconds": _POSITIVE,
     "health.hang_step_multiple": Range(minimum=1, is_minimum_excluded=True),
