@@ -51,6 +51,7 @@ PLANTED = {
     "trainer.huggingface.record": "trainer.import_hf",
     "trainer.inference.sampling": "trainer.generate",
     "trainer.evaluation.likelihood": "trainer.harness",
+    "trainer.fairness.intervals": "trainer.bias",
     "launch.cli": "trainer.data.blend",
     "launch.plan.job": "torch",
     "launch.slurm.sweep": "data_tools.config.schema",

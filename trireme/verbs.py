@@ -51,6 +51,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("merge-adapter", "trainer.merge_adapter", "add adapters (LoRA) to the weights of their base"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("harness", "trainer.harness", "evaluate a checkpoint on tasks of lm-evaluation-harness"),
+        Verb("bias", "trainer.bias", "measure social bias of a model, with confidence intervals"),
         Verb("generate", "trainer.generate", "generate text from a prompt, or from a file of prompts"),
         Verb("predict", "trainer.predict", "predict classes, tags or answers with a fine-tuned model, and score them"),
         Verb("fill-mask", "trainer.fill_mask", "fill in the masks of texts with a masked language model"),
