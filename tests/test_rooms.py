@@ -50,6 +50,7 @@ PLANTED = {
     "trainer.certificate.bounds": "trainer.train",
     "trainer.huggingface.record": "trainer.import_hf",
     "trainer.inference.sampling": "trainer.generate",
+    "trainer.compression.rounding": "trainer.quantize",
     "trainer.evaluation.likelihood": "trainer.harness",
     "trainer.fairness.intervals": "trainer.bias",
     "launch.cli": "trainer.data.blend",

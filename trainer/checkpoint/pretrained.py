@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainer.checkpoint.compatibility import check_model
 from trainer.checkpoint.discovery import choose_at, resolve
+from trainer.checkpoint.quantized import check_trainable
 from trainer.checkpoint.trainer_state import read_state
 from trainer.config.missing_checkpoint import find_missing_checkpoint
 from trainer.config.model import ModelConfig
@@ -36,6 +37,8 @@ def check_weights(model: ModelConfig, *, padded_vocab_size: int, checkpoint: Pat
         padded_vocab_size: rows of its embedding.
         checkpoint: a complete one.
     """
+    if quantized := check_trainable(checkpoint, path=PRETRAINED):
+        return quantized
     state = read_state(checkpoint)
     found = check_model(model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
     if not model.has_output_layer:

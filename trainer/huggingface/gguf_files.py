@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 import torch
 
+from trainer.config.model import ModelConfig
+from trainer.huggingface.families.registry import read_model
 from trainer.huggingface.importing import Source
 from trainer.huggingface.tokenizer_files import open_source_tokenizer
 from trainer.huggingface.vocabularies import write_gguf_tokenizer
@@ -86,12 +88,12 @@ class GgufWeights:
         if stored.tensor.data.ndim == 1:
             values = gguf.quants.dequantize(data, stored.tensor.tensor_type)[first:end]
         else:
-            rows = _order(first, end, num_rows=len(data), num_heads=stored.num_heads)
+            rows = row_order(first, end, num_rows=len(data), num_heads=stored.num_heads)
             values = gguf.quants.dequantize(data[rows], stored.tensor.tensor_type)
         return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
-def _order(first: int, end: int, *, num_rows: int, num_heads: int | None) -> np.ndarray:
+def row_order(first: int, end: int, *, num_rows: int, num_heads: int | None) -> np.ndarray:
     """Return where rows [first, end) of Hugging Face's order are in the file.
 
     Hugging Face rotates channels i and i + d / 2 of a head of d, llama.cpp channels 2 i and 2 i + 1.
@@ -152,6 +154,23 @@ def open_gguf(path: Path, *, folder: Path) -> Source:
         directory=path.parent,
         gguf_file=path.name,
     )
+
+
+def read_settings(fields: dict[str, Any], *, tensor_names: set[str]) -> ModelConfig:
+    """Return the model that a file's settings and the names of its tensors mean.
+
+    Raises:
+        ConfigError: the architecture or a setting is not supported.
+    """
+    return read_model(_config_of(fields, tensor_names=tensor_names))[1]
+
+
+def gguf_names(model: ModelConfig) -> dict[str, str]:
+    """Return the names of a GGUF file's tensors by Hugging Face's, for as many layers as a model has."""
+    names = {ours: theirs for theirs, ours in _NAMES.items()}
+    for layer in range(model.num_layers):
+        names |= {f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for theirs, ours in _LAYER_NAMES.items()}
+    return names
 
 
 def _config_of(fields: dict[str, Any], *, tensor_names: set[str]) -> dict[str, Any]:

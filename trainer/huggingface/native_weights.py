@@ -18,6 +18,7 @@ from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.dcp import SafeReader, read_pieces
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.pieces import MAX_SAVED_ELEMENTS, WEIGHTS_PREFIX, ShardedTensorView
+from trainer.checkpoint.quantized import QuantizedFile, is_quantized, stored_name
 from trainer.checkpoint.save import write_pieces
 from trainer.checkpoint.trainer_state import read_state
 from trainer.huggingface.tensor_map import TensorRule
@@ -129,7 +130,7 @@ def _check_finite(name: str, values: torch.Tensor) -> None:
 class NativeWeights:
     """Read the weights of a checkpoint by ranges of rows, whatever layout saved them.
 
-    Adapters are added to the weights of their base checkpoint as these are read.
+    Adapters are added to the weights of their base checkpoint, and quantized weights dequantized, as these are read.
 
     Args:
         checkpoint: a complete one.
@@ -147,12 +148,17 @@ class NativeWeights:
         """Of the base, for adapters."""
         if state.base is not None:
             self.checkpoint = locate_base(state.base, adapters=checkpoint, given=base, path="--base")
-        contents = SafeReader(self.checkpoint).read_metadata().state_dict_metadata
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            key.removeprefix(WEIGHTS_PREFIX): tuple(entry.size)
-            for key, entry in contents.items()
-            if key.startswith(WEIGHTS_PREFIX) and isinstance(entry, TensorStorageMetadata)
-        }
+        self._quantized = QuantizedFile(self.checkpoint) if is_quantized(self.checkpoint) else None
+        self.shapes: Mapping[str, tuple[int, ...]]
+        if self._quantized is None:
+            contents = SafeReader(self.checkpoint).read_metadata().state_dict_metadata
+            self.shapes = {
+                key.removeprefix(WEIGHTS_PREFIX): tuple(entry.size)
+                for key, entry in contents.items()
+                if key.startswith(WEIGHTS_PREFIX) and isinstance(entry, TensorStorageMetadata)
+            }
+        else:
+            self.shapes = self._quantized.shapes
         if self._adapters is not None:
             self.shapes = {**self.shapes, **self._adapters.whole_shapes}
 
@@ -165,6 +171,8 @@ class NativeWeights:
     def check(self, rules: Sequence[TensorRule]) -> list[Violation]:
         """Report tensors that rules need and the checkpoint lacks, and tensors that no rule reads."""
         wanted = {rule.tensor.key: (*rule.tensor.stacked_shape, *rule.tensor.shape) for rule in rules}
+        if self._quantized is not None:
+            wanted = {stored_name(rule.tensor.key, rule.tensor.place): rule.tensor.shape for rule in rules}
         fix = "Use a checkpoint of the model that its trainer_state.json describes."
         violations = []
         for key in sorted(wanted.keys() | self.shapes.keys()):
@@ -185,7 +193,10 @@ class NativeWeights:
         )
         is_adapted = self._adapters is not None and tensor.key in self._adapters.whole_shapes
         source = self._adapters.checkpoint if self._adapters is not None and is_adapted else self.checkpoint
-        read_pieces(source, {WEIGHTS_PREFIX + tensor.key: view})
+        if self._quantized is None or is_adapted:
+            read_pieces(source, {WEIGHTS_PREFIX + tensor.key: view})
+        else:
+            values.copy_(self._quantized.read(stored_name(tensor.key, tensor.place), first, end))
         if self._adds and self._adapters is not None and tensor.key in self._adapters.adapted:
             # The rows of a weight are read one range after the other.
             if self._update is None or self._update[0] != (tensor.key, tensor.place):

@@ -57,19 +57,24 @@ def _build_bpe(fields: Mapping[str, Any]) -> Tokenizer:
     kinds = [int(kind) for kind in fields["tokenizer.ggml.token_type"]]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={name: token for token, name in enumerate(names)}, merges=merges))
-    if pre in _SPLITS:
-        split = pre_tokenizers.Split(Regex(_SPLITS[pre]), behavior="isolated")
-        parts = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    else:
-        parts = [pre_tokenizers.Digits(individual_digits=True)] if pre in _DIGITS else []
-        parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    tokenizer.pre_tokenizer = build_pre_tokenizer(pre)
     tokenizer.decoder = decoders.ByteLevel()
     for kind in (_CONTROL, _USER_DEFINED):
         added = [name for name, found in zip(names, kinds, strict=True) if found == kind]
         add = tokenizer.add_special_tokens if kind == _CONTROL else tokenizer.add_tokens
         add([AddedToken(name, special=kind == _CONTROL, normalized=False) for name in added])
     return tokenizer
+
+
+def build_pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
+    """Return what splits text into words, by one of `KINDS`."""
+    if pre in _SPLITS:
+        split = pre_tokenizers.Split(Regex(_SPLITS[pre]), behavior="isolated")
+        parts = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    else:
+        parts = [pre_tokenizers.Digits(individual_digits=True)] if pre in _DIGITS else []
+        parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
+    return pre_tokenizers.Sequence(parts)
 
 
 def _build_sentencepiece(fields: Mapping[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from trainer.build import wire_model
 from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.load import load_weights
+from trainer.checkpoint.quantized import is_quantized
 from trainer.checkpoint.trainer_state import ORIGIN_NAME
 from trainer.config.model import ModelConfig
 from trainer.config.optim import PrecisionConfig
@@ -17,11 +18,13 @@ from trainer.inference.adapters import load_adapters
 from trainer.inference.generator import Generator
 from trainer.inference.model_runner import ModelRunner
 from trainer.inference.options import ModelOptions
+from trainer.inference.quantized_layers import attach_quantized_weights
 from trainer.model.finite import find_not_finite, join_first
 from trainer.model.gpt import GPT
 from trainer.parallel.world import World, start_world
 from trainer.saved_run import SavedRun, check_tokenizer, open_saved_run
 from trireme.errors import ConfigError, Violation, raise_if_any
+from trireme.progress import format_bytes
 from trireme.tokenizer.chat_template import ChatTemplate, TemplateRefusal
 from trireme.tokenizer.model_files import read_chat_template
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -82,7 +85,8 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
 
     Args:
         purpose: completes the message about damaged weights: `cannot generate text: ...`.
-        packs_weights: see `ModelRunner`; False leaves a model that can also be used without a cache.
+        packs_weights: see `ModelRunner`; False leaves a model that can also be used without a cache, with dequantized
+            weights where the checkpoint's are quantized.
     Raises:
         ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
             finite, or the model is an encoder.
@@ -118,6 +122,9 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
     model.eval()
     assert isinstance(model, GPT)
     bank = load_adapters(model, options.adapters, base=saved)
+    if packs_weights and options.params_dtype == "bf16" and is_quantized(saved.checkpoint):
+        num_bytes = attach_quantized_weights(model, saved.checkpoint)
+        _LOGGER.info("Quantized weights on this rank: %s.", format_bytes(num_bytes))
     _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
     generation_config = read_generation_config(saved.checkpoint)
     return LoadedModel(

@@ -22,14 +22,15 @@ from torch import nn
 
 from trainer.model.cache import CachedStep
 from trainer.model.packed_weights import can_pack, multiply, pack
+from trainer.model.quantized import QuantizedWeight
 from trainer.model.rotary import rotate
 
 
 class ColumnLinear(ColumnParallelLinear):
     """ColumnParallelLinear whose forward pass without gradients is one matrix product."""
 
-    packed: torch.Tensor | None = None
-    """The weight after `pack_linear_layers`."""
+    packed: torch.Tensor | QuantizedWeight | None = None
+    """The weight after `pack_linear_layers`, or quantized."""
 
     def forward(
         self,
@@ -52,8 +53,8 @@ class ColumnLinear(ColumnParallelLinear):
 class RowLinear(RowParallelLinear):
     """RowParallelLinear whose forward pass without gradients is one matrix product and the sum over ranks."""
 
-    packed: torch.Tensor | None = None
-    """The weight after `pack_linear_layers`."""
+    packed: torch.Tensor | QuantizedWeight | None = None
+    """The weight after `pack_linear_layers`, or quantized."""
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return [s, b, output] of [s, b, input / tp_size], and the bias if it is added later."""

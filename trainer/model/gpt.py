@@ -31,6 +31,7 @@ from trainer.model.layer_spec import build_block_submodules, norm_spec, torch_dt
 from trainer.model.lora import freeze_base
 from trainer.model.moe import find_routers, moe_settings
 from trainer.model.packed_weights import can_pack, multiply, pack
+from trainer.model.quantized import QuantizedWeight
 from trainer.model.rotary import frequencies_at
 from trainer.model.rotary_tables import RotaryTables, attention_factor
 from trainer.model.sequence_exchange import slice_for_context_parallel
@@ -96,7 +97,7 @@ class GPT(GPTModel):
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
-        self.packed_output: torch.Tensor | None = None
+        self.packed_output: torch.Tensor | QuantizedWeight | None = None
 
     def forward(
         self,
@@ -187,7 +188,7 @@ class GPT(GPTModel):
 
     def _last_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return all logits, gathered over tensor-parallel ranks: [1, b, h] to [b, 1, v]."""
-        logits = multiply(hidden_states, self._output_weight(), packed=self.packed_output)
+        logits = multiply(hidden_states, self.output_weight(), packed=self.packed_output)
         if self.pg_collection.tp.size() > 1:
             logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
         return logits.transpose(0, 1)
@@ -197,13 +198,14 @@ class GPT(GPTModel):
         pack_linear_layers(self)
         if not self.post_process:
             return
-        weight = self._output_weight()
-        if can_pack(weight):
+        weight = self.output_weight()
+        if self.packed_output is None and can_pack(weight):
             self.packed_output = pack(weight)
             if not self.share_embeddings_and_output_weights:
                 weight.data = weight.new_empty(0)
 
-    def _output_weight(self) -> torch.Tensor:
+    def output_weight(self) -> torch.Tensor:
+        """Return the weight of the output layer, [v / tp_size, h]; with tied embeddings, their table."""
         shared = self.share_embeddings_and_output_weights
         weight: torch.Tensor = self.shared_embedding_or_output_weight() if shared else self.output_layer.weight
         return weight

@@ -9,6 +9,8 @@ torch.compile uses the same operators when it freezes a model.
 import torch
 from torch.nn import functional
 
+from trainer.model.quantized import QuantizedWeight
+
 
 def can_pack(weight: torch.Tensor) -> bool:
     """Return whether a weight can be packed here: fp32 on a CPU, in a build of torch with oneDNN."""
@@ -28,13 +30,19 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
 
 
 def multiply(
-    input_: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, packed: torch.Tensor | None = None
+    input_: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    packed: torch.Tensor | QuantizedWeight | None = None,
 ) -> torch.Tensor:
     """Return input_ @ weight.T + bias: [..., input] to [..., output].
 
     Args:
-        packed: the weight, packed; `weight` is then not read.
+        packed: the weight, packed or quantized; `weight` is then not read.
     """
+    if isinstance(packed, QuantizedWeight):
+        return packed.multiply(input_, bias)
     if packed is None:
         # The bias is added afterwards, as Megatron-Core does: results are equal bit for bit.
         unbiased = functional.linear(input_, weight)

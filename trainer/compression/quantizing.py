@@ -1,0 +1,170 @@
+"""Quantize a checkpoint's weights, layer by layer, and write them as a run that inference loads.
+
+b: calibration rows, s: tokens of a row, h: hidden size.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from torch import nn
+
+from trainer.checkpoint.quantized import stored_name
+from trainer.compression.gptq import Hessian, output_error, quantize_with_feedback
+from trainer.compression.rounding import quantize_rows
+from trainer.model.gpt import GPT
+from trainer.model.quantized import QuantizedTensor
+from trainer.model.sharding import ShardedParameter, describe_buffers, describe_parameters
+
+TABLE_GROUP_SIZE = 32
+TABLES = ("embedding.word_embeddings.weight", "output_layer.weight")
+_LOGGER = logging.getLogger(__name__)
+Report = Callable[[int], object]
+"""Receives the number of weights that have been quantized since the last call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedModel:
+    """Hold the tensors of a quantized model."""
+
+    tensors: dict[str, torch.Tensor | QuantizedTensor]
+    """By `stored_name`."""
+    num_quantized: int
+    """Weights."""
+    coarse: tuple[str, ...]
+    """Names of matrices with 8 bits instead of 4, because the group size does not divide their inputs."""
+    error_ratio: float | None
+    """Squared error of the outputs of all layers on the calibration rows, with error feedback divided by rounding
+    alone; None without calibration."""
+
+
+class _EndOfLayersError(Exception):
+    """End a forward pass after the last layer: the output layer's logits would take most of the memory."""
+
+
+def quantize_model(
+    model: GPT,
+    *,
+    bits: int,
+    group_size: int | None,
+    embedding_bits: int,
+    calibration: torch.Tensor | None,
+    report: Report = lambda _: None,
+) -> QuantizedModel:
+    """Quantize the linear layers and tables of a model, whose weights become the dequantized ones.
+
+    Norms, biases, positions, routers and heads stay as they are.
+
+    Args:
+        model: the whole model in fp32, in this process and on its CPU or device, in evaluation mode.
+        bits: 8 or 4.
+        group_size: inputs that share a scale; None for whole rows.
+        embedding_bits: of the tables of embeddings and output: 8 with a scale a row, 4 in groups of 32, or 32 to leave
+            them as they are.
+        calibration: [b, s] int64 tokens for error feedback; None rounds to the nearest.
+        report: counts weights.
+    """
+    described = [*describe_parameters([model]), *describe_buffers([model])]
+    names = {id(one.parameter): _name_of(one) for one in described}
+    tensors: dict[str, torch.Tensor | QuantizedTensor] = {}
+    coarse: list[str] = []
+    errors = [0.0, 0.0]
+
+    def quantize(weight: torch.Tensor, hessian: Hessian | None = None) -> None:
+        name, width = names[id(weight)], weight.shape[1]
+        chosen, size = bits, group_size
+        if size is not None and width % size:
+            chosen, size = 8, None
+            coarse.append(name)
+        values = weight.detach().float().cpu()
+        nearest = quantize_rows(values, bits=chosen, group_size=size)
+        quantized = nearest
+        if hessian is not None and hessian.num_tokens:
+            matrix = hessian.matrix / hessian.num_tokens
+            fed_back = quantize_with_feedback(values, matrix, bits=chosen, group_size=size)
+            plain, better = (output_error(values, one, matrix) for one in (nearest, fed_back))
+            quantized = fed_back if better < plain else nearest
+            errors[0] += min(plain, better)
+            errors[1] += plain
+        tensors[name] = quantized
+        weight.data.copy_(quantized.dequantize())
+        report(weight.numel())
+
+    if calibration is None:
+        for layer in model.decoder.layers:
+            for linear in _linear_layers(layer).values():
+                quantize(linear.weight)
+    else:
+        _calibrate(model, calibration, quantize)
+    if embedding_bits < 32:
+        for name, parameter in model.named_parameters():
+            if name in TABLES:
+                is_coarse = embedding_bits == 4 and parameter.shape[1] % TABLE_GROUP_SIZE == 0
+                kept, size = (4, TABLE_GROUP_SIZE) if is_coarse else (8, None)
+                table = quantize_rows(parameter.detach().float().cpu(), bits=kept, group_size=size)
+                tensors[names[id(parameter)]] = table
+                parameter.data.copy_(table.dequantize())
+                report(parameter.numel())
+    for one in described:
+        tensors.setdefault(_name_of(one), one.parameter.detach().float().cpu())
+    quantized = [one for one in tensors.values() if isinstance(one, QuantizedTensor)]
+    return QuantizedModel(
+        tensors=tensors,
+        num_quantized=sum(one.values.numel() for one in quantized),
+        coarse=tuple(coarse),
+        error_ratio=errors[0] / errors[1] if calibration is not None and errors[1] else None,
+    )
+
+
+def _calibrate(model: GPT, calibration: torch.Tensor, quantize: Callable[[torch.Tensor, Hessian], None]) -> None:
+    """Quantize each layer when the calibration rows reach it, so that later ones see what earlier ones then compute.
+
+    A layer runs twice: to sum the products of its linear layers' inputs, and with its quantized weights.
+    """
+
+    def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        linears = _linear_layers(layer)
+        hessians = {name: Hessian(linear.weight.shape[1]) for name, linear in linears.items()}
+        handles = [
+            linear.register_forward_pre_hook(lambda module, inputs, name=name: hessians[name].add(inputs[0]))
+            for name, linear in linears.items()
+        ]
+        layer.forward(*args, **kwargs)  # not the call, which would enter again
+        for handle in handles:
+            handle.remove()
+        for name, linear in linears.items():
+            quantize(linear.weight, hessians[name])
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        raise _EndOfLayersError
+
+    layers = model.decoder.layers
+    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
+    handles.append(layers[-1].register_forward_hook(leave))
+    tokens = calibration.to(next(model.parameters()).device)
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    try:
+        with torch.no_grad():
+            model(tokens, positions, None)
+    except _EndOfLayersError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _linear_layers(layer: nn.Module) -> dict[str, ColumnParallelLinear | RowParallelLinear]:
+    return {
+        name: module
+        for name, module in layer.named_modules()
+        if isinstance(module, ColumnParallelLinear | RowParallelLinear)
+    }
+
+
+def _name_of(sharded: ShardedParameter) -> str:
+    """Return the stored name of a whole parameter, of which one process has all blocks."""
+    block = sharded.blocks[0]
+    return stored_name(block.key, block.global_offset[: block.num_stacked_axes])

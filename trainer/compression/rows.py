@@ -1,0 +1,111 @@
+"""Read rows of tokens from shards, and compute a model's loss on them with a confidence interval.
+
+b: rows, s: tokens of a row.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.data.token_dataset import TokenDataset
+from trainer.model.gpt import GPT
+from trireme.errors import ConfigError, Violation
+
+_BATCH_TOKENS = 2048
+_NUM_RESAMPLES = 2000
+_CONFIDENCE = 0.95
+
+
+def read_rows(prefix: Path, *, num_rows: int, seq_length: int, vocab_size: int, path: str, seed: int) -> torch.Tensor:
+    """Read random windows of a token shard, each at most once: [b, s + 1] int64.
+
+    Args:
+        prefix: of the shard, without .bin and .idx.
+        num_rows: b; fewer if the shard has fewer windows.
+        seq_length: s.
+        vocab_size: of the model.
+        path: the user's name of the prefix, for messages.
+        seed: of the choice.
+    Raises:
+        ConfigError: the shard cannot be used, or has tokens that the model does not know.
+    """
+    dataset = TokenDataset([prefix], seq_length=seq_length)
+    chosen = np.sort(np.random.default_rng(seed).permutation(dataset.num_windows)[:num_rows])
+    rows = np.empty((len(chosen), seq_length + 1), np.int64)
+    dataset.read_windows(chosen, out=rows, rows=range(len(chosen)))
+    dataset.close()
+    if int(rows.max()) >= vocab_size:
+        message = f"contains token {int(rows.max())}, but the model has {vocab_size} tokens"
+        fix = "Give a shard that was made with the model's tokenizer."
+        raise ConfigError([Violation(path=path, value=prefix, message=message, fix=fix)])
+    return torch.from_numpy(rows)
+
+
+@torch.no_grad()
+def row_losses(model: GPT, rows: torch.Tensor) -> np.ndarray:
+    """Return the mean cross entropy of each row's tokens after the first, in nats: [b] fp64.
+
+    Args:
+        model: the whole model in this process, in evaluation mode.
+        rows: [b, s + 1].
+    """
+    device = next(model.parameters()).device
+    length = rows.shape[1] - 1
+    step = max(1, _BATCH_TOKENS // length)
+    losses = []
+    for part in rows.split(step):
+        tokens, labels = part[:, :-1].contiguous().to(device), part[:, 1:].contiguous().to(device)
+        positions = torch.arange(length, device=device).expand_as(tokens)
+        losses.append(model(tokens, positions, None, labels=labels).double().mean(dim=1).cpu().numpy())
+    return np.concatenate(losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Hold a figure with the ends of its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Hold the perplexities of two models on the same rows."""
+
+    before: Interval
+    after: Interval
+    ratio: Interval
+    """After divided by before. Its interval is narrower than those of the two: both models read the same rows."""
+    num_rows: int
+    num_tokens: int
+
+
+def compare_losses(
+    before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray, *, seq_length: int
+) -> Comparison:
+    """Compare the perplexities of two models, with intervals from a bootstrap over rows.
+
+    Args:
+        before, after: [b] losses in nats from `row_losses`, of the same rows.
+        seq_length: tokens of a row.
+    """
+    first, second = np.asarray(before), np.asarray(after)
+    picks = np.random.default_rng(0).integers(0, len(first), size=(_NUM_RESAMPLES, len(first)))
+    return Comparison(
+        before=_perplexity(first, picks),
+        after=_perplexity(second, picks),
+        ratio=_perplexity(second - first, picks),
+        num_rows=len(first),
+        num_tokens=len(first) * seq_length,
+    )
+
+
+def _perplexity(losses: np.ndarray, picks: np.ndarray) -> Interval:
+    ends = np.quantile(losses[picks].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = (math.exp(min(end, 700.0)) for end in ends)
+    return Interval(value=math.exp(min(float(losses.mean()), 700.0)), low=low, high=high)
