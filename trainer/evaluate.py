@@ -9,9 +9,10 @@ data.validation and batch sizes are those of the run; the layout is data paralle
 such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or parallel. Without a
 path, OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
 
-Only weights are loaded. Prints one line of JSON, and writes it to evaluation.json in the checkpoint's run directory; a
-loss or perplexity that is not finite is null there, and `note` gives the reason. Exit codes: 0 done, 2 invalid
-configuration or input, 130 interrupted.
+Only weights are loaded. Prints one line of JSON, and writes it to evaluation.json in the checkpoint's run directory:
+loss, perplexity and bits per byte, with 95 % intervals over documents, also by source and language where
+PREFIX.documents.parquet has them. A figure that is not finite is null, and `note` gives the reason. Exit codes: 0 done,
+2 invalid configuration or input, 130 interrupted.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
 if TYPE_CHECKING:
+    from trainer.evaluation.documents import DocumentLosses
     from trireme.tokenizer.tokenizer import Tokenizer
 
 RESULT_NAME = "evaluation.json"
@@ -96,6 +98,7 @@ def run(arguments: list[str]) -> int:
     from trainer.checkpoint.discovery import choose_at  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
     from trainer.engine.forward import evaluate_step  # noqa: PLC0415 - see above
+    from trainer.evaluation.documents import describe_documents  # noqa: PLC0415 - see above
     from trainer.loop.train_loop import run_validation  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
     from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
@@ -120,14 +123,40 @@ def run(arguments: list[str]) -> int:
         _LOGGER.warning("The weights of %s contain %s.", checkpoint, join_first(damage))
     validation = build_validation(config, derived=derived, world=world, tokenizer=inputs.tokenizer)
     assert validation is not None
+    documents = _observe_documents(config, validation=validation, world=world, tokenizer=inputs.tokenizer)
+    observe = documents.observe if documents is not None else None
     result = run_validation(
-        validation, evaluate=partial(evaluate_step, chunks, groups=world.groups, device=world.device)
+        validation,
+        evaluate=partial(evaluate_step, chunks, groups=world.groups, device=world.device, observe=observe),
     )
     validation.close()
+    sums = documents.gather() if documents is not None else None
     if world.is_main_rank:
-        _report(describe_result(checkpoint, step=state.step, loss=result.loss, num_tokens=result.num_tokens))
+        described = describe_result(checkpoint, step=state.step, loss=result.loss, num_tokens=result.num_tokens)
+        _report(described if sums is None else {**described, **describe_documents(sums)})
     stop_world()
     return EXIT_OK
+
+
+def _observe_documents(
+    config: TrainConfig, *, validation: Any, world: Any, tokenizer: "Tokenizer | None"
+) -> "DocumentLosses | None":
+    """Build what attributes losses to documents; None where targets are not the next tokens of texts."""
+    from trainer.data.micro_batch import WindowReader  # noqa: PLC0415 - see run
+    from trainer.evaluation.documents import DocumentLosses, count_bytes  # noqa: PLC0415 - see run
+
+    reader = validation.reader
+    if tokenizer is None or config.data.mask_prob is not None or not isinstance(reader, WindowReader):
+        return None
+    return DocumentLosses(
+        reader.datasets,
+        locations=validation.locations,
+        num_bytes=count_bytes(tokenizer),
+        # The other tensor-parallel ranks have copies of the same losses.
+        is_collecting=world.tp_rank == 0,
+        cp_rank=world.cp_rank,
+        cp_size=world.cp_size,
+    )
 
 
 def describe_result(checkpoint: Path, *, step: int, loss: float, num_tokens: int) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class ValidationLoader:
     ) -> None:
         self.num_windows = len(locations.window)
         self.num_steps = -(-self.num_windows // global_batch_size)
-        self._reader = reader
-        self._locations = locations
+        self.reader = reader
+        self.locations = locations
+        """Of each sample of a pass, by its number."""
         self._dp_rank, self._dp_size, self._micro_batch_size = dp_rank, dp_size, micro_batch_size
         self._global_batch_size = global_batch_size
         self._num_microbatches = count_microbatches(global_batch_size, dp_size * micro_batch_size)
@@ -58,15 +59,15 @@ class ValidationLoader:
             )
             is_real = samples < self.num_windows
             places = np.where(is_real, samples, 0).ravel()
-            yield self._reader.read(
+            yield self.reader.read(
                 np.where(is_real, samples, PADDING),
-                dataset=self._locations.dataset[places],
-                window=self._locations.window[places],
+                dataset=self.locations.dataset[places],
+                window=self.locations.window[places],
             )
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
+        self.reader.close()
 
 
 def build_validation_loader(
