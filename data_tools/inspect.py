@@ -7,7 +7,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from data_tools.output.tables import (
     find_records,
     read_origin,
 )
-from data_tools.tokenizer.files import find_tokenizer
+from data_tools.tokenizer.files import open_shard_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_bytes, format_count, format_number
 from trireme.shards.examples import read_examples
@@ -121,7 +120,7 @@ def inspect(
         if not 0 <= row < reader.num_documents:
             rule, fix = f"no such row in {prefix}", f"Use 0 to {reader.num_documents - 1}."
             raise ConfigError([Violation(path="--example", value=row, message=rule, fix=fix)])
-        tokenizer = _open_tokenizer(reader, manifest, path=tokenizer_path)
+        tokenizer = open_shard_tokenizer(reader, manifest, path=tokenizer_path)
         print()
         print("\n".join(describe_row(reader, row, record=examples, tokenizer=tokenizer, is_colored=may_color())))
     if document is not None and not 0 <= document < reader.num_documents:
@@ -137,7 +136,7 @@ def inspect(
         if records:
             print("\n".join(describe_records(records, column=column, value=value)))
     if document is not None:
-        tokenizer = _open_tokenizer(reader, manifest, path=tokenizer_path)
+        tokenizer = open_shard_tokenizer(reader, manifest, path=tokenizer_path)
         print()
         print("\n".join(describe_document(reader, document, tokenizer=tokenizer, num_characters=num_characters)))
 
@@ -171,26 +170,6 @@ def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> l
         fix = "Search the other shards; the value must match exactly."
         raise ConfigError([Violation(path=f"--{column}", value=value, message=rule, fix=fix)])
     return found
-
-
-def _open_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path: Path | None) -> Tokenizer | None:
-    """Open the given tokenizer, or the one next to the shard; its hash must match the manifest."""
-    path = path or find_tokenizer(reader.prefix.parent)
-    if path is None:
-        return None
-    try:
-        tokenizer = Tokenizer(path)
-    except ConfigError as error:
-        raise ConfigError(replace(violation, path="--tokenizer") for violation in error.violations) from error
-    if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
-        rule = f"must be the tokenizer of {reader.prefix} with sha256 {manifest.tokenizer_sha256}"
-        fix = "Set --tokenizer to the tokenizer of the shard."
-        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
-    if manifest is None and reader.num_tokens and tokenizer.vocab_size <= int(reader.tokens.max()):
-        rule = f"has only {tokenizer.vocab_size} tokens, but {reader.prefix} contains token {int(reader.tokens.max())}"
-        fix = "Set --tokenizer to the tokenizer of the shard."
-        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
-    return tokenizer
 
 
 def main() -> int:

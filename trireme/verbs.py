@@ -26,6 +26,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("crawl", "data_tools.crawl.__main__", "crawl a site into a WARC file"),
         Verb("inspect", "data_tools.inspect", "print documents and statistics of a token shard"),
         Verb("merge", "data_tools.merge", "merge token shards into one"),
+        Verb("contamination", "data_tools.contamination", "report which evaluation texts occur in token shards"),
         Verb("data-report", "data_tools.report.__main__", "rebuild the HTML report of a preparation"),
         Verb("export-shard", "data_tools.export_shard", "convert a token shard to another framework's format"),
         Verb("export-tokenizer", "data_tools.export_tokenizer", "export a tokenizer for Hugging Face transformers"),

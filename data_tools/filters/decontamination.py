@@ -71,7 +71,7 @@ def read_evaluations(files: list[InputFile], config: DataPrepConfig) -> Evaluati
                 num_short += 1
             origins.append((file.source.name, record))
     return EvaluationTexts(
-        words=_build_table(words), characters=_build_table(characters), origins=origins, num_short=num_short
+        words=build_table(words), characters=build_table(characters), origins=origins, num_short=num_short
     )
 
 
@@ -92,7 +92,8 @@ def _read_texts(file: InputFile, config: DataPrepConfig) -> Iterator[tuple[int, 
         )
 
 
-def _build_table(parts: list[tuple[np.ndarray, int]]) -> NgramTable:
+def build_table(parts: list[tuple[np.ndarray, int]]) -> NgramTable:
+    """Build a table from the n-grams and the number of each text."""
     ngrams = np.concatenate([np.empty(0, np.uint64), *(part for part, _ in parts)])
     texts = np.repeat(np.array([text for _, text in parts], np.int64), [len(part) for part, _ in parts])
     unique, places = np.unique(ngrams, return_index=True)

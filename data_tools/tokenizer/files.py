@@ -6,11 +6,14 @@ tokenizer.vocab. A tokenizer.json is published with a tokenizer_config.json, whi
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_tools.config.schema import TokenizerConfig
-from trireme.shards.manifest import hash_file
+from trireme.errors import ConfigError, Violation
+from trireme.shards.manifest import ShardManifest, hash_file
+from trireme.shards.shard import ShardReader
 from trireme.tokenizer.tokenizer import Tokenizer
 
 SENTENCEPIECE_NAME = "tokenizer.model"
@@ -46,6 +49,30 @@ def find_tokenizer(directory: str | Path) -> Path | None:
     """Return the tokenizer that a preparation published in a directory; None when there is none."""
     names = (SENTENCEPIECE_NAME, HUGGINGFACE_NAME)
     return next((path for name in names if (path := Path(directory) / name).is_file()), None)
+
+
+def open_shard_tokenizer(reader: ShardReader, manifest: ShardManifest | None, *, path: Path | None) -> Tokenizer | None:
+    """Open the given tokenizer, or the one next to the shard; None if there is neither.
+
+    Raises:
+        ConfigError: it cannot be used, or it is not the shard's.
+    """
+    path = path or find_tokenizer(reader.prefix.parent)
+    if path is None:
+        return None
+    try:
+        tokenizer = Tokenizer(path)
+    except ConfigError as error:
+        raise ConfigError(replace(violation, path="--tokenizer") for violation in error.violations) from error
+    if manifest is not None and manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
+        rule = f"must be the tokenizer of {reader.prefix} with sha256 {manifest.tokenizer_sha256}"
+        fix = "Set --tokenizer to the tokenizer of the shard."
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
+    if manifest is None and reader.num_tokens and tokenizer.vocab_size <= int(reader.tokens.max()):
+        rule = f"has only {tokenizer.vocab_size} tokens, but {reader.prefix} contains token {int(reader.tokens.max())}"
+        fix = "Set --tokenizer to the tokenizer of the shard."
+        raise ConfigError([Violation(path="--tokenizer", value=tokenizer.path, message=rule, fix=fix)])
+    return tokenizer
 
 
 def describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
