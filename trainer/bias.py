@@ -215,7 +215,7 @@ def _parse() -> argparse.Namespace:
     )
     group.add_argument("--kind", choices=[str(kind) for kind in Kind], help="format (default: found in each file)")
     group.add_argument(
-        "--limit", type=int, metavar="N", help="items of each file, about: whole clusters are drawn (default: all)"
+        "--limit", type=int, metavar="N", help="items of each file at most, drawn at random (default: all)"
     )
     group.add_argument(
         "--per-byte", action="store_true", help="divide the log-likelihood of BBQ's answers by their length in bytes"

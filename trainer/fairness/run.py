@@ -18,7 +18,7 @@ from trainer.fairness.scoring import (
     Sampling,
     Show,
     WrittenText,
-    take_clusters,
+    draw_items,
 )
 from trainer.inference.batch_model import load_batch_model
 from trainer.inference.files import show_progress
@@ -47,7 +47,7 @@ def measure_causal(
     """Measure a causal language model.
 
     Args:
-        limit: items of each file, about; None takes all.
+        limit: items of each file at most, drawn at random; None takes all.
         per_byte: see `ItemScorer.score_choices`.
         choose_sampling: takes the model's generation_config.json, and returns the fields of a `SamplingConfig`.
     Returns:
@@ -69,7 +69,7 @@ def measure_causal(
     results, texts = [], []
     try:
         for file in files:
-            items = take_clusters(file.items, limit=limit, seed=seed)
+            items = draw_items(file.items, limit=limit, seed=seed)
             with show_progress(file.name, len(items), unit="items", is_shown=True) as show:
                 kept, figures, written = _measure(
                     scorer, file.kind, items, sampling=sampling, per_byte=per_byte, show=show
@@ -128,7 +128,7 @@ def measure_masked(
     loaded = load_batch_model(options, saved=saved, tokenizer=tokenizer, purpose=_PURPOSE)
     results = []
     for file in files:
-        items = cast("Sequence[PairItem]", take_clusters(file.items, limit=limit, seed=seed))
+        items = cast("Sequence[PairItem]", draw_items(file.items, limit=limit, seed=seed))
         kept, rows, places = encode_pairs(items, tokenizer=tokenizer, mask_id=mask_id, max_length=config.num_positions)
         with show_progress(file.name, len(items), unit="items", is_shown=loaded.model.is_driver) as show:
             logprobs = score_masked(

@@ -29,23 +29,12 @@ PRONOUN_TEMPLATES = {
 """The English one is that of Brown et al. 2020 (GPT-3), section 6.2.1."""
 
 
-def take_clusters(items: Sequence[Item], *, limit: int | None, seed: int) -> list[Item]:
-    """Draw whole clusters until they have `limit` items, and return their items in the order of the file."""
+def draw_items(items: Sequence[_AnyItem], *, limit: int | None, seed: int) -> list[_AnyItem]:
+    """Draw at most `limit` items without replacement, and return them in the order of the file."""
     if limit is None or limit >= len(items):
         return list(items)
-    sizes: dict[str, int] = {}
-    for item in items:
-        sizes[item.cluster] = sizes.get(item.cluster, 0) + 1
-    names = list(sizes)
-    random.Random(seed).shuffle(names)
-    taken: set[str] = set()
-    count = 0
-    for name in names:
-        if count >= limit:
-            break
-        taken.add(name)
-        count += sizes[name]
-    return [item for item in items if item.cluster in taken]
+    numbers = sorted(random.Random(seed).sample(range(len(items)), limit))
+    return [items[number] for number in numbers]
 
 
 @dataclass(frozen=True, kw_only=True)
