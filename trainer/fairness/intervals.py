@@ -55,7 +55,7 @@ def share(
 
     Args:
         hits: n values from 0 to 1; a half is a tie.
-    Source: Wilson 1927; Dean and Pavlou 2015 for clusters.
+    Source: Wilson 1927; Franco et al. 2019 (PMC6690503) for clusters.
     """
     values = np.asarray(hits, dtype=np.float64)
     sizes, sums = _sum_clusters(np.stack([np.ones_like(values), values], axis=1), clusters).T
