@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.bias import SKEWS, write_planted
 from tests.distributed.harness import run_distributed
+from tests.inference.browser import CHROMIUM, Browser
 from tests.inference.models import whole_forward
 from tests.train.small_run import run_command
 from trainer.evaluation.likelihood import LikelihoodModel
@@ -110,6 +111,12 @@ def test_table_page_and_texts(planted: dict[str, Path], files: dict[Kind, ItemFi
         assert part in done.stdout
     page = (tmp_path / "a.html").read_text()
     assert page.count("<svg") == 4 and "http" not in page
+    if CHROMIUM is not None:
+        with Browser(tmp_path) as browser:
+            browser.open(f"file://{tmp_path / 'a.html'}")
+            assert browser.run("document.querySelectorAll('svg circle').length") > 10
+            assert browser.run("performance.getEntriesByType('resource').length") == 0
+            assert not browser.problems
     texts = [json.loads(line) for line in (tmp_path / "t").read_text().splitlines()]
     assert [(text["group"], text["sample"]) for text in texts][:3] == [("nurse", 0), ("nurse", 1), ("miner", 0)]
     again = run_command(*command, cwd=tmp_path)

@@ -16,7 +16,7 @@ _STYLE = """
   --far: #ff8a80; --near: #79b8ff; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: var(--text);
   background: var(--paper); }
-svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--text); }
+h1 { overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--text); }
 .muted { color: var(--muted); } svg .muted { fill: var(--muted); }
 .line { stroke: var(--line); } .near { stroke: var(--near); fill: var(--near); }
 .far { stroke: var(--far); fill: var(--far); }

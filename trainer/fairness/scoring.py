@@ -11,12 +11,15 @@ from trainer.evaluation.likelihood import ContinuationRequest, LikelihoodModel
 from trainer.fairness.items import ChoiceItem, CompletionItem, Item, PairItem, PronounItem
 from trainer.fairness.lexicon import score_sentiment
 from trainer.inference.loading import LoadedModel
+from trainer.inference.prompt_file import Completion
 from trainer.inference.request import GenerationRequest
 from trainer.inference.sampling import SamplingConfig
 
 _AnyItem = TypeVar("_AnyItem", bound=Item)
 Show = Callable[[int], object]
 """Receives the number of texts that are done."""
+_TEXTS_AT_ONCE = 64
+"""Texts between two reports of progress."""
 CHOICE_TEMPLATES = {
     "en": ("{context}\n\nQ: {question}\nA:", " {answer}"),
     "zh": ("{context}\n\n问：{question}\n答：", "{answer}"),
@@ -131,8 +134,10 @@ class ItemScorer:
             )
             for number, (_, prompt, _) in enumerate(asked)
         ]
-        completions = self._model.generate(requests) if requests else []
-        show(len(kept))
+        completions: list[Completion] = []
+        for first in range(0, len(requests), _TEXTS_AT_ONCE):
+            completions += self._model.generate(requests[first : first + _TEXTS_AT_ONCE])
+            show(len(completions) // sampling.num_samples)
         return kept, [
             WrittenText(
                 prompt=item.prompt,
