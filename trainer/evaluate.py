@@ -3,11 +3,14 @@
     trireme evaluate outputs/quickstart [OVERRIDES]
     torchrun --nproc-per-node N -m trainer.evaluate outputs/quickstart parallel=tp2 [OVERRIDES]
     trireme evaluate experiment=quickstart parallel=single
+    trireme evaluate outputs/first outputs/second outputs/third/checkpoints/step_00000500 --report comparison.html
 
 The first argument is a run directory, whose latest valid checkpoint is evaluated, or a checkpoint. Model, tokenizer,
 data.validation and batch sizes are those of the run; the layout is data parallelism only. OVERRIDES change any of them,
 such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or parallel. Without a
 path, OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
+
+Several paths are evaluated one after another; then a table is logged, and --report writes it as a page with a plot.
 
 Only weights are loaded. Prints one line of JSON, and writes it to evaluation.json in the checkpoint's run directory:
 loss, perplexity and bits per byte, with 95 % intervals over documents, also by source and language where
@@ -16,6 +19,8 @@ PREFIX.documents.parquet has them. A figure that is not finite is null, and `not
 """
 
 import dataclasses
+import gc
+import itertools
 import logging
 import math
 import os
@@ -26,11 +31,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config.cluster import ClusterConfig
+from trainer.config.finetune import FinetuneConfig
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
 from trainer.config.run import CheckpointConfig, TokenizerConfig, TrainingConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
 from trireme.command import EXIT_INTERRUPTED, run_command, write_output
-from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
+from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.files import write_whole
 from trireme.logging import configure_logging
 from trireme.processes import global_rank
@@ -38,6 +44,7 @@ from trireme.strict_json import to_json
 
 if TYPE_CHECKING:
     from trainer.evaluation.documents import DocumentLosses
+    from trainer.inputs import RunInputs
     from trireme.tokenizer.tokenizer import Tokenizer
 
 RESULT_NAME = "evaluation.json"
@@ -79,9 +86,69 @@ def run(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         write_output((__doc__ or "").lstrip())
         return EXIT_OK
-    # Late, as in trainer.train: input is checked first, and the shim is installed before Megatron-Core is imported.
+    arguments, report = _take_report(arguments)
+    paths = list(itertools.takewhile(_is_path, arguments))
+    overrides = arguments[len(paths) :]
+    # All before the processes join: rank 0 checks files alone.
+    prepared = [_prepare([*given, *overrides]) for given in [[path] for path in paths] or [[]]]
+    results: list[dict[str, Any]] = []
+    for inputs in prepared:
+        if results:
+            _leave_layout()
+        results.append(_evaluate(inputs))
+    from trainer.parallel.world import stop_world  # noqa: PLC0415 - imports torch; see _evaluate
+
+    if global_rank() == 0 and (len(results) > 1 or report is not None):
+        _compare(results, report=report)
+    stop_world()
+    return EXIT_OK
+
+
+def _take_report(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Separate --report FILE from the other arguments.
+
+    Raises:
+        ConfigError: FILE is missing, or its directory.
+    """
+    if "--report" not in arguments:
+        return arguments, None
+    place = arguments.index("--report")
+    path = Path(arguments[place + 1]).expanduser() if place + 1 < len(arguments) else None
+    if path is None or not path.parent.is_dir():
+        message, fix = "must name a file in a directory that exists", "Give --report FILE.html."
+        raise ConfigError([Violation(path="--report", value=path or "", message=message, fix=fix)])
+    return arguments[:place] + arguments[place + 2 :], path
+
+
+def _leave_layout() -> None:
+    """Free the last model, so that the next one can be built; the processes stay joined."""
+    from trainer.parallel.world import end_layout  # noqa: PLC0415 - imports torch; see _evaluate
+
+    gc.collect()
+    end_layout()
+
+
+def _compare(results: "list[dict[str, Any]]", *, report: Path | None) -> None:
+    from trainer.evaluation.comparison import render_table, write_page  # noqa: PLC0415 - see _evaluate
+
+    _LOGGER.info("Evaluations:\n%s", render_table(results))
+    if report is not None:
+        try:
+            write_page(results, report)
+        except OSError as error:
+            message = f"{report}: cannot be written: {error.strerror}. Free disk space, or write it elsewhere."
+            raise RunStopped(message, exit_code=EXIT_STOPPED) from error
+        _LOGGER.info("Wrote %s.", report)
+
+
+def _prepare(arguments: list[str]) -> "RunInputs":
+    """Load and check the configuration of one evaluation.
+
+    Raises:
+        ConfigError: the configuration or an input is invalid.
+    """
+    # Late, as in trainer.train: it imports torch.
     from trainer.inputs import load_inputs, main_rank_answers  # noqa: PLC0415 - see above
-    from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
     with tempfile.TemporaryDirectory(prefix="trireme-evaluate-") as folder:
         if arguments and _is_path(arguments[0]):
@@ -90,10 +157,27 @@ def run(arguments: list[str]) -> int:
             saved = Path(folder, "config.yaml")
             saved.write_text(dump_config(config), encoding="utf-8")
             arguments = [f"config_file={saved}", *values]
-        inputs = load_inputs(arguments, check_files=_check_files, unread=UNREAD)
+        return load_inputs(arguments, check_files=_check_files, unread=UNREAD)
+
+
+def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
+    """Evaluate one checkpoint; print, store and return its result, which is empty on other ranks than 0.
+
+    Raises:
+        ConfigError: the checkpoint cannot be used.
+    """
+    # Late, as in trainer.train: input is checked first, and the shim is installed before Megatron-Core is imported.
+    from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
+
     config, derived = inputs.config, inputs.derived
     cpu_shim.install()
-    from trainer.build import build_validation, wire_model  # noqa: PLC0415 - see above
+    from trainer.build import (  # noqa: PLC0415 - see above
+        build_objective,
+        build_validation,
+        build_validation_scorer,
+        resets_positions,
+        wire_model,
+    )
     from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
     from trainer.checkpoint.discovery import choose_at  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above
@@ -101,7 +185,7 @@ def run(arguments: list[str]) -> int:
     from trainer.evaluation.documents import describe_documents  # noqa: PLC0415 - see above
     from trainer.loop.train_loop import run_validation  # noqa: PLC0415 - see above
     from trainer.model.finite import find_not_finite, join_first  # noqa: PLC0415 - see above
-    from trainer.parallel.world import start_world, stop_world  # noqa: PLC0415 - see above
+    from trainer.parallel.world import start_world  # noqa: PLC0415 - see above
 
     world = start_world(config.parallel, timeout_seconds=config.cluster.timeout_seconds, seed=config.training.seed)
     checkpoint = choose_at(_target(config), verify=config.checkpoint.verify, name="resume")
@@ -112,7 +196,7 @@ def run(arguments: list[str]) -> int:
         padded_vocab_size=derived.padded_vocab_size,
         vocab_size=derived.vocab_size,
         world=world,
-        reset_position_ids=config.data.reset_position_ids,
+        reset_position_ids=resets_positions(config),
     )
     base = Path(config.lora.base) if config.lora.base is not None else None
     state = load_weights(checkpoint, chunks=chunks, base=base)
@@ -124,26 +208,39 @@ def run(arguments: list[str]) -> int:
     validation = build_validation(config, derived=derived, world=world, tokenizer=inputs.tokenizer)
     assert validation is not None
     documents = _observe_documents(config, validation=validation, world=world, tokenizer=inputs.tokenizer)
-    observe = documents.observe if documents is not None else None
+    scorer = build_validation_scorer(config, world=world, tokenizer=inputs.tokenizer)
+    observers = [one.observe for one in (documents, scorer) if one is not None]
     result = run_validation(
         validation,
-        evaluate=partial(evaluate_step, chunks, groups=world.groups, device=world.device, observe=observe),
+        evaluate=partial(
+            evaluate_step,
+            chunks,
+            groups=world.groups,
+            device=world.device,
+            objective=build_objective(config, derived=derived, world=world),
+            observe=observers[0] if observers else None,
+        ),
+        scorer=scorer,
     )
     validation.close()
     sums = documents.gather() if documents is not None else None
     if world.is_main_rank:
         described = describe_result(checkpoint, step=state.step, loss=result.loss, num_tokens=result.num_tokens)
-        _report(described if sums is None else {**described, **describe_documents(sums)})
-    stop_world()
-    return EXIT_OK
+        described |= {} if sums is None else describe_documents(sums)
+        if config.finetune.task not in (None, "sft"):
+            del described["perplexity"]
+        described |= result.scores
+        _report(described)
+        return described
+    return {}
 
 
 def _observe_documents(
     config: TrainConfig, *, validation: Any, world: Any, tokenizer: "Tokenizer | None"
 ) -> "DocumentLosses | None":
     """Build what attributes losses to documents; None where targets are not the next tokens of texts."""
-    from trainer.data.micro_batch import WindowReader  # noqa: PLC0415 - see run
-    from trainer.evaluation.documents import DocumentLosses, count_bytes  # noqa: PLC0415 - see run
+    from trainer.data.micro_batch import WindowReader  # noqa: PLC0415 - see _evaluate
+    from trainer.evaluation.documents import DocumentLosses, count_bytes  # noqa: PLC0415 - see _evaluate
 
     reader = validation.reader
     if tokenizer is None or config.data.mask_prob is not None or not isinstance(reader, WindowReader):
@@ -204,7 +301,7 @@ def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]
     Raises:
         ConfigError: there is no checkpoint, or an option is invalid.
     """
-    from trainer.checkpoint.tokenizer import find_config  # noqa: PLC0415 - imports torch; see run
+    from trainer.checkpoint.tokenizer import find_config  # noqa: PLC0415 - imports torch; see _evaluate
     from trainer.saved_run import locate_datasets, open_saved_run  # noqa: PLC0415 - see above
 
     saved = open_saved_run(path, verify=False)
@@ -229,7 +326,13 @@ def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]
             data=dataclasses.replace(own.data, train=[], validation=validation),
             checkpoint=CheckpointConfig(verify=own.checkpoint.verify),
             cluster=ClusterConfig(timeout_seconds=own.cluster.timeout_seconds),
+            finetune=FinetuneConfig(task=own.finetune.task, class_weights=own.finetune.class_weights),
         )
+        if own.finetune.task == "dpo":
+            message = "has learned preferences, whose loss needs its reference: metrics.jsonl has its validations"
+            fix = "Evaluate it on shards of text with finetune.task=null and data.validation."
+            if not any(override.startswith("finetune.task=") for override in overrides):
+                raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)])
     tokenizer = TokenizerConfig(path=str(saved.tokenizer_path) if saved.tokenizer_path else None)
     config = dataclasses.replace(config, tokenizer=tokenizer, resume=str(path.expanduser().absolute()))
     options, values = _split_overrides(path, overrides)
@@ -263,9 +366,9 @@ def _target(config: TrainConfig) -> Path:
 
 def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int) -> list[Violation]:
     """Check the shards, and that there are a checkpoint and validation data."""
-    from trainer.checkpoint.directory import list_checkpoints  # noqa: PLC0415 - see run
-    from trainer.data.checks import check_datasets  # noqa: PLC0415 - see run
-    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
+    from trainer.checkpoint.directory import list_checkpoints  # noqa: PLC0415 - see _evaluate
+    from trainer.data.checks import check_datasets  # noqa: PLC0415 - see _evaluate
+    from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see _evaluate
 
     violations = check_datasets(
         dataclasses.replace(config.data, train=[]),
@@ -290,10 +393,10 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
 def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int, *, saved: Any) -> list[Violation]:
     """Compare model and tokenizer with the checkpoint's."""
-    from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see run
-    from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see run
-    from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see run
-    from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see run
+    from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see _evaluate
+    from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see _evaluate
+    from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see _evaluate
+    from trainer.saved_run import check_tokenizer  # noqa: PLC0415 - see _evaluate
 
     otherwise = ", or evaluate the run as it is: trireme evaluate RUN_DIRECTORY"
     state, checkpoint, path = saved.state, saved.checkpoint, config.tokenizer.path
@@ -314,7 +417,7 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
 
 def _report(result: dict[str, Any]) -> None:
-    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
+    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see _evaluate
 
     line = to_json(result)
     run_directory = run_directory_of(Path(result["checkpoint"]))

@@ -16,6 +16,7 @@ from tests.train.commands import REPOSITORY, environment
 from tests.train.small_run import run_command, write_tokenizer
 from tests.train.test_evaluate import read_strictly
 from tests.trireme.examples.small_tokenizers import save_byte_tokenizer
+from trainer.evaluation.comparison import build_plot
 from trainer.evaluation.documents import count_bytes
 from trainer.scores.bootstrap import ratio_interval
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -69,6 +70,44 @@ def test_losses_by_source_and_language(run_directory: Path) -> None:
         for name, group in result["by_source"].items():
             assert spread["by_source"][name]["loss"] == pytest.approx(group["loss"], rel=1e-5), layout
         assert spread["num_bytes"] == result["num_bytes"]
+
+
+def test_several_models_are_compared_in_a_table_and_a_page(run_directory: Path, tmp_path: Path) -> None:
+    (checkpoint,) = (run_directory / "checkpoints").iterdir()
+    page = tmp_path / "comparison.html"
+    command = [sys.executable, "-m", "trainer.torchrun", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = warm.run(
+        [
+            *(*command, "trainer.evaluate", str(run_directory), str(checkpoint), "parallel=pp2"),
+            *("training.eval_iters=1", "--report", str(page)),
+        ],
+        cwd=REPOSITORY,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (read_strictly(line) for line in done.stdout.splitlines())
+    assert first == second and first["num_tokens"] == 256
+    assert done.stderr.count("small") >= 2 and f"{first['bits_per_byte']:.4f}" in done.stderr
+    content = page.read_text()
+    assert content.count("<circle") == 2 and content.count(f"{first['bits_per_byte']:.4f}") >= 4
+    assert "books" in content and "zh" in content and "src=" not in content and "<script" not in content
+
+
+def test_the_plot_has_the_better_model_below() -> None:
+    def result(value: float) -> dict[str, Any]:
+        interval = {"bits_per_byte": [value - 0.1, value + 0.2]}
+        return {
+            "checkpoint": f"/runs/m{value}/checkpoints/s",
+            "step": 1,
+            "bits_per_byte": value,
+            "confidence_95": interval,
+        }
+
+    (worse, better), ticks = build_plot([result(2.0), result(1.5)], measure="bits_per_byte")
+    # y counts from the top.
+    assert worse.y < better.y and worse.high < worse.y < worse.low
+    assert (worse.label, better.value) == ("m2.0", "1.5000") and len(ticks) == 5
+    assert build_plot([{"bits_per_byte": None}], measure="bits_per_byte") == ([], [])
 
 
 def test_bytes_of_tokens_are_those_of_their_text(tmp_path: Path) -> None:
