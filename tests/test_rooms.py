@@ -52,6 +52,7 @@ PLANTED = {
     "trainer.inference.sampling": "trainer.generate",
     "trainer.compression.rounding": "trainer.quantize",
     "trainer.evaluation.likelihood": "trainer.harness",
+    "trainer.interpret.lens": "trainer.probe",
     "trainer.fairness.intervals": "trainer.bias",
     "launch.cli": "trainer.data.blend",
     "launch.plan.job": "torch",

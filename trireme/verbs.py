@@ -54,6 +54,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("harness", "trainer.harness", "evaluate a checkpoint on tasks of lm-evaluation-harness"),
         Verb("bias", "trainer.bias", "measure social bias of a model, with confidence intervals"),
+        Verb("probe", "trainer.probe", "show tokens, attention, layers and attribution of a prompt on a page"),
         Verb("generate", "trainer.generate", "generate text from a prompt, or from a file of prompts"),
         Verb("predict", "trainer.predict", "predict classes, tags or answers with a fine-tuned model, and score them"),
         Verb("fill-mask", "trainer.fill_mask", "fill in the masks of texts with a masked language model"),

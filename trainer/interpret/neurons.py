@@ -34,14 +34,17 @@ class ExpertActivity:
 
 
 def choose_neurons(activations: torch.Tensor, norms: torch.Tensor, *, count: int) -> list[Neuron]:
-    """Return the neurons with the highest |activation| * norm at any token, highest first.
+    """Return the neurons with the highest share of all |activation| * norm of a token, at any token, highest first.
+
+    Shares, since a model's first token often has activations far beyond all others.
 
     Args:
         activations: [s, f].
         norms: [f].
     """
-    written = (activations.abs() * norms).amax(dim=0)
-    best = written.topk(min(count, len(written))).indices.tolist()
+    written = activations.abs() * norms
+    shares = (written / written.sum(dim=1, keepdim=True).clamp(min=torch.finfo(written.dtype).tiny)).amax(dim=0)
+    best = shares.topk(min(count, len(shares))).indices.tolist()
     return [
         Neuron(index=index, norm=norms[index].item(), activations=tuple(activations[:, index].tolist()))
         for index in best
