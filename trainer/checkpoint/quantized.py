@@ -16,16 +16,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trainer.checkpoint.manifest import FileRecord
 from trainer.model.quantized import QuantizedTensor, pack_int4, unpack_int4
-from trainer.model.sharding import ParameterBlock, ShardedParameter
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.extras import check_extra
 from trireme.shards.manifest import hash_file
+
+if TYPE_CHECKING:  # checkpoints are checked before Megatron-Core may be imported
+    from trainer.model.sharding import ParameterBlock, ShardedParameter
 
 QUANTIZED_NAME = "quantized.safetensors"
 _SCALES = ".scales"
@@ -147,7 +149,7 @@ class QuantizedFile:
         return QuantizedTensor(values=values, scales=scales, bits=bits)
 
     @torch.no_grad()
-    def load(self, parameters: Iterable[ShardedParameter]) -> None:
+    def load(self, parameters: "Iterable[ShardedParameter]") -> None:
         """Load parameters of any layout and data type, dequantized.
 
         Raises:
@@ -161,7 +163,7 @@ class QuantizedFile:
                 local = flat[block.flat_start : block.flat_start + math.prod(block.local_shape)].view(block.local_shape)
                 self._fill(local, block)
 
-    def read_parameter(self, sharded: ShardedParameter) -> QuantizedTensor | None:
+    def read_parameter(self, sharded: "ShardedParameter") -> QuantizedTensor | None:
         """Return this rank's part of a quantized matrix; None if it is not quantized, or its groups are cut."""
         parts = []
         for block in sharded.blocks:
@@ -188,7 +190,7 @@ class QuantizedFile:
             bits=parts[0].bits,
         )
 
-    def _fill(self, local: torch.Tensor, block: ParameterBlock) -> None:
+    def _fill(self, local: torch.Tensor, block: "ParameterBlock") -> None:
         name, row, column = _place_of(block)
         step = max(1, _READ_ELEMENTS // max(1, math.prod(self.shapes[name][1:])))
         for first in range(0, len(local), step):
@@ -196,7 +198,7 @@ class QuantizedFile:
             rows = self.read(name, row + first, row + end)
             local[first:end].copy_(rows[:, column : column + local.shape[1]] if rows.ndim > 1 else rows)
 
-    def _check(self, parameters: Iterable[ShardedParameter]) -> list[Violation]:
+    def _check(self, parameters: "Iterable[ShardedParameter]") -> list[Violation]:
         found = []
         for block in (block for one in parameters for block in one.blocks):
             name, wanted = _place_of(block)[0], block.global_shape[block.num_stacked_axes :]
@@ -207,7 +209,7 @@ class QuantizedFile:
         return found
 
 
-def _place_of(block: ParameterBlock) -> tuple[str, int, int]:
+def _place_of(block: "ParameterBlock") -> tuple[str, int, int]:
     """Return the stored name of a block's tensor, and the first row and column of the block."""
     num_stacked = block.num_stacked_axes
     offset = (*block.global_offset[num_stacked:], 0, 0)
