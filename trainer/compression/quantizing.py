@@ -68,7 +68,7 @@ def quantize_model(
         report: counts weights.
     """
     described = [*describe_parameters([model]), *describe_buffers([model])]
-    names = {id(one.parameter): _name_of(one) for one in described}
+    names = {id(one.parameter): name_of(one) for one in described}
     tensors: dict[str, torch.Tensor | QuantizedTensor] = {}
     coarse: list[str] = []
     errors = [0.0, 0.0]
@@ -109,7 +109,7 @@ def quantize_model(
                 parameter.data.copy_(table.dequantize())
                 report(parameter.numel())
     for one in described:
-        tensors.setdefault(_name_of(one), one.parameter.detach().float().cpu())
+        tensors.setdefault(name_of(one), one.parameter.detach().float().cpu())
     quantized = [one for one in tensors.values() if isinstance(one, QuantizedTensor)]
     return QuantizedModel(
         tensors=tensors,
@@ -164,7 +164,7 @@ def _linear_layers(layer: nn.Module) -> dict[str, ColumnParallelLinear | RowPara
     }
 
 
-def _name_of(sharded: ShardedParameter) -> str:
+def name_of(sharded: ShardedParameter) -> str:
     """Return the stored name of a whole parameter, of which one process has all blocks."""
     block = sharded.blocks[0]
     return stored_name(block.key, block.global_offset[: block.num_stacked_axes])

@@ -4,7 +4,6 @@ b: rows, s: tokens of a row.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import torch
 
 from trainer.data.token_dataset import TokenDataset
 from trainer.model.gpt import GPT
+from trainer.scores.bootstrap import ratio_interval
 from trireme.errors import ConfigError, Violation
 
 _BATCH_TOKENS = 2048
-_NUM_RESAMPLES = 2000
-_CONFIDENCE = 0.95
 
 
 def read_rows(prefix: Path, *, num_rows: int, seq_length: int, vocab_size: int, path: str, seed: int) -> torch.Tensor:
@@ -69,8 +67,9 @@ class Interval:
     """Hold a figure with the ends of its 95 % confidence interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """None with fewer than two rows."""
+    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,27 +84,27 @@ class Comparison:
     num_tokens: int
 
 
-def compare_losses(
-    before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray, *, seq_length: int
-) -> Comparison:
+def compare_losses(before: np.ndarray, after: np.ndarray, *, seq_length: int) -> Comparison:
     """Compare the perplexities of two models, with intervals from a bootstrap over rows.
 
     Args:
         before, after: [b] losses in nats from `row_losses`, of the same rows.
         seq_length: tokens of a row.
     """
-    first, second = np.asarray(before), np.asarray(after)
-    picks = np.random.default_rng(0).integers(0, len(first), size=(_NUM_RESAMPLES, len(first)))
     return Comparison(
-        before=_perplexity(first, picks),
-        after=_perplexity(second, picks),
-        ratio=_perplexity(second - first, picks),
-        num_rows=len(first),
-        num_tokens=len(first) * seq_length,
+        before=_perplexity(before),
+        after=_perplexity(after),
+        ratio=_perplexity(after - before),
+        num_rows=len(before),
+        num_tokens=len(before) * seq_length,
     )
 
 
-def _perplexity(losses: np.ndarray, picks: np.ndarray) -> Interval:
-    ends = np.quantile(losses[picks].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    low, high = (math.exp(min(end, 700.0)) for end in ends)
-    return Interval(value=math.exp(min(float(losses.mean()), 700.0)), low=low, high=high)
+def _perplexity(losses: np.ndarray) -> Interval:
+    ends = ratio_interval(losses, np.ones(len(losses)), seed=0)
+    low, high = (None if math.isnan(end) else _exp(end) for end in ends)
+    return Interval(value=_exp(float(losses.mean())), low=low, high=high)
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
