@@ -198,7 +198,7 @@ def build_run(
         ),
         progress=progress,
         device=world.device,
-        scorer=_build_scorer(config, world=world, tokenizer=tokenizer),
+        scorer=build_validation_scorer(config, world=world, tokenizer=tokenizer),
         suite=_build_suite(config, world=world, tokenizer=tokenizer),
     )
     return Run(
@@ -240,7 +240,7 @@ def _task_files(config: TrainConfig) -> dict[str, str]:
     return {} if record is None else {RECORD_NAME: write_record(record)}
 
 
-def _build_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:
+def build_validation_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:
     """Build what scores the validations of a fine-tuning run."""
     record = find_record(config.data.validation) if config.finetune.task is not None else None
     if record is None:
@@ -298,7 +298,7 @@ def build_engine(
         vocab_size=derived.vocab_size,
         world=world,
         seed=config.training.seed,
-        reset_position_ids=_resets_positions(config),
+        reset_position_ids=resets_positions(config),
         lora=config.lora,
     )
     if frozen_weights is not None:
@@ -352,7 +352,7 @@ def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) 
         padded_vocab_size=derived.padded_vocab_size,
         vocab_size=derived.vocab_size,
         world=world,
-        reset_position_ids=_resets_positions(config),
+        reset_position_ids=resets_positions(config),
     )
     load_weights(checkpoint, chunks=chunks)
     for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
@@ -362,7 +362,7 @@ def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) 
     )
 
 
-def _resets_positions(config: TrainConfig) -> bool:
+def resets_positions(config: TrainConfig) -> bool:
     """Every row of examples has several documents, each with its own positions."""
     return config.data.reset_position_ids or config.finetune.task is not None
 

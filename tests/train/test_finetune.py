@@ -231,3 +231,14 @@ def test_preferences_are_learned_against_the_frozen_start(folder: Path, sft: Pat
     for path, values in zip(files, kept, strict=True):
         # Computed again, by two stages: the same name, and the same numbers but for rounding.
         np.testing.assert_allclose(np.fromfile(path, dtype="<f4"), values, atol=1e-5)
+
+
+def test_a_fine_tuned_run_is_evaluated_by_the_scores_of_its_task(folder: Path) -> None:
+    """The same loss and scores as at its last validation, from the checkpoint alone."""
+    run = finetune(folder, "classify", "evaluated", *ENCODER, "training.train_iters=4", "optimizer.lr=3e-3")
+    done = run_command("trainer.evaluate", "outputs/evaluated", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    result, last = json.loads(done.stdout), validations(run)[-1]
+    for name in ("loss", "accuracy", "f1_macro"):
+        assert result[name] == pytest.approx(last[name], rel=1e-6)
+    assert "perplexity" not in result
