@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.inference.files import STDIN, name_of, open_input, open_output, show_progress
+from trainer.inference.files import STDIN, name_of, open_input, open_output, read_stdin, show_progress
 from trainer.inference.options import (
     add_model_options,
     add_sampling_options,
@@ -27,7 +27,7 @@ from trainer.inference.options import (
 )
 from trainer.inference.valid_text import is_text
 from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
-from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
+from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.logging import configure_logging
 from trireme.processes import global_rank
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_driver and arguments.input is not None:
         with open_input(arguments.input) as stream:
             prompts = read_prompts(stream, name=name_of(arguments.input))
-    prompt = _read_stdin() if is_driver and arguments.prompt == STDIN else arguments.prompt
+    prompt = read_stdin(name="--prompt") if is_driver and arguments.prompt == STDIN else arguments.prompt
     model = load_model(model_options(arguments))
     if not model.is_driver:
         model.runner.follow()
@@ -84,21 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
         model.runner.stop()
     stop_world()
     return EXIT_OK
-
-
-def _read_stdin() -> str:
-    """Read the text of stdin.
-
-    Raises:
-        ConfigError: it is not UTF-8.
-    """
-    try:
-        text = sys.stdin.read()
-        text.encode()
-    except UnicodeError as error:
-        violation = _violation("--prompt", STDIN, f"stdin must be UTF-8: {error}", "Convert it to UTF-8.")
-        raise ConfigError([violation]) from error
-    return text
 
 
 def _parse() -> argparse.Namespace:

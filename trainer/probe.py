@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.inference.files import STDIN, open_output
+from trainer.inference.files import STDIN, open_output, read_stdin
 from trainer.inference.options import add_model_options, check_model_options, model_options
+from trainer.inference.valid_text import is_text
 from trainer.interpret.options import ProbeOptions, parse_layers
 from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
@@ -68,8 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     from trainer.interpret.shards import check_shards  # noqa: PLC0415 - see above
     from trainer.parallel.world import stop_world  # noqa: PLC0415 - see above
 
+    prompt = arguments.prompt
+    if prompt == STDIN:
+        prompt = read_stdin(name="PROMPT") if global_rank() == 0 else ""
     loaded = load_model(model_options(arguments), purpose="be probed", packs_weights=False)
-    prompt = broadcast_from_driver(_read_prompt(arguments) if loaded.is_driver else None)
+    prompt = broadcast_from_driver(prompt)
     tokens = loaded.encode_prompt(prompt)
     options = _choose_options(arguments, loaded, num_tokens=len(tokens))
     target = _find_target(arguments, loaded)
@@ -100,11 +104,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _write(record, arguments)
     return EXIT_OK
-
-
-def _read_prompt(arguments: argparse.Namespace) -> str:
-    prompt: str = sys.stdin.read() if arguments.prompt == STDIN else arguments.prompt
-    return prompt
 
 
 def _choose_options(arguments: argparse.Namespace, loaded: "LoadedModel", *, num_tokens: int) -> ProbeOptions:
@@ -175,7 +174,7 @@ def _search(
     if not options.num_documents:
         return None, "Not searched: --num-documents is 0."
     if arguments.data:
-        prefixes, note = list(arguments.data), "Searched: the shards of --data."
+        prefixes, note = list(arguments.data), "Searched: the shards of --data"
     else:
         saved: SavedRun = open_saved_run(loaded.checkpoint, verify=False)
         prefixes, note = find_training_shards(saved)
@@ -192,7 +191,7 @@ def _search(
     counts = f"{found.num_documents:,} documents, {found.num_tokens:,} tokens"
     rest = "" if found.is_complete else " --max-search-tokens ended the search before the last shard."
     return found, (
-        f"{note} {counts}.{rest} Documents are ranked by the {found.ngram}-grams of tokens that they share with the"
+        f"{note}, {counts}.{rest} Documents are ranked by the {found.ngram}-grams of tokens that they share with the"
         " prompt and the next token, rare ones counting more. This compares spelling, not meaning; the document need"
         " not have been read before this step, nor be why the model answers so."
     )
@@ -324,6 +323,8 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         if (value := getattr(arguments, name)) < lowest:
             path = f"--{name.replace('_', '-')}"
             found.append(Violation(path=path, value=value, message=f"must be at least {lowest}", fix=""))
+    if not is_text(arguments.prompt):
+        found.append(Violation(path="PROMPT", value=ascii(arguments.prompt), message="must be valid UTF-8", fix=""))
     for name in ("output", "json"):
         path = getattr(arguments, name)
         if path is not None and not path.expanduser().parent.is_dir():

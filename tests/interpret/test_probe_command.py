@@ -84,7 +84,7 @@ def test_the_document_that_the_prompt_is_from_is_the_nearest(
     assert best["num_shared"] >= len(prompt) - 2
     assert all(other["score"] < best["score"] for other in others)
     assert documents["num_documents"] == 60 and documents["is_complete"]
-    assert "60 documents" in files[1]["documents_note"]
+    assert files[1]["documents_note"].startswith("Searched: the run's training shards, 60 documents, ")
 
 
 def test_documents_are_ranked_by_rare_ngrams(tmp_path: Path) -> None:
@@ -194,6 +194,25 @@ def test_wrong_input_is_refused(run_directory: Path, arguments: list[str], messa
 def test_a_prompt_that_is_too_long_is_refused(run_directory: Path) -> None:
     done = run_command("trainer.probe", str(run_directory), LETTERS[:26] * 200, cwd=run_directory)
     assert done.returncode == 2 and "the model's context is" in done.stderr
+
+
+@pytest.mark.parametrize("prompt", ["", "中é"])
+def test_short_prompts(run_directory: Path, prompt: str, tmp_path: Path) -> None:
+    """An empty one is the beginning of a document; nothing is attributed or searched here."""
+    arguments = (f"--output={tmp_path / 'page.html'}", f"--json={tmp_path / 'probe.json'}", "--attribution-steps=0")
+    done = run_command(
+        "trainer.probe", str(run_directory), prompt, *arguments, "--num-documents=0", "--layers=2", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "probe.json").read_text())
+    assert [token["text"] for token in record["tokens"]] == ["</s>", *prompt]
+    assert record["attribution"] is None and record["documents"] is None
+    assert [layer["layer"] for layer in record["attention"]] == [2]
+    if CHROMIUM is not None:
+        with Browser(tmp_path) as browser:
+            browser.open(f"file://{tmp_path / 'page.html'}")
+            assert browser.run("document.querySelectorAll('.token').length") == len(prompt) + 2
+            assert browser.problems == []
 
 
 def probe_on_rank(run: str, output: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from trireme.command import write_output
-from trireme.errors import EXIT_STOPPED, RunStopped, Violation
+from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation
 from trireme.files import written_whole
 from trireme.progress import PlainProgress, should_draw_bar
 
@@ -24,6 +24,23 @@ def open_input(path: str) -> Iterator[TextIO]:
         return
     with Path(path).expanduser().open(encoding="utf-8") as stream:
         yield stream
+
+
+def read_stdin(*, name: str) -> str:
+    """Read the text of stdin.
+
+    Args:
+        name: the option that names stdin, for messages.
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read()
+        text.encode()
+    except UnicodeError as error:
+        message, fix = f"stdin must be UTF-8: {error}", "Convert it to UTF-8."
+        raise ConfigError([Violation(path=name, value=STDIN, message=message, fix=fix)]) from error
+    return text
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from trireme.tokenizer.tokenizer import Tokenizer
 
 
 def find_training_shards(saved: SavedRun) -> tuple[list[str], str]:
-    """Return the prefixes of the run's training shards that are readable here, and a sentence about them.
+    """Return the prefixes of the run's training shards that are here, and what they are, or why there are none.
 
     Raises:
         ConfigError: the checkpoint's configuration is damaged.
@@ -30,7 +30,7 @@ def find_training_shards(saved: SavedRun) -> tuple[list[str], str]:
     if not found:
         return [], f"Not searched: the run's training shards are not here ({named[0]}); --data names others."
     part = "" if len(found) == len(named) else f" that are here ({len(found)} of {len(named)})"
-    return found, f"Searched: the run's training shards{part}."
+    return found, f"Searched: the run's training shards{part}"
 
 
 def check_shards(prefixes: Sequence[str], *, tokenizer: Tokenizer) -> list[Violation]:
