@@ -171,13 +171,8 @@ def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
 
     config, derived = inputs.config, inputs.derived
     cpu_shim.install()
-    from trainer.build import (  # noqa: PLC0415 - see above
-        build_objective,
-        build_validation,
-        build_validation_scorer,
-        resets_positions,
-        wire_model,
-    )
+    from trainer.build import build_objective, build_validation_scorer, wire_model  # noqa: PLC0415 - see above
+    from trainer.build_data import build_validation, resets_positions  # noqa: PLC0415 - see above
     from trainer.checkpoint.compatibility import describe_changes  # noqa: PLC0415 - see above
     from trainer.checkpoint.discovery import choose_at  # noqa: PLC0415 - see above
     from trainer.checkpoint.load import load_weights  # noqa: PLC0415 - see above

@@ -8,7 +8,8 @@ from torch import distributed
 
 from tests.checkpoint.fragments import open_world
 from tests.data.shards import write_counting_shard
-from trainer.build import build_engine, build_training_loader
+from trainer.build import build_engine
+from trainer.build_data import build_training_loader
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.trainer_state import TrainProgress, layout_of
 from trainer.config.derived import derive_config

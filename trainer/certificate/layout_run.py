@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.build import build_engine, build_training_loader
+from trainer.build import build_engine
+from trainer.build_data import build_training_loader
 from trainer.certificate.job import Job
 from trainer.certificate.noise import RoundingNoise
 from trainer.certificate.probes import AFTER_LAYERS, ActivationProbes
