@@ -168,6 +168,19 @@ def test_q4_1_is_written_with_its_perplexity(command: Any, run_directory: Path, 
     import_model(open_gguf(tmp_path / "model.gguf", folder=tmp_path / "folder"), tmp_path / "imported", has_gate=True)
 
 
+def test_it_is_exported_with_its_dequantized_weights(command: Any, run_directory: Path, tmp_path: Path) -> None:
+    from trainer.huggingface.exporting import export_model  # noqa: PLC0415 - after the shim
+
+    command(run_directory, tmp_path / "run", "--bits", 4)
+    exported = export_model(open_saved_run(tmp_path / "run", verify=True), tmp_path / "exported")
+    assert exported.gate is not None  # its logits are those of transformers
+    from safetensors.torch import load_file  # noqa: PLC0415 - used here only
+
+    weights = weights_of(open_saved_run(tmp_path / "run", verify=True).checkpoint)
+    found = load_file(tmp_path / "exported" / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(found, weights["decoder.layers.mlp.linear_fc2.weight (1,)"])
+
+
 def test_training_from_it_is_refused(command: Any, run_directory: Path, tmp_path: Path) -> None:
     record = command(run_directory, tmp_path / "run", "--bits", 8)
     checkpoint = Path(record["output"])

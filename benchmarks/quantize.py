@@ -1,0 +1,161 @@
+"""Measure what quantization costs and saves: size, perplexity before and after, speed of decoding before and after.
+
+Perplexities are on rows of the quickstart's validation shard, calibration rows on its training shard; for a model with
+another tokenizer, their text is encoded again. Speeds are on this machine, in one thread: new tokens a second after a
+short prompt, for one text and for eight at once, and prompt tokens a second. Prints one JSON line.
+
+    python -m benchmarks.quantize [MODEL] [--rows 48] [--variants int8 int8_gptq int4_gptq ...]
+
+MODEL is a run directory or an import; the default is outputs/quickstart, which needs `make quickstart`.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.output import take_stdout
+
+FIGURES = take_stdout() if __name__ == "__main__" else sys.stdout  # before libraries are imported that write to it
+
+from trainer.parallel import cpu_shim  # noqa: E402
+
+cpu_shim.install()  # before Megatron-Core is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from trainer.compression.quantize_run import QuantizeOptions, quantize_run  # noqa: E402
+from trainer.inference.loading import load_model  # noqa: E402
+from trainer.inference.options import ModelOptions  # noqa: E402
+from trainer.inference.request import GenerationRequest  # noqa: E402
+from trainer.inference.sampling import SamplingConfig  # noqa: E402
+from trainer.parallel.world import stop_world  # noqa: E402
+from trainer.saved_run import SavedRun, open_saved_run  # noqa: E402
+from trireme.shards.shard import ShardReader, ShardWriter, token_dtype  # noqa: E402
+from trireme.tokenizer.tokenizer import Tokenizer  # noqa: E402
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "int8": {"bits": 8, "group_size": None},
+    "int8_gptq": {"bits": 8, "group_size": None, "method": "gptq"},
+    "int8_groups_of_64": {"bits": 8, "group_size": 64},
+    "int4": {"bits": 4, "group_size": 32},
+    "int4_gptq": {"bits": 4, "group_size": 32, "method": "gptq"},
+    "int4_gptq_tables": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 4},
+    "gguf_q8_0": {"bits": 8, "group_size": 32, "gguf": "Q8_0"},
+    "gguf_q4_0_gptq": {"bits": 4, "group_size": 32, "gguf": "Q4_0", "method": "gptq"},
+    "gguf_q4_1": {"bits": 4, "group_size": 32, "gguf": "Q4_1"},
+}
+NEW_TOKENS, PROMPT_TOKENS, REPEATS = 48, 128, 3
+ROW_LENGTH = 256
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", default=Path("outputs/quickstart"), metavar="MODEL")
+    parser.add_argument("--rows", type=int, default=48, help="of validation, of 256 tokens (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=Path("outputs/quickstart/data"), help="default: %(default)s")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    saved = open_saved_run(arguments.model, verify=False)
+    result: dict[str, Any] = {
+        "model": arguments.model.resolve().name,
+        "threads": 1,
+        "decoding": {
+            "fp32": measure_speed(arguments.model, "fp32"),
+            "bf16": measure_speed(arguments.model, "bf16"),
+        },
+        "variants": {},
+    }
+    with tempfile.TemporaryDirectory(prefix="trireme-quantize-") as folder:
+        train, validation = (
+            encode_again(saved, arguments.data, name, folder=Path(folder)) for name in ("train", "validation")
+        )
+        for name in arguments.variants:
+            settings = VARIANTS[name]
+            options = QuantizeOptions(
+                calibration=train if settings.get("method") == "gptq" else None,
+                calibration_rows=32,
+                row_length=ROW_LENGTH,
+                validation=validation,
+                validation_rows=arguments.rows,
+                **settings,
+            )
+            output = Path(folder, name + (".gguf" if options.gguf else ""))
+            start = time.monotonic()
+            written = quantize_run(saved, output, options).to_record()
+            seconds = time.monotonic() - start
+            kept = {key: written[key] for key in ("num_bytes", "size_ratio", "error_ratio", "perplexity")}
+            record = {**kept, "seconds_with_validation": round(seconds, 1)}
+            if options.gguf is None:
+                record["decoding_bf16"] = measure_speed(output, "bf16")
+            result["variants"][name] = record
+            print(name, json.dumps(record), file=sys.stderr, flush=True)
+            gc.collect()
+    print(json.dumps(result), file=FIGURES)
+    return 0
+
+
+def encode_again(saved: SavedRun, data: Path, name: str, *, folder: Path) -> Path:
+    """Return a shard of the quickstart's text in the tokens of a model."""
+    old = Tokenizer(data / "tokenizer.model")
+    assert saved.tokenizer_path is not None
+    new = Tokenizer(saved.tokenizer_path)
+    if new.sha256 == old.sha256:
+        return data / name
+    reader = ShardReader(data / name)
+    with ShardWriter(folder / name, dtype=token_dtype(new.vocab_size)) as writer:
+        for number in range(reader.num_documents):
+            text = old.decode([token for token in reader.document(number).tolist() if token != old.eos_id])
+            tokens = [*new.encode(text), *([] if new.eos_id is None else [new.eos_id])]
+            writer.add_document(np.array(tokens, dtype=np.int64))
+            if writer.num_tokens > 200_000:
+                break
+        writer.commit()
+    return folder / name
+
+
+def measure_speed(path: Path, params_dtype: Any) -> dict[str, float]:
+    """Return tokens a second: new ones of one text and of eight, and those of a prompt. Medians."""
+    model = load_model(ModelOptions(path=path, params_dtype=params_dtype, max_batch_size=8))
+    try:
+        random = np.random.default_rng(0)
+        prompt = tuple(int(token) for token in random.integers(0, model.vocab_size, PROMPT_TOKENS))
+        generator = model.new_generator()
+
+        def run(num_texts: int, num_new: int, *, length: int) -> float:
+            requests = [
+                GenerationRequest(
+                    prompt=(index, *prompt[: length - 1]),
+                    max_new_tokens=num_new,
+                    sampling=SamplingConfig(temperature=0.0),
+                )
+                for index in range(num_texts)
+            ]
+            start = time.process_time()
+            for _ in generator.run(requests):
+                pass
+            return time.process_time() - start
+
+        run(1, 4, length=8)
+        found: dict[str, list[float]] = {"one_text": [], "eight_texts": [], "prompt": []}
+        for _ in range(REPEATS):
+            for name, count in (("one_text", 1), ("eight_texts", 8)):
+                start = run(count, 1, length=8)
+                found[name].append(count * NEW_TOKENS / (run(count, 1 + NEW_TOKENS, length=8) - start))
+            found["prompt"].append(PROMPT_TOKENS / run(1, 1, length=PROMPT_TOKENS))
+        return {name: round(statistics.median(values), 1) for name, values in found.items()}
+    finally:
+        model.runner.stop()
+        stop_world()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
