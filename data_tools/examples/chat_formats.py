@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data_tools.examples.example import Completion, Conversation, FieldError, Preference
+from data_tools.examples.example import Completion, Conversation, FieldError, Messages, Preference
 
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -16,6 +16,8 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
 }
 """Names of ShareGPT and tools around it -> roles; others are their own name."""
+_BEGINNERS = ("system", "developer", "user")
+"""Roles that no answer begins with."""
 ALPACA_PROMPT = (
     "Below is an instruction that describes a task{paired}. Write a response that appropriately completes the"
     " request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n"
@@ -98,25 +100,44 @@ def parse_completion(values: Mapping[str, Any]) -> Conversation | Completion:
 def parse_preference(values: Mapping[str, Any]) -> Preference:
     """Read {"prompt": ..., "chosen": ..., "rejected": ...}: texts, or messages as TRL has them.
 
-    Without `prompt`, `chosen` and `rejected` are whole conversations, which are equal but for the last message.
+    Without `prompt`, `chosen` and `rejected` are whole conversations, which are equal but for the last message. They
+    may be with it too, as in UltraFeedback, where it repeats a message of theirs.
 
     Raises:
         FieldError: it is malformed.
     """
     fix = "Write a text, or a list of messages, as in the other fields."
     if "prompt" not in values:
-        chosen, rejected = _take_messages(values, "chosen"), _take_messages(values, "rejected")
-        if not chosen or not rejected or chosen[:-1] != rejected[:-1]:
-            message = "must be the same conversation as chosen but for the last message, since there is no prompt"
-            raise FieldError("rejected", message, fix="Write the common beginning as prompt.")
-        return Preference(prompt=chosen[:-1], chosen=chosen[-1:], rejected=rejected[-1:])
+        return _split_conversations(values, why="since there is no prompt")
     fields = {name: values.get(name) for name in ("prompt", "chosen", "rejected")}
     if not any(isinstance(value, list) for value in fields.values()):
         texts = {name: _take(values, name, str, fix=fix) for name in fields}
         return Preference(**texts)
     prompt = _as_messages(values, "prompt", role="user")
     answers = {name: _as_messages(values, name) for name in ("chosen", "rejected")}
+    if any(answer and answer[0]["role"] in _BEGINNERS for answer in answers.values()):
+        # Appended to the prompt, such answers would say it twice.
+        found = _split_conversations(values, why="since both begin with the prompt")
+        if not _contains(_take_messages(values, "chosen")[:-1], prompt):
+            fix = "Remove prompt, or leave in chosen and rejected only what follows it."
+            raise FieldError("prompt", "must be in the conversations of chosen and rejected", fix=fix)
+        return found
     return Preference(prompt=prompt, **answers)
+
+
+def _split_conversations(values: Mapping[str, Any], *, why: str) -> Preference:
+    """Read two conversations that are equal but for the last message."""
+    chosen, rejected = _take_messages(values, "chosen"), _take_messages(values, "rejected")
+    if not chosen or not rejected or chosen[:-1] != rejected[:-1]:
+        message = f"must be the same conversation as chosen but for the last message, {why}"
+        raise FieldError("rejected", message, fix="Write the common beginning as prompt.")
+    return Preference(prompt=chosen[:-1], chosen=chosen[-1:], rejected=rejected[-1:])
+
+
+def _contains(messages: Messages, part: Messages) -> bool:
+    """Return whether messages of these roles and contents follow each other somewhere in a conversation."""
+    plain, wanted = ([(one["role"], one.get("content")) for one in list_] for list_ in (messages, part))
+    return any(plain[place : place + len(wanted)] == wanted for place in range(len(plain) - len(wanted) + 1))
 
 
 def _as_messages(values: Mapping[str, Any], name: str, *, role: str = "assistant") -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """Take classified texts and tagged words from the columns of a table or the fields of JSON objects."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_tools.examples.example import FieldError, LabelledText, TaggedWords
+from trireme.json_values import parse_json
 from trireme.shards.examples import TargetKind
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "premise", "review", "content", "document")
@@ -110,7 +110,7 @@ def _take_text(values: Mapping[str, Any], name: str) -> str:
 def _take_number(value: Any, *, name: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise FieldError(name, "must be a finite number", fix="Write a number such as 3.5.", value=value)
@@ -131,10 +131,13 @@ def _take_classes(value: Any, columns: Columns) -> tuple[str, ...]:
     assert columns.label is not None, "columns are not resolved"
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             fix = f"Write classes separated by {columns.separator!r}."
             raise FieldError(columns.label, f"must be a JSON list: {error}", fix=fix, value=value) from error
+    if value is not None and not isinstance(value, str | int | list):
+        fix = f"Write a list of classes, or a text with classes separated by {columns.separator!r}."
+        raise FieldError(columns.label, "must be a list of classes", fix=fix, value=value)
     parts = value if isinstance(value, list) else [] if value in (None, "") else str(value).split(columns.separator)
     return tuple(sorted({_take_class(part, name=columns.label) for part in parts}))
 

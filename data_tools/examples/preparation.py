@@ -160,7 +160,8 @@ def _encode(
 
 def _list_items(preparation: Preparation) -> Iterator[Item]:
     given = set(preparation.encoding.labels)
-    drops, first_places = preparation.drop_duplicates, dict[bytes, str]()
+    firsts: dict[bytes, str] = {}
+    """Contents of the examples so far -> place of the first one."""
     sources = [(path, False) for path in preparation.inputs] + [(path, True) for path in preparation.validation]
     for path, is_validation in sources:
         for found in read_known(path, preparation, given):
@@ -170,9 +171,13 @@ def _list_items(preparation: Preparation) -> Iterator[Item]:
                 line, example = found
                 is_held_out = is_validation or _draw(example.key, seed=preparation.seed) < preparation.validation_share
                 place = f"{path}, line {line}"
-                first = first_places.setdefault(digest(to_record(example)), place) if drops else place
-                given_or_refused = example if first == place else ExampleRefusal("duplicate", f"equal to {first}")
-                yield Item(str(path), line, is_held_out, given_or_refused)
+                content = digest(to_record(example)) if preparation.drop_duplicates else None
+                if content is not None and content in firsts:
+                    yield Item(str(path), line, is_held_out, ExampleRefusal("duplicate", f"equal to {firsts[content]}"))
+                    continue
+                if content is not None:
+                    firsts[content] = place
+                yield Item(str(path), line, is_held_out, example)
 
 
 def _draw(key: Any, *, seed: int) -> float:
@@ -207,6 +212,10 @@ def _name_counts(counts: Counter[int], encoding: EncodeSettings) -> dict[str, in
 def _check_spools(preparation: Preparation, report: Report, spools: dict[str, ExampleSpool]) -> None:
     if spools["train"].num_units:
         return
+    if spools["validation"].num_units:
+        message = f"every example that can be used is held out ({spools['validation'].num_units}), none is for training"
+        fix = "Lower --validation-share, or give more examples."
+        raise ConfigError([Violation(path="--input", value=preparation.inputs[0], message=message, fix=fix)])
     found = ", ".join(f"{reason} {number}" for reason, number in report.rejected.items())
     first = "; ".join(f"{e['file']}, line {e['line']}: {e['detail']}" for e in report.first_rejected[:3])
     message = f"no example is left to train on{f': {found} ({first})' if found else ''}"

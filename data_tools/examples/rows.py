@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.examples.example import BadLine
+from trireme.json_values import parse_json, parse_json_at
 
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -95,7 +95,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[Row | BadLine]:
 def _parse_object(text: str, *, line: int) -> Row | BadLine:
     fix = "Write one JSON object a line."
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         return BadLine(line=line, field="", message=f"must be JSON: {error}", fix=fix, value=text)
     if not isinstance(values, dict):
@@ -110,7 +110,7 @@ def _read_array(stream: BinaryIO) -> Iterator[Row | BadLine]:
         line = error.object[: error.start].count(b"\n") + 1
         yield BadLine(line=line, field="", message=f"{_NOT_UTF8}: byte {error.start}", fix=_CONVERT)
         return
-    decoder, place, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    place, line, counted = text.index("[") + 1, 1, 0
     is_first = True
     while True:
         place = _skip_spaces(text, place)
@@ -126,7 +126,7 @@ def _read_array(stream: BinaryIO) -> Iterator[Row | BadLine]:
         is_first = False
         line, counted = line + text.count("\n", counted, place), place
         try:
-            values, place = decoder.raw_decode(text, place)
+            values, place = parse_json_at(text, place)
         except ValueError as error:
             fix = "Write a JSON array of objects: [{...}, {...}]."
             yield BadLine(line=line, field="", message=f"must be JSON: {error}", fix=fix)
@@ -160,7 +160,12 @@ def _read_csv(stream: BinaryIO) -> Iterator[Row | BadLine]:
     source = lines()
     first = next(source)
     delimiter = "\t" if "\t" in first else ","
-    (header,) = csv.reader([first], delimiter=delimiter)
+    try:
+        (header,) = csv.reader([first], delimiter=delimiter)
+    except csv.Error:
+        fix = "Convert the line ends, such as with `tr '\\r' '\\n'`."
+        yield BadLine(line=1, field="", message="must be CSV: lines must end with LF or CR LF, not with CR", fix=fix)
+        return
     yield from bad
     bad.clear()
     if repeated := sorted({name for name in header if header.count(name) > 1}):

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_tools.examples.example import BadLine, FieldError, Question, ReadExample
 from data_tools.examples.rows import open_binary
+from trireme.json_values import parse_json
 
 _FIX = (
     'Write {"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "...", "question": "...", "answers": []}]}]}]}.'
@@ -25,7 +26,7 @@ def read_squad(path: Path) -> Iterator[ReadExample | BadLine]:
         raw = stream.read()
     try:
         text = raw.decode("utf-8-sig")
-        content = json.loads(text)
+        content = parse_json(text)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         fix = "Convert the file, such as with `iconv -f ENCODING -t UTF-8`."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from data_tools.work.progress import Mode, StageProgress
 from trireme.errors import ConfigError, Violation
 from trireme.progress import format_number
 from trireme.shards.examples import MAX_CLASSES_OF_ONE_EXAMPLE
+
+_MAX_DIGITS = 100
+"""Of a class that is ordered as a number; Python converts no more than 4,300."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,13 @@ def _note_labels(contents: Contents, example: Example) -> None:
 def check_labels(contents: Contents, preparation: Preparation) -> Iterator[Violation]:
     """Find what is wrong with the classes as a whole."""
     encoding = preparation.encoding
-    if encoding.task not in ("classify", "tag") or encoding.target_kind == "value" or contents.bad:
+    if encoding.task not in ("classify", "tag") or contents.bad:
+        return
+    if encoding.target_kind == "value":
+        if contents.values and not math.isfinite(contents.values[1] - contents.values[0]):
+            shown = " to ".join(f"{value:g}" for value in contents.values)
+            fix = "Correct the largest ones, or learn their logarithms."
+            yield Violation(path="labels", value=shown, message="must not be as far apart as numbers can be", fix=fix)
         return
     labels = encoding.labels or tuple(contents.labels)
     if encoding.target_kind == "multi" and len(labels) > MAX_CLASSES_OF_ONE_EXAMPLE:
@@ -147,7 +157,7 @@ def complete_settings(encoding: EncodeSettings, contents: Contents) -> EncodeSet
 
 def _order_of(label: str) -> tuple[bool, int, str]:
     """Order numbers by size before names by the alphabet."""
-    is_number = label.isascii() and label.removeprefix("-").isdigit()
+    is_number = label.isascii() and label.removeprefix("-").isdigit() and len(label) <= _MAX_DIGITS
     return not is_number, int(label) if is_number else 0, label
 
 

@@ -12,6 +12,7 @@ from tests.data_tools.commands import run_command
 from tests.trireme.examples.small_tokenizers import CHATML, save_byte_tokenizer
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+ANSWER = {"role": "assistant", "content": "c"}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,41 @@ CASES: dict[str, tuple[str, bytes, list[str]]] = {
         lines({"chosen": GOOD["messages"], "rejected": [{"role": "user", "content": "x"}, GOOD["messages"][1]]}),
         ["line 1, field rejected: must be the same conversation as chosen but for the last message"],
     ),
+    "half a character": (
+        "classify",
+        lines('{"text": "a \\ud83d", "label": "x"}', '{"text": "a \\ud83d\\ude00", "label": "x"}', '{"text": 1}'),
+        [r"line 1: must be JSON: the escape \ud83d is half a character", "line 3, field text: must be a text"],
+    ),
+    "half a character in an array": (
+        "classify",
+        b'[{"text": "a", "label": "x"},\n{"text": "b", "label": "\\uDE00"}]',
+        [r"line 2: must be JSON: the escape \ude00 is half a character"],
+    ),
+    "lists in lists": (
+        "classify",
+        lines('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", '{"text": "a", "label": 1.5}'),
+        ["line 1: must be JSON: nested too deeply", "line 2, field label: must be the name of a class"],
+    ),
+    "line ends of old Macs": (
+        "classify",
+        b"text,label\rx,a\r",
+        ["line 1: must be CSV: lines must end with LF or CR LF"],
+    ),
+    "sets of classes": (
+        "multi",
+        lines({"text": "a", "labels": ["x"]}, {"text": "b", "labels": {"x": True}}, {"text": "c", "labels": 0.5}),
+        ["line 2, field labels: must be a list of classes", "line 3, field labels: must be a list of classes"],
+    ),
+    "a number without an end": (
+        "value",
+        lines({"text": "a", "score": 10**400}, {"text": "b", "score": 1}),
+        ["line 1, field score: must be a finite number"],
+    ),
+    "a prompt of another conversation": (
+        "dpo",
+        lines({"prompt": "Other?", "chosen": GOOD["messages"], "rejected": [GOOD["messages"][0], ANSWER]}),
+        ["line 1, field prompt: must be in the conversations of chosen and rejected"],
+    ),
     "an empty file": ("sft", b"\n \n", ["examples.file: contains no examples"]),
     "damaged gzip": ("sft", gzip.compress(lines(GOOD) * 1000)[:60], ["examples.file: cannot be read"]),
     "damaged Parquet": ("classify", b"PAR1 and nothing else", ["line 1: cannot be read as Parquet"]),
@@ -141,6 +177,7 @@ CASES: dict[str, tuple[str, bytes, list[str]]] = {
 OPTIONS = {
     "column": ("--task", "tag", "--text-column", "word"),
     "value": ("--task", "classify", "--target", "value"),
+    "multi": ("--task", "classify", "--target", "multi"),
     "labels": ("--task", "classify", "--labels", "a", "b"),
 }
 

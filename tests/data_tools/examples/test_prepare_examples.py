@@ -305,6 +305,54 @@ def test_preferences_are_pairs_of_documents_in_one_row(model: Path, tmp_path: Pa
         assert (starts.sum() - has_padding) % 2 == 0
 
 
+def test_a_prompt_inside_the_answers_is_said_once(model: Path, tmp_path: Path) -> None:
+    """UltraFeedback's records have the prompt as a text, and again in chosen and rejected."""
+    (asked, answer), rejected = MESSAGES[0][:2], {"role": "assistant", "content": "No."}
+    apart = {"prompt": [asked], "chosen": [answer], "rejected": [rejected]}
+    for name, record in {
+        "apart": apart,
+        "text": {"prompt": asked["content"], "chosen": [asked, answer], "rejected": [asked, rejected]},
+        "messages": {"prompt": [asked], "chosen": [asked, answer], "rejected": [asked, rejected]},
+    }.items():
+        path = write_lines(tmp_path / f"{name}.jsonl", [record])
+        prepare(model, path, tmp_path / name, task="dpo", seq_length=512)
+    found = [Rows(tmp_path / name) for name in ("apart", "text", "messages")]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.tokens, found[0].tokens)
+        np.testing.assert_array_equal(other.codes, found[0].codes)
+
+
+def test_duplicates_in_one_line_or_in_a_file_given_twice_are_dropped(bert: Path, tmp_path: Path) -> None:
+    records = [{"text": "good", "label": "a"}, {"text": "good", "label": "a"}, {"text": "bad", "label": "b"}]
+    path = tmp_path / "array.json"
+    path.write_text(json.dumps(records))
+    options = ("--input", path, path, "--drop-duplicates")
+    done = prepare(bert, path, tmp_path / "rows", *options, task="classify", seq_length=16)
+    assert "6 examples read, 4 rejected" in done.stdout
+    assert Rows(tmp_path / "rows").record.num_examples == 2
+
+
+def test_values_and_classes_of_any_size(bert: Path, tmp_path: Path) -> None:
+    far = tmp_path / "far.csv"
+    far.write_text("text,label\ngood,-1e308\nbad,1e308\n")
+    fixed = ("--tokenizer", bert, "--seq-length", 16, "--output", tmp_path / "far")
+    done = run_command("data_tools.prepare_examples", "--task", "classify", "--target", "value", "--input", far, *fixed)
+    assert done.returncode == 2
+    assert "labels: must not be as far apart as numbers can be (got -1e+308 to 1e+308)" in done.stderr
+    long = "9" * 5000  # more digits than Python converts
+    path = write_lines(tmp_path / "long.jsonl", [{"text": "good", "label": label} for label in (long, "10", "9")])
+    prepare(bert, path, tmp_path / "long", task="classify", seq_length=16)
+    assert Rows(tmp_path / "long").record.labels == ("9", "10", long)
+
+
+def test_holding_out_everything_is_said(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "one.jsonl", [{"messages": MESSAGES[0]}])
+    fixed = ("--tokenizer", model, "--seq-length", 256, "--output", tmp_path / "rows", "--validation-share", 0.999)
+    done = run_command("data_tools.prepare_examples", "--task", "sft", "--input", path, *fixed)
+    assert done.returncode == 2
+    assert "every example that can be used is held out (1), none is for training" in done.stderr
+
+
 def test_a_row_is_shown(model: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lines(
         tmp_path / "chats.jsonl",
