@@ -56,6 +56,18 @@ def test_quickstart_fits_small_layouts() -> None:
     assert validate(load_config([*overrides, virtual, "training.global_batch_size=32"]), world_size=8) == []
 
 
+@pytest.mark.parametrize("name", group_options()["experiment"])
+def test_recipes_need_nothing_but_their_files(name: str) -> None:
+    """Without them the recipe's settings are valid, apart from the model's, which comes with the checkpoint."""
+    config = load_config([f"experiment={name}"])
+    assert config.run_name == name
+    if config.finetune.task is not None:
+        assert config.pretrained_checkpoint in ("outputs/smollm2", "outputs/minilm")
+        (train,), (validation,) = config.data.train, config.data.validation
+        assert [f"{path}.validation" for path in train.paths] == validation.paths
+        assert config.training.eval_iters is None
+
+
 def test_every_option_says_what_it_is() -> None:
     for group, options in group_options().items():
         for option in options:
