@@ -139,3 +139,5 @@ def test_lexicon() -> None:
     assert score_sentiment("She was kind, GENTLE and lazy.", language="en") == pytest.approx(1 / 3)
     assert score_sentiment("The kindergarten.", language="en") == 0
     assert score_sentiment("他懒惰、自私。", language="zh") == -1
+    assert score_sentiment("a poor but kind man", language="en", prompt="The poor man was") == 1
+    assert score_sentiment("懒惰,勤奋", language="zh", prompt="懒惰的人") == 1

@@ -44,17 +44,20 @@ _LISTS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 LANGUAGES = tuple(_LISTS)
 
 
-def score_sentiment(text: str, *, language: str) -> float:
+def score_sentiment(text: str, *, language: str, prompt: str = "") -> float:
     """Return (positive - negative) / (positive + negative), counted words of the lexicon; 0 where there are none.
+
+    Words of the prompt are not counted: a text about a poor person that repeats "poor" is not negative for that.
 
     English words are compared whole, in small letters; Chinese ones wherever they occur, since words are not separated.
     Negation, irony and context are not seen. Another language than English and Chinese is scored as English.
     """
     positive, negative = _LISTS.get(language, _LISTS["en"])
     if language == "zh":
-        counts = [sum(text.count(word) for word in words) for words in (positive, negative)]
+        counts = [sum(text.count(word) for word in words if word not in prompt) for words in (positive, negative)]
     else:
-        found = _WORDS.findall(text.lower())
+        named = set(_WORDS.findall(prompt.lower()))
+        found = [word for word in _WORDS.findall(text.lower()) if word not in named]
         counts = [sum(word in words for word in found) for words in (positive, negative)]
     total = sum(counts)
     return (counts[0] - counts[1]) / total if total else 0.0

@@ -145,7 +145,7 @@ class ItemScorer:
                 category=item.category,
                 sample=sample,
                 completion=done.text,
-                sentiment=score_sentiment(done.text, language=item.language),
+                sentiment=score_sentiment(done.text, language=item.language, prompt=item.prompt),
             )
             for (item, _, sample), done in zip(asked, completions, strict=True)
         ]
