@@ -14,7 +14,7 @@ from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.load import load_frozen, load_weights
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.checkpoint.tokenizer import copy_tokenizer
-from trainer.checkpoint.trainer_state import Layout, TrainProgress, layout_of
+from trainer.checkpoint.trainer_state import BaseRecord, Layout, TrainProgress, layout_of
 from trainer.config.derived import DerivedConfig
 from trainer.config.engine import EngineConfig, MegatronEngineConfig
 from trainer.config.examples import find_record
@@ -46,7 +46,14 @@ from trainer.model.gpt import build_model_chunks, build_transformer_config, coun
 from trainer.model.kernels import choose_kernels
 from trainer.model.megatron_patches import install_megatron_patches
 from trainer.parallel.world import World
-from trainer.reference import Reference, find_reference_key
+from trainer.reference import (
+    REFERENCE_NAME,
+    Reference,
+    find_reference,
+    find_reference_key,
+    locate_reference,
+    write_reference,
+)
 from trainer.resume import (
     find_frozen_weights,
     has_work,
@@ -99,7 +106,10 @@ def build_run(
     frozen = Path(base.checkpoint) if base is not None else None
     engine = build_engine(config, derived=derived, world=world, watch=chunks.extend, frozen_weights=frozen)
     layout = _layout(config, world)
-    reference_key = _ensure_reference(config, derived=derived, world=world, engine=engine, chunks=chunks)
+    reference = _find_reference(config, derived=derived)
+    reference_key = _ensure_reference(
+        reference, config=config, derived=derived, world=world, engine=engine, chunks=chunks
+    )
     state, origin = restore_run(config, derived=derived, engine=engine, layout=layout, base=base)
     progress = state.progress if state is not None else TrainProgress()
     is_active = has_work(config, progress)
@@ -150,7 +160,7 @@ def build_run(
         progress=progress,
         record=event_log.record,
         tokenizer=copy_tokenizer(tokenizer) if tokenizer is not None and world.is_main_rank else None,
-        further_files=_task_files(config),
+        further_files=_task_files(config, reference=reference),
     )
     health = build_health(
         config.health,
@@ -208,17 +218,41 @@ def build_run(
     )
 
 
+def _find_reference(config: TrainConfig, *, derived: DerivedConfig) -> BaseRecord | None:
+    """Find the reference model of a preference run; None for other tasks."""
+    if config.finetune.task != "dpo":
+        return None
+    return Ranks().run_on_rank0(
+        lambda: find_reference(config, run_directory=derived.run_directory), doing="looking for the reference model"
+    )
+
+
 def _ensure_reference(
-    config: TrainConfig, *, derived: DerivedConfig, world: World, engine: Engine, chunks: Sequence[GPTModel]
+    reference: BaseRecord | None,
+    *,
+    config: TrainConfig,
+    derived: DerivedConfig,
+    world: World,
+    engine: Engine,
+    chunks: Sequence[GPTModel],
 ) -> str | None:
     """Compute the losses of a preference run's reference model, if they are not there yet; return their key.
 
     The weights that the engine then has are those of the start: a checkpoint to resume from is loaded after this.
     """
-    if config.finetune.task != "dpo":
+    if reference is None:
         return None
-    key = Ranks().run_on_rank0(lambda: find_reference_key(config), doing="hashing the rows of data.train")
-    reference = Reference(
+    key = Ranks().run_on_rank0(lambda: find_reference_key(reference, config), doing="hashing the rows of data.train")
+
+    def load_reference() -> None:
+        place = Ranks().run_on_rank0(
+            lambda: str(locate_reference(reference, config, run_directory=derived.run_directory)),
+            doing="looking for the reference model",
+        )
+        start = dataclasses.replace(config, pretrained_checkpoint=place)
+        start_from_pretrained(start, derived=derived, engine=engine)
+
+    losses = Reference(
         config=config,
         world=world,
         evaluate=lambda batches, observe: evaluate_step(
@@ -226,14 +260,15 @@ def _ensure_reference(
         ),
         is_writing=world.groups.tp.rank() == 0,
     )
-    reference.ensure(key, load_start_weights=lambda: start_from_pretrained(config, derived=derived, engine=engine))
+    losses.ensure(key, load_start_weights=load_reference)
     return key
 
 
-def _task_files(config: TrainConfig) -> dict[str, str]:
-    """Return what a checkpoint of a fine-tuning run says about its task, which predictions need."""
+def _task_files(config: TrainConfig, *, reference: BaseRecord | None) -> dict[str, str]:
+    """Return what a checkpoint of a fine-tuning run says about its task, which predictions and resumed runs need."""
     record = find_record(config.data.train) if config.finetune.task is not None else None
-    return {} if record is None else {RECORD_NAME: write_record(record)}
+    files = {} if record is None else {RECORD_NAME: write_record(record)}
+    return files if reference is None else {**files, REFERENCE_NAME: write_reference(reference)}
 
 
 def build_validation_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:

@@ -388,6 +388,7 @@ def _check_files(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
 def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size: int, *, saved: Any) -> list[Violation]:
     """Compare model and tokenizer with the checkpoint's."""
+    from trainer.checkpoint.classes import check_resumed_classes  # noqa: PLC0415 - see _evaluate
     from trainer.checkpoint.compatibility import check_model  # noqa: PLC0415 - see _evaluate
     from trainer.checkpoint.tokenizer import check_vocab_size  # noqa: PLC0415 - see _evaluate
     from trainer.config.derived import pad_vocab_size  # noqa: PLC0415 - see _evaluate
@@ -395,7 +396,7 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
 
     otherwise = ", or evaluate the run as it is: trireme evaluate RUN_DIRECTORY"
     state, checkpoint, path = saved.state, saved.checkpoint, config.tokenizer.path
-    found: list[Violation] = []
+    found = check_resumed_classes(config.data.validation, checkpoint=checkpoint, path="data.validation")
     if tokenizer is not None:
         found += check_tokenizer(tokenizer, saved=saved, path="tokenizer.path", otherwise=otherwise)
     elif path is not None and Path(path).is_file():  # open_tokenizer has reported its errors
@@ -404,9 +405,9 @@ def _check_match(config: TrainConfig, tokenizer: "Tokenizer | None", vocab_size:
         return found
     padded_vocab_size = pad_vocab_size(config.model, vocab_size)
     wrong = check_model(config.model, padded_vocab_size=padded_vocab_size, state=state, checkpoint=checkpoint)
-    if not found:
+    if not any(one.path == "tokenizer.path" for one in found):
         found += check_vocab_size(vocab_size, state=state, checkpoint=checkpoint, otherwise=otherwise)
-        if found:
+        if any(one.path not in ("tokenizer.path", "data.validation") for one in found):
             wrong = [one for one in wrong if one.path != "padded_vocab_size"]
     return found + [dataclasses.replace(one, fix=f"{one.fix.partition(' to resume')[0]}{otherwise}.") for one in wrong]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.adapter_base import LORA_BASE, check_adapters, check_base_files, check_start
+from trainer.checkpoint.classes import check_pretrained_classes, check_resumed_classes
 from trainer.checkpoint.compatibility import check_resume
 from trainer.checkpoint.discovery import MISSING
 from trainer.checkpoint.pretrained import check_contents, check_pretrained, find_resumed
@@ -143,7 +144,8 @@ def _check_start(
     """Check the checkpoint whose weights a new run starts from, or that the resumed one has more than weights."""
     resumed = find_resumed(config.resume, run_directory=run_directory)
     if resumed is not None:
-        return [*check_contents(resumed), *_check_adapters(config, resumed)]
+        classes = check_resumed_classes(config.data.train, checkpoint=resumed, path="data.train")
+        return [*check_contents(resumed), *_check_adapters(config, resumed), *classes]
     path = config.pretrained_checkpoint
     if path is None:
         return [_needs_weights(config.lora)] if config.lora.is_on else []
@@ -153,6 +155,7 @@ def _check_start(
         return found
     saved = open_saved_run(Path(path), verify=False, name=PRETRAINED)
     found = check_start(config.lora, checkpoint=saved.checkpoint)
+    found += check_pretrained_classes(config.data.train, model=config.model, checkpoint=saved.checkpoint)
     if found or tokenizer is None:
         return found
     return check_tokenizer(tokenizer, saved=saved, path="tokenizer.path")

@@ -1,20 +1,28 @@
-"""Compute the losses of a frozen reference model on all rows of preferences, once, and keep them beside the rows."""
+"""Compute the losses of a frozen reference model on all rows of preferences, once, and keep them beside the rows.
 
+The reference is the checkpoint that a run starts from. Each checkpoint of the run names it by path and hash, so that a
+resumed run keeps it where `pretrained_checkpoint` is a run that has gone on since.
+"""
+
+import contextlib
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from trainer.checkpoint.adapter_base import fingerprint
+from trainer.checkpoint.adapter_base import fingerprint, record_base
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.discovery import choose_at
+from trainer.checkpoint.pretrained import find_resumed
+from trainer.checkpoint.rollback import resume_of_start
+from trainer.checkpoint.trainer_state import BaseRecord
 from trainer.config.pretrained import PRETRAINED
 from trainer.config.schema import TrainConfig
 from trainer.data.labelled_rows import LabelledRowReader, RowDataset, RowsConfig
@@ -30,23 +38,65 @@ from trireme.shards.shard import shard_file
 _LOGGER = logging.getLogger(__name__)
 _KEY_DIGITS = 16
 _LOG_EVERY = 50
+REFERENCE_NAME = "reference.json"
+"""File of checkpoints that names the reference model."""
 
 
-def find_reference_key(config: TrainConfig) -> str:
-    """Return what names the reference losses of a run, on one rank: a hash of the reference's weights and all rows.
+def find_reference(config: TrainConfig, *, run_directory: Path) -> BaseRecord:
+    """Return the checkpoint that is a run's reference, on one rank: that of the checkpoint to resume from, if any.
 
     Raises:
-        ConfigError: there is no such checkpoint.
+        ConfigError: there is no such checkpoint, or the record of it is damaged.
     """
     assert config.pretrained_checkpoint is not None, "a rule"
+    resumed = _find_resumed(config, run_directory=run_directory)
+    file = resumed / REFERENCE_NAME if resumed is not None else None
+    if file is not None and file.is_file():
+        try:
+            return BaseRecord(**json.loads(file.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            message, fix = "does not name the reference model", "Restore the file, or resume from another checkpoint."
+            raise ConfigError([Violation(path=str(file), value="", message=message, fix=fix)]) from error
     checkpoint = choose_at(Path(config.pretrained_checkpoint), verify=False, name=PRETRAINED, is_alone=True)
+    return record_base(checkpoint, run_directory=run_directory)
+
+
+def write_reference(reference: BaseRecord) -> str:
+    """Return the content of REFERENCE_NAME."""
+    return json.dumps(asdict(reference), indent=1, ensure_ascii=False) + "\n"
+
+
+def locate_reference(reference: BaseRecord, config: TrainConfig, *, run_directory: Path) -> Path:
+    """Return where the reference is now, on one rank.
+
+    Raises:
+        ConfigError: neither where it was nor at `pretrained_checkpoint`.
+    """
+    assert config.pretrained_checkpoint is not None, "a rule"
+    places = [Path(reference.checkpoint), run_directory.resolve() / reference.relative]
+    with contextlib.suppress(ConfigError):  # the reference may still be where it was
+        places.append(choose_at(Path(config.pretrained_checkpoint), verify=False, name=PRETRAINED, is_alone=True))
+    for place in places:
+        if place.is_dir() and fingerprint(place) == reference.sha256:
+            return place
+    message = "the reference of this run's preferences is no longer there, and losses of it are missing beside the rows"
+    fix = f"Restore that checkpoint, or set {PRETRAINED} to a copy of it."
+    raise ConfigError([Violation(path=PRETRAINED, value=reference.checkpoint, message=message, fix=fix)])
+
+
+def _find_resumed(config: TrainConfig, *, run_directory: Path) -> Path | None:
+    return find_resumed(resume_of_start(config.resume, run_directory), run_directory=run_directory)
+
+
+def find_reference_key(reference: BaseRecord, config: TrainConfig) -> str:
+    """Return what names the reference losses of a run, on one rank: a hash of the reference's weights and all rows."""
     rows = [
         hash_file(shard_file(f"{prefix}{suffix}", ".bin"))
         for dataset in (*config.data.train, *config.data.validation)
         for prefix in dataset.paths
         for suffix in ("", LABELS_SUFFIX)
     ]
-    return hashlib.sha256(json.dumps([fingerprint(checkpoint), rows]).encode()).hexdigest()[:_KEY_DIGITS]
+    return hashlib.sha256(json.dumps([reference.sha256, rows]).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from trainer.checkpoint.adapter_base import (
 )
 from trainer.checkpoint.adapters import is_adapter
 from trainer.checkpoint.changes import Change, find_changes
+from trainer.checkpoint.classes import compare_classes
 from trainer.checkpoint.collective import Ranks
 from trainer.checkpoint.compatibility import check_model
 from trainer.checkpoint.discovery import choose_at, choose_checkpoint
@@ -137,6 +138,10 @@ def start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine
         fragments = [one for one in fragments if not is_adapter(one.sharded.blocks[0].key)]
     fresh = find_fresh_tensors(config.model, read_state(path).model_config())
     load_pretrained(path, fragments=fragments, fresh=fresh)
+    ours, theirs = compare_classes(config.data.train, model=config.model, checkpoint=path)
+    if ours != theirs and Ranks().is_coordinator:
+        shown = [", ".join(names[:_MAX_SHOWN_CHANGES]) for names in (ours, theirs)]
+        _LOGGER.warning("The scores of the classes %s begin as those of %s in %s.", *shown, path)
     engine.restore(num_updates=0)
     return path.resolve()
 

@@ -242,3 +242,53 @@ def test_a_fine_tuned_run_is_evaluated_by_the_scores_of_its_task(folder: Path) -
     for name in ("loss", "accuracy", "f1_macro"):
         assert result[name] == pytest.approx(last[name], rel=1e-6)
     assert "perplexity" not in result
+
+
+def test_a_resumed_run_keeps_its_reference(folder: Path, sft: Path) -> None:
+    """`pretrained_checkpoint` names a run, which may have gone on since; the losses may be gone as well."""
+    base = ("training.micro_batch_size=8", "training.train_iters=8")
+    finetune(folder, "sft", "start", *base, "training.stop_after_step=4")
+    shape = ("pretrained_checkpoint=outputs/start", "optimizer.lr=1e-3", "finetune.num_epochs=2")
+    whole = finetune(folder, "dpo", "whole", *shape)
+    finetune(folder, "dpo", "half", *shape, "training.stop_after_step=4")
+    finetune(folder, "sft", "start", *base)
+    for path in (folder / "rows").glob("dpo*.reference-*.f32"):
+        path.unlink()
+    half = finetune(folder, "dpo", "half", *shape)
+    assert losses_of(half) == losses_of(whole)
+
+
+def test_classes_in_another_order_are_refused(folder: Path) -> None:
+    """A resumed or pretrained head has scores in an order; examples in another one would train the wrong classes."""
+    options = ("--task", "classify", "--input", "classify.jsonl", "--tokenizer", "tokenizer.json", "--seq-length", "48")
+    for name, labels in {"turned": ("yes", "no"), "renamed": ("ja", "nein")}.items():
+        if name == "renamed":
+            renamed = [{**one, "label": {"yes": "ja", "no": "nein"}[one["label"]]} for one in EXAMPLES["classify"]]
+            (folder / "renamed.jsonl").write_text("".join(json.dumps(one) + "\n" for one in renamed))
+        inputs = ("--input", "renamed.jsonl") if name == "renamed" else ()
+        prepare = (*options, *inputs, "--output", f"{name}/rows", "--labels", *labels)
+        done = run_command("data_tools.prepare_examples", *prepare, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    short = (*ENCODER, "training.eval_interval=0", "data.validation=[]", "training.train_iters=4")
+    run = finetune(folder, "classify", "ordered", *short)
+    turned = "data.train=[{paths:[turned/rows]}]"
+    said = f"has the classes in another order than {{}}{run.name}/checkpoints/step_00000004: [yes, no] instead of"
+    resumed = run_command(
+        "launch.finetune", *settings("classify", "ordered", *short, turned, "training.train_iters=6"), cwd=folder
+    )
+    assert resumed.returncode == 2
+    assert f"data.train: {said.format('outputs/')} [no, yes] (got turned/rows)" in resumed.stderr
+    start = "pretrained_checkpoint=outputs/ordered"
+    started = run_command("launch.finetune", *settings("classify", "next", *short, turned, start), cwd=folder)
+    assert started.returncode == 2
+    assert "has the classes in another order than" in started.stderr
+    judged = run_command("trainer.evaluate", "outputs/ordered", "data.validation=[{paths:[turned/rows]}]", cwd=folder)
+    assert judged.returncode == 2, judged.stderr
+    assert "data.validation: has the classes in another order than" in judged.stderr
+    other = run_command(
+        "launch.finetune",
+        *settings("classify", "renamed", *short, "data.train=[{paths:[renamed/rows]}]", start),
+        cwd=folder,
+    )
+    assert other.returncode == 0, other.stderr
+    assert "The scores of the classes ja, nein begin as those of no, yes in" in other.stderr
