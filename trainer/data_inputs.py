@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from trainer.config.examples import find_record
 from trainer.config.load import load_config
 from trainer.config.rules.ranges import check_ranges
 from trainer.config.schema import TrainConfig
@@ -72,13 +73,24 @@ def check_independent_data(
 
 def check_data_files(config: TrainConfig, vocab_size: int) -> list[Violation]:
     """Check the shards and compare them with tokenizer and model."""
-    return check_datasets(
+    return _check_class_weights(config) + check_datasets(
         config.data,
         tokenizer_path=config.tokenizer.path,
         seq_length=config.model.seq_length,
         vocab_size=vocab_size or None,
         task=config.finetune.task,
     )
+
+
+def _check_class_weights(config: TrainConfig) -> list[Violation]:
+    """Report weights of classes where the label of an example is not one class."""
+    record = find_record(config.data.train) if config.finetune.class_weights else None
+    if record is None or record.task != "classify" or record.target_kind == "single":
+        return []
+    weights = f"[{', '.join(f'{weight:g}' for weight in config.finetune.class_weights)}]"
+    labels = {"multi": "sets of classes", "value": "numbers"}[record.target_kind]
+    message, fix = f"requires one class an example, and data.train has {labels}", "Remove it."
+    return [Violation(path="finetune.class_weights", value=weights, message=message, fix=fix)]
 
 
 def open_tokenizer(config: TrainConfig) -> tuple[Tokenizer | None, list[Violation]]:

@@ -224,6 +224,8 @@ def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
         described |= {} if sums is None else describe_documents(sums)
         if config.finetune.task not in (None, "sft"):
             del described["perplexity"]
+            if math.isfinite(result.loss):
+                described.pop("note", None)
         described |= result.scores
         _report(described)
         return described

@@ -102,7 +102,8 @@ def _write(records: Sequence[Mapping[str, Any]], predictions: "Predictions", *, 
     with open_output(output) as write:
         for record, found, error in zip(records, predictions.found, predictions.errors, strict=True):
             result = {"prediction": None, "error": error} if found is None else found.fields
-            write(to_json({**record, **result}) + "\n")
+            # A Parquet file may have dates and bytes.
+            write(to_json({**record, **result}, default=str) + "\n")
 
 
 def _parse() -> argparse.Namespace:

@@ -2,13 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Serialize a value, with null for every number that is not finite, at any depth."""
-    return json.dumps(finite_or_null(value), indent=indent, allow_nan=False)
+def to_json(value: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """Serialize a value, with null for every number that is not finite, at any depth.
+
+    Args:
+        default: turns what JSON does not have, such as a date, into what it has; None raises TypeError.
+    """
+    return json.dumps(finite_or_null(value), indent=indent, allow_nan=False, default=default)
 
 
 def finite_or_null(value: Any) -> Any:

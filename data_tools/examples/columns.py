@@ -70,7 +70,9 @@ def parse_labelled_text(values: Mapping[str, Any], *, columns: Columns) -> Label
         return LabelledText(text=text, second=second, value=_take_number(label, name=columns.label))
     if columns.kind == "single":
         return LabelledText(text=text, second=second, labels=(_take_class(label, name=columns.label),))
-    return LabelledText(text=text, second=second, labels=_take_classes(label, columns))
+    return LabelledText(
+        text=text, second=second, labels=take_classes(label, name=columns.label, separator=columns.separator)
+    )
 
 
 def parse_tagged_words(values: Mapping[str, Any], *, columns: Columns) -> TaggedWords:
@@ -126,20 +128,26 @@ def _take_class(value: Any, *, name: str) -> str:
     return value.strip()
 
 
-def _take_classes(value: Any, columns: Columns) -> tuple[str, ...]:
-    """Return the classes of a text that may have several, or none."""
-    assert columns.label is not None, "columns are not resolved"
+def take_classes(value: Any, *, name: str, separator: str) -> tuple[str, ...]:
+    """Return the classes of a text that may have several, or none: of a list, a JSON list, or a text with separators.
+
+    Args:
+        value: of the field.
+        name: of the field.
+    Raises:
+        FieldError: it is malformed.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value)
         except ValueError as error:
-            fix = f"Write classes separated by {columns.separator!r}."
-            raise FieldError(columns.label, f"must be a JSON list: {error}", fix=fix, value=value) from error
+            fix = f"Write classes separated by {separator!r}."
+            raise FieldError(name, f"must be a JSON list: {error}", fix=fix, value=value) from error
     if value is not None and not isinstance(value, str | int | list):
-        fix = f"Write a list of classes, or a text with classes separated by {columns.separator!r}."
-        raise FieldError(columns.label, "must be a list of classes", fix=fix, value=value)
-    parts = value if isinstance(value, list) else [] if value in (None, "") else str(value).split(columns.separator)
-    return tuple(sorted({_take_class(part, name=columns.label) for part in parts}))
+        fix = f"Write a list of classes, or a text with classes separated by {separator!r}."
+        raise FieldError(name, "must be a list of classes", fix=fix, value=value)
+    parts = value if isinstance(value, list) else [] if value in (None, "") else str(value).split(separator)
+    return tuple(sorted({_take_class(part, name=name) for part in parts}))
 
 
 def _take_texts(values: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -52,10 +52,10 @@ FINETUNE_CASES: list[tuple[list[str], int | None, str, list[str | int]]] = [
         ["finetune.class_weights=[1,2,3]"],
     ),
     (
-        [*_CLASSIFY, "finetune.class_weights=[1,-2,3]"],
+        [*_CLASSIFY, "finetune.class_weights=[1,0,3]"],
         None,
-        "finetune.class_weights: must be at least 0 each, and more than 0 together (got [1, -2, 3]). Use positive"
-        " numbers.",
+        "finetune.class_weights: must be more than 0 each (got [1, 0, 3]). Use positive numbers, small ones for classes"
+        " that should hardly count.",
         ["finetune.class_weights=[1,2,3]"],
     ),
     (

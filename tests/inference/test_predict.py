@@ -1,11 +1,14 @@
 """`trainer.predict`: its probabilities are those of transformers' models, with all fields and scores kept in order."""
 
 import csv
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -102,6 +105,23 @@ def test_classes(classifier: tuple[Path, list[list[float]]], tmp_path: Path) -> 
     assert summary["num_records"] == 6 and summary["num_refused"] == 1
     assert summary["scores"]["accuracy"] == pytest.approx(4 / 5)
     assert np.sum(summary["confusions"]) == 5 and summary["labels"] == LABELS
+
+
+def test_sets_of_classes_in_a_table_with_dates(tmp_path: Path) -> None:
+    changes = {"id2label": dict(enumerate(LABELS)), "problem_type": "multi_label_classification"}
+    model = save("SequenceClassification", tmp_path / "model", **changes)
+    tokenizer = tokenizer_of(tmp_path / "model")
+    with torch.no_grad():
+        shares = [model(tokenizer(text, return_tensors="pt")["input_ids"]).logits.sigmoid()[0] for text in TEXTS]
+    sets = [[label for label, share in zip(LABELS, row.tolist(), strict=True) if share > 0.5] for row in shares]
+    day = datetime.date(2024, 2, 29)
+    cells = [", ".join(names) if number % 2 else json.dumps(names) for number, names in enumerate(sets)]
+    table = pa.table({"text": TEXTS, "labels": cells, "day": [day] * len(TEXTS), "raw": [b"\x00"] * len(TEXTS)})
+    pq.write_table(table, tmp_path / "texts.parquet")
+    records, summary = predict(tmp_path / "model", tmp_path / "texts.parquet")
+    assert [record["prediction"] for record in records] == sets
+    assert records[0]["day"] == "2024-02-29"
+    assert summary["scores"]["accuracy"] == 1
 
 
 def test_tags(tmp_path: Path) -> None:

@@ -292,3 +292,32 @@ def test_classes_in_another_order_are_refused(folder: Path) -> None:
     )
     assert other.returncode == 0, other.stderr
     assert "The scores of the classes ja, nein begin as those of no, yes in" in other.stderr
+
+
+def test_numbers_and_sets_of_classes(folder: Path) -> None:
+    """Weights of classes would weigh sets by their bits; a regression has no perplexity, however large its loss."""
+    scores = {"good": 1000, "fine": 800, "bad": 2, "poor": 1}
+    files = {
+        "value": [{"text": f"a {word} day {n}", "score": scores[word]} for n in range(4) for word in WORDS],
+        "multi": [{"text": f"a {word} day {n}", "labels": [word, "day"]} for n in range(4) for word in WORDS],
+    }
+    for kind, examples in files.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in examples))
+        options = ("--task", "classify", "--target", kind, "--input", f"{kind}.jsonl", "--tokenizer", "tokenizer.json")
+        done = run_command(
+            "data_tools.prepare_examples", *options, "--seq-length", "48", "--output", f"rows/{kind}", cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+    rows = "data.train=[{{paths:[rows/{0}]}}]", "data.validation=[{{paths:[rows/{0}]}}]"
+    of_sets = [line.format("multi") for line in rows]
+    weights = "finetune.class_weights=[1,1,1,1,5]"
+    refused = run_command("launch.finetune", *settings("classify", "multi", *ENCODER, *of_sets, weights), cwd=folder)
+    assert refused.returncode == 2
+    assert "finetune.class_weights: requires one class an example, and data.train has sets" in refused.stderr
+    finetune(folder, "classify", "value", *ENCODER, *[line.format("value") for line in rows])
+    judged = run_command("trainer.evaluate", "outputs/value", cwd=folder)
+    assert judged.returncode == 0, judged.stderr
+    found = json.loads(judged.stdout)
+    assert found["loss"] == pytest.approx(found["mean_squared_error"], rel=1e-5)
+    assert found["loss"] > 1000
+    assert not {"note", "perplexity"} & found.keys()

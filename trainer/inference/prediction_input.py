@@ -14,9 +14,10 @@ from data_tools.examples.columns import (
     TEXT_NAMES,
     WORDS_NAMES,
     Columns,
+    take_classes,
 )
 from data_tools.examples.conll import read_conll
-from data_tools.examples.example import BadLine, Question, ReadExample, TaggedWords
+from data_tools.examples.example import BadLine, FieldError, Question, ReadExample, TaggedWords
 from data_tools.examples.read import begins_with_json
 from data_tools.examples.rows import open_binary, read_rows
 from data_tools.examples.squad import read_squad
@@ -192,8 +193,7 @@ def read_label(values: Mapping[str, Any], fields: InputFields, task: TaskOfModel
         if task.kind == "value":
             return float(found)  # type: ignore[arg-type]
         if task.kind == "multi":
-            parts = found if isinstance(found, list) else [part.strip() for part in str(found or "").split(",")]
-            return [numbers[str(part)] for part in parts if part != ""]
+            return [numbers[name] for name in take_classes(found, name=fields.label, separator=Columns().separator)]
         return numbers[str(int(found) if isinstance(found, bool) else found).strip()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, FieldError) as error:
         raise UnknownLabel(str(found)) from error

@@ -105,9 +105,10 @@ def _weights_are_of_classes(config: TrainConfig, world_size: int | None) -> Iter
     elif num_labels is not None and len(weights) != num_labels:
         message = f"must have a weight for each of the {num_labels} classes"
         yield Violation(path=path, value=shown, message=message, fix=f"Give {num_labels} numbers.")
-    elif min(weights) < 0 or sum(weights) == 0:
-        message = "must be at least 0 each, and more than 0 together"
-        yield Violation(path=path, value=shown, message=message, fix="Use positive numbers.")
+    elif min(weights) <= 0:
+        message = "must be more than 0 each"
+        fix = "Use positive numbers, small ones for classes that should hardly count."
+        yield Violation(path=path, value=shown, message=message, fix=fix)
 
 
 @reads(_TASK, "parallel.context_parallel_size")
