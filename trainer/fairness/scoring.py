@@ -174,6 +174,7 @@ class ItemScorer:
         if not flat:
             return kept, np.zeros((0, 2))
         scores = self._model.score(flat, show=lambda done: show(done * len(kept) // len(flat)))
+        show(len(kept))  # several continuations may share a row
         return kept, np.array([score.logprob for score in scores]).reshape(len(kept), -1)
 
 
