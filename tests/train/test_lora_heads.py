@@ -62,3 +62,15 @@ def test_merged_classifier_is_proved(folder: Path) -> None:
     done = run_command("trainer.merge_adapter", "outputs/whole", "outputs/merged", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["gate"]["relative_difference"] <= 5e-6
+    assert "logits differ from those of base and adapters by" in done.stderr
+    quantized = run_command("trainer.quantize", "outputs/merged", "outputs/small", "--bits", "8", cwd=folder)
+    assert quantized.returncode == 0, quantized.stderr
+    found = []
+    for name in ("whole", "merged", "small"):
+        options = ("--input", "classify.jsonl", "--output", f"{name}.jsonl")
+        done = run_command("trainer.predict", f"outputs/{name}", *options, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["labels"] == ["no", "yes"]
+        lines = (folder / f"{name}.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["probabilities"]["yes"] for line in lines])
+    assert found[1] == pytest.approx(found[0], abs=1e-5)

@@ -13,6 +13,7 @@ from trainer.checkpoint.trainer_state import ORIGIN_NAME, STATE_NAME, TokenizerR
 from trainer.config.load import load_config_file
 from trainer.run_directory.directory import CONFIG_NAME
 from trireme.errors import ConfigError, Violation
+from trireme.shards.examples import RECORD_NAME
 from trireme.shards.manifest import hash_file
 from trireme.tokenizer.tokenizer import HUGGINGFACE_NAME, Tokenizer
 
@@ -45,14 +46,19 @@ def copy_tokenizer(tokenizer: Tokenizer) -> TokenizerCopy:
     return TokenizerCopy(record=record, files=files)
 
 
-def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy | None) -> dict[str, bytes]:
+def inherit_files(
+    source: Path | None, *, tokenizer: TokenizerCopy | None, keeps_task: bool = False
+) -> dict[str, bytes]:
     """Read what a run keeps of the checkpoint that its weights come from, for its own checkpoints.
 
     Args:
         source: that checkpoint; None for a run with weights of its own.
         tokenizer: of the run; None without one.
+        keeps_task: keep what its model was fine-tuned on, such as the names of classes: the model is the same one in
+            another form, and not trained further.
     Returns:
-        By name: the record of an import, and, if the tokenizer is the same, the companions such as the chat template.
+        By name: the record of an import, that of the task, and, if the tokenizer is the same, the companions such as
+        the chat template.
     Raises:
         ConfigError: the checkpoint's state cannot be read.
         OSError: a file cannot be read.
@@ -62,6 +68,8 @@ def inherit_files(source: Path | None, *, tokenizer: TokenizerCopy | None) -> di
     files = {}
     if (source / ORIGIN_NAME).is_file():
         files[ORIGIN_NAME] = (source / ORIGIN_NAME).read_bytes()
+    if keeps_task and (source / RECORD_NAME).is_file():
+        files[RECORD_NAME] = (source / RECORD_NAME).read_bytes()
     record = read_state(source).tokenizer
     if record is not None and tokenizer is not None and record.sha256 == tokenizer.record.sha256:
         files |= read_companions(source)

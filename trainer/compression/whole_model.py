@@ -97,7 +97,7 @@ def write_run(
     tokenizer = Tokenizer(saved.tokenizer_path) if saved.tokenizer_path is not None else None
     copy = copy_tokenizer(tokenizer) if tokenizer is not None else None
     state = state_of_import(model, output, padded_vocab_size=saved.state.padded_vocab_size, copy=copy)
-    inherited = inherit_files(saved.checkpoint, tokenizer=copy)
+    inherited = inherit_files(saved.checkpoint, tokenizer=copy, keeps_task=True)
     if not keeps_origin:
         inherited = {name: content for name, content in inherited.items() if name != ORIGIN_NAME}
     config = TrainConfig(

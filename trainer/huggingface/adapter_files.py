@@ -190,7 +190,10 @@ def import_adapter(source: Path, output: Path, *, base: SavedRun, has_gate: bool
         lora=lora_record(native.lora),
         base=record_base(base.checkpoint, run_directory=output),
     )
-    further = {**inherit_files(base.checkpoint, tokenizer=copy), **(copy.files if copy is not None else {})}
+    further = {
+        **inherit_files(base.checkpoint, tokenizer=copy, keeps_task=True),
+        **(copy.files if copy is not None else {}),
+    }
     pieces = {}
     for key, tensor in native.tensors.items():
         pieces[WEIGHTS_PREFIX + key] = view = ShardedTensorView(tensor.shape, dtype=torch.float32)
@@ -278,7 +281,10 @@ def merge_adapter(saved: SavedRun, output: Path, *, base: Path | None = None) ->
     tokenizer = Tokenizer(saved.tokenizer_path) if saved.tokenizer_path is not None else None
     copy = copy_tokenizer(tokenizer) if tokenizer is not None else None
     merged = state_of_import(model, output, padded_vocab_size=state.padded_vocab_size, copy=copy)
-    further = {**inherit_files(saved.checkpoint, tokenizer=copy), **(copy.files if copy is not None else {})}
+    further = {
+        **inherit_files(saved.checkpoint, tokenizer=copy, keeps_task=True),
+        **(copy.files if copy is not None else {}),
+    }
     config = TrainConfig(
         model=model,
         run_name=output.resolve().name,
@@ -364,6 +370,7 @@ def _compare_merged(saved: SavedRun, merged: Path, *, base: Path) -> GateResult:
                 adapters.load_into([chunk])
             results.append(logits_of_model(chunk, ids, vocab_size=state.vocab_size).cpu())
             del chunk
-        return compare_logits(results[1], results[0], num_tokens=ids.shape[1])
+        found = compare_logits(results[1], results[0], num_tokens=ids.shape[1])
+        return replace(found, other="those of base and adapters")
     finally:
         stop_world()

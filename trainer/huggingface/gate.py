@@ -73,6 +73,8 @@ class GateResult:
     num_rows: int = NUM_ROWS
     rounding_error: float | None = None
     """Largest difference of transformers' fp32 from its own fp64, over the largest logit; None: not measured."""
+    other: str = "transformers'"
+    """Whose logits the first model's are compared with."""
 
     @property
     def limit(self) -> float:
@@ -89,7 +91,7 @@ class GateResult:
     def __str__(self) -> str:
         """Describe the figures, for messages."""
         return (
-            f"logits differ from transformers' by {self.max_difference:.1e} at most, {self.relative_difference:.1e} of"
+            f"logits differ from {self.other} by {self.max_difference:.1e} at most, {self.relative_difference:.1e} of"
             f" the largest ({self.num_rows} rows of {self.num_tokens} tokens, fp32; the limit is {self.limit:.0e}"
             + ("" if self.rounding_error is None else f", transformers' own rounding error {self.rounding_error:.1e}")
             + ")"
@@ -97,7 +99,7 @@ class GateResult:
 
     def to_record(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "other"}
 
 
 def check_logits(
