@@ -21,6 +21,7 @@ from data_tools.examples.example import (
     Question,
     TaggedWords,
 )
+from data_tools.work.pool import end_with_parent
 from trireme.errors import EXIT_STOPPED, RunStopped
 from trireme.examples.chat import ConversationEncoder
 from trireme.examples.classification import TextEncoder
@@ -181,6 +182,7 @@ _encoders: list[ExampleEncoder] = []
 
 
 def _start(settings: EncodeSettings) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
     _encoders.append(ExampleEncoder(settings))
 

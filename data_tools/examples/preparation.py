@@ -4,12 +4,14 @@ Files are read twice: first to find everything that is malformed, the names of c
 any work is done; then to encode.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,10 +69,7 @@ def prepare_examples(preparation: Preparation) -> Report:
     output = preparation.output
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        work = output.with_name(f".{output.name}.preparing")
-        shutil.rmtree(work, ignore_errors=True)  # a killed command leaves it
-        work.mkdir()
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        work = stack.enter_context(_work_directory(output))
         spools = {name: _new_spool(work, name) for name in ("train", "validation")}
         rejected = work / "rejected.jsonl"
         total = contents.num_examples + contents.num_bad
@@ -105,6 +104,38 @@ def prepare_examples(preparation: Preparation) -> Report:
         for prefix, record, writer in reversed(writers.values()):
             _publish(prefix, record, writer, tokenizer=tokenizer, settings=settings)
     return report
+
+
+@contextmanager
+def _work_directory(output: Path) -> Iterator[Path]:
+    """Hold an empty directory for temporary files, which no other preparation of this prefix uses.
+
+    A killed command leaves it without the lock.
+
+    Raises:
+        ConfigError: another command is preparing this prefix.
+    """
+    work = output.with_name(f".{output.name}.preparing")
+    while True:
+        work.mkdir(exist_ok=True)
+        descriptor = os.open(work, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            message, fix = "another command is preparing it", "Wait for it to finish, or choose another prefix."
+            raise ConfigError([Violation(path="--output", value=output, message=message, fix=fix)]) from None
+        # The former owner may have removed it before the lock was free.
+        if work.exists() and os.path.samestat(os.fstat(descriptor), work.stat()):
+            break
+        os.close(descriptor)
+    try:
+        for entry in work.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _check_output(preparation: Preparation) -> Iterator[Violation]:

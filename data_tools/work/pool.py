@@ -224,7 +224,7 @@ class WorkerPool:
 
 
 def _run(serve: Serve, theirs: Connection, number: int, arguments: tuple[Any, ...]) -> None:
-    _end_with_parent()
+    end_with_parent()
     try:
         serve(theirs, number, *arguments)
     except BaseException as error:
@@ -233,7 +233,7 @@ def _run(serve: Serve, theirs: Connection, number: int, arguments: tuple[Any, ..
         theirs.send(_Failure(message=message, is_expected=is_expected))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Make this process end as soon as its parent is gone."""
     parent = parent_process()
     assert parent is not None

@@ -1,8 +1,15 @@
 """`trireme prepare-examples`: formats, rows, splits, the report, and that nothing is written by halves."""
 
+import contextlib
+import fcntl
 import gzip
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data_tools.commands import run_command
+from tests.data_tools.commands import REPOSITORY, run_command
 from tests.trireme.examples.small_tokenizers import CHATML, save_bert_tokenizer, save_byte_tokenizer
 from trireme.examples.rows import check_rows
 from trireme.shards.examples import (
@@ -207,6 +214,46 @@ def test_nothing_is_overwritten_silently(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no example is left to train on: too_long 40" in done.stderr
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_two_commands_do_not_prepare_one_prefix(model: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES])
+    work = tmp_path / ".rows.preparing"
+    (work / "train").mkdir(parents=True)  # a killed command leaves this
+    descriptor = os.open(work, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    fixed = ("--task", "sft", "--input", path, "--tokenizer", model, "--seq-length", SEQ_LENGTH)
+    done = run_command("data_tools.prepare_examples", *fixed, "--output", tmp_path / "rows")
+    assert done.returncode == 2
+    assert "--output: another command is preparing it" in done.stderr
+    os.close(descriptor)
+    prepare(model, path, tmp_path / "rows")
+    assert not work.exists()
+
+
+def test_workers_end_with_a_killed_command(model: Path, tmp_path: Path) -> None:
+    """They would wait for work for ever, and keep a pipeline of shell commands open."""
+    path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES] * 500)
+    fixed = ("--task", "sft", "--input", path, "--tokenizer", model, "--seq-length", SEQ_LENGTH)
+    command = [sys.executable, "-m", "data_tools.prepare_examples", *fixed, "--output", tmp_path / "rows"]
+    process = subprocess.Popen(
+        [*map(str, command), "--num-workers", "2"],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    spooled = tmp_path / ".rows.preparing" / "train" / "tokens"
+    deadline = time.monotonic() + 60
+    while not (spooled.exists() and spooled.stat().st_size):  # the workers have begun
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    try:
+        process.communicate(timeout=20)  # until the last process has closed stderr
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_completions_without_a_template_end_with_eos(tmp_path: Path) -> None:
