@@ -14,7 +14,8 @@ Tasks and their files, which are recognized by content:
 
 Written are PREFIX.bin, .idx, .labels.bin, .labels.idx and .manifest.json, the same for PREFIX.validation,
 PREFIX.report.json, PREFIX.rejected.jsonl with each rejected example's file, line and reason, and the tokenizer. Show a
-row with `trireme inspect PREFIX --example N`. Exit codes: 0 done, 1 failed, 2 invalid input, 130 interrupted.
+row with `trireme inspect PREFIX --example N`. Exit codes: 0 done, 1 failed, 2 invalid input, 130 interrupted,
+143 terminated.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from data_tools.examples.survey import Preparation
 from trireme.command import run_command
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.examples.document import Truncation
+from trireme.stop_signals import unwinding_on_signals
 from trireme.tokenizer.chat_template import ChatTemplate, TemplateRefusal
 from trireme.tokenizer.model_files import find_model_directory, find_tokenizer_file, read_chat_template
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -97,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
         mode="auto",
     )
     try:
-        report = prepare_examples(preparation)
+        with unwinding_on_signals():
+            report = prepare_examples(preparation)
     except OSError as error:
         message = f"{error.filename or arguments.output}: cannot be written: {error.strerror or error}."
         raise RunStopped(f"{message} Free disk space, or write elsewhere.", exit_code=EXIT_STOPPED) from error

@@ -173,10 +173,13 @@ class Reference:
 def _allocate(path: Path, num_bytes: int) -> None:
     try:
         with path.open("wb") as file:
-            file.truncate(num_bytes)
+            # Reserved: a disk that runs full later would end the ranks in the middle.
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
         message = f"the reference losses cannot be written: {error.strerror}"
-        fix = "Make the directory of the examples writable, or copy the examples to one that is."
+        fix = "Make room and the directory of the examples writable, or copy the examples to one that is."
         raise ConfigError([Violation(path=str(path), value="", message=message, fix=fix)]) from error
 
 

@@ -5,6 +5,7 @@ The rows are made by the real `trireme prepare-examples` with a tokenizer in whi
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from tests.train.commands import SMALL, losses_of, tensors_of
 from tests.train.small_run import run_command, write_tokenizer
+from tests.trireme.small_disk import fill, small_file_system
 from trainer.checkpoint.manifest import read_manifest
 from trainer.metrics.jsonl import read_records
 from trireme.shards.examples import read_record
@@ -321,3 +323,19 @@ def test_numbers_and_sets_of_classes(folder: Path) -> None:
     assert found["loss"] == pytest.approx(found["mean_squared_error"], rel=1e-5)
     assert found["loss"] > 1000
     assert not {"note", "perplexity"} & found.keys()
+
+
+def test_reference_losses_need_room(folder: Path, sft: Path, tmp_path: Path) -> None:
+    """A disk that is full is said before the model runs, and nothing is left on it."""
+    with small_file_system(tmp_path / "disk", kibibytes=200) as disk:
+        for path in (folder / "rows").glob("dpo.*"):
+            if ".reference-" not in path.name:
+                shutil.copy(path, disk)
+        shutil.copy(folder / "rows" / "tokenizer.json", disk)
+        fill(disk)
+        rows = (f"data.train=[{{paths:[{disk}/dpo]}}]", "data.validation=[]", "training.eval_interval=0")
+        start = "pretrained_checkpoint=outputs/sft"
+        done = run_command("launch.finetune", *settings("dpo", "full", *rows, start), cwd=folder)
+        assert done.returncode == 2, done.stderr
+        assert "the reference losses cannot be written: No space left on device. Make room" in done.stderr
+        assert not [*disk.glob("*.partial")]

@@ -231,8 +231,9 @@ def test_two_commands_do_not_prepare_one_prefix(model: Path, tmp_path: Path) -> 
     assert not work.exists()
 
 
-def test_workers_end_with_a_killed_command(model: Path, tmp_path: Path) -> None:
-    """They would wait for work for ever, and keep a pipeline of shell commands open."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_stopped_command(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Workers would wait for work for ever, and keep a pipeline of shell commands open."""
     path = write_lines(tmp_path / "chats.jsonl", [{"messages": messages} for messages in MESSAGES] * 500)
     fixed = ("--task", "sft", "--input", path, "--tokenizer", model, "--seq-length", SEQ_LENGTH)
     command = [sys.executable, "-m", "data_tools.prepare_examples", *fixed, "--output", tmp_path / "rows"]
@@ -248,9 +249,11 @@ def test_workers_end_with_a_killed_command(model: Path, tmp_path: Path) -> None:
     while not (spooled.exists() and spooled.stat().st_size):  # the workers have begun
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.kill()
+    process.send_signal(number)
     try:
         process.communicate(timeout=20)  # until the last process has closed stderr
+        assert process.returncode == (143 if number == signal.SIGTERM else -number)
+        assert spooled.exists() == (number == signal.SIGKILL)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
