@@ -1,6 +1,12 @@
 """Define small records that an engine fills and that metrics, checkpoints and reports read."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["sft", "classify", "tag", "qa", "dpo"]
+"""What a model is fine-tuned for; see `trireme.shards.examples.ExamplesRecord`."""
+TargetKind = Literal["single", "multi", "value"]
+"""What classify predicts: one class, a set of classes, or a number."""
 
 
 @dataclass(frozen=True, kw_only=True)

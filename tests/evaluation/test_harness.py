@@ -63,7 +63,12 @@ def reference(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(output / "tokenizer.json"), eos_token="</s>", pad_token="</s>"
     )
-    return HFLM(pretrained=str(output), tokenizer=tokenizer, device="cpu", batch_size=2, dtype="float32", max_length=32)
+    options = {"device": "cpu", "batch_size": 2, "dtype": "float32", "max_length": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        # Left by tests of ranks in this process, they would make accelerate wait for others.
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        return HFLM(pretrained=str(output), tokenizer=tokenizer, **options)
 
 
 @pytest.fixture(scope="module")

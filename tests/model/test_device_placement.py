@@ -167,8 +167,9 @@ def step(
             kernels=form,
         )
         batch = micro_batch(model, has_documents=has_documents)
-        weight = forward._gradient_weight([batch], groups=world.groups, device=device)
-        run = forward._forward_step(weight, cp_group=world.groups.cp, device=device)
+        objective = forward.PREDICT_NEXT
+        weight = forward._gradient_weight([batch], objective=objective, groups=world.groups, device=device)
+        run = forward._forward_step(weight, objective=objective, observe=None, cp_group=world.groups.cp, device=device)
         output, weigh = run(iter([batch]), chunk)
         loss, logged = weigh(output)
         loss.backward()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.train.small_run import write_tokenizer
-from trainer.suite.items import FOLDER, Item, check_task, encode_choice, read_items, score_items, shipped_tasks
+from trainer.suite.items import FOLDER, Item, check_task, read_items, shipped_tasks
+from trainer.suite.scoring import encode_choice, score_items
 from trainer.suite.words import number_in_chinese
 from trainer.suite.write import build_files
 from trireme.errors import ConfigError

@@ -3,14 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.config.model import ModelConfig
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
 from trireme.errors import ConfigError
-from trireme.shards.examples import ExamplesRecord, Task, read_examples
-from trireme.shards.shard import read_header
+from trireme.records import Task
+
+if TYPE_CHECKING:
+    from trireme.shards.examples import ExamplesRecord
+# Shards are read only where a run fine-tunes: with them comes numpy, which no launcher needs otherwise.
 
 HEADS: dict[Task, str] = {
     "classify": "classification",
@@ -41,8 +44,10 @@ def with_examples(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, training=dataclasses.replace(config.training, train_iters=steps))
 
 
-def find_record(datasets: Sequence[DatasetConfig]) -> ExamplesRecord | None:
+def find_record(datasets: Sequence[DatasetConfig]) -> "ExamplesRecord | None":
     """Return what the rows of the first shard are; None if there is none, or if it cannot be read."""
+    from trireme.shards.examples import read_examples  # noqa: PLC0415 - see above
+
     prefix = next((path for dataset in datasets for path in dataset.paths), None)
     try:
         return None if prefix is None else read_examples(prefix)
@@ -52,6 +57,9 @@ def find_record(datasets: Sequence[DatasetConfig]) -> ExamplesRecord | None:
 
 def count_rows(datasets: Sequence[DatasetConfig]) -> int | None:
     """Return the rows of all data sets together; None if one cannot be read."""
+    from trireme.shards.examples import read_examples  # noqa: PLC0415 - see above
+    from trireme.shards.shard import read_header  # noqa: PLC0415 - see above
+
     total = 0
     for dataset in datasets:
         for prefix in dataset.paths:
@@ -65,7 +73,7 @@ def count_rows(datasets: Sequence[DatasetConfig]) -> int | None:
     return total
 
 
-def count_scores(record: ExamplesRecord) -> int:
+def count_scores(record: "ExamplesRecord") -> int:
     """Return the outputs of the task's head: one per class or tag, one number, or first and last token."""
     if record.task == "qa":
         return 2
@@ -80,7 +88,7 @@ def _with_rows(model: ModelConfig, *, seq_length: int) -> ModelConfig:
     return dataclasses.replace(model, seq_length=seq_length, max_position_embeddings=positions)
 
 
-def _with_head(model: ModelConfig, *, task: Task, record: ExamplesRecord) -> ModelConfig:
+def _with_head(model: ModelConfig, *, task: Task, record: "ExamplesRecord") -> ModelConfig:
     head = HEADS.get(task)
     if head is None:
         return model

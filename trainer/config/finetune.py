@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trireme.shards.examples import Task
+from trireme.records import Task
 
 Metric = Literal[
     "loss",

@@ -13,7 +13,8 @@ import torch
 from torch import distributed
 
 from trainer.data.micro_batch import PADDING, MicroBatch
-from trainer.suite.items import Item, encode_choice, read_items, score_items
+from trainer.suite.items import Item, read_items
+from trainer.suite.scoring import encode_choice, score_items
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _ROW_MULTIPLE = 32

@@ -1,19 +1,15 @@
-"""Read multiple-choice items, and encode and score them as EleutherAI's lm-evaluation-harness does.
+"""Read multiple-choice items.
 
 A file has one JSON object a line: `context`, `choices`, `answer` (number of the right choice, from 0), and `delimiter`
 (between context and choice; a space if it is missing).
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trireme.errors import ConfigError, Violation
-from trireme.tokenizer.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).with_name("tasks")
 """Tasks that come with this project: NAME.jsonl, and NAME.yaml for the harness."""
@@ -95,37 +91,3 @@ def _parse(line: str, *, path: Path, number: int) -> Item:
 
 def _refusal(path: str | Path, value: Any, message: str) -> ConfigError:
     return ConfigError([Violation(path=str(path), value=value, message=message, fix="Correct the file.")])
-
-
-def encode_choice(item: Item, choice: int, *, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Encode an item's context and one of its choices.
-
-    Source: `TemplateLM._encode_pair` of lm-evaluation-harness: spaces at the end of the context go to the choice, and
-        the choice is what the encoding of both has behind the length of the context's.
-    """
-    context, continuation = item.context, item.delimiter + item.choices[choice]
-    stripped = context.rstrip()
-    continuation = context[len(stripped) :] + continuation
-    opening = tokenizer.opening_ids
-    whole = [*opening, *tokenizer.encode(stripped + continuation)]
-    before = [*opening, *tokenizer.encode(stripped)]
-    return before, whole[len(before) :]
-
-
-def score_items(items: Sequence[Item], sums: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Score a task from the log-likelihoods of its choices.
-
-    Args:
-        sums: of each item the sum of log-probabilities of each choice.
-    Returns:
-        acc: share of items whose right choice has the highest log-likelihood; acc_norm: the same after division by the
-        number of its characters; acc_stderr: standard error of acc. These are the harness's definitions.
-    """
-    right, right_norm = [], []
-    for item, logprobs in zip(items, sums, strict=True):
-        values = np.array(logprobs)
-        right.append(float(values.argmax() == item.answer))
-        lengths = np.array([len(choice) for choice in item.choices], dtype=np.float64)
-        right_norm.append(float((values / lengths).argmax() == item.answer))
-    stderr = float(np.std(right, ddof=1) / np.sqrt(len(right))) if len(right) > 1 else 0.0
-    return {"acc": float(np.mean(right)), "acc_norm": float(np.mean(right_norm)), "acc_stderr": stderr}

@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from trireme.errors import ConfigError, Violation
+from trireme.records import TargetKind as TargetKind
+from trireme.records import Task as Task
 from trireme.shards.manifest import MANIFEST_SUFFIX, read_manifest
 from trireme.shards.shard import shard_file
 
@@ -35,8 +37,6 @@ MAX_LABEL = 2**31 - 103
 MAX_CLASSES_OF_ONE_EXAMPLE = 30
 """Classes of a task in which an example may have several: the label is a set of bits."""
 
-Task = Literal["sft", "classify", "tag", "qa", "dpo"]
-TargetKind = Literal["single", "multi", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)

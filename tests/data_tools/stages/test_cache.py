@@ -25,6 +25,7 @@ PLANTED = {
     "data_tools/dedup/lines.py": {READ, DECIDE, TRAIN, TOKENIZE},
     "data_tools/document.py": {READ},
     "data_tools/errors.py": {READ, DECIDE, TRAIN, TOKENIZE},
+    "data_tools/examples/packing.py": set(),
     "data_tools/executors/slurm.py": set(),
     "data_tools/extract/html/regions.py": {READ},
     "data_tools/extract/wikitext/templates.py": {READ},
