@@ -38,7 +38,6 @@ MAX_CLASSES_OF_ONE_EXAMPLE = 30
 """Classes of a task in which an example may have several: the label is a set of bits."""
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ExamplesRecord:
     """Describe the rows of a shard.
