@@ -48,10 +48,9 @@ def train_and_predict(folder: Path, task: str, *, source: str, rows: str, furthe
         *("--output", f"outputs/minilm_rows/{rows}"),
     )
     command(folder, "launch.finetune", f"experiment={task}_minilm", "logging.wandb.mode=disabled", *further)
-    printed = command(
-        folder, "trainer.predict", f"outputs/{task}_minilm", "--input", held_out, "--output", "predicted.jsonl"
-    )
-    records = [json.loads(line) for line in (folder / "predicted.jsonl").read_text().splitlines()]
+    output = f"{task}.jsonl"
+    printed = command(folder, "trainer.predict", f"outputs/{task}_minilm", "--input", held_out, "--output", output)
+    records = [json.loads(line) for line in (folder / output).read_text().splitlines()]
     return records, json.loads(printed.splitlines()[-1])["scores"]
 
 
