@@ -60,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=Path("outputs/quickstart"), metavar="MODEL")
     parser.add_argument("--rows", type=int, default=48, help="of validation, of 256 tokens (default: %(default)s)")
+    parser.add_argument("--calibration-rows", type=int, default=128, help="of 256 tokens (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("outputs/quickstart/data"), help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     arguments = parser.parse_args()
@@ -82,7 +83,7 @@ def main() -> int:
             settings = VARIANTS[name]
             options = QuantizeOptions(
                 calibration=train if settings.get("method") == "gptq" else None,
-                calibration_rows=32,
+                calibration_rows=arguments.calibration_rows,
                 row_length=ROW_LENGTH,
                 validation=validation,
                 validation_rows=arguments.rows,

@@ -103,7 +103,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--gguf", choices=tuple(_GGUF_BITS), help="write a GGUF file with this type of its matrices")
     rows = parser.add_argument_group("rows of tokens")
     rows.add_argument("--calibration", type=Path, metavar="PREFIX", help="token shard for --method gptq")
-    rows.add_argument("--calibration-rows", type=int, default=64, metavar="N", help="default: %(default)s")
+    rows.add_argument("--calibration-rows", type=int, default=128, metavar="N", help="default: %(default)s")
     rows.add_argument("--validation", type=Path, metavar="PREFIX", help="token shard for perplexities before and after")
     rows.add_argument("--validation-rows", type=int, default=64, metavar="N", help="default: %(default)s")
     rows.add_argument(

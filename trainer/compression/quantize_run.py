@@ -39,7 +39,7 @@ class QuantizeOptions:
     method: Literal["round", "gptq"] = "round"
     calibration: Path | None = None
     """Shard whose rows the error feedback sees."""
-    calibration_rows: int = 64
+    calibration_rows: int = 128
     row_length: int | None = None
     """None takes the model's seq_length, at most `MAX_ROW_LENGTH`."""
     embedding_bits: int = 8
