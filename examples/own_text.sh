@@ -4,7 +4,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 output=${1:-outputs/own_text}
 # Default: this project's documentation.
-if [ $# -gt 1 ]; then texts=("${@:2}"); else texts=("$here"/../docs/*/*.md "$here"/../README*.md); fi
+if [ $# -gt 1 ]; then texts=("${@:2}"); else texts=("$here"/../docs/{data,launch,training}/*.md "$here"/../README*.md); fi
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 
