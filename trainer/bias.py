@@ -17,7 +17,6 @@ import argparse
 import datetime
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.fairness.items import ItemFile, Kind
 from trainer.fairness.read import check_set, read_items, shipped_sets
+from trainer.inference.command import run_on_ranks
 from trainer.inference.options import (
     add_model_options,
     add_sampling_options,
@@ -34,10 +34,9 @@ from trainer.inference.options import (
     choose_sampling,
     model_options,
 )
-from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+from trireme.command import allow_any_text, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.files import write_whole
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -51,12 +50,8 @@ _LOGGER = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
     allow_any_text()
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,18 +13,17 @@ filled in independently. A line of --input is {"text": "..."}; its other keys ar
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.inference.command import run_on_ranks
 from trainer.inference.files import STDIN, check_output, name_of, open_input, open_output, show_progress
 from trainer.inference.options import add_model_options, check_model_options, model_options
-from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command
+from trireme.command import allow_any_text
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 
 if TYPE_CHECKING:
@@ -36,12 +35,8 @@ _MAX_ERRORS = 20
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
     allow_any_text()
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,10 +13,10 @@ interrupted.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from trainer.inference.command import run_on_ranks
 from trainer.inference.files import STDIN, name_of, open_input, open_output, read_stdin, show_progress
 from trainer.inference.options import (
     add_model_options,
@@ -26,20 +26,15 @@ from trainer.inference.options import (
     model_options,
 )
 from trainer.inference.valid_text import is_text
-from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+from trireme.command import allow_any_text, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
     allow_any_text()
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,12 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.inference.command import run_on_ranks
 from trainer.inference.options import add_model_options, check_model_options, model_options
-from trireme.command import EXIT_INTERRUPTED, run_command, write_output
+from trireme.command import write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.extras import check_extra
 from trireme.files import write_whole
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -41,11 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,17 +14,16 @@ cannot be written, 2 invalid input, 130 interrupted.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.inference.command import run_on_ranks
 from trainer.inference.files import check_output, open_output, show_progress
 from trainer.inference.options import add_model_options, check_model_options, model_options
-from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+from trireme.command import allow_any_text, write_output
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -34,12 +33,8 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
     allow_any_text()
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:

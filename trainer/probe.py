@@ -14,19 +14,18 @@ input, 130 interrupted.
 import argparse
 import logging
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.inference.command import run_on_ranks
 from trainer.inference.files import STDIN, open_output, read_stdin
 from trainer.inference.options import add_model_options, check_model_options, model_options
 from trainer.inference.valid_text import is_text
 from trainer.interpret.options import ProbeOptions, parse_layers
-from trireme.command import EXIT_INTERRUPTED, allow_any_text, run_command, write_output
+from trireme.command import allow_any_text, write_output
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
-from trireme.logging import configure_logging
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -43,12 +42,8 @@ MAX_PROBABILITIES = 1 << 26
 
 def main() -> int:
     """Run the command."""
-    configure_logging(rank=global_rank())
     allow_any_text()
-    code = run_command(lambda: run(_parse()))
-    if code == EXIT_INTERRUPTED and "RANK" in os.environ:
-        os._exit(code)  # other ranks may wait for this one
-    return code
+    return run_on_ranks(lambda: run(_parse()))
 
 
 def run(arguments: argparse.Namespace) -> int:
