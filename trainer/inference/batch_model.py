@@ -14,22 +14,15 @@ import torch
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import distributed
 
-from trainer.build import wire_model
-from trainer.checkpoint.load import load_weights
 from trainer.config.model import ModelConfig
-from trainer.config.optim import PrecisionConfig
-from trainer.config.parallel import ParallelConfig
-from trainer.inference.loading import check_layout, describe_damage, open_tokenizer
+from trainer.inference.loading import count_tokens, open_tokenizer, place_model
 from trainer.inference.options import ModelOptions
-from trainer.model.finite import find_not_finite, join_first
 from trainer.model.gpt import GPT
-from trainer.parallel.world import World, start_world
+from trainer.parallel.world import World
 from trainer.saved_run import SavedRun, open_saved_run
-from trireme.errors import ConfigError, raise_if_any
 from trireme.tokenizer.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
-_TIMEOUT_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,34 +164,13 @@ def load_batch_model(options: ModelOptions, *, saved: SavedRun, tokenizer: Token
     Raises:
         ConfigError: on every rank: the model cannot be divided so, or its weights are not finite.
     """
-    state = saved.state
-    config = state.model_config()
-    raise_if_any(check_layout(config, padded_vocab_size=state.padded_vocab_size, options=options))
-    parallel = ParallelConfig(
-        tensor_model_parallel_size=options.tensor_model_parallel_size,
-        pipeline_model_parallel_size=options.pipeline_model_parallel_size,
-        expert_model_parallel_size=options.expert_model_parallel_size,
-    )
-    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
-    (model,) = wire_model(
-        config,
-        parallel=parallel,
-        precision=PrecisionConfig(params_dtype=options.params_dtype),
-        padded_vocab_size=state.padded_vocab_size,
-        vocab_size=state.vocab_size,
-        world=world,
-        reset_position_ids=True,
-    )
-    load_weights(saved.checkpoint, chunks=[model], base=options.base, base_name="--adapter")
-    if damage := find_not_finite([model]):
-        raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
-    model.eval()
-    _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
-    assert isinstance(model, GPT)
+    model, world = place_model(options, saved=saved, purpose=purpose)
+    _LOGGER.info("%s, step %d", saved.checkpoint, saved.state.step)
+    config = saved.state.model_config()
     return LoadedBatchModel(
         saved=saved,
         tokenizer=tokenizer,
-        vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),
+        vocab_size=count_tokens(tokenizer, saved),
         model=BatchModel(model, config=config, world=world, batch_size=options.max_batch_size),
     )
 

@@ -100,27 +100,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
         raise ConfigError([_is_encoder(saved.checkpoint, purpose=purpose)])
     if not model_config.has_output_layer:
         raise ConfigError([_has_task(saved.checkpoint, model_config, purpose=purpose)])
-    raise_if_any(check_layout(model_config, padded_vocab_size=state.padded_vocab_size, options=options))
-    parallel = ParallelConfig(
-        tensor_model_parallel_size=options.tensor_model_parallel_size,
-        pipeline_model_parallel_size=options.pipeline_model_parallel_size,
-        expert_model_parallel_size=options.expert_model_parallel_size,
-    )
-    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
-    (model,) = wire_model(
-        model_config,
-        parallel=parallel,
-        precision=PrecisionConfig(params_dtype=options.params_dtype),
-        padded_vocab_size=state.padded_vocab_size,
-        vocab_size=state.vocab_size,
-        world=world,
-        reset_position_ids=True,
-    )
-    load_weights(saved.checkpoint, chunks=[model], base=options.base, base_name="--adapter")
-    if damage := find_not_finite([model]):
-        raise ConfigError([describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
-    model.eval()
-    assert isinstance(model, GPT)
+    model, world = place_model(options, saved=saved, purpose=purpose)
     bank = load_adapters(model, options.adapters, base=saved)
     if packs_weights and options.params_dtype == "bf16" and is_quantized(saved.checkpoint):
         num_bytes = attach_quantized_weights(model, saved.checkpoint)
@@ -143,7 +123,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
             packs_weights=packs_weights,
         ),
         tokenizer=tokenizer,
-        vocab_size=min(tokenizer.vocab_size, state.vocab_size or state.padded_vocab_size),
+        vocab_size=count_tokens(tokenizer, saved),
         context_length=model_config.num_positions,
         chat_template=template,
         generation_config=generation_config,
@@ -152,7 +132,46 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
     )
 
 
-def check_layout(model: ModelConfig, *, padded_vocab_size: int, options: ModelOptions) -> list[Violation]:
+def place_model(options: ModelOptions, *, saved: SavedRun, purpose: str) -> tuple[GPT, World]:
+    """Load a checkpoint's weights into the layout of the options, in evaluation mode; all ranks call this.
+
+    Args:
+        purpose: completes the message about damaged weights: `cannot predict: ...`.
+    Raises:
+        ConfigError: on every rank: the model cannot be divided so, or its weights are not finite.
+    """
+    state = saved.state
+    config = state.model_config()
+    raise_if_any(_check_layout(config, padded_vocab_size=state.padded_vocab_size, options=options))
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=options.tensor_model_parallel_size,
+        pipeline_model_parallel_size=options.pipeline_model_parallel_size,
+        expert_model_parallel_size=options.expert_model_parallel_size,
+    )
+    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
+    (model,) = wire_model(
+        config,
+        parallel=parallel,
+        precision=PrecisionConfig(params_dtype=options.params_dtype),
+        padded_vocab_size=state.padded_vocab_size,
+        vocab_size=state.vocab_size,
+        world=world,
+        reset_position_ids=True,
+    )
+    load_weights(saved.checkpoint, chunks=[model], base=options.base, base_name="--adapter")
+    if damage := find_not_finite([model]):
+        raise ConfigError([_describe_damage(saved.checkpoint, join_first(damage), purpose=purpose)])
+    model.eval()
+    assert isinstance(model, GPT)
+    return model, world
+
+
+def count_tokens(tokenizer: Tokenizer, saved: SavedRun) -> int:
+    """Return the tokens that both the tokenizer and the model have, without the padding of the vocabulary."""
+    return min(tokenizer.vocab_size, saved.state.vocab_size or saved.state.padded_vocab_size)
+
+
+def _check_layout(model: ModelConfig, *, padded_vocab_size: int, options: ModelOptions) -> list[Violation]:
     """Report sizes of the layout into which the model cannot be divided."""
     # Key-value heads may be fewer: then several ranks hold copies of one.
     shared_heads = options.tensor_model_parallel_size % model.num_query_groups == 0
@@ -233,7 +252,7 @@ def _has_task(checkpoint: Path, model: ModelConfig, *, purpose: str) -> Violatio
     )
 
 
-def describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:
+def _describe_damage(checkpoint: Path, damage: str, *, purpose: str) -> Violation:
     """Return the error of a checkpoint with weights that are not finite."""
     return Violation(
         path="PATH",
