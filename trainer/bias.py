@@ -122,21 +122,12 @@ def _check_masked(files: Sequence[ItemFile], *, checkpoint: Path) -> list[Violat
 
 def _describe(arguments: argparse.Namespace, checkpoint: Path, *, tokenizer_sha256: str) -> dict[str, Any]:
     """Return what the figures depend on, but for the items."""
-    from trainer.checkpoint.adapter_base import fingerprint  # noqa: PLC0415 - see run
-    from trainer.checkpoint.trainer_state import read_state  # noqa: PLC0415 - see run
+    from trainer.evaluation.results import describe_layout, describe_model  # noqa: PLC0415 - see run
 
-    state = read_state(checkpoint)
-    names = ("tensor", "pipeline", "expert")
+    options = model_options(arguments)
     return {
-        "checkpoint": str(checkpoint),
-        "run_name": state.run_name,
-        "step": state.step,
-        "checkpoint_sha256": fingerprint(checkpoint),
-        "base_sha256": state.base.sha256 if state.base is not None else None,
-        "tokenizer_sha256": tokenizer_sha256,
-        "params_dtype": arguments.params_dtype,
-        "batch_size": arguments.max_batch_size,
-        "layout": {f"{name}_model_parallel_size": getattr(arguments, f"{name}_model_parallel_size") for name in names},
+        **describe_model(options, checkpoint=checkpoint, tokenizer_sha256=tokenizer_sha256),
+        "layout": describe_layout(options),
         "seed": arguments.seed,
         "limit": arguments.limit,
         "per_byte": arguments.per_byte,
@@ -152,6 +143,7 @@ def _report(
     arguments: argparse.Namespace,
     checkpoint: Path,
 ) -> None:
+    from trainer.evaluation.results import keep_result  # noqa: PLC0415 - see run
     from trainer.fairness.plot import build_page  # noqa: PLC0415 - see run
     from trainer.fairness.report import GENERAL, format_table  # noqa: PLC0415 - see run
     from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
@@ -162,7 +154,7 @@ def _report(
     if path is None:
         _LOGGER.info("%s is not in a run directory; %s is not written.", checkpoint, RESULT_NAME)
     else:
-        _write(path, to_json([*_read_results(path.expanduser()), result]) + "\n")
+        keep_result(path.expanduser(), result)
     if arguments.html is not None:
         _write(arguments.html, build_page(described, results))
     if arguments.texts is not None:
@@ -175,24 +167,6 @@ def _write(path: Path, text: str) -> None:
         write_whole(path.expanduser(), text)
     except OSError as error:
         _LOGGER.warning("Failed to write %s: %s", path, error.strerror)
-
-
-def _read_results(path: Path) -> list[Any]:
-    """Return the results of earlier runs.
-
-    Raises:
-        ConfigError: the file is there, and has no list.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError):
-        content = None
-    if isinstance(content, list):
-        return content
-    _LOGGER.warning("%s was no list of results; it is replaced.", path)
-    return []
 
 
 def _parse() -> argparse.Namespace:

@@ -15,7 +15,6 @@ the model's output is not finite, 2 invalid input, 130 interrupted.
 
 import argparse
 import datetime
-import json
 import logging
 import os
 import sys
@@ -28,7 +27,6 @@ from trainer.inference.options import add_model_options, check_model_options, mo
 from trireme.command import write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
 from trireme.extras import check_extra
-from trireme.files import write_whole
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -113,26 +111,15 @@ def _check_template(arguments: argparse.Namespace, loaded: "LoadedModel") -> lis
 
 def _describe_model(arguments: argparse.Namespace, loaded: "LoadedModel") -> dict[str, Any]:
     """Return what the scores depend on, but for the tasks."""
-    from trainer.checkpoint.adapter_base import fingerprint  # noqa: PLC0415 - see run
-    from trainer.checkpoint.trainer_state import library_versions, read_state  # noqa: PLC0415 - see run
+    from trainer.checkpoint.trainer_state import library_versions  # noqa: PLC0415 - see run
     from trainer.evaluation.harness_run import harness_version  # noqa: PLC0415 - see run
+    from trainer.evaluation.results import describe_layout, describe_model  # noqa: PLC0415 - see run
 
-    state = read_state(loaded.checkpoint)
-    names = ("tensor", "pipeline", "expert")
+    options = model_options(arguments)
     return {
-        "checkpoint": str(loaded.checkpoint),
-        "run_name": state.run_name,
-        "step": state.step,
-        "checkpoint_sha256": fingerprint(loaded.checkpoint),
-        "base_sha256": state.base.sha256 if state.base is not None else None,
-        "tokenizer_sha256": loaded.tokenizer.sha256,
-        "params_dtype": arguments.params_dtype,
-        "batch_size": arguments.max_batch_size,
+        **describe_model(options, checkpoint=loaded.checkpoint, tokenizer_sha256=loaded.tokenizer.sha256),
         "context_length": loaded.context_length,
-        "layout": {
-            "world_size": loaded.world.world_size,
-            **{f"{name}_model_parallel_size": getattr(arguments, f"{name}_model_parallel_size") for name in names},
-        },
+        "layout": {"world_size": loaded.world.world_size, **describe_layout(options)},
         "harness_version": harness_version(),
         "versions": library_versions("transformers", "datasets"),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -140,6 +127,7 @@ def _describe_model(arguments: argparse.Namespace, loaded: "LoadedModel") -> dic
 
 
 def _report(result: dict[str, Any], arguments: argparse.Namespace, loaded: "LoadedModel") -> None:
+    from trainer.evaluation.results import keep_result  # noqa: PLC0415 - see run
     from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
 
     directory = run_directory_of(loaded.checkpoint)
@@ -147,25 +135,8 @@ def _report(result: dict[str, Any], arguments: argparse.Namespace, loaded: "Load
     if path is None:
         _LOGGER.info("%s is not in a run directory; %s is not written.", loaded.checkpoint, RESULT_NAME)
     else:
-        try:
-            write_whole(path.expanduser(), to_json([*_read_results(path.expanduser()), result]) + "\n")
-        except OSError as error:
-            _LOGGER.warning("Failed to write %s: %s", path, error.strerror)
+        keep_result(path.expanduser(), result)
     write_output(to_json(result) + "\n")
-
-
-def _read_results(path: Path) -> list[Any]:
-    """Return the results of earlier runs; a file that is none is not added to but replaced, with a warning."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except ValueError:
-        content = None
-    if isinstance(content, list):
-        return content
-    _LOGGER.warning("%s was no list of results; it is replaced.", path)
-    return []
 
 
 def _parse() -> argparse.Namespace:
