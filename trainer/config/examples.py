@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainer.config.finetune import HEAD_OF_TASK
 from trainer.config.model import ModelConfig
 from trainer.config.run import DatasetConfig
 from trainer.config.schema import TrainConfig
@@ -14,13 +15,6 @@ from trireme.records import Task
 if TYPE_CHECKING:
     from trireme.shards.examples import ExamplesRecord
 # Shards are read only where a run fine-tunes: with them comes numpy, which no launcher needs otherwise.
-
-HEADS: dict[Task, str] = {
-    "classify": "classification",
-    "tag": "token_classification",
-    "qa": "question_answering",
-}
-"""Head of the model for the tasks that have one; the others keep the model's."""
 
 
 def with_examples(config: TrainConfig) -> TrainConfig:
@@ -89,8 +83,8 @@ def _with_rows(model: ModelConfig, *, seq_length: int) -> ModelConfig:
 
 
 def _with_head(model: ModelConfig, *, task: Task, record: "ExamplesRecord") -> ModelConfig:
-    head = HEADS.get(task)
-    if head is None:
+    head = HEAD_OF_TASK[task]
+    if head == "lm":  # the model's own, which predicts tokens
         return model
     values: dict[str, Any] = {"head": head, "num_labels": None if task == "qa" else count_scores(record)}
     if model.head != head:

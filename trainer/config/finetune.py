@@ -17,6 +17,14 @@ Metric = Literal[
     "f1",
     "reward_accuracy",
 ]
+HEAD_OF_TASK: dict[Task, str] = {
+    "sft": "lm",
+    "dpo": "lm",
+    "classify": "classification",
+    "tag": "token_classification",
+    "qa": "question_answering",
+}
+"""Which head of the model each task trains."""
 
 
 @dataclass(frozen=True, kw_only=True)

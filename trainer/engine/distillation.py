@@ -20,16 +20,12 @@ class LogitsObjective(BatchObjective):
 
     takes_labels = False
 
-    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the sum of the loss mask."""
-        return batch.loss_mask.sum()
-
     def sum_losses(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return 0."""
         return batch.loss_mask.sum() * 0
 
 
-class DistillationObjective:
+class DistillationObjective(BatchObjective):
     """Sum weight * KL(teacher, model) + (1 - weight) * cross entropy over the tokens that the loss mask counts.
 
     Validations measure the cross entropy alone, so that they compare with those of any other run.
@@ -65,10 +61,6 @@ class DistillationObjective:
 
     def _keep(self, logits: torch.Tensor, batch: MicroBatch) -> None:
         self._logits[batch.sample_ids] = logits
-
-    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the sum of the loss mask."""
-        return batch.loss_mask.sum()
 
     def sum_losses(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return the masked sum of the losses of logits [b, s, v]."""

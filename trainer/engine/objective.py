@@ -44,7 +44,7 @@ class Objective(Protocol):
 
 
 class BatchObjective:
-    """Implement what most objectives share: a batch says everything, and validations measure what is trained."""
+    """Implement what most objectives share: the loss mask counts, and validations measure what is trained."""
 
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Do nothing."""
@@ -53,15 +53,15 @@ class BatchObjective:
         """Return itself."""
         return self
 
+    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the sum of the loss mask, in which classes may have weights."""
+        return batch.loss_mask.sum()
+
 
 class TokenObjective(BatchObjective):
     """Sum the losses of the tokens that the loss mask counts: pretraining, masked tokens, answers of an assistant."""
 
     takes_labels = True
-
-    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the sum of the loss mask."""
-        return batch.loss_mask.sum()
 
     def sum_losses(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return the masked sum of token losses [b, s]."""
@@ -82,10 +82,6 @@ class ScoreObjective(BatchObjective):
     def __init__(self, kind: TargetKind, *, value_range: tuple[float, float] | None = None) -> None:
         self._kind = kind
         self._value_range = value_range
-
-    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the sum of the loss mask, in which classes may have weights."""
-        return batch.loss_mask.sum()
 
     def sum_losses(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return the sum of the losses of scores [b, s, classes], weighted by the loss mask."""
@@ -112,10 +108,6 @@ class SpanObjective(BatchObjective):
     """
 
     takes_labels = False
-
-    def count_targets(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the number of documents with an answer or the label that there is none."""
-        return batch.loss_mask.sum()
 
     def sum_losses(self, output: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return the sum of losses of scores [b, s, 2]."""

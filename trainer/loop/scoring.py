@@ -4,6 +4,7 @@ b: sequences, s: tokens of a row.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import distributed
 
 from trainer.data.micro_batch import PADDING, MicroBatch
 from trainer.engine.objective import PreferenceObjective
-from trainer.scores.score import score_classes, score_sets, score_spans, score_tags, score_values
+from trainer.scores.score import score
 from trireme.shards.examples import ExamplesRecord, decode_values
 
 _MAX_ANSWER_TOKENS = 30
@@ -84,16 +85,14 @@ def build_scorer(
         preference: of dpo.
         is_collecting: see `Scorer`.
     """
-    if record.task == "classify":
-        return Scorer(_collect_scores, _class_judge(record), is_collecting=is_collecting)
-    if record.task == "tag":
-        return Scorer(_collect_tags, _tag_judge(record), is_collecting=is_collecting)
-    if record.task == "qa":
-        return Scorer(
-            _span_collector(decode),
-            lambda texts, answers: score_spans(texts, answers),
-            is_collecting=is_collecting,
-        )
+    collectors = {
+        "classify": partial(_collect_scores, record=record),
+        "tag": partial(_collect_tags, names=record.labels),
+        "qa": _span_collector(decode),
+    }
+    if record.task in collectors:
+        judge = partial(score, record.task, record.target_kind)
+        return Scorer(collectors[record.task], judge, is_collecting=is_collecting)
     if record.task == "dpo":
         assert preference is not None
         return Scorer(_margin_collector(preference), _judge_margins, is_collecting=is_collecting)
@@ -107,48 +106,38 @@ def _targets(batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return rows, columns
 
 
-def _collect_scores(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
+def _collect_scores(output: torch.Tensor, batch: MicroBatch, *, record: ExamplesRecord) -> list[Prediction]:
     rows, columns = _targets(batch)
     scores, labels = output[rows, columns].float().cpu().numpy(), batch.labels[rows, columns].cpu().numpy()
     places = zip(rows.tolist(), columns.tolist(), strict=True)
     return [
-        ((batch.sample_ids[row], column, 0), scores[number], int(labels[number]))
+        ((batch.sample_ids[row], column, 0), scores[number], _class_label(int(labels[number]), record=record))
         for number, (row, column) in enumerate(places)
     ]
 
 
-def _class_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[Any]], Scores]:
-    def judge(predictions: Sequence[Any], labels: Sequence[Any]) -> Scores:
-        scores, targets = np.stack(predictions), np.array(labels, dtype=np.int64)
-        if record.target_kind == "single":
-            return score_classes(scores, targets)
-        if record.target_kind == "multi":
-            return score_sets(scores, (targets[:, None] >> np.arange(scores.shape[1])) & 1)
+def _class_label(label: int, *, record: ExamplesRecord) -> Any:
+    """Return a label as `score` reads it: a class, the numbers of a set of classes, or a number."""
+    if record.target_kind == "multi":
+        return [number for number in range(len(record.labels)) if label >> number & 1]
+    if record.target_kind == "value":
         assert record.value_range is not None
-        return score_values(scores[:, 0], decode_values(targets, value_range=record.value_range))
+        return float(decode_values(np.array(label), value_range=record.value_range))
+    return label
 
-    return judge
 
-
-def _collect_tags(output: torch.Tensor, batch: MicroBatch) -> list[Prediction]:
-    """Collect the tags of each document."""
+def _collect_tags(output: torch.Tensor, batch: MicroBatch, *, names: Sequence[str]) -> list[Prediction]:
+    """Collect the tags of each document, by name."""
     assert batch.document_starts is not None
     rows, columns = _targets(batch)
     predicted = output[rows, columns].argmax(dim=-1).tolist()
     labels, starts = batch.labels[rows, columns].tolist(), batch.document_starts[rows, columns].tolist()
-    documents: dict[tuple[int, int, int], tuple[list[int], list[int]]] = {}
+    documents: dict[tuple[int, int, int], tuple[list[str], list[str]]] = {}
     for row, start, prediction, label in zip(rows.tolist(), starts, predicted, labels, strict=True):
         pair = documents.setdefault((batch.sample_ids[row], start, 0), ([], []))
-        pair[0].append(prediction)
-        pair[1].append(label)
+        pair[0].append(names[prediction])
+        pair[1].append(names[label])
     return [(place, predictions, targets) for place, (predictions, targets) in documents.items()]
-
-
-def _tag_judge(record: ExamplesRecord) -> Callable[[Sequence[Any], Sequence[Any]], Scores]:
-    def name(sequences: Sequence[Any]) -> list[list[str]]:
-        return [[record.labels[number] for number in sequence] for sequence in sequences]
-
-    return lambda predictions, labels: score_tags(name(predictions), name(labels))
 
 
 def find_span(scores: np.ndarray, *, max_tokens: int = _MAX_ANSWER_TOKENS) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from trainer.config.finetune import HEAD_OF_TASK
 from trainer.config.rules.rule import reads
 from trainer.config.schema import TrainConfig
 from trireme.errors import Violation
@@ -9,14 +10,6 @@ from trireme.errors import Violation
 _HEAD = "model.head"
 _TASK = "finetune.task"
 _CP = "parallel.context_parallel_size"
-HEAD_OF_TASK = {
-    "sft": "lm",
-    "dpo": "lm",
-    "classify": "classification",
-    "tag": "token_classification",
-    "qa": "question_answering",
-}
-"""Which head each task of fine-tuning trains."""
 
 
 @reads(_HEAD, _TASK)
