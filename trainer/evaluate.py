@@ -204,7 +204,8 @@ def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
     assert validation is not None
     documents = _observe_documents(config, validation=validation, world=world, tokenizer=inputs.tokenizer)
     scorer = build_validation_scorer(config, world=world, tokenizer=inputs.tokenizer)
-    observers = [one.observe for one in (documents, scorer) if one is not None]
+    # Documents are of shards of text, scores of examples: there is one of them at most.
+    observer = documents or scorer
     result = run_validation(
         validation,
         evaluate=partial(
@@ -213,7 +214,7 @@ def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
             groups=world.groups,
             device=world.device,
             objective=build_objective(config, derived=derived, world=world),
-            observe=observers[0] if observers else None,
+            observe=observer.observe if observer is not None else None,
         ),
         scorer=scorer,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from trainer.data.identity import join_identities
-from trainer.data.micro_batch import PADDING, MicroBatch
+from trainer.data.micro_batch import PADDING, MicroBatch, find_foreign_token
 from trainer.data.mixture import DatasetIdentity
 from trainer.data.reference_losses import ReferenceLosses
 from trainer.data.token_dataset import MAX_OPEN_FILES, TokenDataset
@@ -148,9 +148,10 @@ class LabelledRowReader:
 
     def _check_ids(self, tokens: np.ndarray, dataset: np.ndarray, window: np.ndarray) -> None:
         """Report the first token that is not in the embedding."""
-        if self.vocab_size is None or (tokens.max() < self.vocab_size and tokens.min() >= 0):
+        place = find_foreign_token(tokens, vocab_size=self.vocab_size)
+        if place is None:
             return
-        row, column = np.argwhere((tokens >= self.vocab_size) | (tokens < 0))[0].tolist()
+        row, column = place
         prefix = self.datasets[dataset[row]].tokens.shards[0].prefix
         violation = Violation(
             path=f"{prefix} (data set {dataset[row]})",

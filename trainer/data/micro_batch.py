@@ -107,9 +107,10 @@ class WindowReader:
 
     def _check_ids(self, flat: np.ndarray, dataset: np.ndarray, window: np.ndarray) -> None:
         """Report the first token that is not in the embedding: a GPU would fail an assertion without its position."""
-        if self.vocab_size is None or (flat.max() < self.vocab_size and flat.min() >= 0):
+        place = find_foreign_token(flat, vocab_size=self.vocab_size)
+        if place is None:
             return
-        row, column = np.argwhere((flat >= self.vocab_size) | (flat < 0))[0].tolist()
+        row, column = place
         source = self.datasets[dataset[row]]
         violation = Violation(
             path=f"{source.shards[0].prefix} (data set {dataset[row]})",
@@ -119,6 +120,19 @@ class WindowReader:
             fix="Use the tokenizer of the shards, or a larger model.vocab_size.",
         )
         raise ConfigError([violation])
+
+
+def find_foreign_token(tokens: np.ndarray, *, vocab_size: int | None) -> tuple[int, int] | None:
+    """Return row and column of the first token id that the model does not have; None if there is none.
+
+    Args:
+        tokens: [n, any] integers.
+        vocab_size: number of token ids of the model; None does not check.
+    """
+    if vocab_size is None or (tokens.max() < vocab_size and tokens.min() >= 0):
+        return None
+    row, column = np.argwhere((tokens >= vocab_size) | (tokens < 0))[0].tolist()
+    return row, column
 
 
 def build_micro_batch(
