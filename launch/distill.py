@@ -15,31 +15,22 @@ On a cluster use `trireme slurm distill.teacher=PATH OVERRIDES`.
 
 import sys
 
-from launch import local
-from trainer.config.words import expand_word
-from trireme.command import write_output
-from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
+from launch.local import run_with_word
+from trainer.config.words import with_teacher
+from trireme.errors import exit_code_of
 
 
 def main() -> int:
     """Run the command; an invalid configuration prints all errors and exits with code 2."""
-    return exit_code_of(lambda: run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Start the run.
-
-    Raises:
-        ConfigError: the configuration is invalid.
-    """
-    if {"--help", "-h"} & set(arguments):
-        write_output((__doc__ or "").lstrip())
-        return EXIT_OK
-    overrides = expand_word(arguments, word="teacher", path="distill.teacher")
-    if not any(override.startswith(("distill.teacher=", "config_file=", "experiment=")) for override in overrides):
-        fix = "Add teacher=PATH: a run directory or a checkpoint."
-        raise ConfigError([Violation(path="teacher", value="", message="is missing", fix=fix)])
-    return local.run(overrides)
+    return exit_code_of(
+        lambda: run_with_word(
+            sys.argv[1:],
+            usage=__doc__ or "",
+            setting="distill.teacher",
+            fix="Add teacher=PATH: a run directory or a checkpoint.",
+            expand=with_teacher,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,31 +17,22 @@ On a cluster use `trireme slurm finetune.task=TASK OVERRIDES`.
 
 import sys
 
-from launch import local
+from launch.local import run_with_word
 from trainer.config.words import with_task
-from trireme.command import write_output
-from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of
+from trireme.errors import exit_code_of
 
 
 def main() -> int:
     """Run the command; an invalid configuration prints all errors and exits with code 2."""
-    return exit_code_of(lambda: run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Start the run.
-
-    Raises:
-        ConfigError: the configuration is invalid.
-    """
-    if {"--help", "-h"} & set(arguments):
-        write_output((__doc__ or "").lstrip())
-        return EXIT_OK
-    overrides = with_task(arguments)
-    if not any(override.startswith(("finetune.task=", "config_file=", "experiment=")) for override in overrides):
-        fix = "Add task=sft, classify, tag, qa or dpo."
-        raise ConfigError([Violation(path="task", value="", message="is missing", fix=fix)])
-    return local.run(overrides)
+    return exit_code_of(
+        lambda: run_with_word(
+            sys.argv[1:],
+            usage=__doc__ or "",
+            setting="finetune.task",
+            fix="Add task=sft, classify, tag, qa or dpo.",
+            expand=with_task,
+        )
+    )
 
 
 if __name__ == "__main__":

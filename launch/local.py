@@ -25,7 +25,7 @@ after saving a checkpoint (rerun the same command to resume); otherwise the exit
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch.cli import split_arguments
@@ -35,7 +35,8 @@ from trainer.config.derived import count_processes
 from trainer.config.load import dump_config, load_config
 from trainer.config.schema import TrainConfig
 from trainer.config.validate import check_packages, validate
-from trireme.errors import ConfigError, Violation, exit_code_of, format_config_error
+from trireme.command import write_output
+from trireme.errors import EXIT_OK, ConfigError, Violation, exit_code_of, format_config_error
 from trireme.processes import config_handed_over, set_omp_threads, torchrun_here
 from trireme.progress import format_number
 from trireme.start_notice import announce_start
@@ -87,6 +88,30 @@ def run(arguments: Sequence[str]) -> int:
     with config_handed_over(dump_config(config)) as handed:
         # Not a child: signals and the exit code are torchrun's without anything in between.
         os.execve(command[0], command, {**environment, **handed})
+
+
+def run_with_word(
+    arguments: Sequence[str], *, usage: str, setting: str, fix: str, expand: Callable[[Sequence[str]], list[str]]
+) -> int:
+    """Run a command that is `trireme local` with one setting that must be given, under a short name.
+
+    Args:
+        arguments: the command line without the program's name.
+        usage: printed with --help.
+        setting: path of the setting; its last part is the short name.
+        fix: completes the error that it is missing.
+        expand: writes the short name as the override of the setting.
+    Raises:
+        ConfigError: the setting is missing, or the configuration is invalid.
+    """
+    if {"--help", "-h"} & set(arguments):
+        write_output(usage.lstrip())
+        return EXIT_OK
+    overrides = expand(arguments)
+    if not any(override.startswith((f"{setting}=", "config_file=", "experiment=")) for override in overrides):
+        path = setting.rpartition(".")[2]
+        raise ConfigError([Violation(path=path, value="", message="is missing", fix=fix)])
+    return run(overrides)
 
 
 def _load(problems: Sequence[Violation], overrides: Sequence[str]) -> tuple[TrainConfig, list[Violation]]:

@@ -15,20 +15,12 @@ Exit codes are those of `trireme train`.
 import sys
 
 from trainer.config.words import with_task
-from trainer.train import main as train
-from trireme.command import write_output
-from trireme.errors import EXIT_OK
-from trireme.processes import global_rank
+from trainer.train import main_with_word
 
 
 def main() -> int:
     """Run the command."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        if global_rank() == 0:
-            write_output((__doc__ or "").lstrip())
-        return EXIT_OK
-    sys.argv[1:] = with_task(sys.argv[1:])
-    return train()
+    return main_with_word(usage=__doc__ or "", expand=with_task)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ import faulthandler
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 
+from trireme.command import write_output
 from trireme.errors import EXIT_OK, EXIT_REQUEUE, exit_code_of
 from trireme.logging import configure_logging
 from trireme.processes import global_rank, leave_exit_code, local_rank, name_process
@@ -42,6 +44,21 @@ def main() -> int:
     if code not in (EXIT_OK, EXIT_REQUEUE):
         os._exit(code)  # as above
     return code
+
+
+def main_with_word(*, usage: str, expand: Callable[[Sequence[str]], list[str]]) -> int:
+    """Run a command that is training with a setting under a short name.
+
+    Args:
+        usage: printed with --help.
+        expand: writes the short name as an override.
+    """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        if global_rank() == 0:
+            write_output(usage.lstrip())
+        return EXIT_OK
+    sys.argv[1:] = expand(sys.argv[1:])
+    return main()
 
 
 def start(overrides: list[str]) -> int:

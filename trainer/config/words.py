@@ -10,10 +10,15 @@ def with_task(arguments: Sequence[str]) -> list[str]:
     """
     if any(argument.startswith("config_file=") for argument in arguments):
         return [argument for argument in arguments if not argument.startswith("task=")]
-    return ["training.eval_iters=null", *expand_word(arguments, word="task", path="finetune.task")]
+    return ["training.eval_iters=null", *_expand(arguments, word="task", path="finetune.task")]
 
 
-def expand_word(arguments: Sequence[str], *, word: str, path: str) -> list[str]:
+def with_teacher(arguments: Sequence[str]) -> list[str]:
+    """Write `teacher=PATH` as the override `distill.teacher=PATH`."""
+    return _expand(arguments, word="teacher", path="distill.teacher")
+
+
+def _expand(arguments: Sequence[str], *, word: str, path: str) -> list[str]:
     """Write `WORD=VALUE` as the override `PATH=VALUE`, before all others."""
     start = f"{word}="
     found = [f"{path}={argument.removeprefix(start)}" for argument in arguments if argument.startswith(start)]
