@@ -18,6 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from trainer.compression.options import check_counts
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -88,13 +89,8 @@ def _parse() -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> list[Violation]:
     """Return the errors of all arguments that need no model."""
-    found = check_extra("huggingface", ["safetensors"])
-    for name in ("rows", "validation_rows", "row_length"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            path = f"--{name.replace('_', '-')}"
-            found.append(Violation(path=path, value=value, message="must be at least 1", fix="Use a larger number."))
-    return found
+    counts = ("rows", "validation_rows", "row_length")
+    return check_extra("huggingface", ["safetensors"]) + check_counts(arguments, counts)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from trainer.compression.options import check_counts
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -121,11 +122,7 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
     elif arguments.bits is not None and arguments.gguf is not None and arguments.bits != _GGUF_BITS[arguments.gguf]:
         message = f"contradicts --gguf {arguments.gguf}, which has {_GGUF_BITS[arguments.gguf]} bits"
         found.append(Violation(path="--bits", value=arguments.bits, message=message, fix="Remove it."))
-    for name in ("group_size", "calibration_rows", "validation_rows", "row_length"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            path = f"--{name.replace('_', '-')}"
-            found.append(Violation(path=path, value=value, message="must be at least 1", fix="Use a larger number."))
+    found += check_counts(arguments, ("group_size", "calibration_rows", "validation_rows", "row_length"))
     if arguments.gguf is not None and arguments.group_size is not None and arguments.group_size % 32:
         message, fix = "must be a multiple of 32, the weights of a GGUF file's block", "Use 32."
         found.append(Violation(path="--group-size", value=arguments.group_size, message=message, fix=fix))
