@@ -2,7 +2,8 @@
 
 Perplexities are on rows of the quickstart's validation shard, calibration rows on its training shard; for a model with
 another tokenizer, their text is encoded again. Speeds are on this machine, in one thread: new tokens a second after a
-short prompt, for one text and for eight at once, and prompt tokens a second. Prints one JSON line.
+short prompt, for one text and for eight at once, and prompt tokens a second, in rounds that alternate between all
+models. Prints one JSON line.
 
     python -m benchmarks.quantize [MODEL] [--rows 48] [--variants int8 int8_gptq int4_gptq ...]
 
@@ -12,10 +13,10 @@ MODEL is a run directory or an import; the default is outputs/quickstart, which 
 import argparse
 import gc
 import json
-import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,11 @@ cpu_shim.install()  # before Megatron-Core is imported
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from trainer.compression.decoding import NUM_TEXTS, measure_decoding  # noqa: E402
 from trainer.compression.quantize_run import QuantizeOptions, quantize_run  # noqa: E402
+from trainer.compression.whole_model import one_process  # noqa: E402
 from trainer.inference.loading import load_model  # noqa: E402
 from trainer.inference.options import ModelOptions  # noqa: E402
-from trainer.inference.request import GenerationRequest  # noqa: E402
-from trainer.inference.sampling import SamplingConfig  # noqa: E402
-from trainer.parallel.world import stop_world  # noqa: E402
 from trainer.saved_run import SavedRun, open_saved_run  # noqa: E402
 from trireme.shards.shard import ShardReader, ShardWriter, token_dtype  # noqa: E402
 from trireme.tokenizer.tokenizer import Tokenizer  # noqa: E402
@@ -51,7 +51,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gguf_q4_0_gptq": {"bits": 4, "group_size": 32, "gguf": "Q4_0", "method": "gptq"},
     "gguf_q4_1": {"bits": 4, "group_size": 32, "gguf": "Q4_1"},
 }
-NEW_TOKENS, PROMPT_TOKENS, REPEATS = 48, 128, 3
 ROW_LENGTH = 256
 
 
@@ -69,10 +68,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "model": arguments.model.resolve().name,
         "threads": 1,
-        "decoding": {
-            "fp32": measure_speed(arguments.model, "fp32"),
-            "bf16": measure_speed(arguments.model, "bf16"),
-        },
+        "decoding": {},
         "variants": {},
     }
     with tempfile.TemporaryDirectory(prefix="trireme-quantize-") as folder:
@@ -95,11 +91,16 @@ def main() -> int:
             seconds = time.monotonic() - start
             kept = {key: written[key] for key in ("num_bytes", "size_ratio", "error_ratio", "perplexity")}
             record = {**kept, "seconds_with_validation": round(seconds, 1)}
-            if options.gguf is None:
-                record["decoding_bf16"] = measure_speed(output, "bf16")
             result["variants"][name] = record
             print(name, json.dumps(record), file=sys.stderr, flush=True)
             gc.collect()
+        outputs = {(name, "bf16"): Path(folder, name) for name in arguments.variants if "gguf" not in VARIANTS[name]}
+        speeds = measure_speeds({("", "fp32"): arguments.model, ("", "bf16"): arguments.model, **outputs})
+        for (name, dtype), speed in speeds.items():
+            if name:
+                result["variants"][name][f"decoding_{dtype}"] = speed
+            else:
+                result["decoding"][dtype] = speed
     print(json.dumps(result), file=FIGURES)
     return 0
 
@@ -123,39 +124,16 @@ def encode_again(saved: SavedRun, data: Path, name: str, *, folder: Path) -> Pat
     return folder / name
 
 
-def measure_speed(path: Path, params_dtype: Any) -> dict[str, float]:
-    """Return tokens a second: new ones of one text and of eight, and those of a prompt. Medians."""
-    model = load_model(ModelOptions(path=path, params_dtype=params_dtype, max_batch_size=8))
-    try:
-        random = np.random.default_rng(0)
-        prompt = tuple(int(token) for token in random.integers(0, model.vocab_size, PROMPT_TOKENS))
-        generator = model.new_generator()
-
-        def run(num_texts: int, num_new: int, *, length: int) -> float:
-            requests = [
-                GenerationRequest(
-                    prompt=(index, *prompt[: length - 1]),
-                    max_new_tokens=num_new,
-                    sampling=SamplingConfig(temperature=0.0),
-                )
-                for index in range(num_texts)
-            ]
-            start = time.process_time()
-            for _ in generator.run(requests):
-                pass
-            return time.process_time() - start
-
-        run(1, 4, length=8)
-        found: dict[str, list[float]] = {"one_text": [], "eight_texts": [], "prompt": []}
-        for _ in range(REPEATS):
-            for name, count in (("one_text", 1), ("eight_texts", 8)):
-                start = run(count, 1, length=8)
-                found[name].append(count * NEW_TOKENS / (run(count, 1 + NEW_TOKENS, length=8) - start))
-            found["prompt"].append(PROMPT_TOKENS / run(1, 1, length=PROMPT_TOKENS))
-        return {name: round(statistics.median(values), 1) for name, values in found.items()}
-    finally:
-        model.runner.stop()
-        stop_world()
+def measure_speeds(paths: dict[tuple[str, Any], Path]) -> dict[tuple[str, Any], dict[str, float]]:
+    """Return tokens a second of processor time: new ones of one text and of eight, and those of a prompt. Medians."""
+    with one_process() as world:
+        models = {
+            (name, dtype): load_model(
+                ModelOptions(path=path, params_dtype=dtype, max_batch_size=NUM_TEXTS), world=world, verify=False
+            )
+            for (name, dtype), path in paths.items()
+        }
+        return {key: asdict(speed) for key, speed in measure_decoding(models, clock=time.process_time).items()}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ with the model's tokenizer, is measured: --layers removes one layer after anothe
 layer, together with the keys and values that they share. Train or distill the model afterwards: pruning alone costs
 quality.
 
-Prints one line of JSON with the perplexities before and after. Exit codes: 0 done, 1 the disk is full, 2 invalid input,
+Prints one line of JSON with perplexities and the speed of decoding before and after, and writes it to compression.json
+in OUTPUT_DIR. Exit codes: 0 done, 1 the disk is full, 2 invalid input,
 130 interrupted, 143 terminated. In every case but 0, OUTPUT_DIR has no new checkpoint.
 """
 
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 from trainer.compression.options import check_counts
+from trainer.compression.report import add_decoding_option, check_decoding_rounds, keep_result, withdrawn_on_failure
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -57,9 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
         validation=arguments.validation,
         validation_rows=arguments.validation_rows,
         base=arguments.base,
+        decoding_rounds=arguments.decoding_rounds,
     )
     with interruptible(arguments.output):
         result = prune_run(open_saved_run(arguments.path, verify=True), arguments.output, options)
+        with withdrawn_on_failure(result.checkpoint, output=arguments.output):
+            keep_result(arguments.output, result.to_record())
     write_output(to_json(result.to_record()) + "\n")
     return EXIT_OK
 
@@ -83,6 +88,7 @@ def _parse() -> argparse.Namespace:
     rows.add_argument(
         "--row-length", type=int, metavar="N", help="tokens of a row (default: the model's seq_length, at most 512)"
     )
+    add_decoding_option(parser)
     add_base_option(parser)
     return parser.parse_args()
 
@@ -90,7 +96,8 @@ def _parse() -> argparse.Namespace:
 def _check(arguments: argparse.Namespace) -> list[Violation]:
     """Return the errors of all arguments that need no model."""
     counts = ("rows", "validation_rows", "row_length")
-    return check_extra("huggingface", ["safetensors"]) + check_counts(arguments, counts)
+    found = check_extra("huggingface", ["safetensors"]) + check_counts(arguments, counts)
+    return found + check_decoding_rounds(arguments)
 
 
 if __name__ == "__main__":

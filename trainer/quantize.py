@@ -11,10 +11,11 @@ each row of a matrix, --bits 4 one for each group of --group-size inputs. Norms,
 
 --method gptq rounds each weight so that the outputs of its layer change least on the rows of --calibration, a token
 shard made with the model's tokenizer. --validation compares perplexities before and after, with 95 % intervals from a
-bootstrap over rows.
+bootstrap over rows. The speed of decoding before and after is measured on this machine (--decoding-rounds), in the
+threads that OMP_NUM_THREADS allows; not that of a GGUF file, which is for another program.
 
-Prints one line of JSON. Exit codes: 0 done, 1 the disk is full, 2 invalid input, 130 interrupted, 143 terminated. In
-every case but 0, OUTPUT stays as it was.
+Prints one line of JSON, and writes it to compression.json in OUTPUT if that is a directory. Exit codes: 0 done, 1 the
+disk is full, 2 invalid input, 130 interrupted, 143 terminated. In every case but 0, OUTPUT stays as it was.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 from pathlib import Path
 
 from trainer.compression.options import check_counts
+from trainer.compression.report import add_decoding_option, check_decoding_rounds, keep_result, withdrawn_on_failure
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -68,9 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
         validation_rows=arguments.validation_rows,
         gguf=arguments.gguf,
         base=arguments.base,
+        decoding_rounds=arguments.decoding_rounds,
     )
     with interruptible(arguments.output):
         result = quantize_run(open_saved_run(arguments.path, verify=True), arguments.output, options)
+        if arguments.gguf is None:
+            with withdrawn_on_failure(result.output, output=arguments.output):
+                keep_result(arguments.output, result.to_record())
     write_output(to_json(result.to_record()) + "\n")
     return EXIT_OK
 
@@ -110,6 +116,7 @@ def _parse() -> argparse.Namespace:
     rows.add_argument(
         "--row-length", type=int, metavar="N", help="tokens of a row (default: the model's seq_length, at most 512)"
     )
+    add_decoding_option(parser)
     add_base_option(parser)
     return parser.parse_args()
 
@@ -123,6 +130,7 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         message = f"contradicts --gguf {arguments.gguf}, which has {_GGUF_BITS[arguments.gguf]} bits"
         found.append(Violation(path="--bits", value=arguments.bits, message=message, fix="Remove it."))
     found += check_counts(arguments, ("group_size", "calibration_rows", "validation_rows", "row_length"))
+    found += check_decoding_rounds(arguments)
     if arguments.gguf is not None and arguments.group_size is not None and arguments.group_size % 32:
         message, fix = "must be a multiple of 32, the weights of a GGUF file's block", "Use 32."
         found.append(Violation(path="--group-size", value=arguments.group_size, message=message, fix=fix))

@@ -99,7 +99,8 @@ def test_heads_without_output_are_the_smaller_model(config: ModelConfig, tmp_pat
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def run(*arguments: object) -> dict[str, Any]:
-        monkeypatch.setattr("sys.argv", ["prune", *map(str, arguments)])
+        rounds = () if "--decoding-rounds" in arguments else ("--decoding-rounds", "0")
+        monkeypatch.setattr("sys.argv", ["prune", *map(str, arguments), *rounds])
         assert prune.run(prune._parse()) == 0
         record: dict[str, Any] = json.loads(capsys.readouterr().out)
         return record

@@ -31,7 +31,8 @@ def run_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
 ) -> dict[str, Any]:
     """Run the command in this process; its JSON."""
-    monkeypatch.setattr("sys.argv", ["quantize", *map(str, arguments)])
+    options = () if "--decoding-rounds" in arguments else ("--decoding-rounds", "0")
+    monkeypatch.setattr("sys.argv", ["quantize", *map(str, arguments), *options])
     assert quantize.run(quantize._parse()) == 0
     record: dict[str, Any] = json.loads(capsys.readouterr().out)
     return record

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.pruning import Pruned, Removal, collect_tensors, prune_heads, prune_layers, write_pruned
+from trainer.compression.report import withdrawn_on_failure
 from trainer.compression.rows import Comparison, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
@@ -41,6 +43,8 @@ class PruneOptions:
     validation_rows: int = 64
     base: Path | None = None
     """Where the base checkpoint of adapters is."""
+    decoding_rounds: int = 0
+    """In which the speed of decoding is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class PruneResult:
     num_parameters: int
     removals: tuple[Removal, ...]
     perplexity: Comparison
+    decoding: DecodingComparison | None
+    """In fp32; None if it was not measured."""
 
     def to_record(self) -> dict[str, Any]:
         """Return plain values."""
@@ -101,14 +107,27 @@ def prune_run(saved: SavedRun, output: Path, options: PruneOptions) -> PruneResu
             keeps_origin=False,
             further={RECORD_NAME: _record(saved, pruned)},
         )
-        # What was written, not what was measured while pruning.
-        after = row_losses(load_whole(open_saved_run(checkpoint, verify=False), world=world), validation)
+        with withdrawn_on_failure(checkpoint, output=output):
+            # What was written, not what was measured while pruning.
+            after = row_losses(load_whole(open_saved_run(checkpoint, verify=False), world=world), validation)
+            tensors.clear()  # the memory is for the models that are measured
+            del model
+            decoding = compare_decoding(
+                saved,
+                checkpoint,
+                world=world,
+                num_rounds=options.decoding_rounds,
+                before_dtypes=("fp32",),
+                after_dtypes=("fp32",),
+                base=options.base,
+            )
     return PruneResult(
         checkpoint=checkpoint,
         num_parameters_before=count_parameters(config, state.padded_vocab_size),
         num_parameters=count_parameters(pruned.model, state.padded_vocab_size),
         removals=pruned.removals,
         perplexity=compare_losses(before, after, seq_length=length),
+        decoding=decoding,
     )
 
 

@@ -10,7 +10,9 @@ import torch
 
 from trainer.checkpoint.adapter_base import fingerprint
 from trainer.checkpoint.quantized import Quantization, is_quantized, write_quantized
+from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.quantizing import QuantizedModel, quantize_model
+from trainer.compression.report import withdrawn_on_failure
 from trainer.compression.rows import Comparison, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
@@ -49,6 +51,8 @@ class QuantizeOptions:
     gguf: GgufType | None = None
     base: Path | None = None
     """Where the base checkpoint of adapters is."""
+    decoding_rounds: int = 0
+    """In which the speed of decoding is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,8 @@ class QuantizeResult:
     """See `QuantizedModel`."""
     perplexity: Comparison | None
     """None without validation rows."""
+    decoding: DecodingComparison | None
+    """Before in fp32 and bf16, after in bf16, where its kernels are; None for GGUF files and if it was not measured."""
 
     def to_record(self) -> dict[str, Any]:
         """Return plain values."""
@@ -114,17 +120,32 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
             else:
                 file = _write(saved, output, quantized, options)
                 num_bytes = _count_bytes(quantized.tensors)
-        compared = None
-        if validation is not None and before is not None:
-            compared = compare_losses(before, row_losses(model, validation), seq_length=length)
+        with withdrawn_on_failure(file, output=output):
+            compared = decoding = None
+            if validation is not None and before is not None:
+                compared = compare_losses(before, row_losses(model, validation), seq_length=length)
+            coarse = quantized.coarse if quantized is not None else ()
+            error_ratio = quantized.error_ratio if quantized is not None else None
+            del model, quantized  # the memory is for the models that are measured
+            if options.gguf is None:
+                decoding = compare_decoding(
+                    saved,
+                    file,
+                    world=world,
+                    num_rounds=options.decoding_rounds,
+                    before_dtypes=("fp32", "bf16"),
+                    after_dtypes=("bf16",),
+                    base=options.base,
+                )
     return QuantizeResult(
         output=file,
         num_parameters=total,
         num_bytes=num_bytes,
         size_ratio=num_bytes / (4 * total),
-        coarse=quantized.coarse if quantized is not None else (),
-        error_ratio=quantized.error_ratio if quantized is not None else None,
+        coarse=coarse,
+        error_ratio=error_ratio,
         perplexity=compared,
+        decoding=decoding,
     )
 
 

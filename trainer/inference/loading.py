@@ -80,18 +80,27 @@ class LoadedModel:
         return (*self.document_start, *self.tokenizer.encode(text)) or (0,)
 
 
-def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_weights: bool = True) -> LoadedModel:
+def load_model(
+    options: ModelOptions,
+    *,
+    purpose: str = "generate text",
+    packs_weights: bool = True,
+    world: World | None = None,
+    verify: bool = True,
+) -> LoadedModel:
     """Load the latest valid checkpoint at a path; all ranks call this.
 
     Args:
         purpose: completes the message about damaged weights: `cannot generate text: ...`.
         packs_weights: see `ModelRunner`; False leaves a model that can also be used without a cache, with dequantized
             weights where the checkpoint's are quantized.
+        world: of the options' layout, which other models share; None starts it.
+        verify: read every byte of the checkpoint and compare sha256.
     Raises:
         ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
             finite, or the model is an encoder.
     """
-    saved = open_saved_run(options.path, verify=True)
+    saved = open_saved_run(options.path, verify=verify)
     tokenizer = open_tokenizer(options.tokenizer, saved)
     template = _open_template(saved.checkpoint, tokenizer)
     state = saved.state
@@ -100,7 +109,7 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
         raise ConfigError([_is_encoder(saved.checkpoint, purpose=purpose)])
     if not model_config.has_output_layer:
         raise ConfigError([_has_task(saved.checkpoint, model_config, purpose=purpose)])
-    model, world = place_model(options, saved=saved, purpose=purpose)
+    model, world = place_model(options, saved=saved, purpose=purpose, world=world)
     bank = load_adapters(model, options.adapters, base=saved)
     if packs_weights and options.params_dtype == "bf16" and is_quantized(saved.checkpoint):
         num_bytes = attach_quantized_weights(model, saved.checkpoint)
@@ -132,11 +141,14 @@ def load_model(options: ModelOptions, *, purpose: str = "generate text", packs_w
     )
 
 
-def place_model(options: ModelOptions, *, saved: SavedRun, purpose: str) -> tuple[GPT, World]:
+def place_model(
+    options: ModelOptions, *, saved: SavedRun, purpose: str, world: World | None = None
+) -> tuple[GPT, World]:
     """Load a checkpoint's weights into the layout of the options, in evaluation mode; all ranks call this.
 
     Args:
         purpose: completes the message about damaged weights: `cannot predict: ...`.
+        world: see `load_model`.
     Raises:
         ConfigError: on every rank: the model cannot be divided so, or its weights are not finite.
     """
@@ -148,7 +160,8 @@ def place_model(options: ModelOptions, *, saved: SavedRun, purpose: str) -> tupl
         pipeline_model_parallel_size=options.pipeline_model_parallel_size,
         expert_model_parallel_size=options.expert_model_parallel_size,
     )
-    world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
+    if world is None:
+        world = start_world(parallel, timeout_seconds=_TIMEOUT_SECONDS, seed=1)
     (model,) = wire_model(
         config,
         parallel=parallel,
