@@ -32,6 +32,7 @@ from data_tools.examples.survey import Preparation
 from trireme.command import run_command
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.examples.document import Truncation
+from trireme.examples.questions import default_stride
 from trireme.stop_signals import unwinding_on_signals
 from trireme.tokenizer.chat_template import ChatTemplate, TemplateRefusal
 from trireme.tokenizer.model_files import find_model_directory, find_tokenizer_file, read_chat_template
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             only_last=arguments.only_last_answer,
             labels=tuple(arguments.labels or ()),
             target_kind=arguments.target,
-            stride=arguments.stride if arguments.stride is not None else min(128, arguments.seq_length // 4),
+            stride=arguments.stride if arguments.stride is not None else default_stride(arguments.seq_length),
         ),
         pack=arguments.pack,
         skip_invalid=arguments.skip_invalid,

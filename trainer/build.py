@@ -21,14 +21,16 @@ from trainer.config.examples import find_record
 from trainer.config.finetune import FinetuneConfig
 from trainer.config.lora import LoraConfig
 from trainer.config.model import ModelConfig
+from trainer.config.model_math import count_parameters
 from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader
+from trainer.data.micro_batch import MicroBatch
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
-from trainer.engine.distillation import DistillationObjective, LogitsObjective, RunTeacher
+from trainer.engine.distillation import DistillationObjective, LogitsObjective, Teacher
 from trainer.engine.forward import PREDICT_NEXT, evaluate_step
 from trainer.engine.megatron.engine import MegatronEngine
 from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
@@ -37,6 +39,8 @@ from trainer.health.watchdog import Watchdog
 from trainer.loop.recovery import Recovery
 from trainer.loop.scoring import Scorer, build_scorer
 from trainer.loop.suite_evaluation import SuiteEvaluation, SuiteLayout, read_tasks
+from trainer.loop.teacher_comparison import RESULT_NAME as COMPARISON_NAME
+from trainer.loop.teacher_comparison import TeacherComparison
 from trainer.loop.train_loop import LoopConfig, TrainLoop
 from trainer.metrics import events
 from trainer.metrics.mfu import device_peak_tflops
@@ -65,6 +69,7 @@ from trainer.resume import (
 from trainer.suite.items import shipped_tasks
 from trainer.teacher import choose_teacher, teacher_model
 from trireme.shards.examples import RECORD_NAME, write_record
+from trireme.tokenizer.model_files import CHAT_TEMPLATE_NAME
 from trireme.tokenizer.tokenizer import Tokenizer
 
 
@@ -104,7 +109,10 @@ def build_run(
     chunks: list[GPTModel] = []
     base = find_frozen_weights(config, run_directory=derived.run_directory)
     frozen = Path(base.checkpoint) if base is not None else None
-    engine = build_engine(config, derived=derived, world=world, watch=chunks.extend, frozen_weights=frozen)
+    objective = build_objective(config, derived=derived, world=world)
+    engine = build_engine(
+        config, derived=derived, world=world, watch=chunks.extend, frozen_weights=frozen, objective=objective
+    )
     layout = _layout(config, world)
     reference = _find_reference(config, derived=derived)
     reference_key = _ensure_reference(
@@ -206,6 +214,7 @@ def build_run(
         device=world.device,
         scorer=build_validation_scorer(config, world=world, tokenizer=tokenizer),
         suite=_build_suite(config, world=world, tokenizer=tokenizer),
+        teacher=_build_comparison(objective, config=config, derived=derived, world=world),
     )
     return Run(
         loop=loop,
@@ -268,6 +277,8 @@ def _task_files(config: TrainConfig, *, reference: BaseRecord | None) -> dict[st
     """Return what a checkpoint of a fine-tuning run says about its task, which predictions and resumed runs need."""
     record = find_record(config.data.train) if config.finetune.task is not None else None
     files = {} if record is None else {RECORD_NAME: write_record(record)}
+    if record is not None and record.texts is not None and record.texts.chat_template is not None:
+        files[CHAT_TEMPLATE_NAME] = record.texts.chat_template  # the one that the model has learned
     return files if reference is None else {**files, REFERENCE_NAME: write_reference(reference)}
 
 
@@ -314,12 +325,14 @@ def build_engine(
     world: World,
     watch: Callable[[Sequence[GPTModel]], object] | None = None,
     frozen_weights: Path | None = None,
+    objective: Objective | None = None,
 ) -> Engine:
     """Build this rank's part of the model with its initial weights, and the engine around it.
 
     Args:
         watch: receives the chunks before the engine wraps them, for hooks.
         frozen_weights: checkpoint of the weights beneath adapters; None leaves the initial ones.
+        objective: from `build_objective`; None builds it.
     """
     chunks = wire_model(
         config.model,
@@ -343,7 +356,7 @@ def build_engine(
         precision=config.precision,
         groups=world.groups,
         device=world.device,
-        objective=build_objective(config, derived=derived, world=world),
+        objective=objective or build_objective(config, derived=derived, world=world),
     )
 
 
@@ -373,11 +386,12 @@ def _preference(finetune: FinetuneConfig) -> PreferenceObjective:
     return PreferenceObjective(beta=finetune.dpo_beta, label_smoothing=finetune.dpo_label_smoothing)
 
 
-def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> RunTeacher:
+def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> "FrozenTeacher":
     """Build the teacher of a distillation, frozen, under the run's layout; all ranks call this."""
     checkpoint, state = choose_teacher(config)
+    model = teacher_model(state, model=config.model)
     chunks = wire_model(
-        teacher_model(state, model=config.model),
+        model,
         parallel=config.parallel,
         precision=config.precision,
         padded_vocab_size=derived.padded_vocab_size,
@@ -388,8 +402,61 @@ def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) 
     load_weights(checkpoint, chunks=chunks)
     for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
         parameter.requires_grad_(False)
-    return lambda batches, observe: evaluate_step(
-        chunks, batches, groups=world.groups, device=world.device, objective=LogitsObjective(), observe=observe
+    return FrozenTeacher(chunks=chunks, world=world, checkpoint=checkpoint, model=model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenTeacher(Teacher):
+    """Hold a teacher under the run's layout."""
+
+    chunks: Sequence[GPTModel]
+    world: World
+    checkpoint: Path
+    model: ModelConfig
+
+    def __call__(
+        self, micro_batches: Sequence[MicroBatch], observe: Callable[[torch.Tensor, MicroBatch], None]
+    ) -> None:
+        """Call `observe` with the logits of each micro batch."""
+        self._evaluate(micro_batches, objective=LogitsObjective(), observe=observe)
+
+    def evaluate(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        observe: Callable[[torch.Tensor, MicroBatch], None] | None = None,
+    ) -> tuple[float, float]:
+        """Return the sum of losses and the number of targets; see `Engine.evaluate`."""
+        return self._evaluate(micro_batches, objective=PREDICT_NEXT, observe=observe)
+
+    def _evaluate(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        objective: Objective,
+        observe: Callable[[torch.Tensor, MicroBatch], None] | None,
+    ) -> tuple[float, float]:
+        world = self.world
+        return evaluate_step(
+            self.chunks, micro_batches, groups=world.groups, device=world.device, objective=objective, observe=observe
+        )
+
+
+def _build_comparison(
+    objective: Objective, *, config: TrainConfig, derived: DerivedConfig, world: World
+) -> TeacherComparison | None:
+    """Build what compares a distilled model with its teacher at the end; None for other runs."""
+    teacher = objective.teacher if isinstance(objective, DistillationObjective) else None
+    if not isinstance(teacher, FrozenTeacher):
+        return None
+    rows = derived.padded_vocab_size
+    return TeacherComparison(
+        evaluate=teacher.evaluate,
+        teacher=str(teacher.checkpoint.resolve()),
+        num_parameters=(count_parameters(teacher.model, rows), count_parameters(config.model, rows)),
+        # The other tensor-parallel ranks have copies of the same losses.
+        is_collecting=world.groups.tp.rank() == 0,
+        path=derived.run_directory / COMPARISON_NAME if world.is_main_rank else None,
     )
 
 

@@ -109,14 +109,19 @@ def _parse() -> argparse.Namespace:
     group = parser.add_argument_group("records")
     group.add_argument("--input", type=Path, required=True, metavar="FILE", help="records to predict")
     group.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON lines of the predictions")
-    group.add_argument("--text-column", metavar="NAME", help="field with the text, the words or the question")
+    group.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="field with the text, the words or the question (default of fields: those of the examples that the model"
+        " was fine-tuned on, or a usual name)",
+    )
     group.add_argument("--pair-column", metavar="NAME", help="field with a second text, or with that which answers")
-    group.add_argument("--label-column", metavar="NAME", help="field with the label (default: a usual name, if there)")
+    group.add_argument("--label-column", metavar="NAME", help="field with the label, if there is one")
     group.add_argument(
         "--truncate",
         choices=("right", "left"),
-        default="right",
-        help="side on which long texts are cut (default: %(default)s)",
+        help="side on which long texts are cut (default: as in the examples that the model was fine-tuned on, else"
+        " right)",
     )
     return parser.parse_args()
 

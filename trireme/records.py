@@ -7,6 +7,8 @@ Task = Literal["sft", "classify", "tag", "qa", "dpo"]
 """What a model is fine-tuned for; see `trireme.shards.examples.ExamplesRecord`."""
 TargetKind = Literal["single", "multi", "value"]
 """What classify predicts: one class, a set of classes, or a number."""
+Truncation = Literal["left", "right", "drop"]
+"""What happens to a text that is longer than a row: its beginning or its end is cut off, or it is not used."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,18 @@ class Columns:
             ),
         )
 
+    def resolve_words(self, values: Mapping[str, Any]) -> "Columns":
+        """Return the names of tagged words and their tags that a file's first record has.
+
+        Raises:
+            FieldError: there is no column for one of them.
+        """
+        return replace(
+            self,
+            text=_find(values, self.text, WORDS_NAMES, option="--text-column"),
+            label=_find(values, self.label, TAGS_NAMES, option="--label-column"),
+        )
+
 
 def _find(values: Mapping[str, Any], given: str | None, usual: tuple[str, ...], *, option: str) -> str:
     names = usual if given is None else (given,)
@@ -81,8 +93,8 @@ def parse_tagged_words(values: Mapping[str, Any], *, columns: Columns) -> Tagged
     Raises:
         FieldError: it is malformed.
     """
-    words_name = _find(values, columns.text, WORDS_NAMES, option="--text-column")
-    tags_name = _find(values, columns.label, TAGS_NAMES, option="--label-column")
+    found = columns.resolve_words(values)
+    words_name, tags_name = str(found.text), str(found.label)
     words, tags = (_take_texts(values, name) for name in (words_name, tags_name))
     if len(words) != len(tags):
         message = f"must have a tag for each of the {len(words)} words"

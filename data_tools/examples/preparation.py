@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from data_tools.examples.encode import EncodedItem, EncodeSettings, Item, encode_all
-from data_tools.examples.example import BadLine, to_record
+from data_tools.examples.example import BadLine, FieldError, to_record
 from data_tools.examples.packing import pack_best_fit
 from data_tools.examples.padding import choose_padding
+from data_tools.examples.read import find_columns
 from data_tools.examples.report import Report, SplitReport, count_faults, describe_lengths
 from data_tools.examples.spool import ExampleSpool
 from data_tools.examples.survey import Preparation, check_labels, complete_settings, digest, read_known, survey
@@ -38,6 +39,7 @@ from trireme.progress import format_number
 from trireme.shards.examples import (
     NO_LABEL,
     ExamplesRecord,
+    TextSettings,
     record_settings,
 )
 from trireme.shards.manifest import ShardManifest, hash_file, write_manifest
@@ -82,8 +84,9 @@ def prepare_examples(preparation: Preparation) -> Report:
         report.notes = list(_describe_method(encoding, tokenizer))
         filled = {name: spool for name, spool in spools.items() if spool.num_units}
         writers = {}
+        texts = _describe_texts(preparation, encoding)
         for name, spool in filled.items():
-            record = _record_of(encoding, pad_token_id=padding.token, num_examples=spool.num_units)
+            record = _record_of(encoding, pad_token_id=padding.token, num_examples=spool.num_units, texts=texts)
             prefix = output if name == "train" else shard_file(output, VALIDATION_SUFFIX)
             writer = stack.enter_context(
                 RowWriter(prefix, record=record, tokenizer=tokenizer, has_token_types=spool.has_token_types)
@@ -275,7 +278,26 @@ def _describe_method(encoding: EncodeSettings, tokenizer: Tokenizer) -> Iterator
     )
 
 
-def _record_of(encoding: EncodeSettings, *, pad_token_id: int, num_examples: int) -> ExamplesRecord:
+def _describe_texts(preparation: Preparation, encoding: EncodeSettings) -> TextSettings:
+    """Describe how texts became tokens; columns are those of the first file."""
+    columns = preparation.reading.columns
+    with suppress(FieldError):  # a malformed first line, which is skipped
+        columns = find_columns(preparation.inputs[0], preparation.reading)
+    is_table, is_text = encoding.task in ("classify", "tag"), encoding.task == "classify"
+    return TextSettings(
+        truncation=encoding.truncation,
+        stride=encoding.stride if encoding.task == "qa" else None,
+        text_column=columns.text if is_table else None,
+        second_column=columns.second if is_text else None,
+        label_column=columns.label if is_table else None,
+        label_separator=columns.separator,
+        chat_template=encoding.chat_template,
+    )
+
+
+def _record_of(
+    encoding: EncodeSettings, *, pad_token_id: int, num_examples: int, texts: TextSettings
+) -> ExamplesRecord:
     return ExamplesRecord(
         task=encoding.task,
         seq_length=encoding.seq_length,
@@ -284,6 +306,7 @@ def _record_of(encoding: EncodeSettings, *, pad_token_id: int, num_examples: int
         labels=encoding.labels,
         target_kind=encoding.target_kind,
         value_range=encoding.value_range,
+        texts=texts,
     )
 
 

@@ -16,7 +16,7 @@ from data_tools.examples.chat_formats import (
 from data_tools.examples.columns import Columns, parse_labelled_text, parse_tagged_words
 from data_tools.examples.conll import read_conll
 from data_tools.examples.example import BadLine, Conversation, Example, FieldError, Preference, ReadExample
-from data_tools.examples.rows import open_binary, read_rows
+from data_tools.examples.rows import Row, open_binary, read_rows
 from data_tools.examples.squad import read_squad
 from trireme.shards.examples import Task
 
@@ -123,6 +123,20 @@ def _check_template(example: Example, options: ReadOptions) -> None:
     if needs and not options.has_template:
         fix = "Set --chat-template, or write prompt and completion as texts."
         raise FieldError("", "has messages, and the model has no chat template", fix=fix)
+
+
+def find_columns(path: Path, options: ReadOptions) -> Columns:
+    """Return the columns that are read of a file that `read_file` reads: the given ones, or the usual names found.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if options.task == "classify" or (options.task == "tag" and options.format != "conll" and begins_with_json(path)):
+        for row in read_rows(path):
+            if isinstance(row, Row):
+                columns = options.columns
+                return columns.resolve(row.values) if options.task == "classify" else columns.resolve_words(row.values)
+    return options.columns
 
 
 def begins_with_json(path: Path) -> bool:

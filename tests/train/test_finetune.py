@@ -296,6 +296,28 @@ def test_classes_in_another_order_are_refused(folder: Path) -> None:
     assert "The scores of the classes ja, nein begin as those of no, yes in" in other.stderr
 
 
+def test_chats_are_continued_by_the_template_that_was_learned(folder: Path) -> None:
+    """`prepare-examples --chat-template` may differ from that of the model; checkpoints have the one of the rows."""
+    template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}.{% endfor %}"
+    (folder / "own.jinja").write_text(template)
+    chats = [
+        {"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "yes"}]} for n in WORDS
+    ]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    options = ("--task", "sft", "--input", "chats.jsonl", "--tokenizer", "tokenizer.json", "--seq-length", "48")
+    prepare = (*options, "--output", "rows/chats", "--chat-template", "own.jinja")
+    done = run_command("data_tools.prepare_examples", *prepare, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    run = finetune(
+        folder,
+        "sft",
+        "chats",
+        *("data.train=[{paths:[rows/chats]}]", "data.validation=[]", "training.eval_interval=0"),
+        *("training.train_iters=1", "lr_schedule.warmup_steps=0"),
+    )
+    assert (run / "checkpoints" / "step_00000001" / "chat_template.jinja").read_text() == template
+
+
 def test_numbers_and_sets_of_classes(folder: Path) -> None:
     """Weights of classes would weigh sets by their bits; a regression has no perplexity, however large its loss."""
     scores = {"good": 1000, "fine": 800, "bad": 2, "poor": 1}

@@ -58,7 +58,7 @@ def find_task(saved: SavedRun, *, labels: Sequence[str] = (), problem_type: str 
     record = read_record(saved.checkpoint)
     numbered = tuple(f"LABEL_{number}" for number in range(model.num_scores or 0))
     if record is not None and record.task == task:
-        return TaskOfModel(task=task, kind=record.target_kind, labels=record.labels or numbered)
+        return TaskOfModel(task=task, kind=record.target_kind, labels=record.labels or numbered, texts=record.texts)
     kind: TargetKind = "value" if task == "classify" and model.num_scores == 1 else "single"
     if task == "classify":
         kind = _KINDS.get(problem_type or "", kind)
@@ -66,16 +66,31 @@ def find_task(saved: SavedRun, *, labels: Sequence[str] = (), problem_type: str 
 
 
 def build_predictor(
-    saved: SavedRun, tokenizer: Tokenizer, *, task: TaskOfModel, fields: InputFields, truncation: Truncation
+    saved: SavedRun,
+    tokenizer: Tokenizer,
+    *,
+    task: TaskOfModel,
+    fields: InputFields,
+    truncation: Truncation | None = None,
 ) -> Predictor:
-    """Build the predictor of a model's task; texts are as long as the rows that it was fine-tuned on."""
+    """Build the predictor of a model's task; texts are as long as the rows that it was fine-tuned on.
+
+    Args:
+        truncation: None cuts long texts as those were that the model was fine-tuned on; where such were not used, and
+            where it is not known, their end.
+    """
     record, num_positions = read_record(saved.checkpoint), saved.state.model_config().num_positions
     seq_length = num_positions if record is None else min(record.seq_length, num_positions)
+    if truncation is None:
+        truncation = "left" if task.texts is not None and task.texts.truncation == "left" else "right"
     if task.task == "tag":
         return WordPredictor(tokenizer, task=task, seq_length=seq_length, truncation=truncation, words=fields.text)
     if task.task == "qa":
         assert fields.second is not None, "questions have a text"
-        return AnswerPredictor(tokenizer, seq_length=seq_length, question=fields.text, context=fields.second)
+        stride = None if task.texts is None else task.texts.stride
+        return AnswerPredictor(
+            tokenizer, seq_length=seq_length, question=fields.text, context=fields.second, stride=stride
+        )
     return TextPredictor(
         tokenizer, task=task, seq_length=seq_length, truncation=truncation, text=fields.text, second=fields.second
     )

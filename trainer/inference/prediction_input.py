@@ -1,4 +1,7 @@
-"""Read the records that a model is to predict, with their labels where there are any."""
+"""Read the records that a model is to predict, with their labels where there are any.
+
+The fields are those that a user names, else those of the examples that the model was fine-tuned on, else usual names.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -59,11 +62,12 @@ def read_records(path: Path, task: TaskOfModel, given: Given) -> tuple[list[Mapp
     records: list[Mapping[str, Any]] = []
     found: list[Violation] = []
     fields: InputFields | None = None
-    for line, values in _list_values(path, task):
+    of_records = Given() if _is_conll(path, task) else given  # there the given ones are numbers
+    for line, values in _list_values(path, task, given):
         if isinstance(values, BadLine):
             found.append(_violation(path, values.line, values.message, values.fix))
         else:
-            fields = fields or _find_fields(values, task, given, path=path)
+            fields = fields or _find_fields(values, task, of_records, path=path)
             if problem := _find_problem(values, fields, task):
                 found.append(_violation(path, line, problem, "Correct the record."))
             records.append(values)
@@ -76,13 +80,12 @@ def read_records(path: Path, task: TaskOfModel, given: Given) -> tuple[list[Mapp
     return records, fields
 
 
-def _list_values(path: Path, task: TaskOfModel) -> Iterable[tuple[int, dict[str, Any] | BadLine]]:
+def _list_values(path: Path, task: TaskOfModel, given: Given) -> Iterable[tuple[int, dict[str, Any] | BadLine]]:
     """Yield the records of a file with their lines."""
-    is_json = begins_with_json(path)
     if task.task == "qa" and _is_squad(path):
         source: Iterable[Any] = read_squad(path)
-    elif task.task == "tag" and not is_json and path.suffix.lower() not in (".csv", ".tsv"):
-        source = read_conll(path, columns=Columns())
+    elif _is_conll(path, task):
+        source = read_conll(path, columns=_number_columns(task, given))
     else:
         source = read_rows(path)
     for one in source:
@@ -92,6 +95,23 @@ def _list_values(path: Path, task: TaskOfModel) -> Iterable[tuple[int, dict[str,
             yield one.line, _values_of(one.example)
         else:
             yield one.line, one.values
+
+
+def _is_conll(path: Path, task: TaskOfModel) -> bool:
+    return task.task == "tag" and not begins_with_json(path) and path.suffix.lower() not in (".csv", ".tsv")
+
+
+def _number_columns(task: TaskOfModel, given: Given) -> Columns:
+    """Return the columns of CoNLL's format: given numbers, else those of the examples, if they had numbers."""
+    texts = task.texts
+    recorded = (None, None) if texts is None else (texts.text_column, texts.label_column)
+    text, label = (name if name is not None and name.isdecimal() else None for name in recorded)
+    return Columns(text=given.text or text, label=given.label or label)
+
+
+def _before(name: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names to try, this one first if there is one."""
+    return usual if name is None else (name, *usual)
 
 
 def _is_squad(path: Path) -> bool:
@@ -130,10 +150,16 @@ def _find_fields(values: Mapping[str, Any], task: TaskOfModel, given: Given, *, 
     else:
         text, second = TEXT_NAMES, SECOND_NAMES
         label = NUMBER_NAMES if task.kind == "value" else LABEL_NAMES
+    has_second = task.task == "qa" or given.second is not None
+    if task.texts is not None and task.task != "qa":
+        learned = task.texts
+        text, label = _before(learned.text_column, text), _before(learned.label_column, label)
+        second = () if learned.second_column is None else _before(learned.second_column, second)
+        has_second |= learned.second_column is not None
     return InputFields(
         text=_need(values, given.text, text, option="--text-column", path=path),
         second=_need(values, given.second, second, option="--pair-column", path=path)
-        if task.task == "qa" or given.second is not None
+        if has_second
         else next((name for name in second if name in values), None),
         label=_need(values, given.label, (), option="--label-column", path=path)
         if given.label is not None
@@ -160,6 +186,11 @@ def _find_problem(values: Mapping[str, Any], fields: InputFields, task: TaskOfMo
         if not isinstance(value, str) and not is_list_of_words:
             return f"{name} is missing" if value is None else f"{name} must be a text"
     return ""
+
+
+def _separator(task: TaskOfModel) -> str:
+    """Return what stands between the classes of a text in a cell."""
+    return Columns().separator if task.texts is None else task.texts.label_separator
 
 
 def _violation(path: Path, line: int, message: str, fix: str) -> Violation:
@@ -193,7 +224,7 @@ def read_label(values: Mapping[str, Any], fields: InputFields, task: TaskOfModel
         if task.kind == "value":
             return float(found)  # type: ignore[arg-type]
         if task.kind == "multi":
-            return [numbers[name] for name in take_classes(found, name=fields.label, separator=Columns().separator)]
+            return [numbers[name] for name in take_classes(found, name=fields.label, separator=_separator(task))]
         return numbers[str(int(found) if isinstance(found, bool) else found).strip()]
     except (KeyError, TypeError, ValueError, AttributeError, FieldError) as error:
         raise UnknownLabel(str(found)) from error

@@ -10,9 +10,9 @@ from trainer.inference.batch_model import InputRow
 from trainer.scores.classes import sigmoid, softmax
 from trireme.examples.classification import TextEncoder
 from trireme.examples.document import EncodedDocument, Truncation
-from trireme.examples.questions import QuestionEncoder, Window
+from trireme.examples.questions import QuestionEncoder, Window, default_stride
 from trireme.examples.tags import WordEncoder
-from trireme.shards.examples import TargetKind, Task
+from trireme.shards.examples import TargetKind, Task, TextSettings
 from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_ANSWER_TOKENS = 30
@@ -29,6 +29,8 @@ class TaskOfModel:
     kind: TargetKind = "single"
     labels: tuple[str, ...] = ()
     """Names of the classes or tags, in the order of their numbers."""
+    texts: TextSettings | None = None
+    """How the texts became tokens on which the model was fine-tuned; None if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +158,15 @@ class AnswerPredictor:
 
     Args:
         question, context: fields of a record.
-        stride: tokens that two windows of a long text share.
+        stride: tokens that two windows of a long text share; None is what preparation takes if it is not told.
     Source: Devlin et al. 2018 (BERT, arXiv:1810.04805), section 4.3: no answer is the first token's score.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, seq_length: int, question: str, context: str, stride: int = 128
+        self, tokenizer: Tokenizer, *, seq_length: int, question: str, context: str, stride: int | None = None
     ) -> None:
-        self._encoder = QuestionEncoder(tokenizer, seq_length=seq_length, stride=min(stride, seq_length // 4))
+        stride = default_stride(seq_length) if stride is None else stride
+        self._encoder = QuestionEncoder(tokenizer, seq_length=seq_length, stride=stride)
         self._question, self._context = question, context
 
     def encode(self, values: Mapping[str, Any]) -> Encoded:

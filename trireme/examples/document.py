@@ -5,9 +5,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trireme.records import Truncation as Truncation
 from trireme.shards.examples import NO_LABEL
 
-Truncation = Literal["left", "right", "drop"]
 Reason = Literal[
     "no_target",
     "too_long",

@@ -8,6 +8,14 @@ from trireme.examples.document import EncodedDocument, ExampleRefusal
 from trireme.examples.frame import Frame
 from trireme.tokenizer.tokenizer import Tokenizer
 
+MAX_DEFAULT_STRIDE = 128
+"""Of the reference scripts for SQuAD, for rows of 384 tokens."""
+
+
+def default_stride(seq_length: int) -> int:
+    """Return the tokens of the text that two neighboring windows share, if nobody says."""
+    return min(MAX_DEFAULT_STRIDE, seq_length // 4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:

@@ -17,6 +17,7 @@ import numpy as np
 from trireme.errors import ConfigError, Violation
 from trireme.records import TargetKind as TargetKind
 from trireme.records import Task as Task
+from trireme.records import Truncation as Truncation
 from trireme.shards.manifest import MANIFEST_SUFFIX, read_manifest
 from trireme.shards.shard import shard_file
 
@@ -36,6 +37,26 @@ MAX_LABEL = 2**31 - 103
 """Largest label that a code can hold."""
 MAX_CLASSES_OF_ONE_EXAMPLE = 30
 """Classes of a task in which an example may have several: the label is a set of bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """Hold how texts became tokens, for whoever encodes further texts for the same model."""
+
+    truncation: Truncation
+    stride: int | None = None
+    """Of qa: tokens of the text that two windows share."""
+    text_column: str | None = None
+    """Of classify and tag: field with the text or the words; in CoNLL's columns a number from 1. None where the usual
+    place was taken."""
+    second_column: str | None = None
+    """Of classify: field with a second text; None where examples are single texts."""
+    label_column: str | None = None
+    """Of classify and tag: field with the label, as text_column."""
+    label_separator: str = ","
+    """Of `multi`: between the classes of a text in one cell."""
+    chat_template: str | None = None
+    """Of sft and dpo: Jinja template that rendered conversations; None where the tokenizer came without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +82,8 @@ class ExamplesRecord:
     """Of classify: `single` is one class, `multi` a set of classes (bit i is class i), `value` a number."""
     value_range: tuple[float, float] | None = None
     """Of `value`: the numbers of label 0 and of label 2^30, between which labels are linear."""
+    texts: TextSettings | None = None
+    """None in records of earlier versions, which do not say."""
 
 
 def encode_labels(labels: np.ndarray, *, starts: np.ndarray) -> np.ndarray:
@@ -153,4 +176,10 @@ def _record_from(values: Any, *, path: Path, fix: str) -> ExamplesRecord:
     found["labels"] = tuple(found.get("labels") or ())
     if found.get("value_range") is not None:
         found["value_range"] = tuple(found["value_range"])
+    texts = found.get("texts")
+    if texts is not None:
+        known = {field.name for field in fields(TextSettings)}
+        if not isinstance(texts, Mapping) or "truncation" not in texts:
+            raise ConfigError([Violation(path=str(path), value="", message="lacks how its texts were cut", fix=fix)])
+        found["texts"] = TextSettings(**{name: value for name, value in texts.items() if name in known})
     return ExamplesRecord(**found)
