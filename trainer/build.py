@@ -26,11 +26,10 @@ from trainer.config.optim import OptimizerConfig, PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.config.schema import TrainConfig
 from trainer.data.loader import BatchLoader
-from trainer.data.micro_batch import MicroBatch
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine
 from trainer.engine.deepspeed.engine import DeepSpeedEngine
-from trainer.engine.distillation import DistillationObjective, LogitsObjective, Teacher
+from trainer.engine.distillation import DistillationObjective, FrozenTeacher
 from trainer.engine.forward import PREDICT_NEXT, evaluate_step
 from trainer.engine.megatron.engine import MegatronEngine
 from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
@@ -386,7 +385,7 @@ def _preference(finetune: FinetuneConfig) -> PreferenceObjective:
     return PreferenceObjective(beta=finetune.dpo_beta, label_smoothing=finetune.dpo_label_smoothing)
 
 
-def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> "FrozenTeacher":
+def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> FrozenTeacher:
     """Build the teacher of a distillation, frozen, under the run's layout; all ranks call this."""
     checkpoint, state = choose_teacher(config)
     model = teacher_model(state, model=config.model)
@@ -402,58 +401,26 @@ def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) 
     load_weights(checkpoint, chunks=chunks)
     for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
         parameter.requires_grad_(False)
-    return FrozenTeacher(chunks=chunks, world=world, checkpoint=checkpoint, model=model)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrozenTeacher(Teacher):
-    """Hold a teacher under the run's layout."""
-
-    chunks: Sequence[GPTModel]
-    world: World
-    checkpoint: Path
-    model: ModelConfig
-
-    def __call__(
-        self, micro_batches: Sequence[MicroBatch], observe: Callable[[torch.Tensor, MicroBatch], None]
-    ) -> None:
-        """Call `observe` with the logits of each micro batch."""
-        self._evaluate(micro_batches, objective=LogitsObjective(), observe=observe)
-
-    def evaluate(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        *,
-        observe: Callable[[torch.Tensor, MicroBatch], None] | None = None,
-    ) -> tuple[float, float]:
-        """Return the sum of losses and the number of targets; see `Engine.evaluate`."""
-        return self._evaluate(micro_batches, objective=PREDICT_NEXT, observe=observe)
-
-    def _evaluate(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        *,
-        objective: Objective,
-        observe: Callable[[torch.Tensor, MicroBatch], None] | None,
-    ) -> tuple[float, float]:
-        world = self.world
-        return evaluate_step(
-            self.chunks, micro_batches, groups=world.groups, device=world.device, objective=objective, observe=observe
-        )
+    return FrozenTeacher(
+        chunks=chunks,
+        groups=world.groups,
+        device=world.device,
+        checkpoint=checkpoint,
+        num_parameters=count_parameters(model, derived.padded_vocab_size),
+    )
 
 
 def _build_comparison(
     objective: Objective, *, config: TrainConfig, derived: DerivedConfig, world: World
 ) -> TeacherComparison | None:
     """Build what compares a distilled model with its teacher at the end; None for other runs."""
-    teacher = objective.teacher if isinstance(objective, DistillationObjective) else None
-    if not isinstance(teacher, FrozenTeacher):
+    if not isinstance(objective, DistillationObjective):
         return None
-    rows = derived.padded_vocab_size
+    teacher = objective.teacher
     return TeacherComparison(
         evaluate=teacher.evaluate,
         teacher=str(teacher.checkpoint.resolve()),
-        num_parameters=(count_parameters(teacher.model, rows), count_parameters(config.model, rows)),
+        num_parameters=(teacher.num_parameters, count_parameters(config.model, derived.padded_vocab_size)),
         # The other tensor-parallel ranks have copies of the same losses.
         is_collecting=world.groups.tp.rank() == 0,
         path=derived.run_directory / COMPARISON_NAME if world.is_main_rank else None,

@@ -1,5 +1,6 @@
 """A model learns from a teacher by the real commands, alike under every layout; the loss is torch's own divergence."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,27 @@ def test_a_layout_changes_nothing(folder: Path, alone: Path, layout: str) -> Non
     other = distill(folder, layout.partition("=")[2], layout)
     # Other orders of the same sums: measured below 3e-7 in six steps.
     assert losses_of(other) == pytest.approx(losses_of(alone), rel=2e-6)
+    found, expected = (json.loads((run / "distillation.json").read_text()) for run in (other, alone))
+    for name in ("teacher", "model"):
+        assert found[name]["num_parameters"] == expected[name]["num_parameters"]
+        assert found[name]["perplexity"] == pytest.approx(expected[name]["perplexity"], rel=1e-5)
+
+
+def test_the_run_ends_beside_its_teacher(folder: Path, alone: Path) -> None:
+    """Both perplexities are those of `trireme evaluate` on the same windows."""
+    record = json.loads((alone / "distillation.json").read_text())
+    assert (record["step"], record["num_windows"], record["num_tokens"]) == (6, 16, 16 * 32)
+    for name, path in (("teacher", "outputs/small"), ("model", "outputs/alone")):
+        done = run_command("trainer.evaluate", path, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        evaluated, found = json.loads(done.stdout), record[name]["perplexity"]
+        assert found["value"] == pytest.approx(evaluated["perplexity"], rel=1e-6)
+        assert found["low"] < found["value"] < found["high"]
+    assert record["teacher"]["num_parameters"] > record["model"]["num_parameters"]
+    ratio = record["perplexity_ratio"]["value"]
+    assert ratio == pytest.approx(
+        record["model"]["perplexity"]["value"] / record["teacher"]["perplexity"]["value"], rel=1e-9
+    )
 
 
 def test_a_model_that_equals_its_teacher_has_half_its_cross_entropy_as_loss(folder: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.pruning import Pruned, Removal, collect_tensors, prune_heads, prune_layers, write_pruned
 from trainer.compression.report import withdrawn_on_failure
-from trainer.compression.rows import Comparison, compare_losses, read_rows, row_losses
+from trainer.compression.rows import compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
 from trainer.huggingface.importing import check_run_directory
 from trainer.saved_run import SavedRun, open_saved_run
+from trainer.scores.perplexities import Comparison
 from trireme.errors import ConfigError, Violation
 from trireme.progress import PlainProgress
 

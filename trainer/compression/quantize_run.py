@@ -13,7 +13,7 @@ from trainer.checkpoint.quantized import Quantization, is_quantized, write_quant
 from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.quantizing import QuantizedModel, quantize_model
 from trainer.compression.report import withdrawn_on_failure
-from trainer.compression.rows import Comparison, compare_losses, read_rows, row_losses
+from trainer.compression.rows import compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
@@ -23,6 +23,7 @@ from trainer.huggingface.output_directory import write_errors_explained
 from trainer.model.gpt import GPT
 from trainer.model.quantized import QuantizedTensor
 from trainer.saved_run import SavedRun
+from trainer.scores.perplexities import Comparison
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.extras import check_extra
 

@@ -3,8 +3,6 @@
 b: rows, s: tokens of a row.
 """
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 
 from trainer.data.token_dataset import TokenDataset
 from trainer.model.gpt import GPT
-from trainer.scores.bootstrap import ratio_interval
+from trainer.scores.perplexities import Comparison, compare_perplexities
 from trireme.errors import ConfigError, Violation
 
 _BATCH_TOKENS = 2048
@@ -62,28 +60,6 @@ def row_losses(model: GPT, rows: torch.Tensor) -> np.ndarray:
     return np.concatenate(losses)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Hold a figure with the ends of its 95 % confidence interval."""
-
-    value: float
-    low: float | None
-    """None with fewer than two rows."""
-    high: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Hold the perplexities of two models on the same rows."""
-
-    before: Interval
-    after: Interval
-    ratio: Interval
-    """After divided by before. Its interval is narrower than those of the two: both models read the same rows."""
-    num_rows: int
-    num_tokens: int
-
-
 def compare_losses(before: np.ndarray, after: np.ndarray, *, seq_length: int) -> Comparison:
     """Compare the perplexities of two models, with intervals from a bootstrap over rows.
 
@@ -91,20 +67,6 @@ def compare_losses(before: np.ndarray, after: np.ndarray, *, seq_length: int) ->
         before, after: [b] losses in nats from `row_losses`, of the same rows.
         seq_length: tokens of a row.
     """
-    return Comparison(
-        before=_perplexity(before),
-        after=_perplexity(after),
-        ratio=_perplexity(after - before),
-        num_rows=len(before),
-        num_tokens=len(before) * seq_length,
+    return compare_perplexities(
+        before * seq_length, after * seq_length, num_tokens=np.full(len(before), float(seq_length))
     )
-
-
-def _perplexity(losses: np.ndarray) -> Interval:
-    ends = ratio_interval(losses, np.ones(len(losses)), seed=0)
-    low, high = (None if math.isnan(end) else _exp(end) for end in ends)
-    return Interval(value=_exp(float(losses.mean())), low=low, high=high)
-
-
-def _exp(loss: float) -> float:
-    return math.exp(min(loss, 700.0))

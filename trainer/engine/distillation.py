@@ -1,18 +1,19 @@
 """Train on a teacher's probabilities: the teacher runs before each step, under the model's own layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import distributed
 
 from trainer.data.micro_batch import MicroBatch
+from trainer.engine.forward import PREDICT_NEXT, Observe, evaluate_step
 from trainer.engine.objective import BatchObjective, Objective, TokenObjective
 from trainer.model.cross_entropy import vocab_parallel_cross_entropy
 from trainer.model.divergence import vocab_parallel_divergence
-
-RunTeacher = Callable[[Sequence[MicroBatch], Callable[[torch.Tensor, MicroBatch], None]], object]
-"""Runs a frozen model on this rank's micro batches; calls its second argument with the logits [b, s, v] of each one on
-the last pipeline stage."""
 
 
 class LogitsObjective(BatchObjective):
@@ -25,13 +26,40 @@ class LogitsObjective(BatchObjective):
         return batch.loss_mask.sum() * 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrozenTeacher:
+    """Hold a teacher's chunks on this rank, under the run's layout."""
+
+    chunks: Sequence[GPTModel]
+    groups: ProcessGroupCollection
+    device: torch.device
+    checkpoint: Path
+    num_parameters: int
+    """Of the whole teacher."""
+
+    def run(self, micro_batches: Sequence[MicroBatch], observe: Observe) -> None:
+        """Call `observe` with the logits [b, s, v] of each micro batch on the last pipeline stage."""
+        self._evaluate(micro_batches, objective=LogitsObjective(), observe=observe)
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch], *, observe: Observe | None = None) -> tuple[float, float]:
+        """Return the sum of losses and the number of targets of the global batch; see `Engine.evaluate`."""
+        return self._evaluate(micro_batches, objective=PREDICT_NEXT, observe=observe)
+
+    def _evaluate(
+        self, micro_batches: Sequence[MicroBatch], *, objective: Objective, observe: Observe | None
+    ) -> tuple[float, float]:
+        return evaluate_step(
+            self.chunks, micro_batches, groups=self.groups, device=self.device, objective=objective, observe=observe
+        )
+
+
 class DistillationObjective(BatchObjective):
     """Sum weight * KL(teacher, model) + (1 - weight) * cross entropy over the tokens that the loss mask counts.
 
     Validations measure the cross entropy alone, so that they compare with those of any other run.
 
     Args:
-        run_teacher: runs the teacher; its logits of a step are kept until the step's end.
+        teacher: its logits of a step are kept until the step's end.
         weight: share of the divergence.
         temperature: see `vocab_parallel_divergence`.
         group: tensor-parallel ranks.
@@ -42,14 +70,14 @@ class DistillationObjective(BatchObjective):
 
     def __init__(
         self,
-        run_teacher: RunTeacher,
+        teacher: FrozenTeacher,
         *,
         weight: float,
         temperature: float,
         group: distributed.ProcessGroup,
         vocab_size: int,
     ) -> None:
-        self._run_teacher = run_teacher
+        self.teacher = teacher
         self._weight, self._temperature = weight, temperature
         self._group, self._vocab_size = group, vocab_size
         self._logits: dict[tuple[int, ...], torch.Tensor] = {}
@@ -57,7 +85,7 @@ class DistillationObjective(BatchObjective):
     def prepare(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Run the teacher on a step's micro batches."""
         self._logits = {}
-        self._run_teacher(micro_batches, self._keep)
+        self.teacher.run(micro_batches, self._keep)
 
     def _keep(self, logits: torch.Tensor, batch: MicroBatch) -> None:
         self._logits[batch.sample_ids] = logits

@@ -29,6 +29,7 @@ from trainer.loop.recovery import Recovery
 from trainer.loop.scoring import Scorer
 from trainer.loop.signals import StopRequest
 from trainer.loop.suite_evaluation import SuiteEvaluation
+from trainer.loop.teacher_comparison import TeacherComparison
 from trainer.metrics.record import EvaluationMetrics, StepMetrics, ValidationMetrics
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
@@ -124,8 +125,10 @@ class TrainLoop:
         device: torch.device,
         scorer: Scorer | None = None,
         suite: SuiteEvaluation | None = None,
+        teacher: TeacherComparison | None = None,
     ) -> None:
         self.progress = progress
+        self._teacher = teacher
         self._scorer, self._suite = scorer, suite
         self._clock = _CostClock()
         self._config = config
@@ -168,6 +171,7 @@ class TrainLoop:
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
         if self._evaluates_now:
             self._evaluate(read)
+        has_finished = self.progress.step >= training.train_iters
         while self.progress.step < last_step and not self._has_stopped_early:
             if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
@@ -187,6 +191,8 @@ class TrainLoop:
             if self.progress.is_evaluation_due:
                 self._evaluate(read)
         self._describe_best()
+        if not has_finished and self.progress.step >= training.train_iters:
+            self._compare_with_teacher(read)
 
     @property
     def _has_stopped_early(self) -> bool:
@@ -345,6 +351,23 @@ class TrainLoop:
                 consumed_samples=self.progress.consumed_samples,
                 consumed_tokens=self.progress.consumed_tokens,
             )
+        )
+
+    def _compare_with_teacher(self, read: CollectiveRead) -> None:
+        """Report the perplexities of a distilled model and its teacher at the end of the run.
+
+        Raises:
+            StopRequested, ReadFailed: before the end.
+        """
+        if self._teacher is None or self._validation is None:
+            return
+        step = self.progress.step
+        self._health.enter("validation", step)
+        self._teacher.run(
+            self._validation,
+            step=step,
+            evaluate=self._engine.evaluate,
+            read=lambda take: read(take, otherwise=f"Cannot compare with the teacher after step {step}"),
         )
 
     def _evaluate(self, read: CollectiveRead) -> None:
