@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
@@ -109,6 +110,24 @@ def unwinding_on_signals() -> Iterator[None]:
 
     with _handled_by(once(leave), heeded_signals()):
         yield
+
+
+@contextlib.contextmanager
+def holding_signals() -> Iterator[None]:
+    """Let stop signals wait until the block has ended: for what is short, and must not be left half done.
+
+    In another thread than the main one, which gets no signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    try:
+        with _handled_by(lambda number, frame: waiting.append(number), heeded_signals()):
+            yield
+    finally:
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Prepare examples: read and check all files, encode, pack into rows, verify the rows, and publish shards.
 
 Files are read twice: first to find everything that is malformed, the names of classes and the range of numbers, before
-any work is done; then to encode.
+any work is done; then to encode. All files are built in .PREFIX.preparing and then exchanged with those of a former
+preparation (`data_tools.output.exchange`).
 """
 
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -27,6 +29,7 @@ from data_tools.examples.report import Report, SplitReport, count_faults, descri
 from data_tools.examples.spool import ExampleSpool
 from data_tools.examples.survey import Preparation, check_labels, complete_settings, digest, read_known, survey
 from data_tools.examples.write import SUFFIXES, RowWriter, build_rows
+from data_tools.output.exchange import BUILT_NAME, finish_exchange, is_decided, list_exchange
 from data_tools.tokenizer.files import find_tokenizer, install_tokenizer
 from data_tools.work.progress import StageProgress
 from trireme.cores import count_cores
@@ -34,7 +37,6 @@ from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, rai
 from trireme.examples.document import REASONS, ExampleRefusal
 from trireme.examples.frame import Frame
 from trireme.examples.rows import CHECKS, RowFault
-from trireme.files import write_whole
 from trireme.progress import format_number
 from trireme.shards.examples import (
     NO_LABEL,
@@ -42,7 +44,7 @@ from trireme.shards.examples import (
     TextSettings,
     record_settings,
 )
-from trireme.shards.manifest import ShardManifest, hash_file, write_manifest
+from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, hash_file, write_manifest
 from trireme.shards.shard import shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -52,6 +54,7 @@ REJECTED_SUFFIX = ".rejected.jsonl"
 MIN_PARALLEL_EXAMPLES = 4096
 """Fewer are encoded by this process: starting others takes longer."""
 MAX_WORKERS = 8
+_LOGGER = logging.getLogger(__name__)
 _WARNING_CHECKS = ("targets_spell_the_answer",)
 """Checks that a template or tokenizer may fail which changes texts; a failure is reported and does not stop."""
 
@@ -63,6 +66,7 @@ def prepare_examples(preparation: Preparation) -> Report:
         ConfigError: files are malformed (unless `skip_invalid`), the output exists, or no example is left.
         RunStopped: rows failed a check: a defect of this program.
     """
+    _finish_former(preparation.output)
     raise_if_any(_check_output(preparation))
     contents = survey(preparation)
     raise_if_any([*contents.bad, *check_labels(contents, preparation)])
@@ -72,6 +76,7 @@ def prepare_examples(preparation: Preparation) -> Report:
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         work = stack.enter_context(_work_directory(output))
+        (work / BUILT_NAME).mkdir()
         spools = {name: _new_spool(work, name) for name in ("train", "validation")}
         rejected = work / "rejected.jsonl"
         total = contents.num_examples + contents.num_bad
@@ -83,42 +88,60 @@ def prepare_examples(preparation: Preparation) -> Report:
         report.padding = padding.reason
         report.notes = list(_describe_method(encoding, tokenizer))
         filled = {name: spool for name, spool in spools.items() if spool.num_units}
-        writers = {}
+        writers: list[tuple[Path, ExamplesRecord, RowWriter]] = []
         texts = _describe_texts(preparation, encoding)
         for name, spool in filled.items():
             record = _record_of(encoding, pad_token_id=padding.token, num_examples=spool.num_units, texts=texts)
             prefix = output if name == "train" else shard_file(output, VALIDATION_SUFFIX)
+            built = work / BUILT_NAME / prefix.name
             writer = stack.enter_context(
-                RowWriter(prefix, record=record, tokenizer=tokenizer, has_token_types=spool.has_token_types)
+                RowWriter(built, record=record, tokenizer=tokenizer, has_token_types=spool.has_token_types)
             )
             report.splits[name] = _write_split(preparation, spool, writer, prefix=prefix, record=record)
             report.splits[name].label_counts = _name_counts(label_counts[name], encoding)
-            writers[name] = (prefix, record, writer)
+            writers.append((built, record, writer))
         if find_tokenizer(output.parent) is None:
-            install_tokenizer(encoding.tokenizer, output.parent)
+            install_tokenizer(encoding.tokenizer, work / BUILT_NAME)
         settings = _describe_settings(preparation, encoding)
-        write_whole(
-            shard_file(output, REPORT_SUFFIX), json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
-        )
-        shutil.copyfile(rejected, work / "copy")
-        (work / "copy").replace(shard_file(output, REJECTED_SUFFIX))
-        if "validation" not in writers:
-            _remove_shard(shard_file(output, VALIDATION_SUFFIX))
-        for prefix, record, writer in reversed(writers.values()):
-            _publish(prefix, record, writer, tokenizer=tokenizer, settings=settings)
+        for built, record, writer in writers:
+            _complete(built, record, writer, tokenizer=tokenizer, settings=settings)
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        shard_file(work / BUILT_NAME / output.name, REPORT_SUFFIX).write_text(text, encoding="utf-8")
+        rejected.replace(shard_file(work / BUILT_NAME / output.name, REJECTED_SUFFIX))
+        _exchange(work, output)
     return report
+
+
+def _exchange(work: Path, output: Path) -> None:
+    """Replace all files of a former preparation by the built ones; a reader never sees some of each as complete."""
+    prefixes = (output, shard_file(output, VALIDATION_SUFFIX))
+    former = [shard_file(prefix.name, suffix).name for suffix in reversed(SUFFIXES) for prefix in prefixes]
+    built = {path.name for path in (work / BUILT_NAME).iterdir()}
+    list_exchange(work, remove=former, publish=sorted(built, key=lambda name: (name.endswith(MANIFEST_SUFFIX), name)))
+    finish_exchange(work, output.parent)
+
+
+def _finish_former(output: Path) -> None:
+    """Finish a preparation of this prefix that was stopped after all of its files were complete."""
+    if is_decided(_work_path(output)):
+        with _work_directory(output):
+            _LOGGER.info("%s: the exchange of a former preparation's files was finished.", output)
+
+
+def _work_path(output: Path) -> Path:
+    return output.with_name(f".{output.name}.preparing")
 
 
 @contextmanager
 def _work_directory(output: Path) -> Iterator[Path]:
     """Hold an empty directory for temporary files, which no other preparation of this prefix uses.
 
-    A killed command leaves it without the lock.
+    A killed command leaves it without the lock; what it had decided to publish is published first.
 
     Raises:
         ConfigError: another command is preparing this prefix.
     """
-    work = output.with_name(f".{output.name}.preparing")
+    work = _work_path(output)
     while True:
         work.mkdir(exist_ok=True)
         descriptor = os.open(work, os.O_RDONLY)
@@ -133,11 +156,14 @@ def _work_directory(output: Path) -> Iterator[Path]:
             break
         os.close(descriptor)
     try:
+        if is_decided(work):
+            finish_exchange(work, output.parent)
         for entry in work.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not is_decided(work):  # else the next start goes on
+            shutil.rmtree(work, ignore_errors=True)
         os.close(descriptor)
 
 
@@ -366,15 +392,10 @@ def _describe_settings(preparation: Preparation, encoding: EncodeSettings) -> di
     }
 
 
-def _remove_shard(prefix: Path) -> None:
-    """Remove the files of a former shard, its manifest first."""
-    for suffix in reversed(SUFFIXES):
-        shard_file(prefix, suffix).unlink(missing_ok=True)
-
-
-def _publish(
+def _complete(
     prefix: Path, record: ExamplesRecord, writer: RowWriter, *, tokenizer: Tokenizer, settings: dict[str, Any]
 ) -> None:
+    """Write the index and the manifest of a built shard."""
     files = writer.commit()
     manifest = ShardManifest(
         num_documents=writer.num_rows,

@@ -55,7 +55,7 @@ class RowWriter:
     """
 
     def __init__(self, prefix: Path, *, record: ExamplesRecord, tokenizer: Tokenizer, has_token_types: bool) -> None:
-        self._prefix, self._record, self._tokenizer = prefix, record, tokenizer
+        self._record, self._tokenizer = record, tokenizer
         self._stack = ExitStack()
         self._writers = {"": ShardWriter(prefix, dtype=token_dtype(tokenizer.vocab_size))}
         self._writers[LABELS_SUFFIX] = ShardWriter(
@@ -99,16 +99,11 @@ class RowWriter:
         return faults
 
     def commit(self) -> dict[str, dict[str, Any]]:
-        """Give the files their final names; until a manifest is written, the shard is incomplete.
+        """Give the files their names; until a manifest is written, the shard is incomplete.
 
         Returns:
             The files' records for the manifest.
         """
-        # An existing shard must not look complete with labels of the new one.
-        for suffix in (MANIFEST_SUFFIX, ".idx"):
-            shard_file(self._prefix, suffix).unlink(missing_ok=True)
-        for suffix in (f"{TOKEN_TYPES_SUFFIX}.bin", f"{TOKEN_TYPES_SUFFIX}.idx"):
-            shard_file(self._prefix, suffix).unlink(missing_ok=True)
         files = {}
         for kind, writer in reversed(self._writers.items()):
             files.update({f"{kind}{suffix}": entry for suffix, entry in writer.commit().items()})

@@ -1,7 +1,7 @@
 """Publish a preparation's output all at once, and recognize a finished one.
 
-Everything is built in OUTPUT_DIR/.preparing/built. When it is complete, a list of its files is written next to it; then
-the files get their final names, preparation.json last. A later run that finds such a list finishes the renaming.
+Everything is built in OUTPUT_DIR/.preparing/built, and then exchanged (`data_tools.output.exchange`), preparation.json
+last.
 """
 
 import fcntl
@@ -18,19 +18,19 @@ from typing import Any
 
 from data_tools.config.schema import SOURCE_FIELDS_WITHOUT_EFFECT, DataPrepConfig
 from data_tools.inputs.files import InputFile
+from data_tools.output.exchange import BUILT_NAME as BUILT_NAME
+from data_tools.output.exchange import finish_exchange, is_decided, list_exchange
 from data_tools.output.tables import RECORD_TABLE_NAME
 from data_tools.tokenizer.files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work.progress import TIMINGS_NAME
 from trireme.errors import ConfigError, Violation
-from trireme.files import sync_directory, write_whole
+from trireme.files import write_whole
 from trireme.shards.manifest import MANIFEST_SUFFIX, hash_file
 
 WORK_NAME = ".preparing"
-BUILT_NAME = "built"
 REPORT_NAME = "report.html"
 """The report is not part of the output: equal preparations may have different reports."""
 RECORD_NAME = "preparation.json"
-FILE_LIST_NAME = "files.json"
 RECORD_VERSION = 1
 METHOD_VERSION = 2
 """Incremented when equal input and settings no longer give equal output."""
@@ -103,7 +103,7 @@ def find_finished(output: Path, description: dict[str, Any], *, overwrite: bool)
         ConfigError: the directory holds another preparation, or other files that would be replaced, and overwrite is
             false.
     """
-    if (output / WORK_NAME / FILE_LIST_NAME).exists():
+    if is_decided(output / WORK_NAME):
         publish(output)
     record = _read_record(output)
     if record is None:
@@ -141,29 +141,17 @@ def record_files(output: Path, description: dict[str, Any], *, on_bytes: Callabl
         "description": description,
     }
     write_json(work / BUILT_NAME / RECORD_NAME, record)
-    for path in files.values():
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
-    sync_directory(work / BUILT_NAME)
     # Earlier marks of completeness are removed first: a mixture of old and new files never counts as complete.
     former = (_read_record(output) or {}).get("files", {})
     marks = [RECORD_NAME, *(name for name in _final_names() if name.endswith((MANIFEST_SUFFIX, ".idx")))]
     remove = [*marks, *former, REPORT_NAME, TIMINGS_NAME]
-    write_json(work / FILE_LIST_NAME, {"remove": remove, "publish": [*files, RECORD_NAME]})
+    list_exchange(work, remove=remove, publish=sorted([*files, RECORD_NAME], key=_publishing_order))
 
 
 def publish(output: Path) -> None:
     """Give all files on the list their final names; an interrupted publication is resumed."""
     work = output / WORK_NAME
-    todo = json.loads((work / FILE_LIST_NAME).read_text(encoding="utf-8"))
-    waiting = [name for name in todo["publish"] if (work / BUILT_NAME / name).exists()]
-    if len(waiting) == len(todo["publish"]):
-        for name in todo["remove"]:
-            (output / name).unlink(missing_ok=True)
-        sync_directory(output)
-    for name in sorted(waiting, key=_publishing_order):
-        os.replace(work / BUILT_NAME / name, output / name)
-    sync_directory(output)
+    finish_exchange(work, output)
     shutil.rmtree(work)
 
 

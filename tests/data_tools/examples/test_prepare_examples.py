@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data_tools.commands import REPOSITORY, run_command
+from tests.data_tools.commands import REPOSITORY, run_command, run_process
 from tests.trireme.examples.small_tokenizers import CHATML, save_bert_tokenizer, save_byte_tokenizer
 from trireme.examples.rows import check_rows
 from trireme.shards.examples import (
@@ -257,6 +257,78 @@ def test_nothing_is_left_of_a_stopped_command(model: Path, tmp_path: Path, numbe
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+KILLED_AT = """
+import os, signal, sys
+import data_tools.prepare_examples as command
+import data_tools.examples.preparation as preparation
+def dying(module, name, number):
+    real, left = getattr(module, name), [number]
+    def call(*arguments, **named):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return real(*arguments, **named)
+    setattr(module, name, call)
+name, number = sys.argv[1:3]
+del sys.argv[1:3]
+if name == "replace":
+    real = preparation.finish_exchange
+    preparation.finish_exchange = lambda *arguments: (dying(os, "replace", int(number)), real(*arguments))
+else:
+    dying(preparation, name, int(number))
+sys.exit(command.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "is_decided"),
+    [
+        (("write_manifest", 1), False),  # the training rows are written, those for validation are not
+        (("list_exchange", 0), False),
+        (("finish_exchange", 0), True),
+        (("replace", 0), True),  # the former files are removed
+        (("replace", 7), True),  # those of training have their names, those of validation have not
+    ],
+)
+def test_a_killed_replacement_is_the_former_set_or_the_new_one(
+    model: Path, tmp_path: Path, place: tuple[str, int], is_decided: bool
+) -> None:
+    """Killed at any place: never rows of one set with the others of another, and nothing lost."""
+    former = write_lines(tmp_path / "former.jsonl", [{"messages": messages} for messages in MESSAGES])
+    new = write_lines(tmp_path / "new.jsonl", [{"messages": messages} for messages in MESSAGES[:20]])
+    folder = tmp_path / "data"
+    options = ("--task", "sft", "--tokenizer", model, "--seq-length", SEQ_LENGTH, "--output", folder / "rows")
+    share = ("--validation-share", "0.3")
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    done = run_command("data_tools.prepare_examples", *options, *share, "--input", new)
+    assert done.returncode == 0, done.stderr
+    after = contents()
+    done = run_command("data_tools.prepare_examples", *options, *share, "--input", former, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    before = contents()
+    assert before.keys() == after.keys()
+    killed = run_process(sys.executable, "-c", KILLED_AT, *place, *options, *share, "--input", new, "--overwrite")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if not is_decided:
+        assert contents() == before
+    elif place[0] == "replace":
+        # A reader refuses what is not complete.
+        assert not (folder / "rows.manifest.json").exists()
+        assert not (folder / "rows.validation.manifest.json").exists()
+    # The next start finishes what was decided, even if it then refuses to replace it, and clears up.
+    refused = run_command("data_tools.prepare_examples", *options, *share, "--input", former)
+    assert refused.returncode == 2, refused.stderr
+    assert "already exists" in refused.stderr
+    assert contents() == (after if is_decided else before)
+    done = run_command("data_tools.prepare_examples", *options, *share, "--input", former, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert contents() == before
+    assert not (folder / ".rows.preparing").exists()
 
 
 def test_completions_without_a_template_end_with_eos(tmp_path: Path) -> None:
