@@ -35,6 +35,7 @@ from trainer.engine.megatron.engine import MegatronEngine
 from trainer.engine.objective import Objective, PreferenceObjective, ScoreObjective, SpanObjective
 from trainer.health.monitor import Health, build_health
 from trainer.health.watchdog import Watchdog
+from trainer.loop.question_scoring import open_questions
 from trainer.loop.recovery import Recovery
 from trainer.loop.scoring import Scorer, build_scorer
 from trainer.loop.suite_evaluation import SuiteEvaluation, SuiteLayout, read_tasks
@@ -154,6 +155,7 @@ def build_run(
             state=state,
             origin=origin,
             mixture=loader.mixture,
+            skipped_samples=loader.skipped_samples,
             tokenizer=tokenizer,
             record=event_log.record,
         )
@@ -211,7 +213,7 @@ def build_run(
         ),
         progress=progress,
         device=world.device,
-        scorer=build_validation_scorer(config, world=world, tokenizer=tokenizer),
+        scorer=build_validation_scorer(config, world=world, validation=validation, tokenizer=tokenizer),
         suite=_build_suite(config, world=world, tokenizer=tokenizer),
         teacher=_build_comparison(objective, config=config, derived=derived, world=world),
     )
@@ -281,14 +283,17 @@ def _task_files(config: TrainConfig, *, reference: BaseRecord | None) -> dict[st
     return files if reference is None else {**files, REFERENCE_NAME: write_reference(reference)}
 
 
-def build_validation_scorer(config: TrainConfig, *, world: World, tokenizer: Tokenizer | None) -> Scorer | None:
+def build_validation_scorer(
+    config: TrainConfig, *, world: World, validation: ValidationLoader | None, tokenizer: Tokenizer | None
+) -> Scorer | None:
     """Build what scores the validations of a fine-tuning run."""
     record = find_record(config.data.validation) if config.finetune.task is not None else None
-    if record is None:
+    if record is None or validation is None:
         return None
     return build_scorer(
         record,
         decode=tokenizer.decode if tokenizer is not None else None,
+        questions=open_questions(validation, tokenizer=tokenizer) if record.task == "qa" else None,
         preference=_preference(config.finetune) if record.task == "dpo" else None,
         # The other tensor-parallel ranks have copies of the same scores.
         is_collecting=world.groups.tp.rank() == 0,

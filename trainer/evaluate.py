@@ -203,7 +203,7 @@ def _evaluate(inputs: "RunInputs") -> dict[str, Any]:
     validation = build_validation(config, derived=derived, world=world, tokenizer=inputs.tokenizer)
     assert validation is not None
     documents = _observe_documents(config, validation=validation, world=world, tokenizer=inputs.tokenizer)
-    scorer = build_validation_scorer(config, world=world, tokenizer=inputs.tokenizer)
+    scorer = build_validation_scorer(config, world=world, validation=validation, tokenizer=inputs.tokenizer)
     # Documents are of shards of text, scores of examples: there is one of them at most.
     observer = documents or scorer
     result = run_validation(

@@ -81,6 +81,8 @@ class EncodedItem(NamedTuple):
     units: tuple[Unit, ...]
     """Several where a long text has several windows; empty for a refused example."""
     refusal: ExampleRefusal | None
+    question: Question | None = None
+    """qa: whose windows the units are."""
 
 
 class ExampleEncoder:
@@ -204,4 +206,5 @@ def _encode_item(item: Item, encoder: ExampleEncoder) -> EncodedItem:
             units = encoder.encode(item.example)
         except ExampleRefusal as error:
             refusal = error
-    return EncodedItem(item.file, item.line, item.is_validation, units, refusal)
+    question = item.example if units and isinstance(item.example, Question) else None
+    return EncodedItem(item.file, item.line, item.is_validation, units, refusal, question)

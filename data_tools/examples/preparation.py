@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,7 @@ from data_tools.examples.encode import EncodedItem, EncodeSettings, Item, encode
 from data_tools.examples.example import BadLine, FieldError, to_record
 from data_tools.examples.packing import pack_best_fit
 from data_tools.examples.padding import choose_padding
+from data_tools.examples.question_spool import QuestionSpool, find_places
 from data_tools.examples.read import find_columns
 from data_tools.examples.report import Report, SplitReport, count_faults, describe_lengths
 from data_tools.examples.spool import ExampleSpool
@@ -45,6 +46,7 @@ from trireme.shards.examples import (
     record_settings,
 )
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, hash_file, write_manifest
+from trireme.shards.questions import QUESTIONS_SUFFIX
 from trireme.shards.shard import shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -80,7 +82,11 @@ def prepare_examples(preparation: Preparation) -> Report:
         spools = {name: _new_spool(work, name) for name in ("train", "validation")}
         rejected = work / "rejected.jsonl"
         total = contents.num_examples + contents.num_bad
-        label_counts = _encode(preparation, encoding, report, spools=spools, rejected=rejected, total=total)
+        asks = encoding.task == "qa"
+        questions = {name: QuestionSpool(work / f"{name}.questions") for name in spools if asks}
+        label_counts = _encode(
+            preparation, encoding, report, spools=spools, questions=questions, rejected=rejected, total=total
+        )
         _check_spools(preparation, report, spools)
         tokenizer = Tokenizer(encoding.tokenizer)
         ends = _find_end_tokens(spools, tokenizer) if encoding.task in ("sft", "dpo") else frozenset()
@@ -97,7 +103,11 @@ def prepare_examples(preparation: Preparation) -> Report:
             writer = stack.enter_context(
                 RowWriter(built, record=record, tokenizer=tokenizer, has_token_types=spool.has_token_types)
             )
-            report.splits[name] = _write_split(preparation, spool, writer, prefix=prefix, record=record)
+            packed = _pack(preparation, spool)
+            report.splits[name] = _write_split(preparation, spool, writer, packed=packed, prefix=prefix, record=record)
+            if name in questions:
+                places = find_places(packed, lengths=spool.unit_lengths.tolist())
+                questions[name].write(shard_file(built, QUESTIONS_SUFFIX), places=places)
             report.splits[name].label_counts = _name_counts(label_counts[name], encoding)
             writers.append((built, record, writer))
         if find_tokenizer(output.parent) is None:
@@ -192,6 +202,7 @@ def _encode(
     report: Report,
     *,
     spools: dict[str, ExampleSpool],
+    questions: dict[str, QuestionSpool],
     rejected: Path,
     total: int,
 ) -> dict[str, Counter[int]]:
@@ -212,9 +223,13 @@ def _encode(
                 spools[name].add(unit)
                 if encoding.task in ("classify", "tag", "qa"):
                     counts[name].update(_count_labels(unit[0].labels, encoding))
+            if item.question is not None:
+                questions[name].add(item.question, item.units)
             progress.update(report.num_read)
     for spool in spools.values():
         spool.finish()
+    for asked in questions.values():
+        asked.finish()
     return counts
 
 
@@ -336,13 +351,23 @@ def _record_of(
     )
 
 
+def _pack(preparation: Preparation, spool: ExampleSpool) -> Sequence[Sequence[int]]:
+    """Return the units of each row."""
+    if not preparation.pack:
+        return [[number] for number in range(spool.num_units)]
+    return pack_best_fit(spool.unit_lengths, seq_length=preparation.encoding.seq_length)
+
+
 def _write_split(
-    preparation: Preparation, spool: ExampleSpool, writer: RowWriter, *, prefix: Path, record: ExamplesRecord
+    preparation: Preparation,
+    spool: ExampleSpool,
+    writer: RowWriter,
+    *,
+    packed: Sequence[Sequence[int]],
+    prefix: Path,
+    record: ExamplesRecord,
 ) -> SplitReport:
     lengths, seq_length = spool.unit_lengths, record.seq_length
-    packed = (
-        pack_best_fit(lengths, seq_length=seq_length) if preparation.pack else [[n] for n in range(spool.num_units)]
-    )
     faults: list[RowFault] = []
     with StageProgress("write", total=len(packed), unit="rows", mode=preparation.mode) as progress:
         for rows in build_rows(spool, packed, seq_length=seq_length, pad_token_id=record.pad_token_id):
@@ -397,6 +422,9 @@ def _complete(
 ) -> None:
     """Write the index and the manifest of a built shard."""
     files = writer.commit()
+    questions = shard_file(prefix, QUESTIONS_SUFFIX)
+    if questions.exists():
+        files[QUESTIONS_SUFFIX] = {"bytes": questions.stat().st_size, "sha256": hash_file(questions)}
     manifest = ShardManifest(
         num_documents=writer.num_rows,
         num_tokens=writer.num_tokens,

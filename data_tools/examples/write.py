@@ -18,6 +18,7 @@ from trireme.shards.examples import (
     encode_labels,
 )
 from trireme.shards.manifest import MANIFEST_SUFFIX
+from trireme.shards.questions import QUESTIONS_SUFFIX
 from trireme.shards.shard import ShardWriter, shard_file, token_dtype
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -27,6 +28,7 @@ SUFFIXES = (
     ".bin",
     ".idx",
     *(f"{kind}{end}" for kind in (LABELS_SUFFIX, TOKEN_TYPES_SUFFIX) for end in (".bin", ".idx")),
+    QUESTIONS_SUFFIX,
     MANIFEST_SUFFIX,
 )
 """Every file of a shard of examples."""

@@ -19,6 +19,7 @@ from tests.trireme.small_disk import fill, small_file_system
 from trainer.checkpoint.manifest import read_manifest
 from trainer.metrics.jsonl import read_records
 from trireme.shards.examples import read_record
+from trireme.shards.questions import read_questions
 
 WORDS = ("good", "fine", "bad", "poor")
 TINY = tuple(line for line in SMALL if not line.startswith(("model.vocab_size", "model.seq_length")))
@@ -294,6 +295,56 @@ def test_classes_in_another_order_are_refused(folder: Path) -> None:
     )
     assert other.returncode == 0, other.stderr
     assert "The scores of the classes ja, nein begin as those of no, yes in" in other.stderr
+
+
+def test_questions_are_scored_whole_in_the_loop(folder: Path) -> None:
+    """The figures of a validation are those of `trireme predict` on the same file: the best passage of all windows of a
+    question, which packing spreads over rows, and data parallelism over ranks; any right answer counts."""
+    names = ("Ann", "Bo", "Cleo", "Dora", "Eve")
+    paragraphs = []
+    for number in range(15):
+        text = "".join(f"{names[(number + place) % 5]} is {WORDS[(number * place) % 4]}. " for place in range(9))
+        name = names[number % 5]
+        answers = [{"text": name, "answer_start": at} for at in (text.index(name), text.rindex(name))]
+        answers += [{"text": "is", "answer_start": text.index("is")}] * (number % 2)
+        entry = {"id": str(number), "question": f"who {number}", "answers": answers if number % 3 else []}
+        paragraphs.append({"context": text.strip(), "qas": [entry]})
+    (folder / "long.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    options = ("--task", "qa", "--input", "long.json", "--tokenizer", "tokenizer.json", "--seq-length", "48")
+    done = run_command("data_tools.prepare_examples", *options, "--stride", "10", "--output", "rows/long", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    questions = read_questions(folder / "rows" / "long")
+    assert questions is not None
+    assert sum(len(entry.windows) for entry in questions) >= 3 * len(questions)
+    rows = ("data.train=[{paths:[rows/long]}]", "data.validation=[{paths:[rows/long]}]")
+    # 4 rows a pass: the last one of a validation is filled up with padding.
+    shape = (*ENCODER, *rows, "optimizer.lr=3e-3", "training.train_iters=24", "training.eval_interval=12")
+    two = ("training.micro_batch_size=2", "training.global_batch_size=4", "parallel.data_parallel_size=2")
+    run = finetune(folder, "qa", "long", *shape, *two)
+    last = validations(run)[-1]
+    done = run_command(
+        "trainer.predict", "outputs/long", "--input", "long.json", "--output", "answers.jsonl", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)["scores"]
+    assert 0 < scores["f1"] < 1
+    assert {name: last[name] for name in scores} == pytest.approx(scores, abs=1e-9)
+    assert "has_answer_f1" in scores
+    one = run_command("trainer.evaluate", "outputs/long", "parallel.data_parallel_size=1", cwd=folder)
+    assert one.returncode == 0, one.stderr
+    found = json.loads(one.stdout)
+    assert {name: found[name] for name in scores} == pytest.approx(scores, abs=1e-9)
+    # Rows of earlier versions have no questions beside them: each window is scored as a question.
+    path = folder / "rows" / "long.questions.jsonl"
+    path.rename(folder / "kept.jsonl")
+    manifest = folder / "rows" / "long.manifest.json"
+    listed = json.loads(manifest.read_text())
+    del listed["files"][".questions.jsonl"]
+    manifest.write_text(json.dumps(listed))
+    former = run_command("trainer.evaluate", "outputs/long", "parallel.data_parallel_size=1", cwd=folder)
+    assert former.returncode == 0, former.stderr
+    assert "scored by window, since the rows were prepared without their questions" in former.stderr
+    assert json.loads(former.stdout)["f1"] != pytest.approx(scores["f1"], abs=1e-3)
 
 
 def test_chats_are_continued_by_the_template_that_was_learned(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.inference.batch_model import InputRow
+from trainer.scores.answers import choose_window, cut_answer, find_answer
 from trainer.scores.classes import sigmoid, softmax
 from trireme.examples.classification import TextEncoder
 from trireme.examples.document import EncodedDocument, Truncation
@@ -15,8 +16,6 @@ from trireme.examples.tags import WordEncoder
 from trireme.shards.examples import TargetKind, Task, TextSettings
 from trireme.tokenizer.tokenizer import Tokenizer
 
-MAX_ANSWER_TOKENS = 30
-"""Longest answer that is considered, that of the reference scripts for SQuAD."""
 OUTSIDE = "O"
 
 
@@ -182,36 +181,18 @@ class AnswerPredictor:
     def predict(self, encoded: Encoded, scores: Sequence[np.ndarray]) -> Prediction:
         """See `Predictor`. Of several windows, the one with the highest score decides."""
         text, windows = encoded.context
-        best: tuple[float, int, int, int] | None = None
-        for number, (window, found) in enumerate(zip(windows, scores, strict=True)):
-            score, first, last = _find_answer(found, window)
-            if best is None or score > best[0]:
-                best = score, number, first, last
-        assert best is not None
-        score, number, first, last = best
-        nothing = min(float(found[0].sum()) for found in scores)
+        found = [find_answer(of_window, window.context) for window, of_window in zip(windows, scores, strict=True)]
+        number, has_answer = choose_window(found)
         shares = softmax(scores[number].T)
-        if nothing > score:
+        if not has_answer:
             fields = {"prediction": "", "start": None, "probability": float(shares[:, 0].prod())}
             return Prediction(fields=fields, scored="")
-        window = windows[number]
-        begin, end = window.offsets[first][0], window.offsets[last][1]
-        place = window.context_begin
+        window: Window = windows[number]
+        first, last = found[number].first, found[number].last
+        place = window.context.begin
         probability = float(shares[0, place + first] * shares[1, place + last])
-        answer = text[begin:end]
-        begin += len(answer) - len(answer.lstrip())  # a token may include the space before it
-        fields = {"prediction": answer.strip(), "start": begin, "probability": probability}
-        return Prediction(fields=fields, scored=answer.strip())
-
-
-def _find_answer(scores: np.ndarray, window: Window) -> tuple[float, int, int]:
-    """Return the highest sum of scores of a passage of the text, and its first and last token there."""
-    here = scores[window.context_begin : window.context_begin + len(window.offsets)].astype(np.float64)
-    sums = here[:, 0][:, None] + here[:, 1][None, :]
-    length = np.arange(len(here))[None, :] - np.arange(len(here))[:, None]
-    sums = np.where((length >= 0) & (length < MAX_ANSWER_TOKENS), sums, -np.inf)
-    first, last = divmod(int(sums.argmax()), len(here))
-    return float(sums[first, last]), first, last
+        answer, begin = cut_answer(text, [window.offsets[first], window.offsets[last]])
+        return Prediction(fields={"prediction": answer, "start": begin, "probability": probability}, scored=answer)
 
 
 def _row(document: EncodedDocument) -> InputRow:

@@ -13,11 +13,11 @@ from torch import distributed
 
 from trainer.data.micro_batch import PADDING, MicroBatch
 from trainer.engine.objective import PreferenceObjective
+from trainer.loop.question_scoring import ValidationQuestions
+from trainer.scores.answers import find_answer
 from trainer.scores.score import score
 from trireme.shards.examples import ExamplesRecord, decode_values
-
-_MAX_ANSWER_TOKENS = 30
-"""Longest answer that is considered, that of the reference scripts for SQuAD."""
+from trireme.shards.questions import ContextPlace
 
 Scores = dict[str, float]
 Prediction = tuple[tuple[int, int, int], Any, Any]
@@ -75,13 +75,15 @@ def build_scorer(
     record: ExamplesRecord,
     *,
     decode: Callable[[list[int]], str] | None,
+    questions: ValidationQuestions | None,
     preference: PreferenceObjective | None,
     is_collecting: bool,
 ) -> Scorer | None:
     """Build the scorer of a task; None for a task whose loss says it all.
 
     Args:
-        decode: turns tokens into text, for answers; None compares tokens.
+        questions: of qa, to score whole questions; None scores each window as a question.
+        decode: turns tokens into text, for answers of windows; None compares tokens.
         preference: of dpo.
         is_collecting: see `Scorer`.
     """
@@ -90,6 +92,8 @@ def build_scorer(
         "tag": partial(_collect_tags, names=record.labels),
         "qa": _span_collector(decode),
     }
+    if questions is not None:
+        return Scorer(questions.collect, questions.judge, is_collecting=is_collecting)
     if record.task in collectors:
         judge = partial(score, record.task, record.target_kind)
         return Scorer(collectors[record.task], judge, is_collecting=is_collecting)
@@ -140,20 +144,6 @@ def _collect_tags(output: torch.Tensor, batch: MicroBatch, *, names: Sequence[st
     return [(place, predictions, targets) for place, (predictions, targets) in documents.items()]
 
 
-def find_span(scores: np.ndarray, *, max_tokens: int = _MAX_ANSWER_TOKENS) -> tuple[int, int]:
-    """Return the places of the first and last token with the highest sum of scores.
-
-    Args:
-        scores: [n, 2], of one document.
-        max_tokens: of the answer.
-    """
-    sums = scores[:, 0][:, None] + scores[:, 1][None, :]
-    length = np.arange(len(scores))[None, :] - np.arange(len(scores))[:, None]
-    best = np.where((length >= 0) & (length < max_tokens), sums, -np.inf).argmax()
-    start, end = divmod(int(best), len(scores))
-    return start, end
-
-
 def _span_collector(decode: Callable[[list[int]], str] | None) -> Collect:
     def text(tokens: list[int], start: int, end: int) -> str:
         if end == 0:  # the first token of the document: there is no answer
@@ -170,9 +160,9 @@ def _span_collector(decode: Callable[[list[int]], str] | None) -> Collect:
             end = first + int((starts[row] == first).sum())
             tokens = batch.tokens[row, first:end].tolist()
             label = batch.labels[row, first : first + 2].tolist()
-            predicted = find_span(scores[row, first:end])
+            predicted = find_answer(scores[row, first:end], ContextPlace(begin=0, first=0, num_tokens=len(tokens)))
             place = (batch.sample_ids[row], first, 0)
-            found.append((place, text(tokens, *predicted), [text(tokens, *label)]))
+            found.append((place, text(tokens, predicted.first, predicted.last), [text(tokens, *label)]))
         return found
 
     return collect

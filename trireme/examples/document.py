@@ -7,6 +7,7 @@ import numpy as np
 
 from trireme.records import Truncation as Truncation
 from trireme.shards.examples import NO_LABEL
+from trireme.shards.questions import ContextPlace
 
 Reason = Literal[
     "no_target",
@@ -65,6 +66,8 @@ class EncodedDocument:
     """sft and dpo: the text that each span of targets must spell, in order; None for a span that cannot be compared.
     Empty for a truncated document and for other tasks."""
     is_truncated: bool = False
+    context: ContextPlace | None = None
+    """qa: the part of the text that is in this window."""
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -2,10 +2,11 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trireme.examples.document import EncodedDocument, ExampleRefusal
 from trireme.examples.frame import Frame
+from trireme.shards.questions import ContextPlace
 from trireme.tokenizer.tokenizer import Tokenizer
 
 MAX_DEFAULT_STRIDE = 128
@@ -23,8 +24,8 @@ class Window:
 
     document: EncodedDocument
     """Labels: the positions of the answer's first and last token, at the first two tokens; 0, 0 for no answer here."""
-    context_begin: int
-    """Position of the part's first token in the document."""
+    context: ContextPlace
+    """Where the part is, also kept with the document."""
     offsets: tuple[tuple[int, int], ...]
     """Characters [begin, end) of the whole text, of each token of the part."""
 
@@ -70,7 +71,9 @@ class QuestionEncoder:
                     first, last = (token - begin + place for token in answer)
                     num_with_answer += 1
                 document.labels[:2] = first, last
-            windows.append(Window(document=document, context_begin=place, offsets=tuple(offsets[part])))
+            shown = ContextPlace(begin=place, first=begin, num_tokens=part.stop - part.start)
+            document = replace(document, context=shown)
+            windows.append(Window(document=document, context=shown, offsets=tuple(offsets[part])))
         if answers and not num_with_answer:
             raise ExampleRefusal("no_target", "no window holds the whole answer")
         return windows

@@ -114,7 +114,7 @@ def test_questions_are_cut_into_the_windows_of_transformers(bert: Tokenizer, fas
         document = window.document
         assert document.token_types is not None
         assert document.token_types.tolist() == types
-        begin, end = window.context_begin, window.context_begin + len(window.offsets)
+        begin, end = window.context.begin, window.context_begin + len(window.offsets)
         assert list(window.offsets) == offsets[begin:end]
         first, last = document.labels[:2].tolist()
         assert (document.labels[2:] == NO_LABEL).all()
@@ -152,5 +152,5 @@ def test_offsets_of_sentencepiece_are_characters(tmp_path: Path) -> None:
     encoder = QuestionEncoder(tokenizer, seq_length=64, stride=4)
     context = "\u00e9t\u00e9 \u4e2d\u6587 flows"
     (window,) = encoder.encode("the river", context, [(4, "\u4e2d\u6587")])
-    first, last = (int(place) - window.context_begin for place in window.document.labels[:2])
+    first, last = (int(place) - window.context.begin for place in window.document.labels[:2])
     assert context[window.offsets[first][0] : window.offsets[last][1]].strip() == "\u4e2d\u6587"
