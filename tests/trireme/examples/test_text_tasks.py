@@ -114,7 +114,7 @@ def test_questions_are_cut_into_the_windows_of_transformers(bert: Tokenizer, fas
         document = window.document
         assert document.token_types is not None
         assert document.token_types.tolist() == types
-        begin, end = window.context.begin, window.context_begin + len(window.offsets)
+        begin, end = window.context.begin, window.context.begin + len(window.offsets)
         assert list(window.offsets) == offsets[begin:end]
         first, last = document.labels[:2].tolist()
         assert (document.labels[2:] == NO_LABEL).all()
