@@ -163,15 +163,15 @@ def _search(
 ) -> tuple["NearDocuments | None", str]:
     """Search training documents; return them, and what was searched or why nothing was."""
     from trainer.interpret.documents import find_near_documents  # noqa: PLC0415 - see run
-    from trainer.interpret.shards import find_training_shards  # noqa: PLC0415 - see run
+    from trainer.interpret.shards import add_steps, find_training_shards  # noqa: PLC0415 - see run
     from trainer.saved_run import open_saved_run  # noqa: PLC0415 - see run
 
     if not options.num_documents:
         return None, "Not searched: --num-documents is 0."
+    saved: SavedRun = open_saved_run(loaded.checkpoint, verify=False)
     if arguments.data:
         prefixes, note = list(arguments.data), "Searched: the shards of --data"
     else:
-        saved: SavedRun = open_saved_run(loaded.checkpoint, verify=False)
         prefixes, note = find_training_shards(saved)
     if not prefixes:
         return None, note
@@ -183,12 +183,13 @@ def _search(
         num_documents=options.num_documents,
         max_tokens=options.max_search_tokens,
     )
+    found, steps_note = add_steps(found, saved)
     counts = f"{found.num_documents:,} documents, {found.num_tokens:,} tokens"
     rest = "" if found.is_complete else " --max-search-tokens ended the search before the last shard."
     return found, (
         f"{note}, {counts}.{rest} Documents are ranked by the {found.ngram}-grams of tokens that they share with the"
-        " prompt and the next token, rare ones counting more. This compares spelling, not meaning; the document need"
-        " not have been read before this step, nor be why the model answers so."
+        " prompt and the next token, rare ones counting more. This compares spelling, not meaning; a near document"
+        f" need not be why the model answers so. {steps_note}"
     )
 
 

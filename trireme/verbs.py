@@ -43,6 +43,9 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("finetune", "launch.finetune", "fine-tune a model on examples, on this host", "train"),
         Verb("distill", "launch.distill", "train a model on a teacher's probabilities, on this host", "train"),
         Verb("train", "trainer.train", "one rank of a training run, under torchrun", "train"),
+        Verb(
+            "lineage", "trainer.lineage", "show which documents a step was trained on, or which steps read a document"
+        ),
         Verb("certify", "trainer.certify", "verify that parallel layouts match a single process", "certify"),
         Verb("hardware-check", "trainer.hardware_check", "benchmark every device and link of a job"),
     ),

@@ -59,6 +59,13 @@ def test_any_sample_can_be_looked_up_alone(weights: list[float], samples: list[i
         assert (alone.dataset[0], alone.local[0]) == (together.dataset[i], together.local[i])
 
 
+@given(weights=weights_lists, sample=st.integers(0, 10**13))
+def test_a_sample_is_found_by_its_data_set_and_number(weights: list[float], sample: int) -> None:
+    blend = Blend(weights)
+    places = blend.locate(np.array([sample]))
+    assert blend.find(int(places.dataset[0]), int(places.local[0])) == sample
+
+
 def test_one_data_set_keeps_its_numbers() -> None:
     samples = np.array([0, 1, 5, LEAF, 2**40 + 3, 2**PERIOD_BITS + 7])
     places = Blend([0.3]).locate(samples)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.permutation import MAX_SIZE, derive_key, permute
+from trainer.data.permutation import MAX_SIZE, derive_key, find_places, permute
 
 seeds = st.integers(-(2**63), 2**63 - 1)
 
@@ -33,6 +33,13 @@ def test_distinct_places_stay_distinct_and_inside_at_any_size(size: int, seed: i
     assert found.dtype == np.int64
     assert found.min() >= 0 and found.max() < size
     assert len(set(found.tolist())) == len(places)
+
+
+@given(size=st.integers(1, MAX_SIZE), seed=seeds, data=st.data())
+def test_places_are_found_again_at_any_size(size: int, seed: int, data: st.DataObject) -> None:
+    places = np.array(data.draw(st.lists(st.integers(0, size - 1), max_size=50)), dtype=np.int64)
+    elements = permute(places, size=size, key=_key(seed))
+    np.testing.assert_array_equal(find_places(elements, size=size, key=_key(seed)), places)
 
 
 def test_looking_up_one_by_one_is_looking_up_together() -> None:

@@ -84,7 +84,27 @@ def test_the_document_that_the_prompt_is_from_is_the_nearest(
     assert best["num_shared"] >= len(prompt) - 2
     assert all(other["score"] < best["score"] for other in others)
     assert documents["num_documents"] == 60 and documents["is_complete"]
-    assert files[1]["documents_note"].startswith("Searched: the run's training shards, 60 documents, ")
+    note = files[1]["documents_note"]
+    assert note.startswith("Searched: the run's training shards, 60 documents, ")
+    assert note.endswith("Steps are those up to step 4, the checkpoint's.")
+
+
+def test_documents_have_the_steps_that_read_them(files: tuple[Path, dict[str, Any]], run_directory: Path) -> None:
+    from trainer.history import read_history  # noqa: PLC0415 - after the shim
+
+    history = read_history(run_directory)
+    read = {
+        (str(part.shard), part.number, step)
+        for step in range(1, 5)
+        for stretch in [history.stretch_of(step)]
+        if stretch is not None
+        for window in stretch.data.locate(stretch.samples_of(step)).window.tolist()
+        for part in stretch.data.datasets[0].documents_of(window)
+    }
+    documents = files[1]["documents"]["documents"]
+    for near in documents:
+        assert near["steps"] == sorted(step for _, number, step in read if number == near["number"])
+    assert any(near["steps"] for near in documents)
 
 
 def test_documents_are_ranked_by_rare_ngrams(tmp_path: Path) -> None:

@@ -69,6 +69,24 @@ class Blend:
         drawn = np.bincount(self._leaf(num_samples >> LEAF_BITS).dataset[:inside], minlength=len(totals))
         return [total + int(extra) for total, extra in zip(totals, drawn, strict=True)]
 
+    def find(self, dataset: int, local: int) -> int:
+        """Return the sample that is number `local`, from 0, of a data set's samples: the inverse of `locate`."""
+        # Counts are off by less than 2 samples from the exact share; where they were not, the bracket would grow.
+        per_sample = (1 << PERIOD_BITS) / self.shares[dataset]
+        width = int(3 * per_sample) + 2
+        low = high = int(local * per_sample)
+        while low > 0 and self.counts(low)[dataset] > local:
+            low, width = max(0, low - width), 2 * width
+        while self.counts(high)[dataset] <= local:
+            high, width = high + width, 2 * width
+        while high - low > 1:  # samples before `low` do not contain it, those before `high` do
+            middle = (low + high) // 2
+            if self.counts(middle)[dataset] > local:
+                high = middle
+            else:
+                low = middle
+        return high - 1
+
     def _descend(self, leaf: int) -> tuple[list[int], list[int], list[int]]:
         """Walk from the whole period down to one leaf.
 

@@ -10,6 +10,7 @@ Z_rows x Z_columns; mixing function from splitmix64 (Steele, Lea and Flood, 2014
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -47,19 +48,34 @@ def permute(places: npt.NDArray[np.int64], *, size: int, key: npt.NDArray[np.uin
     Raises:
         ValueError: size or a place is out of range.
     """
+    return _walk(places, size=size, step=lambda values, rows, columns: _encrypt(values, rows, columns, key))
+
+
+def find_places(elements: npt.NDArray[np.int64], *, size: int, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return the places of elements in the shuffled sequence: the inverse of `permute`, with the same errors."""
+    return _walk(elements, size=size, step=lambda values, rows, columns: _decrypt(values, rows, columns, key))
+
+
+def _walk(
+    numbers: npt.NDArray[np.int64],
+    *,
+    size: int,
+    step: Callable[[npt.NDArray[np.uint64], int, int], npt.NDArray[np.uint64]],
+) -> npt.NDArray[np.int64]:
+    """Apply a bijection on the grid to numbers in [0, size) until all are inside again."""
     if not 1 <= size <= MAX_SIZE:
         raise ValueError(f"size {size} is not in 1 to {MAX_SIZE}")
-    flat = np.asarray(places, dtype=np.int64).ravel()
+    flat = np.asarray(numbers, dtype=np.int64).ravel()
     if flat.size and (flat.min() < 0 or flat.max() >= size):
         raise ValueError(f"places {flat.min()} to {flat.max()} are not in 0 to {size - 1}")
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
-    values = _encrypt(flat.astype(np.uint64), rows, columns, key)
+    values = step(flat.astype(np.uint64), rows, columns)
     outside = np.flatnonzero(values >= np.uint64(size))
     while outside.size:
-        values[outside] = _encrypt(values[outside], rows, columns, key)
+        values[outside] = step(values[outside], rows, columns)
         outside = outside[values[outside] >= np.uint64(size)]
-    return values.astype(np.int64).reshape(np.shape(places))
+    return values.astype(np.int64).reshape(np.shape(numbers))
 
 
 def _encrypt(
@@ -71,6 +87,18 @@ def _encrypt(
     for i in range(0, NUM_ROUNDS, 2):
         row = (row + _mix(column ^ key[i]) % num_rows) % num_rows
         column = (column + _mix(row ^ key[i + 1]) % num_columns) % num_columns
+    return row * num_columns + column
+
+
+def _decrypt(
+    values: npt.NDArray[np.uint64], rows: int, columns: int, key: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Undo all rounds of `_encrypt`, the last one first."""
+    num_rows, num_columns = np.uint64(rows), np.uint64(columns)
+    row, column = values // num_columns, values % num_columns
+    for i in range(NUM_ROUNDS - 2, -1, -2):
+        column = (column + num_columns - _mix(row ^ key[i + 1]) % num_columns) % num_columns
+        row = (row + num_rows - _mix(column ^ key[i]) % num_rows) % num_rows
     return row * num_columns + column
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.data.blend import Blend
 from trainer.data.mixture import Mixture
-from trainer.data.permutation import derive_key, permute
+from trainer.data.permutation import derive_key, find_places, permute
 
 
 def sample_ids(
@@ -69,6 +69,24 @@ class SampleOrder:
             key = derive_key(seed=self.seed, stream=self.mixture.active[d].stream, epoch=e)
             window[here] = permute(place[here], size=int(self.num_windows[d]), key=key)
         return SampleLocations(dataset, epoch, window)
+
+    def find_samples(self, dataset: int, windows: np.ndarray, *, first: int, end: int) -> np.ndarray:
+        """Return the samples from `first` to `end` - 1 that have one of these windows of a data set, ascending.
+
+        Args:
+            windows: [n] int64.
+            first, end: global sample numbers; `first` is not before the mixture.
+        """
+        size, offset = int(self.num_windows[dataset]), self.mixture.first_sample
+        before = int(self._drawn_before[dataset])
+        drawn_first, drawn_end = (before + self._blend.counts(limit - offset)[dataset] for limit in (first, end))
+        found = []
+        for epoch in range(drawn_first // size, -(-drawn_end // size)):
+            key = derive_key(seed=self.seed, stream=self.mixture.active[dataset].stream, epoch=epoch)
+            drawn = epoch * size + find_places(windows, size=size, key=key)
+            for one in drawn[(drawn_first <= drawn) & (drawn < drawn_end)].tolist():
+                found.append(offset + self._blend.find(dataset, one - before))
+        return np.array(sorted(found), dtype=np.int64)
 
     def first_epoch_only(self, samples: np.ndarray) -> np.ndarray:
         """Return the samples whose window no earlier sample of the run has."""

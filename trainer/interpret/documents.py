@@ -7,15 +7,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyarrow import parquet
 
-from trireme.shards.shard import ShardReader, shard_file
+from trainer.data.document_origins import read_origin
+from trireme.shards.shard import ShardReader
 
-DOCUMENTS_SUFFIX = ".documents.parquet"
 _PART = 1 << 24
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -42,6 +40,8 @@ class NearDocument:
     """How many of these tokens are before the passage."""
     origin: dict[str, Any] | None = None
     """Row of the document table: source, file, record, id, url, title; None if the shard has no table."""
+    steps: tuple[int, ...] | None = None
+    """Steps of the run that were trained on tokens of it; None if they are not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def find_near_documents(
         num_documents=total_documents,
         num_tokens=total_tokens,
         is_complete=num_searched == len(prefixes),
-        documents=tuple(replace(near, origin=_read_origin(near)) for near in found[:num_documents]),
+        documents=tuple(replace(near, origin=read_origin(near.shard, near.number)) for near in found[:num_documents]),
     )
 
 
@@ -201,19 +201,3 @@ def _longest_common(document: np.ndarray, text: np.ndarray) -> tuple[int, int]:
         if runs[end] > best[1]:
             best = (end - int(runs[end]), int(runs[end]))
     return best
-
-
-def _read_origin(near: NearDocument) -> dict[str, Any] | None:
-    path: Path = shard_file(near.shard, DOCUMENTS_SUFFIX)
-    if not path.is_file():
-        return None
-    file = parquet.ParquetFile(path)
-    skipped = near.number
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if skipped < rows:
-            columns = ["source", "file", "record", "id", "url", "title"]
-            row: dict[str, Any] = file.read_row_group(group, columns=columns).slice(skipped, 1).to_pylist()[0]
-            return row
-        skipped -= rows
-    return None
