@@ -163,6 +163,7 @@ def record_start(
     state: TrainerState | None,
     origin: ResumeSource,
     mixture: Mixture,
+    skipped_samples: SampleRanges,
     tokenizer: Tokenizer | None,
     record: Callable[..., None],
 ) -> None:
@@ -203,6 +204,7 @@ def record_start(
         pretrained_checkpoint=str(origin.pretrained) if origin.pretrained is not None else None,
         layout=asdict(layout),
         mixture=mixture.to_record(),
+        skipped_samples=skipped_samples.to_record(),
         config=kept,
         changes=[asdict(change) for change in changes],
     )
