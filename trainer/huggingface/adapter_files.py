@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
 from trainer.build import wire_model
@@ -107,7 +107,8 @@ def export_adapter(saved: SavedRun, output: Path, *, base: Path | None = None, h
         scratch_directory(output, prefix=_SCRATCH_PREFIX) as scratch,
         write_errors_explained(output),
     ):
-        save_file(dict(peft.tensors), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        # save_file would report a full disk by an error of its own.
+        (scratch / WEIGHTS_FILE).write_bytes(save(dict(peft.tensors), metadata={"format": "pt"}))
         (scratch / CONFIG_FILE).write_text(json.dumps(peft.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         gate = None
         if has_gate:

@@ -28,7 +28,7 @@ from trainer.huggingface.tokenizer_files import write_generation_config, write_t
 from trainer.huggingface.weight_files import DTYPES, PlannedTensor, SafetensorsWriter
 from trainer.saved_run import SavedRun
 from trireme.errors import raise_if_any
-from trireme.files import sync_directory
+from trireme.files import sync_directory, write_whole
 from trireme.shards.examples import TargetKind
 from trireme.shards.examples import read_record as read_examples_record
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -36,6 +36,7 @@ from trireme.tokenizer.tokenizer import Tokenizer
 MAX_SHARD_BYTES = 5 * 10**9
 """Largest file, as transformers writes them."""
 _SCRATCH_PREFIX = ".trireme-export-"
+_MOVED_NAME = ".moved.json"
 _TORCH_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PROBLEMS: Mapping[TargetKind, str] = {
     "single": "single_label_classification",
@@ -133,7 +134,7 @@ def check_output(output: Path) -> None:
             raise cannot_use(output, "must be a directory")
         if not output.is_dir():
             return
-        delete_leftovers(output, prefix=_SCRATCH_PREFIX)
+        delete_leftovers(output, prefix=_SCRATCH_PREFIX, before=_take_back)
         found = [path.name for path in output.iterdir()]
     except OSError as error:
         raise cannot_use(output, f"cannot be read: {error.strerror}") from error
@@ -144,16 +145,32 @@ def check_output(output: Path) -> None:
 
 
 def publish(scratch: Path, output: Path, *, last: str = CONFIG_NAME) -> None:
-    """Move the files into the output directory, config.json last: without it, nothing takes the rest for a model."""
-    moved = []
+    """Move the files into the output directory, config.json last: without it, nothing takes the rest for a model.
+
+    A list of them in the scratch directory lets the next export remove what a killed one had moved.
+    """
+    moved: list[Path] = []
     try:
-        for path in sorted(scratch.iterdir(), key=lambda path: path.name == last):
+        paths = sorted(scratch.iterdir(), key=lambda path: path.name == last)
+        write_whole(scratch / _MOVED_NAME, json.dumps([path.name for path in paths]))
+        for path in paths:
             moved.append(path.rename(output / path.name))
         sync_directory(output)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
         raise
+
+
+def _take_back(scratch: Path) -> None:
+    """Remove the files that a killed export had moved, unless it had moved all of them."""
+    listed = scratch / _MOVED_NAME
+    if not listed.is_file():
+        return
+    names = json.loads(listed.read_text(encoding="utf-8"))
+    if any((scratch / name).exists() for name in names):
+        for name in names:
+            (scratch.parent / name).unlink(missing_ok=True)
 
 
 def _plan(rules: list[TensorRule], *, record: ImportRecord | None, dtype: str | None) -> list[PlannedTensor]:

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation
@@ -75,10 +75,15 @@ def scratch_directory(parent: Path, *, prefix: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def delete_leftovers(parent: Path, *, prefix: str) -> None:
+def delete_leftovers(parent: Path, *, prefix: str, before: Callable[[Path], object] = lambda path: None) -> None:
     """Delete the scratch directories of killed processes; name those that cannot be deleted.
 
     The lock of a living process keeps its directory.
+
+    Args:
+        parent: an existing directory.
+        prefix: of their names.
+        before: is given each directory before it is deleted.
     """
     for path in parent.glob(f"{glob.escape(prefix)}*"):
         try:
@@ -89,6 +94,7 @@ def delete_leftovers(parent: Path, *, prefix: str) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_uid == os.geteuid():
                 _LOGGER.info("Removing %s, the remainder of an interrupted command.", path)
+                before(path)
                 shutil.rmtree(path)
         except BlockingIOError:  # in use
             continue

@@ -15,7 +15,12 @@ def run_on_ranks(body: Callable[[], int | None]) -> int:
         The exit code.
     """
     configure_logging(rank=global_rank())
-    code = run_command(body)
+    try:
+        code = run_command(body)
+    except SystemExit as end:  # a stop signal
+        if "RANK" in os.environ and isinstance(end.code, int):
+            os._exit(end.code)
+        raise
     if code == EXIT_INTERRUPTED and "RANK" in os.environ:
         os._exit(code)  # other ranks may wait for this one
     return code

@@ -11,6 +11,7 @@ from trireme.command import write_output
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation
 from trireme.files import written_whole
 from trireme.progress import PlainProgress, should_draw_bar
+from trireme.stop_signals import unwinding_on_signals
 
 STDIN = "-"
 _LOGGER = logging.getLogger(__name__)
@@ -45,12 +46,22 @@ def read_stdin(*, name: str) -> str:
 
 @contextlib.contextmanager
 def open_output(path: Path | None) -> Iterator[Callable[[str], object]]:
-    """Yield a function that writes text to a file, which appears whole at the end, or to stdout."""
+    """Yield a function that writes text to a file, which appears whole at the end, or to stdout.
+
+    Stop signals end the command, and leave no file.
+
+    Raises:
+        RunStopped: it cannot be written.
+    """
     if path is None:
         yield write_output
         return
     try:
-        with written_whole(path.expanduser()) as partial, partial.open("w", encoding="utf-8") as stream:
+        with (
+            unwinding_on_signals(),
+            written_whole(path.expanduser()) as partial,
+            partial.open("w", encoding="utf-8") as stream,
+        ):
             yield stream.write
     except OSError as error:
         message = f"{path}: cannot be written: {error.strerror}. Free disk space, or write the output elsewhere."
