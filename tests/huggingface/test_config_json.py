@@ -1,6 +1,7 @@
 """A config.json is read completely: what cannot be represented is refused by name, all at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_versions_4_and_5_of_the_same_model_are_equal(name: str) -> None:
 
 
 def test_a_model_of_no_family_is_refused_with_what_the_nearest_ones_lack() -> None:
+    """Of families of the same kind: a bidirectional model is not told what a family of experts lacks."""
     model = ModelConfig(
         num_layers=2,
         hidden_size=64,
@@ -138,8 +140,34 @@ def test_a_model_of_no_family_is_refused_with_what_the_nearest_ones_lack() -> No
         vocab_size=100,
         activation="gelu",
     )
-    with pytest.raises(ConfigError, match="llama differs in model.activation"):
+    with pytest.raises(ConfigError, match="The nearest are: llama needs model.activation=swiglu; mistral needs"):
         choose_family(model, vocab_size=100)
+    encoder = replace(
+        model, attention_mask="bidirectional", head="classification", num_labels=2, num_query_groups=4, pooler="tanh"
+    )
+    with pytest.raises(ConfigError) as refusal:
+        choose_family(encoder, vocab_size=100)
+    said = str(refusal.value)
+    for family in (": bert needs", "; modernbert needs"):
+        assert family in said
+    assert "model.normalization=LayerNorm" in said
+    assert "moe" not in said and "model.attention_mask" not in said
+    # With what is said, it fits.
+    fitting = replace(
+        encoder,
+        **{"normalization": "LayerNorm", "layernorm_bias": False, "embedding_layernorm": True},
+        **{"skip_first_layernorm": True, "activation": "geglu", "pooler": "gelu"},
+    )
+    needs = said.partition("modernbert needs ")[2].partition(". Train")[0]
+    assert needs.split(", ") == [
+        f"model.{name}={json.dumps(value) if isinstance(value, bool) else value}"
+        for name, value in vars(fitting).items()
+        if value != getattr(encoder, name)
+    ]
+    assert choose_family(fitting, vocab_size=100).model_type == "modernbert"
+    experts = replace(model, activation="swiglu", num_moe_experts=4, add_bias_linear=True)
+    with pytest.raises(ConfigError, match="mixtral needs model.add_bias_linear=false, model.add_qkv_bias=false"):
+        choose_family(experts, vocab_size=100)
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

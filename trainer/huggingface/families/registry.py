@@ -1,6 +1,7 @@
 """Find the family of a config.json, and the family in which a model can be written."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.model import ModelConfig
@@ -8,14 +9,14 @@ from trainer.huggingface.check_model import check_model
 from trainer.huggingface.config_json import CONFIG_NAME, ConfigReader
 from trainer.huggingface.families.bert import BERT, MODERNBERT
 from trainer.huggingface.families.deepseek import DEEPSEEK_V3
-from trainer.huggingface.families.family import Family, config_of, find_differences
+from trainer.huggingface.families.family import Family, computed_values, config_of, find_differences
 from trainer.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3
 from trainer.huggingface.families.gpt2 import GPT2
 from trainer.huggingface.families.llama import LLAMA, MISTRAL, MIXTRAL
 from trainer.huggingface.families.olmo import OLMO2
 from trainer.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from trainer.huggingface.tensor_map import UnmappedTensorError, build_rules
-from trireme.config.suggest import did_you_mean, join_or
+from trireme.config.suggest import did_you_mean, join_or, to_yaml
 from trireme.errors import ConfigError, Violation, raise_if_any
 
 FAMILIES = (
@@ -92,33 +93,65 @@ def choose_family(model: ModelConfig, *, vocab_size: int, preferred: str | None 
         ConfigError: none does; the message says what the nearest ones lack.
     """
     order = sorted(FAMILIES, key=lambda family: family.model_type != preferred)
-    reasons: dict[str, list[str]] = {}
+    misfits: list[Misfit] = []
     for family in order:
-        lacking = find_lacking(family, model, vocab_size=vocab_size)
-        if not lacking:
+        misfit = find_misfit(family, model, vocab_size=vocab_size)
+        if misfit is None:
             return family
-        reasons[family.model_type] = lacking
-    nearest = sorted(reasons.items(), key=lambda item: len(item[1]))[:2]
-    shown = "; ".join(f"{name} differs in {', '.join(lacking)}" for name, lacking in nearest)
-    message = f"is no model of a family of Hugging Face transformers: {shown}"
+        misfits.append(misfit)
+    nearest = sorted(misfits, key=lambda misfit: (not misfit.is_same_kind, not misfit.is_known, len(misfit.needs)))
+    shown = "; ".join(f"{misfit.model_type} needs {', '.join(misfit.needs)}" for misfit in nearest[:2])
+    message = f"is no model of a family of Hugging Face transformers. The nearest are: {shown}"
     fix = "Train a model with the settings of a supported family to export it."
     raise ConfigError([Violation(path="model", value="", message=message, fix=fix)])
 
 
-def find_lacking(family: Family, model: ModelConfig, *, vocab_size: int) -> list[str]:
-    """Return the fields of a model that a family's config.json does not keep, or the tensors that it does not have."""
+@dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """Hold why a model cannot be written in a family."""
+
+    model_type: str
+    needs: list[str]
+    """Settings with the values that the family has, or keys and tensors that it has no place for."""
+    is_same_kind: bool = False
+    """Whether both see tokens on the same sides, and both or none have experts and latent attention."""
+    is_known: bool = True
+    """Whether all settings could be compared."""
+
+
+def find_misfit(family: Family, model: ModelConfig, *, vocab_size: int) -> Misfit | None:
+    """Return what keeps a model out of a family: fields that its config.json does not keep, or tensors; or None.
+
+    Args:
+        vocab_size: rows of the model's embedding.
+    """
     reader = ConfigReader(config_of(family, model, vocab_size=vocab_size))
     try:
         written = ModelConfig(**family.read_fields(reader, head=model.head if model.head in family.heads else None))
     except (TypeError, ValueError, ZeroDivisionError):
-        return ["the kind of its layers"]
+        return Misfit(model_type=family.model_type, needs=["another kind of layers"], is_known=False)
+    is_same_kind = _kind_of(model) == _kind_of(written)
     if reader.finish():
-        return [str(violation.path) for violation in reader.violations]
-    lacking = [f"model.{name}" for name in find_differences(model, written)]
-    if lacking:
-        return lacking
-    try:
-        build_rules(model, family.names_of(model), vocab_size=vocab_size, padded_vocab_size=vocab_size)
-    except UnmappedTensorError as error:
-        return list(error.names)
-    return []
+        keys = [str(violation.path) for violation in reader.violations]
+        return Misfit(model_type=family.model_type, needs=keys, is_same_kind=is_same_kind, is_known=False)
+    found = find_differences(model, written)
+    # Fields without effect in the family follow from the others.
+    used = {name: theirs for name, (_, theirs) in found.items() if name in computed_values(written)}
+    needs = [_show_need(name, value) for name, value in used.items()] or [f"another model.{name}" for name in found]
+    if not needs:
+        try:
+            build_rules(model, family.names_of(model), vocab_size=vocab_size, padded_vocab_size=vocab_size)
+        except UnmappedTensorError as error:
+            needs = [f"no {name}" for name in error.names]
+    return Misfit(model_type=family.model_type, needs=needs, is_same_kind=is_same_kind) if needs else None
+
+
+def _kind_of(model: ModelConfig) -> tuple[object, ...]:
+    return model.attention_mask, model.num_moe_experts is not None, model.multi_latent_attention
+
+
+def _show_need(name: str, value: Any) -> str:
+    """Return a setting with its value, as a user writes it; without one where that differs by layer."""
+    if isinstance(value, list | tuple):
+        return f"another model.{name}"
+    return f"model.{name}={to_yaml(value)}"
