@@ -120,6 +120,9 @@ def test_one_process(run_directory: Path, folder: Path, expected: dict[str, dict
     assert done.returncode == 0, done.stderr
     result = check(done.stdout, expected)
     assert (result["step"], result["params_dtype"], result["batch_size"], result["seed"]) == (4, "fp32", 16, 1234)
+    # Of rows that choices share, each choice counts; nothing of git, though this is no repository.
+    assert "Score: 10/10 texts" in done.stderr
+    assert "fatal" not in done.stderr and "Tokenizing" not in done.stderr
     assert len(result["checkpoint_sha256"]) == 64 and result["harness_version"]
     assert result["results"]["own_choice"]["template"]["doc_to_text"] == "{{context}}"
     again = run_command(*command, "own_choice", "--limit", "2", cwd=folder, HF_HUB_OFFLINE="1")

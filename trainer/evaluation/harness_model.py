@@ -82,6 +82,11 @@ class HarnessModel(TemplateLM):
         """Return what the harness records about the template."""
         return None if self._template is None or not chat_template else "chat_template.jinja"
 
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return log-likelihood and greediness of continuations, without the harness's bar for encoding them."""
+        found: list[tuple[float, bool]] = super().loglikelihood(list(requests), disable_tqdm=True)
+        return found
+
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of whole texts, in windows of the model's context that do not overlap."""
         pairs: list[ContinuationRequest] = []

@@ -1,13 +1,16 @@
 """Run tasks of lm-evaluation-harness; imported only where the extra `evaluation` is installed."""
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lm_eval
+from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -108,27 +111,41 @@ def run_tasks(
     # Its own messages are those of a program of its own.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        output = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            num_fewshot=options.num_fewshot,
-            batch_size=batch_size,
-            limit=options.limit,
-            bootstrap_iters=1000,
-            log_samples=False,
-            task_manager=manager,
-            apply_chat_template=options.apply_chat_template,
-            random_seed=options.seed,
-            numpy_random_seed=options.seed,
-            torch_random_seed=options.seed,
-            fewshot_random_seed=options.seed,
-        )
+        with _without_descriptions():
+            output = lm_eval.simple_evaluate(
+                model=model,
+                tasks=list(tasks),
+                num_fewshot=options.num_fewshot,
+                batch_size=batch_size,
+                limit=options.limit,
+                bootstrap_iters=1000,
+                log_samples=False,
+                task_manager=manager,
+                apply_chat_template=options.apply_chat_template,
+                random_seed=options.seed,
+                numpy_random_seed=options.seed,
+                torch_random_seed=options.seed,
+                fewshot_random_seed=options.seed,
+            )
     except (OSError, ValueError, KeyError) as error:
         message = f"cannot be run: {type(error).__name__}: {error}"
         fix = "Check the task's YAML file and its data. Tasks of the harness itself download their data."
         raise ConfigError([Violation(path="--tasks", value="", message=message, fix=fix)]) from error
     assert output is not None
     return {name: _describe(name, output) for name in output["results"]}
+
+
+@contextlib.contextmanager
+def _without_descriptions() -> Iterator[None]:
+    """Leave out what the harness finds out about the host and the current directory's git repository.
+
+    Our results say what they depend on; this takes seconds, and git complains where there is no repository.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("add_env_info", "get_git_commit_hash"):
+            if hasattr(evaluator, name):
+                stack.enter_context(mock.patch.object(evaluator, name, lambda *_: None))
+        yield
 
 
 def _describe(name: str, output: Mapping[str, Any]) -> dict[str, Any]:

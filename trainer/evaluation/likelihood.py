@@ -72,7 +72,7 @@ class LikelihoodModel:
         pad the vocabulary have no probability.
 
         Args:
-            show: receives the number of rows that are done.
+            show: receives the number of requests that are done.
         """
         assert all(request.context and request.continuation for request in requests)
         self._send(("score", tuple(requests)))
@@ -141,7 +141,7 @@ class LikelihoodModel:
         found: dict[int, list[ContinuationScore]] = {}
         for part in self._rows.compute(rows, take):
             found |= part
-            show(len(found))
+            show(sum(map(len, found.values())))
         return [found[row][number] for row, number in where] if found else []
 
 
