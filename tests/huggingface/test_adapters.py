@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.data.shards import write_shard
 from tests.huggingface.models import VOCAB_SIZE, save_model, transformers
@@ -16,6 +16,7 @@ from trainer.checkpoint.trainer_state import read_state
 
 peft = pytest.importorskip("peft")
 FAMILIES = ("llama3", "gpt2")
+EXPERTS = ("mixtral", "qwen3_moe", "qwen2_moe")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -26,7 +27,10 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of transformers, its import, a run of adapters on that; rank 4, with a scale that is no power of 2."""
-    folder = tmp_path_factory.mktemp(family)
+    return train_adapters(family, tmp_path_factory.mktemp(family))
+
+
+def train_adapters(family: str, folder: Path, *further: str) -> Path:
     save_model(family, folder / "source", dtype=torch.float32)
     done = command("trainer.import_hf", folder / "source", folder / "base")
     assert done.returncode == 0, done.stderr
@@ -42,6 +46,7 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lora.alpha=6",
         *[line for line in QUIET if not line.startswith("optimizer.lr")],
         "optimizer.lr=2e-2",
+        *further,
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -169,3 +174,73 @@ def test_other_wrong_input(family: str, folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_adapters_of_experts_go_to_peft_and_come_back(name: str, tmp_path: Path) -> None:
+    """As adapters of the fused parameters of transformers; gate and up have an A each with us, and one of twice the
+    rank in peft."""
+    targets = "[linear_qkv,experts.linear_fc1,experts.linear_fc2]"
+    folder = train_adapters(name, tmp_path, f"lora.target_modules={targets}", "lora.dropout=0.1")
+    out = tmp_path / "peft"
+    result = run("trainer.export_hf", folder / "run", out, "--adapter")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["target_parameters"] == ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+    assert config["rank_pattern"] == {"mlp.experts.gate_up_proj": 8}
+    tensors = load_file(out / "adapter_model.safetensors")
+    moved = [tensor for key, tensor in tensors.items() if ".experts." in key and "lora_B" in key]
+    assert moved and all(bool(tensor.any()) for tensor in moved), "experts were trained"
+    back = run("trainer.import_hf", out, tmp_path / "back", "--base", folder / "base")
+    assert back["gate"]["relative_difference"] <= 5e-6
+    # The parts of gate and up are found again: no rank is padded.
+    lora = read_state(tmp_path / "back" / "checkpoints" / "step_00000000").lora
+    assert lora is not None and (lora["rank"], lora["alpha"]) == (4, 6)
+    run("trainer.export_hf", tmp_path / "back", tmp_path / "second", "--adapter", "--gate", "off")
+    again = load_file(tmp_path / "second" / "adapter_model.safetensors")
+    assert tensors.keys() == again.keys()
+    assert all(torch.equal(tensors[key], again[key]) for key in tensors)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": [], "target_parameters": ["experts.down_proj"]},
+        {
+            "target_modules": ["v_proj"],
+            "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+            "rank_pattern": {"experts.down_proj": 2},
+            "alpha_pattern": {"experts.gate_up_proj": 3},
+        },
+    ],
+    ids=["one parameter", "patterns"],
+)
+def test_adapter_of_experts_comes_in(tmp_path: Path, settings: dict[str, Any]) -> None:
+    save_model("qwen3_moe", tmp_path / "source", dtype=torch.float32)
+    done = command("trainer.import_hf", tmp_path / "source", tmp_path / "base", "--gate", "off")
+    assert done.returncode == 0, done.stderr
+    make_peft(tmp_path / "source", tmp_path / "adapter", r=4, lora_alpha=5, **settings)
+    result = run("trainer.import_hf", tmp_path / "adapter", tmp_path / "run", "--base", tmp_path / "base")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+
+
+def test_adapter_of_separate_experts_comes_in(tmp_path: Path) -> None:
+    """As transformers 4 had them, and peft fuses them when it loads."""
+    save_model("mixtral", tmp_path / "source", dtype=torch.float32)
+    done = command("trainer.import_hf", tmp_path / "source", tmp_path / "base", "--gate", "off")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    hidden, width = config["hidden_size"], config["intermediate_size"]
+    torch.manual_seed(1)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for expert in range(config["num_local_experts"]):
+            for name, shape in {"w1": (width, hidden), "w3": (width, hidden), "w2": (hidden, width)}.items():
+                module = f"base_model.model.model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
+                tensors[f"{module}.lora_A.weight"] = torch.randn(4, shape[1]) * 0.1
+                tensors[f"{module}.lora_B.weight"] = torch.randn(shape[0], 4) * 0.1
+    settings = peft.LoraConfig(r=4, lora_alpha=5, target_modules=["w1", "w2", "w3"], task_type="CAUSAL_LM")
+    settings.save_pretrained(tmp_path / "adapter")
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    result = run("trainer.import_hf", tmp_path / "adapter", tmp_path / "run", "--base", tmp_path / "base")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6

@@ -12,9 +12,18 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint.adapters import SavedAdapters, find_parts
+from trainer.checkpoint.adapters import LowRankUpdate, SavedAdapters, find_parts
 from trainer.config.lora import LoraConfig, LoraTarget
 from trainer.config.model import ModelConfig
+from trainer.huggingface.expert_adapters import (
+    TARGET_PARAMETER_ENDS,
+    Factors,
+    FusedParameter,
+    fuse,
+    fused_parameter,
+    own_columns,
+    take_fused,
+)
 from trainer.huggingface.native_tensors import NativeTensor
 from trainer.huggingface.tensor_map import TensorRule
 from trireme.errors import ConfigError, Violation
@@ -39,6 +48,8 @@ _TARGETS: dict[str, LoraTarget] = {
     "self_attention.linear_kv_up_proj": "linear_kv_up_proj",
     "mlp.linear_fc1": "linear_fc1",
     "mlp.linear_fc2": "linear_fc2",
+    "mlp.experts.experts.linear_fc1": "experts.linear_fc1",
+    "mlp.experts.experts.linear_fc2": "experts.linear_fc2",
     "mlp.shared_experts.linear_fc1": "linear_fc1",
     "mlp.shared_experts.linear_fc2": "linear_fc2",
 }
@@ -56,7 +67,7 @@ class PeftAdapter:
 
 
 def target_of(tensor: NativeTensor) -> LoraTarget | None:
-    """Return the name in lora.target_modules of a layer's weight; None for other tensors, and for experts."""
+    """Return the name in lora.target_modules of a layer's weight; None for other tensors."""
     return _TARGETS.get(tensor.name.removesuffix(_WEIGHT)) if tensor.name.endswith(_WEIGHT) else None
 
 
@@ -68,11 +79,12 @@ def to_peft(adapters: SavedAdapters, rules: Sequence[TensorRule], *, base_name: 
         rules: of every tensor of the model, in the family that its base is exported in.
         base_name: name of the base model, for adapter_config.json.
     Raises:
-        ConfigError: experts have adapters, which transformers fuses in memory, so that peft does not find them.
+        ConfigError: experts have adapters in a family whose experts transformers does not fuse.
     """
     lora, model = adapters.lora, adapters.state.model_config()
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
+    experts: dict[FusedParameter, list[LowRankUpdate]] = {}
     for rule in rules:
         if rule.tensor.key in adapters.whole:
             (segment,) = rule.segments
@@ -81,13 +93,19 @@ def to_peft(adapters: SavedAdapters, rules: Sequence[TensorRule], *, base_name: 
         if rule.tensor.key not in adapters.adapted:
             continue
         if rule.tensor.expert is not None:
-            raise ConfigError([_has_experts(adapters)])
+            parameter = fused_parameter(rule)
+            if parameter is None:
+                raise ConfigError([_has_experts(adapters)])
+            experts.setdefault(parameter, []).append(adapters.read(rule.tensor.key, rule.tensor.place))
+            continue
         for module, (a, b) in _split(adapters, rule).items():
             tensors[f"{PREFIX}{module}.lora_A.weight"] = a
             tensors[f"{PREFIX}{module}.lora_B.weight"] = b
             ranks[module] = a.shape[0]
     others = {segment.name for rule in rules for segment in rule.segments} - {f"{module}{_WEIGHT}" for module in ranks}
-    further = {module: rank for module, rank in ranks.items() if rank != lora.rank}
+    tensors |= {PREFIX + name: tensor for name, tensor in fuse(experts).items()}
+    fused = {f"mlp.experts.{parameter.name}": updates[0].a.shape[0] for parameter, updates in experts.items()}
+    further = {module: rank for module, rank in (ranks | fused).items() if rank != lora.rank}
     saved = sorted({_module_of(name.removeprefix(PREFIX)) for name in tensors if ".lora_" not in name})
     config = {
         "peft_type": "LORA",
@@ -95,12 +113,13 @@ def to_peft(adapters: SavedAdapters, rules: Sequence[TensorRule], *, base_name: 
         "base_model_name_or_path": base_name,
         "r": lora.rank,
         "lora_alpha": _plain(lora.alpha),
-        "lora_dropout": lora.dropout,
+        "lora_dropout": 0.0 if fused else lora.dropout,  # peft adapts parameters without dropout only
         "use_rslora": lora.use_rslora,
         "bias": "none",
         "fan_in_fan_out": any(rule.is_transposed for rule in rules),
         "inference_mode": True,
         "target_modules": _choose_names(sorted(ranks), [name.removesuffix(_WEIGHT) for name in others]),
+        "target_parameters": sorted(fused) or None,
         "modules_to_save": [name.rpartition(".")[2] for name in saved] or None,
         "rank_pattern": further,
         # The scale of every module is the same, however high its rank.
@@ -116,7 +135,7 @@ def _has_experts(adapters: SavedAdapters) -> Violation:
     return Violation(
         path="lora.target_modules",
         value=", ".join(adapters.lora.target_modules),
-        message="contains layers of experts, which peft cannot adapt one by one in transformers",
+        message="contains layers of experts, which peft cannot adapt in this family",
         fix="Merge the adapters, or leave out --adapter: then the merged model is exported.",
     )
 
@@ -178,7 +197,6 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "alora_invocation_tokens": (None,),
     "lora_bias": (False, None),
-    "target_parameters": (None, []),
     "use_bdlora": (None, False),
     "arrow_config": (None,),
     "kasa_config": (None,),
@@ -198,6 +216,11 @@ def check_config(config: Mapping[str, Any]) -> list[Violation]:
     for name, values in _DEFAULTS.items():
         if name in config and config[name] not in values:
             found.append(_violation(name, config[name], "is not supported"))
+    parameters = config.get("target_parameters") or []
+    known = isinstance(parameters, list) and all(str(one).endswith(TARGET_PARAMETER_ENDS) for one in parameters)
+    if not known:
+        message = "is not supported: parameters must be gate_up_proj or down_proj of experts"
+        found.append(_violation("target_parameters", parameters, message))
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1:
         found.append(_violation("r", rank, "must be an integer of at least 1"))
@@ -236,6 +259,7 @@ def from_peft(adapter: PeftAdapter, rules: Sequence[TensorRule], *, model: Model
     remaining = dict(adapter.tensors)
     found: dict[tuple[str, tuple[int, ...]], list[tuple[torch.Tensor, torch.Tensor, float] | None]] = {}
     by_key: dict[str, NativeTensor] = {}
+    experts = take_fused(remaining, rules, prefix=PREFIX)
     whole: dict[str, torch.Tensor] = {}
     for rule in rules:
         if rule.tensor.name.startswith("head.") and len(rule.segments) == 1:
@@ -245,6 +269,10 @@ def from_peft(adapter: PeftAdapter, rules: Sequence[TensorRule], *, model: Model
         if target_of(rule.tensor) is None:
             continue
         parts = _take_parts(remaining, rule, adapter.config, model=model)
+        parameter = fused_parameter(rule)
+        if parameter is not None and rule.tensor.expert is not None:
+            factors = experts.get((parameter, rule.tensor.expert))
+            parts = parts if factors is None else _split_fused(factors, parameter, rule, adapter.config, model=model)
         if any(part is not None for part in parts):
             found[rule.tensor.key, rule.tensor.place] = parts
             by_key[rule.tensor.key] = rule.tensor
@@ -264,7 +292,7 @@ def from_peft(adapter: PeftAdapter, rules: Sequence[TensorRule], *, model: Model
 
 def _unknown(name: str) -> Violation:
     message = "belongs to no layer of the base model that can have an adapter"
-    fix = "Give the base that the adapter was trained on; adapters of embeddings, output layers and experts must be"
+    fix = "Give the base that the adapter was trained on; adapters of embeddings and output layers must be"
     return Violation(path=name, value="", message=message, fix=f"{fix} merged with peft's merge_and_unload.")
 
 
@@ -304,6 +332,23 @@ def _take_parts(
         wide[rows] = b.float()[order]
         for part in part_of_row[rows].unique().tolist():
             parts[part] = a.float(), wide * (part_of_row == part)[:, None], _scale_of(module, a.shape[0], config)
+    return parts
+
+
+def _split_fused(
+    factors: Factors, parameter: FusedParameter, rule: TensorRule, config: Mapping[str, Any], *, model: ModelConfig
+) -> list[tuple[torch.Tensor, torch.Tensor, float] | None]:
+    """Return the parts of an expert's weight, as `_take_parts` does: gate and up of an adapter of both."""
+    a, b = factors
+    num_parts = num_parts_of(rule.tensor, model)
+    name = rule.tensor.key.removesuffix(_WEIGHT)
+    part_of_row = find_parts(name, model, num_rows=b.shape[0], num_parts=num_parts)
+    scale = _scale_of(parameter.path, a.shape[0], config)
+    parts: list[tuple[torch.Tensor, torch.Tensor, float] | None] = []
+    for part in range(num_parts):
+        is_of_part = part_of_row == part
+        columns = own_columns(b, is_of_part, num_parts=num_parts)
+        parts.append((a[columns], (b * is_of_part[:, None])[:, columns], scale))
     return parts
 
 
