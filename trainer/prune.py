@@ -1,14 +1,16 @@
-"""Remove the layers, or attention heads, of a model whose removal raises the loss least.
+"""Remove the layers, attention heads or channels of MLPs of a model that matter least.
 
     trireme prune PATH OUTPUT_DIR --layers 4 --data data/train
     trireme prune PATH OUTPUT_DIR --heads 2 --data data/train
+    trireme prune PATH OUTPUT_DIR --channels 256 --data data/train
 
 PATH is a run directory, whose latest valid checkpoint is pruned, an import or a checkpoint. OUTPUT_DIR becomes a run
 directory with the smaller model: runs start from it with pretrained_checkpoint=OUTPUT_DIR, and generate, evaluate,
-distill, quantize and export-hf read it. Every candidate is removed and the loss on rows of --data, a token shard made
-with the model's tokenizer, is measured: --layers removes one layer after another, --heads as many query heads in every
-layer, together with the keys and values that they share. Train or distill the model afterwards: pruning alone costs
-quality.
+distill, quantize and export-hf read it. Every layer or head is left out in turn and the loss on rows of --data, a token
+shard made with the model's tokenizer, is measured: --layers removes one layer after another, --heads as many query
+heads in every layer, together with the keys and values that they share. --channels removes channels of the MLP in every
+layer, those that write least into the hidden states on these rows. Train or distill the model afterwards: pruning alone
+costs quality.
 
 Prints one line of JSON with perplexities and the speed of decoding before and after, and writes it to compression.json
 in OUTPUT_DIR. Exit codes: 0 done, 1 the disk is full, 2 invalid input,
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         row_length=arguments.row_length,
         layers=arguments.layers,
         heads=arguments.heads,
+        channels=arguments.channels,
         validation=arguments.validation,
         validation_rows=arguments.validation_rows,
         base=arguments.base,
@@ -78,6 +81,7 @@ def _parse() -> argparse.Namespace:
     parts = parser.add_mutually_exclusive_group(required=True)
     parts.add_argument("--layers", type=int, metavar="N", help="layers to remove")
     parts.add_argument("--heads", type=int, metavar="N", help="query heads to remove in each layer")
+    parts.add_argument("--channels", type=int, metavar="N", help="channels of the MLP to remove in each layer")
     rows = parser.add_argument_group("rows of tokens")
     rows.add_argument("--data", type=Path, required=True, metavar="PREFIX", help="token shard that measures the loss")
     rows.add_argument("--rows", type=int, default=16, metavar="N", help="its random rows (default: %(default)s)")

@@ -54,7 +54,7 @@ TASKS: dict[str, tuple[Verb, ...]] = {
         Verb("export-hf", "trainer.export_hf", "export a checkpoint for Hugging Face transformers"),
         Verb("merge-adapter", "trainer.merge_adapter", "add adapters (LoRA) to the weights of their base"),
         Verb("quantize", "trainer.quantize", "quantize a model's weights to 8 or 4 bits, also as a GGUF file"),
-        Verb("prune", "trainer.prune", "remove the layers or heads of a model that matter least"),
+        Verb("prune", "trainer.prune", "remove the layers, heads or channels of a model that matter least"),
         Verb("evaluate", "trainer.evaluate", "compute loss and perplexity of a checkpoint", "train"),
         Verb("harness", "trainer.harness", "evaluate a checkpoint on tasks of lm-evaluation-harness"),
         Verb("bias", "trainer.bias", "measure social bias of a model, with confidence intervals"),

@@ -14,7 +14,7 @@ from tests.inference.models import CAPPED, EXPERTS, GPT2, LLAMA, build
 from trainer import prune
 from trainer.checkpoint.trainer_state import read_state
 from trainer.compression.prune_run import RECORD_NAME, PruneOptions, check_parts
-from trainer.compression.pruning import Pruned, collect_tensors, prune_heads, prune_layers, write_pruned
+from trainer.compression.pruning import Pruned, collect_tensors, prune_channels, prune_heads, prune_layers, write_pruned
 from trainer.compression.rows import row_losses
 from trainer.config.model import ModelConfig, find_moe_layers, find_windows
 from trainer.config.parallel import ParallelConfig
@@ -96,6 +96,39 @@ def test_heads_without_output_are_the_smaller_model(config: ModelConfig, tmp_pat
         assert loss_of(smaller) == pytest.approx(last.loss, abs=1e-6)
 
 
+@pytest.mark.parametrize("config", [GPT2, LLAMA, CAPPED], ids=["gpt2", "llama", "capped"])
+def test_channels_that_write_least_are_removed(config: ModelConfig, tmp_path: Path) -> None:
+    with open_world(ParallelConfig()) as world:
+        model = build(config, world)
+        # The outputs of each channel alone, of which the norm over rows and hidden size is its importance.
+        seen: dict[int, torch.Tensor] = {}
+        for number, layer in enumerate(model.decoder.layers):
+            layer.mlp.linear_fc2.register_forward_pre_hook(
+                lambda _, inputs, number=number: seen.__setitem__(number, inputs[0].detach().clone())
+            )
+        before, tensors = loss_of(model), collect_tensors(model)
+        written = {
+            number: [
+                float(torch.linalg.norm(seen[number][..., channel, None] * column).double())
+                for channel, column in enumerate(layer.mlp.linear_fc2.weight.detach().t())
+            ]
+            for number, layer in enumerate(model.decoder.layers)
+        }
+        pruned = prune_channels(model, config, ROWS, num_channels=5)
+        assert pruned.loss_before == before
+        assert pruned.model.ffn_hidden_size == config.ffn_hidden_size - 5
+        for number, norms in written.items():
+            removed = set(range(config.ffn_hidden_size)) - set(pruned.kept_channels[number])
+            assert removed == set(sorted(range(len(norms)), key=lambda channel: norms[channel])[:5])
+        assert [(one.layer, one.num_channels) for one in pruned.removals] == [
+            (number, 5) for number in range(config.num_layers)
+        ]
+        smaller = reload(tmp_path / "checkpoint", tensors, pruned, config, world)
+        # Without the columns that multiplied zeros; fp32 sums in another order.
+        assert loss_of(smaller) == pytest.approx(pruned.removals[-1].loss, abs=1e-6)
+        assert pruned.removals[-1].loss != before
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def run(*arguments: object) -> dict[str, Any]:
@@ -127,6 +160,9 @@ def test_the_command_writes_a_run_to_start_from(
     heads = command(run_directory, tmp_path / "heads", "--heads", 2, *options)
     assert len(heads["removals"]) == 4
     export_model(open_saved_run(tmp_path / "heads", verify=True), tmp_path / "exported_heads")
+    narrow = command(run_directory, tmp_path / "narrow", "--channels", 8, *options)
+    assert narrow["num_parameters"] < narrow["num_parameters_before"]
+    export_model(open_saved_run(tmp_path / "narrow", verify=True), tmp_path / "exported_narrow")
     with pytest.raises(ConfigError, match="OUTPUT_DIR: already has checkpoints"):
         command(run_directory, tmp_path / "run", "--layers", 1, *options)
 
@@ -137,6 +173,8 @@ def test_the_command_writes_a_run_to_start_from(
         (MODEL, {"layers": 4}, "--layers: must be between 1 and 3, since the model has 4 layers"),
         (LLAMA, {"heads": 1}, "--heads: must be a multiple of 2, the queries that share a key, and at most 2"),
         (replace(LLAMA, qk_layernorm_width="all"), {"heads": 2}, "--heads: cannot be removed: all heads of this model"),
+        (LLAMA, {"channels": 1000}, "--channels: must be between 1 and "),
+        (EXPERTS, {"channels": 1}, "--channels: cannot be removed: the model has experts"),
         (
             replace(MODEL, attention_mask="bidirectional", head="mlm"),
             {"layers": 1},

@@ -2,16 +2,26 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trainer.compression.decoding import DecodingComparison, compare_decoding
-from trainer.compression.pruning import Pruned, Removal, collect_tensors, prune_heads, prune_layers, write_pruned
+from trainer.compression.pruning import (
+    Pruned,
+    Removal,
+    collect_tensors,
+    prune_channels,
+    prune_heads,
+    prune_layers,
+    write_pruned,
+)
 from trainer.compression.report import withdrawn_on_failure
 from trainer.compression.rows import compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
-from trainer.config.model import ModelConfig
+from trainer.config.model import ModelConfig, find_moe_layers
 from trainer.config.model_math import count_parameters
 from trainer.huggingface.importing import check_run_directory
 from trainer.saved_run import SavedRun, open_saved_run
@@ -38,7 +48,9 @@ class PruneOptions:
     layers: int | None = None
     """Layers to remove."""
     heads: int | None = None
-    """Query heads to remove in each layer; either this or `layers`."""
+    """Query heads to remove in each layer."""
+    channels: int | None = None
+    """Channels of the MLP to remove in each layer. One of the three is set."""
     validation: Path | None = None
     """Token shard on which the two models are compared; None takes other rows of `data`."""
     validation_rows: int = 64
@@ -143,6 +155,8 @@ def check_parts(model: ModelConfig, options: PruneOptions) -> list[Violation]:
             return []
         message = f"must be between 1 and {model.num_layers - least}, since the model has {model.num_layers} layers"
         return [Violation(path="--layers", value=options.layers, message=message, fix="Use fewer.")]
+    if options.channels is not None:
+        return _check_channels(model, options.channels)
     assert options.heads is not None
     if model.multi_latent_attention or (model.qk_layernorm_width == "all" and model.qk_layernorm):
         message = "cannot be removed: all heads of this model share latent channels or a norm"
@@ -159,27 +173,47 @@ def check_parts(model: ModelConfig, options: PruneOptions) -> list[Violation]:
     return []
 
 
+def _check_channels(model: ModelConfig, count: int) -> list[Violation]:
+    if any(find_moe_layers(model)):
+        message, fix = "cannot be removed: the model has experts", "Remove layers or heads: --layers, --heads."
+    elif not 1 <= count < model.ffn_hidden_size:
+        message = (
+            f"must be between 1 and {model.ffn_hidden_size - 1}, since an MLP has {model.ffn_hidden_size} channels"
+        )
+        fix = "Use fewer."
+    else:
+        return []
+    return [Violation(path="--channels", value=count, message=message, fix=fix)]
+
+
 def _prune(model: Any, config: ModelConfig, rows: Any, options: PruneOptions) -> Pruned:
+    sharing = config.num_attention_heads // config.num_query_groups
     if options.layers is not None:
-        progress = PlainProgress("Pruning", total=options.layers, unit="layers", write=_LOGGER.info)
+        choose: Callable[..., Pruned] = partial(prune_layers, num_layers=options.layers)
+        total, unit = options.layers, "layers"
+    elif options.channels is not None:
+        choose = partial(prune_channels, num_channels=options.channels)
+        total, unit = config.num_layers, "layers"
     else:
         assert options.heads is not None
-        sharing = config.num_attention_heads // config.num_query_groups
-        total = config.num_layers * options.heads // sharing
-        progress = PlainProgress("Pruning", total=total, unit="groups of heads", write=_LOGGER.info)
+        choose = partial(prune_heads, num_heads=options.heads)
+        total, unit = config.num_layers * options.heads // sharing, "groups of heads"
+    progress = PlainProgress("Pruning", total=total, unit=unit, write=_LOGGER.info)
     done = 0
 
     def report(removal: Removal) -> None:
         nonlocal done
         done += 1
-        part = f"layer {removal.layer}" + ("" if removal.group is None else f", key-value head {removal.group}")
-        _LOGGER.info("Removed %s: loss %.4f.", part, removal.loss)
+        _LOGGER.info("Removed %s: loss %.4f.", _describe_part(removal), removal.loss)
         progress.update(done)
 
-    if options.layers is not None:
-        return prune_layers(model, config, rows, num_layers=options.layers, report=report)
-    assert options.heads is not None
-    return prune_heads(model, config, rows, num_heads=options.heads, report=report)
+    return choose(model, config, rows, report=report)
+
+
+def _describe_part(removal: Removal) -> str:
+    if removal.num_channels is not None:
+        return f"{removal.num_channels} channels of the MLP of layer {removal.layer}"
+    return f"layer {removal.layer}" + ("" if removal.group is None else f", key-value head {removal.group}")
 
 
 def _record(saved: SavedRun, pruned: Pruned) -> str:
