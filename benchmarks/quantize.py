@@ -46,7 +46,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8_groups_of_64": {"bits": 8, "group_size": 64},
     "int4": {"bits": 4, "group_size": 32},
     "int4_gptq": {"bits": 4, "group_size": 32, "method": "gptq"},
-    "int4_gptq_tables": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 4},
+    "int4_gptq_tables_of_4": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 4},
+    "int4_gptq_tables_of_8": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 8},
+    "int4_offsets": {"bits": 4, "group_size": 32, "has_offsets": True},
+    "int4_offsets_gptq": {"bits": 4, "group_size": 32, "has_offsets": True, "method": "gptq"},
     "gguf_q8_0": {"bits": 8, "group_size": 32, "gguf": "Q8_0"},
     "gguf_q4_0_gptq": {"bits": 4, "group_size": 32, "gguf": "Q4_0", "method": "gptq"},
     "gguf_q4_1": {"bits": 4, "group_size": 32, "gguf": "Q4_1"},
@@ -89,8 +92,10 @@ def main() -> int:
             start = time.monotonic()
             written = quantize_run(saved, output, options).to_record()
             seconds = time.monotonic() - start
-            kept = {key: written[key] for key in ("num_bytes", "size_ratio", "error_ratio", "perplexity")}
-            record = {**kept, "seconds_with_validation": round(seconds, 1)}
+            keys = ("num_bytes", "size_ratio", "embedding_bits", "error_ratio", "perplexity")
+            record = {key: written[key] for key in keys}
+            record |= {"calibration_rows": None if options.calibration is None else arguments.calibration_rows}
+            record |= {"seconds_with_validation": round(seconds, 1)}
             result["variants"][name] = record
             print(name, json.dumps(record), file=sys.stderr, flush=True)
             gc.collect()

@@ -1,7 +1,7 @@
 """Quantize a model's weights to 8 or 4 bits, for our inference or as a GGUF file.
 
     trireme quantize PATH OUTPUT --bits 8
-    trireme quantize PATH OUTPUT --bits 4 --method gptq --calibration data/train --validation data/validation
+    trireme quantize PATH OUTPUT --bits 4 --calibration data/train --validation data/validation
     trireme quantize PATH model.gguf --gguf Q4_0
 
 PATH is a run directory, whose latest valid checkpoint is quantized, an import or a checkpoint. OUTPUT becomes a run
@@ -9,9 +9,9 @@ directory with one checkpoint, quantized.safetensors: generate, chat, serve, eva
 it is a file for llama.cpp, which import-hf reads too. Weights are integers times a scale: --bits 8 has one scale for
 each row of a matrix, --bits 4 one for each group of --group-size inputs. Norms, biases and routers stay as they are.
 
---method gptq rounds each weight so that the outputs of its layer change least on the rows of --calibration, a token
-shard made with the model's tokenizer. --validation compares perplexities before and after, with 95 % intervals from a
-bootstrap over rows. The speed of decoding before and after is measured on this machine (--decoding-rounds), in the
+With --calibration, a token shard made with the model's tokenizer, weights are rounded so that the outputs of each layer
+change least on its rows (--method gptq). --validation compares perplexities before and after, with 95 % intervals from
+a bootstrap over rows. The speed of decoding before and after is measured on this machine (--decoding-rounds), in the
 threads that OMP_NUM_THREADS allows; not that of a GGUF file, which is for another program.
 
 Prints one line of JSON, and writes it to compression.json in OUTPUT if that is a directory. Exit codes: 0 done, 1 the
@@ -61,11 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = QuantizeOptions(
         bits=bits,
         group_size=size,
-        method=arguments.method,
+        method=arguments.method or ("gptq" if arguments.calibration is not None else "round"),
         calibration=arguments.calibration,
         calibration_rows=arguments.calibration_rows,
         row_length=arguments.row_length,
         embedding_bits=arguments.embedding_bits,
+        has_offsets=arguments.offsets,
         validation=arguments.validation,
         validation_rows=arguments.validation_rows,
         gguf=arguments.gguf,
@@ -97,15 +98,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--method",
         choices=("round", "gptq"),
-        default="round",
-        help="round to the nearest, or feed errors back on calibration rows (default: %(default)s)",
+        help="round to the nearest, or feed errors back on calibration rows (default: gptq with --calibration)",
     )
     parser.add_argument(
         "--embedding-bits",
         type=int,
         choices=(4, 8, 32),
-        default=8,
-        help="of the tables of embeddings and output; 32 leaves them in fp32 (default: %(default)s)",
+        help="of the tables of embeddings and output; 32 leaves them in fp32 (default: 8; with --bits 4, 4 where the "
+        "tables have more than a third of the weights)",
+    )
+    parser.add_argument(
+        "--offsets",
+        action="store_true",
+        help="give each group of 4 bits an offset beside its scale, as Q4_1 has, for another half bit a weight",
     )
     parser.add_argument("--gguf", choices=tuple(_GGUF_BITS), help="write a GGUF file with this type of its matrices")
     rows = parser.add_argument_group("rows of tokens")
@@ -141,11 +146,11 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         message, fix = "requires calibration rows", "Give a token shard with --calibration."
         found.append(Violation(path="--method", value="gptq", message=message, fix=fix))
     if arguments.method == "round" and arguments.calibration is not None:
-        message, fix = "is read with --method gptq only", "Set --method gptq, or remove it."
+        message, fix = "is read with --method gptq only", "Remove one of the two."
         found.append(Violation(path="--calibration", value=arguments.calibration, message=message, fix=fix))
-    if arguments.method == "gptq" and arguments.gguf == "Q4_1":
-        message, fix = "cannot be gptq with --gguf Q4_1, whose blocks gguf rounds itself", "Use --gguf Q4_0."
-        found.append(Violation(path="--method", value="gptq", message=message, fix=fix))
+    if arguments.offsets and (arguments.bits == 8 or arguments.gguf in ("Q8_0", "Q4_0")):
+        message, fix = "requires groups of 4 bits that can have them", "Set --bits 4 or --gguf Q4_1."
+        found.append(Violation(path="--offsets", value=True, message=message, fix=fix))
     return found
 
 

@@ -1,6 +1,7 @@
 """A tiny imported model with a tokenizer, and what its checkpoints hold."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,10 +33,14 @@ def make_tokenizer() -> Tokenizer:
     return made
 
 
+def make_model(tokenizer: Tokenizer) -> Any:
+    sizes = SMALL | {"vocab_size": tokenizer.get_vocab_size(), "rms_norm_eps": 1e-5, "num_hidden_layers": 4}
+    return randomize(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, tie_word_embeddings=True)))
+
+
 def make_run(folder: Path) -> Path:
     tokenizer = make_tokenizer()
-    sizes = SMALL | {"vocab_size": tokenizer.get_vocab_size(), "rms_norm_eps": 1e-5, "num_hidden_layers": 4}
-    model = randomize(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, tie_word_embeddings=True)))
+    model = make_model(tokenizer)
     model.save_pretrained(folder / "source")
     tokenizer.save(str(folder / "source" / "tokenizer.json"))
     import_model(open_source(folder / "source"), folder / "run", has_gate=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed
 
-from tests.compression.models import VOCAB_SIZE, weights_of
+from tests.compression.models import VOCAB_SIZE, make_model, make_tokenizer, weights_of
 from tests.distributed.harness import run_distributed
 from trainer import quantize
 from trainer.checkpoint.pretrained import check_weights
@@ -103,8 +103,11 @@ def generate_under_layouts(path: str) -> list[list[int] | None]:
     ]
 
 
-def test_texts_are_the_same_under_every_layout(command: Any, run_directory: Path, tmp_path: Path) -> None:
-    command(run_directory, tmp_path / "run", "--bits", 4)
+@pytest.mark.parametrize("further", [(), ("--offsets",)])
+def test_texts_are_the_same_under_every_layout(
+    further: tuple[str, ...], command: Any, run_directory: Path, tmp_path: Path
+) -> None:
+    command(run_directory, tmp_path / "run", "--bits", 4, *further)
     alone = generate(tmp_path / "run")
     tensor, pipeline, kernels = run_distributed(generate_under_layouts, 2, str(tmp_path / "run"))[0]
     assert tensor == alone and pipeline == alone
@@ -112,11 +115,11 @@ def test_texts_are_the_same_under_every_layout(command: Any, run_directory: Path
     assert kernels is not None and alone is not None and len(kernels) == len(alone) and kernels[0] == alone[0]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "further"), [(8, ()), (4, ()), (4, ("--offsets",))])
 def test_kernels_compute_the_logits_of_the_weights(
-    bits: int, command: Any, run_directory: Path, tmp_path: Path
+    bits: int, further: tuple[str, ...], command: Any, run_directory: Path, tmp_path: Path
 ) -> None:
-    command(run_directory, tmp_path / "run", "--bits", bits)
+    command(run_directory, tmp_path / "run", "--bits", bits, *further)
     from trainer.inference.model_runner import NewTokens, ReplicaStep  # noqa: PLC0415 - after the shim
 
     step = ReplicaStep(rows=(NewTokens(row=0, start=0, tokens=PROMPT),))
@@ -134,14 +137,14 @@ def test_kernels_compute_the_logits_of_the_weights(
     assert float((found - expected).abs().max()) < 0.03 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8), ("Q4_0", 4)])
+@pytest.mark.parametrize(("kind", "bits", "further"), [("Q8_0", 8, ()), ("Q4_0", 4, ()), ("Q4_1", 4, ("--offsets",))])
 def test_a_gguf_file_has_the_same_weights(
-    kind: str, bits: int, command: Any, run_directory: Path, tmp_path: Path
+    kind: str, bits: int, further: tuple[str, ...], command: Any, run_directory: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("gguf")
     from trainer.huggingface.gguf_files import open_gguf  # noqa: PLC0415 - gguf is optional
 
-    command(run_directory, tmp_path / "run", "--bits", bits, "--group-size", 32)
+    command(run_directory, tmp_path / "run", "--bits", bits, "--group-size", 32, *further)
     command(run_directory, tmp_path / "model.gguf", "--gguf", kind)
     (tmp_path / "folder").mkdir()
     # transformers' own reading of the file computes the same logits.
@@ -159,14 +162,27 @@ def test_a_gguf_file_has_the_same_weights(
     assert Tokenizer(own).encode(text) == Tokenizer(theirs).encode(text)
 
 
-def test_q4_1_is_written_with_its_perplexity(command: Any, run_directory: Path, shard: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+def test_offsets_meet_a_model_from_a_q4_1_file_exactly(command: Any, shard: Path, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    from tests.huggingface.gguf_model import write_gguf  # noqa: PLC0415 - gguf is optional
     from trainer.huggingface.gguf_files import open_gguf  # noqa: PLC0415 - gguf is optional
 
-    record = command(run_directory, tmp_path / "model.gguf", "--gguf", "Q4_1", "--validation", shard)
-    assert record["perplexity"]["after"]["value"] != record["perplexity"]["before"]["value"]
-    (tmp_path / "folder").mkdir()
-    import_model(open_gguf(tmp_path / "model.gguf", folder=tmp_path / "folder"), tmp_path / "imported", has_gate=True)
+    tokenizer = make_tokenizer()
+    write_gguf(tmp_path / "first.gguf", make_model(tokenizer), tokenizer, kind=gguf.GGMLQuantizationType.Q4_1)
+
+    def weights_of_file(name: str) -> dict[str, torch.Tensor]:
+        (tmp_path / f"{name}_folder").mkdir()
+        source = open_gguf(tmp_path / f"{name}.gguf", folder=tmp_path / f"{name}_folder")
+        return weights_of(import_model(source, tmp_path / name, has_gate=False).checkpoint)
+
+    expected = weights_of_file("first")
+    options = ("--embedding-bits", 32, "--calibration", shard, "--calibration-rows", 4, "--validation", shard)
+    record = command(tmp_path / "first", tmp_path / "run", "--bits", 4, "--offsets", *options)
+    assert record["perplexity"]["ratio"]["value"] == 1
+    command(tmp_path / "first", tmp_path / "second.gguf", "--gguf", "Q4_1", *options)
+    found = weights_of(Path(record["output"])), weights_of_file("second")
+    for name, weight in expected.items():
+        assert all(torch.equal(one[name], weight) for one in found), name
 
 
 def test_it_is_exported_with_its_dequantized_weights(command: Any, run_directory: Path, tmp_path: Path) -> None:
@@ -202,7 +218,9 @@ def test_training_from_it_is_refused(command: Any, run_directory: Path, tmp_path
         (["--gguf", "Q4_0", "--group-size", "48"], "--group-size: must be a multiple of 32"),
         (["--gguf", "Q4_0", "--embedding-bits", "4"], "--embedding-bits: must be 8 or 32 in a GGUF file"),
         (["--bits", "4", "--method", "gptq"], "--method: requires calibration rows"),
-        (["--bits", "4", "--calibration", "x"], "--calibration: is read with --method gptq only"),
+        (["--bits", "4", "--method", "round", "--calibration", "x"], "--calibration: is read with --method gptq only"),
+        (["--bits", "8", "--offsets"], "--offsets: requires groups of 4 bits"),
+        (["--gguf", "Q4_0", "--offsets"], "--offsets: requires groups of 4 bits"),
     ],
 )
 def test_wrong_arguments_are_named(

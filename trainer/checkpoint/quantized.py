@@ -4,7 +4,8 @@ The file `quantized.safetensors` replaces the files of torch.distributed.checkpo
 checkpoints is KEY is stored as KEY, or, where layers or experts are stacked, as KEY.LAYER.EXPERT for each of them:
 
 - quantized: `NAME.int8`, [rows, columns] int8, or `NAME.int4`, [rows, columns / 2] uint8: integers plus 8, the even
-  column in the lower four bits. Beside it `NAME.scales`, [rows, groups] fp16. Weights are integer * scale.
+  column in the lower four bits. Beside it `NAME.scales`, [rows, groups] fp16. Weights are integer * scale. Where
+  `NAME.offsets`, [rows, groups] fp16, is there too, weights are (integer + 8) * scale + offset.
 - full: `NAME`, fp32.
 
 The metadata key `quantization` holds the settings as JSON. Any layout reads such a checkpoint: each rank takes the rows
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainer.checkpoint.manifest import FileRecord
-from trainer.model.quantized import QuantizedTensor, pack_int4, unpack_int4
+from trainer.model.quantized import QuantizedTensor, join_rows, pack_int4, unpack_int4
 from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.extras import check_extra
 from trireme.shards.manifest import hash_file
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # checkpoints are checked before Megatron-Core may be importe
     from trainer.model.sharding import ParameterBlock, ShardedParameter
 
 QUANTIZED_NAME = "quantized.safetensors"
-_SCALES = ".scales"
+_SCALES, _OFFSETS = ".scales", ".offsets"
 _SUFFIXES = {8: ".int8", 4: ".int4"}
 _READ_ELEMENTS = 2**22
 """Elements dequantized at once, 16 MiB of fp32."""
@@ -47,11 +48,14 @@ class Quantization:
     method: str
     """round or gptq."""
     embedding_bits: int
-    """Of the table of embeddings and of the output layer: 8 with one scale a row, or 32 for full ones."""
+    """Of the table of embeddings and of the output layer: 8 with one scale a row, 4 in groups of 32, or 32 for full
+    ones."""
     source: str
     """Name of the checkpoint that was quantized."""
     source_sha256: str
     """Of that checkpoint, see `trainer.checkpoint.adapter_base.fingerprint`."""
+    has_offsets: bool = False
+    """Whether groups of 4 bits have offsets."""
 
 
 def is_quantized(checkpoint: Path) -> bool:
@@ -87,6 +91,8 @@ def write_quantized(
         values = tensor.values if tensor.bits == 8 else pack_int4(tensor.values)
         stored[name + _SUFFIXES[tensor.bits]] = values.contiguous()
         stored[name + _SCALES] = tensor.scales.to(torch.float16).contiguous()
+        if tensor.offsets is not None:
+            stored[name + _OFFSETS] = tensor.offsets.to(torch.float16).contiguous()
     path = directory / QUANTIZED_NAME
     metadata = {"format": "pt", "quantization": json.dumps(asdict(quantization))}
     save_file(stored, path, metadata=metadata)
@@ -116,11 +122,14 @@ class QuantizedFile:
             message, fix = f"is damaged: {error}", "Restore it from a copy, or quantize the original again."
             raise ConfigError([Violation(path=str(self.path), value="", message=message, fix=fix)]) from error
         self._bits: dict[str, int] = {}
+        self._has_offsets: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Of the dequantized tensors, by `stored_name`."""
         for name, shape in shapes.items():
             bits = next((bits for bits, suffix in _SUFFIXES.items() if name.endswith(suffix)), None)
-            if bits is None and not name.endswith(_SCALES):
+            if name.endswith(_OFFSETS):
+                self._has_offsets.add(name.removesuffix(_OFFSETS))
+            elif bits is None and not name.endswith(_SCALES):
                 self.shapes[name] = shape
             elif bits is not None:
                 base = name.removesuffix(_SUFFIXES[bits])
@@ -146,7 +155,10 @@ class QuantizedFile:
             stored = file.get_slice(name + _SUFFIXES[bits])[first:end]
             scales = file.get_slice(name + _SCALES)[first:end].to(torch.float32)
             values = stored.clone() if bits == 8 else unpack_int4(stored)
-        return QuantizedTensor(values=values, scales=scales, bits=bits)
+            offsets = None
+            if name in self._has_offsets:
+                offsets = file.get_slice(name + _OFFSETS)[first:end].to(torch.float32)
+        return QuantizedTensor(values=values, scales=scales, bits=bits, offsets=offsets)
 
     @torch.no_grad()
     def load(self, parameters: "Iterable[ShardedParameter]") -> None:
@@ -177,18 +189,20 @@ class QuantizedFile:
                 parts.append(part)
                 continue
             if part.scales.shape[1] == 1:
-                scales = part.scales
+                groups = slice(None)
             elif column % group or width % group:
                 return None
             else:
-                scales = part.scales[:, column // group : (column + width) // group]
-            values = part.values[:, column : column + width]
-            parts.append(QuantizedTensor(values=values, scales=scales, bits=part.bits))
-        return QuantizedTensor(
-            values=torch.cat([part.values for part in parts]),
-            scales=torch.cat([part.scales for part in parts]),
-            bits=parts[0].bits,
-        )
+                groups = slice(column // group, (column + width) // group)
+            parts.append(
+                QuantizedTensor(
+                    values=part.values[:, column : column + width],
+                    scales=part.scales[:, groups],
+                    bits=part.bits,
+                    offsets=None if part.offsets is None else part.offsets[:, groups],
+                )
+            )
+        return join_rows(parts)
 
     def _fill(self, local: torch.Tensor, block: "ParameterBlock") -> None:
         name, row, column = _place_of(block)

@@ -1,7 +1,7 @@
 """Write a quantized model as a GGUF file for llama.cpp, which our own import reads too.
 
 Source: llama.cpp's GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), the blocks of ggml's
-ggml-common.h (block_q8_0, block_q4_0), and its converter's names and orders of tensors.
+ggml-common.h (block_q8_0, block_q4_0, block_q4_1), and its converter's names and orders of tensors.
 """
 
 import os
@@ -15,7 +15,6 @@ import torch
 
 from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.quantized import stored_name
-from trainer.compression.quantizing import TABLES as NATIVE_TABLES
 from trainer.compression.quantizing import QuantizedModel
 from trainer.config.model import ModelConfig
 from trainer.huggingface.families.family import config_of, find_differences
@@ -23,15 +22,12 @@ from trainer.huggingface.families.registry import choose_family
 from trainer.huggingface.gguf_files import ARCHITECTURES, gguf_names, read_settings, row_order
 from trainer.huggingface.tensor_map import TensorRule, build_rules
 from trainer.huggingface.vocabulary_fields import tokenizer_fields
-from trainer.model.gpt import GPT
 from trainer.model.quantized import QuantizedTensor
-from trainer.model.sharding import describe_parameters
 from trainer.saved_run import SavedRun
 from trireme.errors import ConfigError, Violation
 
 _BLOCK = 32
 """Weights of a block of the types Q8_0, Q4_0 and Q4_1."""
-_TABLES = ("token_embd.weight", "output.weight")
 _FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7}
 """LLAMA_FTYPE_MOSTLY_* of llama.cpp."""
 
@@ -58,20 +54,17 @@ def check_gguf(path: Path, saved: SavedRun) -> list[Violation]:
     return found
 
 
-def write_gguf(
-    path: Path, model: GPT, saved: SavedRun, *, quantized: QuantizedModel | None, kind: str
-) -> tuple[Path, int]:
-    """Write a model, whose matrices are stored in blocks of 32 weights.
+def write_gguf(path: Path, saved: SavedRun, quantized: QuantizedModel, *, kind: str) -> tuple[Path, int]:
+    """Write a quantized model, whose matrices are stored in blocks of 32 weights.
 
-    Integers and scales of `quantized` are stored as they are, one scale for each block; tables have the type Q8_0 or,
-    if they are not quantized, F32. Without `quantized`, gguf rounds the matrices to `kind` and the tables to Q8_0.
+    Integers, scales and offsets are stored as they are, one scale for each block; tables have the type Q8_0 or, if they
+    are not quantized, F32.
 
     Args:
         path: of the file, which must not exist.
-        model: the weights, fp32; those of `quantized` are not read.
         saved: the checkpoint of the model.
         quantized: its integers, of 4 or 8 bits, whose groups are multiples of 32.
-        kind: Q8_0, Q4_0 or Q4_1.
+        kind: the type of its matrices: Q8_0, Q4_0 or, with offsets, Q4_1.
     Returns:
         The path, and the bytes of the tensors.
     Raises:
@@ -95,7 +88,7 @@ def write_gguf(
             _add_field(writer, name, value)
         heads = {"attn_q.": config.num_attention_heads, "attn_k.": config.num_query_groups}
         names = gguf_names(config)
-        for source, tensor in _collect(rules, model, quantized):
+        for source, tensor in _collect(rules, quantized):
             name = names[source]
             count = next((count for part, count in heads.items() if part in name), None)
             if architecture == "llama" and count is not None:
@@ -103,8 +96,7 @@ def write_gguf(
                 # Row r of Hugging Face's order goes to row order[r] of the file.
                 order = torch.from_numpy(row_order(0, num_rows, num_rows=num_rows, num_heads=count)).argsort()
                 tensor = _take(tensor, order)
-            rounded = None if quantized is not None else "Q8_0" if name in _TABLES else kind
-            data, block = _encode(tensor, rounded=rounded)
+            data, block = _encode(tensor)
             writer.add_tensor(name, data, raw_dtype=block)
             num_bytes += data.nbytes
         writer.write_header_to_file()
@@ -115,16 +107,6 @@ def write_gguf(
     finally:
         temporary.unlink(missing_ok=True)
     return path, num_bytes
-
-
-@torch.no_grad()
-def round_like_gguf(model: GPT, *, kind: str) -> None:
-    """Give a model the weights that a GGUF file has which `write_gguf` has rounded to `kind`."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            chosen = gguf.GGMLQuantizationType["Q8_0" if name in NATIVE_TABLES else kind]
-            values = gguf.quants.dequantize(gguf.quants.quantize(parameter.float().cpu().numpy(), chosen), chosen)
-            parameter.copy_(torch.from_numpy(values))
 
 
 def _describe(model: ModelConfig, *, vocab_size: int) -> tuple[str, dict[str, Any], list[TensorRule]]:
@@ -173,18 +155,11 @@ def _cannot(message: str) -> ConfigError:
 
 
 def _collect(
-    rules: list[TensorRule], model: GPT, quantized: QuantizedModel | None
+    rules: list[TensorRule], quantized: QuantizedModel
 ) -> Iterator[tuple[str, torch.Tensor | QuantizedTensor]]:
     """Yield the tensors of Hugging Face's names, each put together from its rows of native tensors."""
-    tensors: dict[str, torch.Tensor | QuantizedTensor] = {}
-    if quantized is not None:
-        tensors = quantized.tensors
-    else:
-        for one in describe_parameters([model]):
-            block = one.blocks[0]
-            tensors[stored_name(block.key, block.global_offset[: block.num_stacked_axes])] = one.parameter.detach()
     for rule in rules:
-        tensor = tensors[stored_name(rule.tensor.key, rule.tensor.place)]
+        tensor = quantized.tensors[stored_name(rule.tensor.key, rule.tensor.place)]
         rows: dict[str, list[tuple[int, torch.Tensor]]] = {}
         for segment in rule.segments:
             taken = torch.arange(segment.row, segment.row + segment.num_rows)
@@ -194,45 +169,36 @@ def _collect(
 
 
 def _take(tensor: torch.Tensor | QuantizedTensor, rows: torch.Tensor) -> torch.Tensor | QuantizedTensor:
-    if isinstance(tensor, QuantizedTensor):
-        return QuantizedTensor(values=tensor.values[rows], scales=tensor.scales[rows], bits=tensor.bits)
-    return tensor[rows]
+    return tensor.rows(rows) if isinstance(tensor, QuantizedTensor) else tensor[rows]
 
 
-def _encode(
-    tensor: torch.Tensor | QuantizedTensor, *, rounded: str | None
-) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
-    """Return a tensor's bytes, [n, bytes of a row] uint8, or fp32 values, and their type.
-
-    Args:
-        rounded: type of a matrix that is not quantized; None leaves it as it is.
-    """
-    if isinstance(tensor, QuantizedTensor):
-        kind = gguf.GGMLQuantizationType.Q8_0 if tensor.bits == 8 else gguf.GGMLQuantizationType.Q4_0
-        return _blocks(tensor), kind
-    values = tensor.float().cpu().numpy()
-    if values.ndim == 1 or rounded is None:
-        return values, gguf.GGMLQuantizationType.F32
-    kind = gguf.GGMLQuantizationType[rounded]
-    return gguf.quants.quantize(values, kind), kind
+def _encode(tensor: torch.Tensor | QuantizedTensor) -> tuple[np.ndarray, gguf.GGMLQuantizationType]:
+    """Return a tensor's bytes, [n, bytes of a row] uint8, or fp32 values, and their type."""
+    if not isinstance(tensor, QuantizedTensor):
+        return tensor.float().cpu().numpy(), gguf.GGMLQuantizationType.F32
+    if tensor.bits == 8:
+        return _blocks(tensor), gguf.GGMLQuantizationType.Q8_0
+    has_offsets = tensor.offsets is not None
+    return _blocks(tensor), gguf.GGMLQuantizationType.Q4_1 if has_offsets else gguf.GGMLQuantizationType.Q4_0
 
 
 def _blocks(tensor: QuantizedTensor) -> np.ndarray:
-    """Return ggml's blocks of a matrix [n, k]: [n, k / 32 * (2 + 4 * bits)] uint8.
+    """Return ggml's blocks of a matrix [n, k]: [n, k / 32 * (2 + 4 * bits)] uint8, with offsets 2 more a block.
 
-    A block has its scale in fp16, then 32 integers: of 8 bits as they are, of 4 bits plus 8, the first 16 in the lower
-    halves of 16 bytes and the others in the upper ones.
+    A block has its scale in fp16, its offset if there is one, and 32 integers: of 8 bits as they are, of 4 bits plus 8,
+    the first 16 in the lower halves of 16 bytes and the others in the upper ones.
     """
     num_rows, num_columns = tensor.values.shape
     num_blocks = num_columns // _BLOCK
     values = tensor.values.view(num_rows, num_blocks, _BLOCK)
-    scales = tensor.scales.repeat_interleave(num_blocks // tensor.scales.shape[1], dim=1).to(torch.float16)
+    numbers = torch.stack([one for one in (tensor.scales, tensor.offsets) if one is not None], dim=-1)
+    numbers = numbers.repeat_interleave(num_blocks // numbers.shape[1], dim=1).to(torch.float16)
     if tensor.bits == 8:
         data = values.numpy().view(np.uint8)
     else:
         shifted = (values + 8).to(torch.uint8)
         data = (shifted[..., : _BLOCK // 2] | (shifted[..., _BLOCK // 2 :] << 4)).numpy()
-    heads = scales.unsqueeze(-1).contiguous().numpy().view(np.uint8)
+    heads = numbers.contiguous().numpy().view(np.uint8)
     return np.ascontiguousarray(np.concatenate((heads, data), axis=-1).reshape(num_rows, -1))
 
 

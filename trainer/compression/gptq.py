@@ -1,100 +1,140 @@
-"""Quantize a linear layer so that its outputs on calibration inputs change least (GPTQ).
+"""Quantize a linear layer so that its outputs on calibration inputs are closest to those of the full model.
 
-Source: Frantar et al. 2022, GPTQ (arXiv:2210.17323), algorithm 1, with columns in order of their importance
-(`act_order` of the authors' program) and scales chosen before, so that groups stay consecutive columns.
+Four steps, each for the squared error of the outputs:
+
+1. The weight is moved towards the one that gives the full model's outputs for the inputs that the quantized layers
+   before it give (Li et al. 2025, GPTAQ, arXiv:2504.02692; here in the closed form of least squares).
+2. Scales are searched with errors weighted by how much of them no other column can make up for.
+3. Columns are rounded one by one, and later ones make up for the errors of earlier ones (Frantar et al. 2022, GPTQ,
+   arXiv:2210.17323, algorithm 1), in order of their importance (`act_order` of the authors' program).
+4. Coordinate descent changes scales and integers one at a time, see `trainer.compression.descent`.
 
 n: outputs, k: inputs, g: groups of a row.
 """
 
 import logging
+from dataclasses import replace
 
 import torch
 
-from trainer.compression.rounding import choose_scales, round_to_integers
+from trainer.compression.descent import descend
+from trainer.compression.rounding import quantize_rows, round_to_integers
 from trainer.model.quantized import QuantizedTensor
 
 _BLOCK = 128
 _DAMPING = 0.01
-"""Share of the mean of the Hessian's diagonal that is added to it, as in the paper."""
+"""Share of the mean of the Hessian's diagonal that is added to it, as in GPTQ's paper."""
 _MAX_DAMPING = 10.0
+_MOVE = 0.25
+"""Share of the way to the least-squares weight, which itself shrinks outputs more and more from layer to layer: inputs
+with errors in them predict less. With 4 bits in the first 12 layers of SmolLM2-135M and 32 calibration rows, the KL
+divergence from the full model on other rows is 0.027 without a move and 0.018 with this one."""
 _LOGGER = logging.getLogger(__name__)
 
 
 class Hessian:
-    """Sum the products of a layer's inputs, x x^T, over calibration tokens.
+    """Sum the products of a layer's inputs over calibration tokens.
 
     Args:
         num_inputs: k.
     """
 
     def __init__(self, num_inputs: int) -> None:
-        self.matrix = torch.zeros(num_inputs, num_inputs)
-        """[k, k] fp32."""
         self.num_tokens = 0
+        self._matrix = torch.zeros(num_inputs, num_inputs)
+        self._cross = torch.zeros(num_inputs, num_inputs)
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Add inputs, [..., k]."""
-        rows = inputs.detach().reshape(-1, inputs.shape[-1]).float().to(self.matrix.device)
-        self.matrix.addmm_(rows.t(), rows)
+    def add(self, inputs: torch.Tensor, full_inputs: torch.Tensor | None = None) -> None:
+        """Add the inputs x that the layer has, and the x' that it would have in the full model.
+
+        Args:
+            inputs: [..., k].
+            full_inputs: [..., k], of the same tokens; None where they are not known, and counted as equal.
+        """
+        rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        product = (rows.t() @ rows).to(self._matrix.device)
+        self._matrix += product
+        if full_inputs is not None:
+            full = full_inputs.detach().reshape(-1, full_inputs.shape[-1]).float()
+            product = (full.t() @ rows).to(self._matrix.device)
+        self._cross += product
         self.num_tokens += len(rows)
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """Return the mean of x x^T: [k, k] fp32."""
+        return self._matrix / self.num_tokens
+
+    def move(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight whose outputs of x are closer to the weight's outputs of x': [n, k] fp32."""
+        difference = (self._cross - self._matrix) / self.num_tokens
+        if not difference.any():
+            return weight.float()
+        upper = _damp_and_invert(self.matrix)[1]
+        return weight.float() + _MOVE * (weight.float() @ difference @ upper.t() @ upper)
 
 
 def quantize_with_feedback(
-    weight: torch.Tensor, hessian: torch.Tensor, *, bits: int, group_size: int | None
+    weight: torch.Tensor, hessian: torch.Tensor, *, bits: int, group_size: int | None, has_offsets: bool = False
 ) -> QuantizedTensor:
-    """Round a weight column by column; later columns make up for the errors of earlier ones.
+    """Choose scales, round a weight column by column with feedback, and descend from there.
 
     Args:
         weight: [n, k] fp32.
-        hessian: [k, k], see `Hessian`.
+        hessian: [k, k], see `Hessian.matrix`.
         bits: 8 or 4.
         group_size: inputs that share a scale; None for whole rows.
+        has_offsets: whether groups of 4 bits have an offset too.
     """
-    num_rows, num_columns = weight.shape
-    size = group_size or num_columns
+    num_columns = weight.shape[1]
     diagonal = hessian.diagonal().clone()
     # An input that was always 0 does not matter: its column is rounded on its own.
     diagonal[diagonal == 0] = diagonal.mean().clamp(min=1e-12)
-    importance = diagonal.view(1, -1, size).expand(num_rows, -1, -1)
-    groups = weight.float().view(num_rows, -1, size)
-    scales = choose_scales(groups, bits=bits, importance=importance)
+    hessian = hessian.clone()
+    hessian.diagonal().copy_(diagonal)
     order = diagonal.argsort(descending=True)
-    inverse = _inverse_factor(hessian[order][:, order], diagonal[order])
-    rest = weight.float()[:, order].clone()
-    column_scales = scales.repeat_interleave(size, dim=1)[:, order]
+    damped, inverse = _damp_and_invert(hessian[order][:, order])
+    importance = torch.empty_like(diagonal)
+    importance[order] = 1 / inverse.square().sum(dim=0)
+    chosen = quantize_rows(weight, bits=bits, group_size=group_size, has_offsets=has_offsets, importance=importance)
+    width = num_columns // chosen.scales.shape[1]
+    scales = chosen.scales.repeat_interleave(width, dim=1)[:, order]
+    rest = weight.float()[:, order]
+    if chosen.offsets is not None:
+        rest -= (chosen.offsets + 8 * chosen.scales).repeat_interleave(width, dim=1)[:, order]
     values = torch.empty_like(rest)
     for start in range(0, num_columns, _BLOCK):
         end = min(start + _BLOCK, num_columns)
-        errors = torch.empty(num_rows, end - start)
+        errors = torch.empty(len(rest), end - start)
         for column in range(start, end):
-            scale = column_scales[:, column]
+            scale = scales[:, column]
             values[:, column] = round_to_integers(rest[:, column], scale, bits=bits)
             error = (rest[:, column] - values[:, column] * scale) / inverse[column, column]
             rest[:, column:end] -= error[:, None] * inverse[column, column:end]
             errors[:, column - start] = error
         rest[:, end:] -= errors @ inverse[start:end, end:]
-    unordered = torch.empty_like(values)
-    unordered[:, order] = values
-    return QuantizedTensor(values=unordered.to(torch.int8), scales=scales, bits=bits)
+    back = order.argsort()
+    fed_back = replace(chosen, values=values[:, back].to(torch.int8))
+    return descend(weight.float(), fed_back, damped[back][:, back])
 
 
 def output_error(weight: torch.Tensor, quantized: QuantizedTensor, hessian: torch.Tensor) -> float:
-    """Return the squared error of the outputs on the calibration tokens, summed over outputs and tokens."""
+    """Return the squared error of the outputs, summed over outputs, in the mean over the calibration tokens."""
     difference = quantized.dequantize() - weight.float()
     return float(((difference @ hessian) * difference).sum())
 
 
-def _inverse_factor(hessian: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
-    """Return the upper Cholesky factor of the damped Hessian's inverse, [k, k]."""
+def _damp_and_invert(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the damped Hessian, and the upper Cholesky factor u of its inverse, which is u^T u: [k, k] both."""
     damping = _DAMPING
     while True:
         damped = hessian.clone()
-        damped.diagonal().copy_(diagonal + damping * diagonal.mean())
+        damped.diagonal().add_(damping * damped.diagonal().mean())
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
         if not failed:
-            return upper
+            return damped, upper
         assert damping < _MAX_DAMPING, "a Gram matrix with such damping is positive definite"
         damping *= 10
         _LOGGER.info("The Hessian is not positive definite in fp32; its damping is raised to %g.", damping)

@@ -11,7 +11,7 @@ import torch
 from trainer.checkpoint.adapter_base import fingerprint
 from trainer.checkpoint.quantized import Quantization, is_quantized, write_quantized
 from trainer.compression.decoding import DecodingComparison, compare_decoding
-from trainer.compression.quantizing import QuantizedModel, quantize_model
+from trainer.compression.quantizing import TABLES, QuantizedModel, quantize_model
 from trainer.compression.report import withdrawn_on_failure
 from trainer.compression.rows import compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
@@ -45,7 +45,10 @@ class QuantizeOptions:
     calibration_rows: int = 128
     row_length: int | None = None
     """None takes the model's seq_length, at most `MAX_ROW_LENGTH`."""
-    embedding_bits: int = 8
+    embedding_bits: int | None = None
+    """None takes 8, or 4 where `_choose_embedding_bits` says so."""
+    has_offsets: bool = False
+    """Whether groups of 4 bits have an offset too; those of Q4_1 always have one."""
     validation: Path | None = None
     """Shard on which the two models are compared."""
     validation_rows: int = 64
@@ -67,6 +70,8 @@ class QuantizeResult:
     """Of the weights' file."""
     size_ratio: float
     """To the same weights in fp32."""
+    embedding_bits: int
+    """Of the tables of embeddings and output."""
     coarse: tuple[str, ...]
     """See `QuantizedModel`."""
     error_ratio: float | None
@@ -102,31 +107,36 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
     with one_process() as world:
         model = load_whole(saved, world=world, base=options.base)
         before = row_losses(model, validation) if validation is not None else None
-        quantized: QuantizedModel | None = None
-        if options.gguf == "Q4_1":
-            # Its blocks have an offset, which gguf chooses with the scale.
-            file, num_bytes = _write_gguf(output, model, saved, quantized=None, kind=options.gguf)
+        embedding_bits = options.embedding_bits or _choose_embedding_bits(model, options)
+        has_offsets = options.has_offsets or options.gguf == "Q4_1"
+        quantized = quantize_model(
+            model,
+            bits=options.bits,
+            group_size=options.group_size,
+            embedding_bits=embedding_bits,
+            calibration=calibration[:, :-1] if calibration is not None else None,
+            has_offsets=has_offsets,
+            report=CopyProgress("Quantizing", total=total, write=_LOGGER.info),
+        )
+        if options.gguf is not None:
+            file, num_bytes = _write_gguf(output, saved, quantized, kind=options.gguf)
         else:
-            progress = CopyProgress("Quantizing", total=total, write=_LOGGER.info)
-            quantized = quantize_model(
-                model,
+            quantization = Quantization(
                 bits=options.bits,
                 group_size=options.group_size,
-                embedding_bits=options.embedding_bits,
-                calibration=calibration[:, :-1] if calibration is not None else None,
-                report=progress,
+                method=options.method,
+                embedding_bits=embedding_bits,
+                source=saved.checkpoint.name,
+                source_sha256=fingerprint(saved.checkpoint),
+                has_offsets=has_offsets,
             )
-            if options.gguf is not None:
-                file, num_bytes = _write_gguf(output, model, saved, quantized=quantized, kind=options.gguf)
-            else:
-                file = _write(saved, output, quantized, options)
-                num_bytes = _count_bytes(quantized.tensors)
+            file = _write(saved, output, quantized, quantization)
+            num_bytes = _count_bytes(quantized.tensors)
         with withdrawn_on_failure(file, output=output):
             compared = decoding = None
             if validation is not None and before is not None:
                 compared = compare_losses(before, row_losses(model, validation), seq_length=length)
-            coarse = quantized.coarse if quantized is not None else ()
-            error_ratio = quantized.error_ratio if quantized is not None else None
+            coarse, error_ratio = quantized.coarse, quantized.error_ratio
             del model, quantized  # the memory is for the models that are measured
             if options.gguf is None:
                 decoding = compare_decoding(
@@ -143,6 +153,7 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
         num_parameters=total,
         num_bytes=num_bytes,
         size_ratio=num_bytes / (4 * total),
+        embedding_bits=embedding_bits,
         coarse=coarse,
         error_ratio=error_ratio,
         perplexity=compared,
@@ -188,15 +199,17 @@ def _read(
     )
 
 
-def _write(saved: SavedRun, output: Path, quantized: QuantizedModel, options: QuantizeOptions) -> Path:
-    quantization = Quantization(
-        bits=options.bits,
-        group_size=options.group_size,
-        method=options.method,
-        embedding_bits=options.embedding_bits,
-        source=saved.checkpoint.name,
-        source_sha256=fingerprint(saved.checkpoint),
-    )
+def _choose_embedding_bits(model: GPT, options: QuantizeOptions) -> int:
+    """Return 4 where 8 bits would make the tables most of a model of 4 bits: with more than a third of the weights.
+
+    Up to there, the whole takes at most 0.18 of fp32 with 8 bits for tables.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    in_tables = sum(sizes.get(name, 0) for name in TABLES)
+    return 4 if options.bits == 4 and options.gguf is None and in_tables > sum(sizes.values()) / 3 else 8
+
+
+def _write(saved: SavedRun, output: Path, quantized: QuantizedModel, quantization: Quantization) -> Path:
     return write_run(
         saved,
         output,
@@ -206,17 +219,11 @@ def _write(saved: SavedRun, output: Path, quantized: QuantizedModel, options: Qu
     )
 
 
-def _write_gguf(
-    output: Path, model: GPT, saved: SavedRun, *, quantized: QuantizedModel | None, kind: GgufType
-) -> tuple[Path, int]:
-    """Write the file, and give the model its weights."""
-    from trainer.compression.gguf_writing import round_like_gguf, write_gguf  # noqa: PLC0415 - gguf is optional
+def _write_gguf(output: Path, saved: SavedRun, quantized: QuantizedModel, *, kind: GgufType) -> tuple[Path, int]:
+    from trainer.compression.gguf_writing import write_gguf  # noqa: PLC0415 - gguf is optional
 
     with write_errors_explained(output):
-        written = write_gguf(output, model, saved, quantized=quantized, kind=kind)
-    if quantized is None:
-        round_like_gguf(model, kind=kind)
-    return written
+        return write_gguf(output, saved, quantized, kind=kind)
 
 
 def _count_bytes(tensors: Mapping[str, torch.Tensor | QuantizedTensor]) -> int:
@@ -224,7 +231,8 @@ def _count_bytes(tensors: Mapping[str, torch.Tensor | QuantizedTensor]) -> int:
     total = 0
     for tensor in tensors.values():
         if isinstance(tensor, QuantizedTensor):
-            total += tensor.values.numel() * tensor.bits // 8 + 2 * tensor.scales.numel()
+            numbers = tensor.scales.numel() * (1 if tensor.offsets is None else 2)
+            total += tensor.values.numel() * tensor.bits // 8 + 2 * numbers
         else:
             total += 4 * tensor.numel()
     return total

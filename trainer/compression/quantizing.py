@@ -1,18 +1,16 @@
 """Quantize a checkpoint's weights, layer by layer, and write them as a run that inference loads.
 
-b: calibration rows, s: tokens of a row, h: hidden size.
+b: calibration rows, s: tokens of a row.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-from torch import nn
 
 from trainer.checkpoint.quantized import stored_name
+from trainer.compression.calibration import calibrate, linear_layers
 from trainer.compression.gptq import Hessian, output_error, quantize_with_feedback
 from trainer.compression.rounding import quantize_rows
 from trainer.model.gpt import GPT
@@ -37,12 +35,8 @@ class QuantizedModel:
     coarse: tuple[str, ...]
     """Names of matrices with 8 bits instead of 4, because the group size does not divide their inputs."""
     error_ratio: float | None
-    """Squared error of the outputs of all layers on the calibration rows, with error feedback divided by rounding
-    alone; None without calibration."""
-
-
-class _EndOfLayersError(Exception):
-    """End a forward pass after the last layer: the output layer's logits would take most of the memory."""
+    """Squared error of the outputs of all layers on the calibration rows, beyond what the best weights in fp32 leave
+    for the inputs of quantized layers, with error feedback divided by rounding alone; None without calibration."""
 
 
 def quantize_model(
@@ -52,6 +46,7 @@ def quantize_model(
     group_size: int | None,
     embedding_bits: int,
     calibration: torch.Tensor | None,
+    has_offsets: bool = False,
     report: Report = lambda _: None,
 ) -> QuantizedModel:
     """Quantize the linear layers and tables of a model, whose weights become the dequantized ones.
@@ -65,6 +60,7 @@ def quantize_model(
         embedding_bits: of the tables of embeddings and output: 8 with a scale a row, 4 in groups of 32, or 32 to leave
             them as they are.
         calibration: [b, s] int64 tokens for error feedback; None rounds to the nearest.
+        has_offsets: whether groups of 4 bits have an offset too.
         report: counts weights.
     """
     described = [*describe_parameters([model]), *describe_buffers([model])]
@@ -80,12 +76,11 @@ def quantize_model(
             chosen, size = 8, None
             coarse.append(name)
         values = weight.detach().float().cpu()
-        nearest = quantize_rows(values, bits=chosen, group_size=size)
-        quantized = nearest
-        if hessian is not None and hessian.num_tokens:
-            matrix = hessian.matrix / hessian.num_tokens
-            fed_back = quantize_with_feedback(values, matrix, bits=chosen, group_size=size)
-            plain, better = (output_error(values, one, matrix) for one in (nearest, fed_back))
+        quantized = nearest = quantize_rows(values, bits=chosen, group_size=size, has_offsets=has_offsets)
+        if hessian is not None:
+            matrix, wanted = hessian.matrix, hessian.move(values)
+            fed_back = quantize_with_feedback(wanted, matrix, bits=chosen, group_size=size, has_offsets=has_offsets)
+            plain, better = (output_error(wanted, one, matrix) for one in (nearest, fed_back))
             quantized = fed_back if better < plain else nearest
             errors[0] += min(plain, better)
             errors[1] += plain
@@ -95,10 +90,10 @@ def quantize_model(
 
     if calibration is None:
         for layer in model.decoder.layers:
-            for linear in _linear_layers(layer).values():
+            for linear in linear_layers(layer).values():
                 quantize(linear.weight)
     else:
-        _calibrate(model, calibration, quantize)
+        calibrate(model, calibration, quantize)
     if embedding_bits < 32:
         for name, parameter in model.named_parameters():
             if name in TABLES:
@@ -117,51 +112,6 @@ def quantize_model(
         coarse=tuple(coarse),
         error_ratio=errors[0] / errors[1] if calibration is not None and errors[1] else None,
     )
-
-
-def _calibrate(model: GPT, calibration: torch.Tensor, quantize: Callable[[torch.Tensor, Hessian], None]) -> None:
-    """Quantize each layer when the calibration rows reach it, so that later ones see what earlier ones then compute.
-
-    A layer runs twice: to sum the products of its linear layers' inputs, and with its quantized weights.
-    """
-
-    def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        linears = _linear_layers(layer)
-        hessians = {name: Hessian(linear.weight.shape[1]) for name, linear in linears.items()}
-        handles = [
-            linear.register_forward_pre_hook(lambda module, inputs, name=name: hessians[name].add(inputs[0]))
-            for name, linear in linears.items()
-        ]
-        layer.forward(*args, **kwargs)  # not the call, which would enter again
-        for handle in handles:
-            handle.remove()
-        for name, linear in linears.items():
-            quantize(linear.weight, hessians[name])
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        raise _EndOfLayersError
-
-    layers = model.decoder.layers
-    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
-    handles.append(layers[-1].register_forward_hook(leave))
-    tokens = calibration.to(next(model.parameters()).device)
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    try:
-        with torch.no_grad():
-            model(tokens, positions, None)
-    except _EndOfLayersError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _linear_layers(layer: nn.Module) -> dict[str, ColumnParallelLinear | RowParallelLinear]:
-    return {
-        name: module
-        for name, module in layer.named_modules()
-        if isinstance(module, ColumnParallelLinear | RowParallelLinear)
-    }
 
 
 def name_of(sharded: ShardedParameter) -> str:

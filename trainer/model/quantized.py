@@ -1,13 +1,15 @@
 """Hold weights of linear layers as small integers with scales, and multiply by them.
 
-A weight is values * scale: signed integers of 8 or 4 bits, with one scale for each row or for each group of
-consecutive inputs of a row. Scales are numbers that both bf16 and fp16 hold exactly, so that a kernel, a dequantized
-weight and a GGUF file have the same weights.
+A weight is value * scale: signed integers of 8 or 4 bits, with one scale for each row or for each group of consecutive
+inputs of a row. Scales are numbers that both bf16 and fp16 hold exactly, so that a kernel, a dequantized weight and a
+GGUF file have the same weights. With offsets, groups of 4 bits have two numbers of fp16, as the type Q4_1 of GGUF
+files: a weight is (value + 8) * scale + offset.
 
 n: outputs, k: inputs, g: groups of a row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -28,15 +30,37 @@ class QuantizedTensor:
     values: torch.Tensor
     """[n, k] int8, between -128 and 127 or between -8 and 7."""
     scales: torch.Tensor
-    """[n, g] fp32, from `round_scales`; g divides k."""
+    """[n, g] fp32, from `round_scales`, or with offsets any numbers of fp16; g divides k."""
     bits: int
     """8 or 4."""
+    offsets: torch.Tensor | None = None
+    """[n, g] fp32 numbers of fp16, the weights that the integer -8 stands for; None for those of 4 bits where 0 stands
+    for 0, and for 8 bits."""
 
     def dequantize(self) -> torch.Tensor:
         """Return the matrix: [n, k] fp32."""
         num_rows, num_columns = self.values.shape
         grouped = self.values.to(torch.float32).view(num_rows, self.scales.shape[1], -1)
-        return (grouped * self.scales.float()[..., None]).view(num_rows, num_columns)
+        scales = self.scales.float()[..., None]
+        if self.offsets is None:
+            return (grouped * scales).view(num_rows, num_columns)
+        return ((grouped + 8) * scales + self.offsets.float()[..., None]).view(num_rows, num_columns)
+
+    def rows(self, rows: torch.Tensor) -> "QuantizedTensor":
+        """Return these rows: indices, or a mask."""
+        offsets = None if self.offsets is None else self.offsets[rows]
+        return replace(self, values=self.values[rows], scales=self.scales[rows], offsets=offsets)
+
+
+def join_rows(parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
+    """Return the rows of matrices of equal widths, groups and bits in one matrix."""
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    return QuantizedTensor(
+        values=torch.cat([part.values for part in parts]),
+        scales=torch.cat([part.scales for part in parts]),
+        bits=parts[0].bits,
+        offsets=torch.cat(offsets) if offsets else None,
+    )
 
 
 def round_scales(scales: torch.Tensor) -> torch.Tensor:
@@ -79,6 +103,9 @@ class QuantizedWeight:
         num_groups = tensor.scales.shape[1]
         self._group_size = self._num_columns // num_groups
         self._scales = tensor.scales.to(device, torch.bfloat16)
+        # What the integer 0 stands for. It is small beside the group's range, so bf16 is fine enough for it.
+        zeros = None if tensor.offsets is None else (tensor.offsets + 8 * tensor.scales).to(device, torch.bfloat16)
+        self._zeros = zeros
         is_cpu = device.type == "cpu"
         if tensor.bits == 8:
             self.has_kernel = is_cpu and num_groups == 1 and hasattr(torch, "_weight_int8pack_mm")
@@ -94,12 +121,13 @@ class QuantizedWeight:
         self._values = torch.ops.aten._convert_weight_to_int4pack_for_cpu(tensor.values.to(torch.int32) + 8, 2)
         scales = self._scales.t()
         # The kernel computes (value - 8) * scale + zero.
-        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()
+        zeros = torch.zeros_like(scales) if zeros is None else zeros.t()
+        self._scales, self._zeros = torch.stack((scales, zeros), dim=-1).contiguous(), None
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of integers and scales."""
-        return self._values.nbytes + self._scales.nbytes
+        """Return the memory of integers, scales and offsets."""
+        return self._values.nbytes + self._scales.nbytes + (0 if self._zeros is None else self._zeros.nbytes)
 
     def multiply(self, input_: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Return input_ @ weight.T + bias: [..., k] bf16 to [..., n] bf16."""
@@ -116,4 +144,7 @@ class QuantizedWeight:
     def _dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         values = self._values if self._bits == 8 else unpack_int4(self._values)
         grouped = values.view(self._num_rows, -1, self._group_size).to(dtype)
-        return (grouped * self._scales[..., None].to(dtype)).view(self._num_rows, self._num_columns)
+        weight = grouped * self._scales[..., None].to(dtype)
+        if self._zeros is not None:
+            weight += self._zeros[..., None].to(dtype)
+        return weight.view(self._num_rows, self._num_columns)
