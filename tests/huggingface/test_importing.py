@@ -16,7 +16,9 @@ from tests.trireme.tokenizer.test_tokenizer import SENTENCES, train_byte_level, 
 from trainer.checkpoint.companions import read_generation_config
 from trainer.checkpoint.pretrained import check_contents
 from trainer.checkpoint.trainer_state import read_state
+from trainer.config.load import load_config
 from trainer.huggingface import native_weights
+from trainer.huggingface.config_json import read_config_json
 from trainer.huggingface.exporting import export_model
 from trainer.huggingface.importing import import_model, open_source
 from trainer.huggingface.native_weights import NativeWeights
@@ -242,9 +244,32 @@ def test_sampling_out_of_range_is_reported_and_not_used(tmp_path: Path, caplog: 
     assert read_generation_config(result.checkpoint) == {"top_k": 50, "eos_token_id": 2}
 
 
+@pytest.mark.parametrize("classifier", [None, 0.3])
+def test_dropout_is_that_of_the_config(tmp_path: Path, classifier: float | None) -> None:
+    """Training drops as transformers' does, and nothing else: the gate passes, and an export says the same."""
+    source = save_model("bert_SequenceClassification", tmp_path / "source")
+    edit_config(source, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.2, classifier_dropout=classifier)
+    result = import_model(open_source(source), tmp_path / "run")
+    assert result.gate is not None and result.gate["relative_difference"] <= 5e-6
+    model = read_state(result.checkpoint).model_config()
+    expected = (0.1, 0.2, classifier or 0.1)
+    assert (model.hidden_dropout, model.attention_dropout, model.head_dropout) == expected
+    export_model(open_saved_run(tmp_path / "run", verify=True), tmp_path / "exported", has_gate=False)
+    written = read_config_json(tmp_path / "exported")
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    assert tuple(written[name] for name in names) == expected
+    # Runs take it from their start, unless they are told otherwise.
+    values = (f"pretrained_checkpoint={tmp_path}/run", "data.train=[{paths:[x]}]", "model.attention_dropout=0")
+    config = load_config(values, check=lambda config, doubtful: [])
+    assert (config.model.hidden_dropout, config.model.attention_dropout) == (0.1, 0.0)
+    edit_config(source, hidden_dropout_prob=1.5)
+    with pytest.raises(ConfigError, match="hidden_dropout_prob: must be at least 0 and less than 1"):
+        import_model(open_source(source), tmp_path / "other")
+
+
 def test_what_transformers_cannot_load_is_a_message(tmp_path: Path) -> None:
     source = save_model("llama2", tmp_path / "source")
-    edit_config(source, attention_dropout="x")  # has no effect here
-    with pytest.raises(ConfigError, match=r"source: cannot be loaded by transformers: .*attention_dropout"):
+    edit_config(source, initializer_range="x")  # has no effect here
+    with pytest.raises(ConfigError, match=r"source: cannot be loaded by transformers: .*initializer_range"):
         import_model(open_source(source), tmp_path / "run")
     assert not (tmp_path / "run").exists()

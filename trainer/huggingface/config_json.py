@@ -125,6 +125,17 @@ class ConfigReader:
         value = self._content.get(key, default)
         return None if value is None else self.number(key, default)
 
+    def dropout(self, key: str, default: float) -> float:
+        """Take a probability below 1, of what training drops; null is the default. A refused one counts as 0."""
+        self._known.add(key)
+        if not self.has(key):
+            return default
+        value = self.number(key)
+        if not 0 <= value < 1:
+            self._reject(key, self._content.get(key), "must be at least 0 and less than 1")
+            return 0.0
+        return value
+
     def flag(self, key: str, *, default: bool) -> bool:
         """Take true or false; null is false."""
         self._known.add(key)

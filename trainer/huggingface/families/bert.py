@@ -21,8 +21,12 @@ def _read(reader: ConfigReader) -> Fields:
     reader.must_be("is_decoder", False, reason="each token sees all others")
     reader.must_be("add_cross_attention", False, reason="each token sees all others")
     reader.must_be("hidden_act", "gelu", reason="layers and head use the error function")
-    reader.ignore("classifier_dropout", "gradient_checkpointing", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    reader.ignore("gradient_checkpointing")
+    hidden_dropout = reader.dropout("hidden_dropout_prob", 0.1)
     return {
+        "hidden_dropout": hidden_dropout,
+        "attention_dropout": reader.dropout("attention_probs_dropout_prob", 0.1),
+        "head_dropout": reader.dropout("classifier_dropout", hidden_dropout),
         **_MASKED,
         "num_layers": reader.count("num_hidden_layers", 12, maximum=MAX_LAYERS),
         "hidden_size": reader.count("hidden_size", 768),

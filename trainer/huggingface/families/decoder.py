@@ -45,6 +45,7 @@ def read_decoder(
     positions = reader.count("max_position_embeddings", num_positions)
     reader.must_be("is_causal", True, reason="each token sees those before it")
     return {
+        "attention_dropout": reader.dropout("attention_dropout", 0.0),
         "num_layers": reader.count("num_hidden_layers", maximum=MAX_LAYERS),
         "hidden_size": hidden_size,
         "ffn_hidden_size": reader.count("intermediate_size"),

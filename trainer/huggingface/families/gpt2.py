@@ -18,6 +18,9 @@ def _read(reader: ConfigReader) -> Fields:
     reader.ignore("reorder_and_upcast_attn")  # changes rounding of 16-bit training only
     positions = reader.count("n_positions", 1024)
     return {
+        # embd_pdrop is the same in all published models; ours has one value for both.
+        "hidden_dropout": reader.dropout("resid_pdrop", 0.1),
+        "attention_dropout": reader.dropout("attn_pdrop", 0.1),
         "num_layers": reader.count("n_layer", maximum=MAX_LAYERS),
         "hidden_size": hidden_size,
         "ffn_hidden_size": reader.optional_count("n_inner") or 4 * hidden_size,

@@ -74,7 +74,9 @@ BERT_HEADS: Mapping[str, TaskHeadForm] = {
     _TOKENS: TaskHeadForm(
         architecture="BertForTokenClassification", names=_layer("classifier"), read=_read_as(), write=_write_dropout
     ),
-    _QUESTIONS: TaskHeadForm(architecture="BertForQuestionAnswering", names=_layer("qa_outputs"), read=_read_as()),
+    _QUESTIONS: TaskHeadForm(
+        architecture="BertForQuestionAnswering", names=_layer("qa_outputs"), read=_read_as(head_dropout=0.0)
+    ),
     _NONE: TaskHeadForm(
         architecture="BertModel",
         names=_layer("pooler.dense", native="head.pooler"),
