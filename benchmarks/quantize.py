@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--calibration-rows", type=int, default=128, help="of 256 tokens (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("outputs/quickstart/data"), help="default: %(default)s")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--no-decoding", action="store_true", help="measure sizes and perplexities alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     saved = open_saved_run(arguments.model, verify=False)
@@ -100,7 +101,8 @@ def main() -> int:
             print(name, json.dumps(record), file=sys.stderr, flush=True)
             gc.collect()
         outputs = {(name, "bf16"): Path(folder, name) for name in arguments.variants if "gguf" not in VARIANTS[name]}
-        speeds = measure_speeds({("", "fp32"): arguments.model, ("", "bf16"): arguments.model, **outputs})
+        originals = {("", "fp32"): arguments.model, ("", "bf16"): arguments.model}
+        speeds = {} if arguments.no_decoding else measure_speeds(originals | outputs)
         for (name, dtype), speed in speeds.items():
             if name:
                 result["variants"][name][f"decoding_{dtype}"] = speed
