@@ -61,12 +61,14 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "merge": ("trainer.merge_adapter", "outputs/adapters", "{}/merged"),
     "export": ("trainer.export_hf", "outputs/classifier", "{}/exported"),
     "adapter": ("trainer.export_hf", "outputs/adapters", "{}/exported", "--adapter"),
+    "quantize": ("trainer.quantize", "outputs/small", "{}/small", "--bits", "8"),
 }
 RESULTS: Mapping[str, tuple[str, ...]] = {
     "predict": ("found.jsonl",),
     "merge": ("merged/checkpoints/step_00000000/manifest.json",),
     "export": ("exported/config.json", "exported/model.safetensors"),
     "adapter": ("exported/adapter_config.json", "exported/adapter_model.safetensors"),
+    "quantize": ("small/checkpoints/step_00000004/manifest.json",),
 }
 
 
@@ -112,7 +114,16 @@ def test_a_stopped_command_leaves_no_result(
 
 @pytest.mark.parametrize(
     ("name", "kibibytes"),
-    [("predict", 4), ("merge", 4), ("merge", 24), ("export", 4), ("export", 24), ("adapter", 4), ("adapter", 24)],
+    [
+        ("predict", 4),
+        ("merge", 4),
+        ("merge", 24),
+        ("export", 4),
+        ("export", 24),
+        ("adapter", 4),
+        ("adapter", 24),
+        ("quantize", 4),
+    ],
 )
 def test_a_full_disk_is_a_message(folder: Path, tmp_path: Path, name: str, kibibytes: int) -> None:
     with small_file_system(tmp_path / "disk", kibibytes=kibibytes) as disk:

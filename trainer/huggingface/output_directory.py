@@ -128,9 +128,20 @@ def write_errors_explained(output: Path) -> Iterator[None]:
             raise
         message = f"{error.filename or output}: {error.strerror}. Nothing was written to {output}."
         if error.errno in _FULL:
-            free = format_bytes(shutil.disk_usage(nearest_existing_parent(output)).free)
-            message = (
-                f"{output}: cannot be written: {error.strerror} ({free} free). Free disk space, or choose an OUTPUT_DIR"
-                " on another disk."
-            )
+            raise _full_disk(output, error) from error
         raise RunStopped(message, exit_code=EXIT_STOPPED) from error
+    except Exception as error:
+        # The package is an extra, and reports a full disk by an error of its own.
+        if type(error).__name__ != "SafetensorError" or f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise _full_disk(output, full) from error
+
+
+def _full_disk(output: Path, error: OSError) -> RunStopped:
+    free = format_bytes(shutil.disk_usage(nearest_existing_parent(output)).free)
+    message = (
+        f"{output}: cannot be written: {error.strerror} ({free} free). Free disk space, or choose an OUTPUT_DIR on"
+        " another disk."
+    )
+    return RunStopped(message, exit_code=EXIT_STOPPED)
