@@ -73,6 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     texts, num_short = read_texts(
         arguments.texts, ngram_words=arguments.ngram_words, ngram_characters=arguments.ngram_characters
     )
+    if not texts:
+        given = ", ".join(map(str, arguments.texts))
+        length = f"{arguments.ngram_words} words (characters in scripts without spaces: {arguments.ngram_characters})"
+        message = f"have no text of at least {length}; {num_short} are shorter"
+        fix = "Give files with longer texts, or set --ngram-words and --ngram-characters lower."
+        raise ConfigError([Violation(path="--texts", value=given, message=message, fix=fix)])
     search = TextSearch(texts, ngram_words=arguments.ngram_words, ngram_characters=arguments.ngram_characters)
     num_documents = sum(search.search_shard(prefix, tokenizer_path=arguments.tokenizer) for prefix in arguments.prefix)
     reports = [report for report, _ in texts]

@@ -180,6 +180,9 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         if not holds:
             path = f"--{name.replace('_', '-')}"
             found.append(Violation(path=path, value=getattr(arguments, name), message=message, fix=""))
+    if arguments.output is not None and not arguments.output.expanduser().parent.is_dir():
+        fix = "Create it, or give another name."
+        found.append(Violation(path="--output", value=arguments.output, message="has no directory", fix=fix))
     for path in arguments.include_path:
         if not path.expanduser().is_dir():
             fix = "Give a folder with YAML files."

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
 
 from tests.compression.models import VOCAB_SIZE, make_model, make_tokenizer, weights_of
+from tests.data.shards import write_shard
 from tests.distributed.harness import run_distributed
 from trainer import quantize
 from trainer.checkpoint.pretrained import check_weights
@@ -93,6 +95,19 @@ def test_the_dequantized_model_computes_the_reported_perplexity(
         losses = row_losses(load_whole(open_saved_run(tmp_path / "run", verify=True), world=world), rows)
     assert torch.tensor(losses.mean()).exp().item() == pytest.approx(record["perplexity"]["after"]["value"], rel=1e-9)
     assert record["perplexity"]["num_tokens"] == 4 * 256
+
+
+def test_rows_that_cannot_be_read_are_refused(command: Any, run_directory: Path, shard: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "short", [np.arange(9)])
+    write_shard(tmp_path / "odd", [np.full(600, VOCAB_SIZE + 7)])
+    for prefix, further, message in (
+        (shard, ("--row-length", 257), "--row-length: must be at most 256, the positions of the model"),
+        (tmp_path / "short", (), "--validation: has 9 tokens, but a row has 256, and the one after it"),
+        (tmp_path / "odd", (), f"--validation: contains token {VOCAB_SIZE + 7}, but the model has"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            command(run_directory, tmp_path / "run", "--bits", 8, "--validation", prefix, *further)
+    assert not (tmp_path / "run").exists()
 
 
 def generate_under_layouts(path: str) -> list[list[int] | None]:

@@ -66,4 +66,7 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
     assert "--texts: cannot be read" in refuse("--texts", str(tmp_path / "none.txt"))
     (tmp_path / "bad.jsonl").write_text("{}\nnothing\n")
     assert "bad.jsonl, line 2: is no JSON" in refuse("--texts", str(tmp_path / "bad.jsonl"))
+    for name, content in (("empty.jsonl", ""), ("short.txt", "two words")):
+        (tmp_path / name).write_text(content)
+        assert "--texts: have no text of at least 13 words" in refuse("--texts", str(tmp_path / name))
     assert "--ngram-words: must be at least 1" in refuse("--texts", str(folder / "texts.jsonl"), "--ngram-words", "0")

@@ -160,6 +160,13 @@ def test_wrong_input_is_named(run_directory: Path, tmp_path: Path) -> None:
     message = refuse("--tasks", "no_such_task")
     assert "--tasks: is unknown" in message and "trireme_cloze_en" in message
     assert "--include-path: is not a folder" in refuse("--tasks", "x", "--include-path", str(tmp_path / "none"))
+    assert "--output: has no directory" in refuse("--tasks", "x", "--output", str(tmp_path / "none" / "scores.json"))
+    # An empty file, and a field that no row has.
+    for name, rows, field in (("empty", "", "text"), ("fields", '{"text": "a"}\n', "none.deeper")):
+        content = MULTIPLE.replace("own_choice", name).replace("{{choices}}", "{{" + field + "}}")
+        (tmp_path / f"{name}.yaml").write_text(content + COMMON.replace("NAME", name))
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+        assert "--tasks: cannot be run" in refuse("--tasks", name, "--include-path", str(tmp_path))
     assert "--limit: must be at least 1" in refuse("--tasks", "x", "--limit", "0")
     assert "--apply-chat-template: requires a chat template" in refuse(
         "--tasks", "trireme_copy_en", "--apply-chat-template"

@@ -19,7 +19,7 @@ from trainer.compression.pruning import (
     write_pruned,
 )
 from trainer.compression.report import withdrawn_on_failure
-from trainer.compression.rows import compare_losses, read_rows, row_losses
+from trainer.compression.rows import choose_row_length, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig, find_moe_layers
 from trainer.config.model_math import count_parameters
@@ -31,7 +31,6 @@ from trireme.progress import PlainProgress
 
 RECORD_NAME = "pruning.json"
 """File of the checkpoint that lists what was removed, and the loss after each removal."""
-MAX_ROW_LENGTH = 512
 _DATA_SEED, _VALIDATION_SEED = 1, 2
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class PruneOptions:
     """Token shard."""
     num_rows: int = 16
     row_length: int | None = None
-    """None takes the model's seq_length, at most `MAX_ROW_LENGTH`."""
+    """See `choose_row_length`."""
     layers: int | None = None
     """Layers to remove."""
     heads: int | None = None
@@ -94,7 +93,7 @@ def prune_run(saved: SavedRun, output: Path, options: PruneOptions) -> PruneResu
     if found := check_parts(config, options):
         raise ConfigError(found)
     vocab_size = state.vocab_size or state.padded_vocab_size
-    length = min(options.row_length or min(config.seq_length, MAX_ROW_LENGTH), config.num_positions)
+    length = choose_row_length(options.row_length, model=config)
     data, count = options.data, options.num_rows
     rows = read_rows(data, num_rows=count, seq_length=length, vocab_size=vocab_size, path="--data", seed=_DATA_SEED)
     validation = read_rows(
@@ -154,7 +153,7 @@ def check_parts(model: ModelConfig, options: PruneOptions) -> list[Violation]:
         if 1 <= options.layers <= model.num_layers - least:
             return []
         message = f"must be between 1 and {model.num_layers - least}, since the model has {model.num_layers} layers"
-        return [Violation(path="--layers", value=options.layers, message=message, fix="Use fewer.")]
+        return [Violation(path="--layers", value=options.layers, message=message, fix="Use a number in this range.")]
     if options.channels is not None:
         return _check_channels(model, options.channels)
     assert options.heads is not None
@@ -180,7 +179,7 @@ def _check_channels(model: ModelConfig, count: int) -> list[Violation]:
         message = (
             f"must be between 1 and {model.ffn_hidden_size - 1}, since an MLP has {model.ffn_hidden_size} channels"
         )
-        fix = "Use fewer."
+        fix = "Use a number in this range."
     else:
         return []
     return [Violation(path="--channels", value=count, message=message, fix=fix)]

@@ -13,7 +13,7 @@ from trainer.checkpoint.quantized import Quantization, is_quantized, write_quant
 from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.quantizing import TABLES, QuantizedModel, quantize_model
 from trainer.compression.report import withdrawn_on_failure
-from trainer.compression.rows import compare_losses, read_rows, row_losses
+from trainer.compression.rows import choose_row_length, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
@@ -28,7 +28,6 @@ from trireme.errors import ConfigError, Violation, raise_if_any
 from trireme.extras import check_extra
 
 GgufType = Literal["Q8_0", "Q4_0", "Q4_1"]
-MAX_ROW_LENGTH = 512
 _CALIBRATION_SEED, _VALIDATION_SEED = 1, 2
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class QuantizeOptions:
     """Shard whose rows the error feedback sees."""
     calibration_rows: int = 128
     row_length: int | None = None
-    """None takes the model's seq_length, at most `MAX_ROW_LENGTH`."""
+    """See `choose_row_length`."""
     embedding_bits: int | None = None
     """None takes 8, or 4 where `_choose_embedding_bits` says so."""
     has_offsets: bool = False
@@ -100,7 +99,7 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
     """
     _check(saved, output, options)
     config, state = saved.state.model_config(), saved.state
-    length = options.row_length or min(config.seq_length, MAX_ROW_LENGTH)
+    length = choose_row_length(options.row_length, model=config)
     calibration = _read(options, saved, config, length, "calibration", seed=_CALIBRATION_SEED)
     validation = _read(options, saved, config, length, "validation", seed=_VALIDATION_SEED)
     total = count_parameters(config, state.padded_vocab_size)
@@ -192,7 +191,7 @@ def _read(
     return read_rows(
         prefix,
         num_rows=getattr(options, f"{name}_rows"),
-        seq_length=min(length, model.num_positions),
+        seq_length=length,
         vocab_size=saved.state.vocab_size or saved.state.padded_vocab_size,
         path=f"--{name}",
         seed=seed,

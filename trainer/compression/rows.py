@@ -8,12 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trainer.config.model import ModelConfig
 from trainer.data.token_dataset import TokenDataset
 from trainer.model.gpt import GPT
 from trainer.scores.perplexities import Comparison, compare_perplexities
 from trireme.errors import ConfigError, Violation
+from trireme.shards.shard import ShardReader
 
+MAX_ROW_LENGTH = 512
 _BATCH_TOKENS = 2048
+
+
+def choose_row_length(given: int | None, *, model: ModelConfig) -> int:
+    """Return the tokens of a row: the given number, or the model's seq_length, at most `MAX_ROW_LENGTH`.
+
+    Raises:
+        ConfigError: the model has fewer positions.
+    """
+    if given is None:
+        return min(model.seq_length, MAX_ROW_LENGTH, model.num_positions)
+    if given > model.num_positions:
+        message, fix = f"must be at most {model.num_positions}, the positions of the model", "Use fewer."
+        raise ConfigError([Violation(path="--row-length", value=given, message=message, fix=fix)])
+    return given
 
 
 def read_rows(prefix: Path, *, num_rows: int, seq_length: int, vocab_size: int, path: str, seed: int) -> torch.Tensor:
@@ -27,8 +44,13 @@ def read_rows(prefix: Path, *, num_rows: int, seq_length: int, vocab_size: int, 
         path: the user's name of the prefix, for messages.
         seed: of the choice.
     Raises:
-        ConfigError: the shard cannot be used, or has tokens that the model does not know.
+        ConfigError: the shard cannot be used, is shorter than a row, or has tokens that the model does not know.
     """
+    num_tokens = ShardReader(prefix).num_tokens
+    if num_tokens <= seq_length:
+        message = f"has {num_tokens} tokens, but a row has {seq_length}, and the one after it"
+        fix = "Give a larger shard, or a smaller --row-length."
+        raise ConfigError([Violation(path=path, value=prefix, message=message, fix=fix)])
     dataset = TokenDataset([prefix], seq_length=seq_length)
     chosen = np.sort(np.random.default_rng(seed).permutation(dataset.num_windows)[:num_rows])
     rows = np.empty((len(chosen), seq_length + 1), np.int64)

@@ -10,6 +10,8 @@ from typing import Any
 from unittest import mock
 
 import lm_eval
+from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
 from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
@@ -20,6 +22,17 @@ from trainer.suite.items import FOLDER
 from trireme.errors import ConfigError, Violation
 from trireme.strict_json import to_json
 
+_TASK_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    StopIteration,
+    DatasetsError,
+    TemplateError,
+)
+"""What the harness, its library of data sets and its templates raise for a task's wrong files and fields."""
 _TEMPLATE_FIELDS = (
     "description",
     "doc_to_text",
@@ -127,7 +140,7 @@ def run_tasks(
                 torch_random_seed=options.seed,
                 fewshot_random_seed=options.seed,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except _TASK_ERRORS as error:
         message = f"cannot be run: {type(error).__name__}: {error}"
         fix = "Check the task's YAML file and its data. Tasks of the harness itself download their data."
         raise ConfigError([Violation(path="--tasks", value="", message=message, fix=fix)]) from error
