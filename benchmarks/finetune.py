@@ -52,6 +52,7 @@ from trainer.data.loader import build_loader  # noqa: E402 - as above
 from trainer.data.micro_batch import MicroBatch  # noqa: E402 - as above
 from trainer.engine.deepspeed.engine import DeepSpeedEngine  # noqa: E402 - as above
 from trainer.engine.objective import ScoreObjective, TokenObjective  # noqa: E402 - as above
+from trainer.parallel.cpu_memory import keep_freed_memory  # noqa: E402 - as above
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402 - as above
 
 OPTIMIZER = OptimizerConfig(lr=1e-5, weight_decay=0.0, adam_beta2=0.999)
@@ -83,6 +84,7 @@ def main() -> int:
     logging.disable(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=1)
+    keep_freed_memory()  # as every run on a CPU does; the Trainer in this process has it too
     with tempfile.TemporaryDirectory(prefix="trireme-finetune-") as directory:
         folder = Path(directory)
         results = {

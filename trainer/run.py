@@ -12,6 +12,7 @@ from trainer.config.describe import describe_run  # noqa: E402 - as above
 from trainer.health.watchdog import Watchdog  # noqa: E402 - as above
 from trainer.inputs import check_training_host, load_inputs  # noqa: E402 - as above
 from trainer.loop.signals import StopRequest  # noqa: E402 - as above
+from trainer.parallel.cpu_memory import keep_freed_memory  # noqa: E402 - as above
 from trainer.parallel.world import start_world, stop_world  # noqa: E402 - as above
 from trainer.run_directory.directory import lock_run_directory  # noqa: E402 - as above
 from trireme.errors import EXIT_OK, EXIT_REQUEUE, EXIT_STOPPED  # noqa: E402 - as above
@@ -46,6 +47,8 @@ def run(overrides: list[str]) -> int:
             gloo_timeout_seconds=config.gloo_timeout_seconds,
             seed=config.training.seed,
         )
+        if world.device.type == "cpu":
+            keep_freed_memory()
         configure_logging(rank=world.rank, run_directory=derived.run_directory)
         if world.is_main_rank:
             for line in describe_run(config, derived):

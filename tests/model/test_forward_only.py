@@ -8,8 +8,12 @@ from tests.checkpoint.fragments import MODEL, build_chunks, open_world
 
 import torch  # isort: skip - after the CPU shim
 
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+
+from trainer.config.optim import PrecisionConfig
 from trainer.config.parallel import ParallelConfig
 from trainer.model.forward_only import ColumnLinear, RowLinear, pack_linear_layers
+from trainer.model.gpt import build_transformer_config
 from trainer.model.packed_weights import can_pack, multiply, pack
 
 IDS = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -38,6 +42,32 @@ def test_logits_are_equal_bit_for_bit_with_and_without_gradients(name: str) -> N
                     parameter.add_(torch.linspace(-1, 1, parameter.numel()))
             without = chunk(IDS, POSITIONS, None)
         assert torch.equal(chunk(IDS, POSITIONS, None).detach(), without)
+
+
+@pytest.mark.parametrize(("is_column", "skip_bias_add"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_layer_of_one_rank_has_the_output_and_gradients_of_megatron_core(
+    is_column: bool, skip_bias_add: bool
+) -> None:
+    further = {"gather_output": False} if is_column else {"input_is_parallel": True}
+    parent, kind = (ColumnParallelLinear, ColumnLinear) if is_column else (RowParallelLinear, RowLinear)
+    with open_world(ParallelConfig()) as world:
+        config = build_transformer_config(MODEL, parallel=ParallelConfig(), precision=PrecisionConfig())
+        results = []
+        for layer_kind in (parent, kind):
+            layer = layer_kind(
+                *(16, 24), config=config, init_method=torch.nn.init.zeros_, bias=True, skip_bias_add=skip_bias_add,
+                tp_group=world.groups.tp, **further,
+            )  # fmt: skip
+            generator = torch.Generator().manual_seed(1)
+            for weights in (layer.weight, layer.bias):
+                weights.data = torch.randn(weights.shape, generator=generator)
+            input_ = torch.randn(5, 2, 16, generator=generator).requires_grad_()
+            output, bias = layer(input_)
+            total = output if bias is None else output + bias
+            total.square().sum().backward()
+            results.append((total.detach(), input_.grad, layer.weight.grad, layer.bias.grad))
+    for mine, expected in zip(*results[::-1], strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-4)  # roundings of sums of 24 squares
 
 
 @pytest.mark.parametrize("name", SHAPES)

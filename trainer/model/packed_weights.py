@@ -44,8 +44,6 @@ def multiply(
     if isinstance(packed, QuantizedWeight):
         return packed.multiply(input_, bias)
     if packed is None:
-        # The bias is added afterwards, as Megatron-Core does: results are equal bit for bit.
-        unbiased = functional.linear(input_, weight)
-        return unbiased if bias is None else unbiased + bias
+        return functional.linear(input_, weight, bias)
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input_, packed, bias, "none", [], "")
     return product
