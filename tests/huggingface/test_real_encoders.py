@@ -59,7 +59,7 @@ def test_rxnfp(name: str, architecture: str, tmp_path: Path) -> None:
     converted = tmp_path / "converted"
     converted.mkdir()
     weights = torch.load(source / "pytorch_model.bin", weights_only=True, map_location="cpu")
-    save_file({key: value.clone() for key, value in weights.items()}, converted / "model.safetensors")
+    save_file({key: value.contiguous().clone() for key, value in weights.items()}, converted / "model.safetensors")
     config = json.loads((source / "config.json").read_text()) | {"model_type": "bert", "architectures": [architecture]}
     (converted / "config.json").write_text(json.dumps(config))
     shutil.copy(source / "vocab.txt", converted)
