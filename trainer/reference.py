@@ -30,14 +30,14 @@ from trainer.data.micro_batch import PADDING, MicroBatch
 from trainer.data.reference_losses import reference_file
 from trainer.parallel.world import World
 from trireme.errors import ConfigError, Violation
-from trireme.progress import format_number
+from trireme.progress import PlainProgress
 from trireme.shards.examples import LABELS_SUFFIX
 from trireme.shards.manifest import hash_file
 from trireme.shards.shard import shard_file
 
 _LOGGER = logging.getLogger(__name__)
 _KEY_DIGITS = 16
-_LOG_EVERY = 50
+_SECONDS_BETWEEN_LINES = 10.0
 REFERENCE_NAME = "reference.json"
 """File of checkpoints that names the reference model."""
 
@@ -142,8 +142,9 @@ class Reference:
         num_rows, size = dataset.num_windows, config.model.seq_length * 4
         final = reference_file(prefix, key=key)
         partial_file = final.with_name(f"{final.name}.partial")
-        if world.is_main_rank:
-            _LOGGER.info("Computing the reference losses of %s: %s", prefix, format_number(num_rows, "row"))
+        say = _LOGGER.info if world.is_main_rank else lambda line: None
+        title = f"Reference losses of {prefix}"
+        progress = PlainProgress(title, total=num_rows, unit="rows", write=say, interval_seconds=_SECONDS_BETWEEN_LINES)
         ranks.run_on_rank0(partial(_allocate, partial_file, num_rows * size), doing=f"creating {partial_file}")
 
         def write(losses: torch.Tensor, batch: MicroBatch) -> None:
@@ -163,8 +164,8 @@ class Reference:
             samples = np.where(samples < num_rows, samples, PADDING)[None, :]
             places = np.where(samples == PADDING, 0, samples).ravel()
             self.evaluate(reader.read(samples, dataset=np.zeros(micro, dtype=np.int64), window=places), write)
-            if world.is_main_rank and (step + 1) % _LOG_EVERY == 0:
-                _LOGGER.info("Reference losses: %d of %d steps", step + 1, num_steps)
+            progress.update(min((step + 1) * step_rows, num_rows))
+        progress.finish(num_rows)
         reader.close()
         ranks.run_on_all_ranks(lambda: None, doing=f"writing {partial_file}")
         ranks.run_on_rank0(partial(_commit, partial_file, final), doing=f"writing {final}")
