@@ -155,12 +155,32 @@ def test_a_weight_moves_to_meet_the_full_outputs_on_other_inputs() -> None:
     hessian = Hessian(128)
     hessian.add(full @ change, full)
     wanted = weight.double() @ torch.linalg.inv(change.double()).t()
-    # A quarter of the way, of which damping keeps about 1 %.
-    assert float((hessian.move(weight) - weight - 0.25 * (wanted - weight)).norm() / (wanted - weight).norm()) < 0.02
+    # A quarter of the way, of which damping takes about 10 %.
+    assert float((hessian.move(weight) - weight - 0.25 * (wanted - weight)).norm() / (wanted - weight).norm()) < 0.05
     same = Hessian(128)
     same.add(full, full)
     same.add(full)
     assert torch.equal(same.move(weight), weight)
+
+
+def test_a_token_with_enormous_inputs_leaves_the_others_their_precision() -> None:
+    generator = torch.Generator().manual_seed(6)
+    weight, inputs = random_weight(), torch.randn(512, 128, generator=generator)
+    inputs[::64, 7] = 1000.0
+    usual = torch.arange(512) % 64 != 0
+    hessian = Hessian(128)
+    hessian.add(inputs)
+    errors = []
+    for matrix in (hessian.matrix, inputs.t() @ inputs / 512):
+        quantized = quantize_with_feedback(weight, matrix, bits=4, group_size=32)
+        outputs = (inputs @ (quantized.dequantize() - weight).t()).square().sum(dim=1)
+        errors.append(float(outputs[usual].mean()))
+        relative = outputs / (inputs @ weight.t()).square().sum(dim=1)
+        assert float(relative[~usual].mean()) < float(relative[usual].mean())
+    assert errors[0] < 0.9 * errors[1], errors
+    empty = Hessian(128)
+    empty.add(torch.zeros(4, 128))
+    assert not empty.matrix.any()
 
 
 def test_inputs_that_were_always_zero_are_allowed() -> None:

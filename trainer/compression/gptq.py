@@ -22,9 +22,16 @@ from trainer.compression.rounding import quantize_rows, round_to_integers
 from trainer.model.quantized import QuantizedTensor
 
 _BLOCK = 128
-_DAMPING = 0.01
-"""Share of the mean of the Hessian's diagonal that is added to it, as in GPTQ's paper."""
-_MAX_DAMPING = 10.0
+_DAMPING = 0.1
+"""Share of the median of the Hessian's diagonal that is added to it. GPTQ's paper has 0.01 of the mean, which is far
+above all but a few numbers of the diagonal where a few tokens have very large activations: in the 12th layer of
+SmolLM2-135M, the mean of the MLP's second layer is 1,200 times the median, and its outputs of other tokens than those
+have 35 % less error with the median. With 32 calibration rows, 0.1 is up to 8 % better than 0.01."""
+_MAX_DAMPING = 1e6
+_MAX_ENERGY = 10.0
+"""Squared norm up to which an input counts in full, in medians over the tokens. A few tokens have up to 400,000 times
+the median, and later norms divide their errors by as much. Where they count less, the outputs of all other tokens have
+2.4 times less error (second layer of the MLP in the 12th layer of SmolLM2-135M), and theirs still have the least."""
 _MOVE = 0.25
 """Share of the way to the least-squares weight, which itself shrinks outputs more and more from layer to layer: inputs
 with errors in them predict less. With 4 bits in the first 12 layers of SmolLM2-135M and 32 calibration rows, the KL
@@ -33,7 +40,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Hessian:
-    """Sum the products of a layer's inputs over calibration tokens.
+    """Sum the products of a layer's inputs over calibration tokens, of which those with very large inputs count less.
 
     Args:
         num_inputs: k.
@@ -52,17 +59,20 @@ class Hessian:
             full_inputs: [..., k], of the same tokens; None where they are not known, and counted as equal.
         """
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-        product = (rows.t() @ rows).to(self._matrix.device)
+        energies = rows.square().sum(dim=1)
+        largest = _MAX_ENERGY * energies[energies > 0].median() if energies.any() else energies.new_ones(())
+        weighted = rows * (largest / energies.clamp(min=1e-30)).clamp(max=1.0)[:, None]
+        product = (weighted.t() @ rows).to(self._matrix.device)
         self._matrix += product
         if full_inputs is not None:
             full = full_inputs.detach().reshape(-1, full_inputs.shape[-1]).float()
-            product = (full.t() @ rows).to(self._matrix.device)
+            product = (full.t() @ weighted).to(self._matrix.device)
         self._cross += product
         self.num_tokens += len(rows)
 
     @property
     def matrix(self) -> torch.Tensor:
-        """Return the mean of x x^T: [k, k] fp32."""
+        """Return the mean of x x^T, of weighted tokens: [k, k] fp32."""
         return self._matrix / self.num_tokens
 
     def move(self, weight: torch.Tensor) -> torch.Tensor:
@@ -119,7 +129,7 @@ def quantize_with_feedback(
 
 
 def output_error(weight: torch.Tensor, quantized: QuantizedTensor, hessian: torch.Tensor) -> float:
-    """Return the squared error of the outputs, summed over outputs, in the mean over the calibration tokens."""
+    """Return the squared error of the outputs, summed over outputs, in the mean over tokens that `Hessian` weights."""
     difference = quantized.dequantize() - weight.float()
     return float(((difference @ hessian) * difference).sum())
 
@@ -129,7 +139,7 @@ def _damp_and_invert(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     damping = _DAMPING
     while True:
         damped = hessian.clone()
-        damped.diagonal().add_(damping * damped.diagonal().mean())
+        damped.diagonal().add_(damping * damped.diagonal().median())
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
