@@ -20,6 +20,7 @@ from tests.train import small_run
 from tests.train.commands import REPOSITORY, environment
 from tests.train.small_run import run_command
 from trainer.evaluation.harness_run import find_tasks
+from trireme.errors import ConfigError
 
 QUESTIONS = [
     # Contexts of one word, with spaces at their end, and longer than the model's 32 positions.
@@ -171,3 +172,44 @@ def test_wrong_input_is_named(run_directory: Path, tmp_path: Path) -> None:
     assert "--apply-chat-template: requires a chat template" in refuse(
         "--tasks", "trireme_copy_en", "--apply-chat-template"
     )
+
+
+def _write_task(folder: Path, name: str, further: str = "") -> None:
+    (folder / f"{name}.yaml").write_text(
+        MULTIPLE.replace("own_choice", name) + COMMON.replace("NAME", name) + further, encoding="utf-8"
+    )
+    (folder / f"{name}.jsonl").write_text(json.dumps(QUESTIONS[0]) + "\n")
+
+
+def test_no_task_of_a_tag_or_group_is_left_out_in_silence(tmp_path: Path) -> None:
+    _write_task(tmp_path, "first", "tag: both\n")
+    _write_task(tmp_path, "second", "tag: both\nfield: [\n")
+    (tmp_path / "all.yaml").write_text("group: all_of_them\ntask: [first, second]\n")
+    for name in ("both", "all_of_them"):
+        with pytest.raises(ConfigError) as caught:
+            find_tasks([name], include_paths=[tmp_path])
+        assert [violation.path for violation in caught.value.violations] == [str(tmp_path / "second.yaml")]
+    with pytest.raises(ConfigError) as caught:
+        find_tasks(["second"], include_paths=[tmp_path])
+    assert [violation.path for violation in caught.value.violations] == ["--tasks", str(tmp_path / "second.yaml")]
+    assert find_tasks(["first"], include_paths=[tmp_path])[0] == ["first"]  # another task does not need that file
+
+
+def test_the_tasks_of_a_group_have_their_data_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks").mkdir()
+    _write_task(tmp_path / "tasks", "first")
+    (tmp_path / "tasks" / "all.yaml").write_text("group: all_of_them\ntask: [first]\n")
+    (tmp_path / "first.jsonl").write_text("")  # of the same name, where the command is run
+    monkeypatch.chdir(tmp_path)
+    names, manager = find_tasks(["all_of_them"], include_paths=[tmp_path / "tasks"])
+    assert names == ["all_of_them"]
+    assert manager.task_index["first"].cfg is not None
+    files = manager.task_index["first"].cfg["dataset_kwargs"]["data_files"]
+    assert files == {"test": str(tmp_path / "tasks" / "first.jsonl")}
+    assert len(manager.load(names)["tasks"]["first"].test_docs()) == 1
+
+
+def test_a_function_of_a_task_that_is_not_there_is_named(tmp_path: Path) -> None:
+    _write_task(tmp_path, "first", "process_docs: !function utils.nothing\n")
+    with pytest.raises(ConfigError, match="cannot be loaded: ImportError: Cannot import module 'utils'"):
+        find_tasks(["first"], include_paths=[tmp_path])

@@ -22,6 +22,7 @@ from trainer.suite.items import FOLDER
 from trireme.errors import ConfigError, Violation
 from trireme.strict_json import to_json
 
+_LOGGER = logging.getLogger(__name__)
 _TASK_ERRORS = (
     OSError,
     ValueError,
@@ -59,7 +60,7 @@ class HarnessOptions:
     apply_chat_template: bool = False
 
 
-def find_tasks(names: Sequence[str], *, include_paths: Sequence[Path]) -> tuple[list[Any], TaskManager]:
+def find_tasks(names: Sequence[str], *, include_paths: Sequence[Path]) -> tuple[list[str], TaskManager]:
     """Find tasks by name, in the given folders, in this project's suite, and among the harness's own.
 
     The harness's own tasks are looked at only for names that are nowhere else. They download their data sets.
@@ -67,51 +68,89 @@ def find_tasks(names: Sequence[str], *, include_paths: Sequence[Path]) -> tuple[
     Returns:
         what `lm_eval.simple_evaluate` takes: data files of a task in a folder are relative to its YAML file.
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or the files of a task cannot be read.
     """
     folders = [str(folder) for folder in (FOLDER, *include_paths)]
     manager = TaskManager(include_path=folders, include_defaults=False)
     if any(name not in manager.task_index for name in names):
         manager = TaskManager(include_path=folders, include_defaults=True)
     unknown = [name for name in names if name not in manager.task_index]
+    damaged = list(_find_damaged(include_paths))
     if unknown:
         local = TaskManager(include_path=folders, include_defaults=False).all_tasks
         message = f"is unknown; besides those of lm-evaluation-harness, there are {', '.join(local)}"
         fix = "Name a task, or give its folder with --include-path."
-        raise ConfigError([Violation(path="--tasks", value=name, message=message, fix=fix) for name in unknown])
-    found: list[Any] = []
-    for name in names:
-        entry = manager.task_index[name]
-        members = [name]
-        if entry.kind is Kind.TAG:
-            members = sorted(key for key, other in manager.task_index.items() if name in other.tags)
-        found += [_with_data_files(manager, member) for member in members]
-    return found, manager
+        found = [Violation(path="--tasks", value=name, message=message, fix=fix) for name in unknown]
+        raise ConfigError([*found, *damaged])
+    if damaged and any(manager.task_index[name].kind is not Kind.TASK for name in names):
+        raise ConfigError(damaged)  # the harness skips such files: a tag's scores would be those of fewer tasks
+    for violation in damaged:
+        _LOGGER.warning("%s", violation)
+    members = [member for name in names for member in _list_members(manager, name)]
+    failed = []
+    for member in members:
+        try:
+            _locate_data_files(manager, member)
+        except Exception as error:  # a task's Python files are imported, which can raise anything
+            message, fix = f"cannot be loaded: {type(error).__name__}: {error}", "Correct the task's YAML file."
+            failed.append(Violation(path="--tasks", value=member, message=message, fix=fix))
+    if failed:
+        raise ConfigError(failed)
+    return members, manager
 
 
-def _with_data_files(manager: TaskManager, name: str) -> Any:
-    """Return a task's configuration with absolute data files, or its name if it has none."""
-    entry = manager.task_index[name]
-    if entry.kind is not Kind.TASK or entry.yaml_path is None:
-        return name
+def _find_damaged(folders: Sequence[Path]) -> Iterator[Violation]:
+    """Yield YAML files of folders that cannot be parsed, which the harness skips without a word."""
+    for folder in folders:
+        for path in sorted(folder.glob("**/*.yaml")):
+            try:
+                load_yaml(path, resolve_func=False, recursive=True)
+            except Exception as error:  # the harness skips a file for any
+                message, fix = f"cannot be read: {' '.join(str(error).split())}", "Correct the file."
+                yield Violation(path=str(path), value="", message=message, fix=fix)
+
+
+def _list_members(manager: TaskManager, name: str) -> list[str]:
+    """Return the tasks of a tag, or the name alone."""
+    if manager.task_index[name].kind is not Kind.TAG:
+        return [name]
+    return sorted(key for key, other in manager.task_index.items() if name in other.tags)
+
+
+def _locate_data_files(manager: TaskManager, name: str) -> None:
+    """Make the data files of a task absolute, and of the tasks of a group, where they are beside its YAML file."""
+    entry = manager.task_index.get(name)
+    if entry is None or entry.yaml_path is None:
+        return
+    if entry.kind is Kind.GROUP:
+        parts = (entry.cfg or {}).get("task") or []
+        for part in parts if isinstance(parts, list) else [parts]:
+            member = part.get("task", part.get("group")) if isinstance(part, Mapping) else part
+            if isinstance(member, str) and member in manager.task_index:
+                for one in _list_members(manager, member):
+                    _locate_data_files(manager, one)
+    if entry.kind is not Kind.TASK:
+        return
+    folder = entry.yaml_path.parent
     config: dict[str, Any] = load_yaml(entry.yaml_path, resolve_func=True, recursive=True)
     files = (config.get("dataset_kwargs") or {}).get("data_files")
     if not files:
-        return name
+        return
 
     def locate(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: locate(part) for key, part in value.items()}
         if isinstance(value, list):
             return [locate(part) for part in value]
-        place = entry.yaml_path.parent / str(value)
+        place = folder / str(value)
         return str(place.resolve()) if place.exists() else value
 
-    return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": locate(files)}}
+    entry.cfg = {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": locate(files)}}
+    entry.yaml_path = None  # else the harness reads the file again
 
 
 def run_tasks(
-    model: HarnessModel, tasks: Sequence[Any], *, manager: TaskManager, batch_size: int, options: HarnessOptions
+    model: HarnessModel, tasks: Sequence[str], *, manager: TaskManager, batch_size: int, options: HarnessOptions
 ) -> dict[str, Any]:
     """Run tasks.
 
