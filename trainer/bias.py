@@ -10,7 +10,7 @@ and sets that come with Trireme, all of which are the default. A masked language
 
 Prints a table with what the figures can and cannot say, or with --json the whole result, which is also appended to
 bias.json in the checkpoint's run directory, or to --output. Exit codes: 0 done, whatever the figures are, 1 the model's
-output is not finite, 2 invalid input, 130 interrupted.
+output is not finite or a named file cannot be written, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.evaluation.result_files import check_file, check_result_file, keep_result, write_asked
 from trainer.fairness.items import ItemFile, Kind
 from trainer.fairness.read import check_set, read_items, shipped_sets
 from trainer.inference.command import run_on_ranks
@@ -35,8 +36,7 @@ from trainer.inference.options import (
     model_options,
 )
 from trireme.command import allow_any_text, write_output
-from trireme.errors import EXIT_OK, Violation, raise_if_any
-from trireme.files import write_whole
+from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trireme.processes import global_rank
 from trireme.strict_json import to_json
 
@@ -59,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the arguments, a file, the checkpoint or the tokenizer are invalid.
-        RunStopped: the model's logits are not finite.
+        RunStopped: the model's logits are not finite, or a file that the user has named cannot be written.
     """
     raise_if_any(_check(arguments))
     kind = Kind(arguments.kind) if arguments.kind else None
     # Every rank reads them: a file that is invalid then ends all of them.
-    files = [read_items(name, kind=kind) for name in arguments.data or shipped_sets()]
+    files = _read_all(arguments.data or shipped_sets(), kind=kind)
     # Late: arguments are checked first, and the shim must be installed before Megatron-Core is imported.
     from trainer.parallel import cpu_shim  # noqa: PLC0415 - see above
 
@@ -107,6 +107,23 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _read_all(names: Sequence[str], *, kind: Kind | None) -> list[ItemFile]:
+    """Read files of items.
+
+    Raises:
+        ConfigError: some are invalid (the errors of all).
+    """
+    files: list[ItemFile] = []
+    found: list[Violation] = []
+    for name in names:
+        try:
+            files.append(read_items(name, kind=kind))
+        except ConfigError as error:
+            found += error.violations
+    raise_if_any(found)
+    return files
+
+
 def _check_masked(files: Sequence[ItemFile], *, checkpoint: Path) -> list[Violation]:
     return [
         Violation(
@@ -143,7 +160,6 @@ def _report(
     arguments: argparse.Namespace,
     checkpoint: Path,
 ) -> None:
-    from trainer.evaluation.results import keep_result  # noqa: PLC0415 - see run
     from trainer.fairness.plot import build_page  # noqa: PLC0415 - see run
     from trainer.fairness.report import GENERAL, format_table  # noqa: PLC0415 - see run
     from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
@@ -151,22 +167,17 @@ def _report(
     result = {**described, "sets": [one.describe() for one in results], "statement": list(GENERAL)}
     directory = run_directory_of(checkpoint)
     path = arguments.output or (directory / RESULT_NAME if directory is not None else None)
-    if path is None:
-        _LOGGER.info("%s is not in a run directory; %s is not written.", checkpoint, RESULT_NAME)
-    else:
-        keep_result(path.expanduser(), result)
-    if arguments.html is not None:
-        _write(arguments.html, build_page(described, results))
-    if arguments.texts is not None:
-        _write(arguments.texts, "".join(json.dumps(asdict(text), ensure_ascii=False) + "\n" for text in texts))
-    write_output(to_json(result) + "\n" if arguments.json else format_table(results))
-
-
-def _write(path: Path, text: str) -> None:
     try:
-        write_whole(path.expanduser(), text)
-    except OSError as error:
-        _LOGGER.warning("Failed to write %s: %s", path, error.strerror)
+        if path is None:
+            _LOGGER.info("%s is not in a run directory; %s is not written.", checkpoint, RESULT_NAME)
+        else:
+            keep_result(path.expanduser(), result, is_asked=arguments.output is not None)
+        if arguments.html is not None:
+            write_asked(arguments.html, build_page(described, results))
+        if arguments.texts is not None:
+            write_asked(arguments.texts, "".join(json.dumps(asdict(text), ensure_ascii=False) + "\n" for text in texts))
+    finally:
+        write_output(to_json(result) + "\n" if arguments.json else format_table(results))
 
 
 def _parse() -> argparse.Namespace:
@@ -220,11 +231,9 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
             found.append(Violation(path=path, value=getattr(arguments, name), message="must be at least 1", fix=""))
     for name in arguments.data:
         found += check_set(name, path="--data")
-    for name in ("output", "html", "texts"):
-        path = getattr(arguments, name)
-        if path is not None and not path.expanduser().parent.is_dir():
-            fix = "Create it, or give another name."
-            found.append(Violation(path=f"--{name}", value=path, message="has no directory", fix=fix))
+    found += check_result_file(arguments.output, option="--output")
+    for name in ("html", "texts"):
+        found += check_file(getattr(arguments, name), option=f"--{name}")
     return found
 
 

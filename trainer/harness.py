@@ -8,9 +8,10 @@ PATH is a run directory, whose latest valid checkpoint is loaded, an import, or 
 Tasks are YAML files of the harness: those in the folders of --include-path (their data files are relative to them), the
 suite that comes with Trireme (tag trireme_suite), and the harness's own, which download their data.
 
-Prints one line of JSON, and appends it to harness.json in the checkpoint's run directory, or to --output: the scores,
-with template, versions, precision, batch size, seeds, and the step and hash of the checkpoint. Exit codes: 0 done, 1
-the model's output is not finite, 2 invalid input, 130 interrupted.
+Logs a table of the scores, prints one line of JSON, and appends it to harness.json in the checkpoint's run
+directory, or to --output: the scores, with template, versions, precision, batch size, seeds, and the step and hash of
+the checkpoint. Exit codes: 0 done, 1 the model's output is not finite or --output cannot be written, 2 invalid input,
+130 interrupted.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.evaluation.result_files import check_result_file, keep_result
+from trainer.evaluation.tables import render_scores
 from trainer.inference.command import run_on_ranks
 from trainer.inference.options import add_model_options, check_model_options, model_options
 from trireme.command import write_output
@@ -47,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the arguments, a task, the checkpoint or the tokenizer are invalid.
-        RunStopped: the model's logits are not finite.
+        RunStopped: the model's logits are not finite, or --output cannot be written.
     """
     raise_if_any(_check(arguments))
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -127,15 +130,17 @@ def _describe_model(arguments: argparse.Namespace, loaded: "LoadedModel") -> dic
 
 
 def _report(result: dict[str, Any], arguments: argparse.Namespace, loaded: "LoadedModel") -> None:
-    from trainer.evaluation.results import keep_result  # noqa: PLC0415 - see run
     from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
 
     directory = run_directory_of(loaded.checkpoint)
     path = arguments.output or (directory / RESULT_NAME if directory is not None else None)
-    if path is None:
-        _LOGGER.info("%s is not in a run directory; %s is not written.", loaded.checkpoint, RESULT_NAME)
-    else:
-        keep_result(path.expanduser(), result)
+    try:
+        if path is None:
+            _LOGGER.info("%s is not in a run directory; %s is not written.", loaded.checkpoint, RESULT_NAME)
+        else:
+            keep_result(path.expanduser(), result, is_asked=arguments.output is not None)
+    finally:
+        _LOGGER.info("Scores:\n%s", render_scores(result["results"]))
     write_output(to_json(result) + "\n")
 
 
@@ -180,9 +185,7 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
         if not holds:
             path = f"--{name.replace('_', '-')}"
             found.append(Violation(path=path, value=getattr(arguments, name), message=message, fix=""))
-    if arguments.output is not None and not arguments.output.expanduser().parent.is_dir():
-        fix = "Create it, or give another name."
-        found.append(Violation(path="--output", value=arguments.output, message="has no directory", fix=fix))
+    found += check_result_file(arguments.output, option="--output")
     for path in arguments.include_path:
         if not path.expanduser().is_dir():
             fix = "Give a folder with YAML files."

@@ -216,3 +216,12 @@ def test_wrong_input_is_named(planted: dict[str, Path], tmp_path: Path) -> None:
     path.write_text(json.dumps({"sent_more": LONG, "sent_less": LONG + "a"}) + "\n")
     assert "no item that fits" in refuse("--data", str(path))
     assert "sentence must be a text" in refuse("--data", str(path), "--kind", "winobias")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"field": 1}\n')
+    found = refuse("--data", str(path), str(other), "--kind", "winobias")
+    assert "sentence must be a text" in found and "other.jsonl" in found, "the errors of all files"
+    kept = tmp_path / "kept.json"
+    kept.write_text('{"mine": 1}')
+    found = refuse("--output", str(kept), "--texts", str(tmp_path))
+    assert "--output: exists, and is no list of results" in found and "--texts: is a directory" in found
+    assert kept.read_text() == '{"mine": 1}'
