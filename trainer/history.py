@@ -172,10 +172,11 @@ class RunHistory:
         return list(dict.fromkeys(prefix for documents in datasets for prefix in documents.shards))
 
     def find_shard(self, name: str) -> Path | None:
-        """Return the prefix of a shard of the run by its path, or by its name if only one has it."""
+        """Return the prefix of a shard of the run by its path, or by the end of its path if only one has it."""
         known = self.list_shards()
         same = [prefix for prefix in known if _is_same(prefix, Path(name).expanduser())]
-        named = [prefix for prefix in known if prefix.name == name]
+        parts = Path(name).parts
+        named = [prefix for prefix in known if parts and prefix.parts[-len(parts) :] == parts]
         return same[0] if same else named[0] if len(named) == 1 else None
 
 

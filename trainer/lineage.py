@@ -107,7 +107,7 @@ def describe_document(history: "RunHistory", name: str, number: int) -> dict[str
     """Return the steps that were trained on a document, as plain values; docs/training/lineage.md lists them.
 
     Args:
-        name: of the shard: its prefix, or its name.
+        name: of the shard: its prefix, or the end of its path.
         number: of the document, from 0.
     Raises:
         ConfigError: there is no such document, or data sets cannot be used.
@@ -118,7 +118,8 @@ def describe_document(history: "RunHistory", name: str, number: int) -> dict[str
     shard = history.find_shard(name)
     if shard is None:
         known = ", ".join(map(str, history.list_shards()))
-        message, fix = f"is not one shard of the run's training data: {known}", "Name one of them by its prefix."
+        message = f"names none or several of the shards that the run was trained on: {known}"
+        fix = "Name one of them by its prefix."
         raise ConfigError([Violation(path="--document", value=f"{name}:{number}", message=message, fix=fix)])
     reader = ShardReader(shard)
     if number >= reader.num_documents:
