@@ -106,7 +106,9 @@ def test_the_plot_has_the_better_model_below() -> None:
     (worse, better), ticks = build_plot([result(2.0), result(1.5)], measure="bits_per_byte")
     # y counts from the top.
     assert worse.y < better.y and worse.high < worse.y < worse.low
-    assert (worse.label, better.value) == ("m2.0", "1.5000") and len(ticks) == 5
+    assert (worse.label, better.value) == ("m2.0", "1.5000")
+    assert [tick.label for tick in ticks] == ["1.4", "1.6", "1.8", "2.0", "2.2"]
+    assert better.low == ticks[0].y and worse.high == ticks[-1].y
     assert build_plot([{"bits_per_byte": None}], measure="bits_per_byte") == ([], [])
 
 
