@@ -31,15 +31,19 @@ from trireme.tokenizer.tokenizer import Tokenizer
 MAX_FOUND = 20
 
 
-def describe_shard(reader: ShardReader, manifest: ShardManifest | None) -> Iterator[str]:
-    """Describe a shard, line by line."""
+def describe_shard(reader: ShardReader, manifest: ShardManifest | None, *, has_examples: bool = False) -> Iterator[str]:
+    """Describe a shard, line by line.
+
+    Args:
+        has_examples: it holds rows of examples: each of its documents is a row of several.
+    """
     lengths = np.diff(reader.document_offsets)
     size = reader.header.bin_bytes
-    documents = format_number(reader.num_documents, "document")
+    documents = format_number(reader.num_documents, "row" if has_examples else "document")
     yield f"{reader.prefix}"
     yield f"  {documents}, {format_number(reader.num_tokens, 'token')} ({format_count(reader.num_tokens)})"
     yield f"  {reader.dtype.name}, {format_bytes(size)} in the .bin"
-    if len(lengths):
+    if len(lengths) and not has_examples:
         low, middle, high = np.quantile(lengths, [0.05, 0.5, 0.95])
         yield (
             f"  tokens per document: mean {lengths.mean():.0f}, 5% up to {low:.0f}, median {middle:.0f},"
@@ -109,8 +113,8 @@ def inspect(
     prefix = prefix.removesuffix(".bin").removesuffix(".idx").removesuffix(MANIFEST_SUFFIX)
     raise_if_any(check_shard(prefix, verify="checksum"))
     reader, manifest = ShardReader(prefix), read_manifest(prefix)
-    print("\n".join(describe_shard(reader, manifest)))
     examples = read_examples(prefix)
+    print("\n".join(describe_shard(reader, manifest, has_examples=examples is not None)))
     if examples is not None:
         print("\n".join(describe_examples(examples)))
     if row is not None:

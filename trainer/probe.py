@@ -151,10 +151,10 @@ def _find_target(arguments: argparse.Namespace, loaded: "LoadedModel") -> int | 
         return None
     ids = loaded.tokenizer.encode(arguments.target)
     if len(ids) != 1:
-        pieces = ", ".join(f"{token} ({loaded.tokenizer.token_name(token)})" for token in ids) or "none"
-        message = f"must be one token of the model, and is {len(ids)}: {pieces}"
+        pieces = ", ".join(f"{token} ({loaded.tokenizer.token_name(token)})" for token in ids)
+        message = "must be one token of the model, and " + (f"is {len(ids)}: {pieces}" if ids else "has none")
         fix = "Mind the space before a word, or give the first one with --target-id."
-        raise ConfigError([Violation(path="--target", value=arguments.target, message=message, fix=fix)])
+        raise ConfigError([Violation(path="--target", value=repr(arguments.target), message=message, fix=fix)])
     return ids[0]
 
 

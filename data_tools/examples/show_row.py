@@ -55,7 +55,8 @@ def describe_row(
     codes = ShardReader(shard_file(reader.prefix, LABELS_SUFFIX)).document(row)
     labels, starts = decode_labels(np.asarray(codes))
     writer = _Writer(tokenizer, is_colored=is_colored)
-    yield f"row {row}: {writer.legend()}"
+    place = "the label is that of the whole document" if record.task == "classify" else writer.legend()
+    yield f"row {row}: {place}"
     begins = np.flatnonzero(starts).tolist()
     for number, (begin, end) in enumerate(zip(begins, [*begins[1:], len(tokens)], strict=True)):
         document = _Document(tokens=tokens[begin:end], labels=labels[begin:end])

@@ -198,6 +198,7 @@ def test_the_page_keeps_attention_to_16_bits(files: tuple[Path, dict[str, Any]])
         (["--layers=1,99"], "must name layers from 1 to"),
         (["--layers=x"], "must be numbers and ranges such as 1,3,5-8, or all"),
         (["--target=ab"], "must be one token of the model, and is 2"),
+        (["--target= ab"], "(got ' ab')"),
         (["--target-id=100000"], "must be between 0 and"),
         (["--top-k=0", "--ngram=0"], "2 errors; nothing was started"),
         (["--output=nowhere/probe.html"], "has no directory"),

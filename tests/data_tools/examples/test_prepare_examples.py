@@ -483,6 +483,7 @@ def test_a_row_is_shown(model: Path, bert: Path, tmp_path: Path, monkeypatch: py
     prepare(model, path, tmp_path / "rows")
     done = run_command("data_tools.inspect", tmp_path / "rows", "--example", 0)
     assert done.returncode == 0, done.stderr
+    assert "  1 row, 256 tokens (256)\n" in done.stdout
     assert "rows of 2 examples for task sft, 256 tokens each" in done.stdout
     shown = "<|im_start|>user\nQuestion 0?<|im_end|>\n<|im_start|>assistant\n[[Answer 0.<|im_end|>]]\n"
     assert shown in done.stdout
@@ -498,6 +499,5 @@ def test_a_row_is_shown(model: Path, bert: Path, tmp_path: Path, monkeypatch: py
     assert "--example: no such row" in missing.stderr
     (tmp_path / "films.csv").write_text("text,label\ngood,pos\nbad,neg\n")
     prepare(bert, tmp_path / "films.csv", tmp_path / "films" / "rows", task="classify", seq_length=16)
-    assert (
-        ", label pos\x1b[0m\n" in run_command("data_tools.inspect", tmp_path / "films" / "rows", "--example", 0).stdout
-    )
+    done = run_command("data_tools.inspect", tmp_path / "films" / "rows", "--example", 0)
+    assert ", label pos\x1b[0m\n" in done.stdout and "row 0: the label is that of the whole document\n" in done.stdout
