@@ -124,6 +124,10 @@ def test_one_process(run_directory: Path, folder: Path, expected: dict[str, dict
     # Of rows that choices share, each choice counts; nothing of git, though this is no repository.
     assert "Score: 10/10 texts" in done.stderr
     assert "fatal" not in done.stderr and "Tokenizing" not in done.stderr
+    scores = [line.split() for line in done.stderr.splitlines()]
+    for name, metric in (("own_choice", "acc"), ("own_answer", "exact_match")):
+        value = f"{expected[name][metric]:.4f}"
+        assert any(line[:1] == [name] and line[3:5] == [metric, value] for line in scores), done.stderr
     assert len(result["checkpoint_sha256"]) == 64 and result["harness_version"]
     assert result["results"]["own_choice"]["template"]["doc_to_text"] == "{{context}}"
     again = run_command(*command, "own_choice", "--limit", "2", cwd=folder, HF_HUB_OFFLINE="1")

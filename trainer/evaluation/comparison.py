@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from trainer.evaluation.tables import render_columns
 from trireme.files import write_whole
 
 _HEADINGS = ("model", "step", "loss", "perplexity", "bits per byte", "95 % interval", "tokens")
@@ -60,13 +61,7 @@ def build_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def render_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as text."""
-    rows = [_HEADINGS, *build_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
-        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
-    return "\n".join(lines) + "\n"
+    return render_columns([_HEADINGS, *build_rows(results)])
 
 
 def write_page(results: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -127,8 +122,16 @@ def build_plot(results: Sequence[Mapping[str, Any]], *, measure: str) -> tuple[l
         )
         for (number, result), (low, high) in zip(shown, bounds, strict=True)
     ]
-    values = [least + (most - least) * part / 4 for part in range(5)]
-    return marks, [Tick(y=place(value), label=_format(value, digits=3)) for value in values]
+    return marks, [Tick(y=place(value), label=label) for value, label in _round_values(least, most)]
+
+
+def _round_values(least: float, most: float) -> list[tuple[float, str]]:
+    """Return three to eight multiples of 1, 2 or 5 times a power of ten between two values, with their labels."""
+    exponent = math.floor(math.log10((most - least) / 3))
+    factor = next((factor for factor in (5, 2) if factor * 10.0**exponent <= (most - least) / 3), 1)
+    step, digits = factor * 10.0**exponent, max(0, -exponent)
+    numbers = range(math.ceil(least / step), math.floor(most / step) + 1)
+    return [(number * step, _format(number * step, digits=digits)) for number in numbers]
 
 
 def _bounds(result: Mapping[str, Any], measure: str) -> tuple[float, float]:
