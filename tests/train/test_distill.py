@@ -73,6 +73,22 @@ def test_the_run_ends_beside_its_teacher(folder: Path, alone: Path) -> None:
     )
 
 
+def test_a_run_that_was_stopped_before_the_comparison_makes_it_up(folder: Path, alone: Path) -> None:
+    """Once: a run that has its result has nothing to do. A result of fewer steps is that of another model."""
+    result = alone / "distillation.json"
+    content = result.read_text()
+    for left in (None, content.replace('"step": 6', '"step": 4')):
+        result.unlink()
+        if left is not None:
+            assert left != content
+            result.write_text(left)
+        distill(folder, "alone")
+        assert json.loads(result.read_text()) == json.loads(content)
+    before = result.stat()
+    done = run_command("launch.distill", "teacher=outputs/small", *_STUDENT, "run_name=alone", cwd=folder)
+    assert "Nothing to do" in done.stderr and result.stat() == before
+
+
 def test_a_model_that_equals_its_teacher_has_half_its_cross_entropy_as_loss(folder: Path) -> None:
     """Its divergence is 0, and the other half of the loss stays."""
     same = ("pretrained_checkpoint=outputs/small", "model.num_layers=4", "training.train_iters=1", "optimizer.lr=1e-9")

@@ -15,6 +15,7 @@ from trainer.data.micro_batch import PADDING, MicroBatch
 from trainer.data.validation import ValidationLoader
 from trainer.scores.perplexities import Comparison, Interval, compare_perplexities
 from trireme.files import write_whole
+from trireme.strict_json import to_json
 
 RESULT_NAME = "distillation.json"
 """File of the run directory."""
@@ -38,6 +39,12 @@ class TeacherComparison:
     """Whether this rank's losses count: False where another rank has copies of them."""
     path: Path | None
     """Of the result; None on every rank but the main one."""
+
+    def is_done(self, step: int) -> bool:
+        """Return whether the result of a step is in the file, the same on every rank; all ranks call this."""
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, self.path is not None and _read_step(self.path) == step)
+        return any(gathered)
 
     def run(
         self,
@@ -118,9 +125,17 @@ class TeacherComparison:
         }
         assert self.path is not None
         try:
-            write_whole(self.path, json.dumps(record, indent=1) + "\n")
+            write_whole(self.path, to_json(record, indent=1) + "\n")
         except OSError as error:
             _LOGGER.warning("Failed to write %s: %s", self.path, error.strerror)
+
+
+def _read_step(path: Path) -> int | None:
+    """Return the step of the result in a file; None if there is none."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _describe(figure: Interval, *, digits: int = 2) -> str:

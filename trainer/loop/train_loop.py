@@ -165,13 +165,16 @@ class TrainLoop:
         """Take the steps, save and validate when they are due; return after the last step."""
         training, checkpoint = self._config.training, self._config.checkpoint
         last_step = training.last_step
+        has_finished = self.progress.step >= training.train_iters
+        lacks_comparison = has_finished and self._lacks_comparison()
         if self.progress.is_validation_due and self._validates:
             self._validate(read)
-        elif not self._evaluates_now and (self.progress.step >= last_step or self._has_stopped_early):
+        elif not (self._evaluates_now or lacks_comparison) and (
+            self.progress.step >= last_step or self._has_stopped_early
+        ):
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
         if self._evaluates_now:
             self._evaluate(read)
-        has_finished = self.progress.step >= training.train_iters
         while self.progress.step < last_step and not self._has_stopped_early:
             if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
@@ -191,7 +194,7 @@ class TrainLoop:
             if self.progress.is_evaluation_due:
                 self._evaluate(read)
         self._describe_best()
-        if not has_finished and self.progress.step >= training.train_iters:
+        if lacks_comparison or (not has_finished and self.progress.step >= training.train_iters):
             self._compare_with_teacher(read)
 
     @property
@@ -352,6 +355,12 @@ class TrainLoop:
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
+
+    def _lacks_comparison(self) -> bool:
+        """Return whether the run was stopped between its last step and the comparison with the teacher."""
+        if self._teacher is None or self._validation is None:
+            return False
+        return not self._teacher.is_done(self.progress.step)
 
     def _compare_with_teacher(self, read: CollectiveRead) -> None:
         """Report the perplexities of a distilled model and its teacher at the end of the run.
