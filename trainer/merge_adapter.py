@@ -7,7 +7,8 @@ and engine. OUTPUT_DIR becomes a run directory with one checkpoint of all weight
 it, and runs start from it with pretrained_checkpoint=OUTPUT_DIR. Nothing is written unless the merged model computes
 the logits of base and adapters.
 
-Weights are merged in small parts, in fp32; the proof needs 4 bytes of memory per parameter.
+Weights are merged in small parts, in fp32; the proof needs 4 bytes of memory per parameter, and 8 where
+rounding must be measured.
 
 Prints one line of JSON. Exit codes: 0 done, 1 the logits differ or the disk is full, 2 invalid input, 130 interrupted,
 143 terminated. In every case but 0, OUTPUT_DIR has no new checkpoint.

@@ -1,6 +1,8 @@
 """Adapters go to peft and come back: PeftModel computes the same logits, and so does the merged model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.data.shards import write_shard
 from tests.huggingface.models import VOCAB_SIZE, save_model, transformers
 from tests.huggingface.test_commands import QUIET, command
+from tests.train.commands import REPOSITORY, environment
 from trainer.checkpoint.trainer_state import read_state
 
 peft = pytest.importorskip("peft")
@@ -104,6 +107,42 @@ def test_merged_model_is_the_same(family: str, folder: Path, tmp_path: Path) -> 
     limit = 5e-6 * float(expected.abs().max())  # the gate's own
     assert float((found - expected).abs().max()) <= limit
     assert float((plain - expected).abs().max()) > 100 * limit, "the adapters do something"
+
+
+_STRICT_MERGE = """
+import sys
+from trainer.parallel import cpu_shim
+cpu_shim.install()
+from trainer import merge_adapter
+from trainer.huggingface import gate
+from trainer.huggingface.native_weights import NativeWeights
+gate.MAX_RELATIVE_DIFFERENCE = 1e-9
+factor, read = float(sys.argv.pop(1)), NativeWeights.read
+NativeWeights.read = lambda self, *args: read(self, *args) * factor
+sys.exit(merge_adapter.main())
+"""
+
+
+def test_a_merge_is_judged_by_the_rounding_of_the_model(family: str, folder: Path, tmp_path: Path) -> None:
+    """With a limit below all rounding, a right merge is still accepted, and a wrong one refused."""
+    if family != "llama3":
+        pytest.skip("the same for all families")
+    right, wrong = (
+        subprocess.run(
+            [sys.executable, "-c", _STRICT_MERGE, factor, folder / "run", tmp_path / factor],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+            env=environment(),
+        )
+        for factor in ("1", "1.00001")
+    )
+    assert right.returncode == 0, right.stderr
+    gate = json.loads(right.stdout.splitlines()[-1])["gate"]
+    assert 1e-9 < gate["relative_difference"] <= 2 * gate["rounding_error"] < 5e-6
+    assert wrong.returncode == 1 and "is not that of base and adapters" in wrong.stderr, wrong.stderr
+    assert "whose own rounding error is" in wrong.stderr and not list(tmp_path.glob("1.00001/checkpoints/step*"))
 
 
 def make_peft(source: Path, out: Path, **settings: Any) -> None:

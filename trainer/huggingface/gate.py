@@ -72,7 +72,7 @@ class GateResult:
     """Of each row."""
     num_rows: int = NUM_ROWS
     rounding_error: float | None = None
-    """Largest difference of transformers' fp32 from its own fp64, over the largest logit; None: not measured."""
+    """Largest difference of the other model's fp32 from its own fp64, over the largest logit; None: not measured."""
     other: str = "transformers'"
     """Whose logits the first model's are compared with."""
 
@@ -93,7 +93,7 @@ class GateResult:
         return (
             f"logits differ from {self.other} by {self.max_difference:.1e} at most, {self.relative_difference:.1e} of"
             f" the largest ({self.num_rows} rows of {self.num_tokens} tokens, fp32; the limit is {self.limit:.0e}"
-            + ("" if self.rounding_error is None else f", transformers' own rounding error {self.rounding_error:.1e}")
+            + ("" if self.rounding_error is None else f", whose own rounding error is {self.rounding_error:.1e}")
             + ")"
         )
 
