@@ -380,7 +380,7 @@ def _write_split(
         message = f"{len(fatal)} faults in the rows; nothing was written. Failed checks: {named}\n{shown}"
         raise RunStopped(message, exit_code=EXIT_STOPPED)
     num_tokens = int(lengths.sum())
-    num_targets = sum(int((chunk != NO_LABEL).sum()) for chunk in spool.label_chunks())
+    num_targets = int(spool.count_targets().sum())
     return SplitReport(
         prefix=str(prefix),
         num_examples=spool.num_units,
@@ -393,10 +393,17 @@ def _write_split(
         target_share=num_targets / num_tokens,
         length_percentiles=describe_lengths(spool.document_lengths),
         longest=int(spool.document_lengths.max()),
+        mean_answer_tokens=_mean_answer_tokens(spool) if record.task == "dpo" else {},
         num_compared_answers=spool.num_kept_texts,
         faults=count_faults(faults),
         first_faults=[str(fault) for fault in faults[:5]],
     )
+
+
+def _mean_answer_tokens(spool: ExampleSpool) -> dict[str, float]:
+    """Return the mean number of targets of chosen and rejected answers; they are in turn."""
+    counts = spool.count_targets()
+    return {"chosen": float(counts[::2].mean()), "rejected": float(counts[1::2].mean())}
 
 
 def _describe_settings(preparation: Preparation, encoding: EncodeSettings) -> dict[str, Any]:

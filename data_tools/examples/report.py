@@ -36,6 +36,8 @@ class SplitReport:
     length_percentiles: dict[str, float] = field(default_factory=dict)
     """Tokens of a document."""
     longest: int = 0
+    mean_answer_tokens: dict[str, float] = field(default_factory=dict)
+    """dpo: targets of a chosen and of a rejected answer in the mean."""
     label_counts: dict[str, int] = field(default_factory=dict)
     """classify and tag: examples or words of each class; qa: windows with and without an answer."""
     num_compared_answers: int = 0
@@ -105,7 +107,10 @@ def _format_split(split: SplitReport, *, seq_length: int) -> Iterator[str]:
     )
     yield f"{split.num_targets} targets, {split.target_share:.1%} of the examples' tokens"
     lengths = ", ".join(f"{name[1:]}% up to {value:.0f}" for name, value in split.length_percentiles.items())
-    yield f"tokens of an example: {lengths}, longest {split.longest}"
+    yield f"tokens of {'a document' if split.mean_answer_tokens else 'an example'}: {lengths}, longest {split.longest}"
+    if split.mean_answer_tokens:
+        means = " and ".join(f"{value:.1f} if {kind}" for kind, value in split.mean_answer_tokens.items())
+        yield f"targets of an answer in the mean: {means}"
     if split.label_counts:
         yield f"labels: {_format_counts(split.label_counts)}"
     failed = {name: number for name, number in split.faults.items() if number}

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_tools.examples.encode import Unit
 from trireme.examples.rows import Expected
+from trireme.shards.examples import NO_LABEL
 
 MAX_KEPT_CHARACTERS = 1 << 26
 """Of answers that are kept in memory to be compared with the finished rows."""
@@ -93,6 +94,16 @@ class ExampleSpool:
         labels = self._maps[1]
         for first in range(0, len(labels), CHUNK_TOKENS):
             yield np.asarray(labels[first : first + CHUNK_TOKENS])
+
+    def count_targets(self) -> np.ndarray:
+        """Return the labels of each document that are targets: [num_documents] int64."""
+        offsets, counts = np.frombuffer(self._offsets, np.int64), np.zeros(len(self._is_truncated), np.int64)
+        first = 0
+        for chunk in self.label_chunks():
+            places = np.flatnonzero(chunk != NO_LABEL) + first
+            counts += np.bincount(np.searchsorted(offsets, places, side="right") - 1, minlength=len(counts))
+            first += len(chunk)
+        return counts
 
     def documents_of(self, unit: int) -> range:
         """Return the numbers of a unit's documents."""
