@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trainer.checkpoint.adapter_base import (
@@ -106,6 +106,15 @@ def restore_run(
         raise_if_any(check_base_files(saved, adapters=path, given=found, path=LORA_BASE))
     raise_if_any(check_model(config.model, padded_vocab_size=derived.padded_vocab_size, state=saved, checkpoint=path))
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
+    former = Ranks().run_on_rank0(lambda: _find_former_metric(path), doing=f"reading the configuration of {path}")
+    if state.best_validation is not None and former not in (None, config.finetune.metric):
+        _LOGGER.warning(
+            "finetune.metric was %s until step %d and is %s now: the best validation is searched for anew.",
+            former,
+            state.step,
+            config.finetune.metric,
+        )
+        state = replace(state, best_validation=None)
     engine.restore(num_updates=state.num_updates, loss_scale=state.loss_scale)
     is_fork = not is_inside(path, run_directory)
     if is_fork and state.seed != config.training.seed:
@@ -123,6 +132,15 @@ def restore_run(
         is_rollback=names_own_checkpoint(resume, run_directory),
     )
     return state, origin
+
+
+def _find_former_metric(checkpoint: Path) -> str | None:
+    """Return what a checkpoint's best validation was chosen by; None if that is not known."""
+    config_file = find_config(checkpoint)
+    try:
+        return None if config_file is None else load_config_file(config_file).finetune.metric
+    except ConfigError:  # of another version
+        return None
 
 
 def start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine: Engine) -> Path | None:

@@ -185,6 +185,19 @@ def test_a_run_without_progress_ends_early_and_keeps_its_best(folder: Path) -> N
     assert len(validations(run)) == len(found)
 
 
+def test_another_metric_does_not_compare_with_the_best_value_of_the_former_one(folder: Path) -> None:
+    """An accuracy, of which more is better, is kept as its negative, which no loss can be below."""
+    further = (*ENCODER, "optimizer.lr=3e-3", "finetune.num_epochs=2", "training.eval_interval=1")
+    finetune(folder, "classify", "metric", *further, "finetune.metric=accuracy", "training.stop_after_step=2")
+    changed = ("finetune.metric=loss", "finetune.early_stopping_patience=1")
+    done = run_command("launch.finetune", *settings("classify", "metric", *further, *changed), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "finetune.metric was accuracy until step 2 and is loss now" in done.stderr
+    later = {record["step"]: record["loss"] for record in validations(folder / "outputs" / "metric")[2:]}
+    best = min(later, key=lambda step: later[step])
+    assert f"Best validation: loss {later[best]:.4f} at step {best}." in done.stderr
+
+
 def test_inputs_that_do_not_fit_the_task_are_named_together(folder: Path) -> None:
     done = run_command(
         "launch.finetune",
