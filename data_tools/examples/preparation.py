@@ -320,10 +320,12 @@ def _describe_method(encoding: EncodeSettings, tokenizer: Tokenizer) -> Iterator
 
 
 def _describe_texts(preparation: Preparation, encoding: EncodeSettings) -> TextSettings:
-    """Describe how texts became tokens; columns are those of the first file."""
+    """Describe how texts became tokens; columns are those of the first file that has them."""
     columns = preparation.reading.columns
-    with suppress(FieldError):  # a malformed first line, which is skipped
-        columns = find_columns(preparation.inputs[0], preparation.reading)
+    for path in preparation.inputs:
+        with suppress(FieldError):  # a file without the columns, which is skipped
+            columns = find_columns(path, preparation.reading)
+            break
     is_table, is_text = encoding.task in ("classify", "tag"), encoding.task == "classify"
     return TextSettings(
         truncation=encoding.truncation,

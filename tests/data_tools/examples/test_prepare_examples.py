@@ -504,3 +504,16 @@ def test_a_row_is_shown(model: Path, bert: Path, tmp_path: Path, monkeypatch: py
     prepare(bert, tmp_path / "films.csv", tmp_path / "films" / "rows", task="classify", seq_length=16)
     done = run_command("data_tools.inspect", tmp_path / "films" / "rows", "--example", 0)
     assert ", label pos\x1b[0m\n" in done.stdout and "row 0: the label is that of the whole document\n" in done.stdout
+
+
+def test_the_columns_are_recorded_of_the_first_file_that_has_them(tmp_path: Path) -> None:
+    """Else predictions would leave out the second texts."""
+    skipped = write_lines(tmp_path / "a.jsonl", [{"field": 1}])
+    pairs = [{"sentence1": f"a {number}", "sentence2": "b", "label": "xy"[number % 2]} for number in range(8)]
+    options = ("--task", "classify", "--tokenizer", save_bert_tokenizer(tmp_path / "bert").parent, "--seq-length", 32)
+    inputs = ("--input", skipped, write_lines(tmp_path / "b.jsonl", pairs), "--skip-invalid")
+    done = run_command("data_tools.prepare_examples", *options, *inputs, "--output", tmp_path / "rows")
+    assert done.returncode == 0, done.stderr
+    record = read_examples(tmp_path / "rows")
+    assert record is not None and record.texts is not None
+    assert (record.texts.text_column, record.texts.second_column) == ("sentence1", "sentence2")
