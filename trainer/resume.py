@@ -25,7 +25,7 @@ from trainer.checkpoint.pretrained import check_contents, check_weights, find_fr
 from trainer.checkpoint.rollback import RECORD_NAME as ROLLBACK_RECORD
 from trainer.checkpoint.rollback import names_own_checkpoint, resume_of_start, roll_back
 from trainer.checkpoint.tokenizer import find_config
-from trainer.checkpoint.trainer_state import BaseRecord, Layout, TrainerState, TrainProgress, read_state
+from trainer.checkpoint.trainer_state import BaseRecord, Layout, TrainerState, TrainProgress, metric_of, read_state
 from trainer.config.derived import DerivedConfig
 from trainer.config.load import dump_config, load_config_file
 from trainer.config.pretrained import PRETRAINED
@@ -106,8 +106,9 @@ def restore_run(
         raise_if_any(check_base_files(saved, adapters=path, given=found, path=LORA_BASE))
     raise_if_any(check_model(config.model, padded_vocab_size=derived.padded_vocab_size, state=saved, checkpoint=path))
     state = load_checkpoint(path, fragments=engine.optimizer_fragments(), layout=layout)
-    former = Ranks().run_on_rank0(lambda: _find_former_metric(path), doing=f"reading the configuration of {path}")
-    if state.best_validation is not None and former not in (None, config.finetune.metric):
+    best = state.best_validation
+    former = metric_of(best.basis) if best is not None and best.basis is not None else config.finetune.metric
+    if former != config.finetune.metric:
         _LOGGER.warning(
             "finetune.metric was %s until step %d and is %s now: the best validation is searched for anew.",
             former,
@@ -132,15 +133,6 @@ def restore_run(
         is_rollback=names_own_checkpoint(resume, run_directory),
     )
     return state, origin
-
-
-def _find_former_metric(checkpoint: Path) -> str | None:
-    """Return what a checkpoint's best validation was chosen by; None if that is not known."""
-    config_file = find_config(checkpoint)
-    try:
-        return None if config_file is None else load_config_file(config_file).finetune.metric
-    except ConfigError:  # of another version
-        return None
 
 
 def start_from_pretrained(config: TrainConfig, *, derived: DerivedConfig, engine: Engine) -> Path | None:

@@ -22,8 +22,10 @@ def due(step: int) -> TrainProgress:
     return progress
 
 
-def validate(saving: Saving, step: int, loss: float | None) -> None:
-    saving.saver.note_validation(progress_of(step, validation_loss=loss))
+def validate(saving: Saving, step: int, loss: float | None, basis: str | None = None) -> None:
+    progress = progress_of(step, validation_loss=loss)
+    progress.validation_basis = basis
+    saving.saver.note_validation(progress)
 
 
 def load(checkpoint: Path) -> TrainProgress:
@@ -70,6 +72,14 @@ def test_the_best_are_kept_although_their_losses_come_later(tmp_path: Path, is_a
             saving.saver.save(due(step))
             validate(saving, step, loss)
     assert saving.names() == ["step_00000020", "step_00000040", "step_00000070"]
+
+
+def test_the_best_are_those_of_the_rows_of_the_latest_validation(tmp_path: Path) -> None:
+    with open_saving(tmp_path, CheckpointConfig(async_save=False, keep_last=1, keep_best=1)) as saving:
+        for step, (loss, basis) in {10: (1.0, "a"), 20: (3.0, "b"), 30: (2.0, "b"), 40: (2.5, "b")}.items():
+            saving.saver.save(due(step))
+            validate(saving, step, loss, basis)
+    assert saving.names() == ["step_00000030", "step_00000040"]
 
 
 def test_the_checkpoint_of_another_run_is_left_as_it_is(tmp_path: Path) -> None:

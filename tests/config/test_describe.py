@@ -51,6 +51,17 @@ def test_whether_there_is_validation_is_said() -> None:
     assert _lines(data)[3] == "Validation: every 100 steps and after the last step, on at most 10 global batches"
     only_last = _lines(data, "training.train_iters=100", "training.eval_iters=1")[3]
     assert only_last == "Validation: after the last step, on at most 1 global batch"
+    first_too = _lines(data, "training.eval_at_start=true", "training.eval_iters=null")[3]
+    assert first_too == (
+        "Validation: before the first step, every 100 steps and after the last step, on all of data.validation"
+    )
+
+
+def test_the_teacher_is_named_with_its_weight_and_temperature() -> None:
+    lines = _lines("distill.teacher=/runs/large", "distill.temperature=2")
+    expected = "Distillation: teacher /runs/large, weight 0.5 in the loss, temperature 2"
+    assert [line for line in lines if "teacher" in line] == [expected]
+    assert not any("teacher" in line for line in _lines("distill.weight=0.7"))
 
 
 @pytest.mark.parametrize("style", ["constant", "cosine", "linear", "wsd"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from trainer.checkpoint.trainer_state import TrainProgress
+from trainer.checkpoint.trainer_state import BestValidation, TrainProgress
 from trainer.config.evaluation import EvaluationConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
@@ -16,6 +16,7 @@ from trainer.engine.base import StepResult
 from trainer.loop.signals import StopRequest
 from trainer.loop.suite_evaluation import SuiteResult
 from trainer.loop.train_loop import LoopConfig, TrainLoop
+from trainer.metrics.record import ValidationMetrics
 from trainer.metrics.throughput import ThroughputMeter
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
 
@@ -40,6 +41,9 @@ class Parts:
     skipped_samples: SampleRanges = field(default_factory=SampleRanges)
     num_steps: int = 3
     """Of a validation."""
+    validations: list[ValidationMetrics] = field(default_factory=list)
+    digest: str = "1"
+    """Of the validation's windows."""
     num_updates: int = 0
 
     def note(self, line: str) -> None:
@@ -108,7 +112,8 @@ class Parts:
 
     def record_step(self, metrics: object) -> None: ...
 
-    def record_validation(self, metrics: object) -> None: ...
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        self.validations.append(metrics)
 
     def record_evaluation(self, metrics: object) -> None: ...
 
@@ -120,8 +125,9 @@ def build(
     save_at_end: bool = True,
     steps: int = 4,
     evaluation_interval: int = 0,
+    eval_at_start: bool = False,
 ) -> TrainLoop:
-    training = TrainingConfig(train_iters=steps, eval_interval=2, eval_iters=3)
+    training = TrainingConfig(train_iters=steps, eval_interval=2, eval_iters=3, eval_at_start=eval_at_start)
     checkpoint = CheckpointConfig(save_interval=2, save_at_end=save_at_end)
     parts.consumed_samples = progress.step if progress else 0
     return TrainLoop(
@@ -179,6 +185,26 @@ def test_a_run_that_was_stopped_in_its_last_validation_makes_it_up() -> None:
     assert build(parts, progress=TrainProgress(step=4, is_validation_due=True)).run(parts.stop) == "done"
     assert parts.log[:4] == [*validation(), "validated 4"]
     assert not any(line.startswith("read") and "validation" not in line for line in parts.log)
+
+
+def test_a_validation_before_the_first_step_is_shown_but_not_compared() -> None:
+    parts = Parts()
+    loop = build(parts, steps=1, eval_at_start=True)
+    assert loop.run(parts.stop) == "done"
+    assert parts.log[:4] == [*validation(), "read 1"]
+    assert [record.step for record in parts.validations] == [0, 1]
+    assert loop.progress.best_validation is not None and loop.progress.best_validation.step == 1
+    again = Parts()
+    build(again, progress=TrainProgress(step=1), eval_at_start=True).run(again.stop)
+    assert again.log[0] == "read 2", "a resumed run has its first validation already"
+
+
+def test_other_rows_of_validation_begin_a_new_search_for_the_best() -> None:
+    parts = Parts(digest="2")
+    former = BestValidation(step=1, value=1.0, basis="loss of 1")
+    loop = build(parts, progress=TrainProgress(step=1, best_validation=former))
+    loop.run(parts.stop)
+    assert loop.progress.best_validation == BestValidation(step=2, value=3.5, num_since=1, basis="loss of 2")
 
 
 def test_a_request_to_stop_is_heard_before_the_next_step() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, check_files, read_manifest, write_manifest
+from trainer.checkpoint.trainer_state import is_same_basis
 from trireme.errors import ConfigError
 from trireme.files import sync_directory
 
@@ -58,6 +59,7 @@ def commit(
     files: Mapping[str, FileRecord],
     validation_loss: float | None = None,
     validation_score: float | None = None,
+    validation_basis: str | None = None,
 ) -> Path:
     """Make a completely written temporary directory the latest checkpoint.
 
@@ -78,6 +80,7 @@ def commit(
         files=dict(files),
         validation_loss=validation_loss,
         validation_score=validation_score,
+        validation_basis=validation_basis,
     )
     write_manifest(temporary, manifest)
     sync_directory(temporary)
@@ -192,7 +195,8 @@ def retain(run_directory: Path, *, keep_last: int, keep_interval: int = 0, keep_
     Args:
         keep_last: number of checkpoints saved last that stay; 0 keeps all.
         keep_interval: checkpoints whose step is a multiple of it stay; 0 means none.
-        keep_best: number of checkpoints with the lowest validation loss, or the highest score, that stay.
+        keep_best: number of checkpoints with the lowest validation loss, or the highest score, that stay; validations
+            by another metric or on other rows than the latest one do not count.
     """
     if keep_last <= 0:
         return
@@ -208,8 +212,10 @@ def retain(run_directory: Path, *, keep_last: int, keep_interval: int = 0, keep_
     if keep_interval:
         kept |= {path for path in paths if step_of(path) % keep_interval == 0}
     # Of several saved after the same validation, the one nearest to it is kept.
-    validated = [(_order(found.manifest), found.manifest.step, found.path) for found in complete]
-    best = sorted((value, step, path) for value, step, path in validated if value is not None)
+    validated = [found for found in complete if _order(found.manifest) is not None]
+    basis = validated[0].manifest.validation_basis if validated else None
+    compared = [found for found in validated if is_same_basis(found.manifest.validation_basis, basis)]
+    best = sorted((_order(found.manifest), found.manifest.step, found.path) for found in compared)
     kept |= {path for _, _, path in best[:keep_best]}
     for path in [*paths, *abandoned]:
         if path not in kept:

@@ -173,11 +173,12 @@ def _read_state(path: Path) -> TrainerState:
     state, manifest = read_state(path), read_manifest(path)
     loss, score, best = manifest.validation_loss, manifest.validation_score, state.best_validation
     if state.is_validation_due and loss is not None:
-        best = update_best(best, step=state.step, loss=loss, score=score)
+        best = update_best(best, step=state.step, loss=loss, score=score, basis=manifest.validation_basis)
     return replace(
         state,
         validation_loss=loss,
         validation_score=score,
+        validation_basis=manifest.validation_basis,
         best_validation=best,
         is_validation_due=state.is_validation_due and loss is None,
         is_evaluation_due=state.is_evaluation_due and not manifest.is_evaluated,

@@ -252,7 +252,12 @@ class CheckpointManager:
         if path is None or progress.validation_loss is None:
             return
         try:
-            note_validation(path, loss=progress.validation_loss, score=progress.validation_score)
+            note_validation(
+                path,
+                loss=progress.validation_loss,
+                score=progress.validation_score,
+                basis=progress.validation_basis,
+            )
         except (OSError, ConfigError) as error:
             _LOGGER.warning("Failed to write the validation loss of step %d to %s: %s", progress.step, path, error)
             return

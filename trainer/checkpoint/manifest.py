@@ -44,6 +44,8 @@ class Manifest:
     """
     validation_score: float | None = None
     """Of the same validation, where finetune.metric is a score: then retention keeps the highest of these."""
+    validation_basis: str | None = None
+    """Of the same validation, see `TrainProgress`: retention compares those alone that share that of the latest."""
     is_evaluated: bool = False
     """Whether the evaluation suite has been run on these weights, which happens after the save."""
     format_version: int = FORMAT_VERSION
@@ -64,14 +66,14 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     write_durably(directory / MANIFEST_NAME, _render(manifest))
 
 
-def note_validation(directory: Path, *, loss: float, score: float | None) -> None:
+def note_validation(directory: Path, *, loss: float, score: float | None, basis: str | None) -> None:
     """Add the result of a validation to a complete checkpoint, which was saved before its weights were validated.
 
     Raises:
         ConfigError: its manifest is missing or damaged.
         OSError: it cannot be written; the checkpoint stays as it was.
     """
-    manifest = replace(read_manifest(directory), validation_loss=loss, validation_score=score)
+    manifest = replace(read_manifest(directory), validation_loss=loss, validation_score=score, validation_basis=basis)
     write_whole(directory / MANIFEST_NAME, _render(manifest))
 
 

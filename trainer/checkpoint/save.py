@@ -136,4 +136,5 @@ def _finish(
         files=files,
         validation_loss=state.validation_loss,
         validation_score=state.validation_score,
+        validation_basis=state.validation_basis,
     )

@@ -92,23 +92,43 @@ class BestValidation:
     """Its loss, or its score times -1: less is better."""
     num_since: int = 0
     """Validations since then."""
+    basis: str | None = None
+    """See `TrainProgress.validation_basis`."""
 
 
 def update_best(
-    best: BestValidation | None, *, step: int, loss: float | None, score: float | None
+    best: BestValidation | None, *, step: int, loss: float | None, score: float | None, basis: str | None = None
 ) -> BestValidation | None:
     """Return the best validation after one more; an earlier one stays the best where they are equal.
 
     Args:
         loss: None if it was not finite: the validation counts as worse.
         score: compared instead of the loss, if there is one; more is better.
+        basis: see `TrainProgress.validation_basis`; a best validation on another one is forgotten.
     """
+    if best is not None and not is_same_basis(best.basis, basis):
+        best = None
     value = loss if score is None else -score
     if loss is None or value is None:
         return best and replace(best, num_since=best.num_since + 1)
     if best is None or value < best.value:
-        return BestValidation(step=step, value=value)
+        return BestValidation(step=step, value=value, basis=basis)
     return replace(best, num_since=best.num_since + 1)
+
+
+def name_basis(metric: str, digest: str) -> str:
+    """Return the basis of validations by a metric, on the windows of a digest."""
+    return f"{metric} of {digest}"
+
+
+def metric_of(basis: str) -> str:
+    """Return the metric of a basis."""
+    return basis.partition(" of ")[0]
+
+
+def is_same_basis(first: str | None, second: str | None) -> bool:
+    """Return whether two validations can be compared; checkpoints of older versions do not say on what they are."""
+    return first is None or second is None or first == second
 
 
 @dataclass(kw_only=True)
@@ -123,6 +143,8 @@ class TrainProgress:
     """Of the last validation at or before `step`; None before the first one, if it was not finite, or if one is due."""
     validation_score: float | None = None
     """Of the last validation, where finetune.metric is a score, of which more is better; None where it is the loss."""
+    validation_basis: str | None = None
+    """What validations must share to be compared: the metric, and a digest of their windows or rows."""
     best_validation: BestValidation | None = None
     """None before the first validation with a finite loss."""
     is_validation_due: bool = False
@@ -203,6 +225,8 @@ class TrainerState:
     """Of the last validation at or before `step`; see `TrainProgress`. A later validation is added to the manifest."""
     validation_score: float | None = None
     """See `TrainProgress`; also added to the manifest later."""
+    validation_basis: str | None = None
+    """See `TrainProgress`; also added to the manifest later."""
     best_validation: BestValidation | None = None
     """See `TrainProgress`."""
     is_validation_due: bool = False
@@ -237,6 +261,7 @@ class TrainerState:
             consumed_tokens=self.consumed_tokens,
             validation_loss=self.validation_loss,
             validation_score=self.validation_score,
+            validation_basis=self.validation_basis,
             best_validation=self.best_validation,
             is_validation_due=self.is_validation_due,
             is_evaluation_due=self.is_evaluation_due,

@@ -73,6 +73,7 @@ _SETTINGS = {
     "tokenizer.path": "tokenizer_model tokenizer_name tokenizer_name_or_path tokenizer_path",
     "training.eval_interval": "eval_every eval_freq eval_steps val_check_interval",
     "training.eval_iters": "limit_val_batches",
+    "training.eval_at_start": "eval_on_start",
     "training.global_batch_size": "gradient_accumulation_steps total_batch_size train_batch_size",
     "training.micro_batch_size": (
         "local_batch_size mbs per_device_train_batch_size per_gpu_train_batch_size train_micro_batch_size_per_gpu"

@@ -11,6 +11,7 @@ def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
         f"Run directory: {derived.run_directory}",
         *_describe_task(config),
         *_describe_adapters(config, derived),
+        *_describe_teacher(config),
         _describe_size(config, derived),
         _describe_schedule(config, derived),
         _describe_validation(config),
@@ -40,6 +41,16 @@ def _describe_adapters(config: TrainConfig, derived: DerivedConfig) -> list[str]
         f"Adapters: rank {lora.rank}, scale {lora.scale:g} on {', '.join(lora.target_modules)};"
         f" {format_count(trained)} of {format_count(derived.num_parameters + trained)} parameters are trained"
         f" ({100 * trained / (derived.num_parameters + trained):.2f} %)"
+    ]
+
+
+def _describe_teacher(config: TrainConfig) -> list[str]:
+    distill = config.distill
+    if not distill.is_on:
+        return []
+    return [
+        f"Distillation: teacher {distill.teacher}, weight {distill.weight:g} in the loss,"
+        f" temperature {distill.temperature:g}"
     ]
 
 
@@ -80,8 +91,10 @@ def _describe_validation(config: TrainConfig) -> str:
         return "Validation: off (data.validation is empty)"
     if training.eval_interval == 0:
         return "Validation: off (training.eval_interval=0)"
-    is_repeated = training.eval_interval < training.train_iters
-    often = f"every {format_number(training.eval_interval, 'step')} and " if is_repeated else ""
+    times = ["before the first step"] if training.eval_at_start else []
+    if training.eval_interval < training.train_iters:
+        times.append(f"every {format_number(training.eval_interval, 'step')}")
+    often = f"{', '.join(times)} and " if times else ""
     if training.eval_iters is None:
         return f"Validation: {often}after the last step, on all of data.validation"
     batches = format_number(training.eval_iters, "global batch")

@@ -111,6 +111,8 @@ class TrainingConfig:
     """Steps between validations; 0 disables validation."""
     eval_iters: int | None = 10
     """Global batches per validation; null validates on every window or row of data.validation once."""
+    eval_at_start: bool = False
+    """Validates before the first step too, to show what training changes; that result cannot become the best one."""
     stop_after_step: int | None = None
     """Save a checkpoint and exit after this step; schedules still end at train_iters, so the run can be resumed."""
 

@@ -1,5 +1,7 @@
 """Load the validation set: the same windows in every validation, under every layout."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,13 +11,14 @@ from trainer.config.run import DatasetConfig
 from trainer.data.labelled_rows import LabelledRowReader, RowsConfig
 from trainer.data.loader import count_microbatches, open_source
 from trainer.data.micro_batch import PADDING, DocumentConfig, MicroBatch, WindowReader
-from trainer.data.mixture import continue_mixture
+from trainer.data.mixture import DatasetIdentity, continue_mixture
 from trainer.data.sampler import SampleLocations, SampleOrder, sample_ids
 from trireme.progress import format_number
 
 VALIDATION_SEED = 0
 """Not the run's seed: runs with different seeds are validated on the same windows."""
 
+_DIGITS = 16
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +36,7 @@ class ValidationLoader:
         reader: WindowReader | LabelledRowReader,
         *,
         locations: SampleLocations,
+        identities: Sequence[DatasetIdentity] = (),
         dp_rank: int,
         dp_size: int,
         micro_batch_size: int,
@@ -43,6 +47,8 @@ class ValidationLoader:
         self.reader = reader
         self.locations = locations
         """Of each sample of a pass, by its number."""
+        self.digest = _digest(identities, locations)
+        """The same for equal windows of equal data sets: only then two validations can be compared."""
         self._dp_rank, self._dp_size, self._micro_batch_size = dp_rank, dp_size, micro_batch_size
         self._global_batch_size = global_batch_size
         self._num_microbatches = count_microbatches(global_batch_size, dp_size * micro_batch_size)
@@ -119,11 +125,19 @@ def build_validation_loader(
     return ValidationLoader(
         source,
         locations=locations,
+        identities=[dataset.identity for dataset in datasets],
         dp_rank=dp_rank,
         dp_size=dp_size,
         micro_batch_size=micro_batch_size,
         global_batch_size=global_batch_size,
     )
+
+
+def _digest(identities: Sequence[DatasetIdentity], locations: SampleLocations) -> str:
+    known = hashlib.sha256(json.dumps([one.checksum or one.content for one in identities]).encode())
+    for numbers in (locations.dataset, locations.window):
+        known.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
+    return known.hexdigest()[:_DIGITS]
 
 
 def _locate_all(num_windows: Sequence[int]) -> SampleLocations:

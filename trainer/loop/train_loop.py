@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from trainer.checkpoint.manager import CheckpointManager
-from trainer.checkpoint.trainer_state import TrainProgress, update_best
+from trainer.checkpoint.trainer_state import TrainProgress, is_same_basis, name_basis, update_best
 from trainer.config.evaluation import EvaluationConfig
 from trainer.config.finetune import FinetuneConfig
 from trainer.config.optim import LrScheduleConfig
@@ -175,6 +175,8 @@ class TrainLoop:
             _LOGGER.info("Nothing to do: step %d of %d is done.", self.progress.step, last_step)
         if self._evaluates_now:
             self._evaluate(read)
+        if self.progress.step == 0 and training.eval_at_start and self._validates:
+            self._validate(read)
         while self.progress.step < last_step and not self._has_stopped_early:
             if self._take_step(read) is StepOutcome.ROLLED_BACK:
                 continue
@@ -315,7 +317,7 @@ class TrainLoop:
         )
 
     def _validate(self, read: CollectiveRead) -> None:
-        """Validate, and store the loss in the checkpoint of these weights.
+        """Validate, and store the loss in the checkpoint of these weights; before the first step, only show it.
 
         Raises:
             StopRequested, ReadFailed: before the end; then the next start validates again.
@@ -330,15 +332,8 @@ class TrainLoop:
             read=lambda take: read(take, otherwise=f"Cannot validate after step {step}"),
             scorer=scorer,
         )
-        progress = self.progress
-        progress.validation_loss = result.loss if math.isfinite(result.loss) else None
-        progress.validation_score = None if finetune.metric == "loss" else result.scores.get(finetune.metric)
-        progress.best_validation = update_best(
-            progress.best_validation, step=step, loss=progress.validation_loss, score=progress.validation_score
-        )
-        progress.is_validation_due = False
-        self._checkpoints.note_validation(progress)
-        self._save_if_best(progress)
+        if step:
+            self._note_validation(result)
         if not result.num_tokens:
             _LOGGER.info(
                 "data.validation has no target tokens: the loss mask covers all of them. There is no validation loss."
@@ -355,6 +350,30 @@ class TrainLoop:
                 consumed_tokens=self.progress.consumed_tokens,
             )
         )
+
+    def _note_validation(self, result: ValidationResult) -> None:
+        """Compare a validation with the best one, and store it in the checkpoint of these weights."""
+        progress, finetune, step = self.progress, self._config.finetune, self.progress.step
+        assert self._validation is not None
+        progress.validation_loss = result.loss if math.isfinite(result.loss) else None
+        progress.validation_score = None if finetune.metric == "loss" else result.scores.get(finetune.metric)
+        progress.validation_basis = name_basis(finetune.metric, self._validation.digest)
+        best = progress.best_validation
+        if best is not None and not is_same_basis(best.basis, progress.validation_basis):
+            _LOGGER.warning(
+                "The best validation, at step %d, was measured on other data: it is searched for anew.",
+                best.step,
+            )
+        progress.best_validation = update_best(
+            best,
+            step=step,
+            loss=progress.validation_loss,
+            score=progress.validation_score,
+            basis=progress.validation_basis,
+        )
+        progress.is_validation_due = False
+        self._checkpoints.note_validation(progress)
+        self._save_if_best(progress)
 
     def _lacks_comparison(self) -> bool:
         """Return whether the run was stopped between its last step and the comparison with the teacher."""
