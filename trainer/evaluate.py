@@ -7,8 +7,9 @@
 
 The first argument is a run directory, whose latest valid checkpoint is evaluated, or a checkpoint. Model, tokenizer,
 data.validation and batch sizes are those of the run; the layout is data parallelism only. OVERRIDES change any of them,
-such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or parallel. Without a
-path, OVERRIDES are those of `trainer.train`, and `resume=PATH` names another checkpoint.
+such as data.validation=[{paths:[/data/other]}], training.eval_iters, training.micro_batch_size or parallel. Rows of
+`trireme prepare-examples` bring their task and length. Without a path, OVERRIDES are those of `trainer.train`, and
+`resume=PATH` names another checkpoint.
 
 Several paths are evaluated one after another; then a table is logged, and --report writes it as a page with a plot.
 
@@ -26,16 +27,22 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
+
 from trainer.config.cluster import ClusterConfig
-from trainer.config.finetune import FinetuneConfig
+from trainer.config.examples import find_record
+from trainer.config.finetune import HEAD_OF_TASK, FinetuneConfig
 from trainer.config.load import dump_config, group_options, load_config, load_config_file
-from trainer.config.run import CheckpointConfig, TokenizerConfig, TrainingConfig
+from trainer.config.run import CheckpointConfig, DatasetConfig, TokenizerConfig, TrainingConfig
 from trainer.config.schema import RESUME_KEYWORDS, TrainConfig
 from trireme.command import EXIT_INTERRUPTED, run_command, write_output
+from trireme.config.override_line import parse_override
+from trireme.config.path_text import BadPathError, expand_path
 from trireme.errors import EXIT_OK, EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.files import write_whole
 from trireme.logging import configure_logging
@@ -337,7 +344,28 @@ def _configure(path: Path, overrides: list[str]) -> tuple[TrainConfig, list[str]
     if options:
         chosen = load_config([f"run_name={config.run_name}", *options.values()])
         config = dataclasses.replace(config, **{group: getattr(chosen, group) for group in options})
-    return config, values
+    return _with_task(config, values), values
+
+
+def _with_task(config: TrainConfig, values: Sequence[str]) -> TrainConfig:
+    """Take finetune.task from the rows that data.validation names, if neither the run nor an override has one.
+
+    Rows of another head than the model's change nothing: they are reported as rows of a task.
+    """
+    chosen = dict(line.split("=", 1) for line in values if "=" in line)
+    if config.finetune.task is not None or "finetune.task" in chosen or "data.validation" not in chosen:
+        return config
+    try:
+        datasets: Any = parse_override(f"data.validation={chosen['data.validation']}").value()
+        prefix = expand_path(str(datasets[0]["paths"][0]))
+    except (HydraException, BadPathError, LookupError, TypeError):  # reported with all other errors
+        return config
+    record = find_record([DatasetConfig(paths=[prefix])])
+    # The loss of preferences needs their reference, which no single checkpoint has.
+    if record is None or record.task == "dpo" or HEAD_OF_TASK[record.task] != config.model.head:
+        return config
+    _LOGGER.info("data.validation holds examples of the task %s: finetune.task=%s.", record.task, record.task)
+    return dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, task=record.task))
 
 
 def _split_overrides(path: Path, overrides: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.shards import write_shard
 from tests.train.commands import SMALL, losses_of, tensors_of
 from tests.train.small_run import run_command, write_tokenizer
 from tests.trireme.small_disk import fill, small_file_system
@@ -20,6 +21,7 @@ from trainer.checkpoint.manifest import read_manifest
 from trainer.metrics.jsonl import read_records
 from trireme.shards.examples import read_record
 from trireme.shards.questions import read_questions
+from trireme.tokenizer.tokenizer import Tokenizer
 
 WORDS = ("good", "fine", "bad", "poor")
 TINY = tuple(line for line in SMALL if not line.startswith(("model.vocab_size", "model.seq_length")))
@@ -258,6 +260,27 @@ def test_a_fine_tuned_run_is_evaluated_by_the_scores_of_its_task(folder: Path) -
     for name in ("loss", "accuracy", "f1_macro"):
         assert result[name] == pytest.approx(last[name], rel=1e-6)
     assert "perplexity" not in result
+
+
+def test_a_model_without_a_task_is_evaluated_on_rows_by_their_task_and_length(folder: Path) -> None:
+    """As with both settings: a model of longer texts, such as an import, is scored on rows of 48 tokens."""
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    documents = [np.append(np.arange(2, 60), tokenizer.eos_id) for _ in range(20)]
+    write_shard(folder / "text", documents, tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size)
+    text = ("data.train=[{paths:[text]}]", "tokenizer.path=tokenizer.json", "run_name=plain", "model.seq_length=96")
+    done = run_command("launch.local", *TINY, *text, "training.train_iters=3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    arguments = ("outputs/plain", "training.eval_iters=null", "data.validation=[{paths:[rows/sft.validation]}]")
+    results = []
+    for further in ((), ("finetune.task=sft", "model.seq_length=48")):
+        done = run_command("trainer.evaluate", *arguments, *further, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert results[0] == results[1]
+    # The head of a language model has no scores of classes.
+    done = run_command("trainer.evaluate", "outputs/plain", "data.validation=[{paths:[rows/classify]}]", cwd=folder)
+    assert done.returncode == 2
+    assert "holds examples of the task classify" in done.stderr
 
 
 def test_a_resumed_run_keeps_its_reference(folder: Path, sft: Path) -> None:

@@ -21,14 +21,17 @@ def with_examples(config: TrainConfig) -> TrainConfig:
     """Fill in what the examples of data.train determine, if the run fine-tunes and they can be read.
 
     model.seq_length becomes the length of their rows, model.head and model.num_labels those of the task, and
-    finetune.num_epochs becomes training.train_iters. A shard that cannot be read changes nothing: it is reported with
-    all other inputs before the start.
+    finetune.num_epochs becomes training.train_iters. Without data.train, as in an evaluation, only the length is taken,
+    from data.validation: the model has its head already. A shard that cannot be read changes nothing: it is reported
+    with all other inputs before the start.
     """
     task = config.finetune.task
-    record = None if task is None else find_record(config.data.train)
+    record = None if task is None else find_record(config.data.train or config.data.validation)
     if task is None or record is None or record.task != task:
         return config
-    model = _with_head(_with_rows(config.model, seq_length=record.seq_length), task=task, record=record)
+    model = _with_rows(config.model, seq_length=record.seq_length)
+    if config.data.train:
+        model = _with_head(model, task=task, record=record)
     config = dataclasses.replace(config, model=model)
     num_epochs = config.finetune.num_epochs
     num_rows = count_rows(config.data.train)
