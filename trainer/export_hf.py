@@ -8,7 +8,8 @@ files, generation_config.json and the chat template. The first family of transfo
 model is chosen; of imported weights, the family that they came from, in the data types that they had.
 
 Adapters (LoRA) are added to the weights of their base. With --adapter, OUTPUT_DIR gets the adapters alone, in peft's
-format: adapter_config.json and adapter_model.safetensors, in fp32.
+format: adapter_config.json and adapter_model.safetensors, in fp32. --base-model says where peft finds the base: a name
+on Hugging Face's hub, or the directory of its export.
 
 Weights are copied in small parts: only the proof needs memory for the whole model, 4 bytes per parameter; --gate off
 skips it. With 16-bit weights, the proof compares models with equally rounded weights.
@@ -53,6 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.adapter and arguments.dtype not in (None, "fp32"):
         message, fix = "cannot be combined with --adapter: adapters are written in fp32", "Remove one of them."
         violations.append(Violation(path="--dtype", value=arguments.dtype, message=message, fix=fix))
+    if arguments.base_model is not None and not arguments.adapter:
+        message, fix = "is written with --adapter only", "Add --adapter, or remove it."
+        violations.append(Violation(path="--base-model", value=arguments.base_model, message=message, fix=fix))
+    elif arguments.base_model is not None and not arguments.base_model.strip():
+        message, fix = "must name the base model", "Give its name on the hub, or the directory of its export."
+        violations.append(Violation(path="--base-model", value=arguments.base_model, message=message, fix=fix))
     if not 0 < arguments.max_shard_gb < math.inf:
         message, fix = "must be greater than 0 and finite", "Use 5, for example."
         violations.append(Violation(path="--max-shard-gb", value=arguments.max_shard_gb, message=message, fix=fix))
@@ -69,7 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         saved, base = open_saved_run(arguments.path, verify=True), arguments.base
         if arguments.adapter:
             raise_if_any(_check_adapter(saved))
-            result = describe(export_adapter(saved, arguments.output, base=base, has_gate=has_gate))
+            adapter = export_adapter(
+                saved, arguments.output, base=base, base_model=arguments.base_model, has_gate=has_gate
+            )
+            result = describe(adapter)
         else:
             exported = export_model(
                 saved,
@@ -106,6 +116,12 @@ def _parse() -> argparse.Namespace:
         "--max-shard-gb", type=float, default=5.0, help="largest size of a weight file in GB (default: %(default)s)"
     )
     parser.add_argument("--adapter", action="store_true", help="write the adapters alone, in peft's format")
+    parser.add_argument(
+        "--base-model",
+        metavar="NAME_OR_PATH",
+        help="with --adapter: from where peft loads the base, for adapter_config.json (default: the name of what was "
+        "imported)",
+    )
     add_base_option(parser)
     add_gate_option(parser)
     return parser.parse_args()

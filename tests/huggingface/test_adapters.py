@@ -71,8 +71,10 @@ def run(module: str, *arguments: Any) -> dict[str, Any]:
 
 def test_export_loads_in_peft_and_comes_back(family: str, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "peft"
-    result = run("trainer.export_hf", folder / "run", out, "--adapter")
-    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+    done = command("trainer.export_hf", folder / "run", out, "--adapter", "--base-model", folder / "source")
+    assert done.returncode == 0, done.stderr
+    assert "peft cannot load the base" not in done.stderr
+    assert 0 < json.loads(done.stdout)["gate"]["relative_difference"] <= 5e-6
     assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 6)
@@ -84,8 +86,14 @@ def test_export_loads_in_peft_and_comes_back(family: str, folder: Path, tmp_path
     assert state.base is not None and state.contents == "weights"
     ids = torch.randint(0, VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(0))
     second = tmp_path / "second"
-    run("trainer.export_hf", tmp_path / "back", second, "--adapter", "--gate", "off")
+    done = command("trainer.export_hf", tmp_path / "back", second, "--adapter", "--gate", "off")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("peft cannot load the base by the name in adapter_config.json, source: ") == 1
     first, again = (logits_of_peft(folder / "source", place, ids) for place in (out, second))
+    # The name that was given suffices.
+    with torch.no_grad():
+        found = peft.AutoPeftModelForCausalLM.from_pretrained(str(out), dtype=torch.float32).eval()(ids).logits
+    assert torch.equal(found, first)
     # Bit for bit where parts are layers of their own; otherwise ranks were padded with zeros.
     assert torch.allclose(first, again, atol=0 if family == "llama3" else 1e-5 * float(first.abs().max()))
 
@@ -206,6 +214,7 @@ def test_other_wrong_input(family: str, folder: Path, tmp_path: Path) -> None:
     for arguments, message in (
         (("trainer.import_hf", tmp_path / "adapter", tmp_path / "x", "--base", folder / "base"), "lm_head"),
         (("trainer.export_hf", folder / "base", tmp_path / "x", "--adapter"), "--adapter: holds all weights"),
+        (("trainer.export_hf", folder / "run", tmp_path / "x", "--base-model", "a/b"), "written with --adapter only"),
         (("trainer.merge_adapter", folder / "base", tmp_path / "x"), "PATH: holds all weights and no adapters"),
         (("trainer.merge_adapter", folder / "run", tmp_path / "x", "--base", folder / "run"), "--base: is not"),
     ):

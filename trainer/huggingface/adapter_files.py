@@ -88,7 +88,14 @@ class AdapterResult:
     """Figures of the comparison of logits; None if it was switched off."""
 
 
-def export_adapter(saved: SavedRun, output: Path, *, base: Path | None = None, has_gate: bool = True) -> AdapterResult:
+def export_adapter(
+    saved: SavedRun,
+    output: Path,
+    *,
+    base: Path | None = None,
+    base_model: str | None = None,
+    has_gate: bool = True,
+) -> AdapterResult:
     """Write adapters in peft's format: adapter_config.json and adapter_model.safetensors, fp32.
 
     The proof exports the base too, into a directory that is deleted again.
@@ -97,6 +104,8 @@ def export_adapter(saved: SavedRun, output: Path, *, base: Path | None = None, h
         saved: from `open_saved_run`, of adapters.
         output: a directory that does not exist or is empty.
         base: where the base checkpoint is; None takes the path that the adapters name.
+        base_model: name or path from which transformers loads the base, for adapter_config.json; None takes the name of
+            what was imported, or of the base checkpoint.
         has_gate: compare logits with those of peft around transformers, with 4 bytes of memory per parameter.
     Raises:
         ConfigError: no family has such a model, or adapters are of experts.
@@ -107,7 +116,15 @@ def export_adapter(saved: SavedRun, output: Path, *, base: Path | None = None, h
     adapters = SavedAdapters(saved.checkpoint, state)
     weights = NativeWeights(saved.checkpoint, base=base)
     rules, record = _find_rules(state, weights.checkpoint)
-    peft = to_peft(adapters, rules, base_name=record.source if record is not None else weights.checkpoint.name)
+    base_name = base_model or (record.source if record is not None else weights.checkpoint.name)
+    if base_model is None and (base_name.endswith(".gguf") or not Path(base_name).is_dir()):
+        _LOGGER.warning(
+            "peft cannot load the base by the name in %s, %s: give the base to PeftModel yourself, or export again"
+            " with --base-model NAME_OR_PATH.",
+            CONFIG_FILE,
+            base_name,
+        )
+    peft = to_peft(adapters, rules, base_name=base_name)
     with (
         created_directory(output, output=output),
         write_errors_explained(output),

@@ -77,7 +77,7 @@ def to_peft(adapters: SavedAdapters, rules: Sequence[TensorRule], *, base_name: 
     Args:
         adapters: of the checkpoint.
         rules: of every tensor of the model, in the family that its base is exported in.
-        base_name: name of the base model, for adapter_config.json.
+        base_name: name or path of the base model, for base_model_name_or_path of adapter_config.json.
     Raises:
         ConfigError: experts have adapters in a family whose experts transformers does not fuse.
     """
