@@ -24,6 +24,7 @@ LIBRARIES = (
     "urllib3",
     "fsspec",
     "hydra",
+    "gguf",
     "py.warnings",
     "root",
 )

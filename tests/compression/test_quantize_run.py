@@ -13,6 +13,7 @@ from torch import distributed
 from tests.compression.models import VOCAB_SIZE, make_model, make_tokenizer, weights_of
 from tests.data.shards import write_shard
 from tests.distributed.harness import run_distributed
+from tests.huggingface.test_commands import command as run_module
 from trainer import quantize
 from trainer.checkpoint.pretrained import check_weights
 from trainer.checkpoint.quantized import QUANTIZED_NAME, QuantizedFile
@@ -36,7 +37,9 @@ def run_command(
     options = () if "--decoding-rounds" in arguments else ("--decoding-rounds", "0")
     monkeypatch.setattr("sys.argv", ["quantize", *map(str, arguments), *options])
     assert quantize.run(quantize._parse()) == 0
-    record: dict[str, Any] = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert output.endswith("}\n") and output.count("\n") == 1, "one line of JSON"
+    record: dict[str, Any] = json.loads(output)
     return record
 
 
@@ -175,6 +178,15 @@ def test_a_gguf_file_has_the_same_weights(
     assert own is not None and theirs is not None
     text = "hello, wonderful world 1234!"
     assert Tokenizer(own).encode(text) == Tokenizer(theirs).encode(text)
+
+
+def test_a_gguf_file_is_written_without_words_of_the_library(run_directory: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    done = run_module("trainer.quantize", run_directory, tmp_path / "model.gguf", "--gguf", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["output"] == str(tmp_path / "model.gguf")
+    assert done.stdout.endswith("}\n") and done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_offsets_meet_a_model_from_a_q4_1_file_exactly(command: Any, shard: Path, tmp_path: Path) -> None:
