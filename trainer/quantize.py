@@ -105,7 +105,7 @@ def _parse() -> argparse.Namespace:
         type=int,
         choices=(4, 8, 32),
         help="of the tables of embeddings and output; 32 leaves them in fp32 (default: 8; with --bits 4, 4 where the "
-        "tables have more than a third of the weights)",
+        "tables have more than a third of the weights, but 8 in GGUF files)",
     )
     parser.add_argument(
         "--offsets",

@@ -50,12 +50,19 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_results_hold_both_speeds(
-    command: Callable[..., dict[str, Any]], run_directory: Path, shard: Path, tmp_path: Path
+    command: Callable[..., dict[str, Any]],
+    run_directory: Path,
+    shard: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     record = command(quantize, run_directory, tmp_path / "int8", "--bits", 8, "--decoding-rounds", 1)
     assert json.loads((tmp_path / "int8" / "compression.json").read_text()) == record
     kinds = {name: set(speeds) for name, speeds in record["decoding"].items()}
     assert kinds == {"before": {"fp32", "bf16"}, "after": {"bf16"}}
+    lines = [one.getMessage() for one in caplog.records]
+    assert len(set(lines)) == len(lines) and not any(", step " in line for line in lines)
     rows = ("--data", shard, "--rows", 2, "--row-length", 32, "--validation-rows", 2)
     pruned = command(prune, run_directory, tmp_path / "pruned", "--layers", 2, *rows, "--decoding-rounds", 1)
     assert json.loads((tmp_path / "pruned" / "compression.json").read_text()) == pruned

@@ -84,7 +84,10 @@ def compare_decoding(
     }
     models = {
         name: load_model(
-            ModelOptions(path=path, base=place, params_dtype=dtype, max_batch_size=NUM_TEXTS), world=world, verify=False
+            ModelOptions(path=path, base=place, params_dtype=dtype, max_batch_size=NUM_TEXTS),
+            world=world,
+            verify=False,
+            announces=False,  # the original would appear once for each data type
         )
         for name, (path, place, dtype) in wanted.items()
     }

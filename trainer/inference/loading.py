@@ -87,6 +87,7 @@ def load_model(
     packs_weights: bool = True,
     world: World | None = None,
     verify: bool = True,
+    announces: bool = True,
 ) -> LoadedModel:
     """Load the latest valid checkpoint at a path; all ranks call this.
 
@@ -96,6 +97,7 @@ def load_model(
             weights where the checkpoint's are quantized.
         world: of the options' layout, which other models share; None starts it.
         verify: read every byte of the checkpoint and compare sha256.
+        announces: log checkpoint and step.
     Raises:
         ConfigError: on every rank: there is no valid checkpoint, the tokenizer is not the model's, or weights are not
             finite, or the model is an encoder.
@@ -114,7 +116,8 @@ def load_model(
     if packs_weights and options.params_dtype == "bf16" and is_quantized(saved.checkpoint):
         num_bytes = attach_quantized_weights(model, saved.checkpoint)
         _LOGGER.info("Quantized weights on this rank: %s.", format_bytes(num_bytes))
-    _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
+    if announces:
+        _LOGGER.info("%s, step %d", saved.checkpoint, state.step)
     generation_config = read_generation_config(saved.checkpoint)
     return LoadedModel(
         name=(saved.run_directory or saved.checkpoint).resolve().name,
