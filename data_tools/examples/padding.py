@@ -40,11 +40,11 @@ def choose_padding(tokenizer: Tokenizer, *, end_tokens: frozenset[int]) -> Paddi
         token = tokenizer.token_id(name)
         if token is not None and token not in forbidden:
             return Padding(token, f"the tokenizer's pad_token {name}")
+    why = _explain_missing(tokenizer, next(iter(names), None), end_tokens=end_tokens)
     for name in PAD_NAMES:
         token = tokenizer.token_id(name)
         if token is not None and token not in forbidden:
-            return Padding(token, f"{name}, by its name")
-    why = f"the tokenizer's pad_token {next(iter(names))} ends answers" if names else "the tokenizer has no pad_token"
+            return Padding(token, f"{name}, with which other models pad too: {why}")
     for token, what in ((tokenizer.unknown_id, "the unknown token"), (tokenizer.bos_id, "the token of beginnings")):
         if token is not None and token not in forbidden:
             return Padding(token, f"{what} {tokenizer.token_name(token)}, never a target: {why}")
@@ -54,6 +54,16 @@ def choose_padding(tokenizer: Tokenizer, *, end_tokens: frozenset[int]) -> Paddi
     if tokenizer.eos_id is not None:
         return Padding(tokenizer.eos_id, f"eos_token, as there is no other special token, without a label: {why}")
     return Padding(0, f"token 0, without a label: {why}")
+
+
+def _explain_missing(tokenizer: Tokenizer, name: str | None, *, end_tokens: frozenset[int]) -> str:
+    """Say why the tokenizer's own pad_token is not taken."""
+    if name is None:
+        return "the tokenizer has no pad_token"
+    token = tokenizer.token_id(name)
+    if token is None:
+        return f"the tokenizer's pad_token {name} is none of its tokens"
+    return f"the tokenizer's pad_token {name} ends {'answers, and so is a target' if token in end_tokens else 'texts'}"
 
 
 def _read_name(tokenizer: Tokenizer, file: str) -> str | None:

@@ -151,7 +151,7 @@ def test_rows_report_and_manifest(model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer(model / "tokenizer.json")
     assert rows.record.pad_token_id == tokenizer.bos_id
     assert rows.record.pad_token_id not in rows.labels
-    assert "the tokenizer's pad_token <|im_end|> ends answers" in done.stdout
+    assert "the tokenizer's pad_token <|im_end|> ends answers, and so is a target" in done.stdout
     manifest = read_manifest(tmp_path / "rows")
     assert manifest is not None
     assert set(manifest.files) == {".bin", ".idx", ".labels.bin", ".labels.idx"}
