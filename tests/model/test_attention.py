@@ -17,6 +17,7 @@ import torch  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.attention.flex_attention import create_block_mask  # noqa: E402
 
+from trainer.model import attention  # noqa: E402
 from trainer.model.attention import attend_in_blocks, attend_with_scores, one_document  # noqa: E402
 from trainer.model.key_intervals import (  # noqa: E402
     BLOCK_SIZE,
@@ -200,3 +201,20 @@ def test_sequences_of_one_document_have_a_row_each(inputs: list[torch.Tensor]) -
     for kernel in (in_blocks, masked):
         part = kernel(query[:, :, 150:], key, value, **where)
         torch.testing.assert_close(part, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("threads", "is_repeated"), [(1, False), (2, True), (3, False), (5, True)])
+def test_key_heads_that_threads_cannot_share_evenly_are_repeated(threads: int, is_repeated: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(1, heads, 20, 8, generator=generator) for heads in (9, 3, 3)]
+    expected = functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        query, key, value = (part.requires_grad_() for part in parts)
+        assert attention._is_uneven(query, key) is is_repeated
+        result = attention._sdpa(query, key, value, is_causal=True, enable_gqa=True)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(result, expected, rtol=0, atol=TOLERANCE)
+    assert torch.autograd.grad(result.sum(), [key])[0].shape == key.shape

@@ -215,9 +215,23 @@ class SdpaCoreAttention(nn.Module):
 def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
     """Call scaled_dot_product_attention, on a GPU with the fastest of its kernels that supports the call."""
     if not query.is_cuda:
+        if options.get("enable_gqa") and query.requires_grad and _is_uneven(query, key):
+            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+            options["enable_gqa"] = False
         return functional.scaled_dot_product_attention(query, key, value, **options)
     with sdpa_kernel(_sdpa_kernels(query.device), set_priority=True):
         return functional.scaled_dot_product_attention(query, key, value, **options)
+
+
+def _is_uneven(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Return whether threads share key heads less evenly than query heads.
+
+    The CPU kernel's backward pass divides the heads of keys among the threads: 3 take 2 threads as long as 4. With
+    a copy of a key head for each query head there are more to divide, which costs less than it gains.
+    """
+    batch, num_heads, num_groups = query.shape[0], query.shape[1], key.shape[1]
+    threads = torch.get_num_threads()
+    return -(-batch * num_groups // threads) * (num_heads // num_groups) > -(-batch * num_heads // threads)
 
 
 @functools.cache
