@@ -19,7 +19,7 @@ from trainer.config.schema import TrainConfig
 from trainer.data.labelled_rows import RowDataset
 from trainer.data.mixture import DatasetIdentity, Mixture
 from trainer.data.sample_ranges import SampleRanges
-from trainer.data.sampler import SampleLocations, SampleOrder
+from trainer.data.sampler import SampleOrder
 from trainer.data.token_dataset import TokenDataset
 from trainer.data.window_documents import WindowDocuments
 from trainer.loop.recovery_log import FILE_NAME as RECOVERY_NAME
@@ -96,10 +96,6 @@ class StretchData:
 
     order: SampleOrder
     datasets: Sequence[WindowDocuments]
-
-    def locate(self, samples: np.ndarray) -> SampleLocations:
-        """Locate samples in the data sets."""
-        return self.order.locate(samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +194,7 @@ def read_history(run_directory: Path, *, name: str = "RUN") -> RunHistory:
 
 
 def _describe_read(step: int, sample: int, *, data: StretchData, shard: Path, number: int) -> DocumentRead:
-    place = data.locate(np.array([sample]))
+    place = data.order.locate(np.array([sample]))
     dataset, epoch, window = (int(values[0]) for values in (place.dataset, place.epoch, place.window))
     parts = data.datasets[dataset].documents_of(window)
     part = next(one for one in parts if one.number == number and one.shard == shard)

@@ -78,7 +78,7 @@ def describe_step(history: "RunHistory", step: int) -> dict[str, Any]:
             message, fix = f"must be between 1 and {history.last_step}, the steps of the run", "Choose one of them."
         raise ConfigError([Violation(path="--step", value=step, message=message, fix=fix)])
     samples = stretch.samples_of(step)
-    places = stretch.data.locate(samples)
+    places = stretch.data.order.locate(samples)
     rows = zip(
         samples.tolist(), *(part.tolist() for part in (places.dataset, places.epoch, places.window)), strict=True
     )

@@ -18,8 +18,7 @@ from typing import Any
 
 from data_tools.config.schema import SOURCE_FIELDS_WITHOUT_EFFECT, DataPrepConfig
 from data_tools.inputs.files import InputFile
-from data_tools.output.exchange import BUILT_NAME as BUILT_NAME
-from data_tools.output.exchange import finish_exchange, is_decided, list_exchange
+from data_tools.output.exchange import BUILT_NAME, finish_exchange, is_decided, list_exchange
 from data_tools.output.tables import RECORD_TABLE_NAME
 from data_tools.tokenizer.files import TOKENIZER_NAMES, describe_tokenizer
 from data_tools.work.progress import TIMINGS_NAME

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 from data_tools.config.schema import SOURCE_FIELDS_WITHOUT_EFFECT
 from data_tools.inputs.files import InputFile
-from data_tools.output.publish import BUILT_NAME, WORK_NAME
+from data_tools.output.exchange import BUILT_NAME
+from data_tools.output.publish import WORK_NAME
 from trireme.errors import ConfigError, Violation
 from trireme.project import PROJECT_ROOT
 from trireme.shards.manifest import hash_file

@@ -216,11 +216,16 @@ def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options
     """Call scaled_dot_product_attention, on a GPU with the fastest of its kernels that supports the call."""
     if not query.is_cuda:
         if options.get("enable_gqa") and query.requires_grad and _is_uneven(query, key):
-            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+            key, value = _for_each_query_head(key, query), _for_each_query_head(value, query)
             options["enable_gqa"] = False
         return functional.scaled_dot_product_attention(query, key, value, **options)
     with sdpa_kernel(_sdpa_kernels(query.device), set_priority=True):
         return functional.scaled_dot_product_attention(query, key, value, **options)
+
+
+def _for_each_query_head(part: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Return keys or values with a copy of a head for each query head that shares it: [b, g, k, d] to [b, n, k, d]."""
+    return part.repeat_interleave(query.shape[1] // part.shape[1], dim=1)
 
 
 def _is_uneven(query: torch.Tensor, key: torch.Tensor) -> bool:
@@ -288,7 +293,7 @@ def attend_with_scores(
         attn_mask: [b, 1, q, k], added to the bounded scores.
     """
     if enable_gqa:
-        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+        key, value = _for_each_query_head(key, query), _for_each_query_head(value, query)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
     probabilities = (soft_cap(scores, softcapping) + attn_mask).softmax(dim=-1, dtype=torch.float32)
     return functional.dropout(probabilities.to(query.dtype), p=dropout_p) @ value

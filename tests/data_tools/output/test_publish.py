@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_tools.output import publish as preparation
-from data_tools.output.publish import BUILT_NAME, WORK_NAME, find_finished, publish, record_files
+from data_tools.output.exchange import BUILT_NAME
+from data_tools.output.publish import WORK_NAME, find_finished, publish, record_files
 from trireme.errors import ConfigError
 
 NAMES = ("train.bin", "train.idx", "train.manifest.json", "train.documents.parquet", "tokenizer.model", "stats.json")
