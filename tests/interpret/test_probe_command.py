@@ -98,7 +98,7 @@ def test_documents_have_the_steps_that_read_them(files: tuple[Path, dict[str, An
         for step in range(1, 5)
         for stretch in [history.stretch_of(step)]
         if stretch is not None
-        for window in stretch.data.locate(stretch.samples_of(step)).window.tolist()
+        for window in stretch.data.order.locate(stretch.samples_of(step)).window.tolist()
         for part in stretch.data.datasets[0].documents_of(window)
     }
     documents = files[1]["documents"]["documents"]
