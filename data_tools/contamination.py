@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from data_tools.filters.decontamination import NgramTable, build_table
-from data_tools.output.tables import TABLE_SUFFIX, read_origin
 from data_tools.text.ngrams import hash_ngrams, hash_tokens
 from data_tools.tokenizer.files import open_shard_tokenizer
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, ConfigError, Violation, raise_if_any
 from trireme.logging import configure_logging
 from trireme.progress import PlainProgress
+from trireme.shards.document_table import DocumentTable, open_documents
 from trireme.shards.manifest import read_manifest
-from trireme.shards.shard import ShardReader, shard_file
+from trireme.shards.shard import ShardReader
 from trireme.strict_json import to_json
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -168,7 +168,7 @@ class TextSearch:
             ConfigError: the shard cannot be used, or there is no tokenizer for it.
         """
         prefix = prefix.removesuffix(".bin").removesuffix(".idx")
-        reader = ShardReader(prefix)
+        reader, origins = ShardReader(prefix), open_documents(prefix)
         tokenizer = open_shard_tokenizer(reader, read_manifest(prefix), path=tokenizer_path)
         if tokenizer is None:
             message = f"must be set: there is no tokenizer next to {prefix}"
@@ -176,12 +176,14 @@ class TextSearch:
             raise ConfigError([Violation(path="--tokenizer", value="", message=message, fix=fix)])
         progress = PlainProgress("Compare", total=reader.num_documents, unit="documents", write=_LOGGER.info)
         for document in range(reader.num_documents):
-            self._search_document(reader, document, tokenizer=tokenizer)
+            self._search_document(reader, document, tokenizer=tokenizer, origins=origins)
             progress.update(document + 1)
         progress.finish(reader.num_documents)
         return reader.num_documents
 
-    def _search_document(self, reader: ShardReader, document: int, *, tokenizer: Tokenizer) -> None:
+    def _search_document(
+        self, reader: ShardReader, document: int, *, tokenizer: Tokenizer, origins: DocumentTable | None
+    ) -> None:
         hashes = hash_tokens(tokenizer.decode(reader.document(document).tolist())).hashes
         found: dict[int, set[int]] = {}
         for table, n in self._tables:
@@ -196,14 +198,15 @@ class TextSearch:
             report.found |= ngrams
             report.num_documents += 1
             if len(report.examples) < MAX_EXAMPLES:
-                report.examples.append(_describe_place(reader, document, num_ngrams=len(ngrams)))
+                report.examples.append(_describe_place(reader, document, origins=origins, num_ngrams=len(ngrams)))
 
 
-def _describe_place(reader: ShardReader, document: int, *, num_ngrams: int) -> dict[str, Any]:
+def _describe_place(
+    reader: ShardReader, document: int, *, origins: DocumentTable | None, num_ngrams: int
+) -> dict[str, Any]:
     place: dict[str, Any] = {"shard": str(reader.prefix), "document": document, "num_ngrams": num_ngrams}
-    table = shard_file(reader.prefix, TABLE_SUFFIX)
-    if table.is_file():
-        origin = read_origin(table, document)
+    if origins is not None:
+        origin = origins.origin(document)
         place |= {"source": origin.source, "url": origin.url, "title": origin.title}
     return place
 

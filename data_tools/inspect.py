@@ -14,15 +14,14 @@ import numpy as np
 from data_tools.examples.show_row import describe_examples, describe_row, may_color
 from data_tools.output.tables import (
     RECORD_TABLE_NAME,
-    TABLE_SUFFIX,
     FoundRecord,
     find_documents,
     find_records,
-    read_origin,
 )
 from data_tools.tokenizer.files import open_shard_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_bytes, format_count, format_number
+from trireme.shards.document_table import DOCUMENTS_SUFFIX, open_documents
 from trireme.shards.examples import read_examples
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest
 from trireme.shards.shard import ShardReader, shard_file
@@ -64,9 +63,9 @@ def describe_document(
     """Describe a document: its origin and its text."""
     tokens = reader.document(document)
     yield f"document {document}: {format_number(len(tokens), 'token')}"
-    table = shard_file(reader.prefix, TABLE_SUFFIX)
-    if table.exists():
-        origin = read_origin(table, document)
+    table = open_documents(reader.prefix)
+    if table is not None:
+        origin = table.origin(document)
         yield f"  from  {origin.source}: {origin.file}, record {origin.record}" + (
             f", byte {origin.offset}" if origin.offset is not None else ""
         )
@@ -162,7 +161,7 @@ def _find_in_ledger(reader: ShardReader, *, column: str, value: str) -> list[Fou
 
 
 def _find(reader: ShardReader, *, column: str, value: str, is_needed: bool) -> list[int]:
-    table = shard_file(reader.prefix, TABLE_SUFFIX)
+    table = shard_file(reader.prefix, DOCUMENTS_SUFFIX)
     if not table.exists() and not is_needed:
         return []
     if not table.exists():

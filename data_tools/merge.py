@@ -13,14 +13,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_tools.output.tables import TABLE_SUFFIX, DocumentOrigin, DocumentTableWriter
+from data_tools.output.tables import DocumentTableWriter
 from data_tools.work.progress import Mode, StageProgress
 from trireme.errors import EXIT_STOPPED, Violation, exit_code_of, raise_if_any
 from trireme.progress import format_number
+from trireme.shards.document_table import DOCUMENTS_SUFFIX, DocumentOrigin
 from trireme.shards.manifest import MANIFEST_SUFFIX, ShardManifest, check_shard, read_manifest, write_manifest
 from trireme.shards.shard import ShardReader, ShardWriter, shard_file
 
-SUFFIXES = (".bin", ".idx", TABLE_SUFFIX, MANIFEST_SUFFIX)
+SUFFIXES = (".bin", ".idx", DOCUMENTS_SUFFIX, MANIFEST_SUFFIX)
 
 
 def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, mode: Mode = "off") -> ShardManifest:
@@ -36,8 +37,8 @@ def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, m
     """
     manifests = _check(output, prefixes, overwrite=overwrite)
     readers = [ShardReader(prefix) for prefix in prefixes]
-    has_tables = all(TABLE_SUFFIX in manifest.files for manifest in manifests)
-    partial_table = shard_file(output, f"{TABLE_SUFFIX}.partial")
+    has_tables = all(DOCUMENTS_SUFFIX in manifest.files for manifest in manifests)
+    partial_table = shard_file(output, f"{DOCUMENTS_SUFFIX}.partial")
     try:
         with (
             StageProgress(
@@ -49,12 +50,12 @@ def merge_shards(output: str, prefixes: list[str], *, overwrite: bool = False, m
                 _copy_documents(reader, writer, progress=progress)
             table = _merge_tables(readers, partial_table) if has_tables else {}
             # From here on an existing shard has no manifest and document table until the new one is complete.
-            for suffix in (MANIFEST_SUFFIX, TABLE_SUFFIX):
+            for suffix in (MANIFEST_SUFFIX, DOCUMENTS_SUFFIX):
                 shard_file(output, suffix).unlink(missing_ok=True)
             files = writer.commit()
         if has_tables:
-            os.replace(partial_table, shard_file(output, TABLE_SUFFIX))
-            files[TABLE_SUFFIX] = table
+            os.replace(partial_table, shard_file(output, DOCUMENTS_SUFFIX))
+            files[DOCUMENTS_SUFFIX] = table
     finally:
         partial_table.unlink(missing_ok=True)
     manifest = ShardManifest(
@@ -84,7 +85,7 @@ def _copy_documents(reader: ShardReader, writer: ShardWriter, *, progress: Stage
 def _merge_tables(readers: list[ShardReader], path: Path) -> dict[str, Any]:
     writer = DocumentTableWriter(path)
     for reader in readers:
-        file = pq.ParquetFile(shard_file(reader.prefix, TABLE_SUFFIX))
+        file = pq.ParquetFile(shard_file(reader.prefix, DOCUMENTS_SUFFIX))
         for batch in file.iter_batches(columns=list(DocumentOrigin._fields)):
             for row in batch.to_pylist():
                 writer.add(DocumentOrigin(**row))
@@ -113,8 +114,8 @@ def _check(output: str, prefixes: list[str], *, overwrite: bool) -> list[ShardMa
                 rule = f"must be {expected} as in {prefixes[0]}: all shards need the same tokenizer"
                 fix = "Prepare the shard with the same data_prep.tokenizer.path."
                 found.append(Violation(path=f"{name} of {prefix}", value=value, message=rule, fix=fix))
-        table = shard_file(prefix, TABLE_SUFFIX)
-        if TABLE_SUFFIX in manifest.files and pq.ParquetFile(table).metadata.num_rows != manifest.num_documents:
+        table = shard_file(prefix, DOCUMENTS_SUFFIX)
+        if DOCUMENTS_SUFFIX in manifest.files and pq.ParquetFile(table).metadata.num_rows != manifest.num_documents:
             rule = f"must have {format_number(manifest.num_documents, 'row')}, one per document"
             found.append(Violation(path=str(table), value="", message=rule, fix="Prepare the shard again."))
     raise_if_any(found)
@@ -175,7 +176,7 @@ def main() -> int:
             for count, noun in ((manifest.num_documents, "document"), (manifest.num_tokens, "token"))
         )
         print(f"  {documents}, {tokens} of {manifest.dtype}")
-        if TABLE_SUFFIX not in manifest.files:
+        if DOCUMENTS_SUFFIX not in manifest.files:
             print("warning: not every shard has a document table, so the new one has none", file=sys.stderr)
         return 0
 

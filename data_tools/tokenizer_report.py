@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from data_tools.config.filtering import LanguageConfig, QualityConfig
 from data_tools.filters.language import LanguageIdentifier
 from data_tools.filters.quality.filter import ThresholdTable
-from data_tools.output.tables import TABLE_SUFFIX
 from data_tools.text.words import count_words
 from data_tools.tokenizer.files import find_tokenizer
 from trireme.errors import ConfigError, Violation, exit_code_of
+from trireme.shards.document_table import DOCUMENTS_SUFFIX
 from trireme.shards.shard import ShardReader, shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -160,7 +160,7 @@ def read_validation(directory: Path, *, max_documents: int) -> Iterator[tuple[st
     starts = np.cumsum([0, *(reader.num_documents for reader in readers)])
     chosen = np.unique(np.linspace(0, starts[-1] - 1, min(max_documents, int(starts[-1])), dtype=np.int64))
     for start, reader in zip(starts, readers, strict=False):
-        table = shard_file(reader.prefix, TABLE_SUFFIX)
+        table = shard_file(reader.prefix, DOCUMENTS_SUFFIX)
         languages = pq.read_table(table, columns=["language"]).column(0) if table.exists() else None
         for number in chosen[(chosen >= start) & (chosen < start + reader.num_documents)] - start:
             text = tokenizer.decode(reader.document(int(number)).tolist())

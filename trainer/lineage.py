@@ -26,6 +26,7 @@ from trireme.strict_json import to_json
 
 if TYPE_CHECKING:
     from trainer.history import RunHistory
+    from trireme.shards.document_table import DocumentOrigin
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def describe_step(history: "RunHistory", step: int) -> dict[str, Any]:
     Raises:
         ConfigError: the run has no such step, or its data sets cannot be used.
     """
-    from trainer.data.document_origins import read_origin  # noqa: PLC0415 - see run
+    from trireme.shards.document_table import read_origins  # noqa: PLC0415 - see run
 
     stretch = history.stretch_of(step)
     if stretch is None:
@@ -79,9 +80,11 @@ def describe_step(history: "RunHistory", step: int) -> dict[str, Any]:
         raise ConfigError([Violation(path="--step", value=step, message=message, fix=fix)])
     samples = stretch.samples_of(step)
     places = stretch.data.order.locate(samples)
-    rows = zip(
-        samples.tolist(), *(part.tolist() for part in (places.dataset, places.epoch, places.window)), strict=True
+    rows = list(
+        zip(samples.tolist(), *(part.tolist() for part in (places.dataset, places.epoch, places.window)), strict=True)
     )
+    parts = [stretch.data.datasets[dataset].documents_of(window) for _, dataset, _, window in rows]
+    origins = read_origins((str(part.shard), part.number) for documents in parts for part in documents)
     return {
         "run": str(stretch.run_directory),
         "step": step,
@@ -94,11 +97,15 @@ def describe_step(history: "RunHistory", step: int) -> dict[str, Any]:
                 "epoch": epoch,
                 "window": window,
                 "documents": [
-                    {**asdict(part), "shard": str(part.shard), "origin": read_origin(part.shard, part.number)}
-                    for part in stretch.data.datasets[dataset].documents_of(window)
+                    {
+                        **asdict(part),
+                        "shard": str(part.shard),
+                        "origin": _describe(origins[str(part.shard), part.number]),
+                    }
+                    for part in documents
                 ],
             }
-            for sample, dataset, epoch, window in rows
+            for (sample, dataset, epoch, window), documents in zip(rows, parts, strict=True)
         ],
     }
 
@@ -112,7 +119,7 @@ def describe_document(history: "RunHistory", name: str, number: int) -> dict[str
     Raises:
         ConfigError: there is no such document, or data sets cannot be used.
     """
-    from trainer.data.document_origins import read_origin  # noqa: PLC0415 - see run
+    from trireme.shards.document_table import read_origins  # noqa: PLC0415 - see run
     from trireme.shards.shard import ShardReader  # noqa: PLC0415 - see run
 
     shard = history.find_shard(name)
@@ -131,11 +138,15 @@ def describe_document(history: "RunHistory", name: str, number: int) -> dict[str
         "shard": str(shard),
         "number": number,
         "num_tokens": len(reader.document(number)),
-        "origin": read_origin(shard, number),
+        "origin": _describe(read_origins([(str(shard), number)])[str(shard), number]),
         "last_step": history.last_step,
         "note": history.missing,
         "reads": [asdict(read) for read in history.find_reads(shard, number)],
     }
+
+
+def _describe(origin: "DocumentOrigin | None") -> dict[str, Any] | None:
+    return None if origin is None else origin.describe()
 
 
 def _step_table(record: dict[str, Any]) -> str:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from data_tools.ledger import FileLedger
 from trireme.errors import Violation
+from trireme.shards.document_table import DocumentOrigin
 from trireme.shards.manifest import hash_file
 
 RECORD_TABLE_NAME = "ledger.parquet"
-TABLE_SUFFIX = ".documents.parquet"
 ROWS_PER_GROUP = 1 << 15
 DROPPED, FAILED = "dropped", "failed"
 
@@ -143,22 +143,6 @@ def find_records(path: Path, *, column: str, value: str) -> Iterator[FoundRecord
             yield FoundRecord(source, name, RecordRow(**row))
 
 
-class DocumentOrigin(NamedTuple):
-    """A row of the table of documents."""
-
-    source: str
-    file: str
-    record: int
-    offset: int | None
-    id: str
-    url: str
-    title: str
-    num_tokens: int
-    text_hash: str
-    language: str = ""
-    """fastText's code; empty where not identified, and in tables without the column."""
-
-
 DOCUMENT_SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -207,14 +191,6 @@ class DocumentTableWriter:
         arrays = [pa.array(values, type=field.type) for values, field in zip(columns, DOCUMENT_SCHEMA, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=DOCUMENT_SCHEMA))
         self._rows.clear()
-
-
-def read_origin(path: Path, document: int) -> DocumentOrigin:
-    """Read one row; only its row group is read."""
-    file = pq.ParquetFile(path)
-    group, row = divmod(document, ROWS_PER_GROUP)
-    values = file.read_row_group(group).slice(row, 1).to_pylist()[0]
-    return DocumentOrigin(**values)
 
 
 def find_documents(path: Path, *, column: str, value: str) -> list[int]:

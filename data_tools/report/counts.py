@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from data_tools.dedup.decide import SPLITS
 from data_tools.output.stats import LengthHistogram
-from data_tools.output.tables import DROPPED, FAILED, RECORD_TABLE_NAME, TABLE_SUFFIX
+from data_tools.output.tables import DROPPED, FAILED, RECORD_TABLE_NAME
+from trireme.shards.document_table import DOCUMENTS_SUFFIX
 
 NUM_PARTS = 64
 PART_MEMORY_BYTES = 1 << 20
@@ -73,7 +74,7 @@ def count_tables(output: Path) -> TableCounts:
     counts = TableCounts()
     for split in SPLITS:
         histogram = LengthHistogram()
-        for path in sorted(output.glob(f"{split}*{TABLE_SUFFIX}")):
+        for path in sorted(output.glob(f"{split}*{DOCUMENTS_SUFFIX}")):
             _count_documents(path, split, counts=counts, histogram=histogram)
         counts.token_lengths[split] = histogram.to_dict()
     ledger = output / RECORD_TABLE_NAME

@@ -8,10 +8,11 @@ from typing import Any
 
 from data_tools.dedup.decide import SPLITS
 from data_tools.output.stats import TextCounts
-from data_tools.output.tables import DROPPED, FAILED, TABLE_SUFFIX, DocumentOrigin, read_origin
+from data_tools.output.tables import DROPPED, FAILED
 from data_tools.report.counts import CopyCounts, TableCounts
 from data_tools.report.figures import Segment, stack
 from data_tools.tokenizer.files import find_tokenizer
+from trireme.shards.document_table import DocumentOrigin, open_documents
 from trireme.shards.shard import ShardReader, shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
@@ -268,15 +269,14 @@ def read_samples(output: Path) -> list[Sample]:
         ConfigError: one of them is damaged.
     """
     prefix = output / "train"
-    table = shard_file(prefix, TABLE_SUFFIX)
-    model = find_tokenizer(output)
-    if model is None or not all(path.is_file() for path in (table, shard_file(prefix, ".idx"))):
+    table, model = open_documents(prefix), find_tokenizer(output)
+    if table is None or model is None or not shard_file(prefix, ".idx").is_file():
         return []
     reader, tokenizer = ShardReader(prefix), Tokenizer(model)
     numbers = {(2 * place + 1) * reader.num_documents // (2 * NUM_SAMPLES) for place in range(NUM_SAMPLES)}
     samples = []
     for number in sorted(numbers):
-        origin, tokens = read_origin(table, number), reader.document(number)
+        origin, tokens = table.origin(number), reader.document(number)
         is_cut = len(tokens) > MAX_TOKENS
         text = tokenizer.decode(tokens[:MAX_TOKENS].tolist())
         if is_cut:

@@ -12,7 +12,7 @@ from data_tools.dedup.decide import SPLITS, Decision, Decisions
 from data_tools.errors import PreparationError
 from data_tools.ledger import find_discrepancies
 from data_tools.output.stats import SplitResult
-from data_tools.output.tables import RECORD_TABLE_NAME, TABLE_SUFFIX, DocumentTableWriter, RecordTableWriter
+from data_tools.output.tables import RECORD_TABLE_NAME, DocumentTableWriter, RecordTableWriter
 from data_tools.stages.cache import Stage
 from data_tools.stages.tokenize_worker import (
     TOKENIZED_NAME,
@@ -27,6 +27,7 @@ from data_tools.work.journal import JournalWriter, read_journals
 from data_tools.work.pool import WorkerDiedError, WorkerPool
 from data_tools.work.progress import Stages
 from data_tools.work.spool import BlobRef, SpoolReader, holds_blob
+from trireme.shards.document_table import DOCUMENTS_SUFFIX
 from trireme.shards.shard import ShardWriter
 
 BATCHES_AHEAD_PER_WORKER = 4
@@ -187,7 +188,7 @@ class _SplitWriter:
 
     def __init__(self, prefix: Path, *, dtype: np.dtype[Any], vocab_size: int) -> None:
         self._shard = ShardWriter(prefix, dtype=dtype)
-        self._table = DocumentTableWriter(prefix.with_name(prefix.name + TABLE_SUFFIX))
+        self._table = DocumentTableWriter(prefix.with_name(prefix.name + DOCUMENTS_SUFFIX))
         self._result = SplitResult(dtype=dtype.name, token_counts=np.zeros(vocab_size, np.int64))
 
     def add(self, documents: TokenizedDocuments) -> None:
@@ -210,7 +211,7 @@ class _SplitWriter:
         result.num_documents, result.num_tokens = self._shard.num_documents, self._shard.num_tokens
         table = self._table.close()
         if result.num_documents:
-            result.files = {**self._shard.commit(), TABLE_SUFFIX: table}
+            result.files = {**self._shard.commit(), DOCUMENTS_SUFFIX: table}
         else:
             self._shard.abort()
             self._table.path.unlink()

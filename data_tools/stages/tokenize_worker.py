@@ -13,9 +13,10 @@ from data_tools.dedup.corpus import TEXT_HASH_BYTES
 from data_tools.dedup.decide import SPLITS, Decision
 from data_tools.dedup.lines import read_without_lines
 from data_tools.ledger import DroppedRecord, Ledger
-from data_tools.output.tables import DROPPED, FAILED, DocumentOrigin, RecordRow, build_rows
+from data_tools.output.tables import DROPPED, FAILED, RecordRow, build_rows
 from data_tools.tokenizer.encoder import DocumentEncoder
 from data_tools.work.spool import BlobRef, CleanDocument, SpoolWriter, read_outcomes
+from trireme.shards.document_table import DocumentOrigin
 from trireme.tokenizer.tokenizer import Tokenizer
 
 TOKENIZED_NAME = "tokenized"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.output.tables import read_origin
 from tests.data.shards import write_shard
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import run_inspect
+from trireme.shards.document_table import DocumentTable
 from trireme.shards.shard import ShardReader
 
 
@@ -19,7 +19,7 @@ def test_counts_and_a_document_with_its_origin(prepared: Prepared) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{reader.num_documents} documents, {reader.num_tokens} tokens" in done.stdout
     assert "verified: sha256 of .bin, .documents.parquet, .idx" in done.stdout
-    origin = read_origin(prepared.output / "train.documents.parquet", number)
+    origin = DocumentTable(prepared.output / "train.documents.parquet").origin(number)
     assert f"from  my-jsonl: {prepared.inputs / 'records.jsonl'}, record {origin.record}" in done.stdout
     assert f"id    {origin.id}" in done.stdout
     assert prepared.json_texts[int(origin.id[1:])] in done.stdout
@@ -34,7 +34,7 @@ def test_documents_are_found_by_url_and_title(prepared: Prepared) -> None:
         assert "1 record read with title Article 3:\n  kept: " in done.stdout
         assert "wiki-pages-articles.xml.bz2" in done.stdout
     assert num_found == 1, "in one of them"
-    origin = read_origin(prepared.output / "train.documents.parquet", 2)
+    origin = DocumentTable(prepared.output / "train.documents.parquet").origin(2)
     done = run_inspect(prepared.output / "train", "--url", origin.url)
     assert done.returncode == 0, done.stderr
     assert "document 2: " in done.stdout

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.dedup.corpus import hash_text
-from data_tools.output.tables import DocumentOrigin, read_origin
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import OF_THE_RUN, hash_files, make_text, run_prepare, sources_override, write_jsonl
+from trireme.shards.document_table import DocumentOrigin, DocumentTable
 from trireme.shards.manifest import check_shard, hash_file, read_manifest
 from trireme.shards.shard import ShardReader
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def read_documents(output: Path, split: str) -> list[tuple[str, DocumentOrigin]]
         ids = reader.document(number).tolist()
         assert ids[-1] == tokenizer.eos_id
         assert tokenizer.eos_id not in ids[:-1]
-        found.append((tokenizer.decode(ids[:-1]), read_origin(output / f"{split}.documents.parquet", number)))
+        found.append((tokenizer.decode(ids[:-1]), DocumentTable(output / f"{split}.documents.parquet").origin(number)))
     return found
 
 

@@ -20,11 +20,10 @@ from trainer.data.token_dataset import TokenDataset
 from trainer.inference.token_text import token_bytes
 from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.scores.bootstrap import ratio_interval
+from trireme.shards.document_table import DOCUMENTS_SUFFIX
 from trireme.shards.shard import shard_file
 from trireme.tokenizer.tokenizer import Tokenizer
 
-TABLE_SUFFIX = ".documents.parquet"
-"""Of the table with the origin of each document, which `trireme prepare` writes next to a shard."""
 _SEED = 0
 _LOGGER = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ def _read_origins(dataset: TokenDataset) -> tuple[list[str], list[str]]:
     sources: list[str] = []
     languages: list[str] = []
     for shard in dataset.shards:
-        path = shard_file(shard.prefix, TABLE_SUFFIX)
+        path = shard_file(shard.prefix, DOCUMENTS_SUFFIX)
         columns: Mapping[str, list[str]] = {}
         if path.is_file():
             try:

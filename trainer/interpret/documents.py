@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.document_origins import read_origin
+from trireme.shards.document_table import read_origins
 from trireme.shards.shard import ShardReader
 
 _PART = 1 << 24
@@ -119,13 +119,18 @@ def find_near_documents(
         for number, document in best
     ]
     found.sort(key=lambda near: (-near.score, -near.longest, near.shard, near.number))
+    found = found[:num_documents]
+    origins = read_origins((near.shard, near.number) for near in found)
     return NearDocuments(
         ngram=ngram,
         num_ngrams=len(wanted),
         num_documents=total_documents,
         num_tokens=total_tokens,
         is_complete=num_searched == len(prefixes),
-        documents=tuple(replace(near, origin=read_origin(near.shard, near.number)) for near in found[:num_documents]),
+        documents=tuple(
+            replace(near, origin=origin.describe() if (origin := origins[near.shard, near.number]) else None)
+            for near in found
+        ),
     )
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data_tools.dedup.corpus import Corpus, hash_text
 from data_tools.dedup.decide import Decision, decide
 from data_tools.output.stats import compute_unigram_entropy
-from data_tools.output.tables import ROWS_PER_GROUP, DocumentOrigin, DocumentTableWriter, find_documents, read_origin
+from data_tools.output.tables import ROWS_PER_GROUP, DocumentTableWriter, find_documents
+from trireme.shards.document_table import DocumentOrigin, DocumentTable
 
 
 def collect(texts: list[str], *, validation: set[str] = frozenset()) -> Corpus:  # type: ignore[assignment]
@@ -43,7 +44,7 @@ def test_unigram_entropy() -> None:
     assert compute_unigram_entropy(np.zeros(3), under=train) is None
 
 
-def test_a_table_of_more_than_one_group(tmp_path: Path) -> None:
+def test_a_table_of_more_than_one_group_returns_each_row_and_finds_it_by_value(tmp_path: Path) -> None:
     writer = DocumentTableWriter(tmp_path / "t.parquet")
     rows = [
         DocumentOrigin("s", "f", number, None if number % 2 else number, f"i{number}", f"u{number % 7}", "", 5, "00")
@@ -52,8 +53,9 @@ def test_a_table_of_more_than_one_group(tmp_path: Path) -> None:
     for row in rows:
         writer.add(row)
     writer.close()
+    table = DocumentTable(tmp_path / "t.parquet")
     for number in (0, 1, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, ROWS_PER_GROUP + 4):
-        assert read_origin(tmp_path / "t.parquet", number) == rows[number]
+        assert table.origin(number) == rows[number]
     last = f"i{ROWS_PER_GROUP + 2}"
     assert find_documents(tmp_path / "t.parquet", column="id", value=last) == [ROWS_PER_GROUP + 2]
     assert find_documents(tmp_path / "t.parquet", column="url", value="u3")[:2] == [3, 10]

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.dedup.minhash import KEYS_NAME, find_clusters, read_bands
-from data_tools.output.tables import read_origin
 from data_tools.work.spool import SpoolWriter
 from tests.data_tools.conftest import Prepared
 from tests.data_tools.sample_inputs import hash_files, make_text, run_prepare, sources_override, write_jsonl
+from trireme.shards.document_table import DocumentTable
 from trireme.shards.shard import ShardReader
 
 
@@ -82,7 +82,7 @@ def test_the_first_of_a_cluster_is_kept_whatever_the_number_of_workers(prepared:
     kept = {}
     for split in ("train", "validation"):
         for number in range(ShardReader(outputs[0] / split).num_documents):
-            origin = read_origin(outputs[0] / f"{split}.documents.parquet", number)
+            origin = DocumentTable(outputs[0] / f"{split}.documents.parquet").origin(number)
             kept[origin.title] = origin.text_hash
     assert set(kept) == {f"a{n}" for n in range(20)} | {"b11", "b12"} | {f"c{n}" for n in range(10)}
     example = next(e for e in ledger["files"][2]["examples"] if e["reason"] == "near_duplicate")

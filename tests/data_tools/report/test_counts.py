@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from data_tools.ledger import FileLedger, Ledger
 from data_tools.output.tables import (
     ROWS_PER_GROUP,
-    DocumentOrigin,
     DocumentTableWriter,
     RecordRow,
     RecordTableWriter,
@@ -18,6 +17,7 @@ from data_tools.output.tables import (
 )
 from data_tools.report.counts import NUM_LARGEST, TableCounts, count_tables
 from tests.data_tools.commands import run_process
+from trireme.shards.document_table import DocumentOrigin
 
 LANGUAGES = ("en", "zh", "")
 
