@@ -16,14 +16,13 @@ output is not finite or a named file cannot be written, 2 invalid input, 130 int
 import argparse
 import datetime
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.evaluation.result_files import check_file, check_result_file, keep_result, write_asked
+from trainer.evaluation.result_files import check_file, check_result_file, keep_result_of, write_asked
 from trainer.fairness.items import ItemFile, Kind
 from trainer.fairness.read import check_set, read_items, shipped_sets
 from trainer.inference.command import run_on_ranks
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from trainer.fairness.scoring import WrittenText
 
 RESULT_NAME = "bias.json"
-_LOGGER = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -162,16 +160,10 @@ def _report(
 ) -> None:
     from trainer.fairness.plot import build_page  # noqa: PLC0415 - see run
     from trainer.fairness.report import GENERAL, format_table  # noqa: PLC0415 - see run
-    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
 
     result = {**described, "sets": [one.describe() for one in results], "statement": list(GENERAL)}
-    directory = run_directory_of(checkpoint)
-    path = arguments.output or (directory / RESULT_NAME if directory is not None else None)
     try:
-        if path is None:
-            _LOGGER.info("%s is not in a run directory; %s is not written.", checkpoint, RESULT_NAME)
-        else:
-            keep_result(path.expanduser(), result, is_asked=arguments.output is not None)
+        keep_result_of(checkpoint, result, name=RESULT_NAME, output=arguments.output)
         if arguments.html is not None:
             write_asked(arguments.html, build_page(described, results))
         if arguments.texts is not None:

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.evaluation.result_files import check_result_file, keep_result
+from trainer.evaluation.result_files import check_result_file, keep_result_of
 from trainer.evaluation.tables import render_scores
 from trainer.inference.command import run_on_ranks
 from trainer.inference.options import add_model_options, check_model_options, model_options
@@ -130,18 +130,11 @@ def _describe_model(arguments: argparse.Namespace, loaded: "LoadedModel") -> dic
 
 
 def _report(result: dict[str, Any], arguments: argparse.Namespace, loaded: "LoadedModel") -> None:
-    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - see run
-
-    directory = run_directory_of(loaded.checkpoint)
-    path = arguments.output or (directory / RESULT_NAME if directory is not None else None)
     try:
-        if path is None:
-            _LOGGER.info("%s is not in a run directory; %s is not written.", loaded.checkpoint, RESULT_NAME)
-        else:
-            keep_result(path.expanduser(), result, is_asked=arguments.output is not None)
+        keep_result_of(loaded.checkpoint, result, name=RESULT_NAME, output=arguments.output)
     finally:
         _LOGGER.info("Scores:\n%s", render_scores(result["results"]))
-    write_output(to_json(result) + "\n")
+        write_output(to_json(result) + "\n")
 
 
 def _parse() -> argparse.Namespace:

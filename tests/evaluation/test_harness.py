@@ -19,6 +19,7 @@ from tests import warm
 from tests.train import small_run
 from tests.train.commands import REPOSITORY, environment
 from tests.train.small_run import run_command
+from tests.trireme.small_disk import fill, small_file_system
 from trainer.evaluation.harness_run import find_tasks
 from trireme.errors import ConfigError
 
@@ -114,7 +115,9 @@ def check(output: str, expected: dict[str, dict[str, float]]) -> dict[str, Any]:
     return result
 
 
-def test_one_process(run_directory: Path, folder: Path, expected: dict[str, dict[str, float]]) -> None:
+def test_scores_of_one_process_are_those_of_the_exported_model(
+    run_directory: Path, folder: Path, expected: dict[str, dict[str, float]]
+) -> None:
     (run_directory / "harness.json").unlink(missing_ok=True)
     command = ("trainer.harness", str(run_directory), "--include-path", str(folder), "--tasks")
     done = run_command(*command, ",".join(NAMES), cwd=folder, HF_HUB_OFFLINE="1")
@@ -137,7 +140,7 @@ def test_one_process(run_directory: Path, folder: Path, expected: dict[str, dict
 
 
 @pytest.mark.parametrize("kind", ["tensor", "pipeline", None])
-def test_two_processes(
+def test_scores_of_two_processes_are_those_of_the_exported_model(
     run_directory: Path, folder: Path, expected: dict[str, dict[str, float]], tmp_path: Path, kind: str | None
 ) -> None:
     layout = [f"--{kind}-model-parallel-size", "2"] if kind else []
@@ -153,6 +156,21 @@ def test_two_processes(
     assert done.returncode == 0, done.stderr
     check(done.stdout, expected)
     assert (tmp_path / "scores.json").is_file()
+
+
+def test_scores_are_printed_where_their_file_cannot_be_written(
+    run_directory: Path, folder: Path, tmp_path: Path
+) -> None:
+    with small_file_system(tmp_path / "disk", kibibytes=64) as disk:
+        fill(disk)
+        asked = ("--tasks", "own_choice", "--limit", "1", "--output", str(disk / "scores.json"))
+        command = ("trainer.harness", str(run_directory), "--include-path", str(folder), *asked)
+        done = run_command(*command, cwd=folder, HF_HUB_OFFLINE="1")
+        assert done.returncode == 1, done.stderr
+        assert f"{disk / 'scores.json'}: cannot be written: No space left on device." in done.stderr
+        assert "Traceback" not in done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["results"]["own_choice"]["num_items"] == 1
+        assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
 def test_wrong_input_is_named(run_directory: Path, tmp_path: Path) -> None:

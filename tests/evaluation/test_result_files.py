@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trireme.small_disk import fill, small_file_system
-from trainer.evaluation.result_files import check_result_file, keep_result, write_asked
+from trainer.evaluation.result_files import check_result_file, keep_result, keep_result_of, write_asked
 from trireme.errors import EXIT_STOPPED, RunStopped
 
 
@@ -17,6 +17,21 @@ def test_results_are_added_to_a_list(tmp_path: Path) -> None:
         assert check_result_file(path, option="--output") == []
         keep_result(path, {"number": number}, is_asked=True)
     assert json.loads(path.read_text()) == [{"number": 0}, {"number": 1}]
+
+
+def test_a_result_goes_into_the_run_of_its_checkpoint_or_into_the_named_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000001"
+    checkpoint.mkdir(parents=True)
+    keep_result_of(checkpoint, {"number": 0}, name="own.json", output=None)
+    keep_result_of(checkpoint, {"number": 1}, name="own.json", output=tmp_path / "named.json")
+    with caplog.at_level(logging.INFO):
+        keep_result_of(tmp_path / "elsewhere", {"number": 2}, name="own.json", output=None)
+    assert f"{tmp_path / 'elsewhere'} is not in a run directory; own.json is not written." in caplog.text
+    files = {path.name: json.loads(path.read_text()) for path in tmp_path.rglob("*.json")}
+    assert files == {"own.json": [{"number": 0}], "named.json": [{"number": 1}]}
+    assert (tmp_path / "run" / "own.json").exists()
 
 
 @pytest.mark.parametrize("content", [b"{}", b"text", b"\xff"])

@@ -60,6 +60,25 @@ def keep_result(path: Path, result: Mapping[str, Any], *, is_asked: bool) -> Non
         _LOGGER.warning("Failed to write %s: %s", path, error.strerror)
 
 
+def keep_result_of(checkpoint: Path, result: Mapping[str, Any], *, name: str, output: Path | None) -> None:
+    """Add a result to a file of its own name in the checkpoint's run directory, or to the file that a user has named.
+
+    A checkpoint in no run directory is said, and nothing is written.
+
+    Raises:
+        RunStopped: the file that a user has named cannot be written.
+    """
+    from trainer.saved_run import run_directory_of  # noqa: PLC0415 - imports PyTorch; commands check arguments first
+
+    directory = run_directory_of(checkpoint)
+    if output is not None:
+        keep_result(output.expanduser(), result, is_asked=True)
+    elif directory is not None:
+        keep_result(directory / name, result, is_asked=False)
+    else:
+        _LOGGER.info("%s is not in a run directory; %s is not written.", checkpoint, name)
+
+
 def write_asked(path: Path, text: str) -> None:
     """Write a file that a user has named.
 
