@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from trainer.compression.options import check_counts
-from trainer.compression.report import add_decoding_option, check_decoding_rounds, keep_result, withdrawn_on_failure
+from trainer.compression.report import add_decoding_option, check_decoding_rounds
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -66,8 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with interruptible(arguments.output):
         result = prune_run(open_saved_run(arguments.path, verify=True), arguments.output, options)
-        with withdrawn_on_failure(result.checkpoint, output=arguments.output):
-            keep_result(arguments.output, result.to_record())
     write_output(to_json(result.to_record()) + "\n")
     return EXIT_OK
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from trainer.compression.options import check_counts
-from trainer.compression.report import add_decoding_option, check_decoding_rounds, keep_result, withdrawn_on_failure
+from trainer.compression.report import add_decoding_option, check_decoding_rounds
 from trainer.huggingface.cli import add_base_option, interruptible
 from trireme.command import run_command, write_output
 from trireme.errors import EXIT_OK, Violation, raise_if_any
@@ -75,9 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with interruptible(arguments.output):
         result = quantize_run(open_saved_run(arguments.path, verify=True), arguments.output, options)
-        if arguments.gguf is None:
-            with withdrawn_on_failure(result.output, output=arguments.output):
-                keep_result(arguments.output, result.to_record())
     write_output(to_json(result.to_record()) + "\n")
     return EXIT_OK
 

@@ -1,4 +1,4 @@
-"""What predict, merge-adapter and export-hf leave behind where they are killed, terminated or find the disk full.
+"""What predict, merge-adapter, export-hf, quantize and prune leave where they are killed, stopped or find no space.
 
 Nothing half-written passes for a result, and the same command works afterwards. The models are a fine-tuned classifier,
 and adapters on a run of all weights.
@@ -56,19 +56,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ROUNDS = ("--decoding-rounds", "1")
+ROWS = ("--data", "data/train", "--rows", "1", "--validation-rows", "2", "--row-length", "8")
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "predict": ("trainer.predict", "outputs/classifier", "--input", "classify.jsonl", "--output", "{}/found.jsonl"),
     "merge": ("trainer.merge_adapter", "outputs/adapters", "{}/merged"),
     "export": ("trainer.export_hf", "outputs/classifier", "{}/exported"),
     "adapter": ("trainer.export_hf", "outputs/adapters", "{}/exported", "--adapter"),
-    "quantize": ("trainer.quantize", "outputs/small", "{}/small", "--bits", "8"),
+    "quantize": ("trainer.quantize", "outputs/small", "{}/small", "--bits", "8", *ROUNDS),
+    "prune": ("trainer.prune", "outputs/small", "{}/small", "--layers", "1", *ROWS, *ROUNDS),
 }
 RESULTS: Mapping[str, tuple[str, ...]] = {
     "predict": ("found.jsonl",),
     "merge": ("merged/checkpoints/step_00000000/manifest.json",),
     "export": ("exported/config.json", "exported/model.safetensors"),
     "adapter": ("exported/adapter_config.json", "exported/adapter_model.safetensors"),
-    "quantize": ("small/checkpoints/step_00000004/manifest.json",),
+    "quantize": ("small/checkpoints/step_00000000/manifest.json", "small/compression.json"),
+    "prune": ("small/checkpoints/step_00000000/manifest.json", "small/compression.json"),
 }
 
 
@@ -93,6 +97,10 @@ def results(name: str, place: Path) -> list[str]:
         ("export", "rename", 2),
         ("adapter", "rename", 0),
         ("adapter", "rename", 1),
+        ("quantize", "fsync", 0),
+        ("quantize", "rename", 0),
+        ("prune", "fsync", 0),
+        ("prune", "rename", 0),
     ],
 )
 def test_a_stopped_command_leaves_no_result(
@@ -112,6 +120,25 @@ def test_a_stopped_command_leaves_no_result(
     assert not [one for one in names if one.endswith(".partial") or ".tmp-" in one or ".trireme-" in one]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda it: it.name)
+@pytest.mark.parametrize("name", ["quantize", "prune"])
+def test_a_compression_that_was_stopped_before_its_result_is_made_again(
+    folder: Path, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    """Its checkpoint is whole, but without its figures; SIGTERM deletes it at once, the next start after a kill."""
+    kept = tmp_path / "small" / "compression.json"
+    stop = {"PYTHONPATH": str(folder / "site"), "STOP_AT": f"fsync:{int(number)}:{kept}:0"}
+    done = run_command(*command(name, tmp_path), cwd=folder, **stop)
+    assert done.returncode in (-number, 128 + number), done.stderr
+    assert kept.parent.exists() == (number == signal.SIGKILL)
+    again = run_command(*command(name, tmp_path), cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(kept.read_text()) == json.loads(again.stdout)
+    refused = run_command(*command(name, tmp_path), cwd=folder)
+    assert refused.returncode == 2 and "already has checkpoints" in refused.stderr
+    assert not [path for path in kept.parent.iterdir() if path.name.startswith(".") and "lock" not in path.name]
+
+
 @pytest.mark.parametrize(
     ("name", "kibibytes"),
     [
@@ -123,6 +150,9 @@ def test_a_stopped_command_leaves_no_result(
         ("adapter", 4),
         ("adapter", 24),
         ("quantize", 4),
+        ("quantize", 24),
+        ("prune", 4),
+        ("prune", 24),
     ],
 )
 def test_a_full_disk_is_a_message(folder: Path, tmp_path: Path, name: str, kibibytes: int) -> None:

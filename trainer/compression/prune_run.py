@@ -18,7 +18,7 @@ from trainer.compression.pruning import (
     prune_layers,
     write_pruned,
 )
-from trainer.compression.report import withdrawn_on_failure
+from trainer.compression.report import keep_result, withdraw_unmeasured, withdrawn_on_failure
 from trainer.compression.rows import choose_row_length, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig, find_moe_layers
@@ -88,6 +88,7 @@ def prune_run(saved: SavedRun, output: Path, options: PruneOptions) -> PruneResu
         ConfigError: the model has no such parts, rows cannot be read, or the output cannot be used.
         RunStopped: the disk is full.
     """
+    withdraw_unmeasured(output)
     check_run_directory(output)
     state, config = saved.state, saved.state.model_config()
     if found := check_parts(config, options):
@@ -109,17 +110,17 @@ def prune_run(saved: SavedRun, output: Path, options: PruneOptions) -> PruneResu
         before = row_losses(model, validation)
         tensors = collect_tensors(model)  # copies: pruning writes zeros into the model
         pruned = _prune(model, config, rows, options)
-        checkpoint = write_run(
-            saved,
-            output,
-            model=pruned.model,
-            write_weights=lambda directory: write_pruned(
-                directory, tensors, pruned, config=config, padded_vocab_size=state.padded_vocab_size
-            ),
-            keeps_origin=False,
-            further={RECORD_NAME: _record(saved, pruned)},
-        )
-        with withdrawn_on_failure(checkpoint, output=output):
+        with withdrawn_on_failure(output):
+            checkpoint = write_run(
+                saved,
+                output,
+                model=pruned.model,
+                write_weights=lambda directory: write_pruned(
+                    directory, tensors, pruned, config=config, padded_vocab_size=state.padded_vocab_size
+                ),
+                keeps_origin=False,
+                further={RECORD_NAME: _record(saved, pruned)},
+            )
             # What was written, not what was measured while pruning.
             after = row_losses(load_whole(open_saved_run(checkpoint, verify=False), world=world), validation)
             tensors.clear()  # the memory is for the models that are measured
@@ -133,14 +134,16 @@ def prune_run(saved: SavedRun, output: Path, options: PruneOptions) -> PruneResu
                 after_dtypes=("fp32",),
                 base=options.base,
             )
-    return PruneResult(
-        checkpoint=checkpoint,
-        num_parameters_before=count_parameters(config, state.padded_vocab_size),
-        num_parameters=count_parameters(pruned.model, state.padded_vocab_size),
-        removals=pruned.removals,
-        perplexity=compare_losses(before, after, seq_length=length),
-        decoding=decoding,
-    )
+            result = PruneResult(
+                checkpoint=checkpoint,
+                num_parameters_before=count_parameters(config, state.padded_vocab_size),
+                num_parameters=count_parameters(pruned.model, state.padded_vocab_size),
+                removals=pruned.removals,
+                perplexity=compare_losses(before, after, seq_length=length),
+                decoding=decoding,
+            )
+            keep_result(output, result.to_record())
+    return result
 
 
 def check_parts(model: ModelConfig, options: PruneOptions) -> list[Violation]:

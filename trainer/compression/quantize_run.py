@@ -1,5 +1,6 @@
 """Quantize a checkpoint into a run directory or a GGUF file, and compare it with the original."""
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from trainer.checkpoint.adapter_base import fingerprint
 from trainer.checkpoint.quantized import Quantization, is_quantized, write_quantized
 from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.quantizing import TABLES, QuantizedModel, quantize_model
-from trainer.compression.report import withdrawn_on_failure
+from trainer.compression.report import keep_result, withdraw_unmeasured, withdrawn_on_failure
 from trainer.compression.rows import choose_row_length, compare_losses, read_rows, row_losses
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
@@ -117,27 +118,26 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
             has_offsets=has_offsets,
             report=CopyProgress("Quantizing", total=total, write=_LOGGER.info),
         )
-        if options.gguf is not None:
-            file, num_bytes = _write_gguf(output, saved, quantized, kind=options.gguf)
-        else:
-            quantization = Quantization(
-                bits=options.bits,
-                group_size=options.group_size,
-                method=options.method,
-                embedding_bits=embedding_bits,
-                source=saved.checkpoint.name,
-                source_sha256=fingerprint(saved.checkpoint),
-                has_offsets=has_offsets,
-            )
-            file = _write(saved, output, quantized, quantization)
-            num_bytes = _count_bytes(quantized.tensors)
-        with withdrawn_on_failure(file, output=output):
-            compared = decoding = None
-            if validation is not None and before is not None:
-                compared = compare_losses(before, row_losses(model, validation), seq_length=length)
-            coarse, error_ratio = quantized.coarse, quantized.error_ratio
-            del model, quantized  # the memory is for the models that are measured
-            if options.gguf is None:
+        compared = decoding = None
+        if validation is not None and before is not None:
+            compared = compare_losses(before, row_losses(model, validation), seq_length=length)
+        coarse, error_ratio = quantized.coarse, quantized.error_ratio
+        with contextlib.nullcontext() if options.gguf is not None else withdrawn_on_failure(output):
+            if options.gguf is not None:
+                file, num_bytes = _write_gguf(output, saved, quantized, kind=options.gguf)
+            else:
+                quantization = Quantization(
+                    bits=options.bits,
+                    group_size=options.group_size,
+                    method=options.method,
+                    embedding_bits=embedding_bits,
+                    source=saved.checkpoint.name,
+                    source_sha256=fingerprint(saved.checkpoint),
+                    has_offsets=has_offsets,
+                )
+                file = _write(saved, output, quantized, quantization)
+                num_bytes = _count_bytes(quantized.tensors)
+                del model, quantized  # the memory is for the models that are measured
                 decoding = compare_decoding(
                     saved,
                     file,
@@ -147,17 +147,20 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
                     after_dtypes=("bf16",),
                     base=options.base,
                 )
-    return QuantizeResult(
-        output=file,
-        num_parameters=total,
-        num_bytes=num_bytes,
-        size_ratio=num_bytes / (4 * total),
-        embedding_bits=embedding_bits,
-        coarse=coarse,
-        error_ratio=error_ratio,
-        perplexity=compared,
-        decoding=decoding,
-    )
+            result = QuantizeResult(
+                output=file,
+                num_parameters=total,
+                num_bytes=num_bytes,
+                size_ratio=num_bytes / (4 * total),
+                embedding_bits=embedding_bits,
+                coarse=coarse,
+                error_ratio=error_ratio,
+                perplexity=compared,
+                decoding=decoding,
+            )
+            if options.gguf is None:
+                keep_result(output, result.to_record())
+    return result
 
 
 def _check(saved: SavedRun, output: Path, options: QuantizeOptions) -> None:
@@ -170,6 +173,7 @@ def _check(saved: SavedRun, output: Path, options: QuantizeOptions) -> None:
 
         raise_if_any(check_gguf(output, saved))
     else:
+        withdraw_unmeasured(output)
         check_run_directory(output)
     if options.validation is not None and not saved.state.model_config().has_output_layer:
         message, fix = "needs a model that predicts tokens", "Remove it, and score predictions before and after."

@@ -2,18 +2,24 @@
 
 import argparse
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.huggingface.output_directory import write_errors_explained
+from trainer.checkpoint.directory import checkpoints_directory, delete, list_checkpoints
+from trainer.huggingface.output_directory import (
+    created_directory,
+    delete_leftovers,
+    scratch_directory,
+    write_errors_explained,
+)
 from trireme.errors import Violation
 from trireme.files import write_whole
 from trireme.strict_json import to_json
 
 RESULT_NAME = "compression.json"
 """File of a run directory with what `trireme quantize` or `trireme prune` printed."""
+_SCRATCH_PREFIX = ".trireme-compression-"
 _DECODING_ROUNDS = 3
 
 
@@ -48,21 +54,37 @@ def keep_result(output: Path, record: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def withdrawn_on_failure(written: Path, *, output: Path) -> Iterator[None]:
-    """Delete what a command has just written where the block raises, such as when it is interrupted.
+def withdrawn_on_failure(output: Path) -> Iterator[None]:
+    """Delete the checkpoints of a run directory where the block, which writes and measures one, raises or is killed.
+
+    After a kill, `withdraw_unmeasured` deletes them.
 
     Args:
-        written: a checkpoint, or a file.
-        output: the command's argument: the run directory of the checkpoint, or the file.
+        output: a run directory without checkpoints, which may not exist yet.
+    Raises:
+        ConfigError: the directory cannot be created.
+        RunStopped: the disk is full.
     """
-    try:
-        yield
-    except BaseException:
-        if written.is_dir():
-            shutil.rmtree(written, ignore_errors=True)
-            for place in (written.parent, output):
-                with contextlib.suppress(OSError):  # not empty
-                    place.rmdir()
-        else:
-            written.unlink(missing_ok=True)
-        raise
+    with (
+        write_errors_explained(output),
+        created_directory(output, output=output),
+        scratch_directory(output, prefix=_SCRATCH_PREFIX),
+    ):
+        try:
+            yield
+        except BaseException:
+            _withdraw(output)
+            raise
+
+
+def withdraw_unmeasured(output: Path) -> None:
+    """Delete what a killed command has left in a run directory: a checkpoint that has no result."""
+    if output.is_dir():
+        delete_leftovers(output, prefix=_SCRATCH_PREFIX, before=lambda _: _withdraw(output))
+
+
+def _withdraw(output: Path) -> None:
+    for checkpoint in list_checkpoints(output):
+        delete(checkpoint)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        checkpoints_directory(output).rmdir()
