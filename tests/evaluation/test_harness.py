@@ -24,11 +24,12 @@ from trainer.evaluation.harness_run import find_tasks
 from trireme.errors import ConfigError
 
 QUESTIONS = [
-    # Contexts of one word, with spaces at their end, and longer than the model's 32 positions.
+    # Contexts of one word, with spaces at their end, longer than the model's 32 positions, and empty.
     {"context": "a", "choices": ["b", "cde fg", "h"], "answer": 1, "delimiter": " "},
     {"context": "the cat sat on  ", "choices": ["mat", "dogs and cats"], "answer": 0},
     {"context": "abc " * 10, "choices": ["x", "y", "zz"], "answer": 2},
     {"context": "中é", "choices": ["é", "中"], "answer": 0},
+    {"context": "", "choices": ["the cat", "the dog"], "answer": 1, "delimiter": ""},
 ]
 TEXTS = ["One text. ", "abcdefg " * 12, "é中"]
 PROMPTS = ["The", "a b c", "xyz " * 12]
@@ -125,7 +126,7 @@ def test_scores_of_one_process_are_those_of_the_exported_model(
     result = check(done.stdout, expected)
     assert (result["step"], result["params_dtype"], result["batch_size"], result["seed"]) == (4, "fp32", 16, 1234)
     # Of rows that choices share, each choice counts; nothing of git, though this is no repository.
-    assert "Score: 10/10 texts" in done.stderr
+    assert "Score: 12/12 texts" in done.stderr
     assert "fatal" not in done.stderr and "Tokenizing" not in done.stderr
     scores = [line.split() for line in done.stderr.splitlines()]
     for name, metric in (("own_choice", "acc"), ("own_answer", "exact_match")):

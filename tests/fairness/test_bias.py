@@ -163,13 +163,15 @@ def test_layouts(planted: dict[str, Path], files: dict[Kind, ItemFile]) -> None:
 
 def score_by_hand(path: Path, files: dict[Kind, ItemFile]) -> None:
     loaded = load_model(ModelOptions(path=path), packs_weights=False)
+    # Weights that were packed for scoring cannot compute whole texts.
+    plain = load_model(ModelOptions(path=path), packs_weights=False, world=loaded.world).model
     scorer = ItemScorer(LikelihoodModel(loaded, batch_size=3))
 
     def likelihood(text: str, *, after: str = "") -> float:
         """Sum of the log-probabilities of a text's tokens that are not those of its beginning."""
         ids = [*loaded.document_start, *loaded.tokenizer.encode(text)]
         begin = len(loaded.document_start) + len(loaded.tokenizer.encode(after))
-        logits = whole_forward(loaded.model, ids)[:, : loaded.vocab_size].double()
+        logits = whole_forward(plain, ids)[:, : loaded.vocab_size].double()
         picked = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         return float(picked[begin - 1 :].sum())
 

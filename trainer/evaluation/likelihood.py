@@ -1,7 +1,7 @@
 """Compute log-likelihoods of continuations, and generate texts, with one model under any layout.
 
 Rank 0 asks, and the other ranks follow.
-b: rows of a batch, s: tokens of its longest row, v: tokens of the vocabulary.
+v: tokens of the vocabulary.
 """
 
 import datetime
@@ -13,14 +13,24 @@ import numpy as np
 import torch
 from torch import distributed
 
-from trainer.inference.batch_model import BatchModel, InputRow
+from trainer.evaluation.prefix_trees import Question, Tree, build_batches, build_trees
 from trainer.inference.loading import LoadedModel
 from trainer.inference.prompt_file import Completion, complete_in_order
 from trainer.inference.request import GenerationRequest
+from trainer.inference.stages import run_stages, share_batches
+from trainer.model.token_tree import TreeStep
 from trireme.errors import EXIT_STOPPED, RunStopped
 
 _NO_LIMIT = datetime.timedelta(days=3650)
 """Followers wait for the next request as long as rank 0 takes."""
+_TOKENS_PER_TEXT = 256
+"""Tokens of a batch for each text of the batch size, padding included."""
+_CPU_TOKENS = 512
+"""Tokens of a batch on a CPU at most: with more, activations leave its caches (4,096 took twice the time, one core)."""
+_PLACES_PER_TEXT = 64
+"""Tokens of a batch whose logits are kept, for each text of the batch size."""
+_LOGITS_AT_ONCE = 256
+"""Rows of logits that are normalized at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +62,18 @@ class LikelihoodModel:
     Rank 0 calls `score` and `generate`, at last `stop`; all other ranks call `follow` once.
 
     Args:
-        loaded: with weights that are not packed.
-        batch_size: rows at once, per replica.
+        loaded: its weights are packed, see `GPT.pack_weights`: nothing else can use it afterwards.
+        batch_size: bounds what a replica computes at once: 256 tokens for each text (on a CPU 512 in all), of which
+            the logits of 64 are kept. One text is computed at once, however long.
     """
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int) -> None:
         self.loaded = loaded
-        self._rows = BatchModel(loaded.model, config=loaded.config, world=loaded.world, batch_size=batch_size)
+        loaded.model.pack_weights()
+        max_tokens = batch_size * _TOKENS_PER_TEXT
+        if loaded.world.device.type == "cpu":
+            max_tokens = min(max_tokens, _CPU_TOKENS)
+        self._limits = {"max_tokens": max_tokens, "max_places": batch_size * _PLACES_PER_TEXT}
         self._control: distributed.ProcessGroup | None = None
         if loaded.world.world_size > 1:
             self._control = distributed.new_group(backend="gloo", timeout=_NO_LIMIT)
@@ -66,10 +81,11 @@ class LikelihoodModel:
     def score(
         self, requests: Sequence[ContinuationRequest], *, show: Callable[[int], object] = lambda done: None
     ) -> list[ContinuationScore]:
-        """Score continuations, those of similar length together; the order is that of the requests.
+        """Score continuations; the order is that of the requests.
 
-        A text that is longer than the model's context loses its beginning, as in lm-evaluation-harness. Columns that
-        pad the vocabulary have no probability.
+        What texts have in common at their beginnings, such as the answers to one question, is computed once. A text
+        that is longer than the model's context loses its beginning, as in lm-evaluation-harness. Columns that pad the
+        vocabulary have no probability.
 
         Args:
             show: receives the number of requests that are done.
@@ -118,37 +134,70 @@ class LikelihoodModel:
     ) -> list[ContinuationScore]:
         """Return scores on rank 0, else nothing; all ranks call this."""
         length = self.loaded.context_length
-        # Choices of one token after the same context share a row: the last token is a label only.
-        places: dict[tuple[int, ...], int] = {}
-        targets: list[list[tuple[int, ...]]] = []
-        where: list[tuple[int, int]] = []
+        questions = []
         for request in requests:
             whole = (*request.context, *request.continuation)[-(length + 1) :]
-            target = whole[-min(len(request.continuation), len(whole) - 1) :]
-            row = places.setdefault(whole[:-1], len(places))
-            if row == len(targets):
-                targets.append([])
-            where.append((row, len(targets[row])))
-            targets[row].append(target)
-        rows = [InputRow(tokens=np.array(tokens, dtype=np.int64)) for tokens in places]
-
-        def take(output: torch.Tensor, numbers: Sequence[int]) -> list[list[ContinuationScore]]:
-            return [
-                [_score_target(output[index], target, end=len(rows[number])) for target in targets[number]]
-                for index, number in enumerate(numbers)
-            ]
-
-        found: dict[int, list[ContinuationScore]] = {}
-        for part in self._rows.compute(rows, take):
+            targets = whole[-min(len(request.continuation), len(whole) - 1) :]
+            questions.append(Question(tokens=whole[:-1], targets=targets))
+        # A layer's products take some 24 h^2 operations for each token, and its attention 4 h for each pair, which a
+        # kernel with a mask computes at a third of their speed.
+        pair_cost = 1 / (2 * self.loaded.config.hidden_size)
+        trees = build_trees(questions, **self._limits, pair_cost=pair_cost)
+        batches = build_batches(trees, **self._limits)
+        found: dict[int, ContinuationScore] = {}
+        for part in share_batches(batches, self._score_batch, world=self.loaded.world):
             found |= part
-            show(sum(map(len, found.values())))
-        return [found[row][number] for row, number in where] if found else []
+            show(len(found))
+        return [found[number] for number in range(len(requests))] if found else []
+
+    @torch.inference_mode()
+    def _score_batch(self, trees: Sequence[Tree]) -> dict[int, ContinuationScore]:
+        """Return scores by number of the request, on the first tensor-parallel rank of the last stage."""
+        model, world = self.loaded.model, self.loaded.world
+        places = [(row, place) for row, tree in enumerate(trees) for place in tree.places]
+        step = TreeStep([tree.depths for tree in trees], places=places, device=world.device)
+        tokens = np.zeros((len(trees), step.num_new), np.int64)
+        for row, tree in enumerate(trees):
+            tokens[row, : len(tree)] = tree.tokens
+        ids = torch.from_numpy(tokens).to(world.device)
+
+        def call() -> torch.Tensor:
+            # Megatron-Core passes the step on to the core attention, as the attention mask.
+            output: torch.Tensor = model(ids, step.position_ids, step)
+            return output
+
+        output = run_stages(model, call, world=world, num_rows=len(trees), num_tokens=step.num_new)
+        if output is None or world.groups.tp.rank() != 0:
+            return {}
+        where = {place: number for number, place in enumerate(places)}
+        branches = [(row, branch) for row, tree in enumerate(trees) for branch in tree.branches]
+        rows = [where[row, place] for row, branch in branches for place in branch.places]
+        targets = [token for _, branch in branches for token in branch.targets]
+        logprobs, is_best = _pick(output[:, 0], rows=torch.tensor(rows), targets=torch.tensor(targets))
+        scores, first = {}, 0
+        for _, branch in branches:
+            end = first + len(branch.targets)
+            scores[branch.number] = ContinuationScore(
+                token_logprobs=tuple(logprobs[first:end].tolist()), is_greedy=bool(is_best[first:end].all())
+            )
+            first = end
+        return scores
 
 
-def _score_target(logits: torch.Tensor, target: Sequence[int], *, end: int) -> ContinuationScore:
-    """Score the tokens at the end of a row: logits [s, v], of which `end` positions are not padding."""
-    logprobs = logits[end - len(target) : end].float().log_softmax(dim=-1)
-    ids = torch.tensor(target, device=logprobs.device)
-    values = logprobs.gather(1, ids[:, None])[:, 0]
-    is_greedy = bool((logprobs.argmax(dim=-1) == ids).all())
-    return ContinuationScore(token_logprobs=tuple(values.tolist()), is_greedy=is_greedy)
+def _pick(logits: torch.Tensor, *, rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target in its row of the logits, and whether it is the most likely token.
+
+    Args:
+        logits: [rows, v].
+        rows, targets: [n] int64 on the CPU.
+    Returns:
+        [n] fp32 and [n] bool on the CPU.
+    """
+    logprobs, is_best = torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.bool)
+    for first in range(0, len(logits), _LOGITS_AT_ONCE):
+        part = logits[first : first + _LOGITS_AT_ONCE].float().log_softmax(dim=-1)
+        here = (rows >= first) & (rows < first + len(part))
+        row, target = (rows[here] - first).to(logits.device), targets[here].to(logits.device)
+        logprobs[here] = part[row, target].cpu()
+        is_best[here] = (part.argmax(dim=-1)[row] == target).cpu()
+    return logprobs, is_best

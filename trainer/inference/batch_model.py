@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import distributed
 
 from trainer.config.model import ModelConfig
 from trainer.inference.loading import count_tokens, open_tokenizer, place_model
 from trainer.inference.options import ModelOptions
+from trainer.inference.stages import run_stages, share_batches
 from trainer.model.gpt import GPT
 from trainer.parallel.world import World
 from trainer.saved_run import SavedRun, open_saved_run
@@ -65,20 +65,12 @@ class BatchModel:
         Args:
             rows: the same on every rank.
             take: called where the output is, without gradients.
-        Yields:
-            After every batch of all replicas, the results by number of row; on other ranks than 0 an empty dictionary.
+        Returns:
+            after every batch of all replicas, the results by number of row; on other ranks than 0 an empty dictionary.
         """
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True)
         batches = [order[first : first + self._batch_size] for first in range(0, len(order), self._batch_size)]
-        dp = self.world.groups.dp
-        for first in range(0, len(batches), dp.size()):
-            share = batches[first : first + dp.size()]
-            mine = share[dp.rank()] if dp.rank() < len(share) else []
-            found = self._compute_batch(mine, rows, take) if mine else {}
-            if not mine and self.world.groups.ep.size() > 1:
-                # The other replicas' tokens may need this one's experts.
-                self._compute_batch([0], rows, lambda output, numbers: [None])
-            yield self._collect(found)
+        return share_batches(batches, lambda numbers: self._compute_batch(numbers, rows, take), world=self.world)
 
     def _compute_batch(self, numbers: Sequence[int], rows: Sequence[InputRow], take: Take) -> dict[int, Any]:
         batch = [rows[number] for number in numbers]
@@ -111,28 +103,9 @@ class BatchModel:
             output: torch.Tensor = self._model(*inputs, runtime_gather_output=True, **further)
             return output
 
-        if groups.pp.size() == 1:
-            outputs = [call()]
-        else:
-            outputs = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)(
-                forward_step_func=lambda iterator, model: (call(), lambda output, non_loss_data: output),
-                data_iterator=None,
-                model=self._model,
-                num_microbatches=1,
-                seq_length=tokens.shape[1],
-                micro_batch_size=tokens.shape[0],
-                forward_only=True,
-                collect_non_loss_data=True,
-            )
-        return outputs[0] if outputs and groups.tp.rank() == 0 else None
-
-    def _collect(self, found: dict[int, Any]) -> dict[int, Any]:
-        """Return what all replicas have found, on rank 0."""
-        if distributed.get_world_size() == 1:
-            return found
-        gathered: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(gathered, found)
-        return {number: value for part in gathered for number, value in part.items()} if self.is_driver else {}
+        rows, length = tokens.shape
+        output = run_stages(self._model, call, world=self.world, num_rows=rows, num_tokens=length)
+        return output if groups.tp.rank() == 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)

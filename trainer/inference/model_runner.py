@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import distributed
 
+from trainer.inference.stages import run_stages
 from trainer.model.adapter_bank import AdapterBank
 from trainer.model.cache import CachedStep, KeyValueCache
 from trainer.model.gpt import GPT
@@ -172,24 +172,8 @@ class ModelRunner:
             output: torch.Tensor = self._model(ids, step.position_ids, step)
             return output
 
-        if self._world.pp_size == 1:
-            return call()[:, -1]
-
-        def forward_step(iterator: Any, model: GPT) -> tuple[torch.Tensor, Any]:
-            return call(), lambda output, non_loss_data: output
-
-        schedule = get_forward_backward_func(pp_size=self._world.pp_size, vp_size=None)
-        outputs: list[torch.Tensor] = schedule(
-            forward_step_func=forward_step,
-            data_iterator=None,
-            model=self._model,
-            num_microbatches=1,
-            seq_length=width,
-            micro_batch_size=len(rows),
-            forward_only=True,
-            collect_non_loss_data=True,
-        )
-        return outputs[0][:, -1] if outputs else None
+        output = run_stages(self._model, call, world=self._world, num_rows=len(rows), num_tokens=width)
+        return None if output is None else output[:, -1]
 
     def _collect(self, logits: torch.Tensor | None, *, steps: Sequence[ReplicaStep]) -> list[torch.Tensor | None]:
         """Send the replicas' logits to rank 0; return them there, else nothing."""
