@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8_groups_of_64": {"bits": 8, "group_size": 64},
     "int4": {"bits": 4, "group_size": 32},
     "int4_gptq": {"bits": 4, "group_size": 32, "method": "gptq"},
+    "int4_gptq_all": {"bits": 4, "group_size": 32, "method": "gptq", "max_size": 0.0},
     "int4_gptq_tables_of_4": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 4},
     "int4_gptq_tables_of_8": {"bits": 4, "group_size": 32, "method": "gptq", "embedding_bits": 8},
     "int4_offsets": {"bits": 4, "group_size": 32, "has_offsets": True},
@@ -93,8 +94,9 @@ def main() -> int:
             start = time.monotonic()
             written = quantize_run(saved, output, options).to_record()
             seconds = time.monotonic() - start
-            keys = ("num_bytes", "size_ratio", "embedding_bits", "error_ratio", "perplexity")
+            keys = ("num_bytes", "size_ratio", "embedding_bits", "max_size", "error_ratio", "perplexity")
             record = {key: written[key] for key in keys}
+            record |= {"num_fine": len(written["fine"])}
             record |= {"calibration_rows": None if options.calibration is None else arguments.calibration_rows}
             record |= {"seconds_with_validation": round(seconds, 1)}
             result["variants"][name] = record

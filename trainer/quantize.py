@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         row_length=arguments.row_length,
         embedding_bits=arguments.embedding_bits,
         has_offsets=arguments.offsets,
+        max_size=arguments.max_size,
         validation=arguments.validation,
         validation_rows=arguments.validation_rows,
         gguf=arguments.gguf,
@@ -109,6 +110,13 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="give each group of 4 bits an offset beside its scale, as Q4_1 has, for another half bit a weight",
     )
+    parser.add_argument(
+        "--max-size",
+        type=float,
+        metavar="SHARE",
+        help="with --bits 4, give 8 bits to the matrices whose 4 bits cost most on the calibration rows, up to this "
+        "share of fp32; 0 gives 4 bits to all (default: 0.18 where tables have 8 bits and groups no offsets)",
+    )
     parser.add_argument("--gguf", choices=tuple(_GGUF_BITS), help="write a GGUF file with this type of its matrices")
     rows = parser.add_argument_group("rows of tokens")
     rows.add_argument("--calibration", type=Path, metavar="PREFIX", help="token shard for --method gptq")
@@ -148,6 +156,13 @@ def _check(arguments: argparse.Namespace) -> list[Violation]:
     if arguments.offsets and (arguments.bits == 8 or arguments.gguf in ("Q8_0", "Q4_0")):
         message, fix = "requires groups of 4 bits that can have them", "Set --bits 4 or --gguf Q4_1."
         found.append(Violation(path="--offsets", value=True, message=message, fix=fix))
+    size = arguments.max_size
+    if size is not None and not 0 <= size <= 1:
+        found.append(Violation(path="--max-size", value=size, message="must be between 0 and 1", fix="Use 0.18."))
+    elif size and (arguments.bits != 4 or arguments.calibration is None or arguments.offsets or arguments.gguf):
+        message = "requires 4 bits with calibration, without offsets, and no GGUF file"
+        fix = "Remove it, or use --bits 4 and --calibration."
+        found.append(Violation(path="--max-size", value=size, message=message, fix=fix))
     return found
 
 

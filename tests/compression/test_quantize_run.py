@@ -86,6 +86,26 @@ def test_a_quantized_run_is_its_dequantized_weights(
         assert float((weight - original[name]).abs().max()) <= 0.4 * float(original[name].abs().max()) + 1e-6
 
 
+def test_the_costliest_matrices_have_eight_bits_up_to_a_size(
+    command: Any, run_directory: Path, shard: Path, tmp_path: Path
+) -> None:
+    options = ("--bits", 4, "--embedding-bits", 8, "--calibration", shard, "--calibration-rows", 8)
+    plain = command(run_directory, tmp_path / "plain", *options, "--max-size", 0)
+    assert plain["fine"] == [] and plain["max_size"] == 0
+    # All of the tiny model's norms are in fp32, so that it is larger than 0.18 with 4 bits.
+    wanted = plain["size_ratio"] + 0.03
+    record = command(run_directory, tmp_path / "mixed", *options, "--max-size", wanted)
+    assert plain["size_ratio"] < record["size_ratio"] <= wanted == record["max_size"]
+    assert QuantizedFile(Path(record["output"])).quantization.max_size == wanted
+    from safetensors.torch import load_file  # noqa: PLC0415 - used here only
+
+    stored = load_file(Path(record["output"]) / QUANTIZED_NAME).keys()
+    assert 0 < len(record["fine"]) < 16 and {f"{name}.int8" for name in record["fine"]} <= stored
+    assert sum(name.endswith(".int4") for name in stored) == 16 - len(record["fine"])
+    alone = generate(tmp_path / "mixed")
+    assert run_distributed(generate_under_layouts, 2, str(tmp_path / "mixed"))[0][:2] == [alone, alone]
+
+
 def test_the_dequantized_model_computes_the_reported_perplexity(
     command: Any, run_directory: Path, shard: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +266,8 @@ def test_training_from_it_is_refused(command: Any, run_directory: Path, tmp_path
         (["--gguf", "Q4_0", "--embedding-bits", "4"], "--embedding-bits: must be 8 or 32 in a GGUF file"),
         (["--bits", "4", "--method", "gptq"], "--method: requires calibration rows"),
         (["--bits", "4", "--method", "round", "--calibration", "x"], "--calibration: is read with --method gptq only"),
+        (["--bits", "4", "--max-size", "1.2"], "--max-size: must be between 0 and 1"),
+        (["--bits", "4", "--max-size", "0.2"], "--max-size: requires 4 bits with calibration"),
         (["--bits", "8", "--offsets"], "--offsets: requires groups of 4 bits"),
         (["--gguf", "Q4_0", "--offsets"], "--offsets: requires groups of 4 bits"),
     ],

@@ -56,6 +56,8 @@ class Quantization:
     """Of that checkpoint, see `trainer.checkpoint.adapter_base.fingerprint`."""
     has_offsets: bool = False
     """Whether groups of 4 bits have offsets."""
+    max_size: float = 0.0
+    """Share of fp32 up to which linear layers got 8 bits with one scale a row instead of 4; 0 if none did."""
 
 
 def is_quantized(checkpoint: Path) -> bool:

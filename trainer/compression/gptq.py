@@ -97,15 +97,8 @@ def quantize_with_feedback(
         has_offsets: whether groups of 4 bits have an offset too.
     """
     num_columns = weight.shape[1]
-    diagonal = hessian.diagonal().clone()
-    # An input that was always 0 does not matter: its column is rounded on its own.
-    diagonal[diagonal == 0] = diagonal.mean().clamp(min=1e-12)
-    hessian = hessian.clone()
-    hessian.diagonal().copy_(diagonal)
-    order = diagonal.argsort(descending=True)
-    damped, inverse = _damp_and_invert(hessian[order][:, order])
-    importance = torch.empty_like(diagonal)
-    importance[order] = 1 / inverse.square().sum(dim=0)
+    order, damped, inverse = _order_and_invert(hessian)
+    importance = _importance(order, inverse)
     chosen = quantize_rows(weight, bits=bits, group_size=group_size, has_offsets=has_offsets, importance=importance)
     width = num_columns // chosen.scales.shape[1]
     scales = chosen.scales.repeat_interleave(width, dim=1)[:, order]
@@ -128,10 +121,48 @@ def quantize_with_feedback(
     return descend(weight.float(), fed_back, damped[back][:, back])
 
 
+def expected_errors(weight: torch.Tensor, hessian: torch.Tensor, *, bits: int, group_size: int | None) -> torch.Tensor:
+    """Return the squared error that column by column feedback is expected to leave in each output: [n] fp32.
+
+    A column that is rounded with scale s has an error of s^2 / 12 on average, of which the later columns make up for
+    all but the share that their inputs do not predict. Weights that the scales meet exactly would have less.
+
+    Args:
+        weight: [n, k] fp32.
+        hessian: [k, k], see `Hessian.matrix`.
+        bits: 8 or 4.
+        group_size: inputs that share a scale; None for whole rows.
+    """
+    order, _, inverse = _order_and_invert(hessian)
+    chosen = quantize_rows(weight, bits=bits, group_size=group_size, importance=_importance(order, inverse))
+    left = torch.empty_like(hessian.diagonal())
+    left[order] = 1 / inverse.diagonal().square()
+    return chosen.scales.square() @ left.view(chosen.scales.shape[1], -1).sum(dim=1) / 12
+
+
 def output_error(weight: torch.Tensor, quantized: QuantizedTensor, hessian: torch.Tensor) -> float:
     """Return the squared error of the outputs, summed over outputs, in the mean over tokens that `Hessian` weights."""
     difference = quantized.dequantize() - weight.float()
     return float(((difference @ hessian) * difference).sum())
+
+
+def _order_and_invert(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the columns by falling importance, [k] int64, and what `_damp_and_invert` does of them in that order."""
+    diagonal = hessian.diagonal().clone()
+    # An input that was always 0 does not matter: its column is rounded on its own.
+    diagonal[diagonal == 0] = diagonal.mean().clamp(min=1e-12)
+    hessian = hessian.clone()
+    hessian.diagonal().copy_(diagonal)
+    order = diagonal.argsort(descending=True)
+    damped, inverse = _damp_and_invert(hessian[order][:, order])
+    return order, damped, inverse
+
+
+def _importance(order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """Return what of each input no other input predicts, [k] fp32, of the results of `_order_and_invert`."""
+    importance = torch.empty_like(inverse[0])
+    importance[order] = 1 / inverse.square().sum(dim=0)
+    return importance
 
 
 def _damp_and_invert(hessian: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

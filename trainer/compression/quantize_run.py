@@ -15,6 +15,7 @@ from trainer.compression.decoding import DecodingComparison, compare_decoding
 from trainer.compression.quantizing import TABLES, QuantizedModel, quantize_model
 from trainer.compression.report import keep_result, withdraw_unmeasured, withdrawn_on_failure
 from trainer.compression.rows import choose_row_length, compare_losses, read_rows, row_losses
+from trainer.compression.sensitivity import choose_fine
 from trainer.compression.whole_model import load_whole, one_process, write_run
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
@@ -30,6 +31,7 @@ from trireme.extras import check_extra
 
 GgufType = Literal["Q8_0", "Q4_0", "Q4_1"]
 _CALIBRATION_SEED, _VALIDATION_SEED = 1, 2
+_MAX_SIZE = 0.18
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -49,6 +51,9 @@ class QuantizeOptions:
     """None takes 8, or 4 where `_choose_embedding_bits` says so."""
     has_offsets: bool = False
     """Whether groups of 4 bits have an offset too; those of Q4_1 always have one."""
+    max_size: float | None = None
+    """Share of fp32 up to which matrices get 8 bits instead of 4, see `trainer.compression.sensitivity`; None takes
+    what `_choose_max_size` says."""
     validation: Path | None = None
     """Shard on which the two models are compared."""
     validation_rows: int = 64
@@ -73,6 +78,10 @@ class QuantizeResult:
     embedding_bits: int
     """Of the tables of embeddings and output."""
     coarse: tuple[str, ...]
+    """See `QuantizedModel`."""
+    max_size: float
+    """Up to which matrices got 8 bits instead of 4; 0 if none should."""
+    fine: tuple[str, ...]
     """See `QuantizedModel`."""
     error_ratio: float | None
     """See `QuantizedModel`."""
@@ -109,6 +118,16 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
         before = row_losses(model, validation) if validation is not None else None
         embedding_bits = options.embedding_bits or _choose_embedding_bits(model, options)
         has_offsets = options.has_offsets or options.gguf == "Q4_1"
+        max_size = _choose_max_size(config, options, embedding_bits=embedding_bits)
+        fine: frozenset[str] = frozenset()
+        if max_size > 0 and calibration is not None:
+            fine = choose_fine(
+                model,
+                calibration[:, :-1],
+                group_size=options.group_size,
+                embedding_bits=embedding_bits,
+                max_size=max_size,
+            )
         quantized = quantize_model(
             model,
             bits=options.bits,
@@ -116,12 +135,13 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
             embedding_bits=embedding_bits,
             calibration=calibration[:, :-1] if calibration is not None else None,
             has_offsets=has_offsets,
+            fine=fine,
             report=CopyProgress("Quantizing", total=total, write=_LOGGER.info),
         )
         compared = decoding = None
         if validation is not None and before is not None:
             compared = compare_losses(before, row_losses(model, validation), seq_length=length)
-        coarse, error_ratio = quantized.coarse, quantized.error_ratio
+        coarse, chosen, error_ratio = quantized.coarse, quantized.fine, quantized.error_ratio
         with contextlib.nullcontext() if options.gguf is not None else withdrawn_on_failure(output):
             if options.gguf is not None:
                 file, num_bytes = _write_gguf(output, saved, quantized, kind=options.gguf)
@@ -134,6 +154,7 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
                     source=saved.checkpoint.name,
                     source_sha256=fingerprint(saved.checkpoint),
                     has_offsets=has_offsets,
+                    max_size=max_size,
                 )
                 file = _write(saved, output, quantized, quantization)
                 num_bytes = _count_bytes(quantized.tensors)
@@ -154,6 +175,8 @@ def quantize_run(saved: SavedRun, output: Path, options: QuantizeOptions) -> Qua
                 size_ratio=num_bytes / (4 * total),
                 embedding_bits=embedding_bits,
                 coarse=coarse,
+                max_size=max_size,
+                fine=chosen,
                 error_ratio=error_ratio,
                 perplexity=compared,
                 decoding=decoding,
@@ -178,6 +201,9 @@ def _check(saved: SavedRun, output: Path, options: QuantizeOptions) -> None:
     if options.validation is not None and not saved.state.model_config().has_output_layer:
         message, fix = "needs a model that predicts tokens", "Remove it, and score predictions before and after."
         raise ConfigError([Violation(path="--validation", value=options.validation, message=message, fix=fix)])
+    if options.max_size and saved.state.model_config().head != "lm":
+        message, fix = "needs the loss of a model that predicts the next token", "Remove it."
+        raise ConfigError([Violation(path="--max-size", value=options.max_size, message=message, fix=fix)])
 
 
 def _read(
@@ -210,6 +236,18 @@ def _choose_embedding_bits(model: GPT, options: QuantizeOptions) -> int:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     in_tables = sum(sizes.get(name, 0) for name in TABLES)
     return 4 if options.bits == 4 and options.gguf is None and in_tables > sum(sizes.values()) / 3 else 8
+
+
+def _choose_max_size(model: ModelConfig, options: QuantizeOptions, *, embedding_bits: int) -> float:
+    """Return `_MAX_SIZE` for 4 bits with calibration, 0 where the loss of matrices is not known or not what matters.
+
+    Tables of 4 bits lose most themselves. Groups with offsets can meet weights exactly, which whole rows of 8 bits do
+    not, and the estimate knows neither. A GGUF file has the type that was asked for.
+    """
+    if options.max_size is not None:
+        return options.max_size
+    is_mixed = options.bits == 4 and options.method == "gptq" and not options.has_offsets and options.gguf is None
+    return _MAX_SIZE if is_mixed and model.head == "lm" and embedding_bits == 8 else 0.0
 
 
 def _write(saved: SavedRun, output: Path, quantized: QuantizedModel, quantization: Quantization) -> Path:

@@ -4,7 +4,7 @@ b: calibration rows, s: tokens of a row.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,8 @@ class QuantizedModel:
     """Weights."""
     coarse: tuple[str, ...]
     """Names of matrices with 8 bits instead of 4, because the group size does not divide their inputs."""
+    fine: tuple[str, ...]
+    """Names of matrices with 8 bits instead of 4, because they were asked for."""
     error_ratio: float | None
     """Squared error of the outputs of all layers on the calibration rows, beyond what the best weights in fp32 leave
     for the inputs of quantized layers, with error feedback divided by rounding alone; None without calibration."""
@@ -47,6 +49,7 @@ def quantize_model(
     embedding_bits: int,
     calibration: torch.Tensor | None,
     has_offsets: bool = False,
+    fine: Collection[str] = (),
     report: Report = lambda _: None,
 ) -> QuantizedModel:
     """Quantize the linear layers and tables of a model, whose weights become the dequantized ones.
@@ -61,6 +64,7 @@ def quantize_model(
             them as they are.
         calibration: [b, s] int64 tokens for error feedback; None rounds to the nearest.
         has_offsets: whether groups of 4 bits have an offset too.
+        fine: linear layers' weights that have 8 bits with a scale a row in any case, by `stored_name`.
         report: counts weights.
     """
     described = [*describe_parameters([model]), *describe_buffers([model])]
@@ -71,9 +75,8 @@ def quantize_model(
 
     def quantize(weight: torch.Tensor, hessian: Hessian | None = None) -> None:
         name, width = names[id(weight)], weight.shape[1]
-        chosen, size = bits, group_size
-        if size is not None and width % size:
-            chosen, size = 8, None
+        chosen, size = (8, None) if name in fine else fit_groups(width, bits=bits, group_size=group_size)
+        if chosen != bits and name not in fine:
             coarse.append(name)
         values = weight.detach().float().cpu()
         quantized = nearest = quantize_rows(values, bits=chosen, group_size=size, has_offsets=has_offsets)
@@ -97,8 +100,7 @@ def quantize_model(
     if embedding_bits < 32:
         for name, parameter in model.named_parameters():
             if name in TABLES:
-                is_coarse = embedding_bits == 4 and parameter.shape[1] % TABLE_GROUP_SIZE == 0
-                kept, size = (4, TABLE_GROUP_SIZE) if is_coarse else (8, None)
+                kept, size = fit_table(parameter.shape[1], embedding_bits=embedding_bits)
                 table = quantize_rows(parameter.detach().float().cpu(), bits=kept, group_size=size)
                 tensors[names[id(parameter)]] = table
                 parameter.data.copy_(table.dequantize())
@@ -110,8 +112,19 @@ def quantize_model(
         tensors=tensors,
         num_quantized=sum(one.values.numel() for one in quantized),
         coarse=tuple(coarse),
+        fine=tuple(name for name in tensors if name in fine),
         error_ratio=errors[0] / errors[1] if calibration is not None and errors[1] else None,
     )
+
+
+def fit_groups(width: int, *, bits: int, group_size: int | None) -> tuple[int, int | None]:
+    """Return the bits and the group size of a matrix with so many inputs: 8 and None where the groups do not fit."""
+    return (bits, group_size) if group_size is None or width % group_size == 0 else (8, None)
+
+
+def fit_table(width: int, *, embedding_bits: int) -> tuple[int, int | None]:
+    """Return the bits and the group size of a table with so many columns."""
+    return fit_groups(width, bits=4, group_size=TABLE_GROUP_SIZE) if embedding_bits == 4 else (8, None)
 
 
 def name_of(sharded: ShardedParameter) -> str:
