@@ -46,6 +46,7 @@ from trainer.metrics import events
 from trainer.metrics.mfu import device_peak_tflops
 from trainer.metrics.recorder import MetricsRecorder, build_recorder
 from trainer.metrics.throughput import ThroughputMeter
+from trainer.model.finite import find_not_finite, join_first
 from trainer.model.gpt import build_model_chunks, build_transformer_config, count_layers
 from trainer.model.kernels import choose_kernels
 from trainer.model.megatron_patches import install_megatron_patches
@@ -67,7 +68,8 @@ from trainer.resume import (
     start_from_pretrained,
 )
 from trainer.suite.items import shipped_tasks
-from trainer.teacher import choose_teacher, teacher_model
+from trainer.teacher import TEACHER, choose_teacher, teacher_model
+from trireme.errors import ConfigError, Violation
 from trireme.shards.examples import RECORD_NAME, write_record
 from trireme.tokenizer.model_files import CHAT_TEMPLATE_NAME
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -391,7 +393,11 @@ def _preference(finetune: FinetuneConfig) -> PreferenceObjective:
 
 
 def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) -> FrozenTeacher:
-    """Build the teacher of a distillation, frozen, under the run's layout; all ranks call this."""
+    """Build the teacher of a distillation, frozen, under the run's layout; all ranks call this.
+
+    Raises:
+        ConfigError: on every rank: there is no valid checkpoint, or its weights are not finite.
+    """
     checkpoint, state = choose_teacher(config)
     model = teacher_model(state, model=config.model)
     chunks = wire_model(
@@ -404,6 +410,11 @@ def build_teacher(config: TrainConfig, *, derived: DerivedConfig, world: World) 
         reset_position_ids=resets_positions(config),
     )
     load_weights(checkpoint, chunks=chunks)
+    damage: list[list[str]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(damage, find_not_finite(chunks))
+    if found := list(dict.fromkeys(one for of_rank in damage for one in of_rank)):
+        message, fix = f"cannot teach: its weights contain {join_first(found)}", "Use an older checkpoint of its run."
+        raise ConfigError([Violation(path=TEACHER, value=checkpoint, message=message, fix=fix)])
     for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
         parameter.requires_grad_(False)
     return FrozenTeacher(

@@ -1,6 +1,8 @@
 """A model learns from a teacher by the real commands, alike under every layout; the loss is torch's own divergence."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from torch.nn import functional
 
 from tests.distributed.harness import run_distributed
 from tests.train.commands import SMALL, losses_of
-from tests.train.small_run import run_command, train
+from tests.train.small_run import change_weights, run_command, train
 from trainer.model.cross_entropy import count_columns
 from trainer.model.divergence import vocab_parallel_divergence
 
@@ -110,6 +112,24 @@ def test_a_teacher_that_does_not_fit_is_refused_with_all_reasons(folder: Path) -
     assert done.returncode == 2
     assert "distill.teacher: " in done.stderr
     assert "of the teacher" in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["parallel=single", "parallel=pp2"])
+def test_a_teacher_whose_weights_are_not_finite_is_refused(folder: Path, tmp_path: Path, layout: str) -> None:
+    """Every gradient would be skipped, and the run would end as if it had learned."""
+    shutil.copytree(folder / "outputs" / "small", tmp_path / "damaged")
+    change_weights(tmp_path / "damaged", "decoder.final_layernorm.weight", math.nan)
+    done = run_command(
+        "launch.distill",
+        f"teacher={tmp_path}/damaged",
+        *_STUDENT,
+        f"run_name=damaged_{layout[-3:]}",
+        layout,
+        cwd=folder,
+    )
+    assert done.returncode == 2, done.stderr
+    message = "distill.teacher: cannot teach: its weights contain NaN in tensor decoder.final_layernorm.weight"
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def divergences(logits: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
