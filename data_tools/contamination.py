@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("ngram_words", "ngram_characters")
         if (value := getattr(arguments, name)) < 1
     ]
+    prefixes = [prefix.removesuffix(".bin").removesuffix(".idx") for prefix in arguments.prefix]
+    violations += [
+        Violation(path="PREFIX", value=prefix, message="is listed twice", fix="List it once.")
+        for prefix in dict.fromkeys(prefixes)
+        if prefixes.count(prefix) > 1
+    ]
     raise_if_any(violations)
     texts, num_short = read_texts(
         arguments.texts, ngram_words=arguments.ngram_words, ngram_characters=arguments.ngram_characters
@@ -80,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         fix = "Give files with longer texts, or set --ngram-words and --ngram-characters lower."
         raise ConfigError([Violation(path="--texts", value=given, message=message, fix=fix)])
     search = TextSearch(texts, ngram_words=arguments.ngram_words, ngram_characters=arguments.ngram_characters)
-    num_documents = sum(search.search_shard(prefix, tokenizer_path=arguments.tokenizer) for prefix in arguments.prefix)
+    num_documents = sum(search.search_shard(prefix, tokenizer_path=arguments.tokenizer) for prefix in prefixes)
     reports = [report for report, _ in texts]
     write_output(to_json(describe(reports, num_short=num_short, num_documents=num_documents)) + "\n")
     return EXIT_OK
@@ -123,13 +129,13 @@ def _split(path: Path) -> Iterator[tuple[int | None, str]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError as error:
+            text = "\n".join(_texts_of(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else error
+            message = f"is no JSON that can be read: {reason}"
             place = f"{path}, line {number}"
-            raise ConfigError(
-                [Violation(path=place, value="", message=f"is no JSON: {error}", fix="Correct the file.")]
-            ) from error
-        yield number, "\n".join(_texts_of(value))
+            raise ConfigError([Violation(path=place, value="", message=message, fix="Correct the file.")]) from error
+        yield number, text
 
 
 def _texts_of(value: Any) -> Iterator[str]:
@@ -167,7 +173,6 @@ class TextSearch:
         Raises:
             ConfigError: the shard cannot be used, or there is no tokenizer for it.
         """
-        prefix = prefix.removesuffix(".bin").removesuffix(".idx")
         reader, origins = ShardReader(prefix), open_documents(prefix)
         tokenizer = open_shard_tokenizer(reader, read_manifest(prefix), path=tokenizer_path)
         if tokenizer is None:

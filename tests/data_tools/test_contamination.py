@@ -66,6 +66,14 @@ def test_wrong_input_is_named(folder: Path, tmp_path: Path) -> None:
     assert "--texts: cannot be read" in refuse("--texts", str(tmp_path / "none.txt"))
     (tmp_path / "bad.jsonl").write_text("{}\nnothing\n")
     assert "bad.jsonl, line 2: is no JSON" in refuse("--texts", str(tmp_path / "bad.jsonl"))
+    # Python reads 990 levels, and has not enough left to walk through them.
+    for depth in (990, 100_000):
+        (tmp_path / "deep.jsonl").write_text("[" * depth + "]" * depth)
+        assert "deep.jsonl, line 1: is no JSON that can be read: nested" in refuse(
+            "--texts", str(tmp_path / "deep.jsonl")
+        )
+    twice = refuse(str(folder / "train.bin"), "--texts", str(folder / "texts.jsonl"))
+    assert f"PREFIX: is listed twice (got {folder / 'train'})" in twice
     for name, content in (("empty.jsonl", ""), ("short.txt", "two words")):
         (tmp_path / name).write_text(content)
         assert "--texts: have no text of at least 13 words" in refuse("--texts", str(tmp_path / name))
