@@ -76,7 +76,12 @@ def planner_input_of(config: TrainConfig) -> PlannerInput:
     number_format = _number_format(config.precision)
     return PlannerInput(
         model=model,
-        shape=shape_of(model, vocab_size=pad_vocab_size(model, vocab_size), lora=config.lora),
+        shape=shape_of(
+            model,
+            vocab_size=pad_vocab_size(model, vocab_size),
+            lora=config.lora,
+            target_share=config.data.mask_prob or 1.0,
+        ),
         vocab_size=vocab_size,
         device=device,
         number_format=number_format,

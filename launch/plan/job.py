@@ -77,6 +77,8 @@ class ModelShape:
     """Keys that a query attends to on average, relative to all before it: below 1 with sliding windows."""
     has_output_layer: Number = 1.0
     """0 where a task's head, which is small, takes the place of the output layer."""
+    target_share: Number = 1.0
+    """Share of positions that have a target, and therefore logits: below 1 with masked tokens."""
     trained_share: Number = 1.0
     """Parameters that are trained, relative to those of the model: small with adapters."""
     is_frozen: Number = 0.0
@@ -234,12 +236,15 @@ class TrainingJob:
         return self.layout.num_sequences * self.model.seq_length
 
 
-def shape_of(model: ModelConfig, *, vocab_size: int, lora: LoraConfig | None = None) -> ModelShape:
+def shape_of(
+    model: ModelConfig, *, vocab_size: int, lora: LoraConfig | None = None, target_share: float = 1.0
+) -> ModelShape:
     """Return the shape of a configured model.
 
     Args:
         vocab_size: rows of the embedding, with padding.
         lora: adapters; None trains all weights.
+        target_share: see `ModelShape`.
     """
     lora = lora or LoraConfig()
     trained = count_trained_parameters(model, lora, vocab_size)
@@ -264,6 +269,7 @@ def shape_of(model: ModelConfig, *, vocab_size: int, lora: LoraConfig | None = N
         num_mlp_matrices=3 if model.is_gated else 2,
         is_tied=int(not model.untie_embeddings_and_output_weights),
         has_output_layer=int(model.has_output_layer),
+        target_share=target_share,
         trained_share=trained / count_parameters(model, vocab_size),
         is_frozen=int(lora.is_on),
         position_rows=model.num_positions if model.position_embedding_type == "learned_absolute" else 0,

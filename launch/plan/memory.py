@@ -97,7 +97,7 @@ def predict_memory(job: TrainingJob, rates: MemoryRates, stage: Stage) -> Memory
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
     # The loss is computed before any layer's backward pass, so the larger of both counts at the peak.
     working = working * np.minimum(stage.num_layers, 1)
-    logits = stage.has_output * model.has_output_layer * tokens * model.vocab_size / layout.tp
+    logits = stage.has_output * model.has_output_layer * model.target_share * tokens * model.vocab_size / layout.tp
     logits = logits * job.framework.logit_bytes * rates.logits
     is_at_loss = logits > working
     activations = kept * in_flight + np.where(is_at_loss, 0, working)

@@ -372,7 +372,7 @@ def head_time(job: TrainingJob, rates: Rates) -> Number:
     """Predict the time of output layer and loss for one micro batch, forward and backward."""
     model, layout, machine = job.model, job.layout, job.machine
     tokens = layout.micro_batch_size * model.seq_length / layout.cp
-    logits = tokens * model.has_output_layer * model.vocab_size / layout.tp
+    logits = tokens * model.has_output_layer * model.target_share * model.vocab_size / layout.tp
     # The output layer remains in 16 bits where other products are in fp8.
     backward = BACKWARD - model.is_frozen
     products = 2 * (1 + backward) * logits * model.hidden_size / (machine.attention_flops * rates.gemm_16bit)

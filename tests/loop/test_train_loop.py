@@ -143,7 +143,9 @@ def build(
         loader=parts,  # type: ignore[arg-type]
         validation=parts,  # type: ignore[arg-type]
         recorder=parts,  # type: ignore[arg-type]
-        meter=ThroughputMeter(tokens_per_step=8, model_flops_per_token=1, num_devices=1, peak_tflops=None),
+        meter=ThroughputMeter(
+            tokens_per_step=8, model_flops_per_token=1, output_flops_per_token=0, num_devices=1, peak_tflops=None
+        ),
         checkpoints=parts,  # type: ignore[arg-type]
         health=parts,  # type: ignore[arg-type]
         recovery=parts,  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ def _meter(clock: Clock, *, peak_tflops: float | None = 50.0) -> ThroughputMeter
     return ThroughputMeter(
         tokens_per_step=1000,
         model_flops_per_token=2e10,
+        output_flops_per_token=5e9,
         num_devices=2,
         peak_tflops=peak_tflops,
         num_warmup_steps=1,
@@ -29,7 +30,7 @@ def _meter(clock: Clock, *, peak_tflops: float | None = 50.0) -> ThroughputMeter
 def _step(meter: ThroughputMeter, clock: Clock, seconds: float) -> None:
     meter.start()
     clock.now += seconds
-    meter.stop()
+    meter.stop(target_share=1.0)
 
 
 def test_speed_follows_from_the_time_of_the_step() -> None:
@@ -37,11 +38,23 @@ def test_speed_follows_from_the_time_of_the_step() -> None:
     meter = _meter(clock)
     meter.start()
     clock.now += 0.5
-    speed = meter.stop()
+    speed = meter.stop(target_share=1.0)
     assert speed.step_time_seconds == pytest.approx(0.5)
     assert speed.tokens_per_second == pytest.approx(2000)
     assert speed.model_tflops_per_device == pytest.approx(2000 * 2e10 / 2 / 1e12)  # 20
     assert speed.mfu == pytest.approx(0.4)
+
+
+def test_tokens_without_a_target_need_no_logits() -> None:
+    clock = Clock()
+    meter = _meter(clock)
+    for share in (1.0, 0.2, 0.4):
+        meter.start()
+        clock.now += 0.5
+        speed = meter.stop(target_share=share)
+        assert speed.model_tflops_per_device == pytest.approx(2000 * (2e10 - (1 - share) * 5e9) / 2 / 1e12)
+    mean = meter.mean()
+    assert mean is not None and mean.model_tflops_per_device == pytest.approx(2000 * (2e10 - 0.7 * 5e9) / 2 / 1e12)
 
 
 def test_mfu_is_left_out_where_the_peak_is_unknown() -> None:
@@ -49,7 +62,7 @@ def test_mfu_is_left_out_where_the_peak_is_unknown() -> None:
     meter = _meter(clock, peak_tflops=None)
     meter.start()
     clock.now += 1
-    assert meter.stop().mfu is None
+    assert meter.stop(target_share=1.0).mfu is None
 
 
 def test_the_mean_leaves_out_warm_up_and_what_lies_between_steps() -> None:

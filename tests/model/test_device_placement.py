@@ -38,6 +38,7 @@ from trainer.model.cross_entropy import CrossEntropyForm, differentiate, summari
 from trainer.model.gpt import build_model_chunks, build_transformer_config  # noqa: E402
 from trainer.model.megatron_patches import install_megatron_patches  # noqa: E402
 from trainer.model.rotary import plain_rotary  # noqa: E402
+from trainer.model.target_positions import TargetPositions  # noqa: E402
 from trainer.parallel.world import World, start_world, stop_world  # noqa: E402
 
 BF16 = PrecisionConfig(params_dtype="bf16")
@@ -91,6 +92,7 @@ def accelerated(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setattr(attention, "_sdpa_kernels", lambda device: [SDPBackend.MATH])
     monkeypatch.setattr(attention, "attend_in_blocks", shape_of_blocks)
     monkeypatch.setattr(gpt, "_place", place)
+    monkeypatch.setattr(gpt, "find_target_positions", half_of_them)
     # Random states are no tensors of a model, and real.
     monkeypatch.setattr(CudaRNGStatesTracker, "fork", lambda *names: contextlib.nullcontext())
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -134,6 +136,13 @@ def start(parallel: ParallelConfig) -> World:
     size = parallel.model_parallel_size
     distributed.init_process_group("fake", rank=0, world_size=size, store=fake_pg.FakeStore())
     return start_world(parallel, timeout_seconds=60, seed=1)
+
+
+def half_of_them(loss_mask: torch.Tensor, *, num_ranks: int, device: torch.device) -> TargetPositions:
+    """As `find_target_positions`, which reads the mask: fake tensors hold nothing."""
+    assert loss_mask.device.type == "cpu"
+    positions = torch.arange(loss_mask.numel()).view(num_ranks, -1)[:, ::2].contiguous()
+    return TargetPositions(positions=positions.to(device), shape=(loss_mask.shape[0], loss_mask.shape[1]))
 
 
 def micro_batch(model: ModelConfig, *, has_documents: bool) -> MicroBatch:

@@ -103,7 +103,7 @@ def _without_head(model: ModelConfig) -> ModelConfig:
 
 
 def trained_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: int) -> int:
-    """Count the floating-point operations of training on one token, see `model_flops_per_token`.
+    """Count the floating-point operations of training on one token that has a target, see `model_flops_per_token`.
 
     With adapters, frozen weights need no gradient: each costs 2 operations forward and 2 for the gradient of its input
     instead of 4. Each parameter of an adapter costs 6. Attention without weights costs what it always does.
@@ -113,3 +113,8 @@ def trained_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: in
         return whole
     saved = 2 * matrix_parameters_per_token(model, vocab_size)
     return whole - saved + 6 * _count(model, lora, is_active=True)
+
+
+def output_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: int) -> int:
+    """Count those of `trained_flops_per_token` that a token without a target does not need: the output layer's."""
+    return (4 if lora.is_on else 6) * vocab_size * model.hidden_size if model.has_output_layer else 0

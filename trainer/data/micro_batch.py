@@ -37,6 +37,11 @@ class MicroBatch:
     """[b, s] float32: loss of each target under the reference model of preference optimization."""
 
 
+def find_target_share(micro_batches: Sequence[MicroBatch]) -> float:
+    """Return the share of positions that have a target."""
+    return float(np.mean([float((batch.loss_mask != 0).float().mean()) for batch in micro_batches]))
+
+
 PADDING = -1
 """Sample number of a padding sequence, whose loss mask is 0."""
 

@@ -141,14 +141,15 @@ def _forward_step(
     cp_group: distributed.ProcessGroup,
     device: torch.device,
 ) -> Callable[[Iterator[MicroBatch], nn.Module], tuple[torch.Tensor, Callable[[torch.Tensor], Any]]]:
+    def part_of(values: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of every sequence."""
+        return slice_for_context_parallel(values, cp_rank=cp_group.rank(), cp_size=cp_group.size())
+
     def on_this_rank(batch: MicroBatch) -> MicroBatch:
         """Return this rank's part of every sequence, on the device."""
 
         def take(values: torch.Tensor | None) -> torch.Tensor | None:
-            if values is None:
-                return None
-            part = slice_for_context_parallel(values, cp_rank=cp_group.rank(), cp_size=cp_group.size())
-            return part.to(device, non_blocking=True)
+            return None if values is None else part_of(values).to(device, non_blocking=True)
 
         names = [field.name for field in fields(batch) if field.name != "sample_ids"]
         parts: dict[str, Any] = {name: take(getattr(batch, name)) for name in names}
@@ -159,14 +160,16 @@ def _forward_step(
     def forward_step(
         iterator: Iterator[MicroBatch], model: nn.Module
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
-        batch = on_this_rank(next(iterator))
+        whole = next(iterator)
+        batch = on_this_rank(whole)
         further = {} if batch.token_types is None else {"token_types": batch.token_types}
+        if objective.takes_labels:
+            further |= {"labels": batch.labels, "loss_mask": part_of(whole.loss_mask)}
         # The beginnings of documents are passed as Megatron-Core's attention mask.
         output = model(
             batch.tokens,
             batch.position_ids,
             batch.document_starts,
-            labels=batch.labels if objective.takes_labels else None,
             **further,
         )
 

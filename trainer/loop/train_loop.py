@@ -19,7 +19,7 @@ from trainer.config.finetune import FinetuneConfig
 from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.loader import BatchLoader
-from trainer.data.micro_batch import MicroBatch
+from trainer.data.micro_batch import MicroBatch, find_target_share
 from trainer.data.validation import ValidationLoader
 from trainer.engine.base import Engine, StepResult
 from trainer.health.monitor import Health
@@ -281,7 +281,7 @@ class TrainLoop:
             first_sample=first_sample, end_sample=self._loader.consumed_samples
         )
         result = self._engine.train_step(micro_batches, learning_rate=rate, skip_update=skip_update)
-        throughput = self._meter.stop()
+        throughput = self._meter.stop(target_share=find_target_share(micro_batches))
         self.progress.step += 1
         self.progress.consumed_samples = self._loader.consumed_samples
         self.progress.consumed_tokens += self._config.tokens_per_step

@@ -36,6 +36,7 @@ from trainer.model.rotary import frequencies_at
 from trainer.model.rotary_tables import RotaryTables, attention_factor
 from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.model.sharding import describe_parameters
+from trainer.model.target_positions import TargetPositions, find_target_positions
 
 
 class GPT(GPTModel):
@@ -120,7 +121,8 @@ class GPT(GPTModel):
             attention_mask: [b, s] int32, where each position's document begins; None is one document. Or a step with a
                 key-value cache.
             token_types: [b, s] int64, for a model with a table of them; None is type 0.
-            Others: those of Megatron-Core's `GPTModel.forward`.
+            Others: those of Megatron-Core's `GPTModel.forward`. Its loss_mask [b, s], on the CPU, is 0 where a label
+                does not count: the logits there are not computed, unless they are few, and the loss may be 0.
         """
         if token_types is not None and self.pre_process:
             kwargs["decoder_input"] = self.embedding(input_ids, position_ids, token_types)
@@ -174,10 +176,23 @@ class GPT(GPTModel):
             return scores
         if self.post_process and isinstance(attention_mask, CachedStep):
             return self._last_logits(attention_mask.select_last(hidden_states))
+        targets = self._find_targets(**kwargs) if self.post_process else None
+        if targets is not None:
+            rank = self.pg_collection.tp.rank() if self.config.sequence_parallel else 0
+            hidden_states = targets.pick_hidden(hidden_states, rank=rank)
+            kwargs["labels"] = targets.pick_labels(kwargs["labels"])
         if self.head is not None:
             hidden_states = self.head(hidden_states)
         output: torch.Tensor = super()._postprocess(hidden_states, *args, attention_mask=attention_mask, **kwargs)
-        return output
+        return output if targets is None else targets.spread(output)
+
+    def _find_targets(
+        self, *, labels: torch.Tensor | None = None, loss_mask: torch.Tensor | None = None, **others: Any
+    ) -> TargetPositions | None:
+        if labels is None or loss_mask is None:
+            return None
+        num_ranks = self.pg_collection.tp.size() if self.config.sequence_parallel else 1
+        return find_target_positions(loss_mask, num_ranks=num_ranks, device=labels.device)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
         """Describe all saved tensors for checkpoints, as Megatron-Core does, also without an output layer."""

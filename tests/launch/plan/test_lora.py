@@ -21,6 +21,25 @@ def plan(*overrides: str) -> tuple[TrainConfig, Prediction]:
     return config, predict(config, load_coefficients())
 
 
+def test_masked_tokens_alone_have_logits() -> None:
+    """ModernBERT predicts 30 % of the tokens."""
+    overrides = ["model=modernbert_base", "model.vocab_size=50368", "data.mask_token_id=1"]
+    few, most = (
+        predict(
+            load_config([*overrides, f"data.mask_prob={share}"], check=lambda config, doubtful: []), load_coefficients()
+        )
+        for share in (0.3, 0.9)
+    )
+    assert 0 < float(few.stages[-1].logits) <= float(most.stages[-1].logits) / 3 * 1.001
+    assert float(few.step_time.compute) < float(most.step_time.compute)
+    # 6 operations for each weight of the output layer (50368 x 768), per token.
+    saved = 0.6 * 6 * 50368 * 768
+    assert (
+        most.model_flops_per_second / most.tokens_per_second - few.model_flops_per_second / few.tokens_per_second
+        == (pytest.approx(saved, rel=1e-3))
+    )
+
+
 def test_adapters_save_memory_and_time() -> None:
     config, whole = plan()
     with_lora, adapted = plan("lora.rank=16")

@@ -24,7 +24,7 @@ from trainer.engine.forward import PREDICT_NEXT
 from trainer.engine.gradients import reduce_over_model_parallel
 from trainer.engine.megatron.optimizer import build_optimizer
 from trainer.engine.objective import Objective
-from trainer.engine.optimizer import adam_state, clip_factor, sum_of_squares
+from trainer.engine.optimizer import adam_state, clip_factor, scale_in_step, sum_of_squares
 from trainer.engine.schedule_engine import ScheduleEngine
 from trainer.model.sharding import describe_trained
 
@@ -131,8 +131,8 @@ class MegatronEngine(ScheduleEngine):
         is_skipped = not math.isfinite(grad_norm)
         if not is_skipped:
             factor = clip_factor(grad_norm, clip_grad=self._clip_grad) / scale
-            if factor != 1:
-                torch._foreach_mul_([owned.gradient for owned in self._owned], factor)
+            for adamw in dict.fromkeys(owned.adamw for owned in self._owned):
+                scale_in_step(adamw, factor)
             self._optimizer.step_with_ready_grads()
         for owned in self._owned:
             owned.main.grad = None
