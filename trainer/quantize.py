@@ -10,9 +10,10 @@ it is a file for llama.cpp, which import-hf reads too. Weights are integers time
 each row of a matrix, --bits 4 one for each group of --group-size inputs. Norms, biases and routers stay as they are.
 
 With --calibration, a token shard made with the model's tokenizer, weights are rounded so that the outputs of each layer
-change least on its rows (--method gptq). --validation compares perplexities before and after, with 95 % intervals from
-a bootstrap over rows. The speed of decoding before and after is measured on this machine (--decoding-rounds), in the
-threads that OMP_NUM_THREADS allows; not that of a GGUF file, which is for another program.
+change least on its rows (--method gptq), and with --bits 4 the matrices that lose most get 8 bits, as far as --max-size
+allows. --validation compares perplexities before and after, with 95 % intervals from a bootstrap over rows. The speed
+of decoding before and after is measured on this machine (--decoding-rounds), in the threads that OMP_NUM_THREADS
+allows; not that of a GGUF file, which is for another program.
 
 Prints one line of JSON, and writes it to compression.json in OUTPUT if that is a directory. Exit codes: 0 done, 1 the
 disk is full, 2 invalid input, 130 interrupted, 143 terminated. In every case but 0, OUTPUT stays as it was.

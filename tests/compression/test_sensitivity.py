@@ -83,6 +83,7 @@ def test_the_best_for_each_byte_are_chosen_within_the_size(embedding_bits: int) 
             assert bits == {name: 8 if name in fine else 4 for name in values}
             return fine, _count_bytes(quantized.tensors) / (4 * total)
 
+        assert not choose_fine(model, ROWS[:, :1], group_size=16, embedding_bits=embedding_bits, max_size=1.0)
         none, smallest = quantize(0.0)
         every, largest = quantize(1.0)
         assert not none and every == values.keys()

@@ -33,7 +33,7 @@ def choose_fine(
 
     Args:
         model: the whole model in this process, in evaluation mode, with full weights.
-        calibration: [b, s] int64 tokens.
+        calibration: [b, s] int64 tokens; rows of one token predict nothing, and nothing is chosen.
         group_size: inputs that share a scale with 4 bits; None for whole rows.
         embedding_bits: see `quantize_model`.
         max_size: of the quantized model, as a share of fp32.
@@ -57,7 +57,7 @@ def choose_fine(
             size = _count_bytes(parameter, bits=bits, group_size=group)
         spare -= size
     spare += max_size * 4 * total
-    if not costs or spare < min(costs.values()):
+    if not costs or spare < min(costs.values()) or calibration.shape[1] < 2:
         return frozenset()
     gains = {names[id(weight)]: gain for weight, gain in estimate_gains(model, calibration, group_size=group_size)}
     chosen = set()
