@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,31 @@ def test_dropout_is_that_of_the_config(tmp_path: Path, classifier: float | None)
     edit_config(source, hidden_dropout_prob=1.5)
     with pytest.raises(ConfigError, match="hidden_dropout_prob: must be at least 0 and less than 1"):
         import_model(open_source(source), tmp_path / "other")
+
+
+def test_dropout_of_modernbert_is_kept_where_it_exists_here_and_the_rest_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(name: str, **changes: float) -> tuple[float, float, float]:
+        edit_config(source, **changes)
+        model = read_state(import_model(open_source(source), tmp_path / name, has_gate=False).checkpoint).model_config()
+        return model.hidden_dropout, model.attention_dropout, model.head_dropout
+
+    def warnings() -> str:
+        return "\n".join(one.getMessage() for one in caplog.records if one.levelno == logging.WARNING)
+
+    source = save_model("modernbert_mean", tmp_path / "source")
+    assert read("none", classifier_dropout=0.3) == (0, 0, 0.3)
+    assert "dropout" not in warnings()
+    assert read("all", embedding_dropout=0.1, mlp_dropout=0.1, attention_dropout=0.2) == (0.1, 0.2, 0.3)
+    assert "runs here drop behind both by hidden_dropout" in warnings()
+    export_model(open_saved_run(tmp_path / "all", verify=True), tmp_path / "exported", has_gate=False)
+    written = read_config_json(tmp_path / "exported")
+    names = ("embedding_dropout", "mlp_dropout", "attention_dropout", "classifier_dropout")
+    assert [written[name] for name in names] == [0.1, 0.1, 0.2, 0.3]
+    caplog.clear()
+    assert read("apart", mlp_dropout=0.0) == (0, 0.2, 0.3)
+    assert "config.json: embedding_dropout and mlp_dropout differ" in warnings()
 
 
 def test_what_transformers_cannot_load_is_a_message(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ class ConfigReader:
         self._prefix = prefix
         self._known: set[str] = set(WITHOUT_EFFECT)
         self.violations: list[Violation] = []
+        self.warnings: list[str] = []
+        """What the user should know of values that are taken."""
 
     def has(self, key: str) -> bool:
         """Return whether the key is there with another value than null."""
@@ -216,6 +218,10 @@ class ConfigReader:
     def ignore(self, *keys: str) -> None:
         """Accept keys that have no effect in this family."""
         self._known.update(keys)
+
+    def warn(self, message: str) -> None:
+        """Keep a clause for `warnings`."""
+        self.warnings.append(f"{self._prefix}{message}")
 
     def refuse(self, key: str, message: str) -> None:
         """Refuse the value of a key."""

@@ -120,16 +120,23 @@ def _read_modern(reader: ConfigReader) -> Fields:
     for key in ("hidden_activation", "classifier_activation"):
         reader.must_be(key, "gelu", reason="layers and head use the error function")
     reader.must_be("decoder_bias", True, reason="the output layer has a bias per token")
+    hidden_dropout = reader.dropout("embedding_dropout", 0.0)
+    if reader.dropout("mlp_dropout", 0.0) != hidden_dropout:
+        reader.warn("embedding_dropout and mlp_dropout differ, which no setting says here: hidden_dropout is 0")
+        hidden_dropout = 0.0
+    attention_dropout = reader.dropout("attention_dropout", 0.0)
+    if hidden_dropout or attention_dropout:
+        reader.warn(
+            "transformers drops inside an MLP by mlp_dropout and behind attention by attention_dropout; runs here drop"
+            " behind both by hidden_dropout"
+        )
     reader.ignore(
         "classifier_pooling",
-        "classifier_dropout",
         "deterministic_flash_attn",
         "sparse_prediction",
         "sparse_pred_ignore_index",
         "reference_compile",
         "repad_logits_with_grad",
-        "embedding_dropout",
-        "mlp_dropout",
         "initializer_cutoff_factor",
         "cls_token_id",
         "sep_token_id",
@@ -145,6 +152,9 @@ def _read_modern(reader: ConfigReader) -> Fields:
     return {
         **_MASKED,
         **windows,
+        "hidden_dropout": hidden_dropout,
+        "attention_dropout": attention_dropout,
+        "head_dropout": reader.dropout("classifier_dropout", 0.0),
         **_read_bases(reader, has_windows=windows["window_size"] is not None),
         "num_layers": num_layers,
         "hidden_size": reader.count("hidden_size", 768),

@@ -1,5 +1,6 @@
 """Find the family of a config.json, and the family in which a model can be written."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from trainer.huggingface.tensor_map import UnmappedTensorError, build_rules
 from trireme.config.suggest import did_you_mean, join_or, to_yaml
 from trireme.errors import ConfigError, Violation, raise_if_any
 
+_LOGGER = logging.getLogger(__name__)
 FAMILIES = (
     LLAMA,
     QWEN2,
@@ -56,7 +58,7 @@ def find_family(content: Mapping[str, Any]) -> Family:
 
 
 def read_model(content: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
-    """Translate a config.json.
+    """Translate a config.json, and log what the user should know of it.
 
     Raises:
         ConfigError: every key that cannot be represented, at once.
@@ -79,6 +81,8 @@ def read_model(content: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     raise_if_any(violations)
     model = ModelConfig(**fields)
     raise_if_any(check_model(model, content))
+    for message in reader.warnings:
+        _LOGGER.warning("%s.", message)
     return family, model
 
 
