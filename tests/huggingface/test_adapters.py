@@ -251,6 +251,79 @@ def test_adapters_of_experts_go_to_peft_and_come_back(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("name", "others", "modules"),
+    [
+        (
+            "deepseek_v3",
+            "linear_q_down_proj,linear_q_up_proj,linear_kv_down_proj,linear_kv_up_proj,linear_proj",
+            {"self_attn", "experts"},
+        ),
+        ("qwen2_moe", "linear_fc1,linear_fc2", {"shared_expert", "experts"}),
+    ],
+    ids=["compressed attention", "a shared expert"],
+)
+def test_adapters_beside_those_of_routed_experts_go_to_peft_and_come_back(
+    name: str, others: str, modules: set[str], tmp_path: Path
+) -> None:
+    targets = f"[{others},experts.linear_fc1,experts.linear_fc2]"
+    folder = train_adapters(name, tmp_path, f"lora.target_modules={targets}")
+    out = tmp_path / "peft"
+    result = run("trainer.export_hf", folder / "run", out, "--adapter")
+    assert 0 < result["gate"]["relative_difference"] <= 5e-6
+    tensors = load_file(out / "adapter_model.safetensors")
+    assert {next(part for part in key.split(".")[5:] if part != "mlp") for key in tensors} == modules
+    back = run("trainer.import_hf", out, tmp_path / "back", "--base", folder / "base")
+    assert back["gate"]["relative_difference"] <= 5e-6
+    run("trainer.export_hf", tmp_path / "back", tmp_path / "second", "--adapter", "--gate", "off")
+    again = load_file(tmp_path / "second" / "adapter_model.safetensors")
+    assert tensors.keys() == again.keys()
+    assert all(torch.equal(tensors[key], again[key]) for key in tensors)
+
+
+def test_adapters_that_peft_would_give_to_routed_experts_are_refused(tmp_path: Path) -> None:
+    """Those of dense MLPs and shared experts: peft moves their names to the fused parameters. Merged they go out."""
+    folder = train_adapters("deepseek_v3", tmp_path, "lora.target_modules=[linear_proj,linear_fc1,linear_fc2]")
+    done = command("trainer.export_hf", folder / "run", tmp_path / "peft", "--adapter", "--gate", "off")
+    assert done.returncode == 2, done.stderr
+    assert (
+        "lora.target_modules: contains dense MLPs or shared experts, which peft takes for routed experts" in done.stderr
+    )
+    assert not (tmp_path / "peft").exists()
+    assert run("trainer.export_hf", folder / "run", tmp_path / "whole")["gate"]["relative_difference"] <= 5e-6
+    # peft itself, whose file of such adapters holds none of theirs.
+    make_peft(tmp_path / "source", tmp_path / "made", r=4, target_modules=["gate_proj", "up_proj", "down_proj"])
+    assert not [one for one in load_file(tmp_path / "made" / "adapter_model.safetensors") if ".experts" not in one]
+
+
+def test_an_adapter_of_shared_experts_comes_in_without_the_gate(tmp_path: Path) -> None:
+    """As peft wrote it before transformers fused routed experts; the peft of today cannot compute with it."""
+    save_model("deepseek_v3", tmp_path / "source", dtype=torch.float32)
+    done = command("trainer.import_hf", tmp_path / "source", tmp_path / "base", "--gate", "off")
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / "source" / "model.safetensors")
+    names = [name for name in weights if "shared_experts." in name]
+    torch.manual_seed(1)
+    tensors = {}
+    for name in names:
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{module}.lora_A.weight"] = torch.randn(4, weights[name].shape[1]) * 0.1
+        tensors[f"{module}.lora_B.weight"] = torch.randn(weights[name].shape[0], 4) * 0.1
+    modules = ["gate_proj", "up_proj", "down_proj"]
+    peft.LoraConfig(r=4, lora_alpha=5, target_modules=modules, task_type="CAUSAL_LM").save_pretrained(tmp_path / "made")
+    save_file(tensors, tmp_path / "made" / "adapter_model.safetensors")
+    arguments = ("trainer.import_hf", tmp_path / "made", tmp_path / "run", "--base", tmp_path / "base")
+    done = command(*arguments)
+    assert done.returncode == 2 and "--gate: cannot compare model.layers." in done.stderr, done.stderr
+    run(*arguments, "--gate", "off")
+    run("trainer.export_hf", tmp_path / "run", tmp_path / "merged")
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    for name in names:
+        a, b = (tensors[f"base_model.model.{name.removesuffix('.weight')}.lora_{one}.weight"] for one in "AB")
+        torch.testing.assert_close(found[name], weights[name] + 5 / 4 * b @ a, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(found[name], weights[name]) for name in weights if name not in names)
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"target_modules": [], "target_parameters": ["experts.down_proj"]},

@@ -32,6 +32,7 @@ from trainer.config.run import TokenizerConfig
 from trainer.config.schema import TrainConfig
 from trainer.huggingface.adapters import (
     CONFIG_FILE,
+    PREFIX,
     WEIGHTS_FILE,
     PeftAdapter,
     check_config,
@@ -43,6 +44,7 @@ from trainer.huggingface.exporting import (
     publish,
     write_texts,
 )
+from trainer.huggingface.families.family import Family
 from trainer.huggingface.families.registry import choose_family
 from trainer.huggingface.gate import (
     MAX_AMPLIFIED_DIFFERENCE,
@@ -70,6 +72,7 @@ from trainer.saved_run import SavedRun
 from trireme.errors import EXIT_STOPPED, ConfigError, RunStopped, Violation, raise_if_any
 from trireme.tokenizer.tokenizer import Tokenizer
 
+_MLP_LAYERS = ("gate_proj", "up_proj", "down_proj")
 _SCRATCH_PREFIX = ".trireme-export-"
 _MAX_SHARD_BYTES = 5 * 10**9
 _LOGGER = logging.getLogger(__name__)
@@ -108,14 +111,14 @@ def export_adapter(
             what was imported, or of the base checkpoint.
         has_gate: compare logits with those of peft around transformers, with 4 bytes of memory per parameter.
     Raises:
-        ConfigError: no family has such a model, or adapters are of experts.
+        ConfigError: no family has such a model, or peft cannot have adapters of such layers in it.
         RunStopped: the logits differ, or a file cannot be written.
     """
     check_output(output)
     state = saved.state
     adapters = SavedAdapters(saved.checkpoint, state)
     weights = NativeWeights(saved.checkpoint, base=base)
-    rules, record = _find_rules(state, weights.checkpoint)
+    family, rules, record = _find_rules(state, weights.checkpoint)
     base_name = base_model or (record.source if record is not None else weights.checkpoint.name)
     if base_model is None and (base_name.endswith(".gguf") or not Path(base_name).is_dir()):
         _LOGGER.warning(
@@ -125,6 +128,11 @@ def export_adapter(
             base_name,
         )
     peft = to_peft(adapters, rules, base_name=base_name)
+    if mistaken := _find_mistaken(peft, family):
+        message = f"contains dense MLPs or shared experts, which peft takes for routed experts: {mistaken[0]}"
+        fix = "Merge the adapters, or leave out --adapter: then the merged model is exported."
+        targets = ", ".join(adapters.lora.target_modules)
+        raise ConfigError([Violation(path="lora.target_modules", value=targets, message=message, fix=fix)])
     with (
         created_directory(output, output=output),
         write_errors_explained(output),
@@ -144,14 +152,22 @@ def export_adapter(
     return AdapterResult(directory=output, checkpoint=saved.checkpoint, num_parameters=num_parameters, gate=gate)
 
 
-def _find_rules(state: TrainerState, base: Path) -> tuple[list[TensorRule], ImportRecord | None]:
-    """Return the rules of a model in the family of its base, and the record of the base."""
+def _find_mistaken(peft: PeftAdapter, family: Family) -> list[str]:
+    """Return the modules whose adapters peft takes for those of routed experts: dense MLPs and shared experts."""
+    if not family.peft_moves_mlps:
+        return []
+    modules = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in peft.tensors if ".experts" not in name}
+    return sorted(module for module in modules if module.rpartition(".")[2] in _MLP_LAYERS)
+
+
+def _find_rules(state: TrainerState, base: Path) -> tuple[Family, list[TensorRule], ImportRecord | None]:
+    """Return the family of a model's base, the rules of the model in it, and the record of the base."""
     record, model = read_record(base), state.model_config()
     vocab_size = state.vocab_size or state.padded_vocab_size
     family = choose_family(model, vocab_size=vocab_size, preferred=record.model_type if record is not None else None)
     names = family.names_of(model)
     rules = build_rules(model, names, vocab_size=vocab_size, padded_vocab_size=state.padded_vocab_size)
-    return rules, record
+    return family, rules, record
 
 
 def _prove(
@@ -205,9 +221,12 @@ def import_adapter(source: Path, output: Path, *, base: SavedRun, has_gate: bool
         message, fix = "holds adapters, not all weights", "Give the checkpoint beneath, or merge it first."
         raise ConfigError([Violation(path="--base", value=base.checkpoint, message=message, fix=fix)])
     peft = read_peft(source)
-    rules, record = _find_rules(base.state, base.checkpoint)
+    family, rules, record = _find_rules(base.state, base.checkpoint)
     model = base.state.model_config()
     native = from_peft(peft, rules, model=model)
+    if has_gate and (mistaken := _find_mistaken(peft, family)):
+        message = f"cannot compare {mistaken[0]}, whose adapter peft takes for one of routed experts"
+        raise ConfigError([Violation(path="--gate", value="on", message=message, fix="Use --gate off.")])
     tokenizer = Tokenizer(base.tokenizer_path) if base.tokenizer_path is not None else None
     copy = copy_tokenizer(tokenizer) if tokenizer is not None else None
     state = replace(

@@ -112,6 +112,7 @@ def _names(model: ModelConfig) -> Names:
 
 DEEPSEEK_V3 = Family(
     model_type="deepseek_v3",
+    peft_moves_mlps=True,
     architecture="DeepseekV3ForCausalLM",
     names=_names,
     read=_read,

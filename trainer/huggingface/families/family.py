@@ -36,6 +36,10 @@ class Family:
     """Output layer that shares the embedding, of which some files contain a copy."""
     heads: Mapping[str, TaskHeadForm] = field(default_factory=dict)
     """Classes with a task's head, or with none, by `model.head`."""
+    peft_moves_mlps: bool = False
+    """Whether peft takes adapters of gate_proj, up_proj and down_proj for those of routed experts, which transformers
+    fuses, and so leaves none to dense MLPs and shared experts. Source: peft 0.21,
+    utils/transformers_weight_conversion.py (_convert_peft_config_moe)."""
     may_have_later_layers: bool = False
     """Whether checkpoints have layers after the last one, which predict further tokens and are not imported."""
 

@@ -151,6 +151,7 @@ def _write_qwen3_moe(model: ModelConfig) -> dict[str, Any]:
 
 QWEN3_MOE = Family(
     model_type="qwen3_moe",
+    peft_moves_mlps=True,
     architecture="Qwen3MoeForCausalLM",
     names=_expert_names,
     read=_read_qwen3_moe,
