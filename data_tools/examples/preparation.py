@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.examples.columns import Columns
 from data_tools.examples.encode import EncodedItem, EncodeSettings, Item, encode_all
 from data_tools.examples.example import BadLine, FieldError, to_record
 from data_tools.examples.packing import pack_best_fit
@@ -92,10 +93,11 @@ def prepare_examples(preparation: Preparation) -> Report:
         ends = _find_end_tokens(spools, tokenizer) if encoding.task in ("sft", "dpo") else frozenset()
         padding = choose_padding(tokenizer, end_tokens=ends)
         report.padding = padding.reason
-        report.notes = list(_describe_method(encoding, tokenizer))
+        columns = _columns_of_files(preparation)
+        report.notes = [*_describe_method(encoding, tokenizer), *_describe_columns(columns)]
         filled = {name: spool for name, spool in spools.items() if spool.num_units}
         writers: list[tuple[Path, ExamplesRecord, RowWriter]] = []
-        texts = _describe_texts(preparation, encoding)
+        texts = _describe_texts(preparation, encoding, columns_of_files=columns)
         for name, spool in filled.items():
             record = _record_of(encoding, pad_token_id=padding.token, num_examples=spool.num_units, texts=texts)
             prefix = output if name == "train" else shard_file(output, VALIDATION_SUFFIX)
@@ -319,13 +321,30 @@ def _describe_method(encoding: EncodeSettings, tokenizer: Tokenizer) -> Iterator
     )
 
 
-def _describe_texts(preparation: Preparation, encoding: EncodeSettings) -> TextSettings:
-    """Describe how texts became tokens; columns are those of the first file that has them."""
-    columns = preparation.reading.columns
+def _columns_of_files(preparation: Preparation) -> dict[Path, Columns]:
+    """Return the columns of each file that has them; the others are skipped."""
+    found: dict[Path, Columns] = {}
     for path in preparation.inputs:
-        with suppress(FieldError):  # a file without the columns, which is skipped
-            columns = find_columns(path, preparation.reading)
-            break
+        with suppress(FieldError):
+            found[path] = find_columns(path, preparation.reading)
+    return found
+
+
+def _describe_columns(columns: Mapping[Path, Columns]) -> Iterator[str]:
+    """Yield which files hold single texts where the first holds pairs, or pairs where it holds single texts."""
+    first = next(iter(columns), None)
+    for path, others in columns.items():
+        if first is None or (others.second is None) == (columns[first].second is None):
+            continue
+        kinds = [f"pairs (column {one.second})" if one.second else "single texts" for one in (others, columns[first])]
+        yield f"{path} holds {kinds[0]}, and {first} {kinds[1]}, which predictions will expect"
+
+
+def _describe_texts(
+    preparation: Preparation, encoding: EncodeSettings, *, columns_of_files: Mapping[Path, Columns]
+) -> TextSettings:
+    """Describe how texts became tokens; columns are those of the first file that has them."""
+    columns = next(iter(columns_of_files.values()), preparation.reading.columns)
     is_table, is_text = encoding.task in ("classify", "tag"), encoding.task == "classify"
     return TextSettings(
         truncation=encoding.truncation,

@@ -517,3 +517,19 @@ def test_the_columns_are_recorded_of_the_first_file_that_has_them(tmp_path: Path
     record = read_examples(tmp_path / "rows")
     assert record is not None and record.texts is not None
     assert (record.texts.text_column, record.texts.second_column) == ("sentence1", "sentence2")
+
+
+def test_files_with_and_without_second_texts_are_named(tmp_path: Path) -> None:
+    """Half of the examples would be another task, and predictions read the columns of the first file."""
+    pairs = [{"sentence1": f"a {number}", "sentence2": "b", "label": "xy"[number % 2]} for number in range(8)]
+    singles = [{"sentence1": f"c {number}", "label": "xy"[number % 2]} for number in range(8)]
+    files = [write_lines(tmp_path / "a.jsonl", pairs), write_lines(tmp_path / "b.jsonl", singles)]
+    options = ("--task", "classify", "--tokenizer", save_bert_tokenizer(tmp_path / "bert").parent, "--seq-length", 32)
+    for number, (first, second) in enumerate((files, files[::-1])):
+        output = ("--input", first, second, "--output", tmp_path / f"rows{number}")
+        done = run_command("data_tools.prepare_examples", *options, *output)
+        assert done.returncode == 0, done.stderr
+        kinds = ("single texts", "pairs (column sentence2)")[:: -1 if number else 1]
+        assert f"{second} holds {kinds[0]}, and {first} {kinds[1]}, which predictions will expect" in done.stdout
+    alone = run_command("data_tools.prepare_examples", *options, "--input", files[0], "--output", tmp_path / "rows")
+    assert alone.returncode == 0 and "predictions will expect" not in alone.stdout
