@@ -189,6 +189,20 @@ def test_what_texts_share_is_in_a_tree_once() -> None:
     assert build_trees([], max_tokens=1, max_places=1, pair_cost=CHEAP) == []
 
 
+@pytest.mark.parametrize("num_targets", [1, 4])
+def test_a_context_that_is_longer_than_a_batch_is_computed_once(num_targets: int) -> None:
+    """Few-shot questions have more than the 512 tokens of a CPU's batch before each of their answers."""
+    context = tuple(range(100, 700))
+    answers = [tuple(range(1000 * number, 1000 * number + num_targets)) for number in range(1, 5)]
+    questions = [Question(tokens=(*context, *answer[:-1]), targets=answer) for answer in answers]
+    (tree,) = build_trees(questions, max_tokens=512, max_places=100, pair_cost=CHEAP)
+    assert len(tree) == 600 + 4 * (num_targets - 1)
+    # A mask of all pairs is for no texts of any length; equal ones need none.
+    long = [dataclasses.replace(question, tokens=(*range(1000, 9000), *question.tokens)) for question in questions]
+    trees = build_trees(long, max_tokens=512, max_places=100, pair_cost=CHEAP)
+    assert len(trees) == (1 if num_targets == 1 else 4)
+
+
 @pytest.mark.parametrize(("max_tokens", "max_places"), [(64, 1000), (1000, 8), (1, 1)])
 def test_memory_is_bounded(max_tokens: int, max_places: int) -> None:
     draw = np.random.default_rng(6)
@@ -202,7 +216,8 @@ def test_memory_is_bounded(max_tokens: int, max_places: int) -> None:
     batches = build_batches(trees, max_tokens=max_tokens, max_places=max_places)
     for batch in batches:
         if len(batch) > 1 or len(batch[0].branches) > 1:
-            assert len(batch) * max(map(len, batch)) <= max_tokens
+            longest = max(len(questions[branch.number].tokens) for tree in batch for branch in tree.branches)
+            assert len(batch) * max(map(len, batch)) <= max_tokens or (len(batch) == 1 and len(batch[0]) <= 2 * longest)
             assert sum(len(tree.places) for tree in batch) <= max_places
     numbers = [branch.number for batch in batches for tree in batch for branch in tree.branches]
     assert sorted(numbers) == list(range(len(questions)))

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_MASKED_TOKENS = 8192
+"""Tokens of a tree of different texts at most: its mask has a value for each pair of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -50,7 +53,8 @@ def build_trees(questions: Sequence[Question], *, max_tokens: int, max_places: i
     neighbors if its own tokens there cost less than all its tokens in a tree of their own.
 
     Args:
-        max_tokens: of a tree of several questions.
+        max_tokens: of a tree of different texts, or twice those of its first one, if this is more: a context that alone
+            has more is computed once too. At most 8,192, however.
         max_places: tokens of a tree of several questions whose logits are needed.
         pair_cost: what attention between two tokens costs, as a share of all else that a token costs; the mask is
             dense, so all pairs of tokens of a tree count.
@@ -64,7 +68,9 @@ def build_trees(questions: Sequence[Question], *, max_tokens: int, max_places: i
         shared, size, length = grower.count_shared(question.tokens), len(grower.tokens), len(question.tokens)
         added = length - shared
         joined = added + pair_cost * ((size + added) ** 2 - size**2)
-        fits = size + added <= max_tokens and len(grower.places) + len(question.targets) <= max_places
+        limit = min(max(max_tokens, 2 * grower.first_length), _MASKED_TOKENS)
+        fits = not added or size + added <= limit
+        fits = fits and len(grower.places) + len(question.targets) <= max_places
         if size and not (fits and joined < length + pair_cost * length**2):
             trees.append(grower.finish())
             grower, shared = _Grower(), 0
@@ -78,6 +84,8 @@ class _Grower:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.places: set[int] = set()
+        self.first_length = 0
+        """Tokens of the first question."""
         self._depths: list[int] = []
         self._path: list[int] = []
         """Tokens of the tree that are the last question."""
@@ -95,6 +103,7 @@ class _Grower:
     def add(self, number: int, question: Question, *, shared: int) -> None:
         """Add a question that has `shared` tokens in common with the last one."""
         first = len(self.tokens)
+        self.first_length = self.first_length or len(question.tokens)
         added = question.tokens[shared:]
         self.tokens += added
         self._depths += range(shared, len(question.tokens))

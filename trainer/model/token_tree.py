@@ -94,7 +94,8 @@ class TreeStep(CachedStep):
         # The descendants of a token directly follow it.
         sees = (numbers <= numbers[:, None]) & (numbers[:, None] < self._ends[:, None, :])
         if window_size is not None:
-            sees &= self.position_ids[:, :, None] - self.position_ids[:, None, :] < window_size
+            # Differences of all pairs would take 8 bytes each.
+            sees &= self.position_ids[:, None, :] > (self.position_ids - window_size)[:, :, None]
         mask = torch.zeros(sees.shape, dtype=dtype, device=self._device)
         return mask.masked_fill_(~sees, -torch.inf)[:, None]
 
