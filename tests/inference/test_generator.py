@@ -1,11 +1,13 @@
 """Generated texts are those of the whole forward pass, whatever else is generated at the same time."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.inference.models import (
     CONTEXT,
+    GPT2,
     LLAMA,
     MODELS,
     PROMPTS,
@@ -49,6 +51,20 @@ def both() -> Iterator[tuple[Generator, GPT]]:
 @pytest.fixture
 def generator(both: tuple[Generator, GPT]) -> Generator:
     return both[0]
+
+
+def test_the_output_layer_has_its_bias_and_the_head_before_it() -> None:
+    """As a run with model.vocab_bias and model.head=mlm has trained them, also causally."""
+    model = replace(GPT2, vocab_bias=True, head="mlm")
+    with open_world(ParallelConfig()) as world:
+        chunk, whole = build(model, world), build(model, world)
+        for one in (chunk, whole):
+            torch.nn.init.normal_(one.output_layer.bias, std=5, generator=torch.Generator().manual_seed(2))
+        texts = tokens_of(generator_of(chunk, world).run([request(prompt, COUNT) for prompt in PROMPTS]))
+        assert texts == [uncached(whole, prompt, COUNT) for prompt in PROMPTS]
+        with torch.no_grad():
+            whole.output_layer.bias.zero_()
+        assert texts != [uncached(whole, prompt, COUNT) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -203,7 +203,9 @@ class GPT(GPTModel):
 
     def _last_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return all logits, gathered over tensor-parallel ranks: [1, b, h] to [b, 1, v]."""
-        logits = multiply(hidden_states, self.output_weight(), packed=self.packed_output)
+        if self.head is not None:
+            hidden_states = self.head(hidden_states)
+        logits = multiply(hidden_states, self.output_weight(), self.output_layer.bias, packed=self.packed_output)
         if self.pg_collection.tp.size() > 1:
             logits = gather_from_tensor_model_parallel_region(logits, group=self.pg_collection.tp)
         return logits.transpose(0, 1)
