@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.fairness.intervals import Figure
+from trainer.fairness.intervals import MIN_CLUSTERS, Figure
 from trainer.fairness.report import CAN_SAY, CANNOT_SAY, GENERAL, SetResult
+from trireme.progress import format_number
 
-_ROW, _LABELS, _WIDTH, _RIGHT = 22, 300, 420, 190
+_ROW, _LABELS, _WIDTH, _RIGHT = 22, 260, 350, 350
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --muted: #656d76; --paper: #fff; --line: #d0d7de; --far: #b3261e;
   --near: #2c5f9e; }
@@ -16,10 +17,11 @@ _STYLE = """
   --far: #ff8a80; --near: #79b8ff; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: var(--text);
   background: var(--paper); }
-h1 { overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--text); }
+h1, .muted { overflow-wrap: anywhere; }
+svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--text); }
 .muted { color: var(--muted); } svg .muted { fill: var(--muted); }
 .line { stroke: var(--line); } .near { stroke: var(--near); fill: var(--near); }
-.far { stroke: var(--far); fill: var(--far); }
+.far { stroke: var(--far); fill: var(--far); } .few { stroke: var(--muted); fill: var(--muted); }
 """
 
 
@@ -30,10 +32,13 @@ def build_page(described: Mapping[str, Any], results: Sequence[SetResult]) -> st
         described: of the result, what the figures depend on.
     """
     checkpoint = html.escape(str(described["checkpoint"]))
+    title = f"Bias of {html.escape(str(described['run_name'] or described['checkpoint']))}, step {described['step']}"
     parts = [
-        f"<h1>Bias of {checkpoint}</h1>",
-        f'<p class="muted">Step {described["step"]}, {described["params_dtype"]}, seed {described["seed"]}. A dot is a'
-        " figure, a bar its 95 % interval, a dashed line the neutral value; red where the interval excludes it.</p>",
+        f"<h1>{title}</h1>",
+        f'<p class="muted">Checkpoint {checkpoint}, {described["params_dtype"]}, seed {described["seed"]}.</p>',
+        "<p>A dot is a figure, a bar its 95 % interval, a dashed line the neutral value. Red: the interval excludes it."
+        f" Gray: with less than {MIN_CLUSTERS} clusters of related items no conclusion is drawn. Shares and accuracies"
+        " are drawn from 0 to 1, other figures around 0, each kind on its own scale. n is the number of items.</p>",
     ]
     for result in results:
         kind = result.file.kind
@@ -48,7 +53,7 @@ def build_page(described: Mapping[str, Any], results: Sequence[SetResult]) -> st
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<title>Bias of {checkpoint}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
@@ -64,7 +69,7 @@ def _draw(figures: Sequence[Figure]) -> str:
         def place(value: float, low: float = low, high: float = high) -> float:
             return round(_LABELS + (value - low) / (high - low) * _WIDTH, 1)
 
-        kind = "far" if figure.is_biased else "near"
+        kind = "few" if figure.num_clusters < MIN_CLUSTERS else "far" if figure.is_biased else "near"
         lines.append(f'<text x="0" y="{y + 4}">{html.escape(figure.name)}')
         lines.append(f'<tspan class="muted"> {html.escape(figure.subset)}</tspan></text>')
         lines.append(f'<line class="line" x1="{_LABELS}" x2="{_LABELS + _WIDTH}" y1="{y}" y2="{y}"/>')
@@ -77,7 +82,7 @@ def _draw(figures: Sequence[Figure]) -> str:
             lines.append(f'<line class="{kind}" stroke-width="3" x1="{start}" x2="{end}" y1="{y}" y2="{y}"/>')
         lines.append(f'<circle class="{kind}" cx="{place(figure.value)}" cy="{y}" r="4"/>')
         interval = "" if math.isnan(figure.low) else f" [{figure.low:.3f}, {figure.high:.3f}]"
-        text = f"{figure.value:.3f}{interval} n={figure.num_items}"
+        text = f"{figure.value:.3f}{interval} n={figure.num_items} in {format_number(figure.num_clusters, 'cluster')}"
         lines.append(f'<text x="{_LABELS + _WIDTH + 8}" y="{y + 4}">{text}</text>')
     return "\n".join([*lines, "</svg>"])
 
