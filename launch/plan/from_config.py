@@ -80,7 +80,8 @@ def planner_input_of(config: TrainConfig) -> PlannerInput:
             model,
             vocab_size=pad_vocab_size(model, vocab_size),
             lora=config.lora,
-            target_share=config.data.mask_prob or 1.0,
+            # A teacher's probabilities are compared over all tokens.
+            target_share=1.0 if config.distill.is_on else config.data.mask_prob or 1.0,
         ),
         vocab_size=vocab_size,
         device=device,

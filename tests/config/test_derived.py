@@ -33,6 +33,15 @@ def test_a_vocabulary_that_fits_is_not_padded() -> None:
     assert derived.num_parameters == derived.num_parameters_padded
 
 
+def test_with_a_teacher_all_tokens_have_logits() -> None:
+    def derive(*overrides: str) -> int:
+        config = load_config(list(overrides), check=lambda config, doubtful: [])
+        return derive_config(config, world_size=1, vocab_size=8192).output_flops_per_token
+
+    assert derive() == 6 * 8192 * load_config([]).model.hidden_size
+    assert derive("distill.teacher=outputs/teacher") == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "num_processes"),
     [

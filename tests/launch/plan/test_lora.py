@@ -32,6 +32,8 @@ def test_masked_tokens_alone_have_logits() -> None:
     )
     assert 0 < float(few.stages[-1].logits) <= float(most.stages[-1].logits) / 3 * 1.001
     assert float(few.step_time.compute) < float(most.step_time.compute)
+    distilled = load_config([*overrides, "data.mask_prob=0.3", "distill.teacher=x"], check=lambda config, doubtful: [])
+    assert predict(distilled, load_coefficients()).stages[-1].logits > most.stages[-1].logits
     # 6 operations for each weight of the output layer (50368 x 768), per token.
     saved = 0.6 * 6 * 50368 * 768
     assert (
