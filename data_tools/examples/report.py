@@ -110,7 +110,7 @@ def _format_split(split: SplitReport, *, seq_length: int) -> Iterator[str]:
     yield f"tokens of {'a document' if split.mean_answer_tokens else 'an example'}: {lengths}, longest {split.longest}"
     if split.mean_answer_tokens:
         means = " and ".join(f"{value:.1f} if {kind}" for kind, value in split.mean_answer_tokens.items())
-        yield f"targets of an answer in the mean: {means}"
+        yield f"targets of an answer on average: {means}"
     if split.label_counts:
         yield f"labels: {_format_counts(split.label_counts)}"
     failed = {name: number for name, number in split.faults.items() if number}

@@ -64,7 +64,7 @@ def describe_row(
         if document.is_padding(record):
             yield writer.border(f"{title}: {format_number(end - begin, 'token')} of padding")
             continue
-        yield writer.border(f"{title}{_describe_label(document, number, record)}")
+        yield writer.border(f"{title}{_describe_label(document, number, record, begin=begin)}")
         yield writer.write(document, record)
 
 
@@ -88,12 +88,13 @@ class _Document:
         return is_target
 
 
-def _describe_label(document: _Document, number: int, record: ExamplesRecord) -> str:
+def _describe_label(document: _Document, number: int, record: ExamplesRecord, *, begin: int) -> str:
+    """Return what a document's title says of its label; `begin` is the place of its first token in the row."""
     if record.task == "dpo":
         return f", {('chosen', 'rejected')[number % 2]}"
     if record.task == "qa":
         first, last = document.labels[:2].tolist()
-        return f", answer in tokens {first} to {last}" if last > 0 else ", no answer here"
+        return f", answer in tokens {begin + first} to {begin + last}" if last > 0 else ", no answer here"
     if record.task != "classify":
         return ""
     label = int(document.labels[0])

@@ -423,7 +423,7 @@ def test_preferences_are_pairs_of_documents_in_one_row(model: Path, tmp_path: Pa
         assert said[1].endswith("No.\n")
         assert said[0].split("assistant")[0] == said[1].split("assistant")[0]
     means = [np.mean([(np.array(labels) != NO_LABEL).sum() for _, labels in documents[first::2]]) for first in (0, 1)]
-    assert f"targets of an answer in the mean: {means[0]:.1f} if chosen and {means[1]:.1f} if rejected" in done.stdout
+    assert f"targets of an answer on average: {means[0]:.1f} if chosen and {means[1]:.1f} if rejected" in done.stdout
     assert means[0] > means[1]
     for starts, tokens in zip(rows.starts, rows.tokens, strict=True):
         has_padding = tokens[-1] == rows.record.pad_token_id
