@@ -1,8 +1,11 @@
 """The order of what happens after a step, and what is saved when a run must leave: its parts note what is done."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +16,10 @@ from trainer.config.optim import LrScheduleConfig
 from trainer.config.run import CheckpointConfig, TrainingConfig
 from trainer.data.sample_ranges import SampleRanges
 from trainer.engine.base import StepResult
+from trainer.loop import train_loop
 from trainer.loop.signals import StopRequest
 from trainer.loop.suite_evaluation import SuiteResult
-from trainer.loop.train_loop import LoopConfig, TrainLoop
+from trainer.loop.train_loop import LoopConfig, TrainLoop, run_validation
 from trainer.metrics.record import ValidationMetrics
 from trainer.metrics.throughput import ThroughputMeter
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped, Violation
@@ -283,3 +287,17 @@ def test_a_step_is_evaluated_after_its_validation_and_an_evaluation_that_was_int
     assert build(again, progress=progress, evaluation_interval=2).run(again.stop) == "done"
     assert again.log[:4] == ["read evaluation 0", "read evaluation 1", "evaluated 2", "read 3"]
     assert again.log[-3:] == ["read evaluation 0", "read evaluation 1", "evaluated 4"]
+
+
+def test_long_validation_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    loader: Any = SimpleNamespace(num_steps=2, steps=lambda: iter(([], [])))
+    with caplog.at_level(logging.INFO):
+        run_validation(loader, evaluate=lambda _: (6.0, 2.0))
+        assert not caplog.messages, "a short one says nothing"
+        monkeypatch.setattr(train_loop, "_VALIDATION_PROGRESS_SECONDS", 0.0)
+        result = run_validation(loader, evaluate=lambda _: (6.0, 2.0))
+    assert (result.loss, result.num_tokens) == (3.0, 4)
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "Validation: 1/2 global batches (50%)",
+        "Validation: 2/2 global batches (100%)",
+    ]

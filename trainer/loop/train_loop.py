@@ -34,6 +34,7 @@ from trainer.metrics.record import EvaluationMetrics, StepMetrics, ValidationMet
 from trainer.metrics.recorder import MetricsRecorder
 from trainer.metrics.throughput import Throughput, ThroughputMeter, measure_memory_bytes
 from trireme.errors import EXIT_BAD_INPUT, ConfigError, RunStopped
+from trireme.progress import PlainProgress
 from trireme.records import RankTimes
 
 
@@ -68,10 +69,18 @@ def run_validation(
         scorer.reset()
     loss_sum, num_tokens = 0.0, 0.0
     steps = loader.steps()
-    for _ in range(loader.num_steps):
+    progress = PlainProgress(
+        "Validation",
+        total=loader.num_steps,
+        unit="global batches",
+        write=_LOGGER.info,
+        interval_seconds=_VALIDATION_PROGRESS_SECONDS,
+    )
+    for done in range(loader.num_steps):
         step_loss_sum, step_num_tokens = evaluate(read(steps.__next__))
         loss_sum += step_loss_sum
         num_tokens += step_num_tokens
+        progress.update(done + 1)
     return ValidationResult(
         loss=loss_sum / num_tokens if num_tokens else math.nan,
         num_tokens=math.ceil(num_tokens),
@@ -80,6 +89,8 @@ def run_validation(
 
 
 _LOGGER = logging.getLogger(__name__)
+_VALIDATION_PROGRESS_SECONDS = 10.0
+"""Between the lines that say how far a validation is; a shorter one has none."""
 
 Outcome = Literal["done", "stopped", "unsaved"]
 
