@@ -149,7 +149,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme fill-mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser)
+    add_model_options(parser, batch="texts that are read at once")
     group = parser.add_argument_group("texts")
     group.add_argument("--text", action="append", default=[], help="text with [MASK]; may be repeated")
     group.add_argument("--input", metavar="FILE", help="texts, one JSON object a line; - is stdin")

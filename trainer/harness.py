@@ -141,7 +141,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme harness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser, max_batch_size=16)
+    add_model_options(
+        parser,
+        max_batch_size=16,
+        batch="bounds memory: texts that are generated at once; for each of them up to 256 tokens are scored at once",
+    )
     group = parser.add_argument_group("tasks")
     group.add_argument("--tasks", required=True, metavar="NAME[,NAME]", help="tasks, groups or tags")
     group.add_argument(

@@ -105,7 +105,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser, max_batch_size=16)
+    add_model_options(parser, max_batch_size=16, batch="texts that are read at once")
     group = parser.add_argument_group("records")
     group.add_argument("--input", type=Path, required=True, metavar="FILE", help="records to predict")
     group.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON lines of the predictions")

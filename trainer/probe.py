@@ -186,6 +186,11 @@ def _search(
     found, steps_note = add_steps(found, saved)
     counts = f"{found.num_documents:,} documents, {found.num_tokens:,} tokens"
     rest = "" if found.is_complete else " --max-search-tokens ended the search before the last shard."
+    if not found.documents:
+        return found, (
+            f"{note}, {counts}.{rest} None has {found.ngram} tokens in a row in common with the prompt and the next"
+            " token. Try a longer prompt, or a smaller --ngram."
+        )
     return found, (
         f"{note}, {counts}.{rest} Documents are ranked by the {found.ngram}-grams of tokens that they share with the"
         " prompt and the next token, rare ones counting more. This compares spelling, not meaning; a near document"
@@ -240,6 +245,8 @@ def _to_table(record: Mapping[str, Any]) -> str:
         change = attribution["value"] - attribution["baseline_value"]
         gap = _number(attribution["completeness_gap"])
         lines.append(f"Completeness gap of the integrated gradients: {gap}, of a change of {change:.3f}.")
+        if attribution["completeness_gap"] is None or abs(attribution["completeness_gap"]) > 0.1 * abs(change):
+            lines.append("It exceeds a tenth of this change: do not rely on the integrated gradients.")
     return "\n".join(lines) + "\n"
 
 
@@ -251,7 +258,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="trireme probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_options(parser)
+    add_model_options(parser, batch="copies of the prompt that attribution computes at once")
     parser.add_argument("prompt", metavar="PROMPT", help="a text, or - for stdin")
     group = parser.add_argument_group("output")
     group.add_argument(

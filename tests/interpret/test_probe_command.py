@@ -43,6 +43,9 @@ def files(run_directory: Path, prompt: str) -> tuple[Path, dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("place   bits  gradients  occlusion  token\n")
     assert "Completeness gap" in done.stdout
+    attribution = json.loads(values.read_text())["attribution"]
+    is_far = abs(attribution["completeness_gap"]) > 0.1 * abs(attribution["value"] - attribution["baseline_value"])
+    assert ("do not rely on the integrated gradients" in done.stdout) == is_far
     return page, json.loads(values.read_text())
 
 

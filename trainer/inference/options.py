@@ -34,12 +34,18 @@ class ModelOptions:
 
 
 def add_model_options(
-    parser: argparse.ArgumentParser, *, max_batch_size: int = 8, has_layout: bool = True, names_adapters: bool = False
+    parser: argparse.ArgumentParser,
+    *,
+    max_batch_size: int = 8,
+    batch: str = "texts that are generated at once",
+    has_layout: bool = True,
+    names_adapters: bool = False,
 ) -> None:
     """Add PATH and the options of `ModelOptions`.
 
     Args:
         max_batch_size: default; 1 leaves the option out.
+        batch: what --max-batch-size counts.
         has_layout: otherwise the model is in one process.
         names_adapters: several adapters can be given, each with a name.
     """
@@ -71,7 +77,7 @@ def add_model_options(
             "--max-batch-size",
             type=int,
             metavar="N",
-            help=f"texts that are generated at once, per replica of the model (default: {max_batch_size})",
+            help=f"{batch}, per replica of the model (default: {max_batch_size})",
         )
     parser.set_defaults(
         max_batch_size=max_batch_size,
