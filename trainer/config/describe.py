@@ -27,7 +27,8 @@ def _describe_task(config: TrainConfig) -> list[str]:
     if model.num_labels is not None:
         parts.append(f"{format_number(model.num_labels, 'score')} ({model.head})")
     if finetune.num_epochs is not None:
-        parts.append(f"{finetune.num_epochs:g} epochs ({format_number(config.training.train_iters, 'step')})")
+        epochs = "1 epoch" if finetune.num_epochs == 1 else f"{finetune.num_epochs:g} epochs"
+        parts.append(f"{epochs}, so {format_number(config.training.train_iters, 'step')} (finetune.num_epochs)")
     if finetune.metric != "loss":
         parts.append(f"checkpoints compared by {finetune.metric}")
     return ["; ".join(parts)]

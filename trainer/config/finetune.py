@@ -36,7 +36,8 @@ class FinetuneConfig:
     each text, tag a class of each word, qa the place of an answer, dpo prefers one answer to another. null pretrains on
     shards of text."""
     num_epochs: float | None = None
-    """Passes over data.train, which give training.train_iters; null takes training.train_iters as it is."""
+    """Passes over data.train, also a fraction. They decide the number of steps, and training.train_iters is not read;
+    null takes training.train_iters."""
     class_weights: list[float] = field(default_factory=list)
     """Weight in the loss of each class or tag, in the order of their numbers; an empty list weighs all alike."""
     metric: Metric = "loss"
