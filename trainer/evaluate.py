@@ -136,9 +136,11 @@ def _leave_layout() -> None:
 
 
 def _compare(results: "list[dict[str, Any]]", *, report: Path | None) -> None:
-    from trainer.evaluation.comparison import render_table, write_page  # noqa: PLC0415 - see _evaluate
+    from trainer.evaluation.comparison import find_difference, render_table, write_page  # noqa: PLC0415 - see _evaluate
 
     _LOGGER.info("Evaluations:\n%s", render_table(results))
+    if difference := find_difference(results):
+        _LOGGER.warning("%s", difference)
     if report is not None:
         try:
             write_page(results, report)

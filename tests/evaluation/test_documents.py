@@ -16,7 +16,7 @@ from tests.train.commands import REPOSITORY, environment
 from tests.train.small_run import run_command, write_tokenizer
 from tests.train.test_evaluate import read_strictly
 from tests.trireme.examples.small_tokenizers import save_byte_tokenizer
-from trainer.evaluation.comparison import build_plot
+from trainer.evaluation.comparison import build_plot, find_difference, write_page
 from trainer.evaluation.documents import count_bytes
 from trainer.scores.bootstrap import ratio_interval
 from trireme.tokenizer.tokenizer import Tokenizer
@@ -91,6 +91,22 @@ def test_several_models_are_compared_in_a_table_and_a_page(run_directory: Path, 
     content = page.read_text()
     assert content.count("<circle") == 2 and content.count(f"{first['bits_per_byte']:.4f}") >= 4
     assert "books" in content and "zh" in content and "src=" not in content and "<script" not in content
+
+
+def test_figures_of_texts_of_different_length_are_not_compared(tmp_path: Path) -> None:
+    def result(num_tokens: int, num_bytes: int | None) -> dict[str, Any]:
+        common = {"checkpoint": "/runs/m/checkpoints/s", "step": 1, "loss": 5.0, "perplexity": 148.4}
+        return {**common, "num_tokens": num_tokens, **({} if num_bytes is None else {"num_bytes": num_bytes})}
+
+    # Two tokenizers, of the same text but for its last window.
+    assert find_difference([result(8192, 28204), result(4096, 28100)]) == ""
+    assert find_difference([result(8192, None), result(8192, None)]) == ""
+    different = [result(8192, 28204), result(16384, 56953)]
+    assert "28,204 to 56,953 bytes, and cannot be compared" in find_difference(different)
+    assert "8,192 to 9,000 tokens" in find_difference([result(8192, None), result(9000, 28204)])
+    for name, results in (("one", different[:1]), ("two", different)):
+        write_page(results, tmp_path / name)
+        assert ("cannot be compared" in (tmp_path / name).read_text()) == (name == "two")
 
 
 def test_the_plot_has_the_better_model_below() -> None:

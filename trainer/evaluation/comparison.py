@@ -64,6 +64,22 @@ def render_table(results: Sequence[Mapping[str, Any]]) -> str:
     return render_columns([_HEADINGS, *build_rows(results)])
 
 
+def find_difference(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return why figures cannot be compared: texts of different length; empty if nothing speaks against it.
+
+    The last tokens of a text that fill no window are left out, and so many depend on window and tokenizer: a fiftieth
+    of the text may be missing.
+    """
+    unit = "bytes" if all(result.get("num_bytes") for result in results) else "tokens"
+    lengths = [int(result[f"num_{unit}"]) for result in results]
+    if max(lengths) - min(lengths) <= max(lengths) // 50:
+        return ""
+    return (
+        f"These figures are of different texts, of {min(lengths):,} to {max(lengths):,} {unit}, and cannot be compared."
+        " Give all models one data.validation, and training.eval_iters=null to evaluate them on all of it."
+    )
+
+
 def write_page(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write a page without scripts and without anything from the network.
 
@@ -80,6 +96,7 @@ def write_page(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     page = environment.get_template("comparison.html.j2").render(
         headings=_HEADINGS,
         rows=build_rows(results),
+        difference=find_difference(results),
         measure="bits per byte" if measure == "bits_per_byte" else "loss in nats per token",
         marks=marks,
         ticks=ticks,
