@@ -9,8 +9,8 @@ from torch import distributed, nn
 from trainer.config.optim import OptimizerConfig
 from trainer.model.sharding import ShardedParameter
 
-_ELEMENTS_AT_A_TIME = 1 << 16
-"""Elements of a gradient that are squared at a time on a CPU."""
+_ROW_LENGTH = 1024
+"""Elements of a gradient whose squares are added in fp32 on a CPU."""
 
 
 def parameter_groups(parameters: Iterable[ShardedParameter], *, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -107,15 +107,23 @@ def scale_in_step(adamw: torch.optim.AdamW, factor: float) -> None:
 def sum_of_squares(gradients: list[torch.Tensor], *, device: torch.device) -> torch.Tensor:
     """Return the sum of the squares of all elements of all tensors, fp64; 0 without tensors.
 
-    On a CPU, torch's norms add fp32 sequentially and are off by up to 7e-4 at 10^7 elements, so the inner products of
-    small parts are added in fp64 (off by less than 1e-6). A GPU's norms add in a tree.
+    On a CPU, torch's norms add fp32 sequentially and are off by up to 7e-4 at 10^7 elements, so those of short rows are
+    added in fp64 (off by less than 1e-6). A GPU's norms add in a tree.
     """
     if not gradients:
         return torch.zeros((), dtype=torch.float64, device=device)
     if device.type != "cpu":
         return torch.stack([norm.double().square() for norm in torch._foreach_norm(gradients)]).sum()
-    parts = [part for gradient in gradients for part in gradient.detach().reshape(-1).split(_ELEMENTS_AT_A_TIME)]
-    return torch.stack([torch.dot(part.float(), part.float()) for part in parts]).double().sum()
+    return torch.cat([_norms_of_rows(gradient.detach().reshape(-1)) for gradient in gradients]).double().square().sum()
+
+
+def _norms_of_rows(values: torch.Tensor) -> torch.Tensor:
+    whole = len(values) // _ROW_LENGTH * _ROW_LENGTH
+    rows = torch.linalg.vector_norm(values[:whole].view(-1, _ROW_LENGTH), dim=1, dtype=torch.float32)
+    if whole == len(values):
+        return rows
+    rest = torch.linalg.vector_norm(values[whole:], dtype=torch.float32)
+    return torch.cat([rows, rest[None]])
 
 
 def clip_factor(grad_norm: float, *, clip_grad: float) -> float:
