@@ -138,11 +138,12 @@ def start(parallel: ParallelConfig) -> World:
     return start_world(parallel, timeout_seconds=60, seed=1)
 
 
-def half_of_them(loss_mask: torch.Tensor, *, num_ranks: int, device: torch.device) -> TargetPositions:
+def half_of_them(loss_mask: torch.Tensor, *, num_ranks: int, rank: int, device: torch.device) -> TargetPositions:
     """As `find_target_positions`, which reads the mask: fake tensors hold nothing."""
     assert loss_mask.device.type == "cpu"
     positions = torch.arange(loss_mask.numel()).view(num_ranks, -1)[:, ::2].contiguous()
-    return TargetPositions(positions=positions.to(device), shape=(loss_mask.shape[0], loss_mask.shape[1]))
+    shape = (loss_mask.shape[0], loss_mask.shape[1])
+    return TargetPositions(positions=positions.to(device), shape=shape, rank=rank)
 
 
 def micro_batch(model: ModelConfig, *, has_documents: bool) -> MicroBatch:

@@ -163,13 +163,13 @@ def _forward_step(
         whole = next(iterator)
         batch = on_this_rank(whole)
         further = {} if batch.token_types is None else {"token_types": batch.token_types}
-        if objective.takes_labels:
-            further |= {"labels": batch.labels, "loss_mask": part_of(whole.loss_mask)}
         # The beginnings of documents are passed as Megatron-Core's attention mask.
         output = model(
             batch.tokens,
             batch.position_ids,
             batch.document_starts,
+            labels=batch.labels if objective.takes_labels else None,
+            loss_mask=part_of(whole.loss_mask),
             **further,
         )
 

@@ -26,6 +26,7 @@ from trainer.model.cache import CachedStep
 from trainer.model.packed_weights import can_pack, multiply, pack
 from trainer.model.quantized import QuantizedWeight
 from trainer.model.rotary import rotate
+from trainer.model.target_positions import TargetPositions
 
 
 class ColumnLinear(ColumnParallelLinear):
@@ -128,7 +129,16 @@ class ShortSelfAttention(SelfAttention):
 
 
 class ShortTransformerLayer(TransformerLayer):
-    """TransformerLayer with a shorter path for a step with a key-value cache."""
+    """TransformerLayer with a shorter path for a step with a key-value cache, and an MLP of the positions it is for."""
+
+    targets: TargetPositions | None = None
+    """During a forward pass, the only positions of which the output is read; None for all."""
+
+    def _forward_mlp(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return activations after the MLP: [s, b, h] to [s, b, h], or [n, 1, h] of targets."""
+        if self.targets is not None:
+            hidden_states = self.targets.pick_hidden(hidden_states)
+        return super()._forward_mlp(hidden_states, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return activations [s, b, h] after attention and MLP, and no context."""

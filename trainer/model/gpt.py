@@ -1,7 +1,7 @@
 """Build this pipeline stage's model chunks from Megatron-Core's GPTModel."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from trainer.model.activation import PLAIN_ACTIVATIONS, soft_cap
 from trainer.model.cache import CachedStep
 from trainer.model.cross_entropy import count_columns, vocab_parallel_cross_entropy
 from trainer.model.embedding import NormedEmbedding
-from trainer.model.forward_only import pack_linear_layers
+from trainer.model.forward_only import ShortTransformerLayer, pack_linear_layers
 from trainer.model.heads import MaskedLmHead, TaskHead
 from trainer.model.initialization import initialize_weights
 from trainer.model.kernels import EAGER, Kernels
@@ -98,6 +98,7 @@ class GPT(GPTModel):
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
+        self._targets: TargetPositions | None = None
         self.packed_output: torch.Tensor | QuantizedWeight | None = None
 
     def forward(
@@ -108,6 +109,7 @@ class GPT(GPTModel):
         *args: Any,
         labels: torch.Tensor | None = None,
         token_types: torch.Tensor | None = None,
+        loss_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Return losses [b, s] with labels, else logits [b, s, v] (v / tp_size unless they are gathered).
@@ -121,12 +123,16 @@ class GPT(GPTModel):
             attention_mask: [b, s] int32, where each position's document begins; None is one document. Or a step with a
                 key-value cache.
             token_types: [b, s] int64, for a model with a table of them; None is type 0.
-            Others: those of Megatron-Core's `GPTModel.forward`. Its loss_mask [b, s], on the CPU, is 0 where a label
-                does not count: the logits there are not computed, unless they are few, and the loss may be 0.
+            loss_mask: [b, s], on the CPU, 0 where the loss or the score of a task is not read: unless these positions
+                are few, it is 0 there, and what follows the last attention is computed of the others.
+            Others: those of Megatron-Core's `GPTModel.forward`.
         """
         if token_types is not None and self.pre_process:
             kwargs["decoder_input"] = self.embedding(input_ids, position_ids, token_types)
-        output: torch.Tensor = super().forward(input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs)
+        with self._computing_only(self._find_targets(loss_mask, has_labels=labels is not None)):
+            output: torch.Tensor = super().forward(
+                input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs
+            )
         if labels is not None or not self.post_process or isinstance(self.head, TaskHead):
             return output
         output = self._cap(output)
@@ -172,27 +178,59 @@ class GPT(GPTModel):
         """Compute logits or losses; with a key-value cache, logits of each row's last token only: [b, 1, v]."""
         if isinstance(self.head, TaskHead):
             assert not isinstance(attention_mask, CachedStep), "a model with a task head generates nothing"
-            scores: torch.Tensor = self.head(hidden_states, attention_mask)
+            scores: torch.Tensor = self.head(self._pick(hidden_states), attention_mask, targets=self._targets)
             return scores
         if self.post_process and isinstance(attention_mask, CachedStep):
             return self._last_logits(attention_mask.select_last(hidden_states))
-        targets = self._find_targets(**kwargs) if self.post_process else None
+        targets = self._targets
         if targets is not None:
-            rank = self.pg_collection.tp.rank() if self.config.sequence_parallel else 0
-            hidden_states = targets.pick_hidden(hidden_states, rank=rank)
+            hidden_states = self._pick(hidden_states)
             kwargs["labels"] = targets.pick_labels(kwargs["labels"])
         if self.head is not None:
             hidden_states = self.head(hidden_states)
         output: torch.Tensor = super()._postprocess(hidden_states, *args, attention_mask=attention_mask, **kwargs)
         return output if targets is None else targets.spread(output)
 
-    def _find_targets(
-        self, *, labels: torch.Tensor | None = None, loss_mask: torch.Tensor | None = None, **others: Any
-    ) -> TargetPositions | None:
-        if labels is None or loss_mask is None:
+    def _find_targets(self, loss_mask: torch.Tensor | None, *, has_labels: bool) -> TargetPositions | None:
+        """Return the positions that are read, on the last stage; None for all."""
+        reads_targets_only = self.head.reads_targets_only if isinstance(self.head, TaskHead) else has_labels
+        if loss_mask is None or not self.post_process or not reads_targets_only:
             return None
-        num_ranks = self.pg_collection.tp.size() if self.config.sequence_parallel else 1
-        return find_target_positions(loss_mask, num_ranks=num_ranks, device=labels.device)
+        tp, is_split = self.pg_collection.tp, self.config.sequence_parallel
+        device = next(self.parameters()).device
+        num_ranks, rank = (tp.size(), tp.rank()) if is_split else (1, 0)
+        return find_target_positions(loss_mask, num_ranks=num_ranks, rank=rank, device=device)
+
+    @contextlib.contextmanager
+    def _computing_only(self, targets: TargetPositions | None) -> Iterator[None]:
+        """Inside, what follows the last attention is computed of some positions; None for all."""
+        layer = self._picking_layer()
+        self._targets = targets
+        if layer is not None:
+            layer.targets = targets
+        try:
+            yield
+        finally:
+            self._targets = None
+            if layer is not None:
+                layer.targets = None
+
+    def _picking_layer(self) -> ShortTransformerLayer | None:
+        """Return the last layer, if it can pick its own targets.
+
+        Experts see all tokens, since their loads count, and a layer that is computed again does not know its targets.
+        """
+        layer = self.decoder.layers[-1] if self.post_process and len(self.decoder.layers) else None
+        is_recomputed = self.config.recompute_granularity == "full"
+        if not isinstance(layer, ShortTransformerLayer) or layer.is_moe_layer or is_recomputed:
+            return None
+        return layer
+
+    def _pick(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states of the positions that are computed, unless the last layer has picked them."""
+        if self._targets is None or self._picking_layer() is not None:
+            return hidden_states
+        return self._targets.pick_hidden(hidden_states)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
         """Describe all saved tensors for checkpoints, as Megatron-Core does, also without an output layer."""

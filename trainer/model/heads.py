@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import ModelConfig
 from trainer.model.key_intervals import find_document_ends
+from trainer.model.target_positions import TargetPositions
 
 
 class MaskedLmHead(nn.Module):
@@ -70,12 +71,27 @@ class TaskHead(nn.Module):
         if model.num_scores is not None:
             self.classifier = nn.Linear(size, model.num_scores, bias=model.head_bias, dtype=dtype)
 
-    def forward(self, hidden: torch.Tensor, document_starts: torch.Tensor | None) -> torch.Tensor:
+    @property
+    def reads_targets_only(self) -> bool:
+        """Whether the score of a position follows from its own hidden state."""
+        if self.kind == "classification":
+            return self.pooling == "first"
+        return self.kind == "token_classification"
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        document_starts: torch.Tensor | None,
+        *,
+        targets: TargetPositions | None = None,
+    ) -> torch.Tensor:
         """Score.
 
         Args:
             hidden: [s, b, h]; under sequence parallelism this rank's part of s.
             document_starts: [b, s] integers, where each position's document begins; None is one document a row.
+            targets: with `reads_targets_only`, the positions that are scored; `hidden` is then [n, 1, h] of them, and
+                other scores are 0.
         Returns:
             [b, s, k] fp32. Of classification, the scores of a document are at its first token, and 0 elsewhere. Without
             a task (`none`) hidden states, [b, s, h] in their own type.
@@ -86,6 +102,8 @@ class TaskHead(nn.Module):
                 hidden, tensor_parallel_output_grad=False, group=self.tp_group
             )
         hidden = hidden.transpose(0, 1)
+        if targets is not None:
+            return targets.spread(self._score(hidden))
         if self.kind == "none":
             return hidden.contiguous()
         if self.kind != "classification":

@@ -1,12 +1,12 @@
-"""Find the positions of a micro batch that have a target: only they need logits in training.
+"""Find the positions of a micro batch that have a target: after the last attention, training needs only them.
 
-Of masked tokens, answers of an assistant or preferred answers most positions have none, and the output layer is among
-the largest products of a small model.
+Of masked tokens, answers of an assistant, preferred answers or classes of texts most positions have none, and the last
+MLP and the output layer are a good part of a small model.
 
 s: tokens of a sequence, b: sequences, h: hidden size, n: positions with a target of the rank that has most of them.
 
 Source: Portes et al. 2023 (MosaicBERT, arXiv:2312.17482) and Warner et al. 2024 (ModernBERT, arXiv:2412.13663,
-"sparse prediction"), which do so for masked tokens.
+"sparse prediction"), which compute the logits of masked tokens only.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,13 @@ class TargetPositions:
     """[ranks, n] int64 on the device, row * b + column of [s, b]; s * b for padding."""
     shape: tuple[int, int]
     """b, s."""
+    rank: int
+    """This one."""
 
-    def pick_hidden(self, hidden: torch.Tensor, *, rank: int) -> torch.Tensor:
-        """Return a rank's hidden states of targets: [s / ranks, b, h] to [n, 1, h]; any state for padding."""
+    def pick_hidden(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return this rank's hidden states of targets: [s / ranks, b, h] to [n, 1, h]; any state for padding."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        own = self.positions[rank] - rank * len(flat)
+        own = self.positions[self.rank] - self.rank * len(flat)
         return flat.index_select(0, torch.where(own < len(flat), own, 0))[:, None]
 
     def pick_labels(self, labels: torch.Tensor) -> torch.Tensor:
@@ -37,15 +39,17 @@ class TargetPositions:
         flat = labels.transpose(0, 1).reshape(-1)
         return flat.index_select(0, self.positions.flatten().clamp(max=len(flat) - 1))[None]
 
-    def spread(self, losses: torch.Tensor) -> torch.Tensor:
-        """Put losses at their positions: [1, ranks * n] to [b, s], 0 without a target."""
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Put losses or scores at their positions: [1, ranks * n, ...] to [b, s, ...], 0 without a target."""
         num_sequences, length = self.shape
-        whole = losses.new_zeros(num_sequences * length + 1)
-        whole = whole.scatter(0, self.positions.flatten(), losses.reshape(-1))
-        return whole[:-1].view(length, num_sequences).transpose(0, 1).contiguous()
+        whole = values.new_zeros(num_sequences * length + 1, *values.shape[2:])
+        whole = whole.index_put((self.positions.flatten(),), values[0])
+        return whole[:-1].unflatten(0, (length, num_sequences)).transpose(0, 1).contiguous()
 
 
-def find_target_positions(loss_mask: torch.Tensor, *, num_ranks: int, device: torch.device) -> TargetPositions | None:
+def find_target_positions(
+    loss_mask: torch.Tensor, *, num_ranks: int, rank: int, device: torch.device
+) -> TargetPositions | None:
     """Find the positions with a target; None if nearly all have one.
 
     Args:
@@ -53,6 +57,7 @@ def find_target_positions(loss_mask: torch.Tensor, *, num_ranks: int, device: to
         num_ranks: ranks that the sequence is split over: those of tensor parallelism under sequence parallelism, else
             1. Each gets as many positions as the one with most targets has. Without any target, each has its first
             position: the gradient of its loss, which is 0 or not a number, still reaches all weights.
+        rank: this one of them.
         device: of the model.
     """
     num_sequences, length = loss_mask.shape
@@ -64,8 +69,10 @@ def find_target_positions(loss_mask: torch.Tensor, *, num_ranks: int, device: to
     if not counts.any():
         is_target[:, 0] = True
         counts = is_target.sum(dim=1)
-    rank, place = is_target.nonzero(as_tuple=True)
+    ranks, places = is_target.nonzero(as_tuple=True)
     positions = torch.full((num_ranks, size), num_sequences * length, dtype=torch.int64)
     # The targets of each rank are numbered from 0.
-    positions[rank, torch.arange(len(rank)) - (counts.cumsum(0) - counts)[rank]] = rank * is_target.shape[1] + place
-    return TargetPositions(positions=positions.to(device, non_blocking=True), shape=(num_sequences, length))
+    numbers = torch.arange(len(ranks)) - (counts.cumsum(0) - counts)[ranks]
+    positions[ranks, numbers] = ranks * is_target.shape[1] + places
+    positions = positions.to(device, non_blocking=True)
+    return TargetPositions(positions=positions, shape=(num_sequences, length), rank=rank)
