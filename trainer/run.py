@@ -54,7 +54,9 @@ def run(overrides: list[str]) -> int:
             for line in describe_run(config, derived):
                 _LOGGER.info(line)
         with Watchdog(config.health, rank=world.rank, run_directory=derived.run_directory) as watchdog:
-            with log_waiting_for("the model to be built and its checkpoint to be loaded"):
+            is_dpo = config.finetune.task == "dpo"
+            last = "the losses of its reference to be there" if is_dpo else "its checkpoint to be loaded"
+            with log_waiting_for(f"the model to be built and {last}"):
                 built = build_run(config, derived=derived, world=world, watchdog=watchdog, tokenizer=inputs.tokenizer)
             stop.defer(watchdog.has_lost_rank)
             outcome = built.loop.run(stop)
