@@ -198,7 +198,7 @@ def build_run(
         meter=ThroughputMeter(
             tokens_per_step=derived.tokens_per_step,
             model_flops_per_token=derived.model_flops_per_token,
-            output_flops_per_token=derived.output_flops_per_token,
+            target_flops_per_token=derived.target_flops_per_token,
             num_devices=world.world_size,
             peak_tflops=device_peak_tflops(world.device, configured=config.cluster.device_peak_tflops),
         ),

@@ -11,7 +11,7 @@ from launch.plan.memory import Memory, Stage, predict_memory
 from launch.plan.step_time import StepTime, head_time, layer_exchange, layer_time, predict_step_time
 from launch.plan.timeline import MAX_MICROBATCHES, Work, play_schedule
 from trainer.config.derived import pad_vocab_size
-from trainer.config.lora_math import count_trained_parameters, output_flops_per_token, trained_flops_per_token
+from trainer.config.lora_math import count_trained_parameters, target_flops_per_token, trained_flops_per_token
 from trainer.config.pipeline_split import split_layers
 from trainer.config.schema import TrainConfig
 
@@ -71,7 +71,7 @@ def predict(config: TrainConfig, coefficients: Coefficients, *, num_tokens: floa
     tokens_per_second = tokens_per_step / float(step_time.total)
     flops_per_token = trained_flops_per_token(config.model, config.lora, setting.vocab_size) - (
         1 - float(job.model.target_share)
-    ) * output_flops_per_token(config.model, config.lora, setting.vocab_size)
+    ) * target_flops_per_token(config.model, config.lora, setting.vocab_size)
     flops = flops_per_token * tokens_per_second / setting.world_size
     wanted = num_tokens or float(tokens_per_step * config.training.train_iters)
     seconds = wanted / tokens_per_second

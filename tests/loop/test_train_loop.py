@@ -148,7 +148,7 @@ def build(
         validation=parts,  # type: ignore[arg-type]
         recorder=parts,  # type: ignore[arg-type]
         meter=ThroughputMeter(
-            tokens_per_step=8, model_flops_per_token=1, output_flops_per_token=0, num_devices=1, peak_tflops=None
+            tokens_per_step=8, model_flops_per_token=1, target_flops_per_token=0, num_devices=1, peak_tflops=None
         ),
         checkpoints=parts,  # type: ignore[arg-type]
         health=parts,  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ def _meter(clock: Clock, *, peak_tflops: float | None = 50.0) -> ThroughputMeter
     return ThroughputMeter(
         tokens_per_step=1000,
         model_flops_per_token=2e10,
-        output_flops_per_token=5e9,
+        target_flops_per_token=5e9,
         num_devices=2,
         peak_tflops=peak_tflops,
         num_warmup_steps=1,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from trainer.config.lora_math import count_trained_parameters, output_flops_per_token, trained_flops_per_token
+from trainer.config.lora_math import count_trained_parameters, target_flops_per_token, trained_flops_per_token
 from trainer.config.model import ModelConfig
 from trainer.config.model_math import count_parameters
 from trainer.config.optim import LrScheduleConfig
@@ -41,7 +41,7 @@ class DerivedConfig:
     """Those that are trained and saved: all with the padded vocabulary, or those of adapters and of a task's head."""
     model_flops_per_token: int
     """Floating-point operations per token with a target, forward and backward; see `lora_math`."""
-    output_flops_per_token: int
+    target_flops_per_token: int
     """Those of them that a token without a target does not take; 0 with a teacher, since all have logits then."""
     tokens_per_step: int
     """Tokens of one optimizer step over all ranks."""
@@ -85,7 +85,7 @@ def derive_config(
         num_parameters_padded=count_parameters(model, padded_vocab_size),
         num_trained_parameters=count_trained_parameters(model, config.lora, padded_vocab_size),
         model_flops_per_token=trained_flops_per_token(model, config.lora, vocab_size),
-        output_flops_per_token=(0 if config.distill.is_on else output_flops_per_token(model, config.lora, vocab_size)),
+        target_flops_per_token=(0 if config.distill.is_on else target_flops_per_token(model, config.lora, vocab_size)),
         tokens_per_step=tokens_per_step,
         total_tokens=tokens_per_step * training.train_iters,
         decay_steps=find_decay_steps(config),

@@ -115,6 +115,14 @@ def trained_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: in
     return whole - saved + 6 * _count(model, lora, is_active=True)
 
 
-def output_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: int) -> int:
-    """Count those of `trained_flops_per_token` that a token without a target does not need: the output layer's."""
-    return (4 if lora.is_on else 6) * vocab_size * model.hidden_size if model.has_output_layer else 0
+def target_flops_per_token(model: ModelConfig, lora: LoraConfig, vocab_size: int) -> int:
+    """Count those of `trained_flops_per_token` that a token without a target does not take.
+
+    They are those of the output layer and of the last MLP, unless this has experts.
+    """
+    if not model.reads_targets_only:
+        return 0
+    num_parameters = vocab_size * model.hidden_size if model.has_output_layer else 0
+    if model.transformer_impl == "torch" and not find_moe_layers(model)[-1]:
+        num_parameters += (3 if model.is_gated else 2) * model.hidden_size * model.ffn_hidden_size
+    return (4 if lora.is_on else 6) * num_parameters

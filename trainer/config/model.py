@@ -203,6 +203,12 @@ class ModelConfig:
         return self.head in ("lm", "mlm")
 
     @property
+    def reads_targets_only(self) -> bool:
+        """Return whether the loss reads hidden states of the last layer only at positions that have a target."""
+        reads_first_tokens = self.head == "classification" and self.pooling == "first"
+        return self.has_output_layer or self.head == "token_classification" or reads_first_tokens
+
+    @property
     def has_own_output_table(self) -> bool:
         """Return whether there is an output layer with weights of its own."""
         return self.has_output_layer and self.untie_embeddings_and_output_weights

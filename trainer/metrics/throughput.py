@@ -34,7 +34,7 @@ class ThroughputMeter:
         *,
         tokens_per_step: int,
         model_flops_per_token: float,
-        output_flops_per_token: float,
+        target_flops_per_token: float,
         num_devices: int,
         peak_tflops: float | None,
         num_warmup_steps: int = 2,
@@ -45,14 +45,14 @@ class ThroughputMeter:
         Args:
             tokens_per_step: over all devices.
             model_flops_per_token: operations of a token with a target.
-            output_flops_per_token: those of them that a token without a target does not need.
+            target_flops_per_token: those of them that a token without a target does not need.
             num_devices: all of the run.
             peak_tflops: of one device; None reports no MFU.
             num_warmup_steps: first steps that the mean leaves out.
             clock: seconds.
         """
         self._tokens_per_step = tokens_per_step
-        self._model_flops_per_token, self._output_flops_per_token = model_flops_per_token, output_flops_per_token
+        self._model_flops_per_token, self._target_flops_per_token = model_flops_per_token, target_flops_per_token
         self._num_devices, self._peak_tflops = num_devices, peak_tflops
         self._num_warmup_steps, self._clock = num_warmup_steps, clock
         self._started: float | None = None
@@ -86,7 +86,7 @@ class ThroughputMeter:
 
     def _of(self, seconds: float, target_share: float) -> Throughput:
         tokens_per_second = self._tokens_per_step / max(seconds, 1e-9)
-        flops_per_token = self._model_flops_per_token - (1 - target_share) * self._output_flops_per_token
+        flops_per_token = self._model_flops_per_token - (1 - target_share) * self._target_flops_per_token
         tflops = tokens_per_second * flops_per_token / self._num_devices / 1e12
         return Throughput(
             step_time_seconds=seconds,

@@ -55,6 +55,7 @@ class TaskHead(nn.Module):
         super().__init__()
         size, dtype = config.hidden_size, config.params_dtype
         self.kind = model.head
+        self.reads_targets_only = model.reads_targets_only
         self.pooling = model.pooling
         self.sequence_parallel = config.sequence_parallel
         self.tp_group = tp_group
@@ -71,13 +72,6 @@ class TaskHead(nn.Module):
         if model.num_scores is not None:
             self.classifier = nn.Linear(size, model.num_scores, bias=model.head_bias, dtype=dtype)
 
-    @property
-    def reads_targets_only(self) -> bool:
-        """Whether the score of a position follows from its own hidden state."""
-        if self.kind == "classification":
-            return self.pooling == "first"
-        return self.kind == "token_classification"
-
     def forward(
         self,
         hidden: torch.Tensor,
@@ -90,8 +84,8 @@ class TaskHead(nn.Module):
         Args:
             hidden: [s, b, h]; under sequence parallelism this rank's part of s.
             document_starts: [b, s] integers, where each position's document begins; None is one document a row.
-            targets: with `reads_targets_only`, the positions that are scored; `hidden` is then [n, 1, h] of them, and
-                other scores are 0.
+            targets: of a model that reads targets only, the positions that are scored; `hidden` is then [n, 1, h] of
+                them, and other scores are 0.
         Returns:
             [b, s, k] fp32. Of classification, the scores of a document are at its first token, and 0 elsewhere. Without
             a task (`none`) hidden states, [b, s, h] in their own type.
