@@ -23,6 +23,7 @@ from trainer.model.activation import soft_cap
 from trainer.model.cache import CachedStep
 from trainer.model.key_intervals import IntervalMasks
 from trainer.model.sequence_exchange import gather_sequence, heads_to_sequence, sequence_to_heads
+from trainer.model.token_tree import TreeStep
 
 MIN_BLOCK_CHANNELS = 16
 """Smallest number of channels of a head for FlexAttention's compiled kernels."""
@@ -118,6 +119,9 @@ class SdpaCoreAttention(nn.Module):
     def _attend_to_cache(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: CachedStep
     ) -> torch.Tensor:
+        if isinstance(step, TreeStep) and not step.has_branches:
+            # One text a row: the kernels of training need no mask of all pairs, or skip its tiles.
+            return self._attend_from(query, key, value, first=0, starts=None).flatten(2)
         kernel: Callable[..., torch.Tensor] = _sdpa
         if self.softcapping is not None:
             kernel = functools.partial(attend_with_scores, softcapping=self.softcapping)

@@ -37,7 +37,8 @@ class TreeStep(CachedStep):
         for row, values in enumerate(depths):
             positions[row, : len(values)] = values
             ends[row, : len(values)] = find_subtree_ends(values)
-        self._has_branches = any((values != np.arange(len(values))).any() for values in depths)
+        self.has_branches = any((values != np.arange(len(values))).any() for values in depths)
+        """Whether a row has more than one text. One text needs no mask of a tree."""
         self._device = device
         self._ends = torch.from_numpy(ends).to(device)
         self.position_ids = torch.from_numpy(positions).to(device)
@@ -68,17 +69,13 @@ class TreeStep(CachedStep):
             window_size: ancestors that a token sees at most, itself included.
         """
         sees_all = window_size is None or window_size >= self.num_new
-        if sees_all and not self._has_branches and not adds_mask:
-            mask: dict[str, object] = {"is_causal": True}
-        else:
-            mask = {"attn_mask": self._find_mask(None if sees_all else window_size, dtype=query.dtype)}
         context = kernel(
             query.permute(1, 2, 0, 3),
             key.permute(1, 2, 0, 3),
             value.permute(1, 2, 0, 3),
             scale=scale,
             enable_gqa=query.shape[2] != key.shape[2],
-            **mask,
+            attn_mask=self._find_mask(None if sees_all else window_size, dtype=query.dtype),
         )
         return context.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
 
