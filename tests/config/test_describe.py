@@ -68,3 +68,16 @@ def test_the_teacher_is_named_with_its_weight_and_temperature() -> None:
 @pytest.mark.parametrize("train_iters", [1, 3, 99, 100])
 def test_no_schedule_refuses_a_short_trial(style: str, train_iters: int) -> None:
     assert _lines(f"lr_schedule={style}", f"training.train_iters={train_iters}")
+
+
+def test_evaluations_are_said_where_there_are_any() -> None:
+    def last_line(*overrides: str) -> str:
+        config = load_config([*GOOD, *overrides])  # not validated: an evaluation requires a tokenizer, a file
+        return describe_run(config, derive_config(config, world_size=1, vocab_size=8192))[-1]
+
+    assert last_line().startswith("Validation: ")
+    assert last_line("evaluation.interval=50", "evaluation.num_items=20") == (
+        "Evaluation: every 50 steps and after the last step, on the whole suite, 20 items of each task"
+    )
+    only_last = ("evaluation.interval=9", "training.train_iters=9", "evaluation.tasks=[cloze_en,copy_zh]")
+    assert last_line(*only_last) == "Evaluation: after the last step, on cloze_en, copy_zh"

@@ -15,6 +15,7 @@ def describe_run(config: TrainConfig, derived: DerivedConfig) -> list[str]:
         _describe_size(config, derived),
         _describe_schedule(config, derived),
         _describe_validation(config),
+        *_describe_evaluation(config),
     ]
 
 
@@ -100,3 +101,16 @@ def _describe_validation(config: TrainConfig) -> str:
         return f"Validation: {often}after the last step, on all of data.validation"
     batches = format_number(training.eval_iters, "global batch")
     return f"Validation: {often}after the last step, on at most {batches}"
+
+
+def _describe_evaluation(config: TrainConfig) -> list[str]:
+    evaluation = config.evaluation
+    if not evaluation.interval:
+        return []
+    often = f"every {format_number(evaluation.interval, 'step')} and "
+    tasks = ", ".join(map(str, evaluation.tasks)) or "the whole suite"
+    items = "" if evaluation.num_items is None else f", {format_number(evaluation.num_items, 'item')} of each task"
+    return [
+        f"Evaluation: {often if evaluation.interval < config.training.train_iters else ''}after the last step, on"
+        f" {tasks}{items}"
+    ]
