@@ -17,6 +17,7 @@ from torch import nn
 
 from trainer.certificate.trace_file import Direction, Rectangle, TensorName, TraceWriter
 from trainer.data.micro_batch import MicroBatch
+from trainer.model.gpt import GPT
 from trainer.model.heads import TaskHead
 from trainer.model.sequence_exchange import slice_for_context_parallel
 from trainer.parallel.world import World
@@ -51,6 +52,7 @@ class ActivationProbes:
         self._samples: list[np.ndarray] = []
         self._num_samples = 0
         self._calls: Counter[tuple[int, str, bool]] = Counter()
+        self._chunks = chunks
         for index, chunk in enumerate(chunks):
             self._watch(chunk, index)
 
@@ -62,6 +64,7 @@ class ActivationProbes:
             num: samples of the global batch.
         """
         self._writer = writer
+        self._compute_all_positions(True)
         self._samples = [np.array(batch.sample_ids) - first_sample for batch in micro_batches]
         self._num_samples = num
         self._calls.clear()
@@ -69,6 +72,12 @@ class ActivationProbes:
     def stop(self) -> None:
         """Stop writing."""
         self._writer = None
+        self._compute_all_positions(False)
+
+    def _compute_all_positions(self, is_on: bool) -> None:
+        for chunk in self._chunks:
+            if isinstance(chunk, GPT):
+                chunk.computes_all_positions = is_on
 
     def _positions_of_this_rank(self, sequence_parallel: bool) -> dict[Kind, np.ndarray]:
         """Return the sequence positions of each kind of tensor on this rank, from the function that slices batches."""

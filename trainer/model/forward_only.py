@@ -131,19 +131,27 @@ class ShortSelfAttention(SelfAttention):
 class ShortTransformerLayer(TransformerLayer):
     """TransformerLayer with a shorter path for a step with a key-value cache, and an MLP of the positions it is for."""
 
-    targets: TargetPositions | None = None
-    """During a forward pass, the only positions of which the output is read; None for all."""
+    picks_targets = False
+    """Whether the MLP computes only the positions that are read: of the last layer."""
+    _targets: TargetPositions | None = None
+    """Of the forward pass that runs."""
 
     def _forward_mlp(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return activations after the MLP: [s, b, h] to [s, b, h], or [n, 1, h] of targets."""
-        if self.targets is not None:
-            hidden_states = self.targets.pick_hidden(hidden_states)
+        if self._targets is not None:
+            hidden_states = self._targets.pick_hidden(hidden_states)
         return super()._forward_mlp(hidden_states, *args, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return activations [s, b, h] after attention and MLP, and no context."""
+    def forward(self, *args: Any, attention_bias: TargetPositions | None = None, **kwargs: Any) -> Any:
+        """Return activations after attention and MLP, [s, b, h] or [n, 1, h] of targets, and no context.
+
+        Args:
+            attention_bias: positions that are read of the last layer, see `GPT.forward`; None for all.
+            Others: those of Megatron-Core's `TransformerLayer.forward`.
+        """
         step = kwargs.get("attention_mask")
         if not isinstance(step, CachedStep):
+            self._targets = attention_bias if self.picks_targets else None
             return super().forward(*args, **kwargs)
         hidden = kwargs["hidden_states"]
         attended = self.self_attention(self.input_layernorm(hidden), step, rotary_pos_emb=kwargs.get("rotary_pos_emb"))

@@ -1,7 +1,7 @@
 """Build this pipeline stage's model chunks from Megatron-Core's GPTModel."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,7 +98,9 @@ class GPT(GPTModel):
         self.reset_position_ids = reset_position_ids
         self.unpadded_vocab_size = unpadded_vocab_size
         self._kernels = kernels
-        self._targets: TargetPositions | None = None
+        self.computes_all_positions = False
+        """For those who look at what is inside."""
+        self._picks_in_layer = self._let_last_layer_pick()
         self.packed_output: torch.Tensor | QuantizedWeight | None = None
 
     def forward(
@@ -124,15 +126,18 @@ class GPT(GPTModel):
                 key-value cache.
             token_types: [b, s] int64, for a model with a table of them; None is type 0.
             loss_mask: [b, s], on the CPU, 0 where the loss or the score of a task is not read: unless these positions
-                are few, it is 0 there, and what follows the last attention is computed of the others.
+                are few, what follows the last attention is computed of the others only, and the result is 0 there.
             Others: those of Megatron-Core's `GPTModel.forward`.
         """
         if token_types is not None and self.pre_process:
             kwargs["decoder_input"] = self.embedding(input_ids, position_ids, token_types)
-        with self._computing_only(self._find_targets(loss_mask, has_labels=labels is not None)):
-            output: torch.Tensor = super().forward(
-                input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs
-            )
+        targets = self._find_targets(loss_mask, has_labels=labels is not None)
+        if targets is not None and self._picks_in_layer:
+            # Megatron-Core passes this argument on to all layers as it is, also to those that are computed again.
+            kwargs["extra_block_kwargs"] = {"attention_bias": targets}
+        output: torch.Tensor = super().forward(
+            input_ids, position_ids, attention_mask, *args, labels=labels, loss_mask=targets, **kwargs
+        )
         if labels is not None or not self.post_process or isinstance(self.head, TaskHead):
             return output
         output = self._cap(output)
@@ -173,18 +178,24 @@ class GPT(GPTModel):
         return angles[0] if len(angles) == 1 else angles
 
     def _postprocess(
-        self, hidden_states: torch.Tensor, *args: Any, attention_mask: Any = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        *args: Any,
+        attention_mask: Any = None,
+        loss_mask: TargetPositions | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Compute logits or losses; with a key-value cache, logits of each row's last token only: [b, 1, v]."""
+        targets = loss_mask
+        if targets is not None and not self._picks_in_layer:
+            hidden_states = targets.pick_hidden(hidden_states)
         if isinstance(self.head, TaskHead):
             assert not isinstance(attention_mask, CachedStep), "a model with a task head generates nothing"
-            scores: torch.Tensor = self.head(self._pick(hidden_states), attention_mask, targets=self._targets)
+            scores: torch.Tensor = self.head(hidden_states, attention_mask, targets=targets)
             return scores
         if self.post_process and isinstance(attention_mask, CachedStep):
             return self._last_logits(attention_mask.select_last(hidden_states))
-        targets = self._targets
         if targets is not None:
-            hidden_states = self._pick(hidden_states)
             kwargs["labels"] = targets.pick_labels(kwargs["labels"])
         if self.head is not None:
             hidden_states = self.head(hidden_states)
@@ -194,43 +205,20 @@ class GPT(GPTModel):
     def _find_targets(self, loss_mask: torch.Tensor | None, *, has_labels: bool) -> TargetPositions | None:
         """Return the positions that are read, on the last stage; None for all."""
         reads_targets_only = self.head.reads_targets_only if isinstance(self.head, TaskHead) else has_labels
-        if loss_mask is None or not self.post_process or not reads_targets_only:
+        if loss_mask is None or self.computes_all_positions or not self.post_process or not reads_targets_only:
             return None
         tp, is_split = self.pg_collection.tp, self.config.sequence_parallel
         device = next(self.parameters()).device
         num_ranks, rank = (tp.size(), tp.rank()) if is_split else (1, 0)
         return find_target_positions(loss_mask, num_ranks=num_ranks, rank=rank, device=device)
 
-    @contextlib.contextmanager
-    def _computing_only(self, targets: TargetPositions | None) -> Iterator[None]:
-        """Inside, what follows the last attention is computed of some positions; None for all."""
-        layer = self._picking_layer()
-        self._targets = targets
-        if layer is not None:
-            layer.targets = targets
-        try:
-            yield
-        finally:
-            self._targets = None
-            if layer is not None:
-                layer.targets = None
-
-    def _picking_layer(self) -> ShortTransformerLayer | None:
-        """Return the last layer, if it can pick its own targets.
-
-        Experts see all tokens, since their loads count, and a layer that is computed again does not know its targets.
-        """
+    def _let_last_layer_pick(self) -> bool:
+        """Tell the last layer to pick targets before its MLP; False if it cannot: experts count all tokens."""
         layer = self.decoder.layers[-1] if self.post_process and len(self.decoder.layers) else None
-        is_recomputed = self.config.recompute_granularity == "full"
-        if not isinstance(layer, ShortTransformerLayer) or layer.is_moe_layer or is_recomputed:
-            return None
-        return layer
-
-    def _pick(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states of the positions that are computed, unless the last layer has picked them."""
-        if self._targets is None or self._picking_layer() is not None:
-            return hidden_states
-        return self._targets.pick_hidden(hidden_states)
+        if not isinstance(layer, ShortTransformerLayer) or layer.is_moe_layer:
+            return False
+        layer.picks_targets = True
+        return True
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
         """Describe all saved tensors for checkpoints, as Megatron-Core does, also without an output layer."""
