@@ -81,6 +81,7 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="of the make targets (default: outputs)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # where it is missing, accelerate takes all cores
     logging.disable(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     world = start_world(ParallelConfig(), timeout_seconds=600, seed=1)
