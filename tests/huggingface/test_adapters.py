@@ -224,7 +224,11 @@ def test_other_wrong_input(family: str, folder: Path, tmp_path: Path) -> None:
         assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize(
+    "name",
+    # Qwen2-MoE's are among those of the next test too.
+    [pytest.param(name, marks=pytest.mark.long if name == "qwen2_moe" else ()) for name in EXPERTS],
+)
 def test_adapters_of_experts_go_to_peft_and_come_back(name: str, tmp_path: Path) -> None:
     """As adapters of the fused parameters of transformers; gate and up have an A each with us, and one of twice the
     rank in peft."""
